@@ -1,0 +1,6 @@
+"""The builder's commands. Each lives in its own file and imports torch only when it runs."""
+
+from builder.commands.build_repo import build_repo
+from builder.commands.train_head import train_head
+
+__all__ = ["build_repo", "train_head"]

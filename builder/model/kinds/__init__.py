@@ -1,0 +1,20 @@
+"""The kinds of task, by name. A new kind is one new file in this folder and one line here."""
+
+from __future__ import annotations
+
+from builder.errors import UserError
+from builder.model.kinds.base import AnswerSpace, Kind
+from builder.model.kinds.classification import Classification
+from builder.model.kinds.regression import Regression
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+
+
+def get_kind(name: str) -> Kind:
+    """The kind of this name. Raises UserError with the known ones."""
+    if name not in KINDS:
+        raise UserError(f"kind {name!r} is not known; known are: {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+__all__ = ["KINDS", "AnswerSpace", "Kind", "get_kind"]

@@ -1,0 +1,47 @@
+"""One label of several."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from builder.model.kinds.base import AnswerSpace, Kind
+
+
+class Classification(Kind):
+    """One label a text; scores are probabilities over the labels."""
+
+    name: ClassVar[str] = "classification"
+    uses_labels: ClassVar[bool] = True
+    uses_range: ClassVar[bool] = False
+
+    def outputs(self, space: AnswerSpace) -> int:
+        """One a label."""
+        return len(_labels(space))
+
+    def encode(self, label: object, space: AnswerSpace) -> int:
+        """The label's index."""
+        labels = _labels(space)
+        # CSV gives every label as text, JSON may give a number or a bool: both name a label by how it is written.
+        text = label if isinstance(label, str) else str(label)
+        if text not in labels:
+            shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+            raise ValueError(f"label {label!r} is not one of: {shown}")
+        return labels.index(text)
+
+    def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy."""
+        return functional.cross_entropy(raw, targets)
+
+    def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
+        """Probabilities that sum to 1."""
+        return torch.softmax(raw, dim=-1)
+
+
+def _labels(space: AnswerSpace) -> tuple[str, ...]:
+    if not space.labels:
+        raise ValueError("a classification task needs labels")
+    return space.labels

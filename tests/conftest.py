@@ -1,0 +1,78 @@
+"""Fixtures that all packages' tests share: a tiny random trunk, so that no test needs a hub."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything loads ONNX Runtime.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import json
+from pathlib import Path
+
+import pytest
+
+WORDS = (
+    "a the is was very good bad film play music song please turn on off light red blue who what when where "
+    "i you he she it not no yes great poor plot actor scene long short and or but of to in with for"
+).split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+VOCAB = [*SPECIAL, *dict.fromkeys([*WORDS, *PIECES]), *[f"##{piece}" for piece in PIECES], ".", ",", "?", "!"]
+
+
+def write_tiny_trunk(folder: Path, *, layers: int = 4, width: int = 32, seed: int = 0) -> Path:
+    """A random BERT of a few layers with a WordPiece tokenizer, as a Hugging Face folder."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True)
+    config = BertConfig(
+        vocab_size=len(VOCAB),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * width,
+        max_position_embeddings=64,
+        # Far from the usual 0.02, so that a random trunk's states depend on the text.
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BertModel(config, add_pooling_layer=False)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    # Written by hand, so that the identity does not depend on the version of transformers.
+    settings = {
+        key: getattr(config, key)
+        for key in (
+            "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
+            "type_vocab_size pad_token_id layer_norm_eps hidden_act hidden_dropout_prob attention_probs_dropout_prob"
+        ).split()
+    }
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **settings}, indent=1))
+
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(VOCAB)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_trunk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT: 4 layers of width 32, at most 64 tokens."""
+    return write_tiny_trunk(tmp_path_factory.mktemp("trunk") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_trunk(tiny_trunk_folder: Path):
+    """The tiny trunk, loaded."""
+    from builder.model.trunk import load_trunk
+
+    return load_trunk(tiny_trunk_folder)
