@@ -13,13 +13,17 @@ from pathlib import Path
 
 import pytest
 
-WORDS = (
-    "a the is was very good bad film play music song please turn on off light red blue who what when where "
-    "i you he she it not no yes great poor plot actor scene long short and or but of to in with for"
-).split()
+WORDS = """
+a the is was very good bad film play music song please turn on off light red blue who what when where
+i you he she it not no yes great poor plot actor scene long short and or but of to in with for
+"""
+CONFIG_KEYS = """
+vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings
+type_vocab_size pad_token_id layer_norm_eps hidden_act hidden_dropout_prob attention_probs_dropout_prob
+"""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-VOCAB = [*SPECIAL, *dict.fromkeys([*WORDS, *PIECES]), *[f"##{piece}" for piece in PIECES], ".", ",", "?", "!"]
+VOCAB = [*SPECIAL, *dict.fromkeys([*WORDS.split(), *PIECES]), *[f"##{piece}" for piece in PIECES], ".", ",", "?", "!"]
 
 
 def write_tiny_trunk(folder: Path, *, layers: int = 4, width: int = 32, seed: int = 0) -> Path:
@@ -43,22 +47,21 @@ def write_tiny_trunk(folder: Path, *, layers: int = 4, width: int = 32, seed: in
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BertModel(config, add_pooling_layer=False)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
     # Written by hand, so that the identity does not depend on the version of transformers.
-    settings = {
-        key: getattr(config, key)
-        for key in (
-            "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
-            "type_vocab_size pad_token_id layer_norm_eps hidden_act hidden_dropout_prob attention_probs_dropout_prob"
-        ).split()
-    }
+    settings = {key: getattr(config, key) for key in CONFIG_KEYS.split()}
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **settings}, indent=1))
 
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(VOCAB)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

@@ -22,7 +22,6 @@ from builder.model.head import Head, empty_head
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 
-SCHEMA_VERSION = 1
 TASK_NAME = r"^[a-z][a-z0-9_]{0,47}$"
 
 
@@ -31,7 +30,7 @@ class HeadSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     task: str = Field(pattern=TASK_NAME)
     kind: str
     form: Literal["single", "pair"]
@@ -103,7 +102,8 @@ def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
 
     A crash between the two moves of a replacement leaves the old bundle beside its place, as ``.<task>.*.old``.
 
-    Weights are stored as fp16: half the size, and for the weights of a head no difference in its answers that a metric sees.
+    Weights are stored as fp16: half the size, and for the weights of a head no difference in its answers that a
+    metric sees.
     """
     weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,9 @@ def read_spec(folder: Path) -> HeadSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where + ': ' if where else ''}{first['msg']} (found {first['input']!r:.80})") from error
+        raise UserError(
+            f"{path}: {where + ': ' if where else ''}{first['msg']} (found {first['input']!r:.80})"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if spec.task != folder.name:

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 def card_text(spec: HeadSpec) -> str:
     """The card as Markdown."""
-    answers = ", ".join(f"`{label}`" for label in spec.labels or ()) or f"a number from {spec.range[0]:g} to {spec.range[1]:g}"  # type: ignore[index]
+    if spec.labels:
+        answers = ", ".join(f"`{label}`" for label in spec.labels)
+    else:
+        answers = "a number from {:g} to {:g}".format(*(spec.range or (0, 1)))
     reads = "one text" if spec.form == "single" else "a pair of texts"
     lines = [
         f"# Head `{spec.task}`",

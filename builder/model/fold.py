@@ -7,9 +7,9 @@ attention head h of size d:
     q_h = W_q,h c + b_q,h          u_h = W_k,h^T q_h / sqrt(d)          a_h = softmax(X u_h + mask)
     o_h = W_v,h (X^T a_h) + b_v,h  then output projection, residual, LayerNorm and FFN for one token
 
-The key bias adds the same number to every score and drops out of the softmax. Nothing is approximated: in exact arithmetic
-the result is the whole layer's state at [CLS]. The price falls from about 12 tokens * width^2 multiplications to
-about 12 width^2 + 2 tokens * width * attention_heads.
+The key bias adds the same number to every score and drops out of the softmax. Nothing is approximated: in exact
+arithmetic the result is the whole layer's state at [CLS]. The price falls from about 12 tokens * width^2
+multiplications to about 12 width^2 + 2 tokens * width * attention_heads.
 """
 
 from __future__ import annotations

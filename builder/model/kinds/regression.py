@@ -12,7 +12,10 @@ from builder.model.kinds.base import AnswerSpace, Kind
 
 
 class Regression(Kind):
-    """One number a text. A head learns it scaled to 0..1; scores are in the task's own range, and may lie a little outside."""
+    """One number a text.
+
+    A head learns it scaled to 0..1; scores are in the task's own range, and may lie a little outside.
+    """
 
     name: ClassVar[str] = "regression"
     uses_labels: ClassVar[bool] = False

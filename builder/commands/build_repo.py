@@ -1,0 +1,113 @@
+"""``build-repo``: bundles in, Triton model repository out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from builder.commands.console import errors_end_command, progress_line
+
+if TYPE_CHECKING:
+    from builder.repository.build import BuildReport
+
+_EPILOG = """\b
+Examples:
+  build-repo --tasks all                       every head in heads/
+  build-repo --tasks sst2,cola                 these two and no others
+  build-repo --tasks all --dry-run             only say what would be written
+  build-repo --trunk ./my-bert --heads ./mine --output ./repository
+
+A check that fails publishes nothing: what was served before stays whole.
+Next: serve-repo, then ask-repo "a text"."""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--tasks", required=True, metavar="all|A,B", help="Heads to serve: all of them, or names with commas.")
+@click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
+@click.option(
+    "--heads", type=click.Path(path_type=Path), default="heads", show_default=True, help="The folder of bundles."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="model_repository",
+    show_default=True,
+    help="The repository to write or bring up to date.",
+)
+@click.option("--max-length", default=128, show_default=True, help="Longest text in tokens; longer ones are cut.")
+@click.option("--triton-release", default="24.10", show_default=True, help="The Triton that must load the files.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def build_repo(
+    tasks: str,
+    trunk: str | None,
+    heads: Path,
+    output: Path,
+    max_length: int,
+    triton_release: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Builds a Triton model repository: the frozen trunk in segments, a model a head, and the ensembles.
+
+    Every model is exported to ONNX and checked against torch on real text before anything is published.
+    A second run with nothing changed writes nothing.
+    """
+    with errors_end_command():
+        names = _task_names(tasks)
+        with progress_line() as progress:
+            progress("loading torch", 0, 1)
+            # Imported here: --help and a mistyped option need no torch.
+            from builder.repository.build import build_repository
+
+            report = build_repository(
+                output,
+                heads=heads,
+                tasks=names,
+                trunk=trunk,
+                max_length=max_length,
+                triton_release=triton_release,
+                dry_run=dry_run,
+                progress=progress,
+            )
+    if as_json:
+        fields = {**dataclasses.asdict(report), "output": str(output), "changed": report.changed}
+        click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
+    else:
+        _print_report(report, dry_run)
+
+
+def _task_names(tasks: str) -> list[str] | None:
+    from builder.errors import UserError
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise UserError("--tasks is empty: give all, or names with commas, as in --tasks sst2,cola")
+    return None if names == ["all"] else names
+
+
+def _print_report(report: BuildReport, dry_run: bool) -> None:
+    if report.finished_earlier:
+        click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
+    if not report.changed:
+        click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    table.add_column("state")
+    table.add_column("differs from torch by", justify="right")
+    for model, state in report.models.items():
+        difference = report.differences.get(model)
+        table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
+    Console(highlight=False).print(table)
+    verb = "would write" if dry_run else "wrote"
+    gone = f", removed {len(report.removed)} models" if report.removed else ""
+    click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")
+    if not dry_run:
+        click.echo('next: serve-repo, then ask-repo "a text"', err=True)

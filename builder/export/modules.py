@@ -1,0 +1,52 @@
+"""The modules that are exported. They add nothing but the form: what comes in, what goes out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from builder.export.names import Segment
+from builder.model.bundle import HeadSpec
+from builder.model.head import Head
+from builder.model.kinds import get_kind
+from builder.model.trunk import Trunk
+
+
+class TokenSegment(nn.Module):
+    """Token ids to the state at a tap."""
+
+    def __init__(self, trunk: Trunk, segment: Segment) -> None:
+        super().__init__()
+        self.trunk, self.segment = trunk, segment
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """*Shape:* (batch_size, tokens) three times, to (batch_size, tokens, width)."""
+        state = self.trunk.encoder.embed(input_ids, token_type_ids)
+        return self.trunk.run_layers(state, attention_mask, 0, self.segment.stop)
+
+
+class StateSegment(nn.Module):
+    """The state at a tap to the state at a deeper one."""
+
+    def __init__(self, trunk: Trunk, segment: Segment) -> None:
+        super().__init__()
+        self.trunk, self.segment = trunk, segment
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """*Shape:* (batch_size, tokens, width) and (batch_size, tokens), to (batch_size, tokens, width)."""
+        return self.trunk.run_layers(hidden_state, attention_mask, self.segment.start, self.segment.stop)
+
+
+class ServedHead(nn.Module):
+    """A head up to the scores that a user reads."""
+
+    def __init__(self, head: Head, spec: HeadSpec) -> None:
+        super().__init__()
+        self.head, self.spec, self.kind = head, spec, get_kind(spec.kind)
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """*Shape:* (batch_size, tokens, width) and (batch_size, tokens), to (batch_size, outputs)."""
+        return self.kind.scores(self.head(hidden_state, attention_mask), self.spec)
+
+    def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """The same, with the last layer run whole."""
+        return self.kind.scores(self.head.forward_whole(hidden_state, attention_mask), self.spec)

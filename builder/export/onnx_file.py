@@ -1,0 +1,105 @@
+"""Writing one module as one ONNX file, at the operator set and IR that were asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from builder.errors import OneTrunkError
+from builder.export.modules import ServedHead, StateSegment, TokenSegment
+from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
+from builder.export.release import IR_VERSION, OPSET, Release
+from builder.model.bundle import HeadSpec
+from builder.model.head import Head
+from builder.model.trunk import Trunk
+
+# Exporters specialise sizes 0 and 1: an example must be larger.
+_EXAMPLE_BATCH, _EXAMPLE_TOKENS = 2, 5
+
+
+class ExportError(OneTrunkError):
+    """A module could not be written as the ONNX file that its repository needs."""
+
+
+def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release) -> None:
+    """Writes a segment of the trunk.
+
+    Raises:
+        ExportError: the file would not be one that the release can load.
+    """
+    tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
+    if segment.reads_tokens:
+        _export(
+            TokenSegment(trunk, segment),
+            (tokens, tokens, torch.zeros_like(tokens)),
+            path,
+            segment.inputs,
+            segment.output,
+            release,
+        )
+    else:
+        state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, trunk.width)
+        _export(StateSegment(trunk, segment), (state, tokens), path, segment.inputs, segment.output, release)
+
+
+def export_head(head: Head, spec: HeadSpec, path: Path, release: Release) -> None:
+    """Writes a head, its last layer folded, its output named after its task.
+
+    Raises:
+        ExportError: the file would not be one that the release can load.
+    """
+    state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, spec.width)
+    tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
+    _export(ServedHead(head, spec), (state, tokens), path, (HIDDEN_STATE, ATTENTION_MASK), spec.task, release)
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: Sequence[str],
+    output: str,
+    release: Release,
+) -> None:
+    axes = {name: {0: "batch", 1: "tokens"} for name in inputs}
+    with torch.no_grad():
+        result = module.eval()(*example)
+    # A state has tokens, scores have none.
+    axes[output] = {0: "batch", 1: "tokens"} if result.dim() == 3 else {0: "batch"}
+    with warnings.catch_warnings():
+        # The tracing exporter is five times faster than the one that follows it; docs/decisions has the figures.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            example,
+            str(path),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    _check_file(path, axes, release)
+
+
+def _check_file(path: Path, axes: dict[str, dict[int, str]], release: Release) -> None:
+    model = onnx.load(path)
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if model.ir_version > release.max_ir or opset > release.max_opset:
+        raise ExportError(
+            f"{path.name}: IR {model.ir_version} and opset {opset}, but Triton {release.name} reads "
+            f"IR {release.max_ir} and opset {release.max_opset} at most"
+        )
+    for tensor in [*model.graph.input, *model.graph.output]:
+        dims = tensor.type.tensor_type.shape.dim
+        for axis, symbol in axes[tensor.name].items():
+            if dims[axis].dim_param != symbol:
+                raise ExportError(f"{path.name}: axis {axis} of {tensor.name} is fixed; it must be {symbol!r}")

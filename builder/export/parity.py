@@ -1,0 +1,177 @@
+"""The proof that what is served answers as what was trained: ONNX files against torch, alone and as a whole chain."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from builder.errors import OneTrunkError
+from builder.export.modules import ServedHead
+from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
+from builder.export.parity_batches import Batch, parity_batches
+from builder.model.trunk import Trunk
+
+TOLERANCE = 1e-4
+
+Array = NDArray[np.float32]
+
+
+class ParityError(OneTrunkError):
+    """An exported model does not answer as the torch module that it came from.
+
+    Attributes:
+        model: the model's name.
+        difference: greatest difference found; None where names, axes or shapes differ already.
+        tolerance: what was allowed.
+    """
+
+    def __init__(self, model: str, what: str, difference: float | None = None, tolerance: float = TOLERANCE) -> None:
+        found = "" if difference is None else f": greatest difference {difference:.2e}, allowed {tolerance:.0e}"
+        super().__init__(f"{model}: {what}{found}; nothing was published")
+        self.model, self.difference, self.tolerance = model, difference, tolerance
+
+
+@dataclass(frozen=True)
+class ServedTask:
+    """A head's file and the torch module that it must answer as."""
+
+    name: str
+    path: Path
+    module: ServedHead
+
+
+def check_parity(
+    trunk: Trunk,
+    segments: Mapping[Segment, Path],
+    heads: Sequence[ServedTask],
+    buckets: tuple[int, ...],
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Checks every model, then the whole chain, on right-padded batches of real text of every bucket, batch 1 and N.
+
+    The models run as they will be served, each on the state that the ONNX segment below it gave. What they are
+    compared with is the single-task model: the whole encoder up to the head's tap, and the head with its last layer run
+    whole. So a pass says that neither export, nor fold, nor merging changed a prediction.
+
+    Args:
+        trunk: the trunk.
+        segments: segment -> its file.
+        heads: the heads.
+        buckets: padded lengths in tokens.
+        progress: called after each batch.
+
+    Returns:
+        Model name -> greatest difference found.
+
+    Raises:
+        ParityError: names, axes, shapes or values differ.
+    """
+    chain = {segment: _open(path, segment.name) for segment, path in sorted(segments.items())}
+    sessions = {head.name: _open(head.path, head.name) for head in heads}
+    for segment, session in chain.items():
+        _check_signature(segment.name, session, segment.inputs, segment.output, ["batch", "tokens", trunk.width])
+    for head in heads:
+        outputs = [head.module.head.output.out_features]
+        _check_signature(
+            head.name,
+            sessions[head.name],
+            (HIDDEN_STATE, ATTENTION_MASK),
+            head.module.spec.task,
+            ["batch", *outputs],
+        )
+
+    worst = dict.fromkeys([segment.name for segment in chain] + [head.name for head in heads], 0.0)
+    for batch in parity_batches(trunk, buckets):
+        for model, difference in _differences(trunk, chain, heads, sessions, batch).items():
+            worst[model] = max(worst[model], difference)
+            # Written so that NaN fails too.
+            if not difference <= TOLERANCE:
+                raise ParityError(model, f"answers differ from torch's on {batch.title}", difference)
+        progress()
+    return worst
+
+
+def _differences(
+    trunk: Trunk,
+    chain: Mapping[Segment, onnxruntime.InferenceSession],
+    heads: Sequence[ServedTask],
+    sessions: Mapping[str, onnxruntime.InferenceSession],
+    batch: Batch,
+) -> dict[str, float]:
+    reference = trunk.states(
+        batch.input_ids, batch.token_type_ids, batch.attention_mask, [segment.stop for segment in chain]
+    )
+    tensors: dict[str, NDArray[np.int64] | Array] = dict(batch.arrays())
+    served: dict[int, Array] = {}
+    found = {}
+    for segment, session in chain.items():
+        state = _run(session, segment.name, {name: tensors[name] for name in segment.inputs}, batch)
+        tensors[segment.output] = served[segment.stop] = state
+        found[segment.name] = _distance(segment.name, state, reference[segment.stop].numpy())
+    for head in heads:
+        tap = head.module.spec.tap
+        feeds = {HIDDEN_STATE: served[tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
+        scores = _run(sessions[head.name], head.name, feeds, batch)
+        with torch.no_grad():
+            expected = head.module.forward_whole(reference[tap], batch.attention_mask).numpy()
+        found[head.name] = _distance(head.name, scores, expected)
+    return found
+
+
+def _open(path: Path, model: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own classes, one for each status
+        raise ParityError(model, f"ONNX Runtime does not load it: {error}") from error
+
+
+def _check_signature(
+    model: str,
+    session: onnxruntime.InferenceSession,
+    inputs: Sequence[str],
+    output: str,
+    dims: list[str | int],
+) -> None:
+    found = {tensor.name for tensor in session.get_inputs()}
+    if found != set(inputs):
+        raise ParityError(model, f"inputs are {sorted(found)}, not {sorted(inputs)}")
+    outputs = {tensor.name: tensor.shape for tensor in session.get_outputs()}
+    if set(outputs) != {output}:
+        raise ParityError(model, f"outputs are {sorted(outputs)}, not {[output]}")
+    # Triton compares the config with what ONNX Runtime infers: a dynamic axis has a name here, a fixed one its size.
+    if outputs[output] != dims:
+        raise ParityError(model, f"output {output} has dims {outputs[output]}, not {dims}")
+    for tensor in session.get_inputs():
+        if tensor.shape[:2] != ["batch", "tokens"]:
+            raise ParityError(model, f"input {tensor.name} has dims {tensor.shape}: batch and tokens must be dynamic")
+
+
+def _run(
+    session: onnxruntime.InferenceSession,
+    model: str,
+    feeds: Mapping[str, NDArray[np.int64] | Array],
+    batch: Batch,
+) -> Array:
+    try:
+        result: Array = session.run(None, feeds)[0]
+    except Exception as error:  # as in _open
+        raise ParityError(model, f"does not run on {batch.title}: {error}") from error
+    return result
+
+
+def _distance(model: str, found: Array, expected: Array) -> float:
+    if found.shape != expected.shape:
+        raise ParityError(model, f"answers have shape {found.shape}, torch's {expected.shape}")
+    return float(np.abs(found - expected).max())

@@ -1,0 +1,128 @@
+"""Triton's configs of the parts: tokenizer, segments, heads. Protobuf messages, so that the schema itself checks them.
+
+Source of the rules: Triton's documents "Model Configuration" and "Ensemble Models", and the ONNX Runtime backend's
+README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
+from builder.model.bundle import HeadSpec
+from builder.model.kinds import get_kind
+
+MAX_BATCH_SIZE = 32
+MAX_TEXT_BYTES = 1 << 20
+TOKENIZER = "tokenizer"
+PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)}
+
+# Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
+# nearly all of the work and gets two threads; a folded head is too small to share out.
+_TRUNK_THREADS, _HEAD_THREADS = 2, 1
+
+
+def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int) -> pb.ModelConfig:
+    """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
+    config = _part(TOKENIZER, "python", version)
+    for name in ("text", "text_pair"):
+        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
+    for name in PADDED:
+        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], optional=True))
+    for name in PADDED.values():
+        config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
+    config.output.append(pb.ModelOutput(name="truncated", data_type=pb.TYPE_BOOL, dims=[1]))
+    _set_parameters(
+        config,
+        {
+            "max_length": str(buckets[-1]),
+            "buckets": ",".join(map(str, buckets)),
+            "vocab_size": str(vocab_size),
+            "pad_token_id": str(pad_token_id),
+            "max_text_bytes": str(MAX_TEXT_BYTES),
+        },
+    )
+    return config
+
+
+def segment_config(segment: Segment, *, width: int, trunk: str, version: int) -> pb.ModelConfig:
+    """A segment of the trunk."""
+    config = _onnx_part(segment.name, version, _TRUNK_THREADS)
+    for name in segment.inputs:
+        if name in PADDED:
+            config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
+        else:
+            config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
+    config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
+    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop)})
+    return config
+
+
+def head_config(spec: HeadSpec, *, version: int) -> pb.ModelConfig:
+    """A head. Its parameters say all that the ensembles are made from."""
+    config = _onnx_part(head_name(spec.task), version, _HEAD_THREADS)
+    config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, spec.width]))
+    config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
+    output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=[get_kind(spec.kind).outputs(spec)])
+    if spec.labels:
+        output.label_filename = label_file(spec.task)
+    config.output.append(output)
+    parameters = {
+        "task": spec.task,
+        "kind": spec.kind,
+        "form": spec.form,
+        "metric": spec.metric,
+        "tap": str(spec.tap),
+        "layers": str(spec.layers),
+        "trunk": spec.trunk,
+    }
+    if spec.range:
+        parameters["range"] = "{:g},{:g}".format(*spec.range)
+    _set_parameters(config, parameters)
+    return config
+
+
+def label_file(task: str) -> str:
+    """The file beside a config that names a task's labels, one a line, in the order of the scores."""
+    return f"labels_{task}.txt"
+
+
+def config_text(config: pb.ModelConfig) -> str:
+    """The content of config.pbtxt."""
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def parameters_of(config: pb.ModelConfig) -> dict[str, str]:
+    """A config's parameters as plain text."""
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+def pinned_version(config: pb.ModelConfig) -> int:
+    """The one version that a part's config serves."""
+    (version,) = config.version_policy.specific.versions
+    return int(version)
+
+
+def _part(name: str, backend: str, version: int) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, backend=backend, max_batch_size=MAX_BATCH_SIZE)
+    config.version_policy.specific.versions.append(version)
+    # Without a count there would be two instances, each with its own copy of the weights.
+    config.instance_group.append(pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU))
+    # Present but empty: whatever waits is batched, nothing waits to be batched.
+    config.dynamic_batching.SetInParent()
+    return config
+
+
+def _onnx_part(name: str, version: int, threads: int) -> pb.ModelConfig:
+    config = _part(name, "onnxruntime", version)
+    _set_parameters(config, {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"})
+    return config
+
+
+def _set_parameters(config: pb.ModelConfig, parameters: Mapping[str, str]) -> None:
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value

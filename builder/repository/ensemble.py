@@ -1,0 +1,149 @@
+"""The ensembles that chain tokenizer, trunk and heads: a pure function of the parts' configs.
+
+Triton runs only the steps that a requested output needs. So trunk states are never outputs of an ensemble (the
+pruning would not see that heads need them too), no two tensors have one name, and the trunk comes in
+segments, of which a request runs those below its deepest tap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.errors import OneTrunkError
+from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
+from builder.repository.configs import MAX_BATCH_SIZE, PADDED, parameters_of, pinned_version
+
+MULTITASK = "multitask"
+MULTITASK_TOKENS = "multitask_tokens"
+
+# What an ensemble pins is in its config, which is replaced in place: its own version never changes.
+ENSEMBLE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HeadModel:
+    """A head as it stands in a repository.
+
+    Attributes:
+        config: its config, whose parameters name task, kind, form, tap and trunk.
+        labels: its labels, in the order of its scores; None where it gives a number.
+    """
+
+    config: pb.ModelConfig
+    labels: tuple[str, ...] | None
+
+    @property
+    def task(self) -> str:
+        """The task that it answers, and its output's name."""
+        return parameters_of(self.config)["task"]
+
+    @property
+    def tap(self) -> int:
+        """The tap that it stands on."""
+        return int(parameters_of(self.config)["tap"])
+
+    def description(self) -> dict[str, Any]:
+        """What a client wants to know of the task."""
+        parameters = parameters_of(self.config)
+        bounds = parameters.get("range")
+        return {
+            "kind": parameters["kind"],
+            "form": parameters["form"],
+            "labels": list(self.labels) if self.labels else None,
+            "range": [float(bound) for bound in bounds.split(",")] if bounds else None,
+            "metric": parameters["metric"],
+            "tap": self.tap,
+            "layers": int(parameters["layers"]),
+            "version": pinned_version(self.config),
+        }
+
+
+def ensemble_configs(
+    tokenizer: pb.ModelConfig, segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
+) -> list[pb.ModelConfig]:
+    """Both ensembles: ``multitask`` (text in) and ``multitask_tokens`` (token ids in).
+
+    Raises:
+        OneTrunkError: a head stands on another trunk, or on a tap that no segment ends at.
+    """
+    _check_parts(segments, heads)
+    return [
+        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, segments, heads),
+        _ensemble(MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, segments, heads),
+    ]
+
+
+def _check_parts(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> None:
+    trunks = {parameters_of(config)["trunk"] for config in segments.values()}
+    taps = {segment.stop for segment in segments}
+    for head in heads:
+        if parameters_of(head.config)["trunk"] not in trunks:
+            raise OneTrunkError(f"{head.config.name}: its trunk is not the one in the repository ({', '.join(trunks)})")
+        if head.tap not in taps:
+            raise OneTrunkError(f"{head.config.name}: tap {head.tap}, but segments end at {sorted(taps)}")
+
+
+def _ensemble(
+    name: str,
+    required: tuple[str, ...],
+    optional: tuple[str, ...],
+    tokenizer: pb.ModelConfig,
+    segments: Mapping[Segment, pb.ModelConfig],
+    heads: Sequence[HeadModel],
+) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
+    config.version_policy.specific.versions.append(ENSEMBLE_VERSION)
+    types = {tensor.name: tensor for tensor in tokenizer.input}
+    for tensor in (*required, *optional):
+        config.input.append(
+            pb.ModelInput(
+                name=tensor,
+                data_type=types[tensor].data_type,
+                dims=types[tensor].dims,
+                optional=tensor in optional,
+            )
+        )
+    for head in heads:
+        config.output.append(head.config.output[0])
+    outputs = dict(zip(PADDED.values(), PADDED.values(), strict=True))
+    if name == MULTITASK:
+        # Token ids are never cut, so only text can be.
+        config.output.append(next(tensor for tensor in tokenizer.output if tensor.name == "truncated"))
+        outputs["truncated"] = "truncated"
+    _add_step(config, tokenizer, {tensor: tensor for tensor in (*required, *optional)}, outputs)
+    for segment, part in sorted(segments.items()):
+        feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
+        _add_step(config, part, feeds, {segment.output: segment.output})
+    for head in heads:
+        feeds = {HIDDEN_STATE: hidden_name(head.tap), ATTENTION_MASK: PADDED[ATTENTION_MASK]}
+        _add_step(config, head.config, feeds, {head.task: head.task})
+    config.parameters["onetrunk"].string_value = json.dumps(_description(tokenizer, segments, heads))
+    return config
+
+
+def _add_step(
+    ensemble: pb.ModelConfig, part: pb.ModelConfig, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> None:
+    # Pinned: a new version of a part on disk changes nothing until an ensemble names it.
+    step = ensemble.ensemble_scheduling.step.add(model_name=part.name, model_version=pinned_version(part))
+    step.input_map.update(inputs)
+    step.output_map.update(outputs)
+
+
+def _description(
+    tokenizer: pb.ModelConfig, segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
+) -> dict[str, Any]:
+    settings = parameters_of(tokenizer)
+    (trunk,) = {parameters_of(config)["trunk"] for config in segments.values()}
+    return {
+        "schema": 1,
+        "trunk": trunk,
+        "max_length": int(settings["max_length"]),
+        "buckets": [int(bucket) for bucket in settings["buckets"].split(",")],
+        "tasks": {head.task: head.description() for head in heads},
+    }

@@ -1,0 +1,85 @@
+"""What a repository was built from: so that a rebuild knows what it need not write again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from builder.errors import UserError
+
+MANIFEST = "manifest.json"
+
+# A manifest's names become paths, some of them to be removed: nothing but a plain folder name gets in.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class ModelEntry(BaseModel):
+    """One model of the repository.
+
+    Attributes:
+        version: the version that is served.
+        source: hash over everything that its version folder was made from.
+        files: path below the repository -> SHA-256, of the served version and of what lies beside it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int
+    source: str
+    files: dict[str, str]
+
+
+class Manifest(BaseModel):
+    """``manifest.json``.
+
+    It holds no time and no path of the machine, so that equal repositories have equal manifests.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    onetrunk_version: str
+    trunk: str
+    triton_release: str
+    max_length: int
+    buckets: tuple[int, ...]
+    tasks: tuple[str, ...]
+    models: dict[ModelName, ModelEntry]
+
+    def text(self) -> str:
+        """The file's content."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+
+def read_manifest(repository: Path) -> Manifest | None:
+    """The repository's manifest; None where nothing has been built yet.
+
+    Raises:
+        UserError: it is there, but broken.
+    """
+    path = repository / MANIFEST
+    try:
+        return Manifest.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is broken ({reason}): remove it to build the whole repository anew") from error
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def source_hash(*parts: str | int) -> str:
+    """One hash over the parts that something is made from."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
