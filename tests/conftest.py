@@ -79,3 +79,75 @@ def tiny_trunk(tiny_trunk_folder: Path):
     from builder.model.trunk import load_trunk
 
     return load_trunk(tiny_trunk_folder)
+
+
+def write_tiny_heads(folder: Path, trunk) -> Path:
+    """Untrained heads of every kind, form and depth."""
+    import torch
+
+    from builder.model.bundle import HeadSpec, save_bundle
+    from builder.model.head import new_head
+    from builder.model.kinds import get_kind
+
+    shapes = [
+        ("grade", "regression", "pair", None, (0.0, 5.0), 3, 1),
+        ("match", "classification", "pair", ("no", "yes"), None, 1, 2),
+        ("mood", "classification", "single", ("bad", "good"), None, 3, 1),
+        ("topic", "classification", "single", ("film", "house", "music"), None, 0, 1),
+    ]
+    for seed, (task, kind, form, labels, bounds, tap, layers) in enumerate(shapes):
+        spec = HeadSpec(
+            task=task,
+            kind=kind,
+            form=form,
+            labels=labels,
+            range=bounds,
+            tap=tap,
+            layers=layers,
+            trunk=trunk.identity,
+            width=trunk.width,
+            max_length=32,
+            metric="pearson" if kind == "regression" else "accuracy",
+            scores={},
+            created="2026-01-01",
+            onetrunk_version="0",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            head = new_head(trunk, outputs=get_kind(kind).outputs(spec), tap=tap, layers=layers)
+            # Large enough that scores differ from text to text, which an untrained output's do not.
+            torch.nn.init.normal_(head.output.weight, std=0.5)
+        save_bundle(folder / task, spec, head)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_heads(tiny_trunk, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four untrained bundles on the tiny trunk: grade, match, mood, topic."""
+    return write_tiny_heads(tmp_path_factory.mktemp("bundles") / "heads", tiny_trunk)
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What build-repo makes of the tiny heads; tests that write into it take a copy."""
+    from builder.repository.build import build_repository
+
+    output = tmp_path_factory.mktemp("built") / "model_repository"
+    build_repository(output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
+    return output
+
+
+@pytest.fixture(scope="session")
+def served(tiny_repository: Path):
+    """A real Triton on the tiny repository, ready."""
+    from server import Server
+
+    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+        yield server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The flag that renews golden files."""
+    parser.addoption(
+        "--renew-golden", action="store_true", help="write the golden files anew from what is generated now"
+    )

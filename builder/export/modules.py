@@ -24,6 +24,18 @@ class TokenSegment(nn.Module):
         return self.trunk.run_layers(state, attention_mask, 0, self.segment.stop)
 
 
+class EmbeddingSegment(nn.Module):
+    """Token ids to the state at tap 0."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """*Shape:* (batch_size, tokens) twice, to (batch_size, tokens, width)."""
+        return self.trunk.encoder.embed(input_ids, token_type_ids)
+
+
 class StateSegment(nn.Module):
     """The state at a tap to the state at a deeper one."""
 

@@ -31,6 +31,8 @@ class Segment:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the input tensors."""
+        if self.stop == 0:
+            return (INPUT_IDS, TOKEN_TYPE_IDS)  # embeddings alone look at no other token
         if self.reads_tokens:
             return (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
         return (hidden_name(self.start), ATTENTION_MASK)

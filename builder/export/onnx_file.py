@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.errors import OneTrunkError
-from builder.export.modules import ServedHead, StateSegment, TokenSegment
+from builder.export.modules import EmbeddingSegment, ServedHead, StateSegment, TokenSegment
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from builder.export.release import IR_VERSION, OPSET, Release
 from builder.model.bundle import HeadSpec
@@ -33,18 +33,17 @@ def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release)
         ExportError: the file would not be one that the release can load.
     """
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
-    if segment.reads_tokens:
-        _export(
-            TokenSegment(trunk, segment),
-            (tokens, tokens, torch.zeros_like(tokens)),
-            path,
-            segment.inputs,
-            segment.output,
-            release,
-        )
+    types = torch.zeros_like(tokens)
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    if segment.stop == 0:
+        module, example = EmbeddingSegment(trunk), (tokens, types)
+    elif segment.reads_tokens:
+        module, example = TokenSegment(trunk, segment), (tokens, tokens, types)
     else:
         state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, trunk.width)
-        _export(StateSegment(trunk, segment), (state, tokens), path, segment.inputs, segment.output, release)
+        module, example = StateSegment(trunk, segment), (state, tokens)
+    _export(module, example, path, segment.inputs, segment.output, release)
 
 
 def export_head(head: Head, spec: HeadSpec, path: Path, release: Release) -> None:

@@ -147,15 +147,15 @@ def _check_signature(
     found = {tensor.name for tensor in session.get_inputs()}
     if found != set(inputs):
         raise ParityError(model, f"inputs are {sorted(found)}, not {sorted(inputs)}")
+    for tensor in session.get_inputs():
+        if tensor.shape[:2] != ["batch", "tokens"]:
+            raise ParityError(model, f"input {tensor.name} has dims {tensor.shape}: batch and tokens must be dynamic")
     outputs = {tensor.name: tensor.shape for tensor in session.get_outputs()}
     if set(outputs) != {output}:
         raise ParityError(model, f"outputs are {sorted(outputs)}, not {[output]}")
     # Triton compares the config with what ONNX Runtime infers: a dynamic axis has a name here, a fixed one its size.
     if outputs[output] != dims:
         raise ParityError(model, f"output {output} has dims {outputs[output]}, not {dims}")
-    for tensor in session.get_inputs():
-        if tensor.shape[:2] != ["batch", "tokens"]:
-            raise ParityError(model, f"input {tensor.name} has dims {tensor.shape}: batch and tokens must be dynamic")
 
 
 def _run(

@@ -75,19 +75,23 @@ class Bundle:
     spec: HeadSpec
     weights: dict[str, Tensor]
 
+    def check_trunk(self, trunk: Trunk) -> None:
+        """Raises UserError where the head was trained on another trunk."""
+        if self.spec.trunk != trunk.identity:
+            raise UserError(
+                f"{self.folder}: trained on trunk {self.spec.trunk}, but this trunk is {trunk.identity}; "
+                f"give its own trunk by --trunk, or train it again on this one"
+            )
+        trunk.check_tap(self.spec.tap)
+
     def head(self, trunk: Trunk) -> Head:
         """The head in evaluation mode on its trunk.
 
         Raises:
             UserError: it was trained on another trunk, or its weights do not fit head.json.
         """
+        self.check_trunk(trunk)
         spec = self.spec
-        if spec.trunk != trunk.identity:
-            raise UserError(
-                f"{self.folder}: trained on trunk {spec.trunk}, but this trunk is {trunk.identity}; "
-                f"give its own trunk by --trunk, or train it again on this one"
-            )
-        trunk.check_tap(spec.tap)
         head = empty_head(trunk, outputs=get_kind(spec.kind).outputs(spec), layers=spec.layers)
         try:
             head.load_state_dict(self.weights)

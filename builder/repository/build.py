@@ -93,6 +93,8 @@ def build_repository(
     loaded = load_trunk(trunk)
     buckets = buckets_up_to(max_length, loaded.max_positions)
     bundles = select_bundles(heads, tasks)
+    for bundle in bundles.values():
+        bundle.check_trunk(loaded)
     with nullcontext() if dry_run else locked(output):
         finished = not dry_run and finish_publication(output)
         manifest = read_manifest(output)

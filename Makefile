@@ -1,0 +1,40 @@
+# make demo   everything at once: install, build the repository, ask a real Triton about a few texts
+# make test   the whole test suite, with a real Triton in it
+# make lint   formatting, types, import contracts
+# make clean  removes what make made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte code is made when a module is first used, not for all of torch at once.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.serving
+	$(BIN)/build-repo --tasks all
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.developing
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.developing
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else f"OneTrunk needs Python 3.10 to 3.12, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serving: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[builder,server,cpu]'
+	@touch $@
+
+$(VENV)/.developing: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[builder,server,cpu,bench,dev]'
+	@touch $(VENV)/.serving $@
+
+clean:
+	rm -rf $(VENV) dist
+	git clean -fdXq model_repository

@@ -1,0 +1,104 @@
+"""The parity check passes what is right and stops what is wrong, with the difference it found."""
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from builder.export.modules import ServedHead
+from builder.export.names import Segment
+from builder.export.onnx_file import export_head, export_segment
+from builder.export.parity import TOLERANCE, ParityError, ServedTask, check_parity
+from builder.export.parity_batches import parity_batches
+from builder.export.release import get_release
+from builder.model.bundle import load_bundle
+
+BUCKETS = (16, 32)
+RELEASE = get_release("24.10")
+
+
+@pytest.fixture
+def exported(tiny_heads, tiny_trunk, tmp_path):
+    """The trunk up to tap 3 in two segments, and the head `mood` on it."""
+    segments = {Segment(0, 1): tmp_path / "low.onnx", Segment(1, 3): tmp_path / "high.onnx"}
+    for segment, path in segments.items():
+        export_segment(tiny_trunk, segment, path, RELEASE)
+    bundle = load_bundle(tiny_heads / "mood")
+    head = bundle.head(tiny_trunk)
+    export_head(head, bundle.spec, tmp_path / "mood.onnx", RELEASE)
+    return segments, ServedTask("head_mood", tmp_path / "mood.onnx", ServedHead(head, bundle.spec))
+
+
+def test_right_files_pass(tiny_trunk, exported):
+    segments, head = exported
+    steps = []
+    worst = check_parity(tiny_trunk, segments, [head], BUCKETS, lambda: steps.append(1))
+    assert set(worst) == {"trunk_00_01", "trunk_01_03", "head_mood"}
+    assert all(0 <= difference <= TOLERANCE for difference in worst.values())
+    assert len(steps) == 2 * len(BUCKETS)
+
+
+def change_weights(path, change):
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f" and array.ndim:
+            tensor.CopyFrom(numpy_helper.from_array(change(array).astype(array.dtype), tensor.name))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(("place", "name"), [("low", "trunk_00_01"), ("high", "trunk_01_03"), ("mood", "head_mood")])
+def test_changed_weights_are_found_and_named(tiny_trunk, exported, tmp_path, place, name):
+    segments, head = exported
+    change_weights(tmp_path / f"{place}.onnx", lambda array: array * 1.01)
+    with pytest.raises(ParityError, match=r"greatest difference \d.*allowed 1e-04; nothing was published") as raised:
+        check_parity(tiny_trunk, segments, [head], BUCKETS)
+    assert raised.value.model == name
+    assert raised.value.difference > TOLERANCE
+
+
+def test_nan_is_found(tiny_trunk, exported, tmp_path):
+    segments, head = exported
+    change_weights(tmp_path / "mood.onnx", lambda array: array * float("nan"))
+    with pytest.raises(ParityError, match="head_mood"):
+        check_parity(tiny_trunk, segments, [head], BUCKETS)
+
+
+def test_other_output_name_is_found(tiny_trunk, exported, tmp_path):
+    segments, head = exported
+    model = onnx.load(tmp_path / "mood.onnx")
+    for node in model.graph.node:
+        for i, name in enumerate(node.output):
+            if name == "mood":
+                node.output[i] = "temper"
+    model.graph.output[0].name = "temper"
+    onnx.save(model, tmp_path / "mood.onnx")
+    with pytest.raises(ParityError, match=r"outputs are \['temper'\], not \['mood'\]"):
+        check_parity(tiny_trunk, segments, [head], BUCKETS)
+
+
+def test_fixed_axis_is_found(tiny_trunk, exported, tmp_path):
+    segments, head = exported
+    model = onnx.load(tmp_path / "mood.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "mood.onnx")
+    with pytest.raises(ParityError, match="batch and tokens must be dynamic"):
+        check_parity(tiny_trunk, segments, [head], BUCKETS)
+
+
+def test_broken_file_is_found(tiny_trunk, exported, tmp_path):
+    segments, head = exported
+    (tmp_path / "mood.onnx").write_bytes(b"not a model")
+    with pytest.raises(ParityError, match="head_mood: ONNX Runtime does not load it"):
+        check_parity(tiny_trunk, segments, [head], BUCKETS)
+
+
+def test_batches_are_real_text_right_padded_in_every_bucket(tiny_trunk):
+    batches = list(parity_batches(tiny_trunk, BUCKETS))
+    assert [tuple(batch.input_ids.shape) for batch in batches] == [(1, 16), (4, 16), (1, 32), (4, 32)]
+    for batch in batches:
+        lengths = batch.attention_mask.sum(1)
+        expected = (torch.arange(batch.input_ids.shape[1]) < lengths[:, None]).long()
+        assert torch.equal(batch.attention_mask, expected)
+    assert any(batch.token_type_ids.any() for batch in batches), "no pair among the texts"
+    assert any((batch.attention_mask == 0).any() for batch in batches), "no padding among the texts"

@@ -1,0 +1,101 @@
+"""Bundles: what is saved is loaded, and what is broken is refused before it is used."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from builder.errors import UserError
+from builder.model.bundle import find_bundles, load_bundle, save_bundle
+from builder.model.head import new_head
+from builder.model.trunk import load_trunk
+
+
+def test_saved_head_answers_as_before_but_for_fp16(tiny_heads, tiny_trunk, tmp_path):
+    spec = load_bundle(tiny_heads / "mood").spec
+    head = new_head(tiny_trunk, outputs=2, tap=spec.tap, layers=spec.layers).eval()
+    save_bundle(tmp_path / "mood", spec, head)
+    loaded = load_bundle(tmp_path / "mood")
+    assert loaded.spec == spec
+    state, mask = torch.randn(2, 5, tiny_trunk.width), torch.ones(2, 5, dtype=torch.long)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.head(tiny_trunk)(state, mask), head(state, mask), atol=5e-2, rtol=0)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "mood" / "head.safetensors").values()} == {torch.float16}
+
+
+def test_saving_again_replaces_the_bundle_and_leaves_nothing_else(tiny_heads, tiny_trunk, tmp_path):
+    spec = load_bundle(tiny_heads / "mood").spec
+    for created in ("2026-01-01", "2026-01-02"):
+        head = new_head(tiny_trunk, outputs=2, tap=spec.tap, layers=1)
+        save_bundle(tmp_path / "mood", spec.model_copy(update={"created": created}), head)
+    assert load_bundle(tmp_path / "mood").spec.created == "2026-01-02"
+    assert [path.name for path in tmp_path.iterdir()] == ["mood"]
+    assert sorted(path.name for path in (tmp_path / "mood").iterdir()) == ["README.md", "head.json", "head.safetensors"]
+
+
+def test_card_says_what_it_answers(tiny_heads):
+    assert "a pair of texts: a number from 0 to 5" in (tiny_heads / "grade" / "README.md").read_text()
+    assert "one text: `film`, `house`, `music`" in (tiny_heads / "topic" / "README.md").read_text()
+
+
+def test_other_trunk_is_refused(tiny_heads, tiny_trunk_folder, tmp_path):
+    copy = tmp_path / "other"
+    shutil.copytree(tiny_trunk_folder, copy)
+    with (copy / "config.json").open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(UserError, match=r"trained on trunk bert-4x32@\w+, but this trunk is bert-4x32@\w+"):
+        load_bundle(tiny_heads / "mood").head(load_trunk(copy))
+
+
+def edit_spec(**values):
+    def change(folder):
+        spec = json.loads((folder / "head.json").read_text())
+        (folder / "head.json").write_text(json.dumps({**spec, **values}))
+
+    return change
+
+
+def edit_weights(edit):
+    def change(folder):
+        weights = load_file(folder / "head.safetensors")
+        edit(weights)
+        save_file(weights, folder / "head.safetensors")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit_spec(kind="poetry"), "kind 'poetry' is not known; known are: classification, regression"),
+        (edit_spec(labels=["one"]), "at least two labels"),
+        (edit_spec(labels=["a", "a"]), "all different"),
+        (edit_spec(labels=["a", "b\nc"]), "line break"),
+        (edit_spec(task="../evil"), "task"),
+        (edit_spec(task="another"), "folder has the name of its task"),
+        (edit_spec(schema_version=9), "schema_version"),
+        (edit_spec(surprise=1), "surprise"),
+        (lambda folder: (folder / "head.json").write_text("[]"), "head.json"),
+        (lambda folder: (folder / "head.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "head.json").unlink(), "not a bundle"),
+        (lambda folder: (folder / "head.safetensors").unlink(), "no head.safetensors"),
+        (lambda folder: (folder / "head.safetensors").write_bytes(b"\0" * 64), "broken"),
+        (edit_weights(lambda weights: weights["output.bias"].fill_(float("nan"))), "output.bias holds NaN"),
+        (edit_weights(lambda weights: weights.pop("output.bias")), "does not fit head.json"),
+        (edit_spec(labels=["a", "b", "c"]), "does not fit head.json"),
+        (edit_spec(layers=2), "does not fit head.json"),
+    ],
+)
+def test_broken_bundle_is_refused_in_one_line(tiny_heads, tiny_trunk, tmp_path, change, message):
+    shutil.copytree(tiny_heads / "mood", tmp_path / "mood")
+    change(tmp_path / "mood")
+    with pytest.raises(UserError, match=message) as raised:
+        load_bundle(tmp_path / "mood").head(tiny_trunk)
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_folder_of_heads_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder of heads"):
+        find_bundles(tmp_path / "nothing")

@@ -1,0 +1,141 @@
+"""The trunk: Hugging Face's states at every tap, an identity, and clear refusals."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from builder.errors import UserError
+from builder.model.head import new_head
+from builder.model.trunk import DEFAULT_NAME, load_trunk
+
+
+def tokens(trunk, batch=3, length=12):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, trunk.vocab_size, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    types = torch.zeros_like(ids)
+    types[:, length // 3 :] = 1
+    return ids, types, mask
+
+
+def huggingface_states(folder, ids, types, mask):
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        output = model(ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
+    return output.hidden_states
+
+
+def test_states_at_every_tap_are_huggingfaces(tiny_trunk, tiny_trunk_folder):
+    ids, types, mask = tokens(tiny_trunk)
+    expected = huggingface_states(tiny_trunk_folder, ids, types, mask)
+    states = tiny_trunk.states(ids, types, mask, range(tiny_trunk.depth + 1))
+    assert list(states) == [0, 1, 2, 3, 4]
+    for tap, state in states.items():
+        torch.testing.assert_close(state[mask.bool()], expected[tap][mask.bool()], atol=1e-5, rtol=0)
+
+
+def test_one_pass_gives_the_same_state_as_a_pass_for_one_tap(tiny_trunk):
+    ids, types, mask = tokens(tiny_trunk)
+    together = tiny_trunk.states(ids, types, mask, [0, 2, 4])
+    for tap, state in together.items():
+        assert torch.equal(state, tiny_trunk.states(ids, types, mask, [tap])[tap])
+
+
+def test_trunk_cannot_be_set_to_train(tiny_trunk):
+    module = torch.nn.ModuleDict({"trunk": tiny_trunk, "head": new_head(tiny_trunk, outputs=2, tap=3, layers=1)})
+    module.train()
+    assert not tiny_trunk.training
+    assert not any(part.training for part in tiny_trunk.modules())
+    trained = sorted(name for name, value in module.named_parameters() if value.requires_grad)
+    assert all(name.startswith("head.") for name in trained)
+    assert {"head.output.weight", "head.output.bias", "head.layers.0.attention.self.query.weight"} <= set(trained)
+    assert len(trained) == 2 + 16  # an output, and a layer's own
+
+
+def test_default_trunk_is_the_published_model():
+    trunk = load_trunk()
+    assert (trunk.depth, trunk.width, trunk.vocab_size, trunk.max_positions) == (6, 384, 30522, 512)
+    assert trunk.identity == "bert-6x384@18ac93cda341", DEFAULT_NAME
+    tokenizer = trunk.tokenizer()
+    assert tokenizer.encode("hello world").ids == [101, 7592, 2088, 102]
+
+
+def changed_copy(folder, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    change(copy)
+    return copy
+
+
+def nudge_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1e-3
+    save_file(weights, folder / "model.safetensors")
+
+
+def change_tokenizer(folder):
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"lowercase": true', '"lowercase": false'))
+
+
+@pytest.mark.parametrize("change", [nudge_weight, change_tokenizer])
+def test_identity_changes_with_any_part(tiny_trunk, tiny_trunk_folder, tmp_path, change):
+    assert load_trunk(changed_copy(tiny_trunk_folder, tmp_path, change)).identity != tiny_trunk.identity
+
+
+def test_identity_does_not_depend_on_the_folder(tiny_trunk, tiny_trunk_folder, tmp_path):
+    assert load_trunk(changed_copy(tiny_trunk_folder, tmp_path, lambda folder: None)).identity == tiny_trunk.identity
+
+
+def drop(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def set_config(**values):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+    return change
+
+
+def drop_layer(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "layer.3" not in k}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("config.json"), "no config.json"),
+        (drop("tokenizer.json"), "no tokenizer.json"),
+        (drop("model.safetensors"), "no model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"), "cannot be read"),
+        (set_config(model_type="gpt2"), "known are: bert"),
+        (set_config(hidden_size=64), "do not fit config.json"),
+        (drop_layer, "the weights lack encoder.layer.3"),
+    ],
+)
+def test_broken_trunk_is_refused_in_one_line(tiny_trunk_folder, tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as raised:
+        load_trunk(changed_copy(tiny_trunk_folder, tmp_path, change))
+    assert str(raised.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "owner/no-such-model"])
+def test_missing_trunk_is_refused(source):
+    with pytest.raises(UserError, match="no such"):
+        load_trunk(source)
+
+
+@pytest.mark.parametrize(("tap", "layers", "message"), [(5, 1, "0 to 4"), (4, 1, "no layer above"), (3, 2, "1 to 1")])
+def test_head_that_does_not_fit_is_refused(tiny_trunk, tap, layers, message):
+    with pytest.raises(UserError, match=message):
+        new_head(tiny_trunk, outputs=2, tap=tap, layers=layers)

@@ -1,0 +1,137 @@
+"""A crash at any single write leaves the old repository or the new one."""
+
+import os
+
+import pytest
+
+from builder.errors import OneTrunkError, UserError
+from builder.repository import publication as module
+from builder.repository.publication import Publication, finish_publication, locked
+
+
+class Crash(BaseException):
+    """Stands for a killed process: no handler for ordinary errors catches it."""
+
+
+def tree(repository):
+    return {
+        str(path.relative_to(repository)): path.read_text()
+        for path in sorted(repository.rglob("*"))
+        if path.is_file() and module.STAGING not in path.parts
+    }
+
+
+OLD = {
+    "head_a/1/model.onnx": "a1",
+    "head_a/config.pbtxt": "pins a1",
+    "head_b/1/model.onnx": "b1",
+    "manifest.json": "old",
+}
+CHANGE = {"head_a/2/model.onnx": "a2", "head_a/config.pbtxt": "pins a2", "manifest.json": "new"}
+NEW = {name: text for name, text in {**OLD, **CHANGE}.items() if not name.startswith("head_b")}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    for name, text in OLD.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def publish(repository):
+    with locked(repository):
+        finish_publication(repository)
+        with Publication(repository) as publication:
+            for name, text in CHANGE.items():
+                publication.write(name, text)
+            publication.commit(["head_b"])
+
+
+def test_publication(repository):
+    publish(repository)
+    assert tree(repository) == NEW
+    assert not (repository / module.STAGING).exists()
+
+
+# Every call by which a publication touches the disk, and how often it comes.
+CALLS = {"replace": 4, "fsync": 6, "unlink": 1, "rmtree": 5, "open": 13}
+
+
+def crash_at(monkeypatch, call, turn):
+    """The turn-th call raises instead of being carried out. Gives a counter of calls."""
+    import pathlib
+    import shutil
+
+    owner = {"unlink": pathlib.Path, "rmtree": shutil}.get(call, os)
+    original, count = getattr(owner, call), [0]
+
+    def counted(*args, **kwargs):
+        count[0] += 1
+        if count[0] == turn:
+            raise Crash
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, call, counted)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("call", "turn"), [(call, turn) for call, count in CALLS.items() for turn in range(1, count + 1)]
+)
+def test_crash_at_every_write(repository, monkeypatch, call, turn):
+    with monkeypatch.context() as patch:
+        crash_at(patch, call, turn)
+        with pytest.raises(Crash):
+            publish(repository)
+    decided = (repository / module.STAGING / module.COMMIT).exists()
+    before = tree(repository)
+    with locked(repository):
+        assert finish_publication(repository) == decided
+    assert tree(repository) == (NEW if decided else before)
+    assert tree(repository) in (OLD, NEW)
+    assert not (repository / module.STAGING).exists()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_crash_test_leaves_no_write_out(repository, monkeypatch, call):
+    with monkeypatch.context() as patch:
+        count = crash_at(patch, call, turn=0)
+        publish(repository)
+    assert count[0] == CALLS[call]
+
+
+def test_failure_before_the_decision_leaves_no_trace(repository):
+    def fail():
+        with Publication(repository) as publication:
+            publication.write("head_a/2/model.onnx", "half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert tree(repository) == OLD
+    assert not (repository / module.STAGING).exists()
+
+
+def test_full_disk_is_told_and_leaves_the_old_repository(repository, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OneTrunkError, match="No space left on device while publishing"):
+        publish(repository)
+    monkeypatch.undo()
+    assert tree(repository) == OLD
+
+
+def test_second_writer_is_refused(repository):
+    with locked(repository), pytest.raises(UserError, match="another build-repo"), locked(repository):
+        pass
+    with locked(repository):
+        pass
+
+
+def test_place_that_cannot_be_a_repository_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made or opened"), locked(tmp_path / "file" / "repository"):
+        pass
