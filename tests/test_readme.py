@@ -1,0 +1,127 @@
+"""The README's commands, run as they are written there."""
+
+import csv
+import os
+import random
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = ("train-head", "build-repo", "ask-repo", "bench-repo")
+
+
+def documented(command):
+    """The README's lines that begin with a command, without their trailing remarks."""
+    return [shlex.split(line, comments=True) for line in re.findall(rf"^    ({command} .*)$", README, re.MULTILINE)]
+
+
+def run(arguments, folder):
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder that looks like the checkout to the commands, and into which they may write."""
+    folder = tmp_path_factory.mktemp("readme")
+    for bundle in (ROOT / "heads").glob("*/head.json"):
+        (folder / "heads").mkdir(exist_ok=True)
+        (folder / "heads" / bundle.parent.name).symlink_to(bundle.parent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(checkout):
+    command = next(words for words in documented("build-repo") if "all" in words)
+    result = run(command, checkout)
+    assert result.returncode == 0, result.stderr
+    return checkout
+
+
+def ports_are_free():
+    for port in (8000, 8001, 8002):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_serve_and_ask(built):
+    if not ports_are_free():
+        pytest.skip("another program listens on 8000, 8001 or 8002, which the README's commands use")
+    assert re.search(r"^    serve-repo\b", README, re.MULTILINE)
+    server = subprocess.Popen(
+        [Path(sys.executable).parent / "serve-repo", "--json"], cwd=built, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout.readline().startswith("{"), "serve-repo ended before it was ready"
+        asked = documented("ask-repo")
+        assert len(asked) >= 2
+        for command in asked:
+            result = run(command, built)
+            assert result.returncode == 0, result.stderr
+        assert "stsb" in result.stdout
+        code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+        result = run([sys.executable, "-c", code], built)
+        assert result.returncode == 0, result.stderr
+        assert re.match(r"positive 0\.\d+ \w+\n", result.stdout)
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+        server.stdout.close()
+
+
+@pytest.mark.slow
+def test_train_a_head_of_ones_own(checkout, tmp_path):
+    toml = re.search(r"```toml\n(.*?)```", README, re.DOTALL).group(1)
+    (tmp_path / "urgent.toml").write_text(toml)
+    random.seed(0)
+    for name, rows in (("urgent_train.csv", 48), ("urgent_dev.csv", 16)):
+        with (tmp_path / name).open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["message", "urgent"])
+            for row in range(rows):
+                thing = random.choice(["printer", "server", "invoice", "door"])
+                writer.writerow(
+                    [
+                        f"the {thing} is on fire, help now" if row % 2 else f"thanks for the {thing}",
+                        ("no", "yes")[row % 2],
+                    ]
+                )
+    started = time.monotonic()
+    result = run([*documented("train-head")[0], "--cache", str(tmp_path / "cache")], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "heads" / "urgent" / "head.safetensors").is_file()
+    assert time.monotonic() - started < 240
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "serve-repo"])
+def test_help_has_examples_and_loads_neither_torch_nor_onnx_runtime(command, tmp_path):
+    script = Path(sys.executable).parent / command
+    check = (
+        f"import runpy, sys; sys.argv = ['{command}', '--help']\n"
+        f"try: runpy.run_path('{script}', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'onnxruntime', 'transformers'} & set(sys.modules)"
+    )
+    result = run([sys.executable, "-c", check], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Examples:" in result.stdout
