@@ -9,6 +9,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,11 +139,13 @@ def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory:
 
 
 @pytest.fixture(scope="session")
-def served(tiny_repository: Path):
-    """A real Triton on the tiny repository, ready."""
+def served(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A real Triton on a copy of the tiny repository, ready. It asks itself nothing: tests count its statistics."""
     from server import Server
 
-    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    # Triton's Python backend leaves byte code in what it serves, which tests of the repository must not meet.
+    repository = shutil.copytree(tiny_repository, tmp_path_factory.mktemp("served") / "model_repository")
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None) as server:
         yield server
 
 

@@ -1,0 +1,235 @@
+"""Triton backend `onnxruntime`, written in Python: serves `model.onnx` where NVIDIA's C++ backend is missing.
+
+A folder `onnxruntime/` that holds this file, put into Triton's backend directory, makes `backend: "onnxruntime"`
+work with the configs that NVIDIA's backend reads. The file stands alone: it needs numpy, onnxruntime and what
+Triton's Python backend brings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# ONNX Runtime collects usage telemetry unless this is set before it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+Array = npt.NDArray[Any]
+
+# ONNX Runtime's names of element types -> Triton's.
+TRITON_TYPES = {
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32",
+    "tensor(uint64)": "TYPE_UINT64",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+}
+
+# `optimization { graph { level } }` as NVIDIA's backend reads it; absent or 0 means everything.
+GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+
+
+class ConfigError(ValueError):
+    """The config asks for something that the ONNX file or this backend does not have."""
+
+
+def integer_parameter(config: dict[str, Any], key: str) -> int | None:
+    """Reads one of the config's `parameters` as a whole number of at least 0; None where it is absent."""
+    parameter = config.get("parameters", {}).get(key)
+    if parameter is None:
+        return None
+    text = parameter["string_value"]
+    if not text.isdecimal():
+        raise ConfigError(f"parameter {key} is {text!r}; allowed: a whole number, 0 or more")
+    return int(text)
+
+
+def session_options(config: dict[str, Any]) -> ort.SessionOptions:
+    """Builds ONNX Runtime's options from the parameters that NVIDIA's backend honours, under the same names."""
+    options = ort.SessionOptions()
+    threads = integer_parameter(config, "intra_op_thread_count")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    threads = integer_parameter(config, "inter_op_thread_count")
+    if threads is not None:
+        options.inter_op_num_threads = threads
+    if integer_parameter(config, "execution_mode"):
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    arena = integer_parameter(config, "enable_mem_arena")
+    if arena is not None:
+        options.enable_cpu_mem_arena = bool(arena)
+    pattern = integer_parameter(config, "enable_mem_pattern")
+    if pattern is not None:
+        options.enable_mem_pattern = bool(pattern)
+    # Triton's JSON form of the config always has the key, with level 0 where the file says nothing.
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    if level not in GRAPH_LEVELS:
+        raise ConfigError(f"optimization.graph.level is {level}; allowed: -1 (basic), 1 (extended), or absent (all)")
+    options.graph_optimization_level = GRAPH_LEVELS[level]
+    return options
+
+
+def providers(args: dict[str, str]) -> list[Any]:
+    """Chooses where the model runs, by the instance's kind: the CPU, or the GPU that Triton named."""
+    if args.get("model_instance_kind") != "GPU":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ConfigError(
+            "instance_group asks for KIND_GPU, but this ONNX Runtime has no CUDA: "
+            "install onnxruntime-gpu in place of onnxruntime, or ask for KIND_CPU"
+        )
+    return [("CUDAExecutionProvider", {"device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
+
+
+def check_tensor(role: str, declared: dict[str, Any], actual: Any, batched: bool) -> None:
+    """Compares one tensor of the config with the ONNX file's tensor of the same name.
+
+    Args:
+        role: "input" or "output", for the message.
+        declared: The config's entry: `name`, `data_type`, `dims`.
+        actual: ONNX Runtime's description: `name`, `type`, `shape` (a name or None for a dynamic dimension).
+        batched: Whether the model has a batch dimension, which the config does not write in `dims`.
+
+    Raises:
+        ConfigError: The two do not agree.
+    """
+    name = declared["name"]
+    if declared.get("reshape", {}).get("shape"):
+        raise ConfigError(f"{role} {name}: reshape is not supported by this backend; write the file's own dims")
+    file_type = TRITON_TYPES.get(actual.type, actual.type)
+    if declared["data_type"] != file_type:
+        raise ConfigError(f"{role} {name}: the config says {declared['data_type']}, the ONNX file {file_type}")
+    file_dims = [size if isinstance(size, int) else -1 for size in actual.shape]
+    config_dims = [int(size) for size in declared["dims"]]
+    if batched:
+        if not file_dims or file_dims[0] != -1:
+            raise ConfigError(
+                f"{role} {name}: max_batch_size needs a dynamic first dimension, the ONNX file has {file_dims}"
+            )
+        file_dims = file_dims[1:]
+    # An input may be declared narrower than the file; an output must be what the file gives, as in NVIDIA's backend.
+    fits = len(file_dims) == len(config_dims) and all(
+        in_config == in_file or (role == "input" and in_file == -1)
+        for in_config, in_file in zip(config_dims, file_dims, strict=True)
+    )
+    if not fits:
+        raise ConfigError(f"{role} {name}: the config says dims {config_dims}, the ONNX file {file_dims}")
+
+
+def check_config(config: dict[str, Any], session: ort.InferenceSession) -> None:
+    """Checks that names, types and dims in the config are those of the ONNX file.
+
+    Raises:
+        ConfigError: Naming the first tensor that differs, and both values.
+    """
+    batched = int(config.get("max_batch_size", 0)) > 0
+    for role, declared, actual in (
+        ("input", config["input"], session.get_inputs()),
+        ("output", config["output"], session.get_outputs()),
+    ):
+        in_file = {tensor.name: tensor for tensor in actual}
+        for tensor in declared:
+            if tensor["name"] not in in_file:
+                raise ConfigError(f"{role} {tensor['name']}: the ONNX file has no such {role}, only {sorted(in_file)}")
+            check_tensor(role, tensor, in_file[tensor["name"]], batched)
+        missing = in_file.keys() - {tensor["name"] for tensor in declared}
+        # Outputs that nobody declared are simply never computed; an input cannot be left out.
+        if role == "input" and missing:
+            raise ConfigError(f"the ONNX file needs the inputs {sorted(missing)}, which the config does not declare")
+
+
+def group_by_shape(feeds: Sequence[dict[str, Array]]) -> list[list[int]]:
+    """Puts the positions of those requests together whose inputs differ in the batch dimension at most."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for position, feed in enumerate(feeds):
+        key = tuple((name, array.shape[1:]) for name, array in sorted(feed.items()))
+        groups.setdefault(key, []).append(position)
+    return list(groups.values())
+
+
+class TritonPythonModel:
+    """One instance of one ONNX model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the model file of this version and checks the config against it."""
+        self.name = args["model_name"]
+        config = json.loads(args["model_config"])
+        file_name = config.get("default_model_filename") or "model.onnx"
+        path = Path(args["model_repository"]) / args["model_version"] / file_name
+        try:
+            if not path.is_file():
+                raise ConfigError(f"version {args['model_version']} has no file {file_name}")
+            try:
+                self.session = ort.InferenceSession(
+                    str(path), sess_options=session_options(config), providers=providers(args)
+                )
+            except ConfigError:
+                raise
+            except Exception as error:  # ONNX Runtime raises a dozen types that share no base but this.
+                raise ConfigError(f"ONNX Runtime {ort.__version__} cannot load {file_name}: {error}") from error
+            check_config(config, self.session)
+        except ConfigError as error:
+            raise pb_utils.TritonModelException(f"{self.name}: {error}") from None
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.batched = int(config.get("max_batch_size", 0)) > 0
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers all requests that Triton hands over: one run of the session for those of equal shape."""
+        feeds = [self._feed(request) for request in requests]
+        wanted = [[name for name in self.outputs if name in request.requested_output_names()] for request in requests]
+        responses: list[Any] = [None] * len(requests)
+        groups = group_by_shape(feeds) if self.batched else [[position] for position in range(len(requests))]
+        for group in groups:
+            answers = self._run_group([feeds[i] for i in group], [wanted[i] for i in group])
+            for position, answer in zip(group, answers, strict=True):
+                responses[position] = answer
+        return responses
+
+    def _feed(self, request: Any) -> dict[str, Array]:
+        tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in self.inputs)
+        return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
+
+    def _run_group(self, feeds: list[dict[str, Array]], wanted: list[list[str]]) -> list[Any]:
+        """Runs requests of equal shape together; if that fails, each alone, so that only the bad ones fail."""
+        if len(feeds) == 1:
+            return [self._run_one(feeds[0], wanted[0])]
+        together = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+        names = [name for name in self.outputs if any(name in of_request for of_request in wanted)]
+        try:
+            values = dict(zip(names, self.session.run(names, together), strict=True))
+        except Exception:
+            return [self._run_one(feed, of_request) for feed, of_request in zip(feeds, wanted, strict=True)]
+        ends = np.cumsum([len(next(iter(feed.values()))) for feed in feeds])
+        parts = {name: np.split(value, ends[:-1]) for name, value in values.items()}
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(name, parts[name][i]) for name in of_request])
+            for i, of_request in enumerate(wanted)
+        ]
+
+    def _run_one(self, feed: dict[str, Array], names: list[str]) -> Any:
+        try:
+            values = self.session.run(names, feed)
+        except Exception as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {error}"))
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, value) for name, value in zip(names, values, strict=True)]
+        )

@@ -1,0 +1,66 @@
+"""Reads why Triton did not start from what it logged."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# The first line of an entry, like: E1123 22:30:53.123456 7121 model_lifecycle.cc:642] "failed to load ..."
+ENTRY = re.compile(r"^(?P<level>[EWI])\d{4} \S+ \d+ \S+\] ", re.MULTILINE)
+FAILED_MODEL = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)", re.DOTALL)
+# Triton's and pybind11's words around what a Python model raised.
+WRAPPING = re.compile(r"^(Internal|Invalid argument|TritonModelException|RuntimeError): ")
+TRACEBACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
+FAILED_ENDPOINT = re.compile(r"failed to start .* service: .*")
+PORT_TAKEN = re.compile(r"Socket '[^']+' already in use")
+LAST_WORDS = re.compile(r"^error: creating server: (?P<reason>.*?)(?:\n\n|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def one_line(reason: str) -> str:
+    """Takes the wrapping and the traceback off a reason, and its line breaks."""
+    reason = TRACEBACK.sub("", reason.strip().strip('"').replace("\\n", "\n"))
+    while WRAPPING.match(reason):
+        reason = WRAPPING.sub("", reason)
+    return " ".join(reason.replace('\\"', '"').split()).rstrip(";")
+
+
+def read_since(path: Path, offset: int) -> str:
+    """Reads what was logged since a place in the file (in bytes)."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read().decode("utf-8", errors="replace")
+
+
+def entries(log: str) -> list[tuple[str, str]]:
+    """Splits a log into (level, message). Tables that Triton prints belong to the entry before them."""
+    starts = list(ENTRY.finditer(log))
+    ends = [start.start() for start in starts[1:]] + [len(log)]
+    return [(start["level"], log[start.end() : end].strip()) for start, end in zip(starts, ends, strict=True)]
+
+
+def failed_models(log: str) -> dict[str, str]:
+    """Gives the models that did not load, each with its reason."""
+    found = {}
+    for level, message in entries(log):
+        match = FAILED_MODEL.match(message.strip('"'))
+        if level == "E" and match:
+            found[match["model"]] = one_line(match["reason"])
+    return found
+
+
+def loaded_models(log: str) -> set[str]:
+    """Gives the names of the models that were loaded."""
+    return set(re.findall(r"successfully loaded '([^']+)'", log))
+
+
+def why_it_failed(log: str) -> str | None:
+    """Says in one line why Triton did not start: the models' own reasons, or else its own."""
+    models = failed_models(log)
+    if models:
+        reasons = [reason if reason.startswith(f"{name}:") else f"{name}: {reason}" for name, reason in models.items()]
+        return "; ".join(sorted(reasons))
+    last_words = LAST_WORDS.search(log)
+    if last_words:
+        return one_line(last_words["reason"])
+    endpoints = [one_line(message) for _, message in entries(log) if FAILED_ENDPOINT.match(message.strip('"'))]
+    return "; ".join(endpoints) or None

@@ -1,0 +1,312 @@
+"""Triton model `tokenizer`: text or token ids in, token ids padded to a bucket out.
+
+Every check of a user's input happens here, before the trunk, because one bad row inside a batch would fail the
+whole batch there. A bad request gets an error of its own; the requests batched beside it never notice.
+
+The file stands alone, since `build-repo` copies it into repositories: it needs numpy, tokenizers and what Triton's
+Python backend brings. Its contract is docs/contracts.md, "Tokenizer".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# One thread a process: the trunk beside this model keeps all cores busy, and at the lengths served here (a quarter of
+# a millisecond a text) handing work to threads costs as much as it saves. An operator may set it otherwise.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+from tokenizers import Encoding, Tokenizer
+
+TEXT_INPUTS = ("text", "text_pair")
+TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+Array = npt.NDArray[Any]
+# One text, or a text and its second text.
+Row = str | tuple[str, str]
+
+
+class BadInputError(ValueError):
+    """A request that cannot be answered, in words for the one who sent it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The model's parameters. Lengths are in tokens."""
+
+    max_length: int
+    buckets: tuple[int, ...]
+    vocab_size: int
+    max_text_bytes: int
+    pad_token_id: int
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Settings:
+        """Reads the `parameters` of the model's config.
+
+        Raises:
+            ValueError: A parameter is missing or makes no sense; the message names it.
+        """
+        values = {key: entry["string_value"] for key, entry in config.get("parameters", {}).items()}
+        try:
+            buckets = tuple(int(bucket) for bucket in values["buckets"].split(","))
+            numbers = {key: int(values[key]) for key in ("max_length", "vocab_size", "max_text_bytes", "pad_token_id")}
+        except KeyError as error:
+            raise ValueError(f"the config lacks the parameter {error}") from None
+        except ValueError as error:
+            raise ValueError(f"a parameter of the config is not a number: {error}") from None
+        if list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] != numbers["max_length"]:
+            raise ValueError(
+                f"buckets are {values['buckets']}; allowed: rising, the last one max_length ({numbers['max_length']})"
+            )
+        return cls(buckets=buckets, **numbers)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What the trunk reads. *Shape:* (batch_size, bucket) each, `truncated` (batch_size, 1)."""
+
+    ids: Array
+    mask: Array
+    types: Array
+    truncated: Array
+
+    def tensors(self) -> dict[str, Array]:
+        """Gives the arrays under the model's output names."""
+        return {
+            "padded_input_ids": self.ids,
+            "padded_attention_mask": self.mask,
+            "padded_token_type_ids": self.types,
+            "truncated": self.truncated,
+        }
+
+
+def pad(
+    ids: Sequence[Sequence[int] | Array],
+    types: Sequence[Sequence[int] | Array],
+    truncated: Sequence[bool],
+    settings: Settings,
+) -> Padded:
+    """Pads a request's rows to the smallest bucket that holds the longest of them."""
+    longest = max(len(row) for row in ids)
+    bucket = next(size for size in settings.buckets if size >= longest)
+    padded = Padded(
+        ids=np.full((len(ids), bucket), settings.pad_token_id, dtype=np.int64),
+        mask=np.zeros((len(ids), bucket), dtype=np.int64),
+        types=np.zeros((len(ids), bucket), dtype=np.int64),
+        truncated=np.array(truncated, dtype=np.bool_).reshape(-1, 1),
+    )
+    for row, (row_ids, row_types) in enumerate(zip(ids, types, strict=True)):
+        padded.ids[row, : len(row_ids)] = row_ids
+        padded.mask[row, : len(row_ids)] = 1
+        padded.types[row, : len(row_types)] = row_types
+    return padded
+
+
+def first_bad_row(bad: Array) -> int | None:
+    """Gives the first row in which anything is true, or None. *Shape:* (batch_size, tokens)."""
+    rows = np.flatnonzero(bad.any(axis=1))
+    return int(rows[0]) if len(rows) else None
+
+
+def check_token_ids(ids: Array, mask: Array | None, types: Array | None, settings: Settings) -> Padded:
+    """Checks a request's token ids and pads them. *Shape:* (batch_size, tokens) each.
+
+    Raises:
+        BadInputError: The first thing that is wrong, with its row.
+    """
+    mask = np.ones_like(ids) if mask is None else mask
+    types = np.zeros_like(ids) if types is None else types
+    for name, array in (("attention_mask", mask), ("token_type_ids", types)):
+        if array.shape != ids.shape:
+            raise BadInputError(f"{name} 0: {array.shape[1]} numbers a row, but input_ids has {ids.shape[1]}")
+    row = first_bad_row((ids < 0) | (ids >= settings.vocab_size))
+    if row is not None:
+        found = next(int(number) for number in ids[row] if not 0 <= number < settings.vocab_size)
+        raise BadInputError(f"input_ids {row}: id {found} is not in the vocabulary (0 to {settings.vocab_size - 1})")
+    for name, array in (("attention_mask", mask), ("token_type_ids", types)):
+        row = first_bad_row((array != 0) & (array != 1))
+        if row is not None:
+            raise BadInputError(f"{name} {row}: only 0 and 1 are allowed")
+    row = first_bad_row(np.diff(mask, axis=1) > 0)
+    if row is not None:
+        raise BadInputError(f"attention_mask {row}: a 1 after a 0; padding belongs at the end")
+    lengths = mask.sum(axis=1)
+    for row, length in enumerate(lengths):
+        if not 1 <= length <= settings.max_length:
+            raise BadInputError(f"input_ids {row}: {length} tokens; allowed: 1 to {settings.max_length}")
+    return pad(
+        [row_ids[:length] for row_ids, length in zip(ids, lengths, strict=True)],
+        [row_types[:length] for row_types, length in zip(types, lengths, strict=True)],
+        [False] * len(ids),
+        settings,
+    )
+
+
+class TextEncoder:
+    """Text to token ids, with a bound on the time that one long text takes."""
+
+    def __init__(self, tokenizer_json: str, settings: Settings) -> None:
+        self.settings = settings
+        self.tokenizer = Tokenizer.from_str(tokenizer_json)
+        if self.tokenizer.get_vocab_size() > settings.vocab_size:
+            raise ValueError(
+                f"tokenizer.json has {self.tokenizer.get_vocab_size()} tokens, the config's vocab_size is "
+                f"{settings.vocab_size}: they belong to different trunks"
+            )
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(settings.max_length, strategy="longest_first")
+        self.enough_tokens = self._tokens_that_settle_the_rest(json.loads(tokenizer_json))
+
+    def _tokens_that_settle_the_rest(self, tokenizer: dict[str, Any]) -> int | None:
+        """How many tokens the start of a text must give, so that what follows cannot change the answer.
+
+        Encoding a megabyte takes about a second, for 128 tokens of it to be kept. In a tokenizer of BERT's form what
+        stands on the right changes only the word it touches. So a text cut at any character has the tokens of the
+        whole text, but for its last word (as many pieces as the word has characters, at most) and for a special
+        token that was cut through. Other forms promise nothing of the kind, and are given whole texts (None).
+        """
+        forms = [(tokenizer.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+        if forms != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
+            return None
+        longest_special = max((len(token["content"]) for token in tokenizer["added_tokens"]), default=0)
+        return self.settings.max_length + int(tokenizer["model"]["max_input_chars_per_word"]) + longest_special
+
+    def read(self, raw: bytes, place: str) -> str:
+        """Decodes one text, cut to as much as can matter.
+
+        Args:
+            raw: The text's bytes.
+            place: Input and row, the beginning of an error's message ("text 3").
+
+        Raises:
+            BadInputError: Too many bytes, or not UTF-8.
+        """
+        if len(raw) > self.settings.max_text_bytes:
+            raise BadInputError(f"{place}: {len(raw)} bytes; allowed: {self.settings.max_text_bytes}")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInputError(f"{place}: not valid UTF-8 (byte {error.start})") from None
+        return self._cut(text)
+
+    def _cut(self, text: str) -> str:
+        if self.enough_tokens is None:
+            return text
+        # English has four or five characters a token; growing eightfold keeps all tries together below 8/7 of the
+        # whole text's price.
+        characters = 16 * self.enough_tokens
+        while characters < len(text):
+            start = self.tokenizer.encode(text[:characters], add_special_tokens=False)
+            if len(start) + sum(len(part) for part in start.overflowing) >= self.enough_tokens:
+                return text[:characters]
+            characters *= 8
+        return text
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoding]:
+        """Encodes rows of all requests at once, truncated to max_length, not padded."""
+        return self.tokenizer.encode_batch(list(rows))
+
+
+def text_rows(encoder: TextEncoder, texts: Array, pairs: Array | None) -> list[Row]:
+    """Reads a request's texts. *Shape:* (batch_size, 1) each.
+
+    Raises:
+        BadInputError: A text that is too long in bytes or not UTF-8.
+    """
+    rows: list[Row] = []
+    for row, raw in enumerate(texts[:, 0]):
+        text = encoder.read(raw, f"text {row}")
+        raw_pair = b"" if pairs is None else pairs[row, 0]
+        rows.append((text, encoder.read(raw_pair, f"text_pair {row}")) if raw_pair else text)
+    return rows
+
+
+def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: Settings) -> Padded:
+    """Pads one request's encodings.
+
+    Raises:
+        BadInputError: A text of which no token is left.
+    """
+    for row, (text, encoding) in enumerate(zip(rows, encodings, strict=True)):
+        read = set(encoding.sequence_ids)
+        for sequence, name in enumerate(TEXT_INPUTS if isinstance(text, tuple) else TEXT_INPUTS[:1]):
+            if sequence not in read:
+                raise BadInputError(f"{name} {row}: nothing to read (empty, blanks or control characters only)")
+    return pad(
+        [encoding.ids for encoding in encodings],
+        [encoding.type_ids for encoding in encodings],
+        [bool(encoding.overflowing) for encoding in encodings],
+        settings,
+    )
+
+
+def bad_input(message: str) -> Any:
+    """A response that blames the request."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
+
+
+class TritonPythonModel:
+    """The tokenizer as Triton calls it."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads the parameters, and `tokenizer.json` of this version."""
+        try:
+            self.settings = Settings.from_config(json.loads(args["model_config"]))
+            path = Path(args["model_repository"]) / args["model_version"] / "tokenizer.json"
+            self.encoder = TextEncoder(path.read_text(encoding="utf-8"), self.settings)
+        except Exception as error:  # tokenizers raises bare Exception for a broken file.
+            raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers every request, in three steps: read and check each, encode all texts at once, pad each."""
+        responses: list[Any] = [None] * len(requests)
+        rows_of: dict[int, list[Row]] = {}
+        for i, request in enumerate(requests):
+            try:
+                rows_or_answer = self._read(request)
+            except BadInputError as error:
+                responses[i] = bad_input(str(error))
+                continue
+            if isinstance(rows_or_answer, Padded):
+                responses[i] = self._respond(request, rows_or_answer)
+            else:
+                rows_of[i] = rows_or_answer
+        encodings = iter(self.encoder.encode([row for rows in rows_of.values() for row in rows]))
+        for i, rows in rows_of.items():
+            of_request = [next(encodings) for _ in rows]
+            try:
+                responses[i] = self._respond(requests[i], padded_texts(rows, of_request, self.settings))
+            except BadInputError as error:
+                responses[i] = bad_input(str(error))
+        return responses
+
+    def _read(self, request: Any) -> list[Row] | Padded:
+        """Gives a request's texts, checked and still to be encoded, or its token ids, checked and padded."""
+        found = {}
+        for name in TEXT_INPUTS + TOKEN_INPUTS:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                found[name] = tensor.as_numpy()
+        if set(TEXT_INPUTS[:1]) <= found.keys() <= set(TEXT_INPUTS):
+            return text_rows(self.encoder, found["text"], found.get("text_pair"))
+        if set(TOKEN_INPUTS[:1]) <= found.keys() <= set(TOKEN_INPUTS):
+            mask, types = found.get("attention_mask"), found.get("token_type_ids")
+            return check_token_ids(found["input_ids"], mask, types, self.settings)
+        raise BadInputError(
+            "give text (and text_pair), or input_ids (and attention_mask, token_type_ids); "
+            f"found: {', '.join(found) or 'no input'}"
+        )
+
+    def _respond(self, request: Any, padded: Padded) -> Any:
+        wanted = request.requested_output_names()
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, value) for name, value in padded.tensors().items() if name in wanted]
+        )

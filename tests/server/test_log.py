@@ -1,0 +1,73 @@
+"""Reading Triton's reasons from what it really logs (release 24.10)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.log import PORT_TAKEN, failed_models, loaded_models, read_since, why_it_failed
+
+BROKEN_MODEL = """\
+W1123 22:30:53.514830 16868 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
+E1123 22:30:53.514835 16868 server.cc:241] "CudaDriverHelper has not been initialized."
+I1123 22:30:53.515030 16868 model_lifecycle.cc:839] "successfully loaded 'tokenizer'"
+E1123 22:30:53.515531 16868 model_lifecycle.cc:642] "failed to load 'head_mood' version 1: Internal: \
+TritonModelException: head_mood: output mood: the config says dims [3], the ONNX file [2]\\n\\nAt:\\n  \
+/private/backends/onnxruntime/model.py(190): initialize\\n"
+I1123 22:30:53.515603 16868 model_lifecycle.cc:777] "failed to load 'head_mood'"
+E1123 22:30:53.516000 16868 model_lifecycle.cc:642] "failed to load 'head_topic' version 1: Not found: no such file"
+E1123 22:30:55.515030 16868 model_repository_manager.cc:703] "Invalid argument: ensemble 'multitask' depends on \
+'head_mood' which has no loaded version."
+I1123 22:30:55.515040 16868 server.cc:674]
++-------+---------+--------+
+| Model | Version | Status |
++-------+---------+--------+
+error: creating server: Invalid argument - load failed for model 'multitask': ensemble 'multitask' depends on \
+'head_mood' which has no loaded version. Model 'head_mood' loading failed with error: ...;
+
+"""
+
+PORT_LOST = """\
+I1123 22:42:55.317418 16868 grpc_server.cc:2558] "Started GRPCInferenceService at 127.0.0.1:35683"
+E1123 22:42:55.368255 16868 main.cc:293] "failed to start Metrics service: Unavailable - Socket '127.0.0.1:40193' \
+already in use "
+"""
+
+BAD_OPTION = """\
+error: creating server: Internal - failed to stat file /nowhere
+
+I1123 22:42:55.317418 16868 server.cc:305] "Waiting for in-flight requests to complete."
+"""
+
+
+def test_each_failed_model_gives_its_own_reason_in_one_line() -> None:
+    assert failed_models(BROKEN_MODEL) == {
+        "head_mood": "head_mood: output mood: the config says dims [3], the ONNX file [2]",
+        "head_topic": "Not found: no such file",
+    }
+    assert why_it_failed(BROKEN_MODEL) == (
+        "head_mood: output mood: the config says dims [3], the ONNX file [2]; head_topic: Not found: no such file"
+    )
+
+
+def test_without_a_failed_model_tritons_last_words_are_the_reason() -> None:
+    assert why_it_failed(BAD_OPTION) == "Internal - failed to stat file /nowhere"
+
+
+def test_a_lost_port_is_recognised() -> None:
+    reason = why_it_failed(PORT_LOST)
+    assert reason == "failed to start Metrics service: Unavailable - Socket '127.0.0.1:40193' already in use"
+    assert PORT_TAKEN.search(reason)
+
+
+def test_a_healthy_log_has_no_reason() -> None:
+    assert why_it_failed("I1123 22:30:53.5 1 a.cc:1] \"successfully loaded 'multitask'\"\n") is None
+
+
+def test_loaded_models_are_counted() -> None:
+    assert loaded_models(BROKEN_MODEL) == {"tokenizer"}
+
+
+def test_only_what_this_start_logged_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    log.write_bytes(b"old failure\n\xffnew")
+    assert read_since(log, 12) == "\ufffdnew"
