@@ -1,4 +1,4 @@
-"""The commands of docker-compose.yml, run for real: without a container, on this machine's Triton and perf_analyzer."""
+"""docker-compose.yml's commands, run for real: without a container, on this machine's Triton and perf_analyzer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+
+from clients.bench.installation import NoPerfAnalyzer, find_perf_analyzer
 from server.command import ADMIN_HEADER
 from server.installation import find_triton
 from server.process import TritonProcess
 from server.runtime import environment, make_runtime
 
-from clients.bench.installation import NoPerfAnalyzer, find_perf_analyzer
-
-from .conftest import ROOT
+from .compose_file import ROOT
 
 pytestmark = pytest.mark.triton
 
-START_TIMEOUT_S = 90.0
+TIMEOUT_S = 90.0
 KEY = "a-key-for-this-test"
 
 
@@ -62,6 +62,14 @@ def free_ports(count: int) -> list[int]:
             taken.close()
 
 
+def wait_until(done: Callable[[], bool]) -> None:
+    """Waits for something, and fails where it does not come."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def replace_all(text: str, replacements: dict[str, str]) -> str:
     for old, new in replacements.items():
         text = text.replace(old, new)
@@ -70,7 +78,7 @@ def replace_all(text: str, replacements: dict[str, str]) -> str:
 
 @pytest.fixture
 def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) -> Iterator[Composed]:
-    """Triton as serve.sh starts it with the arguments in docker-compose.yml; only paths and ports are this machine's."""
+    """Triton, as serve.sh starts it with docker-compose.yml's arguments; only paths and ports are this machine's."""
     service = services["triton"]
     ports = dict(zip(("8000", "8001", "8002"), free_ports(3), strict=True))
     here = {
@@ -96,11 +104,8 @@ def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) ->
     try:
         assert service["healthcheck"]["test"][0] == "CMD"
         triton = Composed(process, ports, [replace_all(part, here) for part in service["healthcheck"]["test"][1:]])
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not triton.is_healthy():
-            assert process.exit_status() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.3)
+        wait_until(lambda: process.exit_status() is not None or triton.is_healthy())
+        assert process.exit_status() is None, log.read_text()
         yield triton
     finally:
         process.stop()
@@ -122,7 +127,7 @@ def test_healthcheck_sees_a_dead_tokenizer_which_triton_calls_ready(composed: Co
         if "/tokenizer/1/model.py" in str(child.cmdline())
     ]
     tokenizer.kill()
-    tokenizer.wait(10)
+    wait_until(lambda: tokenizer.status() == psutil.STATUS_ZOMBIE)
     assert composed.get("8000", "/v2/models/multitask/ready") == 200
     assert not composed.is_healthy()
 
