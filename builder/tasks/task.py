@@ -1,0 +1,115 @@
+"""What a task is: what a head is asked, what it may answer, how it is measured, and where its data are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from builder.model.bundle import TASK_NAME
+from builder.model.kinds import KINDS, Kind, get_kind
+from builder.tasks.metrics import METRICS
+from builder.tasks.recipe import Recipe
+
+Split = Literal["train", "dev"]
+
+
+class Task(BaseModel):
+    """A task, as its file says it.
+
+    Attributes:
+        name: names the head, its bundle and its output in the ensemble.
+        kind: the kind of answer, a name in ``builder.model.kinds``.
+        form: one text, or a pair of texts.
+        labels: the labels, in the order of their indices.
+        range: lowest and highest number, for regression.
+        metrics: what is measured on the dev data; the first chooses the best epoch.
+        train: where the train data are: a file, or ``hub:DATASET/CONFIG``.
+        dev: where the dev data are.
+        text_field: the field or column of the text.
+        text_pair_field: the field or column of the second text.
+        label_field: the field or column of the label.
+        licence: what is known about the licence of the data; goes into the bundle and its card.
+        recipe: how its head is trained.
+        folder: the folder of its file, where relative data are looked for. Not a key of the file.
+    """
+
+    # A label that is written as a number in a data file may be one in the task file too.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    name: str = Field(pattern=TASK_NAME)
+    kind: str = "classification"
+    form: Literal["single", "pair"] = "single"
+    labels: tuple[str, ...] | None = None
+    range: tuple[float, float] | None = None
+    metrics: tuple[str, ...] = ()
+    train: str
+    dev: str
+    text_field: str = "sentence"
+    text_pair_field: str = "sentence2"
+    label_field: str = "label"
+    licence: str | None = None
+    recipe: Recipe = Recipe()
+    folder: Path = Path()
+
+    @property
+    def answers(self) -> Kind:
+        """The kind itself."""
+        return get_kind(self.kind)
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses the best epoch."""
+        return self.metrics[0]
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"allowed are {', '.join(KINDS)}")
+        return kind
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for name in metrics:
+            if name not in METRICS:
+                raise ValueError(f"{name!r} is not known; allowed are {', '.join(METRICS)}")
+        return tuple(dict.fromkeys(metrics))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_metric(cls, values: object) -> object:
+        # Depends on the kind, so it cannot be a field's default.
+        if isinstance(values, dict) and not values.get("metrics"):
+            kind = KINDS.get(str(values.get("kind", "classification")))
+            default = "pearson_spearman" if kind is not None and kind.uses_range else "accuracy"
+            return {**values, "metrics": (default,)}
+        return values
+
+    @model_validator(mode="after")
+    def _answer_fits_kind(self) -> Task:
+        kind = self.answers
+        if kind.uses_labels != (self.labels is not None):
+            raise ValueError(f"a {kind.name} task {'needs' if kind.uses_labels else 'has no'} labels")
+        if kind.uses_range != (self.range is not None):
+            raise ValueError(f"a {kind.name} task {'needs' if kind.uses_range else 'has no'} range")
+        if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise ValueError(f"labels needs at least two, all different; found {list(self.labels)}")
+        if any(not label.strip() or "\n" in label or "\r" in label for label in self.labels or ()):
+            raise ValueError("labels has one that is empty or has a line break in it")
+        if self.range is not None and not -float("inf") < self.range[0] < self.range[1] < float("inf"):
+            raise ValueError(f"range is the lowest and the highest number; found {list(self.range)}")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_fit_answer(self) -> Task:
+        for name in self.metrics:
+            metric = METRICS[name]
+            if metric.on_labels != self.answers.uses_labels:
+                fitting = [other for other, m in METRICS.items() if m.on_labels == self.answers.uses_labels]
+                raise ValueError(f"metric {name} does not fit kind {self.kind}; allowed are {', '.join(fitting)}")
+            if metric.exactly_two_labels and len(self.labels or ()) != 2:
+                raise ValueError(f"metric {name} is about the second of two labels; for more, take macro_f1")
+        return self

@@ -1,0 +1,163 @@
+"""The cache of trunk states on disk: since the trunk is frozen, it runs once per text, whatever is trained on it.
+
+One folder holds one list of texts as one trunk reads them:
+
+    <root>/states/<trunk>/<hash over texts, cut and arithmetic>/
+        about.json      what it is, for people
+        lengths.npy     tokens a text, in the order of the data
+        tap_03.f16      the states at tap 3, a text after the other, from short to long, no padding
+        tap_05.part     states that are being written; what is there counts when the pass goes on
+
+A tap's file has its name only when it is whole. Stored as fp16: the states of BERT's layers are numbers of LayerNorm,
+far from fp16's limit, and its rounding (0.0002 of a state's size) is a tenth of that of bf16.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.model.trunk import Trunk
+from builder.training.arithmetic import Arithmetic
+from builder.training.cache_pass import StatePass, tap_file
+from builder.training.progress import Progress, silent
+from builder.training.states import CachedStates
+from builder.training.tokens import Texts, TokenRows, check_max_length, texts_sha256, tokenise
+
+CACHE_VARIABLE = "ONETRUNK_CACHE"
+_LAYOUT = 1
+
+
+def cache_root(given: Path | None = None) -> Path:
+    """The folder of all caches: as given, or from the variable ONETRUNK_CACHE, or in the user's own cache folder."""
+    if given is not None:
+        return given
+    variable = os.environ.get(CACHE_VARIABLE)
+    if variable:
+        return Path(variable)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onetrunk"
+
+
+@dataclass(frozen=True)
+class CachedTexts:
+    """The states of one list of texts.
+
+    Attributes:
+        states: by tap.
+        size_bytes: of the taps' files.
+        cut: how many texts were longer than allowed.
+        trunk_ran: whether the trunk had to run just now, or all was there.
+    """
+
+    states: dict[int, CachedStates]
+    size_bytes: int
+    cut: int
+    trunk_ran: bool
+
+
+class StateCache:
+    """States of texts on one trunk, made where they are missing.
+
+    Attributes:
+        folder: where this trunk's states are.
+    """
+
+    def __init__(self, root: Path, trunk: Trunk, arithmetic: Arithmetic) -> None:
+        self.folder = root / "states" / trunk.identity
+        self._trunk = trunk
+        self._arithmetic = arithmetic
+
+    def states(
+        self,
+        texts: Texts,
+        taps: Sequence[int],
+        *,
+        max_length: int,
+        what: str = "texts",
+        progress: Progress = silent,
+    ) -> CachedTexts:
+        """The states at all taps asked for. Those that are missing are computed in one pass over the texts.
+
+        A pass that was killed goes on where it was.
+
+        Args:
+            texts: texts, or pairs of texts.
+            taps: which taps.
+            max_length: longest text in tokens.
+            what: the texts' name in the progress.
+            progress: told how many tokens are done.
+
+        Raises:
+            UserError: the trunk has no such tap, or cannot read that many tokens.
+            OneTrunkError: the disk is full, or a state does not fit fp16.
+        """
+        wanted = sorted(set(taps))
+        for tap in wanted:
+            self._trunk.check_tap(tap)
+        check_max_length(self._trunk, max_length)
+        folder = self.folder / self._key(texts, max_length)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder):
+            about = _read_about(folder)
+            missing = [tap for tap in wanted if about is None or not self._is_whole(folder, tap, about)]
+            if missing:
+                rows = tokenise(self._trunk, texts, max_length)
+                about = self._describe(folder, rows, max_length)
+                StatePass(self._trunk, self._arithmetic, folder, rows, missing).run(what, progress)
+            lengths: NDArray[np.int64] = np.load(folder / "lengths.npy")
+        states = {tap: CachedStates(tap_file(folder, tap), lengths, self._trunk.width) for tap in wanted}
+        size_bytes = sum(tap_file(folder, tap).stat().st_size for tap in wanted)
+        return CachedTexts(states, size_bytes, about["cut"] if about else 0, bool(missing))
+
+    def _key(self, texts: Texts, max_length: int) -> str:
+        # The trunk is the folder above. Taps are files of the folder: another tap does not make another cache.
+        parts = [_LAYOUT, texts_sha256(texts), max_length, self._arithmetic.device, self._arithmetic.precision]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def _is_whole(self, folder: Path, tap: int, about: dict[str, Any]) -> bool:
+        file = tap_file(folder, tap)
+        # Its name says that it is whole; the size guards against a copy of the cache that was cut off.
+        return file.is_file() and file.stat().st_size == about["tokens"] * self._trunk.width * np.float16().nbytes
+
+    def _describe(self, folder: Path, rows: TokenRows, max_length: int) -> dict[str, Any]:
+        about = {
+            "trunk": self._trunk.identity,
+            "texts": len(rows.lengths),
+            "tokens": int(rows.lengths.sum()),
+            "cut": rows.cut,
+            "max_length": max_length,
+            "device": self._arithmetic.device,
+            "precision": self._arithmetic.precision,
+        }
+        np.save(folder / "lengths.npy", rows.lengths)
+        # Written last and whole: where it is, lengths.npy is.
+        aside = folder / "about.json.part"
+        aside.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(aside, folder / "about.json")
+        return about
+
+
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    try:
+        about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return about
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Makes a second process that wants the same states wait for the first, and then find them."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,180 @@
+"""Training a head on cached states: the plain recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from builder.errors import OneTrunkError
+from builder.model.head import Head
+from builder.tasks import Recipe, Task
+from builder.training.batches import epoch_batches
+from builder.training.evaluation import LabelledStates, evaluate
+from builder.training.progress import Progress, silent
+
+Weights = dict[str, Tensor]
+
+
+class DivergedError(OneTrunkError):
+    """The loss is no finite number any more."""
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Where training stands after an epoch: all that is needed to go on.
+
+    What is random in an epoch comes from the seed and the epoch's number, so no generator's state is kept.
+
+    Attributes:
+        losses: mean training loss of every epoch so far.
+        scores: dev scores after every epoch so far, by metric.
+        weights: the head's.
+        optimizer: the optimizer's own state.
+        best_weights: the head's weights after the best epoch.
+    """
+
+    losses: tuple[float, ...]
+    scores: tuple[dict[str, float], ...]
+    weights: Weights
+    optimizer: dict[str, Any]
+    best_weights: Weights
+
+    def best_epoch(self, metric: str) -> int:
+        """Index of the epoch with the best score; of equal ones, the first."""
+        values = [scores[metric] for scores in self.scores]
+        return values.index(max(values))
+
+
+def fit(
+    head: Head,
+    task: Task,
+    recipe: Recipe,
+    train: LabelledStates,
+    dev: LabelledStates,
+    *,
+    resume: FitState | None = None,
+    after_epoch: Callable[[FitState], None] = lambda state: None,
+    progress: Progress = silent,
+) -> FitState:
+    """Trains a head by its recipe. Only the head's own parameters change, and they end as after the last epoch.
+
+    The same seed gives the same weights on the same machine, also where training was cut off and goes on.
+
+    Args:
+        head: a fresh head, on the device where it is to be trained.
+        task: tells what the answers are, and the metrics.
+        recipe: how to train.
+        train: what to train on.
+        dev: what to measure each epoch on.
+        resume: go on after this state.
+        after_epoch: called with the state after every epoch.
+        progress: told how many steps are done.
+
+    Raises:
+        DivergedError: the loss is no finite number any more.
+    """
+    optimizer = _optimizer(head, recipe)
+    state = resume
+    if state is not None:
+        head.load_state_dict(state.weights)
+        optimizer.load_state_dict(state.optimizer)
+    devices = [torch.cuda.current_device()] if next(head.parameters()).is_cuda else []
+    with torch.random.fork_rng(devices):
+        for epoch in range(len(state.losses) if state else 0, recipe.epochs):
+            loss = _run_epoch(head, optimizer, task, recipe, train, epoch, progress)
+            scores = evaluate(head, dev, task).scores
+            state = _next_state(state, loss, scores, task.metric, head, optimizer)
+            after_epoch(state)
+    assert state is not None, "a recipe has one epoch at least"
+    return state
+
+
+def _run_epoch(
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    recipe: Recipe,
+    train: LabelledStates,
+    epoch: int,
+    progress: Progress,
+) -> float:
+    torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
+    batches = epoch_batches(train.states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+    steps = len(batches) * recipe.epochs
+    device = next(head.parameters()).device
+    head.train()
+    total = 0.0
+    for place, rows in enumerate(batches):
+        step = epoch * len(batches) + place
+        rate = recipe.learning_rate * schedule(step, steps, recipe.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        hidden_state, attention_mask = train.states.batch(rows)
+        raw = head(hidden_state.to(device), attention_mask.to(device))
+        loss = task.answers.loss(raw, train.targets[torch.from_numpy(rows)].to(device))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"task {task.name}: the loss is {value} at step {step + 1} of {steps} (epoch {epoch + 1}, "
+                f"learning rate {rate:.2g}): train with a lower --lr"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(head.parameters(), recipe.clip)
+        optimizer.step()
+        total += value * len(rows)
+        progress(f"{task.name}: epoch {epoch + 1} of {recipe.epochs}", step + 1, steps)
+    return total / len(train.targets)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """The learning rate of a step as a share of its peak: up in a line, and down in a line to 0.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+        warmup: share of the steps that go up.
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (math.floor(rising) + 1)
+    return (steps - step) / (steps - math.floor(rising))
+
+
+def _optimizer(head: Head, recipe: Recipe) -> torch.optim.Optimizer:
+    # Matrices decay; biases and LayerNorm, which are vectors, do not.
+    matrices = [parameter for parameter in head.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    vectors = [parameter for parameter in head.parameters() if parameter.requires_grad and parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    # Fused: the step itself takes as long as the rest of a folded head's training otherwise.
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _next_state(
+    before: FitState | None,
+    loss: float,
+    scores: dict[str, float],
+    metric: str,
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+) -> FitState:
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
+    if before is None:
+        return FitState((loss,), (scores,), weights, optimizer.state_dict(), weights)
+    better = scores[metric] > max(earlier[metric] for earlier in before.scores)
+    return FitState(
+        (*before.losses, loss),
+        (*before.scores, scores),
+        weights,
+        optimizer.state_dict(),
+        weights if better else before.best_weights,
+    )

@@ -1,0 +1,169 @@
+"""From a task and a trunk to a bundle: what ``train-head`` does for each of its tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from builder.model.bundle import save_bundle
+from builder.model.head import Head, new_head
+from builder.model.trunk import Trunk
+from builder.tasks import Examples, Recipe, Split, Task, read_examples
+from builder.training.arithmetic import Arithmetic, DeviceName, Precision, choose_arithmetic
+from builder.training.cache import CachedTexts, StateCache, cache_root
+from builder.training.checkpoint import Checkpoint
+from builder.training.evaluation import Evaluation, LabelledStates, evaluate
+from builder.training.fitting import DivergedError, FitState, fit
+from builder.training.progress import Progress, silent
+from builder.training.provenance import find_finished, finished_spec, planned_spec, run_key
+from builder.training.result import TrainResult
+
+_SPLITS: tuple[Split, ...] = ("train", "dev")
+
+
+def train(
+    task: Task,
+    trunk: Trunk,
+    *,
+    recipe: Recipe | None = None,
+    heads: Path = Path("heads"),
+    cache: Path | None = None,
+    data_root: Path | None = None,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    force: bool = False,
+    skip_bad_rows: bool = False,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Trains a task's head on the trunk's cached states, and writes its bundle.
+
+    A training that was killed goes on where it was; one that is finished is not done again.
+
+    Args:
+        task: the task.
+        trunk: the trunk; nothing of it changes.
+        recipe: in place of the task's own.
+        heads: the folder of bundles.
+        cache: the folder of all caches; None is the user's own.
+        data_root: where relative data files are looked for first.
+        device: where to compute.
+        precision: of the trunk's pass; the head is trained in fp32.
+        force: train although a bundle of the same recipe, trunk and data is there.
+        skip_bad_rows: leave out rows that cannot be used, and say so.
+        progress: told what is being done.
+
+    Raises:
+        UserError: the recipe does not fit the trunk, or the data have faults.
+        OneTrunkError: the disk is full, or the loss is no number any more.
+    """
+    recipe = _with_tap(recipe or task.recipe, trunk)
+    # Before any data are read: a tap that the trunk does not have is told at once.
+    head = _fresh_head(task, trunk, recipe)
+    examples = {
+        split: read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows) for split in _SPLITS
+    }
+    notes = [note for rows in examples.values() for note in rows.notes]
+    plan = planned_spec(task, trunk, recipe, examples)
+    bundle = heads / task.name
+    if not force and (there := find_finished(bundle, plan)):
+        return TrainResult(there, bundle, already_there=True, notes=tuple(notes))
+
+    arithmetic = choose_arithmetic(trunk, device, precision)
+    root = cache_root(cache)
+    started = time.monotonic()
+    cached = _run_trunk(StateCache(root, trunk, arithmetic), task, recipe, examples, progress)
+    trunk_seconds = time.monotonic() - started
+    for split, texts in cached.items():
+        if texts.cut:
+            notes.append(
+                f"{texts.cut:,} of {len(examples[split]):,} {split} texts were cut at {recipe.max_length} tokens"
+            )
+
+    checkpoint = Checkpoint(root / "runs" / f"{task.name}-{run_key(plan, arithmetic)}.pt")
+    if force:
+        checkpoint.remove()
+    started = time.monotonic()
+    data = {split: _labelled(task, recipe, cached[split], examples[split]) for split in _SPLITS}
+    state = _fit(head, task, recipe, data, arithmetic, checkpoint, progress)
+    evaluation = _take_best(head, task, state, data["dev"])
+    train_seconds = time.monotonic() - started
+
+    best_epoch = state.best_epoch(task.metric) + 1
+    spec = finished_spec(plan, evaluation.scores, arithmetic, best_epoch, trunk_seconds, train_seconds)
+    save_bundle(bundle, spec, head)
+    checkpoint.remove()
+    return TrainResult(
+        spec,
+        bundle,
+        epoch_scores=state.scores,
+        trunk_seconds=trunk_seconds,
+        train_seconds=train_seconds,
+        cache_bytes=sum(texts.size_bytes for texts in cached.values()),
+        notes=(*notes, *evaluation.notes),
+    )
+
+
+def _with_tap(recipe: Recipe, trunk: Trunk) -> Recipe:
+    return recipe if recipe.tap is not None else recipe.model_copy(update={"tap": trunk.depth // 2})
+
+
+def _fresh_head(task: Task, trunk: Trunk, recipe: Recipe) -> Head:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(recipe.seed)
+        outputs = task.answers.outputs(task)
+        return new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers)
+
+
+def _run_trunk(
+    cache: StateCache, task: Task, recipe: Recipe, examples: Mapping[Split, Examples], progress: Progress
+) -> dict[Split, CachedTexts]:
+    return {
+        split: cache.states(
+            rows.texts,
+            [recipe.standing],
+            max_length=recipe.max_length,
+            what=f"{task.name}: trunk on {split} texts",
+            progress=progress,
+        )
+        for split, rows in examples.items()
+    }
+
+
+def _labelled(task: Task, recipe: Recipe, texts: CachedTexts, examples: Examples) -> LabelledStates:
+    dtype = torch.long if task.answers.uses_labels else torch.float32
+    return LabelledStates(texts.states[recipe.standing], torch.tensor(examples.targets, dtype=dtype))
+
+
+def _fit(
+    head: Head,
+    task: Task,
+    recipe: Recipe,
+    data: Mapping[Split, LabelledStates],
+    arithmetic: Arithmetic,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> FitState:
+    try:
+        return fit(
+            head.to(arithmetic.device),
+            task,
+            recipe,
+            data["train"],
+            data["dev"],
+            resume=checkpoint.load(),
+            after_epoch=checkpoint.save,
+            progress=progress,
+        )
+    except DivergedError:
+        # Going on from it would come to the same end.
+        checkpoint.remove()
+        raise
+
+
+def _take_best(head: Head, task: Task, state: FitState, dev: LabelledStates) -> Evaluation:
+    """Gives the head its best weights as the bundle will store them, and measures it anew with those."""
+    head.load_state_dict({name: tensor.half().float() for name, tensor in state.best_weights.items()})
+    return evaluate(head, dev, task)

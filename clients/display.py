@@ -1,0 +1,118 @@
+"""Answers for people (a table) and for programs (JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from clients.answer import Answer, Prediction
+from clients.catalogue import Catalogue, TaskInfo
+from clients.lines import Line
+
+
+def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool) -> dict[str, Any]:
+    """One JSON line.
+
+    Args:
+        line: the row.
+        answer: to it.
+        top: how many labels to give the scores of; None gives all.
+        numbered: whether the row's line number is worth saying.
+    """
+    record: dict[str, Any] = {"line": line.number} if numbered else {}
+    record["text"] = line.text
+    if line.pair is not None:
+        record["text_pair"] = line.pair
+    record["truncated"] = answer.truncated
+    record["ms"] = round(answer.ms, 2)
+    record["predictions"] = {task: _prediction_record(said, top) for task, said in answer.predictions.items()}
+    return record
+
+
+def _prediction_record(prediction: Prediction, top: int | None) -> dict[str, Any]:
+    if prediction.label is None:
+        return {"score": _short(prediction.score)}
+    scores = {label: _short(score) for label, score in islice(prediction.scores.items(), top)}
+    return {"label": prediction.label, "score": _short(prediction.score), "scores": scores}
+
+
+def _short(score: float) -> float:
+    """Six digits: what a 32-bit float is good for."""
+    return float(f"{score:.6g}")
+
+
+def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
+    """A table with the ``top`` likeliest labels of each task."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("text", max_width=48, overflow="fold")
+    table.add_column("task")
+    table.add_column("label")
+    table.add_column("score", justify="right")
+    table.add_column("ms", justify="right")
+    for line, answer in answered:
+        text = Text(_readable(line.text))
+        if line.pair is not None:
+            text.append(f"\n{_readable(line.pair)}")
+        if answer.truncated:
+            text.append("\n(its end was cut off)", style="yellow")
+        rows = [row for said in answer.predictions.values() for row in _table_rows(said, top)]
+        for at, (task, label, score) in enumerate(rows):
+            first = at == 0
+            table.add_row(
+                text if first else "",
+                task,
+                escape(label),
+                score,
+                f"{answer.ms:.1f}" if first else "",
+                end_section=at == len(rows) - 1,
+            )
+    return table
+
+
+def _table_rows(prediction: Prediction, top: int) -> list[tuple[str, str, str]]:
+    if prediction.label is None:
+        return [(prediction.task, "", f"{prediction.score:.2f}")]
+    ranked = islice(prediction.scores.items(), top)
+    return [(prediction.task if at == 0 else "", label, f"{score:.3f}") for at, (label, score) in enumerate(ranked)]
+
+
+def _readable(text: str, most: int = 300) -> str:
+    """Without control characters, which could move a terminal's cursor, and not longer than a reader wants."""
+    clean = "".join(char if char.isprintable() else " " for char in text[: most + 1])
+    return clean[:most] + "…" if len(text) > most else clean
+
+
+def task_record(task: TaskInfo) -> dict[str, Any]:
+    """One task as JSON."""
+    return task.model_dump(mode="json")
+
+
+def task_table(catalogue: Catalogue) -> Table:
+    """The tasks that a server has."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("form", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("answers", overflow="fold")
+    table.add_column("metric", overflow="fold")
+    table.add_column("tap+layers", no_wrap=True)
+    table.add_column("version", justify="right", no_wrap=True)
+    for task in catalogue.tasks.values():
+        table.add_row(
+            *(task.name, task.form, task.kind, escape(_answers(task)), task.metric),
+            *(f"{task.tap}+{task.layers}", str(task.version)),
+        )
+    return table
+
+
+def _answers(task: TaskInfo) -> str:
+    labels: Sequence[str] = task.labels or ()
+    if labels:
+        return ", ".join(labels)
+    return f"{task.range[0]:g} to {task.range[1]:g}" if task.range else "a number"

@@ -1,0 +1,128 @@
+"""Labelled texts at the door: what is wrong is counted and named, and nothing is left out in silence."""
+
+import hashlib
+import json
+
+import pytest
+
+from builder.errors import UserError
+from builder.tasks import Task, read_examples
+from builder.tasks.location import locate
+
+
+@pytest.fixture
+def make_task(tmp_path):
+    def run(rows, **changes):
+        if rows is not None:
+            text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+            (tmp_path / "rows.jsonl").write_text(text)
+        settings = {"labels": ("bad", "good"), "train": "rows.jsonl", "dev": "rows.jsonl", "folder": tmp_path}
+        return Task(**{"name": "mood", **settings, **changes})
+
+    return run
+
+
+GOOD = {"sentence": "a film", "label": "good"}
+BAD = {"sentence": "a plot", "label": "bad"}
+
+
+def test_rows_are_read_as_they_are(make_task, tmp_path):
+    examples = read_examples(make_task([GOOD, BAD]), "train")
+    assert examples.texts == ("a film", "a plot")
+    assert examples.targets == (1, 0)
+    assert examples.sha256 == hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest()
+    assert (examples.left_out, examples.notes) == (0, ())
+
+
+def test_pairs_and_numbers_are_read_from_the_fields_named(make_task):
+    rows = [{"a": "one", "b": "two", "score": 5}, {"a": "three", "b": "four", "score": "2.5"}]
+    changes = {"text_field": "a", "text_pair_field": "b", "label_field": "score", "form": "pair"}
+    examples = read_examples(
+        make_task(rows, kind="regression", labels=None, range=(0, 5), metrics=("pearson",), **changes), "train"
+    )
+    assert examples.texts == (("one", "two"), ("three", "four"))
+    assert examples.targets == (1.0, 0.5)
+
+
+FAULTS = [
+    ("{", "broken line: 1: line 2 (invalid JSON"),
+    ({"label": "good"}, "missing field: 1: line 2 (no 'sentence'; there are: label)"),
+    ({"sentence": None, "label": "good"}, "missing field: 1: line 2 (no 'sentence'"),
+    ({"sentence": "x"}, "missing field: 1: line 2 (no 'label'; there are: sentence)"),
+    ({"sentence": 5, "label": "good"}, "not a text: 1: line 2 ('sentence' is 5)"),
+    ({"sentence": "\ud800", "label": "good"}, "not a text: 1: line 2 ('sentence' has half of a surrogate pair in it)"),
+    ({"sentence": "", "label": "good"}, "empty text: 1: line 2 ('sentence' is '')"),
+    ({"sentence": " \t\u00a0\u200b\0", "label": "good"}, "empty text: 1: line 2"),
+    ({"sentence": "x", "label": "fine"}, "bad label: 1: line 2 (label 'fine' is not one of: bad, good)"),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), FAULTS)
+def test_row_that_cannot_be_used_stops_and_is_named(make_task, tmp_path, row, told):
+    with pytest.raises(UserError) as error:
+        read_examples(make_task([GOOD, row, BAD]), "train")
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}/rows.jsonl: 1 of 3 rows cannot be used:\n  {told}")
+    assert "--skip-bad-rows" in message
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1], "1" * 400])
+def test_number_out_of_range_is_told(make_task, label):
+    changes = {"kind": "regression", "labels": None, "range": (0, 5), "metrics": ("pearson",)}
+    with pytest.raises(UserError, match="bad label: 1: line 1 .* is not a number from 0 to 5"):
+        read_examples(make_task([{"sentence": "x", "label": label}], **changes), "train")
+
+
+def test_all_faults_are_counted_and_the_first_of_each_sort_named(make_task):
+    rows = [{"sentence": "x", "label": "?"}] * 5 + [{"sentence": "", "label": "good"}] * 2 + [GOOD]
+    with pytest.raises(UserError) as error:
+        read_examples(make_task(rows), "dev")
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("7 of 8 rows cannot be used:")
+    assert lines[1].startswith("  bad label: 5: line 1 (")
+    assert lines[1].count("line ") == 3
+    assert lines[1].endswith("; ...")
+    assert lines[2].startswith("  empty text: 2: line 6 (")
+
+
+def test_skipping_says_how_many_of_how_many(make_task):
+    examples = read_examples(make_task([GOOD, "{", BAD]), "train", skip_bad_rows=True)
+    assert examples.texts == ("a film", "a plot")
+    assert examples.left_out == 1
+    assert "1 of 3 rows cannot be used" in examples.notes[0]
+
+
+def test_nothing_left_is_refused_even_when_skipping(make_task):
+    with pytest.raises(UserError, match="no rows in it that can be used"):
+        read_examples(make_task(["{"]), "train", skip_bad_rows=True)
+    with pytest.raises(UserError, match="no rows in it that can be used"):
+        read_examples(make_task([]), "train")
+
+
+def test_label_that_never_occurs_is_told(make_task):
+    assert read_examples(make_task([GOOD]), "train").notes == ("no row of the train data has the label 'bad'",)
+
+
+def test_data_are_looked_for_in_the_order_promised(make_task, tmp_path, monkeypatch):
+    task = make_task([GOOD], folder=tmp_path / "project" / "tasks")
+    below_shared = tmp_path / "shared" / "rows.jsonl"
+    beside_task = tmp_path / "project" / "tasks" / "rows.jsonl"
+    in_variable = tmp_path / "variable" / "rows.jsonl"
+    given = tmp_path / "given" / "rows.jsonl"
+    monkeypatch.setenv("ONETRUNK_DATA", str(in_variable.parent))
+    with pytest.raises(UserError, match=r"task mood: no train data 'rows.jsonl'; looked for .*--data or ONETRUNK_DATA"):
+        locate(task, "train")
+    for place in (below_shared, beside_task, in_variable):
+        place.parent.mkdir(parents=True)
+        place.touch()
+        assert locate(task, "train") == place
+    given.parent.mkdir()
+    given.touch()
+    assert locate(task, "train", given.parent) == given
+    assert locate(task, "train", tmp_path / "elsewhere") == beside_task
+
+
+def test_absolute_place_and_hub_address_stay_as_they_are(make_task, tmp_path):
+    task = make_task([GOOD], train=str(tmp_path / "rows.jsonl"), dev="hub:glue/cola", folder=tmp_path / "elsewhere")
+    assert locate(task, "train") == tmp_path / "rows.jsonl"
+    assert locate(task, "dev") == "hub:glue/cola"

@@ -1,0 +1,95 @@
+"""Input files of ``ask-repo``: every line is a row, a blank, or named with what is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients import lines as lines_module
+from clients.lines import BadLine, Line, is_plain, open_lines, read_lines
+
+
+def read(content, *, plain=None):
+    return list(read_lines(io.BytesIO(content), plain=plain))
+
+
+def test_both_spellings_of_the_fields():
+    content = b'{"text": "a", "text_pair": "b", "label": 1}\r\n{"sentence": "c"}\n{"sentence": "d", "sentence2": null}'
+    assert read(content) == [Line(1, "a", "b"), Line(2, "c"), Line(3, "d")]
+
+
+def test_blank_lines_are_no_rows_but_are_counted():
+    assert read(b"\n\none\n \t\ntwo\n\n") == [Line(3, "one"), Line(5, "two")]
+
+
+def test_the_first_row_decides_when_nobody_does():
+    assert read(b'\xef\xbb\xbf{"text": "a"}\nb\n')[0] == Line(1, "a")
+    assert read(b'plain\n{"text": "a"}\n') == [Line(1, "plain"), Line(2, '{"text": "a"}')]
+    assert read(b'{"text": "a"}\n', plain=True) == [Line(1, '{"text": "a"}')]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"nope", "not JSON: Expecting value at 0"),
+        (b'["a"]', "a JSON list, expected an object with text or sentence"),
+        (b'{"txt": "a"}', "no field text or sentence; found txt"),
+        (b"{}", "found none"),
+        (b'{"text": 3}', "field text is int, expected a string"),
+        (b'{"text": "a", "sentence": "b"}', "fields text and sentence both given"),
+        (b'{"text": "a", "text_pair": ["b"]}', "field text_pair is list"),
+        (b'{"text": "\xff"}', "not UTF-8: byte 0xff at 10"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"text": 1' + b"0" * 5000 + b"}", "digits"),
+    ],
+)
+def test_bad_lines_are_named_and_harm_no_other(line, reason):
+    before, bad, after = read(b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n', plain=False)
+    assert (before, after) == (Line(1, "a"), Line(3, "b"))
+    assert isinstance(bad, BadLine)
+    assert bad.number == 2
+    assert reason in bad.reason
+
+
+def test_a_line_too_long_is_passed_over(monkeypatch):
+    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 10)
+    assert read(b"short\n" + b"x" * 35 + b"\nnext\n" + b"y" * 35) == [
+        Line(1, "short"),
+        BadLine(2, "longer than 10 bytes"),
+        Line(3, "next"),
+        BadLine(4, "longer than 10 bytes"),
+    ]
+
+
+def test_a_gzip_file_cut_off(tmp_path):
+    whole = gzip.compress("\n".join(json.dumps({"text": f"row {n} {n**7}"}) for n in range(5000)).encode())
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    raw, content = open_lines(path)
+    with raw:
+        *rows, last = read_lines(content, plain=False)
+    assert rows[0] == Line(1, "row 0 0")
+    assert isinstance(last, BadLine)
+    assert last.reason.startswith("cannot be read, nor anything after it")
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("a.txt", True), ("a.txt.gz", True), ("a.jsonl", False), ("a.jsonl.gz", False), ("a", False)]
+)
+def test_the_name_says_what_is_in_it(name, plain):
+    assert is_plain(Path(name)) is plain
+
+
+@given(st.binary(max_size=300), st.sampled_from([None, True, False]))
+def test_any_bytes_give_rising_numbers_of_lines_that_have_something(content, plain):
+    results = read(content, plain=plain)
+    numbers = [result.number for result in results]
+    filled = [number for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+    # A byte order mark alone on the first line is a blank line.
+    assert numbers == filled or [1, *numbers] == filled
