@@ -42,7 +42,6 @@ class AsyncClient:
         self._session = Session(Settings(url, timeout_s, max_in_flight, retries))
         self._channel: Any = None
         self._stub: Any = None
-        self._outstanding: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -55,8 +54,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends every call that still waits, gives its requests some seconds to come back, and hangs up."""
         self._session.closed = True
-        if self._outstanding:
-            await asyncio.wait(self._outstanding, timeout=CLOSE_GRACE_S)
+        if self._session.traffic.on_their_way:
+            await asyncio.wait(self._session.traffic.on_their_way, timeout=CLOSE_GRACE_S)
         if self._channel is not None:
             await self._channel.close()
 
@@ -118,39 +117,37 @@ class AsyncClient:
 
     async def _fly(self, flight: Flight) -> list[Answer]:
         flying: dict[asyncio.Task[Any], Batch] = {}
-        # A call that ends early, or is cancelled, leaves its requests to land unread: see ABANDONED_S.
-        while not flight.done:
-            self._session.check_open()
-            for batch, request, timeout_s in flight.departures():
-                flying[self._send(request, timeout_s)] = batch
-            if not flying:  # all that is left waits to be sent again
-                await asyncio.sleep(flight.wait_s())
-                continue
-            landed, _ = await asyncio.wait(flying, timeout=flight.wait_s(), return_when=asyncio.FIRST_COMPLETED)
-            self._session.check_open()
-            for task in landed:
-                batch = flying.pop(task)
-                try:
-                    response = task.result()
-                except grpc.RpcError as error:
-                    flight.failed(batch, error)
-                else:
-                    flight.landed(batch, response)
+        try:
+            while not flight.done:
+                self._session.check_open()
+                for batch, request, timeout_s in flight.departures():
+                    flying[self._start(request, timeout_s)] = batch
+                if not flying:  # all that is left waits to be sent
+                    await asyncio.sleep(flight.wait_s())
+                    continue
+                landed, _ = await asyncio.wait(flying, timeout=flight.wait_s(), return_when=asyncio.FIRST_COMPLETED)
+                self._session.check_open()
+                for task in landed:
+                    batch = flying.pop(task)
+                    try:
+                        response = task.result()
+                    except grpc.RpcError as error:
+                        flight.failed(batch, error)
+                    else:
+                        flight.landed(batch, response)
+        finally:
+            self._session.traffic.abandon(flying)
         return flight.answers()
 
-    def _send(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
+    def _start(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
         async def infer() -> Any:
             return await self._connected().ModelInfer(request, timeout=timeout_s)
 
+        # A task of its own: if the caller is cancelled, it is not.
         task = asyncio.create_task(infer())
-        self._outstanding.add(task)
-        task.add_done_callback(self._landed)
+        self._session.traffic.sent(task)
+        task.add_done_callback(_mark_as_seen)
         return task
-
-    def _landed(self, task: asyncio.Task[Any]) -> None:
-        self._outstanding.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks it as seen: nobody may be waiting for it any more
 
     def _connected(self) -> Any:
         """The stub. The channel is opened here, since it binds itself to the running event loop."""
@@ -158,3 +155,9 @@ class AsyncClient:
             self._channel = grpc.aio.insecure_channel(self._session.settings.url, options=CHANNEL_OPTIONS)
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._stub
+
+
+def _mark_as_seen(task: asyncio.Task[Any]) -> None:
+    """Takes the error of a request that nobody may be waiting for, so that asyncio does not complain of it."""
+    if not task.cancelled():
+        task.exception()

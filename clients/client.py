@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 import time
@@ -49,7 +48,8 @@ class Client:
         Args:
             url: host and port of Triton's gRPC endpoint.
             timeout_s: the time of a whole call, however many requests it takes.
-            max_in_flight: most requests of one call that are on their way at once.
+            max_in_flight: most requests of one call that are on their way at once. When as many are left over
+                from calls that ended early, the next call waits for some of them to land.
             retries: how often one request may be sent again, where that can help.
 
         Raises:
@@ -58,7 +58,6 @@ class Client:
         self._session = Session(Settings(url, timeout_s, max_in_flight, retries))
         self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._outstanding: set[Any] = set()
         self._lock = threading.Lock()  # nothing is sent while the client is being closed
 
     def __enter__(self) -> Client:
@@ -74,7 +73,7 @@ class Client:
         with self._lock:
             self._session.closed = True
         ends = time.monotonic() + CLOSE_GRACE_S
-        while self._outstanding and time.monotonic() < ends:
+        while self._session.traffic.on_their_way and time.monotonic() < ends:
             time.sleep(0.01)
         self._channel.close()
 
@@ -169,35 +168,34 @@ class Client:
                 time.sleep(self._session.pause_s(error, tries, deadline))
 
     def _fly(self, flight: Flight) -> list[Answer]:
-        landings: queue.SimpleQueue[tuple[Batch, Any]] = queue.SimpleQueue()
-        # A call that ends early leaves its requests to land unread: see ABANDONED_S.
-        while not flight.done:
-            self._session.check_open()
-            for batch, request, timeout_s in flight.departures():
-                future = self._start(self._stub.ModelInfer, request, timeout_s)
-                future.add_done_callback(functools.partial(_hand_over, landings, batch))
-            try:
-                batch, future = landings.get(timeout=flight.wait_s())
-            except queue.Empty:
-                continue
-            self._session.check_open()
-            try:
-                response = future.result()
-            except grpc.RpcError as error:
-                flight.failed(batch, error)
-            else:
-                flight.landed(batch, response)
+        landings: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        flying: dict[Any, Batch] = {}
+        try:
+            while not flight.done:
+                self._session.check_open()
+                for batch, request, timeout_s in flight.departures():
+                    future = self._start(self._stub.ModelInfer, request, timeout_s)
+                    flying[future] = batch
+                    future.add_done_callback(landings.put)  # on a thread of gRPC: this one does the rest
+                try:
+                    future = landings.get(timeout=flight.wait_s())
+                except queue.Empty:
+                    continue
+                self._session.check_open()
+                batch = flying.pop(future)
+                try:
+                    response = future.result()
+                except grpc.RpcError as error:
+                    flight.failed(batch, error)
+                else:
+                    flight.landed(batch, response)
+        finally:
+            self._session.traffic.abandon(flying)
         return flight.answers()
 
     def _start(self, method: Any, request: Any, timeout_s: float) -> Any:
         with self._lock:
             self._session.check_open()
             future = method.future(request, timeout=timeout_s)
-            self._outstanding.add(future)
-        future.add_done_callback(self._outstanding.discard)
+            self._session.traffic.sent(future)
         return future
-
-
-def _hand_over(landings: queue.SimpleQueue[tuple[Batch, Any]], batch: Batch, future: Any) -> None:
-    """Callback of a request, on a thread of gRPC: the call's own thread does the rest."""
-    landings.put((batch, future))

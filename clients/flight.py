@@ -15,12 +15,16 @@ from clients.fault import read_fault
 from clients.plan import Batch, plan_batches
 from clients.retry import Backoff, Deadline
 from clients.rows import Rows
+from clients.traffic import Traffic
 from clients.wire import Misfit, batch_scores, batch_truncated, request_message
 
 # The deadline is kept on this side: gRPC is told a later one, and a request that nobody waits for any
 # more is left to end by itself. Told the deadline, gRPC would cancel the request, and Triton 24.10
 # often dies of a cancelled one: a segmentation fault, triton-inference-server/server#7368 and #8034.
 ABANDONED_S = 60.0
+
+# How often to look whether requests that other calls have left behind have landed.
+CROWDED_POLL_S = 0.02
 
 
 class Outdated(Exception):  # noqa: N818 - a state: caught by the client, which learns the catalogue anew
@@ -48,12 +52,14 @@ class Flight:
         max_in_flight: int,
         backoff: Backoff,
         deadline: Deadline,
+        traffic: Traffic,
     ) -> None:
         self._rows = rows
         self._url = url
         self._max_in_flight = max_in_flight
         self._backoff = backoff
         self._deadline = deadline
+        self._traffic = traffic
         sizes = rows.sizes
         self._ready = deque(plan_batches(rows.groups(catalogue, tasks), sizes, max_rows=catalogue.max_batch_size))
         self._parked: list[tuple[float, int, Batch]] = []  # heap: when to send again, tie-break, batch
@@ -77,7 +83,7 @@ class Flight:
         now = self._deadline.clock()
         while self._parked and self._parked[0][0] <= now:
             self._ready.append(heapq.heappop(self._parked)[2])
-        while self._ready and len(self._flying) < self._max_in_flight:
+        while self._ready and len(self._flying) < self._max_in_flight and not self._traffic.crowded():
             timeout_s = self._deadline.left_s() + ABANDONED_S
             batch = self._ready.popleft()
             self._flying.add(batch)
@@ -91,6 +97,8 @@ class Flight:
             DeadlineExceeded: the call's time is over.
         """
         left = self._deadline.left_s()
+        if self._ready and self._traffic.crowded():
+            return min(left, CROWDED_POLL_S)
         if self._parked and len(self._flying) < self._max_in_flight:
             return min(left, max(0.0, self._parked[0][0] - self._deadline.clock()))
         return left

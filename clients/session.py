@@ -13,6 +13,7 @@ from clients.fault import read_fault
 from clients.flight import Flight, Outdated
 from clients.retry import Backoff, Deadline
 from clients.rows import Rows
+from clients.traffic import Traffic
 
 # The ensemble whose configuration tells the tasks of both.
 CATALOGUE_MODEL = "multitask"
@@ -74,6 +75,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.closed = False
+        self.traffic = Traffic(most_abandoned=settings.max_in_flight)
         self._backoff = Backoff(settings.retries)
         self._known: tuple[float, Catalogue] | None = None
 
@@ -125,6 +127,7 @@ class Session:
                 max_in_flight=self.settings.max_in_flight,
                 backoff=self._backoff,
                 deadline=deadline,
+                traffic=self.traffic,
             )
         except UnknownTask as error:
             raise Outdated(error) from None

@@ -258,6 +258,18 @@ def test_a_client_finds_a_server_that_comes_later(start_fake, make_client):
         later.join()
 
 
+def test_calls_that_time_out_do_not_pile_up_requests(fake, make_client):
+    fake.delay_s = 0.5
+    with make_client(fake.url, max_in_flight=2) as client:
+        client.tasks()
+        for _ in range(8):
+            with pytest.raises(DeadlineExceeded):
+                client.predict(["text"] * 50, timeout_s=0.05)
+        assert len(fake.requests) == 2
+        fake.delay_s = 0.0
+        assert len(client.predict(["text"] * 50)) == 50  # goes on when they have landed
+
+
 def test_a_closed_client_says_so(fake, make_client):
     with make_client(fake.url) as client:
         client.tasks()
