@@ -6,22 +6,27 @@ import json
 import sys
 from pathlib import Path
 
-from clients.cli import ask_repo
+from rich.console import Console
+
+from clients import Client
+from clients.display import answer_table
+from clients.lines import Line
 from server import Server
 
 HERE = Path(__file__).parent
 
 
-def main() -> None:
-    """Starts the server on free ports of loopback, asks it what `ask-repo` would, and stops it."""
-    repository = HERE.parent / "model_repository"
+def main(repository: Path = HERE.parent / "model_repository") -> None:
+    """Starts the server on free ports of loopback, asks it about demo.jsonl, prints the answers, and stops it."""
     rows = [json.loads(line) for line in (HERE / "demo.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [Line(number, row["text"], row.get("text_pair")) for number, row in enumerate(rows, 1)]
     print(f"starting Triton on {repository.name} ...", file=sys.stderr)
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
-        arguments = [row["text"] for row in rows]
-        for row in rows:
-            arguments += ["--pair", row.get("text_pair", "")]
-        ask_repo([*arguments, "--url", server.grpc_url], standalone_mode=False)
+    with (
+        Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server,
+        Client(server.grpc_url) as client,
+    ):
+        answers = client.predict([line.text for line in lines], [line.pair for line in lines])
+        Console().print(answer_table(zip(lines, answers, strict=True), top=1))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,6 @@ class Address:
         return {self.http_port, self.grpc_port, self.metrics_port}
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach the server."""
-        return self.host.startswith("127.")
-
-    @property
     def reachable_host(self) -> str:
         """The address at which this machine itself reaches the server."""
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host

@@ -32,8 +32,8 @@ Examples:
 
 \b
 Loading models, shared memory, trace and logging settings are closed to everybody
-but serve-repo itself when --host is not a loopback address. Set {ADMIN_KEY_VARIABLE} to
-a key of your own to open them to those who send it in the header onetrunk-admin-key
+but serve-repo itself. Set {ADMIN_KEY_VARIABLE} to a key of your own
+to open them to those who send it in the header onetrunk-admin-key
 (over gRPC: triton-grpc-protocol-onetrunk-admin-key).
 
 \b

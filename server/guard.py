@@ -63,7 +63,7 @@ def end_group(group: int) -> None:
     for _ in range(50):
         try:
             os.killpg(group, signal.SIGKILL)
-            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            while os.waitpid(-group, os.WNOHANG) != (0, 0):
                 pass
         except ProcessLookupError:
             return

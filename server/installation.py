@@ -13,9 +13,9 @@ from server.errors import UserError
 
 # What the models import, and which of the project's extras brings it.
 NEEDED = {
-    "pytriton": ("Triton", "pip install 'onetrunk[server]'"),
-    "tokenizers": ("tokenizers", "pip install 'onetrunk[server]'"),
-    "onnxruntime": ("ONNX Runtime", "pip install 'onetrunk[cpu]' (or [gpu], for CUDA)"),
+    "pytriton": ("Triton", "pip install -e '.[server]' in the checkout"),
+    "tokenizers": ("tokenizers", "pip install -e '.[server]' in the checkout"),
+    "onnxruntime": ("ONNX Runtime", "pip install -e '.[cpu]' in the checkout (or [gpu], for CUDA)"),
 }
 
 

@@ -64,8 +64,8 @@ class Server:
             grpc_port: Port for gRPC.
             metrics_port: Port for Prometheus.
             log_path: Where Triton's log is appended; by default a temporary file, kept only after a failure.
-            admin_key: What loading models and the like asks for, in the header `onetrunk-admin-key`. Without it
-                these endpoints are open on a loopback address, and closed to everybody on any other.
+            admin_key: What loading models and the like asks for, in the header `onetrunk-admin-key`; by default a
+                random one, so that these endpoints are closed to everybody else.
             verbose: Whether Triton logs every request.
             start_timeout_s: How long until the first answer.
             probe_interval_s: Seconds between two checks that an idle server still answers; None for no checks.
@@ -73,9 +73,8 @@ class Server:
         self._path = Path(repository).absolute()
         self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
         self._address = self._wanted
-        self._admin_key = admin_key
-        if admin_key is None and not self._wanted.is_loopback:
-            self._admin_key = secrets.token_urlsafe(24)
+        # On loopback too: whoever may load a model may run code as this user, and other users share the machine.
+        self._admin_key = admin_key or secrets.token_urlsafe(24)
         self._verbose = verbose
         self._start_timeout_s = start_timeout_s
         self._probe_interval_s = probe_interval_s
@@ -149,8 +148,14 @@ class Server:
         """
         self._repository = read_repository(self._path)
         address = choose_ports(self._wanted)
+        find_triton()
         self._open_log()
-        self._launch(address)
+        try:
+            self._launch(address)
+        except BaseException as error:
+            self._failure = error if isinstance(error, ServerError) else None
+            self.stop()
+            raise
 
     def wait_ready(self, timeout_s: float | None = None, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Waits until a request for all outputs of both ensembles was answered with finite numbers.

@@ -33,6 +33,7 @@ class TritonProcess:
                 start_new_session=True,
             )
         assert self._guard.stdout is not None
+        self.pid = 0
         first_line = self._guard.stdout.readline()
         if not first_line:
             self.stop()
@@ -54,6 +55,6 @@ class TritonProcess:
             self._guard.kill()
             self._guard.wait()
         self._guard.stdout.close()
-        if self._guard.returncode < 0:  # the guard was killed, and could not clear up
+        if self._guard.returncode < 0 and self.pid:  # the guard was killed, and could not clear up
             guard.end_group(self.pid)
         guard.clear(self._runtime.shm_prefix, str(self._runtime.folder))

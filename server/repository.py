@@ -41,12 +41,12 @@ def read_repository(path: Path) -> Repository:
     if not any(path.glob("*/config.pbtxt")):
         raise UserError(f"{path} holds no models: {BUILD_HINT} first")
     models = set(ENSEMBLES)
-    for name in ENSEMBLES:
-        ensemble = read_config(path, name, f"the ensemble {name}")
+    ensembles = {name: read_config(path, name, f"the ensemble {name}") for name in ENSEMBLES}
+    for name, ensemble in ensembles.items():
         for step in ensemble.ensemble_scheduling.step:
             check_part(path, name, step.model_name, step.model_version)
             models.add(step.model_name)
-    tasks = read_tasks(path, ensemble)
+    tasks = read_tasks(path, ensembles[ENSEMBLES[0]])
     return Repository(path, tasks, frozenset(models))
 
 

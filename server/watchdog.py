@@ -111,6 +111,10 @@ class Watchdog(threading.Thread):
                 if not self._stopping.is_set():
                     self._give_up(error)
                 return
+            except Exception:
+                # Serving goes on, so watching must too, whatever one look ran into.
+                if not self._stopping.is_set():
+                    log.exception("the watchdog's look failed; it looks again")
 
     def _look(self) -> None:
         status = self._watched.process.exit_status()
@@ -148,7 +152,6 @@ class Watchdog(threading.Thread):
             log.error("%s died and does not load again (try %d): %s", stub.model, backoff.tries, error.message())
         else:
             log.warning("%s died and was brought back in %.1f s", stub.model, time.monotonic() - now)
-            self._missing.discard(stub)
 
     def _look_for_answers(self) -> None:
         """Judges by an answer: one that somebody got since the last time, or else one of our own."""

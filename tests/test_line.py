@@ -1,9 +1,14 @@
 """The whole line: what a client gets from a real Triton is what each task's own torch model says."""
 
 import itertools
+import runpy
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import tritonclient.grpc as grpcclient
 
 from builder.export.modules import ServedHead
 from builder.model.bundle import find_bundles, load_bundle
@@ -92,3 +97,48 @@ def test_token_ids_answer_as_the_text_they_come_from(client, tiny_trunk):
         client.predict_tokens(rows, tasks=["mood"]), client.predict(texts, tasks=["mood"]), strict=True
     ):
         assert given(by_ids["mood"]) == pytest.approx(given(by_text["mood"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["multitask", "multitask_tokens"])
+def test_every_subset_of_outputs_is_the_same_as_all_outputs_at_once(served, model):
+    """Heads on three taps, single and pair tasks together, asked of Triton itself: its skipping changes no score."""
+    client = grpcclient.InferenceServerClient(served.grpc_url)
+    if model == "multitask":
+        inputs = [grpcclient.InferInput(name, [3, 1], "BYTES") for name in ("text", "text_pair")]
+        for tensor, rows in zip(inputs, (TEXTS, PAIRS), strict=True):
+            tensor.set_data_from_numpy(np.array([[row.encode()] for row in rows[:3]], dtype=object))
+    else:
+        ids = np.arange(5, 65, dtype=np.int64).reshape(3, 20)
+        inputs = [grpcclient.InferInput("input_ids", list(ids.shape), "INT64")]
+        inputs[0].set_data_from_numpy(ids)
+
+    def ask(tasks):
+        outputs = [grpcclient.InferRequestedOutput(task) for task in tasks]
+        result = client.infer(model, inputs, outputs=outputs)
+        assert {output.name for output in result.get_response().outputs} == set(tasks)
+        return {task: result.as_numpy(task) for task in tasks}
+
+    tasks = ("grade", "match", "mood", "topic")
+    together = ask(tasks)
+    for size in range(1, len(tasks)):
+        for subset in itertools.combinations(tasks, size):
+            for task, scores in ask(subset).items():
+                np.testing.assert_allclose(scores, together[task], atol=1e-6, err_msg=f"{task} of {subset}")
+
+
+def test_triton_names_the_labels_by_its_classification_extension(served):
+    client = grpcclient.InferenceServerClient(served.grpc_url)
+    text = grpcclient.InferInput("text", [1, 1], "BYTES")
+    text.set_data_from_numpy(np.array([[b"a good film"]], dtype=object))
+    result = client.infer("multitask", [text], outputs=[grpcclient.InferRequestedOutput("topic", class_count=3)])
+    found = [entry.decode().split(":") for entry in result.as_numpy("topic").ravel()]
+    assert {(int(index), label) for _, index, label in found} == {(0, "film"), (1, "house"), (2, "music")}
+    assert sum(float(score) for score, _, _ in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_demo_shows_singles_and_pairs(tiny_repository, tmp_path, capsys):
+    folder = Path(__file__).resolve().parent.parent / "examples"
+    demo = runpy.run_path(str(folder / "demo.py"))
+    demo["main"](shutil.copytree(tiny_repository, tmp_path / "model_repository"))
+    shown = capsys.readouterr().out
+    assert all(task in shown for task in ("grade", "match", "mood", "topic"))

@@ -41,7 +41,7 @@ Next: serve-repo, then ask-repo "a text"."""
     help="The repository to write or bring up to date.",
 )
 @click.option("--max-length", default=128, show_default=True, help="Longest text in tokens; longer ones are cut.")
-@click.option("--triton-release", default="24.10", show_default=True, help="The Triton that must load the files.")
+@click.option("--triton-release", default="24.10", show_default=True, help="The Triton that must be able to load the files; a build that writes newer ones is refused.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(
@@ -89,6 +89,8 @@ def _task_names(tasks: str) -> list[str] | None:
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise UserError("--tasks is empty: give all, or names with commas, as in --tasks sst2,cola")
+    if "all" in names and len(names) > 1:
+        raise UserError(f"--tasks {tasks}: give all, or names with commas, not both")
     return None if names == ["all"] else names
 
 

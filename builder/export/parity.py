@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# ONNX Runtime collects usage telemetry unless this is set before it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

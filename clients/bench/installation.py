@@ -21,7 +21,7 @@ On x86-64 Linux with glibc 2.34 or later:
   pip install 'tritonclient==2.51.0'       the wheel carries perf_analyzer
   apt-get install libb64-0d                Debian and Ubuntu
   libcudart.so.12, no GPU needed           in the packages nvidia-pytriton and nvidia-cuda-runtime-cu12
-Anywhere else it is in NVIDIA's container: docker compose --profile bench"""
+Anywhere else it is in NVIDIA's container: docker compose run --rm bench"""
 
 # Packages with a CUDA runtime library in them, which perf_analyzer is linked against even for CPU servers.
 CUDA_PACKAGES = ("nvidia-cuda-runtime-cu12", "nvidia-pytriton")

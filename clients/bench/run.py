@@ -13,7 +13,7 @@ from clients.bench.installation import find_perf_analyzer
 from clients.bench.load import Load, run_load
 from clients.bench.samples import Sample, read_texts, sort_into_buckets
 from clients.bench.server import BenchServer
-from clients.bench.statistics import PartTimes, part_times, read_counters
+from clients.bench.statistics import PartTimes, part_times, settled_counters
 from clients.client import Client
 from clients.errors import BadInput, Problem
 
@@ -111,9 +111,9 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
             progress(f"{model}, {bucket} tokens, {concurrency} at a time", len(points), len(todo))
             samples = buckets[bucket]
             _warm_up(server, model, samples)
-            before = read_counters(server.statistics())
+            before = settled_counters(server.statistics)
             load = run_load(program, plan.url, model, samples, concurrency, plan.seconds)
-            parts = part_times(before, read_counters(server.statistics()))
+            parts = part_times(before, settled_counters(server.statistics))
             points.append(Point(model, bucket, len(samples), concurrency, load, parts))
         progress("done", len(todo), len(todo))
         return Report(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,18 @@ def read_counters(models: Iterable[Any]) -> dict[tuple[str, str], Counters]:
             compute_ns=times.compute_input.ns + times.compute_infer.ns + times.compute_output.ns,
         )
     return counters
+
+
+def settled_counters(statistics: Callable[[], Iterable[Any]], limit_s: float = 5.0) -> dict[tuple[str, str], Counters]:
+    """The counters once they stand still: Triton counts a part's run only after it has passed on the answer."""
+    latest = read_counters(statistics())
+    ends = time.monotonic() + limit_s
+    while time.monotonic() < ends:
+        time.sleep(0.2)
+        earlier, latest = latest, read_counters(statistics())
+        if earlier == latest:
+            break
+    return latest
 
 
 def part_times(

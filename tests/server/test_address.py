@@ -56,12 +56,11 @@ def test_names_are_resolved_to_ipv4() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "is_loopback", "reachable"),
-    [("127.0.0.1", True, "127.0.0.1"), ("0.0.0.0", False, "127.0.0.1"), ("10.1.2.3", False, "10.1.2.3")],
+    ("host", "reachable"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")],
 )
-def test_who_can_reach_it(host: str, is_loopback: bool, reachable: str) -> None:
+def test_where_this_machine_reaches_it(host: str, reachable: str) -> None:
     address = Address(host, 1, 2, 3)
-    assert address.is_loopback == is_loopback
     assert address.reachable_host == reachable
 
 

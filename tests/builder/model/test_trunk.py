@@ -110,9 +110,14 @@ def drop_layer(folder):
     save_file({k: v for k, v in weights.items() if "layer.3" not in k}, folder / "model.safetensors")
 
 
+def set_layers(number):
+    return set_config(num_hidden_layers=number)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (set_layers(3), "config.json has no place for encoder.layer.3"),
         (drop("config.json"), "no config.json"),
         (drop("tokenizer.json"), "no tokenizer.json"),
         (drop("model.safetensors"), "no model.safetensors"),

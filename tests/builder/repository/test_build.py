@@ -184,8 +184,8 @@ def test_manifest_that_names_other_places_is_refused(build, repository, tmp_path
     ("changes", "message"),
     [
         ({"tasks": ["moood"]}, "no head for task 'moood'.*there are: grade, match, mood, topic; did you mean mood"),
-        ({"max_length": 65}, "--max-length 65: this trunk reads 3 to 64 tokens"),
-        ({"max_length": 2}, "this trunk reads 3 to 64"),
+        ({"max_length": 65}, "--max-length 65: this trunk reads 5 to 64 tokens"),
+        ({"max_length": 2}, "this trunk reads 5 to 64"),
         ({"triton_release": "99.1"}, "'99.1' is not known"),
         ({"trunk": None}, "trained on trunk bert-4x32@.*, but this trunk is bert-6x384@"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from clients import AsyncClient
 from clients.bench.samples import read_texts, sort_into_buckets
-from clients.bench.statistics import read_counters
+from clients.bench.statistics import settled_counters
 
 pytestmark = pytest.mark.triton
 
@@ -41,24 +41,14 @@ def test_every_subset_of_tasks_answers_as_all_do(client, form, equal):
         equal(client.predict(texts, pairs, subset), everything, subset)
 
 
-def settled_counters(raw):
-    """Triton counts a part's run only after it has passed on the answer: wait until nothing is added any more."""
-    latest = read_counters(raw.statistics())
-    while True:
-        time.sleep(0.2)
-        earlier, latest = latest, read_counters(raw.statistics())
-        if earlier == latest:
-            return latest
-
-
 def test_only_the_heads_and_segments_that_are_needed_run(client, raw, form):
     tasks, texts, pairs = form
     served = client.tasks()
     for task in tasks:
         for _ in range(2):  # once more if a probe of serve-repo's own fell in between, which asks every task
-            before = settled_counters(raw)
+            before = settled_counters(raw.statistics)
             client.predict(texts, pairs, [task])
-            after = settled_counters(raw)
+            after = settled_counters(raw.statistics)
             ran = {key[0] for key, counters in after.items() if counters.since(before[key]).runs > 0}
             if (heads := {name for name in ran if name.startswith("head_")}) == {f"head_{task}"}:
                 break

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Times `make demo` as a new user has it: from a fresh clone, in a fresh environment. Prints Markdown.
+# Packages come from pip's cache where they are in it.
+set -euo pipefail
+cd "$(git -C "$(dirname "$0")" rev-parse --show-toplevel)"
+clone=$(mktemp -d)
+trap 'rm -rf "$clone"' EXIT
+git clone --quiet . "$clone/onetrunk"
+cd "$clone/onetrunk"
+
+row() { # what, since when
+  awk -v what="$1" -v from="$2" -v now="$EPOCHREALTIME" 'BEGIN { printf "| %s | %.1f |\n", what, now - from }'
+}
+
+seconds() { # what, command...: runs the command and prints one row
+  local what=$1 started=$EPOCHREALTIME
+  shift
+  "$@" >"$clone/log" 2>&1 || { cat "$clone/log" >&2; exit 1; }
+  row "$what" "$started"
+}
+
+echo "commit $(git rev-parse --short HEAD), $(nproc) cores, $(sed -n 's/^model name\s*: //p;' /proc/cpuinfo | head -1)"
+echo
+echo "| step of \`make demo\` | seconds |"
+echo "|---|---|"
+started=$EPOCHREALTIME
+seconds "install into a fresh .venv" make .venv/.serving
+seconds "\`build-repo --tasks all\`" .venv/bin/build-repo --tasks all
+seconds "start Triton, ask, stop" .venv/bin/python examples/demo.py
+row "all" "$started"
+seconds "\`build-repo --tasks all\` again, nothing changed" .venv/bin/build-repo --tasks all
