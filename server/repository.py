@@ -46,7 +46,7 @@ def read_repository(path: Path) -> Repository:
         for step in ensemble.ensemble_scheduling.step:
             check_part(path, name, step.model_name, step.model_version)
             models.add(step.model_name)
-    tasks = read_tasks(path, ensembles[ENSEMBLES[0]])
+    tasks, _ = (read_tasks(path, ensemble) for ensemble in ensembles.values())
     return Repository(path, tasks, frozenset(models))
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,8 @@ def ports_are_free():
 @pytest.mark.slow
 def test_serve_and_ask(built):
     if not ports_are_free():
-        pytest.skip("another program listens on 8000, 8001 or 8002, which the README's commands use")
+        stop = pytest.fail if os.environ.get("CI") else pytest.skip
+        stop("another program listens on 8000, 8001 or 8002, which the README's commands use")
     assert re.search(r"^    serve-repo\b", README, re.MULTILINE)
     server = subprocess.Popen(
         [Path(sys.executable).parent / "serve-repo", "--json"], cwd=built, stdout=subprocess.PIPE, text=True
@@ -82,11 +82,22 @@ def test_serve_and_ask(built):
         code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
         result = run([sys.executable, "-c", code], built)
         assert result.returncode == 0, result.stderr
-        assert re.match(r"positive 0\.\d+ \w+\n", result.stdout)
+        assert [line.split()[0] for line in result.stdout.splitlines()] == ["positive", "negative"]
     finally:
-        server.send_signal(signal.SIGINT)
+        # Not SIGINT: where the tests run in the background, it is ignored from the start.
+        server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=30) == 0
         server.stdout.close()
+
+
+@pytest.mark.slow
+def test_commands_within_a_sentence(built):
+    sentences = re.findall(r"`(build-repo [^`]+)`", README)
+    assert "build-repo --tasks sst2,cola" in sentences
+    for command in sentences:
+        result = run([*shlex.split(command), "--output", "two"], built)
+        assert result.returncode == 0, result.stderr
+    assert {path.name for path in (built / "two").glob("head_*")} == {"head_cola", "head_sst2"}
 
 
 @pytest.mark.slow
@@ -106,11 +117,12 @@ def test_train_a_head_of_ones_own(checkout, tmp_path):
                         ("no", "yes")[row % 2],
                     ]
                 )
-    started = time.monotonic()
     result = run([*documented("train-head")[0], "--cache", str(tmp_path / "cache")], tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "heads" / "urgent" / "head.safetensors").is_file()
-    assert time.monotonic() - started < 240
+    result = run(documented("build-repo")[-1], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model_repository" / "head_urgent" / "config.pbtxt").is_file()
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "serve-repo"])

@@ -41,7 +41,12 @@ Next: serve-repo, then ask-repo "a text"."""
     help="The repository to write or bring up to date.",
 )
 @click.option("--max-length", default=128, show_default=True, help="Longest text in tokens; longer ones are cut.")
-@click.option("--triton-release", default="24.10", show_default=True, help="The Triton that must be able to load the files; a build that writes newer ones is refused.")
+@click.option(
+    "--triton-release",
+    default="24.10",
+    show_default=True,
+    help="The Triton that must load the files; newer files are refused.",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(

@@ -81,7 +81,7 @@ killed goes on. Next: build-repo --tasks all."""
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Of the trunk's pass; auto is bf16 where it is fast and exact enough.",
+    help="Of the trunk on train texts (dev texts: fp32, as served); auto is bf16 where it is fast and exact enough.",
 )
 @click.option("--force", is_flag=True, help="Train again what is finished.")
 @click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be used, and say how many.")

@@ -1,7 +1,8 @@
 """Which ONNX files a Triton release can load.
 
 A release of NVIDIA's container fixes its ONNX Runtime, and that fixes the newest ONNX IR and operator set it reads.
-An older file is read by every later one, so files are written at the oldest form that has every operator they need.
+An older file is read by every later one, so files are written at the oldest form that has every operator they need;
+the release that is named guards against a builder that writes newer ones.
 Source: the ONNX Runtime version pinned in Triton's build.py at each release.
 """
 

@@ -116,7 +116,10 @@ def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
         save_file(weights, staging / "head.safetensors")
         (staging / "head.json").write_text(spec.model_dump_json(indent=2) + "\n")
         (staging / "README.md").write_text(card_text(spec))
+        # Made for one user alone, as temporary files are; a bundle is to be read by whoever may read the folder.
         staging.chmod(0o755)
+        for file in staging.iterdir():
+            file.chmod(0o644)
         if folder.exists():
             retired = staging.with_name(staging.name + ".old")
             os.replace(folder, retired)

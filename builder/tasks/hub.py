@@ -30,7 +30,7 @@ def read_hub(address: str, split: Split) -> Records:
     try:
         import datasets
     except ImportError:
-        raise UserError(f"{address}: needs the package datasets: pip install 'onetrunk[hub]'") from None
+        raise UserError(f"{address}: needs the package datasets: pip install -e '.[hub]' in the checkout") from None
     try:
         rows = datasets.load_dataset(match["dataset"], match["config"], split=match["split"] or _SPLITS[split])
     except Exception as error:  # the package raises many kinds, from network to unknown names

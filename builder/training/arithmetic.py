@@ -14,8 +14,8 @@ from builder.model.trunk import Trunk
 DeviceName = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 
-# Measured on the default trunk: 0.005 at tap 5, which moves no dev score by more than its noise. A trunk whose states
-# suffer more than four times as much is run in fp32.
+# Measured on the default trunk: 0.005 at tap 5. A trunk whose states suffer more than four times as much is run in
+# fp32.
 _MOST_RELATIVE_ERROR = 0.02
 
 

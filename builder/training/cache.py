@@ -3,7 +3,7 @@
 One folder holds one list of texts as one trunk reads them:
 
     <root>/states/<trunk>/<hash over texts, cut and arithmetic>/
-        about.json      what it is, for people
+        about.json      what it is, and what passes of the trunk took
         lengths.npy     tokens a text, in the order of the data
         tap_03.f16      the states at tap 3, a text after the other, from short to long, no padding
         tap_05.part     states that are being written; what is there counts when the pass goes on
@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,12 +57,14 @@ class CachedTexts:
         states: by tap.
         size_bytes: of the taps' files.
         cut: how many texts were longer than allowed.
+        pass_seconds: what the passes of the trunk took that computed them, whenever that was.
         trunk_ran: whether the trunk had to run just now, or all was there.
     """
 
     states: dict[int, CachedStates]
     size_bytes: int
     cut: int
+    pass_seconds: float
     trunk_ran: bool
 
 
@@ -110,14 +113,13 @@ class StateCache:
         with _alone_in(folder):
             about = _read_about(folder)
             missing = [tap for tap in wanted if about is None or not self._is_whole(folder, tap, about)]
-            if missing:
-                rows = tokenise(self._trunk, texts, max_length)
-                about = self._describe(folder, rows, max_length)
-                StatePass(self._trunk, self._arithmetic, folder, rows, missing).run(what, progress)
+            if about is None or missing:
+                about = self._run(folder, texts, missing, max_length, what, progress)
             lengths: NDArray[np.int64] = np.load(folder / "lengths.npy")
         states = {tap: CachedStates(tap_file(folder, tap), lengths, self._trunk.width) for tap in wanted}
         size_bytes = sum(tap_file(folder, tap).stat().st_size for tap in wanted)
-        return CachedTexts(states, size_bytes, about["cut"] if about else 0, bool(missing))
+        seconds = sum(one["seconds"] for one in about["passes"] if set(one["taps"]) & set(wanted))
+        return CachedTexts(states, size_bytes, about["cut"], seconds, bool(missing))
 
     def _key(self, texts: Texts, max_length: int) -> str:
         # The trunk is the folder above. Taps are files of the folder: another tap does not make another cache.
@@ -129,8 +131,24 @@ class StateCache:
         # Its name says that it is whole; the size guards against a copy of the cache that was cut off.
         return file.is_file() and file.stat().st_size == about["tokens"] * self._trunk.width * np.float16().nbytes
 
-    def _describe(self, folder: Path, rows: TokenRows, max_length: int) -> dict[str, Any]:
-        about = {
+    def _run(
+        self, folder: Path, texts: Texts, taps: list[int], max_length: int, what: str, progress: Progress
+    ) -> dict[str, Any]:
+        """One pass over the texts for some taps; gives what about.json says after it."""
+        started = time.monotonic()
+        rows = tokenise(self._trunk, texts, max_length)
+        earlier = (_read_about(folder) or {"passes": []})["passes"]
+        about = {**self._describe(rows, max_length), "passes": earlier}
+        np.save(folder / "lengths.npy", rows.lengths)
+        # Written last: where it is, lengths.npy is.
+        _write_about(folder, about)
+        StatePass(self._trunk, self._arithmetic, folder, rows, taps).run(what, progress)
+        about["passes"] = [*earlier, {"taps": taps, "seconds": round(time.monotonic() - started, 2)}]
+        _write_about(folder, about)
+        return about
+
+    def _describe(self, rows: TokenRows, max_length: int) -> dict[str, Any]:
+        return {
             "trunk": self._trunk.identity,
             "texts": len(rows.lengths),
             "tokens": int(rows.lengths.sum()),
@@ -139,20 +157,20 @@ class StateCache:
             "device": self._arithmetic.device,
             "precision": self._arithmetic.precision,
         }
-        np.save(folder / "lengths.npy", rows.lengths)
-        # Written last and whole: where it is, lengths.npy is.
-        aside = folder / "about.json.part"
-        aside.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(aside, folder / "about.json")
-        return about
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     return about
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    aside = folder / "about.json.part"
+    aside.write_text(json.dumps(about, indent=2) + "\n")
+    os.replace(aside, folder / "about.json")
 
 
 @contextmanager

@@ -71,7 +71,8 @@ def write_report(path: Path, results: Sequence[TrainResult], command: str) -> No
         "",
         f"Mean of the first metric over {len(results)} tasks: {100 * mean:.1f}. "
         "The best epoch is chosen on the same dev data, so the scores are a little optimistic.",
-        "Trunk s: the trunk's one pass over train and dev texts; head s: all epochs on its cached states.",
+        "Trunk s: the trunk's pass over train and dev texts, once, whatever is trained on it; "
+        "head s: all epochs on its cached states.",
     ]
     values = {"command": command, "machine": machine, "heads": [as_values(result) for result in results]}
     try:

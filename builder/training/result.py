@@ -17,7 +17,7 @@ class TrainResult:
         bundle: the bundle's folder.
         already_there: the bundle was there already, of the same recipe, trunk and data, and nothing was trained.
         epoch_scores: dev scores after every epoch, by metric; none where nothing was trained.
-        trunk_seconds: for the trunk's states; next to nothing where they were cached.
+        trunk_seconds: what the trunk's states took when they were computed, now or earlier.
         train_seconds: for the head, its evaluations included.
         cache_bytes: size of the states that it trained on and was measured on.
         notes: what a user should know: rows left out, texts cut, labels that never occur.

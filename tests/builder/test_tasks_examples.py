@@ -69,7 +69,7 @@ def test_row_that_cannot_be_used_stops_and_is_named(make_task, tmp_path, row, to
 @pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1], "1" * 400])
 def test_number_out_of_range_is_told(make_task, label):
     changes = {"kind": "regression", "labels": None, "range": (0, 5), "metrics": ("pearson",)}
-    with pytest.raises(UserError, match="bad label: 1: line 1 .* is not a number from 0 to 5"):
+    with pytest.raises(UserError, match=r"bad label: 1: line 1 .* is not a number from 0 to 5"):
         read_examples(make_task([{"sentence": "x", "label": label}], **changes), "train")
 
 

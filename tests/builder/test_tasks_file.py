@@ -85,7 +85,10 @@ def test_labels_may_be_numbers_as_in_the_data(write):
         (MINIMAL.replace('"spam"', '"a", "b"') + 'metrics = ["f1"]', r"metric f1 is about the second of two labels"),
         ('train = "a.csv"\ndev = "b.csv"\n', r"a classification task needs labels"),
         (MINIMAL + "range = [0, 1]", r"a classification task has no range"),
-        ('kind = "regression"\nrange = [1, 0]\ntrain = "a.csv"\ndev = "b.csv"\n', r"range is the lowest and the highest"),
+        (
+            'kind = "regression"\nrange = [1, 0]\ntrain = "a.csv"\ndev = "b.csv"\n',
+            r"range is the lowest and the highest",
+        ),
         ('kind = "regression"\nrange = [0, inf]\ntrain = "a.csv"\ndev = "b.csv"\n', r"range is the lowest"),
         ('labels = ["a", "b"]\ntrain = "a.csv"\n', r"key dev is missing"),
         ("labels = 3 4", r"not TOML: .*line 1"),

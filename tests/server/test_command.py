@@ -87,9 +87,12 @@ def test_triton_is_found_without_importing_its_package() -> None:
 @pytest.mark.parametrize(
     ("package", "message"),
     [
-        ("pytriton", r"^Triton is not installed .*: pip install 'onetrunk\[server\]'$"),
-        ("onnxruntime", r"^ONNX Runtime is not installed .*: pip install 'onetrunk\[cpu\]' \(or \[gpu\], for CUDA\)$"),
-        ("tokenizers", r"^tokenizers is not installed .*: pip install 'onetrunk\[server\]'$"),
+        ("pytriton", r"^Triton is not installed .*: pip install -e '\.\[server\]' in the checkout$"),
+        (
+            "onnxruntime",
+            r"^ONNX Runtime is not installed .*: pip install -e '\.\[cpu\]' in the checkout \(or \[gpu\], for CUDA\)$",
+        ),
+        ("tokenizers", r"^tokenizers is not installed .*: pip install -e '\.\[server\]' in the checkout$"),
     ],
 )
 def test_what_is_missing_names_its_pip_line(monkeypatch: pytest.MonkeyPatch, package: str, message: str) -> None:

@@ -146,7 +146,7 @@ def test_disk_that_fills_up_leaves_nothing_half(cache, tiny_trunk, monkeypatch):
 def test_states_that_do_not_fit_are_refused(cache, tiny_trunk, monkeypatch):
     real = tiny_trunk.states
     monkeypatch.setattr(tiny_trunk, "states", lambda *args: {tap: 1e6 * state for tap, state in real(*args).items()})
-    with pytest.raises(OneTrunkError, match="tap 2 of trunk .* do not fit 16 bits"):
+    with pytest.raises(OneTrunkError, match=r"tap 2 of trunk .* do not fit 16 bits"):
         cache.states(TEXTS, [2], max_length=32)
 
 
@@ -166,6 +166,14 @@ def test_about_says_what_it_is(cache, tiny_trunk):
     assert (about["texts"], about["max_length"], about["precision"]) == (120, 32, "fp32")
 
 
+def test_time_of_the_pass_is_known_later(cache):
+    computed = cache.states(TEXTS, [1, 3], max_length=32)
+    assert 0 < computed.pass_seconds < 60
+    cached = cache.states(TEXTS, [1, 3], max_length=32)
+    assert not cached.trunk_ran
+    assert cached.pass_seconds == computed.pass_seconds
+
+
 def _cache_in_process(trunk_folder, root, ran):
     from builder.model.trunk import load_trunk
 
@@ -176,9 +184,7 @@ def _cache_in_process(trunk_folder, root, ran):
 def test_two_processes_do_not_do_it_twice(tiny_trunk_folder, tmp_path):
     context = multiprocessing.get_context("spawn")
     ran = context.Queue()
-    processes = [
-        context.Process(target=_cache_in_process, args=(tiny_trunk_folder, tmp_path, ran)) for _ in range(2)
-    ]
+    processes = [context.Process(target=_cache_in_process, args=(tiny_trunk_folder, tmp_path, ran)) for _ in range(2)]
     for process in processes:
         process.start()
     assert sorted(ran.get(timeout=120) for _ in processes) == [False, True]

@@ -58,7 +58,7 @@ def test_head_learns_and_the_trunk_stays_bit_for_bit(mood, tiny_trunk, data):
     state = fit(head, mood, mood.recipe.model_copy(update={"epochs": 12, "learning_rate": 5e-3}), *data)
     assert same(weights(tiny_trunk), before)
     assert state.losses[-1] < 0.5 * state.losses[0]
-    assert state.scores[state.best_epoch("accuracy")]["accuracy"] > 0.9
+    assert state.scores[state.best_epoch("accuracy")]["accuracy"] > 0.8  # chance is a half
 
 
 def test_only_the_heads_own_parameters_train(mood, tiny_trunk, head, data):
@@ -67,8 +67,16 @@ def test_only_the_heads_own_parameters_train(mood, tiny_trunk, head, data):
     changed = {name for name, tensor in weights(head).items() if not torch.equal(tensor, before[name])}
     layer = [
         *(f"attention.self.{part}.{what}" for part in ("query", "key", "value") for what in ("weight", "bias")),
-        *(f"{part}.{what}" for part in ("attention.output.dense", "attention.output.LayerNorm") for what in ("weight", "bias")),
-        *(f"{part}.{what}" for part in ("intermediate.dense", "output.dense", "output.LayerNorm") for what in ("weight", "bias")),
+        *(
+            f"{part}.{what}"
+            for part in ("attention.output.dense", "attention.output.LayerNorm")
+            for what in ("weight", "bias")
+        ),
+        *(
+            f"{part}.{what}"
+            for part in ("intermediate.dense", "output.dense", "output.LayerNorm")
+            for what in ("weight", "bias")
+        ),
     ]
     expected = {f"layers.{index}.{name}" for index in (0, 1) for name in layer} | {"output.weight", "output.bias"}
     # The key bias of the folded layer drops out of the softmax: it has no gradient.
@@ -174,3 +182,18 @@ def test_learning_rate_rises_and_falls_in_lines():
     assert rates[-1] == pytest.approx(1 / 16)
     assert schedule(0, 1, 0.1) == 1
     assert [schedule(step, 2, 1.0) for step in range(2)] == pytest.approx([1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize(("layers", "within"), [(1, 1), (2, 3)])
+def test_folded_layer_trains_in_one_thread(mood, tiny_trunk, data, layers, within):
+    seen = set()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        head = new_head(tiny_trunk, outputs=2, tap=1, layers=layers)
+        recipe = mood.recipe.model_copy(update={"layers": layers, "epochs": 1})
+        fit(head, mood, recipe, *data, progress=lambda *_: seen.add(torch.get_num_threads()))
+        assert seen == {within}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -50,7 +50,7 @@ def train(
         cache: the folder of all caches; None is the user's own.
         data_root: where relative data files are looked for first.
         device: where to compute.
-        precision: of the trunk's pass; the head is trained in fp32.
+        precision: of the trunk's pass over the train texts. Heads are trained, and measured, in fp32.
         force: train although a bundle of the same recipe, trunk and data is there.
         skip_bad_rows: leave out rows that cannot be used, and say so.
         progress: told what is being done.
@@ -65,23 +65,14 @@ def train(
     examples = {
         split: read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows) for split in _SPLITS
     }
-    notes = [note for rows in examples.values() for note in rows.notes]
     plan = planned_spec(task, trunk, recipe, examples)
     bundle = heads / task.name
     if not force and (there := find_finished(bundle, plan)):
-        return TrainResult(there, bundle, already_there=True, notes=tuple(notes))
+        return TrainResult(there, bundle, already_there=True, notes=_notes(examples))
 
     arithmetic = choose_arithmetic(trunk, device, precision)
     root = cache_root(cache)
-    started = time.monotonic()
-    cached = _run_trunk(StateCache(root, trunk, arithmetic), task, recipe, examples, progress)
-    trunk_seconds = time.monotonic() - started
-    for split, texts in cached.items():
-        if texts.cut:
-            notes.append(
-                f"{texts.cut:,} of {len(examples[split]):,} {split} texts were cut at {recipe.max_length} tokens"
-            )
-
+    cached = _run_trunk(root, trunk, arithmetic, task, recipe, examples, progress)
     checkpoint = Checkpoint(root / "runs" / f"{task.name}-{run_key(plan, arithmetic)}.pt")
     if force:
         checkpoint.remove()
@@ -91,6 +82,7 @@ def train(
     evaluation = _take_best(head, task, state, data["dev"])
     train_seconds = time.monotonic() - started
 
+    trunk_seconds = sum(texts.pass_seconds for texts in cached.values())
     best_epoch = state.best_epoch(task.metric) + 1
     spec = finished_spec(plan, evaluation.scores, arithmetic, best_epoch, trunk_seconds, train_seconds)
     save_bundle(bundle, spec, head)
@@ -102,7 +94,7 @@ def train(
         trunk_seconds=trunk_seconds,
         train_seconds=train_seconds,
         cache_bytes=sum(texts.size_bytes for texts in cached.values()),
-        notes=(*notes, *evaluation.notes),
+        notes=(*_notes(examples), *_cut_notes(examples, cached, recipe.max_length), *evaluation.notes),
     )
 
 
@@ -118,10 +110,19 @@ def _fresh_head(task: Task, trunk: Trunk, recipe: Recipe) -> Head:
 
 
 def _run_trunk(
-    cache: StateCache, task: Task, recipe: Recipe, examples: Mapping[Split, Examples], progress: Progress
+    root: Path,
+    trunk: Trunk,
+    arithmetic: Arithmetic,
+    task: Task,
+    recipe: Recipe,
+    examples: Mapping[Split, Examples],
+    progress: Progress,
 ) -> dict[Split, CachedTexts]:
+    # Heads are served on states in fp32, so that is what their score is measured on: bf16 moves a score by up to half
+    # a point, either way.
+    arithmetics: dict[Split, Arithmetic] = {"train": arithmetic, "dev": Arithmetic(arithmetic.device, "fp32")}
     return {
-        split: cache.states(
+        split: StateCache(root, trunk, arithmetics[split]).states(
             rows.texts,
             [recipe.standing],
             max_length=recipe.max_length,
@@ -130,6 +131,20 @@ def _run_trunk(
         )
         for split, rows in examples.items()
     }
+
+
+def _notes(examples: Mapping[Split, Examples]) -> tuple[str, ...]:
+    return tuple(note for rows in examples.values() for note in rows.notes)
+
+
+def _cut_notes(
+    examples: Mapping[Split, Examples], cached: Mapping[Split, CachedTexts], max_length: int
+) -> tuple[str, ...]:
+    return tuple(
+        f"{texts.cut:,} of {len(examples[split]):,} {split} texts were cut at {max_length} tokens"
+        for split, texts in cached.items()
+        if texts.cut
+    )
 
 
 def _labelled(task: Task, recipe: Recipe, texts: CachedTexts, examples: Examples) -> LabelledStates:
