@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from builder.digest import sha256_file
 from builder.errors import UserError
 from builder.model.encoder import Encoder
 from builder.model.families import FAMILIES
@@ -186,7 +187,7 @@ def _default_folder() -> Path:
         )
     folder = Path(spec.origin).parent / "model"
     for name, expected in DEFAULT_SHA256.items():
-        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        found = sha256_file(folder / name)
         if found != expected:
             raise UserError(
                 f"{folder / name} has SHA-256 {found[:12]}..., but {DEFAULT_NAME} has {expected[:12]}...: reinstall it"
@@ -233,5 +234,5 @@ def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in [folder / "config.json", folder / "tokenizer.json", *_weight_files(folder)]:
         digest.update(f"{file.name}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256_file(file)))
     return digest.hexdigest()

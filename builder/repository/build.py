@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import builder
+from builder.digest import sha256_file
 from builder.errors import OneTrunkError
 from builder.export.modules import ServedHead
 from builder.export.names import head_name
@@ -19,15 +20,13 @@ from builder.export.onnx_file import export_head, export_segment
 from builder.export.parity import ServedTask, check_parity
 from builder.export.release import DEFAULT_RELEASE, Release, get_release
 from builder.model.trunk import Trunk, load_trunk
+from builder.progress import Progress, silent
 from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import TOKENIZER
 from builder.repository.ensemble import ENSEMBLE_VERSION
-from builder.repository.manifest import MANIFEST, Manifest, ModelEntry, read_manifest, sha256_file
+from builder.repository.manifest import MANIFEST, Manifest, ModelEntry, read_manifest
 from builder.repository.plan import RepositoryPlan, plan_repository, select_bundles, tokenizer_files
 from builder.repository.publication import Publication, finish_publication, locked
-
-# Told as the work goes on: what is being done, how much of it is done, of how much.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def build_repository(
     max_length: int = 128,
     triton_release: str = DEFAULT_RELEASE,
     dry_run: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> BuildReport:
     """Builds a Triton model repository from bundles, or brings an existing one up to date.
 

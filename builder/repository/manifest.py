@@ -71,15 +71,6 @@ def read_manifest(repository: Path) -> Manifest | None:
         raise UserError(f"{path} is broken ({reason}): remove it to build the whole repository anew") from error
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def source_hash(*parts: str | int) -> str:
     """One hash over the parts that something is made from."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

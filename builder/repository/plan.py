@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.digest import sha256_file
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import MODEL_FILE, Segment, cut_trunk, head_name
 from builder.export.release import IR_VERSION, OPSET
@@ -22,7 +23,7 @@ from builder.repository.configs import (
     tokenizer_config,
 )
 from builder.repository.ensemble import ENSEMBLE_VERSION, HeadModel, ensemble_configs
-from builder.repository.manifest import Manifest, sha256_file, source_hash
+from builder.repository.manifest import Manifest, source_hash
 
 # Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 1

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.digest import sha256_file
 from builder.errors import UserError
 from builder.tasks.faults import Faults, RowError
 from builder.tasks.hub import read_hub
@@ -55,7 +56,7 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
     place = locate(task, split, data_root)
     records: Iterable[Record | BrokenLine]
     if isinstance(place, Path):
-        records, sha256 = read_records(place), _file_sha256(place)
+        records, sha256 = read_records(place), sha256_file(place)
     else:
         records = list(read_hub(place, split))
         sha256 = hashlib.sha256(json.dumps([record.values for record in records], default=str).encode()).hexdigest()  # type: ignore[union-attr]
@@ -128,11 +129,3 @@ def _absent_labels(task: Task, split: Split, targets: list[int | float]) -> list
     present = set(targets)
     absent = [label for index, label in enumerate(task.labels or ()) if index not in present]
     return [f"no row of the {split} data has the label {', '.join(repr(label) for label in absent)}"] if absent else []
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.model.trunk import Trunk
+from builder.progress import Progress, silent
 from builder.training.arithmetic import Arithmetic
 from builder.training.cache_pass import StatePass, tap_file
-from builder.training.progress import Progress, silent
 from builder.training.states import CachedStates
 from builder.training.tokens import Texts, TokenRows, check_max_length, texts_sha256, tokenise
 

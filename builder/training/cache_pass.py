@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from builder.errors import OneTrunkError
 from builder.model.trunk import Trunk
+from builder.progress import Progress
 from builder.training.arithmetic import Arithmetic
-from builder.training.progress import Progress
 from builder.training.states import length_order
 from builder.training.tokens import TokenRows
 

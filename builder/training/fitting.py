@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from builder.errors import OneTrunkError
 from builder.model.head import Head
+from builder.progress import Progress, silent
 from builder.tasks import Recipe, Task
 from builder.training.batches import epoch_batches
 from builder.training.evaluation import LabelledStates, evaluate
-from builder.training.progress import Progress, silent
 
 Weights = dict[str, Tensor]
 

@@ -11,13 +11,13 @@ import torch
 from builder.model.bundle import save_bundle
 from builder.model.head import Head, new_head
 from builder.model.trunk import Trunk
+from builder.progress import Progress, silent
 from builder.tasks import Examples, Recipe, Split, Task, read_examples
 from builder.training.arithmetic import Arithmetic, DeviceName, Precision, choose_arithmetic
 from builder.training.cache import CachedTexts, StateCache, cache_root
 from builder.training.checkpoint import Checkpoint
 from builder.training.evaluation import Evaluation, LabelledStates, evaluate
 from builder.training.fitting import DivergedError, FitState, fit
-from builder.training.progress import Progress, silent
 from builder.training.provenance import find_finished, finished_spec, planned_spec, run_key
 from builder.training.result import TrainResult
 
