@@ -128,6 +128,23 @@ def tiny_heads(tiny_trunk, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_heads(tmp_path_factory.mktemp("bundles") / "heads", tiny_trunk)
 
 
+@pytest.fixture(params=["cls", "mean", "learned"])
+def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tmp_path: Path):
+    """The bundle `mood`, once for every query of a last layer."""
+    import torch
+
+    from builder.model.bundle import load_bundle, save_bundle
+    from builder.model.head import empty_head
+
+    bundle = load_bundle(tiny_heads / "mood")
+    head = empty_head(tiny_trunk, outputs=2, layers=bundle.spec.layers, query=request.param)
+    head.load_state_dict(bundle.weights, strict=False)
+    if head.pool is not None:
+        torch.nn.init.normal_(head.pool, std=0.5, generator=torch.Generator().manual_seed(0))
+    save_bundle(tmp_path / "mood", bundle.spec.model_copy(update={"query": request.param}), head)
+    return load_bundle(tmp_path / "mood")
+
+
 @pytest.fixture(scope="session")
 def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What build-repo makes of the tiny heads; tests that write into it take a copy."""

@@ -15,10 +15,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from builder.commands.console import errors_end_command
+from builder.commands.search_options import search_options
 
 if TYPE_CHECKING:
+    from builder.progress import Progress as Told
     from builder.tasks import Recipe, Task
     from builder.training import TrainResult
+    from builder.training.workbench import BenchSettings
 
 _EPILOG = """\b
 Examples:
@@ -26,6 +29,9 @@ Examples:
   train-head --tasks all                       every task in tasks/
   train-head cola --tap 2 --layers 3 --lr 1e-4 the same data, another head
   train-head my/spam.toml                      a task of your own
+  train-head --tasks all --search --jobs 2     look for the best taps and layers
+  train-head --plan study/plan.toml            make the heads that it chose
+  train-head --report                          its tables and plots
 
 \b
 A task of your own is a CSV with a header, or JSON lines, and a file like spam.toml:
@@ -45,6 +51,11 @@ killed goes on. Next: build-repo --tasks all."""
 @click.option("--tasks", "task_list", metavar="all|A,B", help="Tasks: all of them, or names with commas.")
 @click.option("--tap", type=click.IntRange(0), help="Trunk layers below the head. [default: the task's recipe]")
 @click.option("--layers", type=click.IntRange(1), help="The head's own layers. [default: the task's recipe]")
+@click.option(
+    "--query",
+    type=click.Choice(["cls", "mean", "learned"]),
+    help="What the head's last layer is computed for. [default: the task's recipe]",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the train data. [default: the task's recipe]")
 @click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: the task's recipe]")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts a step. [default: the task's recipe]")
@@ -85,65 +96,165 @@ killed goes on. Next: build-repo --tasks all."""
 )
 @click.option("--force", is_flag=True, help="Train again what is finished.")
 @click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be used, and say how many.")
+@search_options
 @click.option("--results", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the table to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def train_head(
     tasks: tuple[str, ...],
     task_list: str | None,
-    trunk: str | None,
     task_dir: Path,
-    data: Path | None,
-    heads: Path,
-    cache: Path | None,
-    device: Any,
-    precision: Any,
-    force: bool,
-    skip_bad_rows: bool,
-    results: Path | None,
-    as_json: bool,
-    **recipe_options: float | None,
+    trunk: str | None,
+    search: bool,
+    plan_path: Path | None,
+    report: bool,
+    **options: Any,
 ) -> None:
     """Trains heads on the frozen trunk and writes their bundles.
 
     TASK is the name of a file in the task folder, or a path to a task file.
+
+    With --search, the depth and the length of each head are searched for: full fine-tuning as the reference, probes of
+    every tap, teachers on the best of them, students distilled from these, and a plan that takes of all tasks' students
+    those that keep enough at the least measured cost.
     """
     with errors_end_command():
-        names = _task_names(tasks, task_list)
-        # Imported here: --help and a mistyped option need no torch.
-        from builder.model.trunk import load_trunk
-        from builder.training import train
-        from builder.training.report import check_report_path, write_report
-
+        _refuse_mixed(search, plan_path, report)
+        if report:
+            _report(options)
+            return
+        names = _planned_names(plan_path, tasks, task_list) if plan_path else _task_names(tasks, task_list)
         chosen = _load_tasks(names, task_dir)
-        if results is not None:
-            check_report_path(results)
-        done: list[TrainResult] = []
-        try:
-            with _progress(len(chosen)) as (begin, progress):
+        if search:
+            _search(chosen, trunk, options)
+        else:
+            _train(chosen, trunk, plan_path, options)
+
+
+def _refuse_mixed(search: bool, plan_path: Path | None, report: bool) -> None:
+    from builder.errors import UserError
+
+    given = [name for name, on in (("--search", search), ("--plan", plan_path is not None), ("--report", report)) if on]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are steps of their own: give one of them at a time")
+
+
+def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, options: dict[str, Any]) -> None:
+    # Imported here: --help and a mistyped option need no torch.
+    from builder.model.trunk import load_trunk
+    from builder.training import train
+    from builder.training.report import check_report_path, write_report
+
+    results = options["results"]
+    if results is not None:
+        check_report_path(results)
+    done: list[TrainResult] = []
+    try:
+        with _progress(len(chosen)) as (begin, progress):
+            if plan_path is not None:
+                make = _plan_maker(plan_path, chosen, trunk, options)
+            else:
                 loaded = load_trunk(trunk)
-                for task in chosen:
-                    begin(task.name)
-                    result = train(
+
+                def make(task: Task, progress: Told) -> TrainResult:
+                    return train(
                         task,
                         loaded,
-                        recipe=_recipe(task, recipe_options),
-                        heads=heads,
-                        cache=cache,
-                        data_root=data,
-                        device=device,
-                        precision=precision,
-                        force=force,
-                        skip_bad_rows=skip_bad_rows,
+                        recipe=_recipe(task, options),
+                        heads=options["heads"],
+                        cache=options["cache"],
+                        data_root=options["data"],
+                        device=options["device"],
+                        precision=options["precision"],
+                        force=options["force"],
+                        skip_bad_rows=options["skip_bad_rows"],
                         progress=progress,
                     )
-                    done.append(result)
-                    _tell(result)
-        finally:
-            # What is finished is finished, also where a later task fails.
-            if done:
-                _print_results(done, as_json)
-        if results is not None:
-            write_report(results, done, _command_line())
+
+            for task in chosen:
+                begin(task.name)
+                done.append(make(task, progress))
+                _tell(done[-1])
+    finally:
+        # What is finished is finished, also where a later task fails.
+        if done:
+            _print_results(done, options["as_json"])
+    if results is not None:
+        write_report(results, done, _command_line())
+
+
+def _plan_maker(
+    plan_path: Path, chosen: list[Task], trunk: str | None, options: dict[str, Any]
+) -> Callable[[Task, Told], TrainResult]:
+    from builder.planning.plan_file import read_plan
+    from builder.search.bundles import carry_out
+    from builder.training.workbench import open_workbench
+
+    plan = read_plan(plan_path)
+    # The tasks of the plan that are not made now still lend their texts.
+    bench = open_workbench(_bench_settings(chosen, trunk, options))
+    plan.check_trunk(bench.trunk)
+    return lambda task, progress: carry_out(task.name, plan, bench, options["heads"], progress)
+
+
+def _planned_names(plan_path: Path, arguments: tuple[str, ...], task_list: str | None) -> list[str]:
+    """The tasks of a plan; a plan is carried out whole, since students read other tasks' texts."""
+    from builder.errors import UserError
+    from builder.planning.plan_file import read_plan
+
+    if arguments or task_list not in (None, "all"):
+        raise UserError("--plan makes all heads of its plan; leave the names of tasks out")
+    return list(read_plan(plan_path).tasks)
+
+
+def _search(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> None:
+    from builder.commands.search_heads import SearchOptions, search_heads
+    from builder.search.settings import SearchSettings
+
+    def named(value: str | None) -> tuple[str, ...]:
+        return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+    search_heads(
+        [task.name for task in chosen],
+        _bench_settings(chosen, trunk, options),
+        SearchSettings(seeds=options["seeds"]),
+        SearchOptions(
+            study=options["study"],
+            jobs=options["jobs"],
+            backend=options["backend"],
+            seeds=options["seeds"],
+            grid=named(options["grid"]),
+            ablation=named(options["ablation"]),
+            floor_task=options["task_floor"],
+            floor_average=options["floor_average"],
+            most_share=options["most_share"],
+            as_json=options["as_json"],
+        ),
+    )
+
+
+def _bench_settings(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> BenchSettings:
+    from builder.search.jobs import threads_for
+    from builder.training.workbench import BenchSettings
+
+    return BenchSettings(
+        tasks=tuple(chosen),
+        trunk=trunk,
+        cache=options["cache"],
+        runs=options["study"] / "runs",
+        data_root=options["data"],
+        device=options["device"],
+        precision=options["precision"],
+        max_length=options["max_length"] or 128,
+        skip_bad_rows=options["skip_bad_rows"],
+        threads=threads_for(options["jobs"]),
+    )
+
+
+def _report(options: dict[str, Any]) -> None:
+    from builder.quality import write_quality_report
+
+    for path in write_quality_report(options["study"], tensorboard=options["tensorboard"]):
+        click.echo(f"wrote {path}", err=True)
 
 
 def _task_names(arguments: tuple[str, ...], task_list: str | None) -> list[str] | None:
@@ -173,13 +284,13 @@ def _load_tasks(names: list[str] | None, task_dir: Path) -> list[Task]:
     return loaded
 
 
-def _recipe(task: Task, options: dict[str, float | None]) -> Recipe:
+def _recipe(task: Task, options: dict[str, float | str | None]) -> Recipe:
     from pydantic import ValidationError
 
     from builder.errors import UserError
     from builder.tasks import Recipe
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key in Recipe.model_fields if (value := options.get(key)) is not None}
     try:
         return Recipe.model_validate({**task.recipe.model_dump(), **given})
     except ValidationError as error:

@@ -62,3 +62,23 @@ class ServedHead(nn.Module):
     def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """The same, with the last layer run whole."""
         return self.kind.scores(self.head.forward_whole(hidden_state, attention_mask), self.spec)
+
+
+class SingleModel(nn.Module):
+    """One ordinary model for one task: token ids to scores through an encoder of its own, that nothing is shared with.
+
+    It is what a repository's cost is compared with, and is never served.
+    """
+
+    def __init__(self, trunk: Trunk, served: ServedHead, whole: bool) -> None:
+        super().__init__()
+        self.trunk, self.served, self.whole = trunk, served, whole
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """*Shape:* (batch_size, tokens) three times, to (batch_size, outputs)."""
+        state = self.trunk.encoder.embed(input_ids, token_type_ids)
+        state = self.trunk.run_layers(state, attention_mask, 0, self.served.spec.tap)
+        if self.whole:
+            return self.served.forward_whole(state, attention_mask)
+        result: Tensor = self.served(state, attention_mask)
+        return result

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from builder.errors import OneTrunkError
-from builder.export.modules import EmbeddingSegment, ServedHead, StateSegment, TokenSegment
-from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
+from builder.export.modules import EmbeddingSegment, ServedHead, SingleModel, StateSegment, TokenSegment
+from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from builder.export.release import IR_VERSION, OPSET, Release
 from builder.model.bundle import HeadSpec
 from builder.model.head import Head
@@ -55,6 +55,28 @@ def export_head(head: Head, spec: HeadSpec, path: Path, release: Release) -> Non
     state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, spec.width)
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
     _export(ServedHead(head, spec), (state, tokens), path, (HIDDEN_STATE, ATTENTION_MASK), spec.task, release)
+
+
+def export_single(
+    trunk: Trunk, head: Head, spec: HeadSpec, path: Path, release: Release, *, whole: bool = True
+) -> None:
+    """Writes one ordinary model for one task: the trunk up to the head's tap and the head, in one file.
+
+    Args:
+        trunk: the trunk.
+        head: the head; with the layers of the trunk above its tap, the file is a whole encoder.
+        spec: the head's.
+        path: where to.
+        release: what is to load it.
+        whole: whether the last layer runs for all tokens, as is usual; otherwise it is folded.
+
+    Raises:
+        ExportError: the file would not be one that the release can load.
+    """
+    tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
+    module = SingleModel(trunk, ServedHead(head, spec), whole)
+    inputs = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+    _export(module, (tokens, tokens, torch.zeros_like(tokens)), path, inputs, spec.task, release)
 
 
 def _export(

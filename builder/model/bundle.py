@@ -20,6 +20,7 @@ from builder.errors import UserError
 from builder.model.card import card_text
 from builder.model.head import Head, empty_head
 from builder.model.kinds import get_kind
+from builder.model.query import Query
 from builder.model.trunk import Trunk
 
 TASK_NAME = r"^[a-z][a-z0-9_]{0,47}$"
@@ -38,6 +39,7 @@ class HeadSpec(BaseModel):
     range: tuple[float, float] | None = None
     tap: int = Field(ge=0)
     layers: int = Field(ge=1)
+    query: Query = "cls"
     trunk: str
     width: int = Field(ge=1)
     max_length: int = Field(ge=3)
@@ -45,6 +47,7 @@ class HeadSpec(BaseModel):
     scores: dict[str, float]
     recipe: dict[str, Any] = {}
     data: dict[str, Any] = {}
+    story: dict[str, Any] = {}
     licence: str | None = None
     created: str
     onetrunk_version: str
@@ -92,7 +95,8 @@ class Bundle:
         """
         self.check_trunk(trunk)
         spec = self.spec
-        head = empty_head(trunk, outputs=get_kind(spec.kind).outputs(spec), layers=spec.layers)
+        outputs = get_kind(spec.kind).outputs(spec)
+        head = empty_head(trunk, outputs=outputs, layers=spec.layers, query=spec.query)
         try:
             head.load_state_dict(self.weights)
         except RuntimeError as error:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from builder.model.bundle import HeadSpec
 
+# [CLS] is what a reader expects, so it is not told.
+_QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, weighted mean of the states"}
+
 
 def card_text(spec: HeadSpec) -> str:
     """The card as Markdown."""
@@ -15,11 +18,13 @@ def card_text(spec: HeadSpec) -> str:
     else:
         answers = "a number from {:g} to {:g}".format(*(spec.range or (0, 1)))
     reads = "one text" if spec.form == "single" else "a pair of texts"
+    query = _QUERIES[spec.query]
     lines = [
         f"# Head `{spec.task}`",
         "",
         f"A {spec.kind} head for {reads}: {answers}.",
         f"{_count(spec.layers, 'layer')} on tap {spec.tap} of trunk `{spec.trunk}`, up to {spec.max_length} tokens.",
+        *([f"The query of its last layer is {query} below it, not [CLS]."] if query else []),
         "",
         "## Scores on the dev data",
         "",
@@ -29,6 +34,7 @@ def card_text(spec: HeadSpec) -> str:
         "",
         f"The epoch was chosen on the same dev data, by {spec.metric}, so these scores are a little optimistic.",
         "",
+        *(["## How it came about", "", *_story(spec.story), ""] if spec.story else []),
         "## Data",
         "",
         *_items(spec.data),
@@ -41,6 +47,32 @@ def card_text(spec: HeadSpec) -> str:
         f"Written by OneTrunk {spec.onetrunk_version} on {spec.created}. Weights are stored as fp16.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _story(story: dict[str, Any]) -> list[str]:
+    """What was trained before this head and beside it. Scores are by the metric that chose the epoch."""
+    lines = [f"Scores on the dev data by {story['metric']}.", "", "| what | score |", "|---|---|"]
+    if full := story.get("full_fine_tuning"):
+        lines.append(f"| full fine-tuning of the whole encoder | {_over_seeds(full)} |")
+    if teacher := story.get("teacher"):
+        where = f"{_count(teacher['layers'], 'layer')} on tap {teacher['tap']}"
+        lines.append(f"| its teacher: {where} | {100 * teacher['score']:.1f} |")
+    lines.append(f"| this head | {_over_seeds(story['student'])} |")
+    if how := story.get("distillation"):
+        lines += [
+            "",
+            "Distilled with: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in how.items()),
+        ]
+    if tried := story.get("tried"):
+        lines += ["", "Tried in the search:", "", *(f"- {one}" for one in tried)]
+    return lines
+
+
+def _over_seeds(told: dict[str, Any]) -> str:
+    mean = f"{100 * told['score']:.1f}"
+    if "deviation" not in told:
+        return f"{mean} (one seed)"
+    return f"{mean} (mean of {told['seeds']} seeds, standard deviation {100 * told['deviation']:.1f})"
 
 
 def _items(mapping: dict[str, Any]) -> list[str]:

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from builder.errors import UserError
 from builder.model.encoder import Encoder
-from builder.model.fold import folded_cls_state
+from builder.model.fold import folded_state
+from builder.model.query import Query, query_state
 from builder.model.trunk import Trunk
 
 
 class Head(nn.Module):
-    """Own layers on a trunk's state, and a linear output on [CLS].
+    """Own layers on a trunk's state, the last of them for one query, and a linear output on what that gives.
 
     Attributes:
         layers: the head's layers, first to last, of the trunk's own form.
         output: Linear, width -> outputs.
+        query: what the last layer is computed for.
+        pool: the vector of a learned query, None for others. *Shape:* (width,)
     """
 
-    def __init__(self, encoder: type[Encoder], layers: nn.ModuleList, output: nn.Linear, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        encoder: type[Encoder],
+        layers: nn.ModuleList,
+        output: nn.Linear,
+        dropout: float = 0.1,
+        query: Query = "cls",
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.layers = layers
         self.dropout = nn.Dropout(dropout)
         self.output = output
+        self.query = query
+        self.pool = nn.Parameter(torch.zeros(output.in_features)) if query == "learned" else None
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw outputs, the last layer folded.
@@ -40,25 +53,31 @@ class Head(nn.Module):
         bias = self.encoder.mask_bias(attention_mask, hidden_state)
         for layer in self.layers[:-1]:
             hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
-        cls = folded_cls_state(self.encoder.take_apart(self.layers[-1]), hidden_state, bias)
-        return self._answer(cls)
+        query = query_state(self.query, hidden_state, bias, self.pool)
+        return self._answer(folded_state(self.encoder.take_apart(self.layers[-1]), query, hidden_state, bias))
 
     def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """The same outputs with every layer run whole: what the fold is checked against. Shapes as in forward."""
         bias = self.encoder.mask_bias(attention_mask, hidden_state)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
-        return self._answer(hidden_state[:, 0])
+        if self.query != "cls":
+            # The query goes in front as one more token, which asks as all do and which none can see.
+            query = query_state(self.query, hidden_state, bias, self.pool)
+            hidden_state = torch.cat([query[:, None], hidden_state], dim=1)
+            bias = self.encoder.mask_bias(nn.functional.pad(attention_mask, (1, 0)), hidden_state)
+        return self._answer(self.encoder.run_layer(self.layers[-1], hidden_state, bias)[:, 0])
 
-    def _answer(self, cls: Tensor) -> Tensor:
-        raw: Tensor = self.output(self.dropout(cls))
+    def _answer(self, state: Tensor) -> Tensor:
+        raw: Tensor = self.output(self.dropout(state))
         return raw
 
 
-def new_head(trunk: Trunk, *, outputs: int, tap: int, layers: int) -> Head:
+def new_head(trunk: Trunk, *, outputs: int, tap: int, layers: int, query: Query = "cls") -> Head:
     """A head to be trained: a copy of the trunk's layers ``tap + 1`` to ``tap + layers``, and a fresh output.
 
-    The output's weights come from torch's global generator: seed it first for a result that can be repeated.
+    A learned query starts as the mean. The output's weights come from torch's global generator: seed it first for a
+    result that can be repeated.
 
     Raises:
         UserError: the trunk has no such tap, or not that many layers above it.
@@ -74,10 +93,11 @@ def new_head(trunk: Trunk, *, outputs: int, tap: int, layers: int) -> Head:
     output = nn.Linear(trunk.width, outputs)
     nn.init.normal_(output.weight, std=0.02)
     nn.init.zeros_(output.bias)
-    return Head(type(trunk.encoder), own, output).train()
+    return Head(type(trunk.encoder), own, output, query=query).train()
 
 
-def empty_head(trunk: Trunk, *, outputs: int, layers: int) -> Head:
+def empty_head(trunk: Trunk, *, outputs: int, layers: int, query: Query = "cls") -> Head:
     """A head of the trunk's form in evaluation mode, whose weights are still to be loaded."""
     own = nn.ModuleList([copy.deepcopy(trunk.layers[0]) for _ in range(layers)])
-    return Head(type(trunk.encoder), own, nn.Linear(trunk.width, outputs)).eval().requires_grad_(False)
+    output = nn.Linear(trunk.width, outputs)
+    return Head(type(trunk.encoder), own, output, query=query).eval().requires_grad_(False)

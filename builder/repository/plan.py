@@ -12,7 +12,7 @@ from builder.digest import sha256_file
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import MODEL_FILE, Segment, cut_trunk, head_name
 from builder.export.release import IR_VERSION, OPSET
-from builder.model.bundle import Bundle, find_bundles, load_bundle
+from builder.model.bundle import Bundle, HeadSpec, find_bundles, load_bundle
 from builder.model.trunk import Trunk
 from builder.repository.configs import (
     TOKENIZER,
@@ -114,13 +114,23 @@ def plan_repository(
     for segment in segments:
         sources[segment.name] = source_hash(*form, segment.start, segment.stop)
     for task, bundle in bundles.items():
-        spec = bundle.spec.model_dump_json(include={"kind", "labels", "range", "tap", "layers"})
-        sources[head_name(task)] = source_hash(*form, task, spec, sha256_file(bundle.folder / "head.safetensors"))
+        sources[head_name(task)] = source_hash(
+            *form, task, _exported_spec(bundle.spec), sha256_file(bundle.folder / "head.safetensors")
+        )
     models = {name: _plan_model(repository, name, source, manifest) for name, source in sources.items()}
     part_texts, ensemble_texts = _texts(trunk, bundles, segments, buckets, models)
     ensembles = {name.split("/")[0] for name in ensemble_texts}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)
     return RepositoryPlan(buckets, bundles, segments, models, part_texts, ensemble_texts, gone)
+
+
+def _exported_spec(spec: HeadSpec) -> str:
+    """What a head's file depends on beside its weights."""
+    fields = {"kind", "labels", "range", "tap", "layers"}
+    if spec.query != "cls":
+        # Only then: the usual query came without a name once, and such heads keep their versions.
+        fields.add("query")
+    return spec.model_dump_json(include=fields)
 
 
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:

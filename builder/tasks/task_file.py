@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import sys
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from builder.errors import UserError
 from builder.tasks.recipe import Recipe
 from builder.tasks.task import Task
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from builder.toml_file import did_you_mean, explain, read_toml, refuse_unknown_keys
 
 _TASK_KEYS = tuple(key for key in Task.model_fields if key != "folder")
 _RECIPE_KEYS = tuple(Recipe.model_fields)
@@ -29,21 +21,14 @@ def load_task(path: Path) -> Task:
     Raises:
         UserError: the file is missing, not TOML, or a key of it is unknown or has a value that is not allowed.
     """
-    try:
-        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such task file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not TOML: {error}") from error
-    _refuse_unknown_keys(path, values, _TASK_KEYS, "")
+    values = read_toml(path, "task file")
+    refuse_unknown_keys(path, values, _TASK_KEYS)
     if isinstance(values.get("recipe"), dict):
-        _refuse_unknown_keys(path, values["recipe"], _RECIPE_KEYS, "recipe.")
+        refuse_unknown_keys(path, values["recipe"], _RECIPE_KEYS, "recipe.")
     try:
         return Task.model_validate({"name": path.stem, **values, "folder": path.parent})
     except ValidationError as error:
-        raise UserError("\n".join(_explain(path, fault) for fault in error.errors())) from error
+        raise UserError("\n".join(explain(path, fault) for fault in error.errors())) from error
 
 
 def find_tasks(folder: Path) -> list[Path]:
@@ -69,27 +54,5 @@ def find_task(name: str, folder: Path) -> Path:
     path = folder / f"{name}.toml"
     if not path.is_file():
         known = [file.stem for file in find_tasks(folder)]
-        raise UserError(f"{folder}: no task {name!r}{_did_you_mean(name, known)}; there are: {', '.join(known)}")
+        raise UserError(f"{folder}: no task {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
     return path
-
-
-def _refuse_unknown_keys(path: Path, values: dict[str, Any], allowed: Collection[str], prefix: str) -> None:
-    for key in values:
-        if key not in allowed:
-            hint = _did_you_mean(key, allowed)
-            raise UserError(f"{path}: key {prefix}{key} is not known{hint}; allowed are {', '.join(allowed)}")
-
-
-def _explain(path: Path, fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    rule = fault["msg"].removeprefix("Value error, ")
-    if not key:
-        return f"{path}: {rule}"
-    if fault["type"] == "missing":
-        return f"{path}: key {key} is missing"
-    return f"{path}: key {key}: found {fault['input']!r:.80}: {rule[0].lower()}{rule[1:]}"
-
-
-def _did_you_mean(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

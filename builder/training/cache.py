@@ -58,6 +58,7 @@ class CachedTexts:
         size_bytes: of the taps' files.
         cut: how many texts were longer than allowed.
         pass_seconds: what the passes of the trunk took that computed them, whenever that was.
+        pass_cpu_seconds: the same on the processor, without waiting for other work on the machine.
         trunk_ran: whether the trunk had to run just now, or all was there.
     """
 
@@ -65,6 +66,7 @@ class CachedTexts:
     size_bytes: int
     cut: int
     pass_seconds: float
+    pass_cpu_seconds: float
     trunk_ran: bool
 
 
@@ -118,8 +120,10 @@ class StateCache:
             lengths: NDArray[np.int64] = np.load(folder / "lengths.npy")
         states = {tap: CachedStates(tap_file(folder, tap), lengths, self._trunk.width) for tap in wanted}
         size_bytes = sum(tap_file(folder, tap).stat().st_size for tap in wanted)
-        seconds = sum(one["seconds"] for one in about["passes"] if set(one["taps"]) & set(wanted))
-        return CachedTexts(states, size_bytes, about["cut"], seconds, bool(missing))
+        passes = [one for one in about["passes"] if set(one["taps"]) & set(wanted)]
+        seconds = sum(one["seconds"] for one in passes)
+        cpu_seconds = sum(one.get("cpu_seconds", one["seconds"]) for one in passes)
+        return CachedTexts(states, size_bytes, about["cut"], seconds, cpu_seconds, bool(missing))
 
     def _key(self, texts: Texts, max_length: int) -> str:
         # The trunk is the folder above. Taps are files of the folder: another tap does not make another cache.
@@ -135,7 +139,7 @@ class StateCache:
         self, folder: Path, texts: Texts, taps: list[int], max_length: int, what: str, progress: Progress
     ) -> dict[str, Any]:
         """One pass over the texts for some taps; gives what about.json says after it."""
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         rows = tokenise(self._trunk, texts, max_length)
         earlier = (_read_about(folder) or {"passes": []})["passes"]
         about = {**self._describe(rows, max_length), "passes": earlier}
@@ -143,7 +147,9 @@ class StateCache:
         # Written last: where it is, lengths.npy is.
         _write_about(folder, about)
         StatePass(self._trunk, self._arithmetic, folder, rows, taps).run(what, progress)
-        about["passes"] = [*earlier, {"taps": taps, "seconds": round(time.monotonic() - started, 2)}]
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+        this = {"taps": taps, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
+        about["passes"] = [*earlier, this]
         _write_about(folder, about)
         return about
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from builder.model.head import Head
 from builder.tasks import Task
 from builder.tasks.metrics import measure
 from builder.training.batches import plain_batches
@@ -42,22 +41,21 @@ class Evaluation:
     notes: tuple[str, ...]
 
 
-def evaluate(head: Head, data: LabelledStates, task: Task) -> Evaluation:
-    """Measures a head by its task's metrics. The head is left in evaluation mode."""
-    predictions = answers(head, data.states, task)
+def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
+    """Measures a model by its task's metrics. The model is left in evaluation mode."""
+    predictions = answers(model, data.states, task)
     scores, notes = measure(task.metrics, predictions.numpy(), data.targets.numpy())
     return Evaluation(scores, notes)
 
 
 @torch.no_grad()
-def answers(head: Head, states: States, task: Task) -> Tensor:
-    """What a head answers: indices of labels, or numbers in the task's range. *Shape:* (texts,)."""
-    head.eval()
-    device = next(head.parameters()).device
+def answers(model: nn.Module, states: States, task: Task) -> Tensor:
+    """What a model answers: indices of labels, or numbers in the task's range. *Shape:* (texts,)."""
+    model.eval()
+    device = next(model.parameters()).device
     found: Tensor | None = None
     for rows in plain_batches(states.lengths, _BATCH):
-        hidden_state, attention_mask = states.batch(rows)
-        scores = task.answers.scores(head(hidden_state.to(device), attention_mask.to(device)), task)
+        scores = task.answers.scores(model(*(tensor.to(device) for tensor in states.batch(rows))), task)
         chosen = scores.argmax(dim=-1) if task.answers.uses_labels else scores.squeeze(-1)
         if found is None:
             found = torch.empty(len(states.lengths), dtype=chosen.dtype)

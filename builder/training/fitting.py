@@ -1,10 +1,10 @@
-"""Training a head on cached states: the plain recipe."""
+"""Training a model on batches: one loop for heads on cached states, teachers, students and whole encoders."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from builder.errors import OneTrunkError
-from builder.model.head import Head
 from builder.progress import Progress, silent
 from builder.tasks import Recipe, Task
 from builder.training.batches import epoch_batches
 from builder.training.evaluation import LabelledStates, evaluate
+from builder.training.objective import LabelObjective, Objective
+from builder.training.states import States
 
 Weights = dict[str, Tensor]
 
@@ -53,72 +54,80 @@ class FitState:
 
 
 def fit(
-    head: Head,
+    model: nn.Module,
     task: Task,
     recipe: Recipe,
     train: LabelledStates,
     dev: LabelledStates,
     *,
+    objective: Objective | None = None,
     resume: FitState | None = None,
-    after_epoch: Callable[[FitState], None] = lambda state: None,
+    after_epoch: Callable[[FitState], bool | None] = lambda state: None,
     progress: Progress = silent,
 ) -> FitState:
-    """Trains a head by its recipe. Only the head's own parameters change, and they end as after the last epoch.
+    """Trains a model by its recipe. Only its own parameters change, and they end as after the last epoch.
 
     The same seed gives the same weights on the same machine, also where training was cut off and goes on.
 
     Args:
-        head: a fresh head, on the device where it is to be trained.
+        model: a fresh head or whole encoder, on the device where it is to be trained. It is called with what a batch
+            of the states holds, and gives raw outputs, *Shape:* (batch_size, outputs).
         task: tells what the answers are, and the metrics.
         recipe: how to train.
         train: what to train on.
         dev: what to measure each epoch on.
+        objective: what is minimised; None is the kind's own loss against the labels of ``train``.
         resume: go on after this state.
-        after_epoch: called with the state after every epoch.
+        after_epoch: called with the state after every epoch; where it gives True, training stops there.
         progress: told how many steps are done.
 
     Raises:
         DivergedError: the loss is no finite number any more.
     """
-    optimizer = _optimizer(head, recipe)
+    objective = objective or LabelObjective(task.answers, train.targets)
+    if recipe.dropout is not None:
+        set_dropout(model, recipe.dropout)
+    optimizer = _optimizer(model, recipe)
     state = resume
     if state is not None:
-        head.load_state_dict(state.weights)
+        model.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
-    devices = [torch.cuda.current_device()] if next(head.parameters()).is_cuda else []
+    devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
     with torch.random.fork_rng(devices), _threads(recipe):
         for epoch in range(len(state.losses) if state else 0, recipe.epochs):
-            loss = _run_epoch(head, optimizer, task, recipe, train, epoch, progress)
-            scores = evaluate(head, dev, task).scores
-            state = _next_state(state, loss, scores, task.metric, head, optimizer)
-            after_epoch(state)
+            loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
+            scores = evaluate(model, dev, task).scores
+            state = _next_state(state, loss, scores, task.metric, model, optimizer)
+            if after_epoch(state):
+                break
     assert state is not None, "a recipe has one epoch at least"
     return state
 
 
 def _run_epoch(
-    head: Head,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     task: Task,
     recipe: Recipe,
-    train: LabelledStates,
+    states: States,
+    objective: Objective,
     epoch: int,
     progress: Progress,
 ) -> float:
     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
-    batches = epoch_batches(train.states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+    batches = epoch_batches(states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
     steps = len(batches) * recipe.epochs
-    device = next(head.parameters()).device
-    head.train()
+    device = next(model.parameters()).device
+    model.train()
     total = 0.0
     for place, rows in enumerate(batches):
         step = epoch * len(batches) + place
         rate = recipe.learning_rate * schedule(step, steps, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        hidden_state, attention_mask = train.states.batch(rows)
-        raw = head(hidden_state.to(device), attention_mask.to(device))
-        loss = task.answers.loss(raw, train.targets[torch.from_numpy(rows)].to(device))
+        with _autocast(recipe, device):
+            raw = model(*(tensor.to(device) for tensor in states.batch(rows)))
+        loss = objective(raw.float(), torch.from_numpy(rows))
         value = loss.item()
         if not math.isfinite(value):
             raise DivergedError(
@@ -127,11 +136,11 @@ def _run_epoch(
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(head.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         total += value * len(rows)
         progress(f"{task.name}: epoch {epoch + 1} of {recipe.epochs}", step + 1, steps)
-    return total / len(train.targets)
+    return total / len(states.lengths)
 
 
 @contextmanager
@@ -164,10 +173,21 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return (steps - step) / (steps - math.floor(rising))
 
 
-def _optimizer(head: Head, recipe: Recipe) -> torch.optim.Optimizer:
+def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if recipe.mixed_precision else nullcontext()
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Sets the share that every dropout of a model leaves out."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     # Matrices decay; biases and LayerNorm, which are vectors, do not.
-    matrices = [parameter for parameter in head.parameters() if parameter.requires_grad and parameter.ndim > 1]
-    vectors = [parameter for parameter in head.parameters() if parameter.requires_grad and parameter.ndim <= 1]
+    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -181,10 +201,10 @@ def _next_state(
     loss: float,
     scores: dict[str, float],
     metric: str,
-    head: Head,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> FitState:
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     if before is None:
         return FitState((loss,), (scores,), weights, optimizer.state_dict(), weights)
     better = scores[metric] > max(earlier[metric] for earlier in before.scores)

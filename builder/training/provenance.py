@@ -15,7 +15,7 @@ from builder.tasks import Examples, Recipe, Split, Task
 from builder.training.arithmetic import Arithmetic
 
 # Fields that say what came out, not what went in.
-_OUTCOME = {"scores", "recipe", "created", "onetrunk_version"}
+_OUTCOME = {"scores", "recipe", "story", "created", "onetrunk_version"}
 
 
 def planned_spec(task: Task, trunk: Trunk, recipe: Recipe, examples: Mapping[Split, Examples]) -> HeadSpec:
@@ -28,12 +28,13 @@ def planned_spec(task: Task, trunk: Trunk, recipe: Recipe, examples: Mapping[Spl
         range=task.range,
         tap=recipe.standing,
         layers=recipe.layers,
+        query=recipe.query,
         trunk=trunk.identity,
         width=trunk.width,
         max_length=recipe.max_length,
         metric=task.metric,
         scores=dict.fromkeys(task.metrics, 0.0),
-        recipe=recipe.model_dump(exclude={"tap", "layers", "max_length"}),
+        recipe=recipe.model_dump(exclude={"tap", "layers", "query", "max_length"}),
         data={
             key: value
             for split, rows in examples.items()

@@ -106,7 +106,7 @@ def _fresh_head(task: Task, trunk: Trunk, recipe: Recipe) -> Head:
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
         outputs = task.answers.outputs(task)
-        return new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers)
+        return new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers, query=recipe.query)
 
 
 def _run_trunk(

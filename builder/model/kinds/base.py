@@ -48,5 +48,15 @@ class Kind(ABC):
         """
 
     @abstractmethod
+    def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """How far a student's answers are from its teacher's: mean over the batch.
+
+        Args:
+            raw: the student's raw outputs. *Shape:* (batch_size, outputs)
+            teacher: the teacher's raw outputs. *Shape:* (batch_size, outputs)
+            temperature: how much both are softened, where the kind has something to soften.
+        """
+
+    @abstractmethod
     def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
         """What is served: numbers that a user can read. *Shape:* (batch_size, outputs), in and out."""

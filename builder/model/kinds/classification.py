@@ -36,6 +36,11 @@ class Classification(Kind):
         """Cross entropy."""
         return functional.cross_entropy(raw, targets)
 
+    def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """T^2 times the cross entropy with the teacher's softened probabilities (section 2 of the paper)."""
+        wanted = torch.softmax(teacher / temperature, dim=-1)
+        return temperature**2 * functional.cross_entropy(raw / temperature, wanted)
+
     def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
         """Probabilities that sum to 1."""
         return torch.softmax(raw, dim=-1)

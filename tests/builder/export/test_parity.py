@@ -11,7 +11,7 @@ from builder.export.onnx_file import export_head, export_segment
 from builder.export.parity import TOLERANCE, ParityError, ServedTask, check_parity
 from builder.export.parity_batches import parity_batches
 from builder.export.release import get_release
-from builder.model.bundle import load_bundle
+from builder.model.bundle import Bundle, load_bundle
 
 BUCKETS = (16, 32)
 RELEASE = get_release("24.10")
@@ -20,22 +20,42 @@ RELEASE = get_release("24.10")
 @pytest.fixture
 def exported(tiny_heads, tiny_trunk, tmp_path):
     """The trunk up to tap 3 in two segments, and the head `mood` on it."""
-    segments = {Segment(0, 1): tmp_path / "low.onnx", Segment(1, 3): tmp_path / "high.onnx"}
+    segments = export_trunk(tiny_trunk, tmp_path)
+    return segments, export_mood(load_bundle(tiny_heads / "mood"), tiny_trunk, tmp_path)
+
+
+def export_trunk(trunk, folder):
+    segments = {Segment(0, 1): folder / "low.onnx", Segment(1, 3): folder / "high.onnx"}
     for segment, path in segments.items():
-        export_segment(tiny_trunk, segment, path, RELEASE)
-    bundle = load_bundle(tiny_heads / "mood")
-    head = bundle.head(tiny_trunk)
-    export_head(head, bundle.spec, tmp_path / "mood.onnx", RELEASE)
-    return segments, ServedTask("head_mood", tmp_path / "mood.onnx", ServedHead(head, bundle.spec))
+        export_segment(trunk, segment, path, RELEASE)
+    return segments
 
 
-def test_right_files_pass(tiny_trunk, exported):
-    segments, head = exported
+def export_mood(bundle, trunk, folder):
+    head = bundle.head(trunk)
+    export_head(head, bundle.spec, folder / "mood.onnx", RELEASE)
+    return ServedTask("head_mood", folder / "mood.onnx", ServedHead(head, bundle.spec))
+
+
+def test_right_files_pass(tiny_trunk, mood_bundle, tmp_path):
+    segments, head = export_trunk(tiny_trunk, tmp_path), export_mood(mood_bundle, tiny_trunk, tmp_path)
     steps = []
     worst = check_parity(tiny_trunk, segments, [head], BUCKETS, lambda: steps.append(1))
     assert set(worst) == {"trunk_00_01", "trunk_01_03", "head_mood"}
     assert all(0 <= difference <= TOLERANCE for difference in worst.values())
     assert len(steps) == 2 * len(BUCKETS)
+
+
+def test_head_exported_with_another_query_is_found(tiny_trunk, mood_bundle, tmp_path):
+    segments = export_trunk(tiny_trunk, tmp_path)
+    right = export_mood(mood_bundle, tiny_trunk, tmp_path)
+    others = [query for query in ("cls", "mean") if query != mood_bundle.spec.query]
+    weights = {name: tensor for name, tensor in mood_bundle.weights.items() if name != "pool"}
+    for query in others:
+        spec = mood_bundle.spec.model_copy(update={"query": query})
+        export_mood(Bundle(mood_bundle.folder, spec, weights), tiny_trunk, tmp_path)
+        with pytest.raises(ParityError, match="head_mood: answers differ"):
+            check_parity(tiny_trunk, segments, [right], BUCKETS)
 
 
 def change_weights(path, change):

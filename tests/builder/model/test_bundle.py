@@ -9,20 +9,36 @@ from safetensors.torch import load_file, save_file
 
 from builder.errors import UserError
 from builder.model.bundle import find_bundles, load_bundle, save_bundle
+from builder.model.card import card_text
 from builder.model.head import new_head
 from builder.model.trunk import load_trunk
 
 
-def test_saved_head_answers_as_before_but_for_fp16(tiny_heads, tiny_trunk, tmp_path):
-    spec = load_bundle(tiny_heads / "mood").spec
-    head = new_head(tiny_trunk, outputs=2, tap=spec.tap, layers=spec.layers).eval()
+@pytest.mark.parametrize("query", ["cls", "mean", "learned"])
+def test_saved_head_answers_as_before_but_for_fp16(tiny_heads, tiny_trunk, tmp_path, query):
+    spec = load_bundle(tiny_heads / "mood").spec.model_copy(update={"query": query})
+    head = new_head(tiny_trunk, outputs=2, tap=spec.tap, layers=spec.layers, query=query).eval()
+    if head.pool is not None:
+        torch.nn.init.normal_(head.pool)
     save_bundle(tmp_path / "mood", spec, head)
     loaded = load_bundle(tmp_path / "mood")
     assert loaded.spec == spec
     state, mask = torch.randn(2, 5, tiny_trunk.width), torch.ones(2, 5, dtype=torch.long)
     with torch.no_grad():
         torch.testing.assert_close(loaded.head(tiny_trunk)(state, mask), head(state, mask), atol=5e-2, rtol=0)
-    assert {tensor.dtype for tensor in load_file(tmp_path / "mood" / "head.safetensors").values()} == {torch.float16}
+    stored = load_file(tmp_path / "mood" / "head.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert ("pool" in stored) == (query == "learned")
+
+
+def test_bundle_of_before_there_were_queries_is_one_of_cls(tiny_heads, tiny_trunk, tmp_path):
+    shutil.copytree(tiny_heads / "mood", tmp_path / "mood")
+    spec = json.loads((tmp_path / "mood" / "head.json").read_text())
+    del spec["query"]
+    (tmp_path / "mood" / "head.json").write_text(json.dumps(spec))
+    bundle = load_bundle(tmp_path / "mood")
+    assert bundle.spec == load_bundle(tiny_heads / "mood").spec
+    assert (bundle.spec.query, bundle.head(tiny_trunk).query) == ("cls", "cls")
 
 
 def test_saving_again_replaces_the_bundle_and_leaves_nothing_else(tiny_heads, tiny_trunk, tmp_path):
@@ -38,6 +54,13 @@ def test_saving_again_replaces_the_bundle_and_leaves_nothing_else(tiny_heads, ti
 def test_card_says_what_it_answers(tiny_heads):
     assert "a pair of texts: a number from 0 to 5" in (tiny_heads / "grade" / "README.md").read_text()
     assert "one text: `film`, `house`, `music`" in (tiny_heads / "topic" / "README.md").read_text()
+
+
+def test_card_says_a_query_that_is_not_cls(tiny_heads):
+    spec = load_bundle(tiny_heads / "topic").spec
+    assert "query" not in card_text(spec)
+    assert "query of its last layer is the mean of the states" in card_text(spec.model_copy(update={"query": "mean"}))
+    assert "a learned, weighted mean" in card_text(spec.model_copy(update={"query": "learned"}))
 
 
 def test_other_trunk_is_refused(tiny_heads, tiny_trunk_folder, tmp_path):
@@ -86,6 +109,8 @@ def edit_weights(edit):
         (edit_weights(lambda weights: weights.pop("output.bias")), "does not fit head.json"),
         (edit_spec(labels=["a", "b", "c"]), "does not fit head.json"),
         (edit_spec(layers=2), "does not fit head.json"),
+        (edit_spec(query="last"), "query: Input should be 'cls', 'mean' or 'learned'"),
+        (edit_spec(query="learned"), "does not fit head.json: .*pool"),
     ],
 )
 def test_broken_bundle_is_refused_in_one_line(tiny_heads, tiny_trunk, tmp_path, change, message):

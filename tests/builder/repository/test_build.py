@@ -104,6 +104,12 @@ def test_changed_head_gets_a_new_version_and_keeps_the_old_one(build, repository
     assert 'model_name: "head_mood"\n    model_version: 2' in (repository / "multitask/config.pbtxt").read_text()
 
 
+def test_head_of_another_query_gets_a_new_version(build, heads):
+    path = heads / "mood" / "head.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "query": "mean"}))
+    assert build().models["head_mood"] == "version 2, new"
+
+
 def test_damaged_file_is_made_again(build, repository):
     (repository / "head_mood/1/model.onnx").write_bytes(b"damaged")
     assert build().models["head_mood"] == "version 2, new"

@@ -51,11 +51,13 @@ def test_all_tasks_are_trained_and_put_into_a_table(invoke, tmp_path):
 
 
 def test_options_override_the_recipe(invoke):
-    arguments = "--tap 2 --layers 2 --epochs 2 --lr 1e-3 --batch-size 50 --seed 3 --max-length 20 --json"
+    arguments = (
+        "--tap 2 --layers 2 --query learned --epochs 2 --lr 1e-3 --batch-size 50 --seed 3 --max-length 20 --json"
+    )
     result = invoke("one", *arguments.split())
     assert result.exit_code == 0, result.output
     [head] = json.loads(result.stdout)
-    assert (head["tap"], head["layers"], head["max_length"]) == (2, 2, 20)
+    assert [head[key] for key in ("tap", "layers", "query", "max_length")] == [2, 2, "learned", 20]
     recipe = head["recipe"]
     assert [recipe[key] for key in ("epochs", "learning_rate", "batch_size", "seed")] == [2, 1e-3, 50, 3]
     assert len(head["epoch_scores"]) == 2

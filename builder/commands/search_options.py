@@ -1,0 +1,72 @@
+"""The options of ``train-head`` that have to do with a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--search", is_flag=True, help="Search taps and layers of all named tasks, and write a plan."),
+    click.option(
+        "--plan", "plan_path", type=click.Path(path_type=Path), metavar="FILE.toml", help="Make the heads of a plan."
+    ),
+    click.option("--report", is_flag=True, help="Rebuild tables and plots in the study's folder; trains nothing."),
+    click.option(
+        "--tensorboard",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="With --report: also write the runs' curves for TensorBoard.",
+    ),
+    click.option(
+        "--study",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="study",
+        show_default=True,
+        help="The folder of a search: records of its runs, costs, plan and report.",
+    ),
+    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."),
+    click.option(
+        "--backend",
+        default="local",
+        show_default=True,
+        metavar="local|ray|ray://HOST:PORT",
+        help="Where they run; Ray needs pip install -e '.[cluster]'.",
+    ),
+    click.option(
+        "--seeds",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="How often full fine-tuning and the chosen heads of small tasks are trained.",
+    ),
+    click.option("--grid", metavar="A,B", help="Also train every depth of these tasks, to compare the search with."),
+    click.option("--ablation", metavar="A,B", help="Also measure what each part of distillation is worth, on these."),
+    click.option(
+        "--floor",
+        "floor_average",
+        type=float,
+        default=0.996,
+        show_default=True,
+        help="Share of full fine-tuning's score that the plan keeps on average.",
+    ),
+    click.option(
+        "--task-floor", type=float, default=0.97, show_default=True, help="Share that every task keeps in the plan."
+    ),
+    click.option(
+        "--most-share",
+        type=float,
+        help="Greatest cost of the plan, as a share of single-task models. [default: any]",
+    ),
+)
+
+
+def search_options(command: Command) -> Command:
+    """Adds the options to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,1 @@
+"""The search for each task's head: probes of every depth, teachers, students, and what it all cost."""

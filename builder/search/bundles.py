@@ -1,0 +1,103 @@
+"""Carrying out a plan: each chosen student becomes the bundle of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from builder.model.bundle import save_bundle
+from builder.planning.plan_file import PlanFile
+from builder.progress import Progress, silent
+from builder.search.trials import Trials, load_trials
+from builder.training.evaluation import LabelledStates, evaluate
+from builder.training.execute import execute, trained_head
+from builder.training.provenance import finished_spec, planned_spec
+from builder.training.result import TrainResult
+from builder.training.run_record import RunRecord
+from builder.training.run_spec import RunSpec
+from builder.training.workbench import SPLITS, Workbench
+
+
+def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress: Progress = silent) -> TrainResult:
+    """Writes the bundle of a task as the plan says it: its run's best weights, measured again as they are stored.
+
+    Where the run's weights are not in the cache, its teacher and it are trained again by their records.
+
+    Args:
+        task: the task.
+        plan: the plan.
+        bench: trunk, data, cache and records.
+        heads: the folder of bundles.
+        progress: see Progress.
+
+    Raises:
+        UserError: there is no record of the run that the plan names.
+    """
+    record = _trained(bench.store.by_key(plan.tasks[task].run).spec, bench, progress)
+    recipe, head = record.spec.recipe, trained_head(record, bench)
+    dev = bench.states(task, "dev", [recipe.standing]).states[recipe.standing]
+    evaluation = evaluate(head, LabelledStates(dev, bench.targets(task, "dev")), bench.task(task))
+    examples = {split: bench.examples(task, split) for split in SPLITS}
+    planned = planned_spec(bench.task(task), bench.trunk, recipe, examples)
+    spec = finished_spec(
+        planned,
+        evaluation.scores,
+        bench.arithmetic,
+        record.best_epoch,
+        bench.states(task, "train", [recipe.standing]).pass_seconds,
+        record.seconds,
+    )
+    spec = spec.model_copy(update={"story": story(record, bench)})
+    save_bundle(heads / task, spec, head)
+    return TrainResult(spec, heads / task, epoch_scores=record.epoch_scores, train_seconds=record.seconds)
+
+
+def story(record: RunRecord, bench: Workbench) -> dict[str, Any]:
+    """How a head came about, for its card: full fine-tuning, its teacher, itself, and what else was tried.
+
+    Scores are dev scores by the task's first metric, as shares.
+    """
+    task, how = record.spec.task, record.spec.distillation
+    studies: Mapping[str, Trials] = {
+        study.study: study
+        for study in load_trials(bench.settings.runs, ["baseline", "search", "seeds"])
+        if study.task == task
+    }
+    told: dict[str, Any] = {"metric": record.metric}
+    if "baseline" in studies:
+        told["full_fine_tuning"] = _over_seeds([trial.score for trial in studies["baseline"].trials])
+    if how is not None:
+        teacher = bench.store.by_key(how.teacher)
+        told["teacher"] = {
+            "score": round(teacher.score, 4),
+            "tap": teacher.spec.recipe.tap,
+            "layers": teacher.spec.recipe.layers,
+        }
+        told["distillation"] = how.model_dump(exclude={"teacher"})
+    seeds = [trial.score for trial in studies["seeds"].trials] if "seeds" in studies else []
+    told["student"] = _over_seeds(seeds or [record.score])
+    if "search" in studies:
+        told["tried"] = [
+            f"{trial.stage} on {trial.what}: {100 * trial.score:.1f}" + (" (stopped early)" if trial.stopped else "")
+            for trial in studies["search"].trials
+        ]
+    return told
+
+
+def _over_seeds(scores: list[float]) -> dict[str, Any]:
+    told: dict[str, Any] = {"score": round(fmean(scores), 4), "seeds": len(scores)}
+    if len(scores) > 1:
+        told["deviation"] = round(stdev(scores), 4)
+    return told
+
+
+def _trained(spec: RunSpec, bench: Workbench, progress: Progress) -> RunRecord:
+    """The record of a run whose weights are here: trained again where they are not."""
+    how = spec.distillation
+    if how is not None:
+        teacher = execute(bench.store.by_key(how.teacher).spec, bench, progress=progress)
+        # On another device a run has another key.
+        spec = spec.model_copy(update={"distillation": how.model_copy(update={"teacher": teacher.key})})
+    return execute(spec, bench, progress=progress)

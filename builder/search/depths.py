@@ -1,0 +1,173 @@
+"""One task's search: probes on every tap, teachers on the best few, students of these."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from builder.progress import Progress, silent
+from builder.search.settings import SearchSettings
+from builder.search.trials import Stage, Trial, Trials, as_trial, save_trials
+from builder.training.execute import execute, run_key
+from builder.training.run_record import RunRecord
+from builder.training.run_spec import RunSpec
+from builder.training.workbench import Workbench
+
+
+def search_task(name: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+    """Looks for a task's best teachers and students, and writes down what it tried as ``<task>.search.json``.
+
+    Every run is a record, so a search that was killed finds what it had done and goes on with the rest.
+
+    1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
+    2. Teachers: all layers above the taps that the probes liked best, the cheapest first. One that is behind the
+       others after the same epoch is stopped (Optuna's median rule).
+    3. Students of each teacher that was not stopped, the shortest first, until one is as good as its teacher.
+
+    Args:
+        name: the task.
+        bench: trunk, data, cache and records.
+        settings: budgets.
+        progress: see Progress.
+    """
+    search = _TaskSearch(name, bench, settings, progress)
+    taps = search.probe()
+    teachers = search.teach(taps)
+    for teacher in teachers:
+        search.distil(teacher)
+    return search.save()
+
+
+class _TaskSearch:
+    def __init__(self, name: str, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+        self._name, self._bench, self._settings, self._progress = name, bench, settings, progress
+        self._task = bench.task(name)
+        self._rows = len(bench.examples(name, "train"))
+        self._trials: list[Trial] = []
+        self._notes: list[str] = []
+        self._trunk_cpu_seconds = 0.0
+
+    def probe(self) -> list[int]:
+        """Trains the probes. Gives the taps to put teachers on, the deepest, and so cheapest, first."""
+        depth = self._bench.trunk.depth
+        for split in ("train", "dev"):
+            cached = self._bench.states(self._name, split, range(depth), self._progress)
+            self._trunk_cpu_seconds += cached.pass_cpu_seconds
+        scores = {}
+        for tap in range(depth):
+            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._bench.settings.max_length)
+            scores[tap] = self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "probe").score
+        return promising_taps(scores, self._settings.depths)
+
+    def teach(self, taps: Sequence[int]) -> list[RunRecord]:
+        """Trains teachers on these taps. Gives those that were not stopped, the best first."""
+        study = _open_study(self._bench.root / "studies" / f"{self._study_name()}.log", self._study_name())
+        records = []
+        for tap in taps:
+            study.enqueue_trial({"tap": tap})
+            trial = study.ask({"tap": optuna.distributions.IntDistribution(0, self._bench.trunk.depth - 1)})
+            record = self._teach_one(trial, tap)
+            stopped = record.state == "stopped"
+            study.tell(trial, record.score, state=None if not stopped else optuna.trial.TrialState.PRUNED)
+            if stopped:
+                self._notes.append(f"the teacher on tap {tap} was behind after epoch {len(record.losses)}: stopped")
+            else:
+                records.append(record)
+        return sorted(records, key=lambda record: -record.score)
+
+    def distil(self, teacher: RunRecord) -> None:
+        """Trains students of a teacher, the shortest first, until one is nearly as good."""
+        recipe = teacher.spec.recipe
+        for layers in self._settings.student_layers:
+            if layers > recipe.layers:
+                break
+            spec = RunSpec(
+                task=self._name,
+                role="student",
+                recipe=self._settings.learning(recipe, layers=layers, seed=0),
+                distillation=self._settings.distillation(teacher.key, self._rows),
+            )
+            if self._run(spec, "student").score >= self._settings.enough * teacher.score:
+                break
+
+    def save(self) -> Trials:
+        """Writes down what was tried so far."""
+        trials = Trials(
+            study="search",
+            task=self._name,
+            metric=self._task.metric,
+            trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
+            trials=tuple(self._trials),
+            notes=tuple(self._notes),
+        )
+        save_trials(self._bench.settings.runs, trials)
+        return trials
+
+    def _teach_one(self, trial: optuna.Trial, tap: int) -> RunRecord:
+        recipe = self._settings.tuning(
+            self._rows,
+            tap=tap,
+            layers=self._bench.trunk.depth - tap,
+            seed=0,
+            max_length=self._bench.settings.max_length,
+        )
+
+        def is_behind(epoch: int, score: float) -> bool:
+            trial.report(score, epoch)
+            return epoch < recipe.epochs and trial.should_prune()
+
+        spec = RunSpec(task=self._name, role="teacher", recipe=recipe)
+        record = execute(spec, self._bench, should_stop=is_behind, progress=self._progress)
+        if not trial.storage.get_trial(trial._trial_id).intermediate_values:
+            # Found, not trained just now: the next ones are to be compared with it all the same.
+            for epoch, scores in enumerate(record.epoch_scores, start=1):
+                trial.report(scores[self._task.metric], epoch)
+        self._add(record, "teacher")
+        return record
+
+    def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
+        record = execute(spec, self._bench, progress=self._progress)
+        self._add(record, stage)
+        return record
+
+    def _add(self, record: RunRecord, stage: Stage) -> None:
+        recipe = record.spec.recipe
+        self._trials.append(as_trial(record, stage, f"tap {recipe.tap}, layers {recipe.layers}"))
+        # After each run, so that a table can show it and a kill loses nothing.
+        self.save()
+
+    def _study_name(self) -> str:
+        recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=1024)
+        key = run_key(RunSpec(task=self._name, role="teacher", recipe=recipe), self._bench)
+        return f"{self._name}-{key}"
+
+
+def promising_taps(scores: dict[int, float], count: int) -> list[int]:
+    """The taps to put teachers on: the one with the best probe, and those below it, the deepest first.
+
+    A teacher tunes all layers above its tap, so it makes up for what a lower tap lacks, and not for what a higher one
+    has lost already: the layers of an encoder that was trained for something else stop helping at some depth, and that
+    is what the probes see.
+    """
+    best = max(scores, key=lambda tap: (scores[tap], tap))
+    chosen = [tap for tap in sorted(scores, reverse=True) if tap <= best][:count]
+    # Too few below: the ones above are next.
+    above = [tap for tap in sorted(scores) if tap > best][: count - len(chosen)]
+    return sorted([*chosen, *above], reverse=True)
+
+
+def _open_study(log: Path, name: str) -> optuna.Study:
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name=name,
+        storage=JournalStorage(JournalFileBackend(str(log))),
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
+        load_if_exists=True,
+    )

@@ -1,0 +1,70 @@
+"""From what a search found to a plan: the students as options, chosen against measured costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from builder.errors import UserError
+from builder.planning.choice import choose
+from builder.planning.cost_table import CostTable
+from builder.planning.options import Option
+from builder.planning.plan import Plan
+from builder.planning.plan_file import PlanFile, plan_file, write_plan
+from builder.search.trials import Trials, load_trials
+
+
+def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
+    """Every student, and every one-layer probe, that could be served, with what full fine-tuning reached.
+
+    Args:
+        runs: the folder of run records.
+        tasks: of which tasks.
+
+    Raises:
+        UserError: a task has not been searched, or its baseline has not been trained.
+    """
+    baselines = {study.task: study for study in load_trials(runs, ["baseline"]) if study.trials}
+    searches = {study.task: study for study in load_trials(runs, ["search"])}
+    options = []
+    for task in tasks:
+        for name, found in (("searched", searches), ("fine-tuned as a whole", baselines)):
+            if task not in found:
+                raise UserError(f"task {task} has not been {name} yet; run train-head {task} --search first")
+        full = fmean(trial.score for trial in baselines[task].trials)
+        options += _options(searches[task], full)
+    return options
+
+
+def make_plan(
+    path: Path,
+    options: Sequence[Option],
+    table: CostTable,
+    *,
+    floor_task: float,
+    floor_average: float,
+    most_share: float | None,
+) -> tuple[Plan, PlanFile]:
+    """Chooses the cheapest plan above the floors, and writes it. See ``choose`` for the arguments."""
+    plan = choose(options, table.rates(), floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    written = plan_file(plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    write_plan(path, written)
+    return plan, written
+
+
+def _options(search: Trials, full: float) -> list[Option]:
+    return [
+        Option(
+            task=search.task,
+            tap=recipe.standing,
+            layers=recipe.layers,
+            query=recipe.query,
+            score=trial.score,
+            full=full,
+            run=trial.key,
+        )
+        for trial in search.trials
+        if trial.stage in ("student", "probe") and not trial.stopped
+        for recipe in (trial.spec.recipe,)
+    ]

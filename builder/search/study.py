@@ -1,0 +1,113 @@
+"""A whole study: baselines, searches, a plan, and what proves it, as pieces of work side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import OneTrunkError
+from builder.planning.plan_file import PlanFile, read_plan
+from builder.search.baseline import save_baselines, seeds_of
+from builder.search.jobs import LOCAL, run_jobs
+from builder.search.settings import SearchSettings
+from builder.search.trials import Trials, as_trial, save_trials
+from builder.search.units import Unit, run_unit
+from builder.training.execute import run_key
+from builder.training.run_spec import RunSpec
+from builder.training.workbench import BenchSettings, Workbench, open_workbench
+
+Told = Callable[[Unit | OneTrunkError], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs pieces of work of one study.
+
+    Attributes:
+        bench_settings: tasks, trunk, cache and records.
+        settings: budgets.
+        jobs: how many pieces at a time.
+        backend: see ``run_jobs``.
+    """
+
+    bench_settings: BenchSettings
+    settings: SearchSettings
+    jobs: int = 1
+    backend: str = LOCAL
+
+    @property
+    def bench(self) -> Workbench:
+        """The workbench, in this process."""
+        return open_workbench(self.bench_settings)
+
+    def trunk(self, tasks: Sequence[str]) -> list[Unit]:
+        """The trunk's pass over each task's texts. Before all else: a search also reads other tasks' states."""
+        return [Unit("trunk", task) for task in self._longest_first(tasks)]
+
+    def search(self, tasks: Sequence[str]) -> list[Unit]:
+        """One baseline and the search of each task."""
+        ordered = self._longest_first(tasks)
+        return [unit for task in ordered for unit in (Unit("search", task), Unit("baseline", task))]
+
+    def seeds(self, tasks: Sequence[str], plan: PlanFile) -> list[Unit]:
+        """The other seeds of baselines, and of the students that the plan chose."""
+        units = []
+        for task in self._longest_first(tasks):
+            count = seeds_of(task, self.bench, self.settings)
+            units += [Unit("baseline", task, seed) for seed in range(1, count)]
+            units += [Unit("student", task, seed, spec) for seed, spec in self._students(task, plan, count)]
+        return units
+
+    def proofs(self, grid: Sequence[str], ablation: Sequence[str]) -> list[Unit]:
+        """Full grids and ablations, of the tasks that are named."""
+        return [Unit("grid", task) for task in self._longest_first(grid)] + [
+            Unit("ablation", task) for task in self._longest_first(ablation)
+        ]
+
+    def run(self, units: Sequence[Unit], told: Told) -> list[OneTrunkError]:
+        """Does pieces of work side by side, tells of each as it ends, and gives the errors of those that failed."""
+        calls = [(unit, self.bench_settings, self.settings) for unit in units]
+        errors = []
+        for result in run_jobs(run_unit, calls, jobs=self.jobs, backend=self.backend):
+            told(result)
+            if isinstance(result, OneTrunkError):
+                errors.append(result)
+        return errors
+
+    def save_baselines(self, tasks: Sequence[str]) -> None:
+        """Writes down each task's baselines, of all seeds that there are."""
+        for task in tasks:
+            save_baselines(task, self.bench, self.settings)
+
+    def save_seeds(self, tasks: Sequence[str], plan_path: Path) -> None:
+        """Writes down each chosen head's runs, of all seeds that there are, as ``<task>.seeds.json``."""
+        plan = read_plan(plan_path)
+        for task in tasks:
+            if task not in plan.tasks:
+                continue
+            count = seeds_of(task, self.bench, self.settings)
+            specs = [(0, self._chosen(task, plan)), *self._students(task, plan, count)]
+            trials = tuple(
+                as_trial(record, "student", f"seed {seed}")
+                for seed, spec in specs
+                if (record := self.bench.store.find(spec, run_key(spec, self.bench))) is not None
+            )
+            study = Trials(study="seeds", task=task, metric=self.bench.task(task).metric, trials=trials)
+            save_trials(self.bench_settings.runs, study)
+
+    def _students(self, task: str, plan: PlanFile, count: int) -> Iterator[tuple[int, RunSpec]]:
+        if task not in plan.tasks:
+            return
+        chosen = self._chosen(task, plan)
+        for seed in range(1, count):
+            yield seed, chosen.model_copy(update={"recipe": chosen.recipe.model_copy(update={"seed": seed})})
+
+    def _chosen(self, task: str, plan: PlanFile) -> RunSpec:
+        return self.bench.store.by_key(plan.tasks[task].run).spec
+
+    def _longest_first(self, tasks: Sequence[str]) -> list[str]:
+        def size(task: str) -> int:
+            return sum(len("".join(text)) for text in self.bench.examples(task, "train").texts)
+
+        return sorted(tasks, key=size, reverse=True)

@@ -1,0 +1,57 @@
+"""What a teacher answers: its raw outputs for texts, which its students learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from builder.model.head import Head
+from builder.training.batches import plain_batches
+from builder.training.states import States
+
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """What a teacher gave for some texts.
+
+    Attributes:
+        raw: raw outputs. *Shape:* (texts, outputs)
+        states: its last states, before the output. *Shape:* (texts, width)
+    """
+
+    raw: Tensor
+    states: Tensor
+
+
+@torch.no_grad()
+def ask_teacher(teacher: Head, states: States) -> TeacherAnswers:
+    """Runs a teacher over texts. It is left in evaluation mode.
+
+    Args:
+        teacher: the teacher.
+        states: the trunk's states at its tap.
+    """
+    teacher.eval()
+    device = next(teacher.parameters()).device
+    last: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        last.append(inputs[0])
+
+    hook = teacher.dropout.register_forward_pre_hook(keep)
+    count = len(states.lengths)
+    raw = torch.empty(count, teacher.output.out_features)
+    finals = torch.empty(count, teacher.output.in_features)
+    try:
+        for rows in plain_batches(np.asarray(states.lengths), _BATCH):
+            index = torch.from_numpy(rows)
+            raw[index] = teacher(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu()
+            finals[index] = last.pop().float().cpu()
+    finally:
+        hook.remove()
+    return TeacherAnswers(raw, finals)

@@ -1,0 +1,89 @@
+"""What training minimises: the labels' loss, or the loss of a student that also listens to its teacher."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from builder.model.kinds import Kind
+
+
+class Objective(Protocol):
+    """The loss of a batch. Called with raw outputs, *Shape:* (rows, outputs), and which rows they are, on the CPU."""
+
+    def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
+        """Mean loss over the batch: one number."""
+
+
+class LabelObjective:
+    """The kind's own loss against the labels."""
+
+    def __init__(self, kind: Kind, targets: Tensor) -> None:
+        self._kind, self._targets = kind, targets
+
+    def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
+        """See Objective."""
+        return self._kind.loss(raw, self._targets[rows].to(raw.device))
+
+
+class DistilObjective:
+    """The paper's loss of a student: ``T^2 * CE(softmax(teacher / T), student / T) + CE(label, student)``.
+
+    Rows without a label, such as texts of other tasks, add the first term alone. Both terms are means over the batch,
+    so that a label weighs the same whatever else is in its batch.
+    """
+
+    def __init__(self, kind: Kind, targets: Tensor, teacher: Tensor, temperature: float) -> None:
+        """Makes the objective.
+
+        Args:
+            kind: the task's kind.
+            targets: labels of the first rows; the rows after them have none. *Shape:* (labelled,)
+            teacher: the teacher's raw outputs for all rows. *Shape:* (rows, outputs)
+            temperature: T.
+        """
+        self._kind, self._targets, self._teacher, self._temperature = kind, targets, teacher, temperature
+
+    def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
+        """See Objective."""
+        loss = self._kind.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
+        labelled = rows < len(self._targets)
+        if bool(labelled.any()):
+            share = float(labelled.float().mean())
+            targets = self._targets[rows[labelled]].to(raw.device)
+            loss = loss + share * self._kind.loss(raw[labelled.to(raw.device)], targets)
+        return loss
+
+
+class StateObjective:
+    """Adds to an objective how far the head's last state is from the teacher's, both normalised.
+
+    The state is what goes into the head's output; a hook on its dropout reads it, so the head knows nothing of this.
+    """
+
+    def __init__(self, objective: Objective, dropout: nn.Module, teacher_states: Tensor, weight: float) -> None:
+        """Makes the objective.
+
+        Args:
+            objective: the loss on outputs.
+            dropout: the module that the student's last state goes through, before its output.
+            teacher_states: the teacher's last states. *Shape:* (rows, width)
+            weight: of the mean squared difference.
+        """
+        self._objective, self._teacher, self._weight = objective, teacher_states, weight
+        self._state: Tensor | None = None
+        dropout.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._state = inputs[0]
+
+    def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
+        """See Objective."""
+        assert self._state is not None, "the head has run"
+        wanted = self._teacher[rows].to(raw.device)
+        shape = wanted.shape[-1:]
+        difference = functional.layer_norm(self._state.float(), shape) - functional.layer_norm(wanted.float(), shape)
+        return self._objective(raw, rows) + self._weight * torch.mean(difference**2)
