@@ -27,13 +27,14 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         UserError: the file is missing, cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        values: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from error
+    return values
 
 
 def refuse_unknown_keys(path: Path, values: Mapping[str, Any], allowed: Collection[str], prefix: str = "") -> None:

@@ -27,7 +27,8 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
     2. Teachers: all layers above the taps that the probes liked best, the cheapest first. One that is behind the
        others after the same epoch is stopped (Optuna's median rule).
-    3. Students of each teacher that was not stopped, the shortest first, until one is as good as its teacher.
+    3. Students of the best teacher, and of those that are nearly as good, the shortest first, until one is as good as
+       its teacher.
 
     Args:
         name: the task.
@@ -39,7 +40,8 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
     taps = search.probe()
     teachers = search.teach(taps)
     for teacher in teachers:
-        search.distil(teacher)
+        if teacher.score >= settings.near * teachers[0].score:
+            search.distil(teacher)
     return search.save()
 
 

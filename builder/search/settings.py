@@ -30,6 +30,7 @@ class SearchSettings(BaseModel):
         temperature: of distillation.
         other_texts: texts of other tasks of the same form that its teacher labels for it; at most twice its own.
         enough: a student that keeps this share of its teacher's score needs no longer one beside it.
+        near: a teacher that keeps this share of the best one's score gets students too.
         batch_size: texts a step.
         seeds: how often baselines and chosen heads are trained, for tasks of up to ``large`` train rows.
     """
@@ -40,9 +41,9 @@ class SearchSettings(BaseModel):
     large: int = Field(default=8_600, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     dropout: float | None = Field(default=0.0, ge=0, lt=1)
-    probe_epochs: int = Field(default=3, ge=1)
+    probe_epochs: int = Field(default=2, ge=1)
     probe_learning_rate: float = Field(default=3e-4, gt=0)
-    depths: int = Field(default=2, ge=1)
+    depths: int = Field(default=3, ge=1)
     student_layers: tuple[int, ...] = (1, 2, 3)
     student_epochs: float = Field(default=1.0, gt=0)
     student_learning_rate: float = Field(default=2e-4, gt=0)
@@ -50,6 +51,7 @@ class SearchSettings(BaseModel):
     temperature: float = Field(default=2.0, gt=0)
     other_texts: int = Field(default=5_000, ge=0)
     enough: float = Field(default=0.99, ge=0)
+    near: float = Field(default=0.98, ge=0)
     batch_size: int = Field(default=32, ge=1)
     seeds: int = Field(default=3, ge=1)
 

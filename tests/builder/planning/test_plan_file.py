@@ -72,7 +72,7 @@ def test_it_says_what_it_is_and_what_carries_it_out(path):
         (
             "layers = 2",
             "layer = 2",
-            r"key tasks\.cola\.layer is not known \(did you mean layers\?\); allowed are tap, ",
+            r"key tasks\.cola\.layer is not known \(did you mean layers\?\); allowed are tap",
         ),
         ("[floors]", "[floor]", r"key floor is not known \(did you mean floors\?\)"),
         ("average = 0.996", "averag = 0.996", r"key floors\.averag is not known \(did you mean average\?\)"),
