@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from builder.training.workbench import BenchSettings
 
 _SECONDS_BETWEEN = 1.0
+# Padded lengths at which parts are measured, and the longest text that there is.
+_COST_TOKENS = (32, 64)
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,13 @@ def _costs(study: Study, path: Path, told: Callable[[Any], None]) -> CostTable:
     from builder.planning.costs import measure_costs
     from builder.planning.sessions import machine_name
 
-    trunk = study.bench.trunk
+    trunk, longest = study.bench.trunk, study.bench_settings.max_length
     if path.is_file():
         table = CostTable.read(path)
         if table.trunk == trunk.identity and table.machine == machine_name():
             return table
-    table = measure_costs(trunk)
+    tokens = tuple(length for length in _COST_TOKENS if length < longest) + (longest,)
+    table = measure_costs(trunk, tokens=tokens, progress=lambda what, done, total: None)
     table.write(path)
     return table
 

@@ -64,7 +64,7 @@ class _TaskSearch:
         for tap in range(depth):
             recipe = self._settings.probing(tap=tap, seed=0, max_length=self._bench.settings.max_length)
             scores[tap] = self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "probe").score
-        return promising_taps(scores, self._settings.depths)
+        return promising_taps(scores, self._settings.depths_for(self._rows))
 
     def teach(self, taps: Sequence[int]) -> list[RunRecord]:
         """Trains teachers on these taps. Gives those that were not stopped, the best first."""

@@ -22,7 +22,7 @@ class SearchSettings(BaseModel):
         dropout: of full fine-tuning and of teachers; None is the trunk's own.
         probe_epochs: of the probes: one-layer heads on every tap.
         probe_learning_rate: their learning rate.
-        depths: how many taps get a teacher.
+        depths: how many taps get a teacher; one fewer for larger tasks.
         student_layers: lengths of students to try on each of these taps, in this order.
         student_epochs: a student's epochs, for each of its teacher's.
         student_learning_rate: of students.
@@ -75,6 +75,10 @@ class SearchSettings(BaseModel):
             seed=seed,
             max_length=max_length,
         )
+
+    def depths_for(self, rows: int) -> int:
+        """How many taps get a teacher; ``rows`` are the task's train rows."""
+        return self.depths if rows <= self.large else max(1, self.depths - 1)
 
     def probing(self, *, tap: int, seed: int, max_length: int) -> Recipe:
         """How a probe is trained."""
