@@ -75,7 +75,8 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
     plan_path = options.study / "plan.toml"
     with _table(study.bench.root, bench.runs, tasks) as told:
         _run(study, study.trunk(tasks), told)
-        _run(study, study.search(tasks), told)
+        _run(study, study.baselines(tasks), told)
+        _run(study, study.searches(tasks), told)
         study.save_baselines(tasks)
         table = _costs(study, options.study / "costs.json", told)
         plan = _plan(plan_path, tasks, table, bench, options)

@@ -11,9 +11,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from builder.progress import Progress, silent
+from builder.search.baseline import baseline_spec
 from builder.search.settings import SearchSettings
 from builder.search.trials import Stage, Trial, Trials, as_trial, save_trials
-from builder.training.execute import execute, run_key
+from builder.training.execute import execute, find_run, run_key
 from builder.training.run_record import RunRecord
 from builder.training.run_spec import RunSpec
 from builder.training.workbench import Workbench
@@ -25,10 +26,11 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
     Every run is a record, so a search that was killed finds what it had done and goes on with the rest.
 
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
-    2. Teachers: all layers above the taps that the probes liked best, the cheapest first. One that is behind the
-       others after the same epoch is stopped (Optuna's median rule).
+    2. Teachers: all layers above the taps that the probes liked best, the cheapest first, until one is as good as full
+       fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule).
     3. Students of the best teacher, and of those that are nearly as good, the shortest first, until one is as good as
-       its teacher.
+       full fine-tuning, or as its teacher where that is not known. A student has fewer layers than its teacher; a
+       teacher of few layers can be served itself.
 
     Args:
         name: the task.
@@ -53,6 +55,9 @@ class _TaskSearch:
         self._trials: list[Trial] = []
         self._notes: list[str] = []
         self._trunk_cpu_seconds = 0.0
+        # The baseline is not of the search, and not among its costs; but where it is known, it says what is enough.
+        baseline = find_run(baseline_spec(name, bench, settings, 0), bench)
+        self._full = None if baseline is None else baseline.score
 
     def probe(self) -> list[int]:
         """Trains the probes. Gives the taps to put teachers on, the deepest, and so cheapest, first."""
@@ -80,13 +85,17 @@ class _TaskSearch:
                 self._notes.append(f"the teacher on tap {tap} was behind after epoch {len(record.losses)}: stopped")
             else:
                 records.append(record)
+                if self._full is not None and record.score >= self._full:
+                    self._notes.append(f"the teacher on tap {tap} is as good as full fine-tuning: no lower tap tried")
+                    break
         return sorted(records, key=lambda record: -record.score)
 
     def distil(self, teacher: RunRecord) -> None:
         """Trains students of a teacher, the shortest first, until one is nearly as good."""
         recipe = teacher.spec.recipe
+        wanted = self._settings.enough * (teacher.score if self._full is None else self._full)
         for layers in self._settings.student_layers:
-            if layers > recipe.layers:
+            if layers >= recipe.layers:
                 break
             spec = RunSpec(
                 task=self._name,
@@ -94,7 +103,7 @@ class _TaskSearch:
                 recipe=self._settings.learning(recipe, layers=layers, seed=0),
                 distillation=self._settings.distillation(teacher.key, self._rows),
             )
-            if self._run(spec, "student").score >= self._settings.enough * teacher.score:
+            if self._run(spec, "student").score >= wanted:
                 break
 
     def save(self) -> Trials:

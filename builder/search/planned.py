@@ -16,7 +16,9 @@ from builder.search.trials import Trials, load_trials
 
 
 def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
-    """Every student, and every one-layer probe, that could be served, with what full fine-tuning reached.
+    """Every head of the search that could be served, with what full fine-tuning reached.
+
+    These are students, one-layer probes, and teachers: a teacher of three layers on tap 3 is a head like any other.
 
     Args:
         runs: the folder of run records.
@@ -65,6 +67,6 @@ def _options(search: Trials, full: float) -> list[Option]:
             run=trial.key,
         )
         for trial in search.trials
-        if trial.stage in ("student", "probe") and not trial.stopped
+        if not trial.stopped
         for recipe in (trial.spec.recipe,)
     ]

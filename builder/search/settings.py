@@ -29,7 +29,7 @@ class SearchSettings(BaseModel):
         student_dropout: of students.
         temperature: of distillation.
         other_texts: texts of other tasks of the same form that its teacher labels for it; at most twice its own.
-        enough: a student that keeps this share of its teacher's score needs no longer one beside it.
+        enough: a student that keeps this share of full fine-tuning's score needs no longer one beside it.
         near: a teacher that keeps this share of the best one's score gets students too.
         batch_size: texts a step.
         seeds: how often baselines and chosen heads are trained, for tasks of up to ``large`` train rows.
@@ -50,7 +50,7 @@ class SearchSettings(BaseModel):
     student_dropout: float | None = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=2.0, gt=0)
     other_texts: int = Field(default=5_000, ge=0)
-    enough: float = Field(default=0.99, ge=0)
+    enough: float = Field(default=1.0, ge=0)
     near: float = Field(default=0.98, ge=0)
     batch_size: int = Field(default=32, ge=1)
     seeds: int = Field(default=3, ge=1)

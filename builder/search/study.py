@@ -13,7 +13,7 @@ from builder.search.jobs import LOCAL, run_jobs
 from builder.search.settings import SearchSettings
 from builder.search.trials import Trials, as_trial, save_trials
 from builder.search.units import Unit, run_unit
-from builder.training.execute import run_key
+from builder.training.execute import find_run
 from builder.training.run_spec import RunSpec
 from builder.training.workbench import BenchSettings, Workbench, open_workbench
 
@@ -45,10 +45,13 @@ class Study:
         """The trunk's pass over each task's texts. Before all else: a search also reads other tasks' states."""
         return [Unit("trunk", task) for task in self._longest_first(tasks)]
 
-    def search(self, tasks: Sequence[str]) -> list[Unit]:
-        """One baseline and the search of each task."""
-        ordered = self._longest_first(tasks)
-        return [unit for task in ordered for unit in (Unit("search", task), Unit("baseline", task))]
+    def baselines(self, tasks: Sequence[str]) -> list[Unit]:
+        """One full fine-tuning of each task. Before its search, which goes no further than this is good."""
+        return [Unit("baseline", task) for task in self._longest_first(tasks)]
+
+    def searches(self, tasks: Sequence[str]) -> list[Unit]:
+        """The search of each task."""
+        return [Unit("search", task) for task in self._longest_first(tasks)]
 
     def seeds(self, tasks: Sequence[str], plan: PlanFile) -> list[Unit]:
         """The other seeds of baselines, and of the students that the plan chose."""
@@ -91,7 +94,7 @@ class Study:
             trials = tuple(
                 as_trial(record, "student", f"seed {seed}")
                 for seed, spec in specs
-                if (record := self.bench.store.find(spec, run_key(spec, self.bench))) is not None
+                if (record := find_run(spec, self.bench)) is not None
             )
             study = Trials(study="seeds", task=task, metric=self.bench.task(task).metric, trials=trials)
             save_trials(self.bench_settings.runs, study)

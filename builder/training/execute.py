@@ -68,6 +68,11 @@ def execute(
     return run.train(should_stop, progress)
 
 
+def find_run(spec: RunSpec, bench: Workbench) -> RunRecord | None:
+    """The record of a run; None where it has not been done."""
+    return bench.store.find(spec, run_key(spec, bench))
+
+
 def run_key(spec: RunSpec, bench: Workbench) -> str:
     """What a run is found by: a hash over its spec, the trunk, the data, and where it is computed."""
     facts = [bench.trunk.identity, json.dumps(bench.data_facts(spec.task)), str(bench.arithmetic)]
