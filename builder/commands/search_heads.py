@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from builder.commands.console import progress_line
 
 if TYPE_CHECKING:
     from builder.errors import OneTrunkError
@@ -78,8 +80,9 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
         _run(study, study.baselines(tasks), told)
         _run(study, study.searches(tasks), told)
         study.save_baselines(tasks)
-        table = _costs(study, options.study / "costs.json", told)
+        table = _costs(study, options.study / "costs.json")
         plan = _plan(plan_path, tasks, table, bench, options)
+        _share(study, plan, options.study / "share.json")
         if options.seeds > 1:
             _run(study, study.seeds(tasks, plan), told)
             study.save_baselines(tasks)
@@ -102,21 +105,38 @@ def _run(study: Study, units: Sequence[Unit], told: Callable[[Unit | OneTrunkErr
         raise errors[0]
 
 
-def _costs(study: Study, path: Path, told: Callable[[Any], None]) -> CostTable:
+def _costs(study: Study, path: Path) -> CostTable:
     """The measured costs: those on disk, where they are of this trunk and machine, or measured now."""
     from builder.planning.cost_table import CostTable
     from builder.planning.costs import measure_costs
     from builder.planning.sessions import machine_name
 
-    trunk, longest = study.bench.trunk, study.bench_settings.max_length
+    trunk = study.bench.trunk
     if path.is_file():
         table = CostTable.read(path)
         if table.trunk == trunk.identity and table.machine == machine_name():
             return table
-    tokens = tuple(length for length in _COST_TOKENS if length < longest) + (longest,)
-    table = measure_costs(trunk, tokens=tokens, progress=lambda what, done, total: None)
+    with progress_line() as progress:
+        table = measure_costs(trunk, tokens=_lengths(study), progress=progress)
     table.write(path)
     return table
+
+
+def _share(study: Study, plan: PlanFile, path: Path) -> None:
+    """What the plan's models cost beside single-task models, measured in one run, where that is not on disk."""
+    from builder.planning.share import ShareReport, measure_share
+
+    heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
+    if path.is_file() and ShareReport.read(path).heads == heads:
+        return
+    with progress_line() as progress:
+        measure_share(heads, study.bench.trunk, tokens=_lengths(study), progress=progress).write(path)
+
+
+def _lengths(study: Study) -> tuple[int, ...]:
+    """The padded lengths to measure at: some short ones, and the longest text that there is."""
+    longest = study.bench_settings.max_length
+    return (*(length for length in _COST_TOKENS if length < longest), longest)
 
 
 def _plan(path: Path, tasks: Sequence[str], table: CostTable, bench: BenchSettings, options: SearchOptions) -> PlanFile:

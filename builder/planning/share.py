@@ -85,6 +85,15 @@ class ShareReport(BaseModel):
         """The same against single-task models whose last layer is folded too."""
         return sum(row.folded_share.median for row in self.rows) / len(self.rows)
 
+    @classmethod
+    def read(cls, path: Path) -> ShareReport:
+        """Reads what ``write`` wrote. Raises UserError where it is missing or broken."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"{path}: no measured share: {first}; remove it, and it is measured again") from error
+
     def write(self, path: Path) -> None:
         """Writes JSON, whole or not at all. Raises UserError where that fails."""
         write_text(path, self.model_dump_json(indent=2) + "\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from builder.errors import OneTrunkError
 from builder.progress import Progress
 from builder.search.ablation import run_ablation
 from builder.search.baseline import run_baseline
@@ -46,8 +48,23 @@ def run_unit(unit: Unit, bench_settings: BenchSettings, settings: SearchSettings
     bench = open_workbench(bench_settings)
     board = StatusBoard(bench.root / "status")
     with board.reporting(str(unit)) as progress:
-        _WORK[unit.name](unit, bench, settings, progress)
+        _WORK[unit.name](unit, bench, settings, _ends_with_parent(progress))
     return unit
+
+
+def _ends_with_parent(progress: Progress) -> Progress:
+    """Raises from a step of training when the process that started this one is no more.
+
+    A command that is killed cannot end its workers, which would go on beside those of the next command.
+    """
+    parent = os.getppid()
+
+    def report(what: str, done: int, total: int) -> None:
+        if os.getppid() != parent:
+            raise OneTrunkError("the command that this belongs to was killed")
+        progress(what, done, total)
+
+    return report
 
 
 def _trunk(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
