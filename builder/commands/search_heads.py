@@ -88,6 +88,7 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
             study.save_baselines(tasks)
         study.save_seeds(tasks, plan_path)
         _run(study, study.proofs(options.grid, options.ablation), told)
+    _tell_notes(bench.runs, tasks)
     _tell_plan(plan, plan_path, options.as_json)
 
 
@@ -96,7 +97,7 @@ def _check_named(tasks: Sequence[str], named: Sequence[str]) -> None:
 
     for name in named:
         if name not in tasks:
-            raise UserError(f"--grid or --ablate names {name}, which is not searched; allowed are {', '.join(tasks)}")
+            raise UserError(f"--grid or --ablation names {name}, which is not searched; allowed are {', '.join(tasks)}")
 
 
 def _run(study: Study, units: Sequence[Unit], told: Callable[[Unit | OneTrunkError], None]) -> None:
@@ -151,6 +152,14 @@ def _plan(path: Path, tasks: Sequence[str], table: CostTable, bench: BenchSettin
         most_share=options.most_share,
     )
     return written
+
+
+def _tell_notes(runs: Path, tasks: Sequence[str]) -> None:
+    from builder.search.trials import load_trials
+
+    for search in load_trials(runs, ["search"]):
+        for note in search.notes if search.task in tasks else ():
+            click.echo(f"{search.task}: note: {note}", err=True)
 
 
 def _tell_plan(plan: PlanFile, path: Path, as_json: bool) -> None:

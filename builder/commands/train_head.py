@@ -186,12 +186,13 @@ def _plan_maker(
     plan_path: Path, chosen: list[Task], trunk: str | None, options: dict[str, Any]
 ) -> Callable[[Task, Told], TrainResult]:
     from builder.planning.plan_file import read_plan
-    from builder.search.bundles import carry_out
+    from builder.search.bundles import carry_out, planned_length
     from builder.training.workbench import open_workbench
 
     plan = read_plan(plan_path)
+    given = options["max_length"] or planned_length(plan, options["study"] / "runs")
     # The tasks of the plan that are not made now still lend their texts.
-    bench = open_workbench(_bench_settings(chosen, trunk, options))
+    bench = open_workbench(_bench_settings(chosen, trunk, {**options, "max_length": given}))
     plan.check_trunk(bench.trunk)
     return lambda task, progress: carry_out(task.name, plan, bench, options["heads"], progress)
 
@@ -246,7 +247,7 @@ def _bench_settings(chosen: list[Task], trunk: str | None, options: dict[str, An
         precision=options["precision"],
         max_length=options["max_length"] or 128,
         skip_bad_rows=options["skip_bad_rows"],
-        threads=threads_for(options["jobs"]),
+        threads=threads_for(options["jobs"], options["backend"]),
     )
 
 

@@ -22,6 +22,7 @@ from builder.model.head import Head, empty_head
 from builder.model.kinds import get_kind
 from builder.model.query import Query
 from builder.model.trunk import Trunk
+from builder.whole_file import writing
 
 TASK_NAME = r"^[a-z][a-z0-9_]{0,47}$"
 
@@ -112,7 +113,15 @@ def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
 
     Weights are stored as fp16: half the size, and for the weights of a head no difference in its answers that a
     metric sees.
+
+    Raises:
+        OneTrunkError: the disk is full, or the folder cannot be written for another reason.
     """
+    with writing(folder):
+        _write(folder, spec, head)
+
+
+def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
     weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from builder.errors import UserError
 from builder.model.bundle import save_bundle
 from builder.planning.plan_file import PlanFile
 from builder.progress import Progress, silent
@@ -15,7 +16,7 @@ from builder.training.evaluation import LabelledStates, evaluate
 from builder.training.execute import execute, trained_head
 from builder.training.provenance import finished_spec, planned_spec
 from builder.training.result import TrainResult
-from builder.training.run_record import RunRecord
+from builder.training.run_record import RunRecord, RunStore
 from builder.training.run_spec import RunSpec
 from builder.training.workbench import SPLITS, Workbench
 
@@ -33,9 +34,15 @@ def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress
         progress: see Progress.
 
     Raises:
-        UserError: there is no record of the run that the plan names.
+        UserError: there is no record of the run that the plan names, or it read longer or shorter texts.
     """
-    record = _trained(bench.store.by_key(plan.tasks[task].run).spec, bench, progress)
+    wanted = bench.store.by_key(plan.tasks[task].run).spec
+    if wanted.recipe.max_length != bench.settings.max_length:
+        raise UserError(
+            f"task {task}: planned for texts of up to {wanted.recipe.max_length} tokens, not "
+            f"{bench.settings.max_length}; leave --max-length out, or search again with it"
+        )
+    record = _trained(wanted, bench, progress)
     recipe, head = record.spec.recipe, trained_head(record, bench)
     dev = bench.states(task, "dev", [recipe.standing]).states[recipe.standing]
     evaluation = evaluate(head, LabelledStates(dev, bench.targets(task, "dev")), bench.task(task))
@@ -52,6 +59,20 @@ def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress
     spec = spec.model_copy(update={"story": story(record, bench)})
     save_bundle(heads / task, spec, head)
     return TrainResult(spec, heads / task, epoch_scores=record.epoch_scores, train_seconds=record.seconds)
+
+
+def planned_length(plan: PlanFile, runs: Path) -> int:
+    """The longest text in tokens that a plan's heads were trained for.
+
+    Args:
+        plan: the plan.
+        runs: the folder of run records.
+
+    Raises:
+        UserError: there is no record of the run that the plan names.
+    """
+    first = next(iter(plan.tasks.values()))
+    return RunStore(runs).by_key(first.run).spec.recipe.max_length
 
 
 def story(record: RunRecord, bench: Workbench) -> dict[str, Any]:

@@ -6,14 +6,19 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
+from builder.errors import UserError
 from builder.progress import Progress, silent
 from builder.search.baseline import baseline_spec
 from builder.search.settings import SearchSettings
-from builder.search.trials import Stage, Trial, Trials, as_trial, save_trials
+from builder.search.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
+from builder.tasks.metrics import measure
+from builder.tasks.overlap import overlap_notes
 from builder.training.execute import execute, find_run, run_key
 from builder.training.run_record import RunRecord
 from builder.training.run_spec import RunSpec
@@ -53,7 +58,8 @@ class _TaskSearch:
         self._task = bench.task(name)
         self._rows = len(bench.examples(name, "train"))
         self._trials: list[Trial] = []
-        self._notes: list[str] = []
+        self._notes = list(_data_notes(name, bench))
+        self._earlier = _earlier_trials(name, bench)
         self._trunk_cpu_seconds = 0.0
         # The baseline is not of the search, and not among its costs; but where it is known, it says what is enough.
         baseline = find_run(baseline_spec(name, bench, settings, 0), bench)
@@ -76,14 +82,15 @@ class _TaskSearch:
         study = _open_study(self._bench.root / "studies" / f"{self._study_name()}.log", self._study_name())
         records = []
         for tap in taps:
-            study.enqueue_trial({"tap": tap})
-            trial = study.ask({"tap": optuna.distributions.IntDistribution(0, self._bench.trunk.depth - 1)})
-            record = self._teach_one(trial, tap)
-            stopped = record.state == "stopped"
-            study.tell(trial, record.score, state=None if not stopped else optuna.trial.TrialState.PRUNED)
-            if stopped:
-                self._notes.append(f"the teacher on tap {tap} was behind after epoch {len(record.losses)}: stopped")
-            else:
+            spec = self._teacher_spec(tap)
+            earlier = self._earlier.get(run_key(spec, self._bench))
+            if earlier is not None and earlier.stopped:
+                # Its run may have gone on since, for a full grid; this search stopped it, and that is what it cost.
+                self._keep(earlier)
+                continue
+            record = self._teach_one(study, spec, tap)
+            self._add(record, "teacher")
+            if record.state == "finished":
                 records.append(record)
                 if self._full is not None and record.score >= self._full:
                     self._notes.append(f"the teacher on tap {tap} is as good as full fine-tuning: no lower tap tried")
@@ -106,39 +113,46 @@ class _TaskSearch:
             if self._run(spec, "student").score >= wanted:
                 break
 
-    def save(self) -> Trials:
-        """Writes down what was tried so far."""
+    def save(self, *, going_on: bool = False) -> Trials:
+        """Writes down what was tried so far; while it goes on, also what an earlier search had come to before it."""
+        done = {trial.key for trial in self._trials}
+        ahead = [trial for key, trial in self._earlier.items() if going_on and key not in done]
         trials = Trials(
             study="search",
             task=self._name,
             metric=self._task.metric,
             trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
-            trials=tuple(self._trials),
+            trials=(*self._trials, *ahead),
             notes=tuple(self._notes),
         )
         save_trials(self._bench.settings.runs, trials)
         return trials
 
-    def _teach_one(self, trial: optuna.Trial, tap: int) -> RunRecord:
-        recipe = self._settings.tuning(
-            self._rows,
-            tap=tap,
-            layers=self._bench.trunk.depth - tap,
-            seed=0,
-            max_length=self._bench.settings.max_length,
-        )
+    def _teacher_spec(self, tap: int) -> RunSpec:
+        layers, max_length = self._bench.trunk.depth - tap, self._bench.settings.max_length
+        recipe = self._settings.tuning(self._rows, tap=tap, layers=layers, seed=0, max_length=max_length)
+        return RunSpec(task=self._name, role="teacher", recipe=recipe)
+
+    def _teach_one(self, study: optuna.Study, spec: RunSpec, tap: int) -> RunRecord:
+        if any(trial.params.get("tap") == tap for trial in study.get_trials(states=(TrialState.COMPLETE,))):
+            # Told already, and not to be told twice: the median would count it double.
+            return execute(spec, self._bench, progress=self._progress)
+        trial = _open_trial(study, tap, self._bench.trunk.depth)
 
         def is_behind(epoch: int, score: float) -> bool:
             trial.report(score, epoch)
-            return epoch < recipe.epochs and trial.should_prune()
+            return epoch < spec.recipe.epochs and trial.should_prune()
 
-        spec = RunSpec(task=self._name, role="teacher", recipe=recipe)
         record = execute(spec, self._bench, should_stop=is_behind, progress=self._progress)
         if not trial.storage.get_trial(trial._trial_id).intermediate_values:
             # Found, not trained just now: the next ones are to be compared with it all the same.
             for epoch, scores in enumerate(record.epoch_scores, start=1):
                 trial.report(scores[self._task.metric], epoch)
-        self._add(record, "teacher")
+        if record.state == "stopped":
+            # Without a value: Optuna takes the last one that was reported.
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, record.score)
         return record
 
     def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
@@ -148,9 +162,15 @@ class _TaskSearch:
 
     def _add(self, record: RunRecord, stage: Stage) -> None:
         recipe = record.spec.recipe
-        self._trials.append(as_trial(record, stage, f"tap {recipe.tap}, layers {recipe.layers}"))
+        self._keep(as_trial(record, stage, f"tap {recipe.tap}, layers {recipe.layers}"))
+
+    def _keep(self, trial: Trial) -> None:
+        self._trials.append(trial)
+        if trial.stopped:
+            tap = trial.spec.recipe.tap
+            self._notes.append(f"the teacher on tap {tap} was behind after epoch {trial.epochs}: stopped")
         # After each run, so that a table can show it and a kill loses nothing.
-        self.save()
+        self.save(going_on=True)
 
     def _study_name(self) -> str:
         recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=1024)
@@ -170,6 +190,34 @@ def promising_taps(scores: dict[int, float], count: int) -> list[int]:
     # Too few below: the ones above are next.
     above = [tap for tap in sorted(scores) if tap > best][: count - len(chosen)]
     return sorted([*chosen, *above], reverse=True)
+
+
+def _data_notes(name: str, bench: Workbench) -> tuple[str, ...]:
+    """What a reader of the scores should know of the data."""
+    train, dev = bench.examples(name, "train"), bench.examples(name, "dev")
+    targets = np.asarray(dev.targets)
+    # With the data's own labels as answers, a metric that has no value has none on any answers.
+    undefined = measure(bench.task(name).metrics, targets, targets)[1]
+    return (*train.notes, *dev.notes, *overlap_notes(train, dev), *undefined)
+
+
+def _earlier_trials(name: str, bench: Workbench) -> dict[str, Trial]:
+    """Run's key -> its trial, of a search of this task before, whole or killed."""
+    try:
+        studies = load_trials(bench.settings.runs, ["search"])
+    except UserError:
+        # Broken: the search writes its own anew.
+        return {}
+    return {trial.key: trial for study in studies if study.task == name for trial in study.trials}
+
+
+def _open_trial(study: optuna.Study, tap: int, depth: int) -> optuna.Trial:
+    """The trial that a kill left unfinished, with what it had reported; or a new one."""
+    for left in study.get_trials(states=(TrialState.RUNNING,)):
+        if left.params.get("tap") == tap:
+            return optuna.Trial(study, left._trial_id)
+    study.enqueue_trial({"tap": tap})
+    return study.ask({"tap": optuna.distributions.IntDistribution(0, depth - 1)})
 
 
 def _open_study(log: Path, name: str) -> optuna.Study:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,8 +64,10 @@ class StatusBoard:
                 return
             last = now
             aside = path.with_suffix(".part")
-            aside.write_text(json.dumps(asdict(Status(unit, what, done, total, now - step_began, now - began))))
-            os.replace(aside, path)
+            # Only for the eye: a full disk is told by what needs it.
+            with suppress(OSError):
+                aside.write_text(json.dumps(asdict(Status(unit, what, done, total, now - step_began, now - began))))
+                os.replace(aside, path)
 
         try:
             yield report

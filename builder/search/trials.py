@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from builder.errors import UserError
 from builder.training.run_record import RunRecord
 from builder.training.run_spec import RunSpec
+from builder.whole_file import written_whole
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
 Stage = Literal["baseline", "probe", "teacher", "student", "ablation"]
@@ -86,12 +86,10 @@ def as_trial(record: RunRecord, stage: Stage, what: str = "") -> Trial:
 
 
 def save_trials(folder: Path, trials: Trials) -> Path:
-    """Writes ``<task>.<study>.json``, aside first."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ``<task>.<study>.json``, whole or not at all. Raises OneTrunkError where that fails."""
     path = folder / f"{trials.task}.{trials.study}.json"
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    aside.write_text(trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
-    os.replace(aside, path)
+    with written_whole(path) as aside:
+        aside.write_text(trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ def _ends_with_parent(progress: Progress) -> Progress:
 
     A command that is killed cannot end its workers, which would go on beside those of the next command.
     """
+    if multiprocessing.current_process().name == "MainProcess":
+        # The command itself, which may outlive the shell that it was given to; or Ray's worker, which Ray ends.
+        return progress
     parent = os.getppid()
 
     def report(what: str, done: int, total: int) -> None:

@@ -34,6 +34,7 @@ from builder.training.arithmetic import Arithmetic
 from builder.training.cache_pass import StatePass, tap_file
 from builder.training.states import CachedStates
 from builder.training.tokens import Texts, TokenRows, check_max_length, texts_sha256, tokenise
+from builder.whole_file import written_whole
 
 CACHE_VARIABLE = "ONETRUNK_CACHE"
 _LAYOUT = 1
@@ -143,7 +144,8 @@ class StateCache:
         rows = tokenise(self._trunk, texts, max_length)
         earlier = (_read_about(folder) or {"passes": []})["passes"]
         about = {**self._describe(rows, max_length), "passes": earlier}
-        np.save(folder / "lengths.npy", rows.lengths)
+        with written_whole(folder / "lengths.npy") as aside, aside.open("wb") as stream:
+            np.save(stream, rows.lengths)
         # Written last: where it is, lengths.npy is.
         _write_about(folder, about)
         StatePass(self._trunk, self._arithmetic, folder, rows, taps).run(what, progress)
@@ -174,9 +176,8 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    aside = folder / "about.json.part"
-    aside.write_text(json.dumps(about, indent=2) + "\n")
-    os.replace(aside, folder / "about.json")
+    with written_whole(folder / "about.json") as aside:
+        aside.write_text(json.dumps(about, indent=2) + "\n")
 
 
 @contextmanager

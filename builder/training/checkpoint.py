@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import torch
 
 from builder.training.fitting import FitState
+from builder.whole_file import written_whole
 
 
 class Checkpoint:
@@ -18,11 +18,9 @@ class Checkpoint:
         self._path = path
 
     def save(self, state: FitState) -> None:
-        """Writes the state aside and moves it in: the last one is there until the next one is whole."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_suffix(f".{os.getpid()}.part")
-        torch.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, aside)
-        os.replace(aside, self._path)
+        """Writes the state; the last one is there until this one is whole. Raises OneTrunkError where that fails."""
+        with written_whole(self._path) as aside:
+            torch.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, aside)
 
     def load(self) -> FitState | None:
         """The state to go on from; None where there is none, or none that can be read."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,6 +29,7 @@ from builder.training.run_record import RunRecord
 from builder.training.run_spec import Distillation, RunSpec
 from builder.training.transfer import student_states
 from builder.training.workbench import SPLITS, Workbench
+from builder.whole_file import written_whole
 
 ShouldStop = Callable[[int, float], bool]
 """Asked after each epoch with its number, from 1, and its dev score."""
@@ -99,6 +100,8 @@ def trained_head(record: RunRecord, bench: Workbench) -> Head:
         raise UserError(
             f"{path}: the weights of this run are gone; remove its record, and it is trained again"
         ) from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: broken: {error}; remove it, and the run is trained again") from error
     head.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return head.eval().requires_grad_(False)
 
@@ -113,16 +116,20 @@ class _Costs:
     labelling_cpu_seconds: float = 0.0
 
     def load(self) -> None:
-        if self.path.is_file():
-            for name, value in json.loads(self.path.read_text()).items():
-                setattr(self, name, value)
+        try:
+            said = json.loads(self.path.read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        for name, value in said.items():
+            setattr(self, name, value)
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(f".{os.getpid()}.part")
         names = ("seconds", "cpu_seconds", "labelling_cpu_seconds")
-        aside.write_text(json.dumps({name: getattr(self, name) for name in names}))
-        os.replace(aside, self.path)
+        with written_whole(self.path) as aside:
+            aside.write_text(json.dumps({name: getattr(self, name) for name in names}))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -184,6 +191,7 @@ class _Run:
         except DivergedError:
             # Going on from it would come to the same end.
             self.checkpoint.remove()
+            self.costs.remove()
             raise
         return self._finish(state, model, len(train.states.lengths))
 
@@ -260,15 +268,12 @@ class _Run:
         self.bench.store.save(record)
         if whole:
             self.checkpoint.remove()
-            self.costs.path.unlink(missing_ok=True)
+            self.costs.remove()
         return record
 
     def _save_weights(self, state: FitState) -> None:
-        path = _weights_file(self.bench, self.key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        save_file({name: tensor.half().contiguous() for name, tensor in state.best_weights.items()}, aside)
-        os.replace(aside, path)
+        with written_whole(_weights_file(self.bench, self.key)) as aside:
+            save_file({name: tensor.half().contiguous() for name, tensor in state.best_weights.items()}, aside)
 
 
 def start_student(student: Head, teacher: Head, how: Distillation) -> None:

@@ -24,7 +24,7 @@ Weights = dict[str, Tensor]
 
 
 class DivergedError(OneTrunkError):
-    """The loss is no finite number any more."""
+    """The loss, or a weight, is no finite number any more."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def fit(
         progress: told how many steps are done.
 
     Raises:
-        DivergedError: the loss is no finite number any more.
+        DivergedError: the loss, or a weight, is no finite number any more.
     """
     objective = objective or LabelObjective(task.answers, train.targets)
     if recipe.dropout is not None:
@@ -96,6 +96,7 @@ def fit(
     with torch.random.fork_rng(devices), _threads(recipe):
         for epoch in range(len(state.losses) if state else 0, recipe.epochs):
             loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
+            _check_weights(model, task, epoch)
             scores = evaluate(model, dev, task).scores
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
             if after_epoch(state):
@@ -141,6 +142,16 @@ def _run_epoch(
         total += value * len(rows)
         progress(f"{task.name}: epoch {epoch + 1} of {recipe.epochs}", step + 1, steps)
     return total / len(states.lengths)
+
+
+def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
+    """Catches a last step that went wrong, which no loss after it tells of. Weights are stored in 16 bits."""
+    most = torch.finfo(torch.float16).max
+    if not all(bool((parameter.detach().abs() <= most).all()) for parameter in model.parameters()):
+        raise DivergedError(
+            f"task {task.name}: a weight is no number that fits 16 bits after epoch {epoch + 1}: train with a lower "
+            "--lr"
+        )
 
 
 @contextmanager

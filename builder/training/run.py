@@ -13,6 +13,7 @@ from builder.model.head import Head, new_head
 from builder.model.trunk import Trunk
 from builder.progress import Progress, silent
 from builder.tasks import Examples, Recipe, Split, Task, read_examples
+from builder.tasks.overlap import overlap_notes
 from builder.training.arithmetic import Arithmetic, DeviceName, Precision, choose_arithmetic
 from builder.training.cache import CachedTexts, StateCache, cache_root
 from builder.training.checkpoint import Checkpoint
@@ -134,7 +135,8 @@ def _run_trunk(
 
 
 def _notes(examples: Mapping[Split, Examples]) -> tuple[str, ...]:
-    return tuple(note for rows in examples.values() for note in rows.notes)
+    told = tuple(note for rows in examples.values() for note in rows.notes)
+    return (*told, *overlap_notes(examples["train"], examples["dev"]))
 
 
 def _cut_notes(

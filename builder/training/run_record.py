@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from builder.errors import UserError
 from builder.training.run_spec import RunSpec
+from builder.whole_file import written_whole
 
 
 class RunRecord(BaseModel):
@@ -81,15 +81,12 @@ class RunStore:
         """The record of a key. Raises UserError where there is none."""
         for path in self.folder.glob(f"*-{key}.json"):
             return read_record(path)
-        raise UserError(f"{self.folder}: no record of run {key}; give the folder that has it by --runs")
+        raise UserError(f"{self.folder}: no record of run {key}; give the folder of its search by --study")
 
     def save(self, record: RunRecord) -> None:
-        """Writes a record aside and moves it in."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(record.spec, record.key)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        aside.write_text(record.model_dump_json(indent=1) + "\n")
-        os.replace(aside, path)
+        """Writes a record, whole or not at all. Raises OneTrunkError where that fails."""
+        with written_whole(self._path(record.spec, record.key)) as aside:
+            aside.write_text(record.model_dump_json(indent=1) + "\n")
 
     def __iter__(self) -> Iterator[RunRecord]:
         """All records, by file name."""

@@ -17,7 +17,7 @@ from builder.training.arithmetic import Arithmetic
 from builder.training.cache import StateCache, cache_root
 from builder.training.tokens import tokenise
 
-from .conftest import mood_rows
+from ..conftest import mood_rows
 
 TEXTS = [row["sentence"] for row in mood_rows(120, seed=3)]
 FP32 = Arithmetic("cpu", "fp32")

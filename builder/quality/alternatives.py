@@ -1,0 +1,74 @@
+"""The chosen plan beside what else could have been chosen: the whole frontier, and the paper's own selections."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from builder.errors import UserError
+from builder.planning.frontier import frontier
+from builder.planning.mixed import mixed_plans
+from builder.planning.options import Option
+from builder.planning.plan import Plan
+from builder.planning.rates import Rates
+from builder.quality.recorded_study import RecordedStudy
+from builder.quality.search_cost import best_teacher
+from builder.search.planned import student_options
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """Plans of the same students. Scores are of the search's own seed, costs by the cost table.
+
+    Attributes:
+        chosen: the chosen plan; None where there is none.
+        paper: the paper's configurations, ``KD-1`` to ``KD-3`` and ``Mixed-1`` to ``Mixed-3``.
+        frontier: every plan that no other beats in both cost and quality, cheapest first.
+    """
+
+    chosen: Plan | None
+    paper: Mapping[str, Plan]
+    frontier: Sequence[Plan]
+
+    @classmethod
+    def of(cls, study: RecordedStudy) -> Alternatives:
+        """What could be chosen of a study's students.
+
+        Raises:
+            UserError: costs, searches or baselines have not been measured yet. The message says which.
+        """
+        if study.costs is None:
+            raise UserError("the costs of the parts have not been measured")
+        if not study.tasks:
+            raise UserError("no task has been searched")
+        rates = study.costs.rates()
+        options = student_options(study.runs, study.tasks)
+        full = {option.task: option.full for option in options}
+        return cls(_chosen(study, full, rates), _paper(study, options, rates), frontier(options, rates))
+
+    def best_within(self, share: float) -> Plan | None:
+        """The best plan of the frontier that costs at most this share of single-task models."""
+        return next((plan for plan in reversed(self.frontier) if plan.share <= share + _ROUNDING), None)
+
+
+def _chosen(study: RecordedStudy, full: Mapping[str, float], rates: Rates) -> Plan | None:
+    if study.plan is None:
+        return None
+    # Full fine-tuning may have got more seeds since the plan was written.
+    return Plan.of([dataclasses.replace(option, full=full[option.task]) for option in study.plan.options], rates)
+
+
+def _paper(study: RecordedStudy, options: Sequence[Option], rates: Rates) -> dict[str, Plan]:
+    """The paper's configurations: students only, each task's on the tap of its best teacher."""
+    students, taps = set(), {}
+    for task in study.tasks:
+        trials = study.trials("search", task)
+        teacher = best_teacher(trials)
+        if teacher is None:
+            raise UserError(f"task {task} has no teacher yet")
+        taps[task] = teacher.spec.recipe.standing
+        students |= {trial.key for trial in trials if trial.stage == "student"}
+    return mixed_plans([option for option in options if option.run in students], rates, taps)

@@ -1,0 +1,1 @@
+"""Plots of a study, each drawn from what was recorded."""
