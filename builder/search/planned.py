@@ -25,7 +25,7 @@ def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
         tasks: of which tasks.
 
     Raises:
-        UserError: a task has not been searched, or its baseline has not been trained.
+        UserError: a task has not been searched, or its baseline has not been trained, or has learned nothing.
     """
     baselines = {study.task: study for study in load_trials(runs, ["baseline"]) if study.trials}
     searches = {study.task: study for study in load_trials(runs, ["search"])}
@@ -35,6 +35,11 @@ def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
             if task not in found:
                 raise UserError(f"task {task} has not been {name} yet; run train-head {task} --search first")
         full = fmean(trial.score for trial in baselines[task].trials)
+        if full <= 0:
+            raise UserError(
+                f"task {task}: full fine-tuning scores {full:.3f} by {baselines[task].metric} on the dev data, so there is "
+                "nothing to keep a share of; give more dev rows or another metric"
+            )
         options += _options(searches[task], full)
     return options
 

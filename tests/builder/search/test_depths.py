@@ -1,6 +1,9 @@
 """The search of one task: what it tries, what it writes down, and that a kill costs nothing."""
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 import builder.training.execute as execute_module
 from builder.search.baseline import run_baseline
@@ -147,6 +150,27 @@ def test_search_that_goes_on_counts_no_teacher_twice_in_the_median(new, scored, 
         search_task("mood", new(), SETTINGS)
     revive()
     assert shapes(search_task("mood", new(), SETTINGS), "teacher")[-1] == (1, 3, 1, True)
+
+
+def test_search_killed_within_a_teacher_goes_on_with_its_trial(new, scored, fits, tmp_path):
+    scored({1: 0.5, 2: 0.9, 3: 0.6})
+
+    def kill(what, done, total):
+        if "epoch 2" in what and len(fits) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_task("mood", new(), SETTINGS, kill)
+    trials = search_task("mood", new(), SETTINGS)
+    assert [fit.start for fit in fits[5:7]] == [0, 1]
+    assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False), (1, 3, 1, True)]
+    [log] = (tmp_path / "cache" / "studies").glob("mood-*.log")
+    study = optuna.load_study(study_name=log.stem, storage=JournalStorage(JournalFileBackend(str(log))))
+    assert [(trial.params["tap"], trial.state.name, trial.intermediate_values) for trial in study.trials] == [
+        (3, "COMPLETE", {1: 0.5, 2: 0.5}),
+        (2, "COMPLETE", {1: 0.9, 2: 0.9}),
+        (1, "PRUNED", {1: 0.6}),
+    ]
 
 
 def test_grid_that_finishes_a_loser_does_not_change_the_search(new, scored, fits):

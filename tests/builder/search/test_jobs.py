@@ -7,6 +7,9 @@ import pytest
 
 from builder.errors import OneTrunkError, UserError
 from builder.search.jobs import check_backend, run_jobs, threads_for
+from builder.search.settings import SearchSettings
+from builder.search.units import Unit, run_unit
+from builder.training.workbench import BenchSettings
 
 BACKENDS = [("local",), ("cloud",), ("ray",), ("ray://head:10001",), ("ray:head",)]
 
@@ -64,12 +67,19 @@ def test_jobs_share_the_cores(monkeypatch):
 
 
 @pytest.mark.slow
-def test_local_ray(monkeypatch):
+def test_local_ray(monkeypatch, mood, second, tiny_trunk_folder, tmp_path):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     check_answers(list(run_jobs(check_backend, BACKENDS, jobs=2, backend="ray")))
     assert not ray.is_initialized()
-    # Other processes than this one.
-    processes = set(run_jobs(os.getpid, [(), (), ()], jobs=2, backend="ray"))
-    assert os.getpid() not in processes
+
+    # A piece of a search, for two tasks: what comes of it is on disk.
+    settings = BenchSettings(
+        tasks=(mood, second), trunk=str(tiny_trunk_folder), cache=tmp_path / "cache", max_length=32, threads=1
+    )
+    units = [Unit("trunk", "mood"), Unit("trunk", "second")]
+    done = list(run_jobs(run_unit, [(unit, settings, SearchSettings()) for unit in units], backend="ray"))
+    assert sorted(map(str, done)) == ["mood: trunk", "second: trunk"]
+    states = {path.name for path in (tmp_path / "cache" / "states").rglob("*.f16")}
+    assert states == {f"tap_0{tap}.f16" for tap in range(4)}

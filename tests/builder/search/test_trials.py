@@ -4,7 +4,9 @@ import pytest
 
 from builder.errors import UserError
 from builder.search.planned import student_options
-from builder.search.trials import Trials, load_trials, save_trials
+from builder.search.trials import Trial, Trials, load_trials, save_trials
+from builder.tasks import Recipe
+from builder.training.run_spec import RunSpec
 
 
 def test_they_are_read_as_they_were_written(tmp_path):
@@ -31,4 +33,15 @@ def test_task_that_was_not_searched_is_told(tmp_path):
         student_options(tmp_path, ["one"])
     save_trials(tmp_path, Trials(study="search", task="one", metric="accuracy"))
     with pytest.raises(UserError, match="task one has not been fine-tuned as a whole yet"):
+        student_options(tmp_path, ["one"])
+
+
+def test_baseline_that_learned_nothing_is_told(tmp_path):
+    spec = RunSpec(task="one", role="full", recipe=Recipe(tap=0))
+    trial = Trial(stage="baseline", key="0", spec=spec, score=0.0, epochs=3, stopped=False, cpu_seconds=1)
+    save_trials(tmp_path, Trials(study="search", task="one", metric="matthews"))
+    save_trials(tmp_path, Trials(study="baseline", task="one", metric="matthews", trials=(trial,)))
+    with pytest.raises(
+        UserError, match=r"task one: full fine-tuning scores 0.000 by matthews .*; give more dev rows or"
+    ):
         student_options(tmp_path, ["one"])

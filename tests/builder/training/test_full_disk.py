@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from builder.errors import OneTrunkError
+from builder.model import bundle
 from builder.search import trials
 from builder.search.trials import Trials, save_trials
-from builder.training import cache, checkpoint, execute, run_record
+from builder.training import cache, checkpoint, execute, run_record, train
 from builder.training.execute import find_run
 from builder.whole_file import written_whole
 
@@ -69,6 +70,20 @@ def test_study_that_meets_a_full_disk_keeps_its_old_file(tmp_path, full_disk):
         save_trials(tmp_path, Trials(study="search", task="mood", metric="f1", notes=("x" * 100_000,)))
     assert (tmp_path / "mood.search.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["mood.search.json"]
+
+
+def test_bundle_that_meets_a_full_disk_leaves_the_old_one(mood, tiny_trunk, tmp_path, monkeypatch):
+    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+    old = train(mood, tiny_trunk, **places).spec
+
+    def save_file(weights, path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(bundle, "save_file", save_file)
+    with pytest.raises(OneTrunkError, match=FULL):
+        train(mood, tiny_trunk, force=True, **places)
+    assert bundle.load_bundle(tmp_path / "heads" / "mood").spec == old
+    assert [path.name for path in (tmp_path / "heads").iterdir()] == ["mood"]
 
 
 def test_file_comes_into_its_place_whole(tmp_path):

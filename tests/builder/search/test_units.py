@@ -1,0 +1,46 @@
+"""Pieces of work in processes of their own: they end with the command that they belong to."""
+
+import multiprocessing
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from builder.errors import OneTrunkError
+from builder.search.units import Unit, _ends_with_parent
+from builder.training.run_spec import RunSpec
+
+
+def test_worker_ends_when_its_command_is_no_more(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(name="LokyProcess-1"))
+    told = []
+    progress = _ends_with_parent(lambda *step: told.append(step))
+    progress("epoch 1", 1, 2)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(OneTrunkError, match="the command that this belongs to was killed"):
+        progress("epoch 1", 2, 2)
+    assert told == [("epoch 1", 1, 2)]
+
+
+def test_command_itself_outlives_its_shell(monkeypatch):
+    told = []
+    progress = _ends_with_parent(lambda *step: told.append(step))
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    progress("epoch 1", 1, 2)
+    assert told == [("epoch 1", 1, 2)]
+
+
+def test_unit_says_what_it_is():
+    spec = RunSpec.model_construct()
+    units = [
+        Unit("trunk", "cola"),
+        Unit("baseline", "cola"),
+        Unit("baseline", "cola", 2),
+        Unit("student", "rte", 0, spec),
+    ]
+    assert [str(unit) for unit in units] == [
+        "cola: trunk",
+        "cola: baseline",
+        "cola: baseline, seed 2",
+        "rte: student, seed 0",
+    ]
