@@ -37,8 +37,8 @@ def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
         full = fmean(trial.score for trial in baselines[task].trials)
         if full <= 0:
             raise UserError(
-                f"task {task}: full fine-tuning scores {full:.3f} by {baselines[task].metric} on the dev data, so there is "
-                "nothing to keep a share of; give more dev rows or another metric"
+                f"task {task}: full fine-tuning scores {full:.3f} by {baselines[task].metric} on the dev data, so "
+                "there is nothing to keep a share of; give more dev rows or another metric"
             )
         options += _options(searches[task], full)
     return options

@@ -41,7 +41,5 @@ def test_baseline_that_learned_nothing_is_told(tmp_path):
     trial = Trial(stage="baseline", key="0", spec=spec, score=0.0, epochs=3, stopped=False, cpu_seconds=1)
     save_trials(tmp_path, Trials(study="search", task="one", metric="matthews"))
     save_trials(tmp_path, Trials(study="baseline", task="one", metric="matthews", trials=(trial,)))
-    with pytest.raises(
-        UserError, match=r"task one: full fine-tuning scores 0.000 by matthews .*; give more dev rows or"
-    ):
+    with pytest.raises(UserError, match=r"task one: full fine-tuning scores 0.000 by matthews .*; give more dev"):
         student_options(tmp_path, ["one"])
