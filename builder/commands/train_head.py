@@ -46,6 +46,18 @@ The trunk runs once per text; its states are kept under --cache. A run that was
 killed goes on. Next: build-repo --tasks all."""
 
 
+# Options about one head's recipe, which a search and its plan have their own say in.
+_ONE_HEAD = {
+    "tap": "--tap",
+    "layers": "--layers",
+    "query": "--query",
+    "epochs": "--epochs",
+    "learning_rate": "--lr",
+    "batch_size": "--batch-size",
+    "seed": "--seed",
+}
+
+
 @click.command(epilog=_EPILOG)
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.option("--tasks", "task_list", metavar="all|A,B", help="Tasks: all of them, or names with commas.")
@@ -118,7 +130,7 @@ def train_head(
     those that keep enough at the least measured cost.
     """
     with errors_end_command():
-        _refuse_mixed(search, plan_path, report)
+        _refuse_mixed(search, plan_path, report, options)
         if report:
             _report(options)
             return
@@ -130,12 +142,17 @@ def train_head(
             _train(chosen, trunk, plan_path, options)
 
 
-def _refuse_mixed(search: bool, plan_path: Path | None, report: bool) -> None:
+def _refuse_mixed(search: bool, plan_path: Path | None, report: bool, options: dict[str, Any]) -> None:
     from builder.errors import UserError
 
     given = [name for name, on in (("--search", search), ("--plan", plan_path is not None), ("--report", report)) if on]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} are steps of their own: give one of them at a time")
+    own = [flag for key, flag in _ONE_HEAD.items() if options[key] is not None]
+    if given and own:
+        raise UserError(
+            f"{given[0]} sets {', '.join(own)} itself: leave that out, or train one head without {given[0]}"
+        )
 
 
 def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, options: dict[str, Any]) -> None:

@@ -196,6 +196,7 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
         ("mood --search --ablation moo", "--grid or --ablation names moo, which is not searched; allowed are mood"),
         ("--tasks all --search --plan plan.toml", "--search and --plan are steps of their own"),
         ("--plan plan.toml --report", "--plan and --report are steps of their own"),
+        ("--tasks all --search --lr 1e-4", "--search sets --lr itself: leave that out"),
         ("--plan none.toml", "none.toml: no such plan file"),
         ("--plan broken.toml", "broken.toml: not TOML"),
         ("mood --plan none.toml", "--plan makes all heads of its plan; leave the names of tasks out"),
