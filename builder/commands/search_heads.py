@@ -83,9 +83,7 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
         table = _costs(study, options.study / "costs.json")
         plan = _plan(plan_path, tasks, table, bench, options)
         _share(study, plan, options.study / "share.json")
-        if options.seeds > 1:
-            _run(study, study.seeds(tasks, plan), told)
-            study.save_baselines(tasks)
+        _run(study, study.seeds(tasks, plan), told)
         study.save_seeds(tasks, plan_path)
         _run(study, study.proofs(options.grid, options.ablation), told)
     _tell_notes(bench.runs, tasks)
@@ -115,7 +113,8 @@ def _costs(study: Study, path: Path) -> CostTable:
     trunk = study.bench.trunk
     if path.is_file():
         table = CostTable.read(path)
-        if table.trunk == trunk.identity and table.machine == machine_name():
+        measured = {bucket.tokens for bucket in table.buckets}
+        if (table.trunk, table.machine, measured) == (trunk.identity, machine_name(), set(_lengths(study))):
             return table
     with progress_line() as progress:
         table = measure_costs(trunk, tokens=_lengths(study), progress=progress)
@@ -125,13 +124,18 @@ def _costs(study: Study, path: Path) -> CostTable:
 
 def _share(study: Study, plan: PlanFile, path: Path) -> None:
     """What the plan's models cost beside single-task models, measured in one run, where that is not on disk."""
+    from builder.planning.sessions import machine_name
     from builder.planning.share import ShareReport, measure_share
 
     heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
-    if path.is_file() and ShareReport.read(path).heads == heads:
-        return
+    trunk, lengths = study.bench.trunk, _lengths(study)
+    if path.is_file():
+        there = ShareReport.read(path)
+        measured = {row.tokens for row in there.rows}
+        if (there.heads, there.trunk, there.machine, measured) == (heads, trunk.identity, machine_name(), set(lengths)):
+            return
     with progress_line() as progress:
-        measure_share(heads, study.bench.trunk, tokens=_lengths(study), progress=progress).write(path)
+        measure_share(heads, trunk, tokens=lengths, progress=progress).write(path)
 
 
 def _lengths(study: Study) -> tuple[int, ...]:
@@ -141,17 +145,16 @@ def _lengths(study: Study) -> tuple[int, ...]:
 
 
 def _plan(path: Path, tasks: Sequence[str], table: CostTable, bench: BenchSettings, options: SearchOptions) -> PlanFile:
-    from builder.search.planned import make_plan, student_options
+    from builder.search.planned import make_plan, servable_options
 
-    _, written = make_plan(
+    return make_plan(
         path,
-        student_options(bench.runs, tasks),
+        servable_options(bench.runs, tasks),
         table,
         floor_task=options.floor_task,
         floor_average=options.floor_average,
         most_share=options.most_share,
     )
-    return written
 
 
 def _tell_notes(runs: Path, tasks: Sequence[str]) -> None:

@@ -10,6 +10,9 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# As 0.97, not 97; a head may well keep more than all.
+_SHARE = click.FloatRange(0, 2, min_open=True)
+
 _OPTIONS = (
     click.option("--search", is_flag=True, help="Search taps and layers of all named tasks, and write a plan."),
     click.option(
@@ -25,9 +28,7 @@ _OPTIONS = (
     click.option(
         "--study",
         type=click.Path(path_type=Path, file_okay=False),
-        default="study",
-        show_default=True,
-        help="The folder of a search: records of its runs, costs, plan and report.",
+        help="The folder of a search: records, costs, plan, report. [default: study; with --plan, the plan's own]",
     ),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."),
     click.option(
@@ -49,17 +50,17 @@ _OPTIONS = (
     click.option(
         "--floor",
         "floor_average",
-        type=float,
+        type=_SHARE,
         default=0.996,
         show_default=True,
         help="Share of full fine-tuning's score that the plan keeps on average.",
     ),
     click.option(
-        "--task-floor", type=float, default=0.97, show_default=True, help="Share that every task keeps in the plan."
+        "--task-floor", type=_SHARE, default=0.97, show_default=True, help="Share that every task keeps in the plan."
     ),
     click.option(
         "--most-share",
-        type=float,
+        type=_SHARE,
         help="Greatest cost of the plan, as a share of single-task models. [default: any]",
     ),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -46,15 +47,16 @@ The trunk runs once per text; its states are kept under --cache. A run that was
 killed goes on. Next: build-repo --tasks all."""
 
 
-# Options about one head's recipe, which a search and its plan have their own say in.
-_ONE_HEAD = {
-    "tap": "--tap",
-    "layers": "--layers",
-    "query": "--query",
-    "epochs": "--epochs",
-    "learning_rate": "--lr",
-    "batch_size": "--batch-size",
-    "seed": "--seed",
+# What an option is for, where that is not everything: one head's training, a search, a plan, a report.
+_STEPS = {
+    **dict.fromkeys(("tap", "layers", "query", "epochs", "learning_rate", "batch_size", "seed", "force"), ("",)),
+    **dict.fromkeys(("jobs", "backend", "seeds", "grid", "ablation"), ("--search",)),
+    **dict.fromkeys(("floor_average", "task_floor", "most_share"), ("--search",)),
+    **dict.fromkeys(("heads", "results"), ("", "--plan")),
+    **dict.fromkeys(("trunk", "task_dir", "data", "cache", "device", "precision"), ("", "--search", "--plan")),
+    **dict.fromkeys(("max_length", "skip_bad_rows", "as_json"), ("", "--search", "--plan")),
+    "study": ("--search", "--plan", "--report"),
+    "tensorboard": ("--report",),
 }
 
 
@@ -126,11 +128,12 @@ def train_head(
     TASK is the name of a file in the task folder, or a path to a task file.
 
     With --search, the depth and the length of each head are searched for: full fine-tuning as the reference, probes of
-    every tap, teachers on the best of them, students distilled from these, and a plan that takes of all tasks' students
+    every tap, teachers on the best of them, students distilled from these, and a plan that takes of all tasks' heads
     those that keep enough at the least measured cost.
     """
     with errors_end_command():
-        _refuse_mixed(search, plan_path, report, options)
+        _refuse_mixed(search, plan_path, report)
+        options["study"] = options["study"] or (plan_path.parent if plan_path else Path("study"))
         if report:
             _report(options)
             return
@@ -142,17 +145,22 @@ def train_head(
             _train(chosen, trunk, plan_path, options)
 
 
-def _refuse_mixed(search: bool, plan_path: Path | None, report: bool, options: dict[str, Any]) -> None:
+def _refuse_mixed(search: bool, plan_path: Path | None, report: bool) -> None:
+    """Refuses options that have no effect together: what a user typed is meant to do something."""
     from builder.errors import UserError
 
     given = [name for name, on in (("--search", search), ("--plan", plan_path is not None), ("--report", report)) if on]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} are steps of their own: give one of them at a time")
-    own = [flag for key, flag in _ONE_HEAD.items() if options[key] is not None]
-    if given and own:
-        raise UserError(
-            f"{given[0]} sets {', '.join(own)} itself: leave that out, or train one head without {given[0]}"
-        )
+    step = given[0] if given else ""
+    context = click.get_current_context()
+    for option in context.command.params:
+        steps = _STEPS.get(option.name or "")
+        typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if typed and steps is not None and step not in steps:
+            there = " or ".join(name or "the training of a head" for name in steps)
+            here = f"with {step}" if step else "here"
+            raise UserError(f"{option.opts[-1]} has no effect {here}: it is for {there}; leave it out")
 
 
 def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, options: dict[str, Any]) -> None:

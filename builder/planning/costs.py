@@ -1,4 +1,4 @@
-"""Measuring what the parts of a repository cost on this machine. DESIGN's cost model: milliseconds, not layers."""
+"""Measuring what the parts of a repository cost on this machine: milliseconds, not layers."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ from builder.toml_file import explain, read_toml, refuse_unknown_keys
 _HEADER = """\
 # A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.
 # Scores are on the dev data, as shares: 0.825 is 82.5. `full` is full fine-tuning of the same encoder.
-# To train its heads:   train-head --plan {name}
+# To make its heads:    train-head --plan PATH-OF-THIS-FILE
 # To serve them:        build-repo --tasks all
-# A task's table may be changed by hand; the figures of [kept] and [cost] are then no longer those of the plan.
+# `run` is the record, in runs/ beside this file, of the training that becomes the head. To serve another one, name
+# its record and what it says of tap, layers and query; [kept] and [cost] are then no longer those of the plan.
 
 """
 
@@ -220,7 +221,7 @@ def write_plan(path: Path, plan: PlanFile) -> None:
     """
     if path.suffix != ".toml":
         raise UserError(f"{path}: a plan is a file *.toml")
-    write_text(path, _HEADER.format(name=path.name) + tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+    write_text(path, _HEADER + tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
 
 
 def read_plan(path: Path) -> PlanFile:

@@ -81,10 +81,6 @@ class Rates:
         """The trunk's layers, and so its deepest tap."""
         return len(self.trunk_ms) - 1
 
-    def trunk_with_steps_ms(self, taps: Collection[int]) -> float:
-        """The trunk cut at these taps, a step for each segment."""
-        return self._trunk_ms(taps) + len(set(taps)) * self.step_ms
-
     def head_with_step_ms(self, layers: int) -> float:
         """A head of this many layers, the last of them folded, and its step."""
         return (layers - 1) * self.layer_ms + self.folded_ms + self.step_ms

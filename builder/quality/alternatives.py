@@ -13,8 +13,7 @@ from builder.planning.options import Option
 from builder.planning.plan import Plan
 from builder.planning.rates import Rates
 from builder.quality.recorded_study import RecordedStudy
-from builder.quality.search_cost import best_teacher
-from builder.search.planned import student_options
+from builder.search.planned import servable_options
 
 _ROUNDING = 1e-9
 
@@ -45,7 +44,7 @@ class Alternatives:
         if not study.tasks:
             raise UserError("no task has been searched")
         rates = study.costs.rates()
-        options = student_options(study.runs, study.tasks)
+        options = servable_options(study.runs, study.tasks)
         full = {option.task: option.full for option in options}
         return cls(_chosen(study, full, rates), _paper(study, options, rates), frontier(options, rates))
 
@@ -62,13 +61,16 @@ def _chosen(study: RecordedStudy, full: Mapping[str, float], rates: Rates) -> Pl
 
 
 def _paper(study: RecordedStudy, options: Sequence[Option], rates: Rates) -> dict[str, Plan]:
-    """The paper's configurations: students only, each task's on the tap of its best teacher."""
+    """The paper's configurations: students only, each task's on the tap of its best one."""
     students, taps = set(), {}
     for task in study.tasks:
         trials = study.trials("search", task)
-        teacher = best_teacher(trials)
-        if teacher is None:
+        # A teacher of one layer has no student, and needs none: it is what is served.
+        distilled = [trial for trial in trials if trial.stage == "student"] or [
+            trial for trial in trials if trial.stage == "teacher" and not trial.stopped
+        ]
+        if not distilled:
             raise UserError(f"task {task} has no teacher yet")
-        taps[task] = teacher.spec.recipe.standing
-        students |= {trial.key for trial in trials if trial.stage == "student"}
+        taps[task] = max(distilled, key=lambda trial: trial.score).spec.recipe.standing
+        students |= {trial.key for trial in distilled}
     return mixed_plans([option for option in options if option.run in students], rates, taps)

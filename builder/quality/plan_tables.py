@@ -20,7 +20,7 @@ def alternatives_table(alternatives: Alternatives) -> list[str]:
         "",
         "KD-l: every task has l layers, or as many of them as the search tried, which adds layers only while they may "
         "still help. Mixed-c: layers are added for as long as each gains at least c points (the paper's selection). "
-        "Both stand on the tap of each task's best teacher. Costs are the cost table's, for one text, mean over text "
+        "Both stand on the tap of each task's best student. Costs are the cost table's, for one text, mean over text "
         "lengths and batch sizes; scores are of the search's own seed.",
     ]
 

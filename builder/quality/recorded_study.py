@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from pydantic import ValidationError
-
 from builder.errors import UserError
 from builder.planning.cost_table import CostTable
 from builder.planning.plan_file import PlanFile, read_plan
@@ -56,7 +54,7 @@ class RecordedStudy:
             studies={name: {each.task: each for each in load_trials(runs, [name])} for name in get_args(Study)},
             plan=read_plan(plan) if plan.is_file() else None,
             costs=CostTable.read(costs) if costs.is_file() else None,
-            share=_read_share(share) if share.is_file() else None,
+            share=ShareReport.read(share) if share.is_file() else None,
         )
 
     @property
@@ -105,14 +103,3 @@ class RecordedStudy:
     def _trial(self, key: str) -> Trial | None:
         trials = (trial for found in self.studies.values() for each in found.values() for trial in each.trials)
         return next((trial for trial in trials if trial.key == key), None)
-
-
-def _read_share(path: Path) -> ShareReport:
-    try:
-        return ShareReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg']}; delete it and measure again") from error

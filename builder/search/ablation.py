@@ -58,4 +58,4 @@ def _best_teacher(name: str, bench: Workbench) -> tuple[str, Any]:
         if study.task == name and teachers:
             best = max(teachers, key=lambda trial: trial.score)
             return best.key, best.spec.recipe
-    raise UserError(f"task {name}: no finished search in {bench.settings.runs}; run train-head {name} --search first")
+    raise UserError(f"task {name}: no finished search in {bench.settings.runs}; search it first")

@@ -36,7 +36,14 @@ def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress
     Raises:
         UserError: there is no record of the run that the plan names, or it read longer or shorter texts.
     """
-    wanted = bench.store.by_key(plan.tasks[task].run).spec
+    head_planned = plan.tasks[task]
+    wanted = bench.store.by_key(head_planned.run).spec
+    found = (wanted.task, wanted.recipe.standing, wanted.recipe.layers, wanted.recipe.query)
+    if wanted.role == "full" or found != (task, head_planned.tap, head_planned.layers, head_planned.query):
+        raise UserError(
+            f"task {task}: its run {head_planned.run} in the plan is {wanted.role} training of task {found[0]} with "
+            f"tap {found[1]}, layers {found[2]}, query {found[3]}; name the run of a head as the plan's table says it"
+        )
     if wanted.recipe.max_length != bench.settings.max_length:
         raise UserError(
             f"task {task}: planned for texts of up to {wanted.recipe.max_length} tokens, not "

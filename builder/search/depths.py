@@ -31,11 +31,12 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
     Every run is a record, so a search that was killed finds what it had done and goes on with the rest.
 
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
-    2. Teachers: all layers above the taps that the probes liked best, the cheapest first, until one is as good as full
-       fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule).
-    3. Students of the best teacher, and of those that are nearly as good, the shortest first, until one is as good as
-       full fine-tuning, or as its teacher where that is not known. A student has fewer layers than its teacher; a
-       teacher of few layers can be served itself.
+    2. Forks, for small tasks: the same at full length, on the two highest of the taps that get teachers.
+    3. Teachers: all layers above the taps that the probes liked best, the cheapest first, until one is nearly as good
+       as full fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule).
+    4. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
+       one is nearly as good as full fine-tuning, or as its teacher where that is not known. A student has fewer layers
+       than its teacher; a teacher of few layers can be served itself.
 
     Args:
         name: the task.
@@ -45,10 +46,12 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
     """
     search = _TaskSearch(name, bench, settings, progress)
     taps = search.probe()
+    search.fork(taps)
     teachers = search.teach(taps)
+    best = max((teacher.score for teacher in teachers), default=0.0)
     for teacher in teachers:
-        if teacher.score >= settings.near * teachers[0].score:
-            search.distil(teacher)
+        if teacher.score >= settings.near * best and search.distil(teacher):
+            break
     return search.save()
 
 
@@ -78,8 +81,10 @@ class _TaskSearch:
         return promising_taps(scores, self._settings.depths_for(self._rows))
 
     def teach(self, taps: Sequence[int]) -> list[RunRecord]:
-        """Trains teachers on these taps. Gives those that were not stopped, the best first."""
-        study = _open_study(self._bench.root / "studies" / f"{self._study_name()}.log", self._study_name())
+        """Trains teachers on these taps. Gives those that were not stopped, the one on the highest tap first."""
+        study = _open_study(
+            self._bench.settings.runs.parent / "optuna" / f"{self._study_name()}.log", self._study_name()
+        )
         records = []
         for tap in taps:
             spec = self._teacher_spec(tap)
@@ -92,13 +97,26 @@ class _TaskSearch:
             self._add(record, "teacher")
             if record.state == "finished":
                 records.append(record)
-                if self._full is not None and record.score >= self._full:
-                    self._notes.append(f"the teacher on tap {tap} is as good as full fine-tuning: no lower tap tried")
+                if self._full is not None and record.score >= self._settings.enough * self._full:
+                    self._notes.append(
+                        f"the teacher on tap {tap} keeps {record.score / self._full:.1%} of full fine-tuning: no lower "
+                        "tap tried"
+                    )
                     break
-        return sorted(records, key=lambda record: -record.score)
+        return records
 
-    def distil(self, teacher: RunRecord) -> None:
-        """Trains students of a teacher, the shortest first, until one is nearly as good."""
+    def fork(self, taps: Sequence[int]) -> None:
+        """Trains one-layer heads on the labels alone, where the task is small, on the two highest of these taps."""
+        if self._rows > self._settings.large:
+            return
+        for tap in sorted(taps, reverse=True)[:2]:
+            recipe = self._settings.probing(
+                tap=tap, seed=0, max_length=self._bench.settings.max_length, epochs=self._settings.fork_epochs
+            )
+            self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork")
+
+    def distil(self, teacher: RunRecord) -> bool:
+        """Trains students of a teacher, the shortest first. Gives whether one is good enough."""
         recipe = teacher.spec.recipe
         wanted = self._settings.enough * (teacher.score if self._full is None else self._full)
         for layers in self._settings.student_layers:
@@ -111,7 +129,8 @@ class _TaskSearch:
                 distillation=self._settings.distillation(teacher.key, self._rows),
             )
             if self._run(spec, "student").score >= wanted:
-                break
+                return True
+        return False
 
     def save(self, *, going_on: bool = False) -> Trials:
         """Writes down what was tried so far; while it goes on, also what an earlier search had come to before it."""
@@ -173,7 +192,7 @@ class _TaskSearch:
         self.save(going_on=True)
 
     def _study_name(self) -> str:
-        recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=1024)
+        recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=self._bench.settings.max_length)
         key = run_key(RunSpec(task=self._name, role="teacher", recipe=recipe), self._bench)
         return f"{self._name}-{key}"
 

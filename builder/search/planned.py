@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,15 +11,15 @@ from builder.errors import UserError
 from builder.planning.choice import choose
 from builder.planning.cost_table import CostTable
 from builder.planning.options import Option
-from builder.planning.plan import Plan
-from builder.planning.plan_file import PlanFile, plan_file, write_plan
+from builder.planning.plan_file import PlanFile, plan_file, read_plan, write_plan
 from builder.search.trials import Trials, load_trials
 
 
-def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
+def servable_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
     """Every head of the search that could be served, with what full fine-tuning reached.
 
-    These are students, one-layer probes, and teachers: a teacher of three layers on tap 3 is a head like any other.
+    These are students, one-layer forks, and teachers: a teacher of three layers on tap 3 is a head like any other.
+    Probes are not: they are trained just long enough to compare taps.
 
     Args:
         runs: the folder of run records.
@@ -33,7 +34,7 @@ def student_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
     for task in tasks:
         for name, found in (("searched", searches), ("fine-tuned as a whole", baselines)):
             if task not in found:
-                raise UserError(f"task {task} has not been {name} yet; run train-head {task} --search first")
+                raise UserError(f"task {task} has not been {name} yet; search again with all tasks")
         full = fmean(trial.score for trial in baselines[task].trials)
         if full <= 0:
             raise UserError(
@@ -52,12 +53,17 @@ def make_plan(
     floor_task: float,
     floor_average: float,
     most_share: float | None,
-) -> tuple[Plan, PlanFile]:
-    """Chooses the cheapest plan above the floors, and writes it. See ``choose`` for the arguments."""
+) -> PlanFile:
+    """Chooses the cheapest plan above the floors, and writes it. See ``choose`` for the arguments.
+
+    A plan of other heads that is there already is kept beside it, as ``plan.toml.old``.
+    """
     plan = choose(options, table.rates(), floor_task=floor_task, floor_average=floor_average, most_share=most_share)
     written = plan_file(plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    if path.is_file() and read_plan(path).tasks != written.tasks:
+        os.replace(path, path.with_name(f"{path.name}.old"))
     write_plan(path, written)
-    return plan, written
+    return written
 
 
 def _options(search: Trials, full: float) -> list[Option]:
@@ -72,6 +78,6 @@ def _options(search: Trials, full: float) -> list[Option]:
             run=trial.key,
         )
         for trial in search.trials
-        if not trial.stopped
+        if trial.stage != "probe" and not trial.stopped
         for recipe in (trial.spec.recipe,)
     ]

@@ -46,19 +46,22 @@ class Study:
         return [Unit("trunk", task) for task in self._longest_first(tasks)]
 
     def baselines(self, tasks: Sequence[str]) -> list[Unit]:
-        """One full fine-tuning of each task. Before its search, which goes no further than this is good."""
-        return [Unit("baseline", task) for task in self._longest_first(tasks)]
+        """Full fine-tuning of each task, with all seeds. Before its search, which goes no further than this is good."""
+        return [
+            Unit("baseline", task, seed)
+            for task in self._longest_first(tasks)
+            for seed in range(seeds_of(task, self.bench, self.settings))
+        ]
 
     def searches(self, tasks: Sequence[str]) -> list[Unit]:
         """The search of each task."""
         return [Unit("search", task) for task in self._longest_first(tasks)]
 
     def seeds(self, tasks: Sequence[str], plan: PlanFile) -> list[Unit]:
-        """The other seeds of baselines, and of the students that the plan chose."""
+        """The other seeds of the heads that the plan chose."""
         units = []
         for task in self._longest_first(tasks):
             count = seeds_of(task, self.bench, self.settings)
-            units += [Unit("baseline", task, seed) for seed in range(1, count)]
             units += [Unit("student", task, seed, spec) for seed, spec in self._students(task, plan, count)]
         return units
 

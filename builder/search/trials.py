@@ -15,7 +15,7 @@ from builder.training.run_spec import RunSpec
 from builder.whole_file import written_whole
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
-Stage = Literal["baseline", "probe", "teacher", "student", "ablation"]
+Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]
 
 
 class Trial(BaseModel):

@@ -87,8 +87,8 @@ def small_plan(folder, new_bench, mood, second, tiny_trunk):
         cost=PlanCost(machine="", threads=1, **ms),
         tasks={"mood": PlannedHead(tap=2, layers=1, score=student.score, full=0.9, run=student.key)},
     )
-    write_plan(folder / "small.toml", plan)
-    return folder / "small.toml"
+    write_plan(folder / "study" / "small.toml", plan)
+    return folder / "study" / "small.toml"
 
 
 def one_line(result):
@@ -129,7 +129,7 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
         ("second", "ablation"),
     }
     for task in ("mood", "second"):
-        assert {trial.stage for trial in studies[task, "search"].trials} == {"probe", "teacher", "student"}
+        assert {trial.stage for trial in studies[task, "search"].trials} == {"probe", "fork", "teacher", "student"}
         assert len(studies[task, "baseline"].trials) == 2
         assert len(studies[task, "seeds"].trials) == 2
     trunk = load_trunk(tiny_trunk_folder)
@@ -173,6 +173,16 @@ def test_plan_is_made_from_its_records_where_weights_are_gone(invoke, folder, sm
     assert spec.story["teacher"]["layers"] == 2
 
 
+@pytest.mark.parametrize("change", [{"tap": 1}, {"layers": 2}, {"query": "mean"}])
+def test_plan_that_says_another_head_than_its_run_is_refused(invoke, folder, small_plan, change):
+    plan = read_plan(small_plan)
+    changed = plan.tasks["mood"].model_copy(update=change)
+    write_plan(small_plan, plan.model_copy(update={"tasks": {"mood": changed}}))
+    line = one_line(invoke("--plan", str(small_plan)))
+    assert f"its run {changed.run} in the plan is student training of task mood with tap 2, layers 1, query cls" in line
+    assert not (folder / "heads").exists()
+
+
 def test_plan_of_another_length_is_refused(invoke, small_plan):
     line = one_line(invoke("--plan", str(small_plan), "--max-length", "20"))
     assert "planned for texts of up to 32 tokens, not 20; leave --max-length out" in line
@@ -196,7 +206,10 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
         ("mood --search --ablation moo", "--grid or --ablation names moo, which is not searched; allowed are mood"),
         ("--tasks all --search --plan plan.toml", "--search and --plan are steps of their own"),
         ("--plan plan.toml --report", "--plan and --report are steps of their own"),
-        ("--tasks all --search --lr 1e-4", "--search sets --lr itself: leave that out"),
+        ("--tasks all --search --lr 1e-4", "--lr has no effect with --search: it is for the training of a head"),
+        ("mood --jobs 2", "--jobs has no effect here: it is for --search; leave it out"),
+        ("mood --search --tensorboard t", "--tensorboard has no effect with --search: it is for --report"),
+        ("mood --search --force", "--force has no effect with --search"),
         ("--plan none.toml", "none.toml: no such plan file"),
         ("--plan broken.toml", "broken.toml: not TOML"),
         ("mood --plan none.toml", "--plan makes all heads of its plan; leave the names of tasks out"),

@@ -3,7 +3,7 @@
 import pytest
 
 from builder.errors import UserError
-from builder.search.planned import student_options
+from builder.search.planned import servable_options
 from builder.search.trials import Trial, Trials, load_trials, save_trials
 from builder.tasks import Recipe
 from builder.training.run_spec import RunSpec
@@ -29,11 +29,11 @@ def test_broken_file_is_one_line(tmp_path, content):
 
 
 def test_task_that_was_not_searched_is_told(tmp_path):
-    with pytest.raises(UserError, match="task one has not been searched yet; run train-head one --search first"):
-        student_options(tmp_path, ["one"])
+    with pytest.raises(UserError, match="task one has not been searched yet; search again with all tasks"):
+        servable_options(tmp_path, ["one"])
     save_trials(tmp_path, Trials(study="search", task="one", metric="accuracy"))
     with pytest.raises(UserError, match="task one has not been fine-tuned as a whole yet"):
-        student_options(tmp_path, ["one"])
+        servable_options(tmp_path, ["one"])
 
 
 def test_baseline_that_learned_nothing_is_told(tmp_path):
@@ -42,4 +42,4 @@ def test_baseline_that_learned_nothing_is_told(tmp_path):
     save_trials(tmp_path, Trials(study="search", task="one", metric="matthews"))
     save_trials(tmp_path, Trials(study="baseline", task="one", metric="matthews", trials=(trial,)))
     with pytest.raises(UserError, match=r"task one: full fine-tuning scores 0.000 by matthews .*; give more dev"):
-        student_options(tmp_path, ["one"])
+        servable_options(tmp_path, ["one"])
