@@ -33,6 +33,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             aside.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all. Raises OneTrunkError as ``written_whole`` does."""
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within it, an error of writing becomes one line about ``path``.

@@ -106,15 +106,15 @@ def _run(study: Study, units: Sequence[Unit], told: Callable[[Unit | OneTrunkErr
 
 def _costs(study: Study, path: Path) -> CostTable:
     """The measured costs: those on disk, where they are of this trunk and machine, or measured now."""
+    from builder.machine import processor_name
     from builder.planning.cost_table import CostTable
     from builder.planning.costs import measure_costs
-    from builder.planning.sessions import machine_name
 
     trunk = study.bench.trunk
     if path.is_file():
         table = CostTable.read(path)
         measured = {bucket.tokens for bucket in table.buckets}
-        if (table.trunk, table.machine, measured) == (trunk.identity, machine_name(), set(_lengths(study))):
+        if (table.trunk, table.machine, measured) == (trunk.identity, processor_name(), set(_lengths(study))):
             return table
     with progress_line() as progress:
         table = measure_costs(trunk, tokens=_lengths(study), progress=progress)
@@ -124,7 +124,7 @@ def _costs(study: Study, path: Path) -> CostTable:
 
 def _share(study: Study, plan: PlanFile, path: Path) -> None:
     """What the plan's models cost beside single-task models, measured in one run, where that is not on disk."""
-    from builder.planning.sessions import machine_name
+    from builder.machine import processor_name
     from builder.planning.share import ShareReport, measure_share
 
     heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
@@ -132,7 +132,12 @@ def _share(study: Study, plan: PlanFile, path: Path) -> None:
     if path.is_file():
         there = ShareReport.read(path)
         measured = {row.tokens for row in there.rows}
-        if (there.heads, there.trunk, there.machine, measured) == (heads, trunk.identity, machine_name(), set(lengths)):
+        if (there.heads, there.trunk, there.machine, measured) == (
+            heads,
+            trunk.identity,
+            processor_name(),
+            set(lengths),
+        ):
             return
     with progress_line() as progress:
         measure_share(heads, trunk, tokens=lengths, progress=progress).write(path)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from builder.errors import UserError
 from builder.planning.rates import Cost, Rates, Standing
 from builder.planning.spread import Spread
-from builder.planning.text_file import write_text
+from builder.whole_file import write_text
 
 
 class BucketCosts(BaseModel):

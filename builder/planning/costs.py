@@ -9,13 +9,13 @@ from pathlib import Path
 
 from builder.errors import UserError
 from builder.export.names import HIDDEN_STATE
+from builder.machine import processor_name
 from builder.model.trunk import Trunk
 from builder.planning.cost_table import BucketCosts, CostTable
 from builder.planning.sessions import (
     Files,
     Session,
     check_rounds,
-    machine_name,
     time_in_turn,
     token_batch,
     versions,
@@ -71,7 +71,7 @@ def measure_costs(
         ]
     return CostTable(
         trunk=trunk.identity,
-        machine=machine_name(),
+        machine=processor_name(),
         versions=versions(),
         threads=threads,
         repeats=repeats,

@@ -16,8 +16,8 @@ from builder.model.trunk import Trunk
 from builder.planning.cost_table import CostTable
 from builder.planning.options import Option
 from builder.planning.plan import Plan
-from builder.planning.text_file import write_text
 from builder.toml_file import explain, read_toml, refuse_unknown_keys
+from builder.whole_file import write_text
 
 _HEADER = """\
 # A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.

@@ -174,16 +174,6 @@ def check_rounds(threads: int, repeats: int) -> None:
         raise UserError(f"{threads} threads, {repeats} repeats: give 1 or more of each")
 
 
-def machine_name() -> str:
-    """The processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()} ({os.cpu_count()} cores)"
-
-
 def versions() -> dict[str, str]:
     """The software that a time depends on."""
     return {

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from builder.errors import UserError
 from builder.export.names import HIDDEN_STATE, cut_trunk, hidden_name
+from builder.machine import processor_name
 from builder.model.query import Query
 from builder.model.trunk import Trunk
 from builder.planning.sessions import (
@@ -18,14 +19,13 @@ from builder.planning.sessions import (
     Files,
     Session,
     check_rounds,
-    machine_name,
     time_in_turn,
     token_batch,
     versions,
 )
 from builder.planning.spread import Spread
-from builder.planning.text_file import write_text
 from builder.progress import Progress, silent
+from builder.whole_file import write_text
 
 
 class ShareRow(BaseModel):
@@ -156,7 +156,7 @@ def measure_share(
         ]
     return ShareReport(
         trunk=trunk.identity,
-        machine=machine_name(),
+        machine=processor_name(),
         versions=versions(),
         threads=threads,
         repeats=repeats,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from builder.planning.text_file import write_text
 from builder.quality.events import write_events
 from builder.quality.plots.cost_plot import COST_PLOT, draw_costs
 from builder.quality.plots.depth_plot import depth_plot_name, draw_depths
@@ -13,6 +12,7 @@ from builder.quality.plots.frontier_plot import FRONTIER_PLOT, draw_frontier
 from builder.quality.readme import readme
 from builder.quality.recorded_study import RecordedStudy
 from builder.quality.summary import Summary
+from builder.whole_file import write_text
 
 
 def write_quality_report(folder: Path, *, tensorboard: Path | None = None) -> list[Path]:

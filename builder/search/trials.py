@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from builder.errors import UserError
 from builder.training.run_record import RunRecord
 from builder.training.run_spec import RunSpec
-from builder.whole_file import written_whole
+from builder.whole_file import write_text
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
 Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]
@@ -88,8 +88,7 @@ def as_trial(record: RunRecord, stage: Stage, what: str = "") -> Trial:
 def save_trials(folder: Path, trials: Trials) -> Path:
     """Writes ``<task>.<study>.json``, whole or not at all. Raises OneTrunkError where that fails."""
     path = folder / f"{trials.task}.{trials.study}.json"
-    with written_whole(path) as aside:
-        aside.write_text(trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    write_text(path, trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return path
 
 

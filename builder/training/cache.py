@@ -34,7 +34,7 @@ from builder.training.arithmetic import Arithmetic
 from builder.training.cache_pass import StatePass, tap_file
 from builder.training.states import CachedStates
 from builder.training.tokens import Texts, TokenRows, check_max_length, texts_sha256, tokenise
-from builder.whole_file import written_whole
+from builder.whole_file import write_text, written_whole
 
 CACHE_VARIABLE = "ONETRUNK_CACHE"
 _LAYOUT = 1
@@ -176,8 +176,7 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    with written_whole(folder / "about.json") as aside:
-        aside.write_text(json.dumps(about, indent=2) + "\n")
+    write_text(folder / "about.json", json.dumps(about, indent=2) + "\n")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from builder.training.run_record import RunRecord
 from builder.training.run_spec import Distillation, RunSpec
 from builder.training.transfer import student_states
 from builder.training.workbench import SPLITS, Workbench
-from builder.whole_file import written_whole
+from builder.whole_file import write_text, written_whole
 
 ShouldStop = Callable[[int, float], bool]
 """Asked after each epoch with its number, from 1, and its dev score."""
@@ -125,8 +125,7 @@ class _Costs:
 
     def save(self) -> None:
         names = ("seconds", "cpu_seconds", "labelling_cpu_seconds")
-        with written_whole(self.path) as aside:
-            aside.write_text(json.dumps({name: getattr(self, name) for name in names}))
+        write_text(self.path, json.dumps({name: getattr(self, name) for name in names}))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

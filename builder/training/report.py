@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from builder.errors import UserError
+from builder.machine import processor_name
 from builder.training.result import TrainResult
 
 COLUMNS = ("task", "tap", "layers", "dev score", "best epoch", "train rows", "dev rows", "trunk s", "head s")
@@ -94,13 +94,4 @@ def machine_name() -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {versions}"
-    return f"{_processor()} ({os.cpu_count()} cores, {torch.get_num_threads()} in use), {versions}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return f"{processor_name()[:-1]}, {torch.get_num_threads()} in use), {versions}"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from builder.errors import UserError
 from builder.training.run_spec import RunSpec
-from builder.whole_file import written_whole
+from builder.whole_file import write_text
 
 
 class RunRecord(BaseModel):
@@ -85,8 +85,7 @@ class RunStore:
 
     def save(self, record: RunRecord) -> None:
         """Writes a record, whole or not at all. Raises OneTrunkError where that fails."""
-        with written_whole(self._path(record.spec, record.key)) as aside:
-            aside.write_text(record.model_dump_json(indent=1) + "\n")
+        write_text(self._path(record.spec, record.key), record.model_dump_json(indent=1) + "\n")
 
     def __iter__(self) -> Iterator[RunRecord]:
         """All records, by file name."""

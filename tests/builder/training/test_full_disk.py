@@ -8,11 +8,11 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from builder import whole_file
 from builder.errors import OneTrunkError
 from builder.model import bundle
-from builder.search import trials
 from builder.search.trials import Trials, save_trials
-from builder.training import cache, checkpoint, execute, run_record, train
+from builder.training import cache, checkpoint, execute, train
 from builder.training.execute import find_run
 from builder.whole_file import written_whole
 
@@ -39,7 +39,8 @@ def full_disk(monkeypatch):
                     os.symlink("/dev/full", aside)
                     yield aside
 
-        for module in (cache, checkpoint, execute, run_record, trials):
+        # The last one stands behind write_text.
+        for module in (cache, checkpoint, execute, whole_file):
             monkeypatch.setattr(module, "written_whole", filled)
         return monkeypatch.undo
 
