@@ -28,7 +28,7 @@ class Client:
 
     Example:
         >>> with Client() as client:  # doctest: +SKIP
-        ...     for answer in client.predict(["A gripping film.", "Two hours of my life."]):
+        ...     for answer in client.predict(["A gripping film.", "A dull, lifeless film."]):
         ...         print(answer["sst2"].label, answer["sst2"].score)
 
     It speaks through the stubs that tritonclient generates, not through its ``InferenceServerClient``, whose
