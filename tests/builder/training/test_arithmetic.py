@@ -15,9 +15,9 @@ def no_cuda(monkeypatch):
 
 @pytest.mark.usefixtures("no_cuda")
 def test_auto_takes_bf16_only_where_it_is_fast_and_exact(tiny_trunk, monkeypatch):
-    monkeypatch.setattr(arithmetic, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(arithmetic, "_cpu_has_fast_bf16", lambda: False)
     assert choose_arithmetic(tiny_trunk) == Arithmetic("cpu", "fp32")
-    monkeypatch.setattr(arithmetic, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(arithmetic, "_cpu_has_fast_bf16", lambda: True)
     assert choose_arithmetic(tiny_trunk) == Arithmetic("cpu", "bf16")
     monkeypatch.setattr(arithmetic, "_MOST_RELATIVE_ERROR", 1e-6)
     assert choose_arithmetic(tiny_trunk) == Arithmetic("cpu", "fp32")
