@@ -48,12 +48,10 @@ def _parts(scores: _Scores) -> dict[str, list[str]]:
 
 
 def _row(variant: str, name: str, scores: _Scores, tasks: list[str]) -> tuple[str, ...]:
-    mean, basis = _mean(scores[variant], tasks), _mean(scores.get(BASIS, {}), tasks)
-    difference = None if mean is None or basis is None else mean - basis
-    each = [points(scores[variant].get(task)) for task in tasks]
-    return (name, points(mean), "" if variant == BASIS else gain(difference), *each)
-
-
-def _mean(by_task: Mapping[str, float], tasks: list[str]) -> float | None:
-    """Over all tasks; of some of them it would be another mean than that of the row beside it."""
-    return fmean(by_task.values()) if len(by_task) == len(tasks) else None
+    found, basis = scores[variant], scores.get(BASIS, {})
+    # A variant that a task has no use for is compared on the other tasks; its mean would be another than the basis's.
+    mean = fmean(found.values()) if len(found) == len(tasks) else None
+    gains = [found[task] - basis[task] for task in found if task in basis]
+    difference = fmean(gains) if gains else None
+    each = [points(found[task]) if task in found else "–" for task in tasks]
+    return (name, "–" if mean is None else points(mean), "" if variant == BASIS else gain(difference), *each)
