@@ -17,20 +17,43 @@ MANIFEST = "manifest.json"
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class ModelEntry(BaseModel):
-    """One model of the repository.
+class VersionEntry(BaseModel):
+    """One version of a model, on disk.
 
     Attributes:
-        version: the version that is served.
-        source: hash over everything that its version folder was made from.
-        files: path below the repository -> SHA-256, of the served version and of what lies beside it.
+        source: hash over everything that it was made from.
+        files: path below the repository -> SHA-256.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int
     source: str
     files: dict[str, str]
+
+
+class ModelEntry(BaseModel):
+    """One model of the repository.
+
+    Attributes:
+        served: the version that the ensembles pin, an ensemble's own; None where no ensemble names the model any more.
+        loaded: the versions that Triton is to hold.
+        candidate: of a head, the version that is tried beside the served one.
+        versions: every version on disk, but for an ensemble, which has nothing in its version folder.
+        files: what lies beside the version folders: path below the repository -> SHA-256.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    served: int | None
+    loaded: tuple[int, ...]
+    candidate: int | None = None
+    versions: dict[int, VersionEntry] = {}
+    files: dict[str, str]
+
+    @property
+    def all_files(self) -> dict[str, str]:
+        """Path below the repository -> SHA-256, of all its files."""
+        return {**{n: d for version in self.versions.values() for n, d in version.files.items()}, **self.files}
 
 
 class Manifest(BaseModel):
@@ -41,7 +64,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     onetrunk_version: str
     trunk: str
     triton_release: str
