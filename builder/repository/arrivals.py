@@ -16,12 +16,13 @@ from builder.repository.contents import Contents
 from builder.repository.ensemble import ENSEMBLE_VERSION
 from builder.repository.manifest import Manifest, ModelEntry, VersionEntry
 from builder.repository.publication import Publication
+from builder.repository.versions import PlannedModel
 
 if TYPE_CHECKING:
     from builder.export.parity import ServedTask
     from builder.export.release import Release
     from builder.model.trunk import Trunk
-    from builder.repository.plan import HeadSource, PlannedModel
+    from builder.repository.plan import HeadSource
 
 Versions = Mapping[str, dict[int, VersionEntry]]
 
