@@ -117,7 +117,12 @@ def test_the_admin_endpoints_ask_for_the_key_and_reading_stays_open(
 def command(repository: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A running `serve-repo --json`, and what it said when it was ready."""
     arguments = [str(repository), *FREE_PORT_OPTIONS, "--json", "--log", str(tmp_path / "triton.log")]
-    process = subprocess.Popen([*SERVE_REPO, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        # Where the tests run in the background, SIGINT is ignored from the start.
+        ["env", "--default-signal=INT", *SERVE_REPO, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())
