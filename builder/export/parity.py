@@ -88,8 +88,8 @@ def check_parity(
     Raises:
         ParityError: names, axes, shapes or values differ.
     """
-    chain = {segment: _open(path, segment.name) for segment, path in sorted(segments.items())}
-    sessions = {head.name: _open(head.path, head.name) for head in heads}
+    chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
+    sessions = {head.name: open_session(head.path, head.name) for head in heads}
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
@@ -137,7 +137,8 @@ def _differences(
     return found
 
 
-def _open(path: Path, model: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on one file, on the CPU. Raises ParityError where it does not load it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -198,7 +199,7 @@ def _run(
 ) -> Array:
     try:
         result: Array = session.run(None, feeds)[0]
-    except Exception as error:  # as in _open
+    except Exception as error:  # as in open_session
         raise ParityError(model, f"does not run on {batch.title}: {error}") from error
     return result
 

@@ -82,7 +82,13 @@ def merged_versions(
     return found
 
 
-def make_manifest(contents: Contents, release: str, versions: Versions, before: Manifest | None = None) -> Manifest:
+def make_manifest(
+    contents: Contents,
+    release: str,
+    versions: Versions,
+    before: Manifest | None = None,
+    idle: Mapping[str, str] | None = None,
+) -> Manifest:
     """The manifest of a repository.
 
     Args:
@@ -90,10 +96,15 @@ def make_manifest(contents: Contents, release: str, versions: Versions, before: 
         release: the Triton release that can load it.
         versions: model -> its versions on disk.
         before: the manifest until now, which has the configs of models that are not in use any more.
+        idle: texts of models that are not in use yet: path below the repository -> content.
     """
     beside: dict[str, dict[str, str]] = {}
-    for name, text in contents.texts().items():
+    for name, text in {**(idle or {}), **contents.texts()}.items():
         beside.setdefault(name.split("/")[0], {})[name] = hashlib.sha256(text.encode()).hexdigest()
+
+    def known(name: str) -> dict[str, str]:
+        return before.models[name].files if before and name in before.models else {}
+
     in_use = {TOKENIZER: pinned_version(contents.tokenizer)}
     in_use |= {segment.name: version for segment, version in contents.segments.items()}
     in_use |= {config.name: ENSEMBLE_VERSION for config, _ in contents.ensembles()}
@@ -103,17 +114,17 @@ def make_manifest(contents: Contents, release: str, versions: Versions, before: 
     }
     for task, head in contents.heads.items():
         name = head_name(task)
-        files = beside.get(name) or (before.models[name].files if before and name in before.models else {})
         models[name] = ModelEntry(
             served=head.served,
             loaded=head.loaded,
             candidate=head.candidate,
             versions=versions.get(name, {}),
-            files=files,
+            files=beside.get(name) or known(name),
         )
     for name, on_disk in versions.items():
-        if name not in models and on_disk and before is not None:
-            models[name] = ModelEntry(served=None, loaded=(), versions=on_disk, files=before.models[name].files)
+        if name not in models and on_disk:
+            files = beside.get(name) or known(name)
+            models[name] = ModelEntry(served=None, loaded=(), versions=on_disk, files=files)
     settings = parameters_of(contents.tokenizer)
     return Manifest(
         onetrunk_version=builder.__version__,

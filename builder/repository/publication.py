@@ -83,7 +83,7 @@ class Publication:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not (self.staging / COMMIT).exists():
+        if not is_decided(self.repository):
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def path(self, name: str) -> Path:
@@ -125,6 +125,11 @@ class Publication:
             raise OneTrunkError(
                 f"{self.repository}: {error.strerror} while publishing: mend that and give the same command again"
             ) from error
+
+
+def is_decided(repository: Path) -> bool:
+    """Whether a publication was decided and is not moved in whole."""
+    return (repository / STAGING / COMMIT).exists()
 
 
 def finish_publication(repository: Path) -> bool:

@@ -1,0 +1,105 @@
+"""Whether a server serves what the repository on disk says, and making it so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.deploying.live_server import LiveServer
+from builder.export.names import head_name
+from builder.repository.configs import TOKENIZER, pinned_version
+from builder.repository.contents import Contents
+from builder.repository.ensemble import CANDIDATE_PREFIX
+
+_OURS = ("head_", "trunk_", CANDIDATE_PREFIX)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that the server serves otherwise than the files say.
+
+    Attributes:
+        model: the model.
+        what: what differs, for a reader.
+        remedy: what puts it right.
+        kind: parts that are missing come first, then ensembles, then parts that nothing names any more.
+    """
+
+    model: str
+    what: str
+    remedy: Literal["load", "unload"]
+    kind: Literal["missing", "ensemble", "extra"]
+
+
+def expected_versions(contents: Contents) -> dict[str, set[int]]:
+    """Part -> the versions that a server of these contents holds."""
+    parts = {TOKENIZER: {pinned_version(contents.tokenizer)}}
+    parts |= {segment.name: {version} for segment, version in contents.segments.items()}
+    parts |= {head_name(task): set(head.loaded) for task, head in contents.heads.items() if head.loaded}
+    return parts
+
+
+def differences(contents: Contents, server: LiveServer) -> list[Difference]:
+    """All that differs, in the order in which it can be put right without a request that fails.
+
+    Raises:
+        ServerGoneError: nobody answers.
+    """
+    loaded, expected = server.loaded_versions(), expected_versions(contents)
+    found = []
+    for part, versions in expected.items():
+        if missing := versions - loaded.get(part, set()):
+            found.append(Difference(part, f"version {_numbers(missing)} is not loaded", "load", "missing"))
+    ensembles = [config for config, _ in contents.ensembles()]
+    for config in ensembles:
+        if what := _differs(config, server.config(config.name) if config.name in loaded else None):
+            found.append(Difference(config.name, what, "load", "ensemble"))
+    names = {config.name for config in ensembles} | expected.keys()
+    for model in sorted(loaded):
+        if model not in names and model.startswith(_OURS):
+            kind: Literal["ensemble", "extra"] = "ensemble" if model.startswith(CANDIDATE_PREFIX) else "extra"
+            found.append(Difference(model, "is loaded, and nothing names it any more", "unload", kind))
+        elif extra := loaded[model] - expected.get(model, loaded[model]):
+            found.append(Difference(model, f"version {_numbers(extra)} is still loaded", "load", "extra"))
+    return found
+
+
+def synchronise(contents: Contents, server: LiveServer) -> list[Difference]:
+    """Makes the server serve what the files say; gives what differed.
+
+    Raises:
+        OneTrunkError: the server cannot load something.
+    """
+    done = []
+    # Ensembles come after what they name and before what they named: so nothing is missed by a request in between.
+    for kind in ("missing", "ensemble", "extra"):
+        for difference in differences(contents, server):
+            if difference.kind == kind:
+                if difference.remedy == "load":
+                    server.load(difference.model)
+                else:
+                    server.unload(difference.model)
+                done.append(difference)
+    return done
+
+
+def _differs(expected: pb.ModelConfig, found: pb.ModelConfig | None) -> str | None:
+    if found is None:
+        return "is not loaded"
+    pins = {step.model_name: step.model_version for step in expected.ensemble_scheduling.step}
+    loaded = {step.model_name: step.model_version for step in found.ensemble_scheduling.step}
+    if pins != loaded:
+        changed = sorted(name for name in pins.keys() | loaded.keys() if pins.get(name) != loaded.get(name))
+        of = [f"{name} {loaded.get(name, 'none')} instead of {pins.get(name, 'none')}" for name in changed]
+        return f"serves {', '.join(of)}"
+    if found.ensemble_scheduling != expected.ensemble_scheduling:
+        return "chains its parts in another way"
+    if found.parameters["onetrunk"].string_value != expected.parameters["onetrunk"].string_value:
+        return "says something else about its tasks"
+    return None
+
+
+def _numbers(versions: set[int]) -> str:
+    return ", ".join(map(str, sorted(versions)))
