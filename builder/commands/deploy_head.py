@@ -253,14 +253,14 @@ def _show_comparison(result: Comparison) -> None:
 
 def _show_tasks(rows: list[ListedTask]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "served", "on disk", "loaded", "candidate", "tap", "layers", "dev score", "since"):
+    for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "since (UTC)"):
         table.add_column(column, no_wrap=column == "task")
     for row in rows:
-        score = "" if row.score is None else f"{row.metric} {row.score:.3f}"
+        since = "" if row.since is None else row.since[:16].replace("T", " ")
         numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
         table.add_row(
             row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
-            _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), score, row.since or "",
+            _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), since,
         )  # fmt: skip
     Console(highlight=False).print(table)
 

@@ -97,7 +97,7 @@ class Change:
 
     def texts(self, repository: Path) -> dict[str, str]:
         """All texts that it writes or changes."""
-        wanted = {**self.new_segment_texts(), **self.after.texts()}
+        wanted = {**self.new_segment_texts(), **self.after.texts}
         return {name: text for name, text in wanted.items() if not holds_text(repository / name, text)}
 
 
@@ -187,7 +187,7 @@ def _bring_in(change: Change, repository: Path, manifest: Manifest, outcome: Out
     """Publishes the new versions and the configs that let a server hold them. Gives the manifest that stands then."""
     between, new = change.between, change.new_segment_texts()
     fresh = [model for model in change.arrivals if model.fresh]
-    texts = {**new, **between.part_texts()}
+    texts = {**new, **between.part_texts}
     changed = [name for name, text in texts.items() if not holds_text(repository / name, text)]
     if not fresh and not changed:
         return manifest
@@ -208,7 +208,7 @@ def _bring_in(change: Change, repository: Path, manifest: Manifest, outcome: Out
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    config = next(config for config, _ in change.after.ensembles() if config.name == change.ensemble)
+    config = next(config for config, _ in change.after.ensembles if config.name == change.ensemble)
     answers = prove(server, config, change.expected())
     same = [task for task in change.before.tasks if task != change.task and task in answers]
     if same:
@@ -218,7 +218,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
 
 def _switch(contents: Contents, repository: Path, manifest: Manifest, outcome: Outcome, gone: list[str]) -> Manifest:
     """Publishes what shall be served: the ensembles first, then configs that let go of old versions."""
-    texts = {**contents.ensemble_texts(), **contents.part_texts()}
+    texts = {**contents.ensemble_texts, **contents.part_texts}
     changed = [name for name, text in texts.items() if not holds_text(repository / name, text)]
     with Publication(repository) as publication:
         try:
@@ -237,7 +237,7 @@ def _switch(contents: Contents, repository: Path, manifest: Manifest, outcome: O
 def _undo(change: Change, repository: Path, manifest: Manifest, server: LiveServer | None) -> None:
     """Takes back what was brought in: configs as before, and the fresh versions are gone."""
     before = change.before
-    texts = before.part_texts()
+    texts = before.part_texts
     folders = [f"{model.name}/{model.version}" for model in change.arrivals if model.fresh]
     # Of a model that is new as a whole, the whole folder.
     folders = [name.split("/")[0] if name.split("/")[0] not in manifest.models else name for name in folders]
@@ -258,7 +258,7 @@ def _undo(change: Change, repository: Path, manifest: Manifest, server: LiveServ
 
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
-    config = next(config for config, _ in change.after.ensembles() if config.name == ensemble)
+    config = next(config for config, _ in change.after.ensembles if config.name == ensemble)
     check_answers(server.ask(ensemble, smoke_rows(), outputs_of(config)), expected)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)

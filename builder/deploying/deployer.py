@@ -183,7 +183,7 @@ class Deployer:
             after, removed = pruned(standing, keep)
             if removed and not only_try:
                 texts = {
-                    name: text for name, text in after.texts().items() if name in changed_texts(self.repository, after)
+                    name: text for name, text in after.texts.items() if name in changed_texts(self.repository, after)
                 }
                 with self._logged("prune", "", None, None):
                     self._publish(texts, after, standing.manifest, [])

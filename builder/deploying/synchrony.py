@@ -52,7 +52,7 @@ def differences(contents: Contents, server: LiveServer) -> list[Difference]:
     for part, versions in expected.items():
         if missing := versions - loaded.get(part, set()):
             found.append(Difference(part, f"version {_numbers(missing)} is not loaded", "load", "missing"))
-    ensembles = [config for config, _ in contents.ensembles()]
+    ensembles = [config for config, _ in contents.ensembles]
     for config in ensembles:
         if what := _differs(config, server.config(config.name) if config.name in loaded else None):
             found.append(Difference(config.name, what, "load", "ensemble"))

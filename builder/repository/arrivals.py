@@ -99,7 +99,7 @@ def make_manifest(
         idle: texts of models that are not in use yet: path below the repository -> content.
     """
     beside: dict[str, dict[str, str]] = {}
-    for name, text in {**(idle or {}), **contents.texts()}.items():
+    for name, text in {**(idle or {}), **contents.texts}.items():
         beside.setdefault(name.split("/")[0], {})[name] = hashlib.sha256(text.encode()).hexdigest()
 
     def known(name: str) -> dict[str, str]:
@@ -107,7 +107,7 @@ def make_manifest(
 
     in_use = {TOKENIZER: pinned_version(contents.tokenizer)}
     in_use |= {segment.name: version for segment, version in contents.segments.items()}
-    in_use |= {config.name: ENSEMBLE_VERSION for config, _ in contents.ensembles()}
+    in_use |= {config.name: ENSEMBLE_VERSION for config, _ in contents.ensembles}
     models = {
         name: ModelEntry(served=version, loaded=(version,), versions=versions.get(name, {}), files=beside[name])
         for name, version in in_use.items()

@@ -93,7 +93,7 @@ def build_repository(
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(output, loaded, chosen, buckets, manifest)
-        texts = [name for name, text in plan.contents.texts().items() if not holds_text(output / name, text)]
+        texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
         differences = {}
@@ -145,7 +145,7 @@ def _publish(
         try:
             _export(plan, trunk, release, publication, progress)
             differences = _check(plan, trunk, publication, progress)
-            wanted = plan.contents.texts()
+            wanted = plan.contents.texts
             for name in texts:
                 publication.write(name, wanted[name])
             versions = merged_versions(output, manifest, plan.models.values(), publication)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -84,7 +85,8 @@ class Contents:
             for segment, version in self.segments.items()
         }
 
-    def part_texts(self) -> dict[str, str]:
+    @cached_property
+    def part_texts(self) -> Mapping[str, str]:
         """Labels and configs of tokenizer, segments and heads in use: path below the repository -> content."""
         heads = [self.heads[task] for task in sorted(self.heads) if self.heads[task].loaded]
         # Versions of a head differ in tap and layers at most; its config tells those of the version that answers.
@@ -94,6 +96,7 @@ class Contents:
             texts[f"{config.name}/config.pbtxt"] = config_text(config)
         return texts
 
+    @cached_property
     def ensembles(self) -> list[tuple[pb.ModelConfig, list[HeadModel]]]:
         """Every ensemble with the heads that it chains: the two of all served tasks, then one a candidate."""
         segments = self.segment_configs()
@@ -108,19 +111,21 @@ class Contents:
             found.append((candidate_config(task, self.tokenizer, segments, both), both))
         return found
 
-    def ensemble_texts(self) -> dict[str, str]:
+    @cached_property
+    def ensemble_texts(self) -> Mapping[str, str]:
         """Labels and configs of the ensembles: path below the repository -> content."""
         texts = {}
-        for config, heads in self.ensembles():
+        for config, heads in self.ensembles:
             # A model needs a version folder, an ensemble has nothing to put in it.
             texts[f"{config.name}/{ENSEMBLE_VERSION}/.keep"] = ""
             texts |= {f"{config.name}/{label_file(head.task)}": label_text(head) for head in heads if head.labels}
             texts[f"{config.name}/config.pbtxt"] = config_text(config)
         return texts
 
-    def texts(self) -> dict[str, str]:
+    @cached_property
+    def texts(self) -> Mapping[str, str]:
         """All texts, in the order in which they are moved in: no config before that of what it names."""
-        return {**self.part_texts(), **self.ensemble_texts()}
+        return {**self.part_texts, **self.ensemble_texts}
 
 
 def candidate_output(task: str) -> str:

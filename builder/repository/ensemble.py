@@ -148,7 +148,7 @@ def _ensemble(
         output.CopyFrom(head.config.output[0])
         output.name = head.output
     outputs = dict(zip(PADDED.values(), PADDED.values(), strict=True))
-    if name == MULTITASK:
+    if name != MULTITASK_TOKENS:
         # Token ids are never cut, so only text can be.
         config.output.append(next(tensor for tensor in tokenizer.output if tensor.name == "truncated"))
         outputs["truncated"] = "truncated"

@@ -110,7 +110,7 @@ def plan_repository(
         segments={segment: models[segment.name].version for segment in segments},
         heads={task: _head_state(head.spec, models[head_name(task)], manifest) for task, head in heads.items()},
     )
-    ensembles = {config.name for config, _ in contents.ensembles()}
+    ensembles = {config.name for config, _ in contents.ensembles}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)
     return RepositoryPlan(buckets, heads, segments, models, contents, gone)
 

@@ -61,7 +61,7 @@ def read_standing(repository: Path) -> Standing:
 
 def changed_texts(repository: Path, contents: Contents) -> list[str]:
     """The configs and label files that are not as they were written, as paths below the repository."""
-    return [name for name, text in contents.texts().items() if not holds_text(repository / name, text)]
+    return [name for name, text in contents.texts.items() if not holds_text(repository / name, text)]
 
 
 def _read_head(repository: Path, name: str, entry: ModelEntry) -> HeadState:
