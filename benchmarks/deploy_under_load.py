@@ -14,11 +14,14 @@ import platform
 import random
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 
 from builder.deploying.deployer import Deployer
+from builder.deploying.live_server import LiveServer
 from builder.deploying.reference import reference_answers
 from builder.export.modules import ServedHead
 from builder.export.names import head_name
@@ -155,7 +159,7 @@ def run(work: Path, key: str, heads: Path, additions: int, updates: int, rollbac
     trunk = load_trunk()
     repository = work / "model_repository"
     build_repository(repository, heads=heads)
-    references, bundles = variants(trunk, heads, work, updates, additions)
+    references, bundles = variants(trunk, heads, work, max(updates, 7), additions)
     spans, seconds = [], defaultdict(list)
     context = multiprocessing.get_context("spawn")
     with (
@@ -163,6 +167,7 @@ def run(work: Path, key: str, heads: Path, additions: int, updates: int, rollbac
         Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=key) as server,
         Deployer(repository, url=server.grpc_url) as deployer,
     ):
+        first = first_answers(server.grpc_url, repository, deployer, bundles, references)
         tasks = manager.list(sorted(path.name for path in find_bundles(heads)))
         stop, results = context.Event(), context.Queue()
         process = context.Process(target=clients, args=(server.grpc_url, references, tasks, stop, results))
@@ -195,10 +200,56 @@ def run(work: Path, key: str, heads: Path, additions: int, updates: int, rollbac
         tallies = [results.get(timeout=60) for _ in range(CLIENTS)]
         process.join()
         problems = deployer.verify()
-    tell(tallies, spans, seconds, problems)
+    tell(tallies, spans, seconds, problems, first)
 
 
-def tell(tallies, spans, seconds, problems) -> None:
+def first_answers(url, repository, deployer, bundles, references):
+    """Without load: seconds from giving a bundle, or asking for a rollback, to the first answer of that version."""
+    rows = {row: index for index, row in enumerate(ROWS)}
+    row = next(row for row in ROWS if row[1])
+
+    def seconds_to(version, call):
+        seen = threading.Event()
+        moment = []
+
+        def watch():
+            with LiveServer(url) as server:
+                wanted = references["rte"][version][rows[row]]
+                while not seen.is_set():
+                    if np.abs(server.ask("multitask", [row], ["rte"])["rte"][0] - wanted).max() <= TOLERANCE:
+                        moment.append(time.monotonic())
+                        seen.set()
+                    time.sleep(0.1)  # asking without a pause would be a load
+
+        watcher = threading.Thread(target=watch)
+        began = time.monotonic()
+        watcher.start()
+        call()
+        watcher.join(timeout=60)
+        return moment[0] - began
+
+    def command(*arguments):
+        program = Path(sys.executable).parent / "deploy-head"
+        subprocess.run([program, "--repository", repository, "--url", url, *arguments], check=True, capture_output=True)
+
+    deployer.deploy(bundles["rte", 0])  # torch and the trunk are loaded once
+    deployer.rollback("rte")
+    found = defaultdict(list)
+    for number in (1, 2, 3):
+        call = partial(deployer.deploy, bundles["rte", number])
+        found["a bundle to its first answer, from Python"].append(seconds_to(f"update {number}", call))
+        found["a rollback to the old answers, from Python"].append(
+            seconds_to("old", partial(deployer.rollback, "rte", 1))
+        )
+    for number in (4, 5, 6):
+        call = partial(command, str(bundles["rte", number]))
+        found["a bundle to its first answer, `deploy-head`"].append(seconds_to(f"update {number}", call))
+        call = partial(command, "--rollback", "rte", "--to", "1")
+        found["a rollback to the old answers, `deploy-head`"].append(seconds_to("old", call))
+    return found
+
+
+def tell(tallies, spans, seconds, problems, first) -> None:
     """Prints the report."""
     sent = sum(tally[0] for tally in tallies)
     failed, wrong, seen = Counter(), Counter(), defaultdict(Counter)
@@ -212,14 +263,11 @@ def tell(tallies, spans, seconds, problems) -> None:
     for began, took in times:
         overlaps = any(began < end and began + took > start for _, start, end, _ in spans)
         (inside if overlaps else outside).append(1e3 * took)
-    processor = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), ""
-    )
+    cpus = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in cpus if line.startswith("model name")), "")
     print("# Deploying under load\n")
     print("`python benchmarks/deploy_under_load.py > docs/results/deploying.md`\n")
-    print(
-        f"{os.cpu_count()} cores, {processor}, Python {platform.python_version()}; the eight shipped heads at the start,"
-    )
+    print(f"{os.cpu_count()} cores, {processor}, Python {platform.python_version()}; the eight shipped heads at first,")
     print(f"{CLIENTS} clients in a closed loop, two texts and one to four tasks a request, no retries.\n")
     print("| what | |\n|---|---|")
     print(f"| requests sent | {sent:,} |")
@@ -235,6 +283,10 @@ def tell(tallies, spans, seconds, problems) -> None:
     print(f"| manifest, disk and server agree at the end | {'yes' if not problems else '; '.join(problems)} |\n")
     print("| change | times | seconds, median | seconds, longest |\n|---|---|---|---|")
     for what, values in seconds.items():
+        print(f"| {what} | {len(values)} | {np.median(values):.2f} | {max(values):.2f} |")
+    print("\nWithout load, the clients' own view:\n\n| from ... to ... | times | seconds, median | seconds, longest |")
+    print("|---|---|---|---|")
+    for what, values in first.items():
         print(f"| {what} | {len(values)} | {np.median(values):.2f} | {max(values):.2f} |")
     for message, count in failed.items():
         print(f"\nfailed {count} times: {message}")

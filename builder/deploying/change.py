@@ -27,7 +27,7 @@ from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions
 from builder.repository.configs import config_text
 from builder.repository.contents import Contents, HeadState
-from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
+from builder.repository.ensemble import CANDIDATE_PREFIX, MULTITASK, MULTITASK_TOKENS, candidate_name
 from builder.repository.manifest import MANIFEST, Manifest
 from builder.repository.publication import Publication, is_decided
 from builder.repository.versions import PlannedModel
@@ -151,7 +151,7 @@ def carry_out(
         raise
     progress("switching", 2, 4)
     try:
-        switched = _switch(change.after, repository, between, outcome, change.gone)
+        switched = _switch(change.after, repository, between, outcome)
     except OneTrunkError:
         # Once it is decided, what is left is to move; the next deployment does that.
         if not is_decided(repository):
@@ -167,11 +167,26 @@ def carry_out(
         except ServerGoneError:
             _wait_for_the_new(change, server)
         except OneTrunkError as error:
-            _switch(change.before, repository, switched, Outcome(), _ensembles_only_in(change.after, change.before))
+            _switch(change.before, repository, switched, Outcome())
             synchronise(change.before, server)
+            clear_candidates(repository, change.before)
             raise OneTrunkError(f"{error}; what was served before is served again") from error
         outcome.seconds["ask again"] = clock.lap()
+    clear_candidates(repository, change.after)
     return outcome
+
+
+def clear_candidates(repository: Path, contents: Contents) -> list[str]:
+    """Removes the folders of candidates' ensembles that are there no more; gives their names.
+
+    A server must have unloaded them: one whose folder is gone goes on being served, and is not listed any more.
+    """
+    stay = {candidate_name(task) for task in contents.candidates}
+    gone = [path.name for path in sorted(repository.glob(f"{CANDIDATE_PREFIX}*")) if path.name not in stay]
+    if gone:
+        with Publication(repository) as publication:
+            publication.commit(gone, loadable=True)
+    return gone
 
 
 def synchronise_parts(change: Change, server: LiveServer) -> None:
@@ -216,7 +231,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     return answers
 
 
-def _switch(contents: Contents, repository: Path, manifest: Manifest, outcome: Outcome, gone: list[str]) -> Manifest:
+def _switch(contents: Contents, repository: Path, manifest: Manifest, outcome: Outcome) -> Manifest:
     """Publishes what shall be served: the ensembles first, then configs that let go of old versions."""
     texts = {**contents.ensemble_texts, **contents.part_texts}
     changed = [name for name, text in texts.items() if not holds_text(repository / name, text)]
@@ -229,7 +244,7 @@ def _switch(contents: Contents, repository: Path, manifest: Manifest, outcome: O
             publication.write(MANIFEST, stands.text())
         except OSError as error:
             raise OneTrunkError(f"{repository}: {error.strerror} while writing; nothing was switched") from error
-        publication.commit(gone, loadable=True)
+        publication.commit([], loadable=True)
     outcome.written += [*changed, MANIFEST]
     return stands
 
@@ -275,10 +290,6 @@ def _wait_for_the_new(change: Change, server: LiveServer) -> None:
             f"the files are switched, but the server went away and has not come back ({error}): "
             "started anew, it serves the new state; then see deploy-head --verify"
         ) from error
-
-
-def _ensembles_only_in(contents: Contents, other: Contents) -> list[str]:
-    return [candidate_name(task) for task in contents.candidates if task not in other.candidates]
 
 
 class _Clock:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.deploying.change import Change, carry_out
+from builder.deploying.change import Change, carry_out, clear_candidates
 from builder.deploying.history import History
 from builder.deploying.listing import ListedTask, list_tasks
 from builder.deploying.live_server import ADMIN_KEY_VARIABLE, LiveServer
@@ -302,6 +302,7 @@ class Deployer:
             self._publish({}, contents, standing.manifest, [])
         if self.server is not None:
             settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
+        settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]
         return settled
 
     def _standing(self) -> Standing:

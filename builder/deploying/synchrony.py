@@ -13,7 +13,7 @@ from builder.repository.configs import TOKENIZER, pinned_version
 from builder.repository.contents import Contents
 from builder.repository.ensemble import CANDIDATE_PREFIX
 
-_OURS = ("head_", "trunk_", CANDIDATE_PREFIX)
+_PARTS = ("head_", "trunk_")
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,17 @@ def differences(contents: Contents, server: LiveServer) -> list[Difference]:
         if missing := versions - loaded.get(part, set()):
             found.append(Difference(part, f"version {_numbers(missing)} is not loaded", "load", "missing"))
     ensembles = [config for config, _ in contents.ensembles]
+    names = {config.name for config in ensembles} | expected.keys()
+    # A candidate's ensemble that is gone goes first: loading another one loads its parts anew, and all that names them.
+    for model in sorted(loaded):
+        if model.startswith(CANDIDATE_PREFIX) and model not in names:
+            found.append(Difference(model, "is loaded, and its trial has ended", "unload", "ensemble"))
     for config in ensembles:
         if what := _differs(config, server.config(config.name) if config.name in loaded else None):
             found.append(Difference(config.name, what, "load", "ensemble"))
-    names = {config.name for config in ensembles} | expected.keys()
     for model in sorted(loaded):
-        if model not in names and model.startswith(_OURS):
-            kind: Literal["ensemble", "extra"] = "ensemble" if model.startswith(CANDIDATE_PREFIX) else "extra"
-            found.append(Difference(model, "is loaded, and nothing names it any more", "unload", kind))
+        if model not in names and model.startswith(_PARTS):
+            found.append(Difference(model, "is loaded, and nothing names it any more", "unload", "extra"))
         elif extra := loaded[model] - expected.get(model, loaded[model]):
             found.append(Difference(model, f"version {_numbers(extra)} is still loaded", "load", "extra"))
     return found

@@ -96,8 +96,13 @@ def candidate_config(
     Errors as for ensemble_configs.
     """
     _check_parts(segments, heads)
-    deepest = max(head.tap for head in heads)
-    used = {segment: config for segment, config in segments.items() if segment.stop <= deepest}
+    taps = {head.tap for head in heads}
+    # Triton refuses an ensemble with a step that nothing reads: the embeddings alone, where no head stands on them.
+    used = {
+        segment: config
+        for segment, config in segments.items()
+        if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
+    }
     return _ensemble(candidate_name(task), ("text",), ("text_pair",), tokenizer, used, heads)
 
 
