@@ -129,7 +129,7 @@ def deploy_head(
     else:
         _show(result, dry_run)
     if asked["verify"] and not result and not as_json:
-        click.echo(f"manifest, disk{'' if offline else ' and server'} agree")
+        click.echo("manifest and disk agree" if offline else "manifest, disk and server agree")
     if asked["verify"] and result:
         raise SystemExit(1)
 

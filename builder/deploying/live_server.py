@@ -24,7 +24,8 @@ _ADMIN_HEADER = "triton-grpc-protocol-onetrunk-admin-key"
 
 # gRPC waits a second between two tries to connect by default; a server that comes back should be seen at once.
 _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500)]
-_ASK_TIMEOUT_S = 20.0
+# Long, since a request whose time runs out is cancelled, which Triton 24.10 may not survive (docs/triton.md).
+_ASK_TIMEOUT_S = 60.0
 _LOAD_TIMEOUT_S = 120.0
 
 Row = tuple[str, str]

@@ -72,8 +72,6 @@ class ExportedHead:
         """
         try:
             model = onnx.load(self.file, load_external_data=False)
-        except FileNotFoundError:
-            raise UserError(f"{self.folder}: no {HEAD_ONNX} in it") from None
         except (DecodeError, ValueError, OSError) as error:
             raise UserError(f"{self.file} is not an ONNX file: {error}") from error
         # A path to weights elsewhere would be read by whoever loads the file.
@@ -116,6 +114,8 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
         )
     except ValidationError as error:
         raise UserError(explain(path, error.errors()[0])) from error
+    if not (folder / HEAD_ONNX).is_file():
+        raise UserError(f"{folder}: no {HEAD_ONNX} in it, which its {HEAD_TOML} is about")
     if spec.task != folder.name and not any_folder:
         raise UserError(f"{path}: its task is {spec.task!r}; a head's folder has the name of its task")
     return ExportedHead(folder, spec)

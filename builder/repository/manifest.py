@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from builder.errors import UserError
 
 MANIFEST = "manifest.json"
+SCHEMA: Literal[2] = 2
 
 # A manifest's names become paths, some of them to be removed: nothing but a plain folder name gets in.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -64,7 +65,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2] = SCHEMA
     onetrunk_version: str
     trunk: str
     triton_release: str
@@ -82,11 +83,17 @@ def read_manifest(repository: Path) -> Manifest | None:
     """The repository's manifest; None where nothing has been built yet.
 
     Raises:
-        UserError: it is there, but broken.
+        UserError: it is there, but broken or of another schema.
     """
     path = repository / MANIFEST
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()))
+        values = json.loads(path.read_bytes())
+        if isinstance(values, dict) and values.get("schema_version") not in (None, SCHEMA):
+            raise UserError(
+                f"{path}: schema {values['schema_version']}, and this build-repo writes {SCHEMA}: "
+                "empty the folder, or give another one, and build anew"
+            )
+        return Manifest.model_validate(values)
     except FileNotFoundError:
         return None
     except (ValueError, ValidationError) as error:
