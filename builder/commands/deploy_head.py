@@ -43,7 +43,7 @@ The rest:
 
 \b
 The server's model-control endpoints ask for a key. Start both with the same:
-  export ONETRUNK_ADMIN_KEY=$(openssl rand -hex 16)
+  export ONETRUNK_ADMIN_KEY=$(head -c 24 /dev/urandom | base64)
 
 \b
 Exit codes: 0 done (--verify: all agrees), 1 it failed (--verify: it does not),
