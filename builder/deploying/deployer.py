@@ -145,6 +145,8 @@ class Deployer:
         def change(standing: Standing) -> Change:
             head = known_head(standing.contents, task)
             version = earlier_version(head, task) if to is None else to
+            if version == head.served:
+                return self._recut(standing, task, head)  # nothing changes, the version before stays loaded
             self._check_version(standing, task, head, version)
             loaded = {v for v in (version, head.served, head.candidate) if v is not None}
             return self._recut(standing, task, replace(head, served=version, loaded=tuple(sorted(loaded))))

@@ -181,7 +181,10 @@ class LiveServer:
             if "unknown model" in message or "is not found" in message:
                 raise _NoSuchModelError(f"{self.url}: {what}: {message}") from error
             if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
-                raise ServerGoneError(f"{self.url}: no answer while {what} ({_first_line(message)})") from error
+                raise ServerGoneError(
+                    f"{self.url}: no answer while {what} ({_first_line(message)}): is the server running? "
+                    "--offline changes the files alone"
+                ) from error
             raise OneTrunkError(f"{self.url}: {what} failed: {_first_line(message)}") from error
 
 

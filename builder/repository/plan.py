@@ -19,7 +19,14 @@ from builder.model.trunk import Trunk
 from builder.repository.configs import TOKENIZER, tokenizer_config
 from builder.repository.contents import Contents, HeadState
 from builder.repository.manifest import Manifest, source_hash
-from builder.repository.versions import EXPORT_FORMAT, TOKENIZER_CONTENTS, PlannedModel, plan_model, segment_source
+from builder.repository.versions import (
+    EXPORT_FORMAT,
+    TOKENIZER_CONTENTS,
+    PlannedModel,
+    is_whole,
+    plan_model,
+    segment_source,
+)
 
 HeadSource = Bundle | ExportedHead
 """Where a head comes from: trained here, or exported elsewhere."""
@@ -108,7 +115,9 @@ def plan_repository(
         width=trunk.width,
         tokenizer=tokenizer,
         segments={segment: models[segment.name].version for segment in segments},
-        heads={task: _head_state(head.spec, models[head_name(task)], manifest) for task, head in heads.items()},
+        heads={
+            task: _head_state(repository, head.spec, models[head_name(task)], manifest) for task, head in heads.items()
+        },
     )
     ensembles = {config.name for config, _ in contents.ensembles}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)
@@ -129,11 +138,15 @@ def _served_spec(spec: HeadSpec) -> str:
     return spec.model_dump_json(include=fields)
 
 
-def _head_state(spec: HeadSpec, model: PlannedModel, manifest: Manifest | None) -> HeadState:
+def _head_state(repository: Path, spec: HeadSpec, model: PlannedModel, manifest: Manifest | None) -> HeadState:
     entry = manifest.models.get(model.name) if manifest else None
-    # A build that changes nothing about a head leaves the version before it loaded, if a deployment did.
-    same = entry is not None and entry.served == model.version and not model.fresh
-    return HeadState({model.version: spec}, model.version, entry.loaded if entry and same else (model.version,))
+    loaded = {model.version}
+    if entry is not None and entry.served == model.version and not model.fresh:
+        # A build that changes nothing about a head leaves the version before it loaded, if a deployment did.
+        loaded |= {
+            version for version in entry.loaded if version in entry.versions and is_whole(repository, entry, version)
+        }
+    return HeadState({model.version: spec}, model.version, tuple(sorted(loaded)))
 
 
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:

@@ -110,6 +110,12 @@ def test_head_on_a_tap_that_no_segment_ends_at(deployer, repository, bundle):
     assert pinned(repository, "mood") == 1
 
 
+def test_rollback_to_what_is_served_does_nothing(deployer, repository, bundle):
+    deployer.deploy(bundle())
+    assert not deployer.rollback("mood", to=2).changed
+    assert loaded(repository, "mood") == (1, 2)
+
+
 def test_removed_task_comes_back_by_rollback(deployer, repository, chain):
     before = chain(repository, "multitask")
     deployer.remove("mood")
@@ -156,6 +162,42 @@ def test_candidate_of_a_task_that_is_not_served_yet(deployer, repository, bundle
     deployer.promote("urgent")
     assert "urgent" in read_repository(repository).tasks
     assert deployer.verify() == []
+
+
+def test_discarded_candidate_of_a_new_task_leaves_nothing_that_is_served(deployer, repository, bundle, chain):
+    before = chain(repository, "multitask")
+    deployer.candidate(bundle(task="urgent", tap=2))
+    deployer.discard()
+    assert "head_urgent" not in read_repository(repository).models
+    assert chain(repository, "multitask")["settings"] == before["settings"]
+    assert deployer.verify() == []
+    deployer.prune()
+    assert not (repository / "head_urgent").exists()
+    assert deployer.verify() == []
+
+
+def test_update_while_a_candidate_is_tried(deployer, repository, bundle):
+    deployer.candidate(bundle(shift=1.0))
+    deployer.deploy(bundle(shift=2.0))
+    assert pinned(repository, "mood") == 3
+    assert loaded(repository, "mood") == (1, 2, 3)
+    assert deployer.verify() == []
+    deployer.deploy(bundle(shift=1.0))
+    assert pinned(repository, "mood") == 2, "the candidate's own bundle makes it live"
+    assert not (repository / "candidate_mood").exists()
+    assert deployer.verify() == []
+
+
+def test_build_drops_an_old_version_that_is_damaged(
+    deployer, repository, bundle, tiny_heads, tiny_trunk_folder, tmp_path
+):
+    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+    shutil.rmtree(heads / "mood")
+    shutil.copytree(bundle(), heads / "mood")
+    deployer.deploy(heads / "mood")
+    (repository / "head_mood/1/model.onnx").write_bytes(b"damaged")
+    build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    assert loaded(repository, "mood") == (2,), "a server that starts would stumble over it"
 
 
 def test_prune_deletes_what_is_of_no_use(deployer, repository, bundle):
