@@ -218,7 +218,9 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         "candidate": f"is tried as {report.task}_candidate",
         "promote": "is live",
         "rollback": "is live again",
-        "discard": "is live; the candidate is not loaded any more",
+        "discard": "is live; its candidate is not"
+        if report.to_version
+        else "has no candidate any more, and is not served",
         "remove": "is not served any more",
     }.get(report.action, "")
     if report.task:
@@ -245,8 +247,9 @@ def _show_comparison(result: Comparison) -> None:
     console = Console(highlight=False)
     console.print(table)
     if result.agreement is not None:
-        agreed = f"{result.agreement:.1%} of {result.rows} texts"
-        click.echo(f"agree on {agreed}; scores differ by {result.mean_difference:.3f} on average")
+        share = f"agree on {result.agreement:.1%} of {result.rows} texts"
+        agreed = share if result.labels else f"correlate by {result.agreement:.3f} over {result.rows} texts"
+        click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
     for text, live, candidate in result.disagreements:
         console.print(f"  {live} -> {candidate}   {text:.100}", markup=False, soft_wrap=True)
 

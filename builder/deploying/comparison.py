@@ -32,6 +32,7 @@ class Comparison:
         task: the task.
         live_version: the version that is served.
         candidate_version: the candidate's.
+        labels: whether the task has labels.
         rows: texts.
         labelled: those with a label.
         agreement: share of texts with the same label; for numbers, the correlation of both.
@@ -49,6 +50,7 @@ class Comparison:
     task: str
     live_version: int | None
     candidate_version: int
+    labels: bool
     rows: int
     labelled: int
     agreement: float | None
@@ -106,6 +108,7 @@ def compare(
         task=task,
         live_version=head.served,
         candidate_version=head.candidate,
+        labels=bool(spec.labels),
         rows=len(texts.rows),
         labelled=len(known),
         agreement=None if old is None else _agreement(old, new, spec),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.deploying.change import Change, carry_out, clear_candidates
+from builder.deploying.change import Change, carry_out, clear_candidates, told_on_disk
 from builder.deploying.history import History
 from builder.deploying.listing import ListedTask, list_tasks
 from builder.deploying.live_server import ADMIN_KEY_VARIABLE, LiveServer
@@ -22,6 +22,7 @@ from builder.deploying.transitions import (
     earlier_version,
     known_head,
     pruned,
+    served_now,
     tried_head,
     with_version,
 )
@@ -114,8 +115,10 @@ class Deployer:
 
         def change(standing: Standing) -> Change:
             name, head = tried_head(standing.contents, task)
-            loaded = {head.candidate, head.served} - {None}
-            after = replace(head, served=head.candidate, candidate=None, loaded=tuple(sorted(v for v in loaded if v)))
+            version = head.candidate
+            after = (
+                replace(head, candidate=None) if version is None else served_now(replace(head, candidate=None), version)
+            )
             return self._recut(standing, name, after)
 
         return self._change("promote", change, only_try)
@@ -125,8 +128,7 @@ class Deployer:
 
         def change(standing: Standing) -> Change:
             name, head = tried_head(standing.contents, task)
-            loaded = tuple(version for version in head.loaded if version != head.candidate)
-            return self._recut(standing, name, replace(head, candidate=None, loaded=loaded))
+            return self._recut(standing, name, replace(head, candidate=None).at_rest())
 
         return self._change("discard", change, only_try)
 
@@ -148,8 +150,7 @@ class Deployer:
             if version == head.served:
                 return self._recut(standing, task, head)  # nothing changes, the version before stays loaded
             self._check_version(standing, task, head, version)
-            loaded = {v for v in (version, head.served, head.candidate) if v is not None}
-            return self._recut(standing, task, replace(head, served=version, loaded=tuple(sorted(loaded))))
+            return self._recut(standing, task, served_now(head, version))
 
         return self._change("rollback", change, only_try)
 
@@ -168,7 +169,7 @@ class Deployer:
                 raise UserError(f"task {task} has a candidate that is being tried: --discard or --promote it first")
             if standing.contents.tasks == (task,):
                 raise UserError(f"task {task} is the only one that is served: stop the server instead")
-            return self._recut(standing, task, replace(head, served=None, loaded=()))
+            return self._recut(standing, task, replace(head, served=None, previous=head.served, loaded=()))
 
         return self._change("remove", change, only_try)
 
@@ -240,7 +241,7 @@ class Deployer:
             source = load_head(folder, self._load_trunk(standing.contents), any_folder=True)
             task = source.spec.task
             head = standing.contents.heads.get(task, HeadState({}, None, ()))
-            check_meaning(folder, source.spec, head)
+            check_meaning(str(folder), source.spec, head)
             model = plan_model(self.repository, head_name(task), head_source(source), standing.manifest)
             after = with_version(task, head, model.version, source.spec, action)
             return self._recut(standing, task, after, source, model)
@@ -278,13 +279,14 @@ class Deployer:
     def _held(self, only_try: bool) -> Iterator[tuple[Standing, tuple[str, ...]]]:
         """Holds the repository, with files and server agreeing; gives what stands, and what had to be settled first."""
         if only_try:
-            yield self._standing(), ()
+            yield read_standing(self.repository), ()
             return
+        read_standing(self.repository)  # before a folder is made for the lock
         with locked(self.repository, wait_s=self._wait_s):
             settled = self._settle()
             if settled:
                 self.history.add(action="settle", task="", result="done", settled=settled)
-            yield self._standing(), tuple(settled)
+            yield read_standing(self.repository), tuple(settled)
 
     def _settle(self) -> list[str]:
         """Finishes what an earlier deployment, or a build, left undone."""
@@ -294,31 +296,25 @@ class Deployer:
             raise OneTrunkError(
                 f"{self.repository}: {error.strerror} while completing an earlier publication"
             ) from error
-        standing = self._standing()
+        standing = read_standing(self.repository)
         contents = standing.contents
         for task, head in contents.heads.items():
-            if head.served is None and head.candidate is None and head.loaded:
-                contents = contents.with_head(task, replace(head, loaded=()))
-                settled.append(f"{head_name(task)}: was brought in and never served; not loaded any more")
-        if contents != standing.contents:
-            self._publish({}, contents, standing.manifest, [])
+            if head.loaded != head.at_rest().loaded:
+                contents = contents.with_head(task, head.at_rest())
+                settled.append(f"{head_name(task)}: a version was brought in and never served; not loaded any more")
+        changed = changed_texts(self.repository, contents)
+        if changed:
+            settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
+        if changed or contents != standing.contents:
+            texts = contents.texts
+            self._publish({name: texts[name] for name in changed}, contents, standing.manifest, [])
         if self.server is not None:
             settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
         settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]
         return settled
 
-    def _standing(self) -> Standing:
-        standing = read_standing(self.repository)
-        changed = changed_texts(self.repository, standing.contents)
-        if changed:
-            raise UserError(
-                f"{self.repository / changed[0]} is not as it was written: build-repo makes it anew, "
-                "then deploy-head --sync brings the server up to date"
-            )
-        return standing
-
     def _publish(self, texts: dict[str, str], contents: Contents, manifest: Manifest, removed: list[str]) -> None:
-        with Publication(self.repository) as publication:
+        with Publication(self.repository) as publication, told_on_disk(self.repository):
             for name, text in texts.items():
                 publication.write(name, text)
             versions = merged_versions(self.repository, manifest, (), publication)
@@ -365,6 +361,7 @@ class Deployer:
         if version not in head.specs:
             known = ", ".join(map(str, sorted(head.specs)))
             raise UserError(f"task {task} has no version {version} on disk; there are: {known}")
+        check_meaning(f"version {version}", head.specs[version], head)
         if not is_whole(self.repository, standing.manifest.models[head_name(task)], version):
             raise UserError(f"version {version} of {task} is not as it was written, and is not served again")
 

@@ -85,6 +85,12 @@ class LiveServer:
                 found.setdefault(entry["name"], set()).add(int(entry["version"]))
         return found
 
+    def running_models(self) -> set[str]:
+        """The models that run, those whose folder is gone too."""
+        with self._told("asking what runs"):
+            found = self._client.get_inference_statistics(as_json=True, client_timeout=_ASK_TIMEOUT_S)
+        return {entry["name"] for entry in found.get("model_stats", [])}
+
     def config(self, model: str) -> pb.ModelConfig | None:
         """A loaded model's config as the server holds it; None where it has no such model."""
         try:

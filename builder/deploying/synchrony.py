@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Literal
 
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import LiveServer
+from builder.deploying.proof import PROOF
+from builder.errors import OneTrunkError
 from builder.export.names import head_name
 from builder.repository.configs import TOKENIZER, pinned_version
 from builder.repository.contents import Contents
-from builder.repository.ensemble import CANDIDATE_PREFIX
+from builder.repository.ensemble import candidate_name
 
 _PARTS = ("head_", "trunk_")
 
@@ -55,8 +58,9 @@ def differences(contents: Contents, server: LiveServer) -> list[Difference]:
     ensembles = [config for config, _ in contents.ensembles]
     names = {config.name for config in ensembles} | expected.keys()
     # A candidate's ensemble that is gone goes first: loading another one loads its parts anew, and all that names them.
+    ended = {candidate_name(task) for task in contents.heads} - names
     for model in sorted(loaded):
-        if model.startswith(CANDIDATE_PREFIX) and model not in names:
+        if model in ended:
             found.append(Difference(model, "is loaded, and its trial has ended", "unload", "ensemble"))
     for config in ensembles:
         if what := _differs(config, server.config(config.name) if config.name in loaded else None):
@@ -76,6 +80,13 @@ def synchronise(contents: Contents, server: LiveServer) -> list[Difference]:
         OneTrunkError: the server cannot load something.
     """
     done = []
+    listed = set(server.loaded_versions())
+    for model in sorted(server.running_models() - listed):
+        # Without a folder a model is not listed any more, and runs on: as after a build that removed it, or the
+        # ensemble of a proof whose deployer died.
+        if model == PROOF or (model.startswith(_PARTS) and model not in expected_versions(contents)):
+            with contextlib.suppress(OneTrunkError):
+                server.unload(model)
     # Ensembles come after what they name and before what they named: so nothing is missed by a request in between.
     for kind in ("missing", "ensemble", "extra"):
         for difference in differences(contents, server):

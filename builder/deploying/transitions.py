@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from builder.errors import UserError
 from builder.export.names import Segment, cut_trunk
@@ -37,19 +36,20 @@ def known_head(contents: Contents, task: str) -> HeadState:
 
 
 def earlier_version(head: HeadState, task: str) -> int:
-    """The version that was served before, or of a removed task the newest. Raises UserError where there is none."""
+    """The version that was served before, or of a removed task the last one. Raises UserError where there is none."""
+    if head.previous in head.specs and head.previous is not None:
+        return head.previous
     others = [version for version in head.specs if version not in (head.served, head.candidate)]
-    loaded = [version for version in others if version in head.loaded]
     lower = [version for version in others if head.served is None or version < head.served]
-    if not loaded and not lower:
+    if not lower:
         raise UserError(f"task {task} has no earlier version on disk; there are: {', '.join(map(str, head.specs))}")
-    return max(loaded or lower)
+    return max(lower)
 
 
-def check_meaning(folder: Path, spec: HeadSpec, head: HeadState) -> None:
+def check_meaning(what_it_is: str, spec: HeadSpec, head: HeadState) -> None:
     """Raises UserError where the task's name stands for something else already: its clients would misread answers."""
     check_task_name(spec.task)
-    known = head.specs.get(head.served or max(head.specs, default=0))
+    known = head.specs.get(head.served or head.previous or max(head.specs, default=0))
     if known is None:
         return
     for what in ("kind", "form", "labels", "range"):
@@ -57,7 +57,7 @@ def check_meaning(folder: Path, spec: HeadSpec, head: HeadState) -> None:
         if old != new:
             order = ", in this order" if what == "labels" and sorted(old or ()) == sorted(new or ()) else ""
             raise UserError(
-                f"{folder}: task {spec.task} is taken by a head with {what} {_shown(old)}{order}, this one has "
+                f"{what_it_is}: task {spec.task} is taken by a head with {what} {_shown(old)}{order}, this one has "
                 f"{_shown(new)}: give it another name, or --remove and --prune the old one first"
             )
 
@@ -73,19 +73,22 @@ def with_version(task: str, head: HeadState, version: int, spec: HeadSpec, actio
         UserError: it is live already, or another candidate is being tried.
     """
     specs = {**head.specs, version: head.specs.get(version, spec)}
+    head = replace(head, specs=specs)
     if action == "deploy":
-        candidate = None if head.candidate == version else head.candidate
-        if head.served == version:
-            return replace(head, candidate=candidate)
-        loaded = {v for v in (version, head.served, candidate) if v is not None}
-        return HeadState(specs, version, tuple(sorted(loaded)), candidate)
+        return served_now(replace(head, candidate=None if head.candidate == version else head.candidate), version)
     if version == head.served:
         raise UserError(f"this head is version {version} of {task}, which is served already")
     if head.candidate not in (None, version):
         raise UserError(
             f"task {task} has a candidate already, version {head.candidate}: --promote or --discard it first"
         )
-    return HeadState(specs, head.served, tuple(sorted({*head.loaded, version})), version)
+    return replace(head, candidate=version).at_rest()
+
+
+def served_now(head: HeadState, version: int) -> HeadState:
+    """The head served from a version; the one before stays loaded."""
+    before = head.previous if head.served in (None, version) else head.served
+    return replace(head, served=version, previous=before if before != version else None).at_rest()
 
 
 def cut_for(now: Iterable[Segment], taps: set[int]) -> list[Segment]:
@@ -97,11 +100,20 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
     """The contents without old versions, and the folders that go."""
     contents, removed = standing.contents, []
     in_use = {segment.name for segment in contents.segments}
+    # What a rollback goes to may stand on a segment that is not in use now.
+    previous_taps = {
+        spec.tap
+        for head in contents.heads.values()
+        for version, spec in head.specs.items()
+        if head.served is not None and version == head.previous
+    }
     for name, entry in sorted(standing.manifest.models.items()):
         head = contents.heads.get(name.removeprefix("head_")) if name.startswith("head_") else None
         if head is None:
-            if re.fullmatch(r"trunk_\d+_\d+", name) and name not in in_use:
-                removed.append(name)
+            match = re.fullmatch(r"trunk_\d+_(\d+)", name)
+            if match and name not in in_use:
+                if int(match[1]) not in previous_taps:
+                    removed.append(name)
             elif entry.served is not None:
                 removed += [f"{name}/{version}" for version in entry.versions if version != entry.served]
             continue
@@ -111,11 +123,11 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
             contents = replace(contents, heads={t: h for t, h in contents.heads.items() if t != task})
             continue
         stay = {version for version in (head.served, head.candidate) if version is not None}
-        for version in sorted(entry.versions, reverse=True):
-            if len(stay) < keep:
+        for version in [head.previous, *sorted(entry.versions, reverse=True)]:
+            if version in entry.versions and len(stay - {head.candidate}) < keep:
                 stay.add(version)
         removed += [f"{name}/{version}" for version in sorted(entry.versions) if version not in stay]
         specs = {version: spec for version, spec in head.specs.items() if version in stay}
-        loaded = tuple(version for version in head.loaded if version in stay)
-        contents = contents.with_head(task, replace(head, specs=specs, loaded=loaded))
+        previous = head.previous if head.previous in stay else None
+        contents = contents.with_head(task, replace(head, specs=specs, previous=previous).at_rest())
     return contents, removed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnx
-from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from google.protobuf.message import DecodeError, Message
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 import builder
 from builder.errors import UserError
@@ -17,6 +18,7 @@ from builder.export.release import Release
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
+from builder.tasks.metrics import METRICS
 from builder.toml_file import explain, read_toml, refuse_unknown_keys
 
 HEAD_ONNX = "head.onnx"
@@ -33,7 +35,7 @@ class _TaskFile(BaseModel):
     kind: str = "classification"
     form: Literal["single", "pair"] = "single"
     labels: tuple[str, ...] | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
     tap: int = Field(ge=0)
     trunk: str
     metric: str | None = None
@@ -75,7 +77,7 @@ class ExportedHead:
         except (DecodeError, ValueError, OSError) as error:
             raise UserError(f"{self.file} is not an ONNX file: {error}") from error
         # A path to weights elsewhere would be read by whoever loads the file.
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
             raise UserError(f"{self.file}: has weights outside of the file: export it as one file")
         foreign = sorted({entry.domain for entry in model.opset_import} - set(_DOMAINS))
         if foreign:
@@ -84,6 +86,26 @@ class ExportedHead:
             check_release(model, HEAD_ONNX, release)
         except ExportError as error:
             raise UserError(f"{self.folder}: {error}") from error
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor in an ONNX file, wherever it stands: initializers, attributes, subgraphs, functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in [value] if isinstance(value, Message) else value:
+                yield from _tensors(inner)
+
+
+def _check_metric(path: Path, spec: HeadSpec) -> None:
+    metric = METRICS.get(spec.metric)
+    if metric is None or metric.on_labels != bool(spec.labels):
+        fitting = [name for name, known in METRICS.items() if known.on_labels == bool(spec.labels)]
+        raise UserError(f"{path}: metric {spec.metric!r} does not fit; allowed are {', '.join(fitting)}")
+    if metric.exactly_two_labels and len(spec.labels or ()) != 2:
+        raise UserError(f"{path}: metric {spec.metric} is about the second of two labels; for more, take macro_f1")
 
 
 def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> ExportedHead:
@@ -114,6 +136,7 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
         )
     except ValidationError as error:
         raise UserError(explain(path, error.errors()[0])) from error
+    _check_metric(path, spec)
     if not (folder / HEAD_ONNX).is_file():
         raise UserError(f"{folder}: no {HEAD_ONNX} in it, which its {HEAD_TOML} is about")
     if spec.task != folder.name and not any_folder:

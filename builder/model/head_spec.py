@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from builder.errors import UserError
 from builder.model.kinds import get_kind
@@ -28,7 +28,7 @@ class HeadSpec(BaseModel):
     kind: str
     form: Literal["single", "pair"]
     labels: tuple[str, ...] | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
     tap: int = Field(ge=0)
     layers: int = Field(ge=1)
     query: Query = "cls"
@@ -36,7 +36,7 @@ class HeadSpec(BaseModel):
     width: int = Field(ge=1)
     max_length: int = Field(ge=3)
     metric: str
-    scores: dict[str, float]
+    scores: dict[str, FiniteFloat]
     recipe: dict[str, Any] = {}
     data: dict[str, Any] = {}
     story: dict[str, Any] = {}

@@ -118,6 +118,7 @@ def make_manifest(
             served=head.served,
             loaded=head.loaded,
             candidate=head.candidate,
+            previous=head.previous,
             versions=versions.get(name, {}),
             files=beside.get(name) or known(name),
         )

@@ -27,12 +27,19 @@ class HeadState:
         loaded: the versions that Triton holds, rising. Beside the served one, that is the one before it, which a
             rollback then finds at once, and a candidate.
         candidate: the version that is tried beside the served one.
+        previous: the version that was served before; of a removed task, the one that was served last.
     """
 
     specs: Mapping[int, HeadSpec]
     served: int | None
     loaded: tuple[int, ...]
     candidate: int | None = None
+    previous: int | None = None
+
+    def at_rest(self) -> HeadState:
+        """The same with those versions loaded that should be while nothing is being changed."""
+        wanted = {self.served, self.candidate, self.previous if self.served is not None else None}
+        return replace(self, loaded=tuple(sorted(version for version in self.specs if version in wanted)))
 
     def model(self, version: int, output: str | None = None) -> HeadModel:
         """One version, as an ensemble names it."""

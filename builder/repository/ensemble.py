@@ -82,9 +82,10 @@ def ensemble_configs(
             another tensor.
     """
     _check_parts(segments, heads)
+    used = _used(segments, heads)
     return [
-        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, segments, heads),
-        _ensemble(MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, segments, heads),
+        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, used, heads),
+        _ensemble(MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, used, heads),
     ]
 
 
@@ -96,14 +97,17 @@ def candidate_config(
     Errors as for ensemble_configs.
     """
     _check_parts(segments, heads)
+    return _ensemble(candidate_name(task), ("text",), ("text_pair",), tokenizer, _used(segments, heads), heads)
+
+
+def _used(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> dict[Segment, pb.ModelConfig]:
+    """The segments that these heads need; Triton refuses an ensemble with a step that nothing reads."""
     taps = {head.tap for head in heads}
-    # Triton refuses an ensemble with a step that nothing reads: the embeddings alone, where no head stands on them.
-    used = {
+    return {
         segment: config
         for segment, config in segments.items()
         if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
     }
-    return _ensemble(candidate_name(task), ("text",), ("text_pair",), tokenizer, used, heads)
 
 
 def candidate_name(task: str) -> str:

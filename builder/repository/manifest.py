@@ -39,6 +39,7 @@ class ModelEntry(BaseModel):
         served: the version that the ensembles pin, an ensemble's own; None where no ensemble names the model any more.
         loaded: the versions that Triton is to hold.
         candidate: of a head, the version that is tried beside the served one.
+        previous: of a head, the version that was served before, to which a rollback goes.
         versions: every version on disk, but for an ensemble, which has nothing in its version folder.
         files: what lies beside the version folders: path below the repository -> SHA-256.
     """
@@ -48,6 +49,7 @@ class ModelEntry(BaseModel):
     served: int | None
     loaded: tuple[int, ...]
     candidate: int | None = None
+    previous: int | None = None
     versions: dict[int, VersionEntry] = {}
     files: dict[str, str]
 

@@ -140,13 +140,14 @@ def _served_spec(spec: HeadSpec) -> str:
 
 def _head_state(repository: Path, spec: HeadSpec, model: PlannedModel, manifest: Manifest | None) -> HeadState:
     entry = manifest.models.get(model.name) if manifest else None
-    loaded = {model.version}
-    if entry is not None and entry.served == model.version and not model.fresh:
-        # A build that changes nothing about a head leaves the version before it loaded, if a deployment did.
-        loaded |= {
-            version for version in entry.loaded if version in entry.versions and is_whole(repository, entry, version)
-        }
-    return HeadState({model.version: spec}, model.version, tuple(sorted(loaded)))
+    if entry is None or entry.served != model.version or model.fresh:
+        return HeadState({model.version: spec}, model.version, (model.version,))
+    # A build that changes nothing about a head leaves the version before it loaded, if a deployment did.
+    before = entry.previous
+    if before in entry.versions and not is_whole(repository, entry, before):
+        before = None
+    loaded = (version for version in entry.loaded if version in (model.version, before))
+    return HeadState({model.version: spec}, model.version, tuple(loaded), previous=before)
 
 
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:

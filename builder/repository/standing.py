@@ -43,7 +43,7 @@ def read_standing(repository: Path) -> Standing:
     if manifest is None:
         raise UserError(f"{repository}: no repository here: run build-repo first, or give --repository")
     heads = {
-        name.removeprefix("head_"): _read_head(repository, name, entry)
+        name.removeprefix("head_"): _read_head(repository, name, entry, manifest.trunk)
         for name, entry in manifest.models.items()
         if name.startswith("head_")
     }
@@ -64,17 +64,22 @@ def changed_texts(repository: Path, contents: Contents) -> list[str]:
     return [name for name, text in contents.texts.items() if not holds_text(repository / name, text)]
 
 
-def _read_head(repository: Path, name: str, entry: ModelEntry) -> HeadState:
+def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> HeadState:
     specs: dict[int, HeadSpec] = {}
+    in_use = (entry.served, entry.candidate)
     for version in sorted(entry.versions):
         try:
-            specs[version] = read_spec(repository / name / str(version), any_folder=True)
+            spec = read_spec(repository / name / str(version), any_folder=True)
         except UserError:
             # One that nobody is served from is not worth stopping for: it cannot be gone back to, that is all.
-            if version in (entry.served, entry.candidate):
+            if version in in_use:
                 raise
+        else:
+            # Of another trunk, after a build on this one: it cannot be gone back to either.
+            if version in in_use or spec.trunk == trunk:
+                specs[version] = spec
     loaded = tuple(version for version in entry.loaded if version in specs)
-    return HeadState(specs, entry.served, loaded, entry.candidate)
+    return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous)
 
 
 def _read_tokenizer(repository: Path) -> pb.ModelConfig:

@@ -164,6 +164,84 @@ def test_candidate_of_a_task_that_is_not_served_yet(deployer, repository, bundle
     assert deployer.verify() == []
 
 
+@pytest.mark.parametrize("tap", [0, 3])
+def test_candidate_on_a_tap_that_nobody_is_served_from_leaves_the_live_chain_alone(
+    deployer, repository, bundle, chain, tap
+):
+    for task in ("grade", "topic", "mood"):
+        deployer.remove(task)
+    before = chain(repository, "multitask")
+    deployer.candidate(bundle(task="urgent", tap=tap, layers=1))
+    assert chain(repository, "multitask").keys() == before.keys(), "Triton refuses a step that nothing reads"
+    assert {step.model_name for step in read_config(repository, "candidate_urgent").ensemble_scheduling.step} >= {
+        "head_urgent", "trunk_00_00" if tap == 0 else "trunk_01_03"
+    }  # fmt: skip
+    assert deployer.verify() == []
+
+
+def test_rollback_goes_to_what_was_served_and_to_nothing_else(deployer, repository, bundle):
+    deployer.deploy(bundle(shift=1.0))
+    deployer.candidate(bundle(shift=2.0))
+    deployer.discard()
+    deployer.rollback("mood")
+    assert pinned(repository, "mood") == 1
+    deployer.rollback("mood")
+    assert pinned(repository, "mood") == 2
+    deployer.remove("mood")
+    deployer.rollback("mood")
+    assert pinned(repository, "mood") == 2, "not version 3, which was never live"
+
+
+def test_prune_keeps_what_a_rollback_goes_to(deployer, repository, bundle):
+    deployer.deploy(bundle(shift=1.0, tap=2))
+    deployer.candidate(bundle(shift=2.0))
+    deployer.discard()
+    deployer.rollback("mood")
+    deployer.prune(keep=2)
+    assert sorted(path.name for path in (repository / "head_mood").iterdir() if path.is_dir()) == ["1", "2"]
+    report = deployer.rollback("mood")
+    assert not any(name.endswith(".onnx") for name in report.written)
+    assert deployer.verify() == []
+
+
+def test_rollback_does_not_change_what_a_name_means(
+    deployer, repository, bundle, tiny_heads, tiny_trunk_folder, tmp_path
+):
+    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+    shutil.rmtree(heads / "mood")
+    shutil.copytree(bundle(labels=("good", "bad")), heads / "mood")
+    build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    with pytest.raises(UserError, match="version 1: task mood is taken by a head with labels good, bad, in this order"):
+        deployer.rollback("mood")
+
+
+def test_old_version_that_is_damaged_stands_in_nobodys_way(deployer, repository, bundle):
+    deployer.deploy(bundle())
+    (repository / "head_mood/1/head.json").write_text("{")
+    report = deployer.remove("grade")
+    assert any(line.startswith("head_mood/config.pbtxt: was not") for line in report.settled)
+    assert loaded(repository, "mood") == (2,)
+    with pytest.raises(UserError, match="no earlier version"):
+        deployer.rollback("mood")
+
+
+@pytest.mark.parametrize("field", ["range", "scores"])
+def test_number_that_is_not_finite_is_refused(deployer, repository, bundle, visible, field):
+    path, before = bundle(like="grade"), visible(repository)
+    text = json.loads((path / "head.json").read_text())
+    text[field] = [0.0, float("inf")] if field == "range" else {"pearson": float("nan")}
+    (path / "head.json").write_text(json.dumps(text))
+    with pytest.raises(UserError, match="finite"):
+        deployer.deploy(path)
+    assert visible(repository) == before
+
+
+def test_folder_is_not_made_for_a_typo(tmp_path, bundle):
+    with pytest.raises(UserError, match="no repository here"):
+        Deployer(tmp_path / "typo", url=None).rollback("mood")
+    assert not (tmp_path / "typo").exists()
+
+
 def test_discarded_candidate_of_a_new_task_leaves_nothing_that_is_served(deployer, repository, bundle, chain):
     before = chain(repository, "multitask")
     deployer.candidate(bundle(task="urgent", tap=2))
@@ -364,8 +442,13 @@ def test_verify_tells_what_differs(deployer, repository):
         "head_topic/1/model.onnx: is missing",
         "stray/: is not in the manifest",
     ]
-    with pytest.raises(UserError, match=r"head_mood/config.pbtxt is not as it was written: build-repo makes it anew"):
-        deployer.remove("grade")
+    report = deployer.remove("grade")
+    assert report.settled == ("head_mood/config.pbtxt: was not as it follows from the manifest; written anew",)
+    assert deployer.verify() == [
+        "head_grade/5/: is not in the manifest",
+        "head_topic/1/model.onnx: is missing",
+        "stray/: is not in the manifest",
+    ]
 
 
 def test_build_after_deployments_keeps_them_where_the_bundles_are_the_same(

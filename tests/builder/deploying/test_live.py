@@ -13,6 +13,8 @@ from collections import Counter
 import numpy as np
 import psutil
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from builder.deploying import change as change_module
 from builder.deploying import proof
@@ -116,6 +118,34 @@ def test_the_whole_life_of_a_head(live, ask, bundle, reference, tiny_heads):
     assert live.verify() == []
     for task, scores in ask(*others).items():
         assert near(scores, before[task]), "the trunk was cut anew, so not to the last bit"
+
+
+def test_candidate_on_a_tap_of_its_own_and_a_proof_that_was_left_behind(live, repository, ask, bundle, reference):
+    before = ask("grade", "match", "mood", "topic")
+    for task in ("topic", "grade", "mood"):
+        live.remove(task)
+    for tap in (0, 3):
+        tried = bundle(task=f"deep{tap}", tap=tap, layers=1)
+        live.candidate(tried)
+        found = ask(f"deep{tap}_candidate", ensemble=f"candidate_deep{tap}")
+        assert near(found[f"deep{tap}_candidate"], reference(tried))
+        assert near(ask("match")["match"], before["match"])
+    live.server.load_aside(proof_of(repository))
+    live.discard("deep0")
+    live.promote("deep3")
+    live.rollback("topic")
+    assert near(ask("topic")["topic"], before["topic"])
+    assert "onetrunk_proof" not in live.server.running_models()
+    assert live.verify() == []
+
+
+def proof_of(repository):
+    """The ensemble that a deployer would leave loaded that is killed while it proves."""
+    config = text_format.Parse((repository / "multitask/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    config.name = proof.PROOF
+    for output in config.output:
+        output.label_filename = ""
+    return config
 
 
 def test_no_request_fails_and_no_answer_is_a_mixture_under_load(live, server, bundle, reference, tiny_heads):
