@@ -31,7 +31,7 @@ Examples:
 
 \b
 Trying a head beside the live one:
-  deploy-head --candidate heads/rte_new       served as rte_candidate, aside
+  deploy-head --candidate candidates/rte      served as rte_candidate, aside
   deploy-head --compare texts.jsonl           agreement, metric and latency
   deploy-head --promote                       live; or --discard
 
@@ -42,7 +42,8 @@ The rest:
   deploy-head --prune --keep 2                delete older versions
 
 \b
-The server's model-control endpoints ask for a key. Start both with the same:
+The server's model-control endpoints ask for a key: one, set once, for the
+server and for whoever deploys:
   export ONETRUNK_ADMIN_KEY=$(head -c 24 /dev/urandom | base64)
 
 \b
@@ -78,7 +79,7 @@ _ACTIONS = (
 @click.option("--rollback", metavar="TASK", help="Serve the version before again.")
 @click.option("--to", metavar="VERSION", type=click.IntRange(min=1), help="With --rollback: which version.")
 @click.option("--list", "list_", is_flag=True, help="Tasks, versions, taps, scores.")
-@click.option("--prune", is_flag=True, help="Delete versions that are not needed any more.")
+@click.option("--prune", is_flag=True, help="Delete older versions, and tasks that were removed.")
 @click.option("--keep", metavar="N", type=click.IntRange(min=1), help="With --prune: versions of a head.  [default: 2]")
 @click.option("--verify", is_flag=True, help="Whether manifest, disk and server agree.")
 @click.option("--sync", is_flag=True, help="Make the server serve what the files say.")
@@ -202,8 +203,10 @@ def _show(result: Any, dry_run: bool) -> None:
 def _show_report(report: DeploymentReport, dry_run: bool) -> None:
     for line in report.settled:
         click.echo(f"first: {line}", err=True)
+    version, before = report.to_version, report.from_version
     if not report.changed:
-        click.echo(f"{report.action}: nothing to do")
+        served = f"{report.task}: version {version} is served already; " if report.task else ""
+        click.echo(f"{served}nothing to do")
         return
     if dry_run:
         for name in report.written:
@@ -212,25 +215,23 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
             click.echo(f"would remove {name}/")
         if report.diff:
             click.echo(report.diff, nl=False)
+        moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
+        click.echo(f"{moves}{len(report.written)} files; no server was asked, nothing exported", err=True)
         return
+    former = f" (before: {before})" if before not in (None, version) else ""
     done = {
-        "deploy": "is live",
-        "candidate": f"is tried as {report.task}_candidate",
-        "promote": "is live",
-        "rollback": "is live again",
-        "discard": "is live; its candidate is not"
-        if report.to_version
-        else "has no candidate any more, and is not served",
-        "remove": "is not served any more",
-    }.get(report.action, "")
-    if report.task:
-        version = "" if report.to_version is None else f" version {report.to_version}"
-        before = f" (before: {report.from_version})" if report.from_version not in (None, report.to_version) else ""
-        click.echo(f"{report.task}{version} {done}{before}, {report.seconds['all']:.2f} s")
-    elif report.action == "prune":
-        click.echo(f"removed {len(report.removed)} folders: {', '.join(report.removed)}")
-    else:
-        click.echo("the server serves what the files say")
+        "deploy": f"{report.task} version {version} is live{former}",
+        "candidate": f"{report.task} version {version} is tried as {report.task}_candidate"
+        + (f", beside version {before}" if before else ""),
+        "promote": f"{report.task} version {version} is live{former}",
+        "rollback": f"{report.task} version {version} is live again{former}",
+        "discard": f"candidate version {before} of {report.task} is not tried any more; "
+        + (f"version {version} is live" if version else "none is live"),
+        "remove": f"{report.task} is not served any more{former}",
+        "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
+        "sync": "the server serves what the files say",
+    }[report.action]
+    click.echo(f"{done}, {report.seconds['all']:.2f} s")
 
 
 def _show_comparison(result: Comparison) -> None:

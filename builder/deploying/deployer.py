@@ -257,7 +257,7 @@ class Deployer:
             report = DeploymentReport(
                 action,
                 change.task,
-                from_version=old.served if old else None,
+                from_version=(old.candidate if action == "discard" else old.served) if old else None,
                 to_version=new.candidate if action == "candidate" else new.served,
                 settled=settled,
                 changed=bool(change.texts(self.repository) or change.gone or old != new),

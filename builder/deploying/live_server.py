@@ -181,15 +181,16 @@ class LiveServer:
             message = (error.message() or str(error)).strip()
             if "restricted" in message and "header" in message:
                 raise UserError(
-                    f"{self.url}: the server keeps its model-control endpoints locked: set {ADMIN_KEY_VARIABLE} to the "
-                    "key that it was started with"
+                    f"{self.url}: the server keeps its model-control endpoints locked, and "
+                    f"{'the key given is not its' if self._headers else 'no key was given'}: set "
+                    f"{ADMIN_KEY_VARIABLE} to the key that it was started with"
                 ) from error
             if "unknown model" in message or "is not found" in message:
                 raise _NoSuchModelError(f"{self.url}: {what}: {message}") from error
             if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
                 raise ServerGoneError(
-                    f"{self.url}: no answer while {what} ({_first_line(message)}): is the server running? "
-                    "--offline changes the files alone"
+                    f"{self.url}: no answer while {what} ({_first_line(message)}): "
+                    "is the server running, and --url right?"
                 ) from error
             raise OneTrunkError(f"{self.url}: {what} failed: {_first_line(message)}") from error
 

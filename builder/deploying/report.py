@@ -18,7 +18,7 @@ class DeploymentReport:
     Attributes:
         action: what was asked for: deploy, candidate, promote, discard, rollback, remove, prune, sync.
         task: the task; empty where it is about all.
-        from_version: the version that was served before; None where none was.
+        from_version: the version that was served before, None where none was; of a discard, the candidate's.
         to_version: the version that is served now; for a candidate, the candidate's.
         written: files that were written, or with a dry run would be, below the repository.
         removed: folders that were removed.

@@ -14,7 +14,7 @@ from builder.export.exported_head import HEAD_TOML, ExportedHead, read_exported_
 from builder.export.names import Segment, cut_trunk, head_name
 from builder.export.release import IR_VERSION, OPSET
 from builder.model.bundle import Bundle, load_bundle
-from builder.model.head_spec import HeadSpec, find_bundles
+from builder.model.head_spec import HEAD_JSON, HeadSpec, find_bundles
 from builder.model.trunk import Trunk
 from builder.repository.configs import TOKENIZER, tokenizer_config
 from builder.repository.contents import Contents, HeadState
@@ -66,6 +66,14 @@ def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSo
         UserError: it is broken, stands on another trunk, or is of neither form.
     """
     head: HeadSource
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not folder.name:
+        folder = folder.resolve()  # as for `.`: the folder's name says something
+    if not (folder / HEAD_TOML).exists() and not (folder / HEAD_JSON).exists():
+        raise UserError(
+            f"{folder}: neither a bundle ({HEAD_JSON}) nor a head that was exported elsewhere ({HEAD_TOML}) is in it"
+        )
     if (folder / HEAD_TOML).exists():
         head = read_exported_head(folder, trunk, any_folder=any_folder)
     else:

@@ -26,7 +26,9 @@ def test_a_user_goes_through_a_heads_life(run, bundle):
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("mood version 2 is live (before: 1), ")
     assert run("--rollback", "mood").stdout.startswith("mood version 1 is live again (before: 2), ")
-    assert run("--candidate", bundle(shift=3.0)).stdout.startswith("mood version 3 is tried as mood_candidate")
+    assert run("--candidate", bundle(shift=3.0)).stdout.startswith(
+        "mood version 3 is tried as mood_candidate, beside version 1, "
+    )
     assert run("--promote").stdout.startswith("mood version 3 is live (before: 1)")
     assert run("--remove", "grade").stdout.startswith("grade is not served any more (before: 1)")
     listed = run("--list")
@@ -34,7 +36,10 @@ def test_a_user_goes_through_a_heads_life(run, bundle):
     assert listed.stdout.splitlines()[0].split()[:3] == ["task", "served", "on"]
     assert run("--verify").stdout == "manifest and disk agree\n"
     assert run("--prune", "--keep", 1).stdout.startswith("removed 3 folders: head_grade, head_mood/1, head_mood/2")
-    assert run("--prune", "--keep", 1).stdout == "prune: nothing to do\n"
+    assert run("--prune", "--keep", 1).stdout == "nothing to do\n"
+    assert run(bundle(shift=3.0)).stdout == "mood: version 3 is served already; nothing to do\n"
+    run("--candidate", bundle(shift=4.0))
+    assert run("--discard").stdout.startswith("candidate version 4 of mood is not tried any more; version 3 is live")
     log = run("--log", "--task", "grade").stdout.splitlines()
     assert len(log) == 2
     assert log[1].endswith("remove grade  1 -> -  done")
@@ -65,7 +70,8 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
     ("arguments", "message"),
     [
         ("", "nothing to do: give one bundle, or one of --candidate"),
-        ("nowhere", "nowhere: no head.json in it"),
+        ("nowhere", "nowhere: no such folder"),
+        ("tests", "neither a bundle (head.json) nor a head that was exported elsewhere (head.toml) is in it"),
         ("heads/mood --list", "a bundle and --list: give one bundle, or one of"),
         ("--promote --discard", "--promote and --discard: give one"),
         ("--list --to 3", "--to goes with --rollback only"),

@@ -364,7 +364,7 @@ def cut_head_json(path):
         ({}, spoil_weights, "head.safetensors is broken"),
         ({}, put_nan, "holds NaN or infinity"),
         ({}, cut_head_json, "is not JSON"),
-        ({}, shutil.rmtree, "no head.json in it"),
+        ({}, shutil.rmtree, "no such folder"),
     ],
 )
 def test_bad_head_is_refused_and_nothing_is_touched(deployer, repository, bundle, visible, changes, spoil, message):

@@ -229,7 +229,7 @@ def test_wrong_key_and_no_server_are_told_before_anything_is_touched(
 ):
     before = visible(repository)
     for key, url, error, message in (
-        ("wrong", server.grpc_url, UserError, "set ONETRUNK_ADMIN_KEY to the key that it was started with"),
+        ("wrong", server.grpc_url, UserError, "the key given is not its: set ONETRUNK_ADMIN_KEY"),
         ("wrong", "127.0.0.1:1", ServerGoneError, "no answer while asking what is loaded"),
     ):
         deployer = Deployer(repository, url=url, trunk=tiny_trunk_folder, admin_key=key)
