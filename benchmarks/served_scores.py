@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.model.bundle import read_spec
+from builder.model.head_spec import read_spec
 from builder.tasks import Task, find_tasks, load_task, read_examples
 from builder.tasks.metrics import measure
 from clients import Client

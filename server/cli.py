@@ -34,7 +34,7 @@ Examples:
 Loading models, shared memory, trace and logging settings are closed to everybody
 but serve-repo itself. Set {ADMIN_KEY_VARIABLE} to a key of your own
 to open them to those who send it in the header onetrunk-admin-key
-(over gRPC: triton-grpc-protocol-onetrunk-admin-key).
+(over gRPC: triton-grpc-protocol-onetrunk-admin-key), as deploy-head does.
 
 \b
 Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.

@@ -34,7 +34,7 @@ def read_repository(path: Path) -> Repository:
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
-    if (path / ".staging" / "commit.json").exists():
+    if not _may_be_loaded(path / ".staging" / "commit.json"):
         raise UserError(
             f"{path}: a build was cut off while it was publishing: {BUILD_HINT} again, it finishes the work"
         )
@@ -48,6 +48,16 @@ def read_repository(path: Path) -> Repository:
             models.add(step.model_name)
     tasks, _ = (read_tasks(path, ensemble) for ensemble in ensembles.values())
     return Repository(path, tasks, frozenset(models))
+
+
+def _may_be_loaded(commit: Path) -> bool:
+    """Whether no publication is half moved in, or one of which each move leaves a repository that can be served."""
+    try:
+        return json.loads(commit.read_bytes()).get("loadable") is True
+    except FileNotFoundError:
+        return True
+    except (ValueError, AttributeError, OSError):
+        return False
 
 
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:

@@ -88,8 +88,9 @@ def write_tiny_heads(folder: Path, trunk) -> Path:
     """Untrained heads of every kind, form and depth."""
     import torch
 
-    from builder.model.bundle import HeadSpec, save_bundle
+    from builder.model.bundle import save_bundle
     from builder.model.head import new_head
+    from builder.model.head_spec import HeadSpec
     from builder.model.kinds import get_kind
 
     shapes = [

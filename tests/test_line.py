@@ -11,7 +11,8 @@ import torch
 import tritonclient.grpc as grpcclient
 
 from builder.export.modules import ServedHead
-from builder.model.bundle import find_bundles, load_bundle
+from builder.model.bundle import load_bundle
+from builder.model.head_spec import find_bundles
 from clients import Client
 
 pytestmark = pytest.mark.triton

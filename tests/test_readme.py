@@ -1,10 +1,12 @@
 """The README's commands, run as they are written there."""
 
 import csv
+import json
 import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("train-head", "build-repo", "ask-repo", "bench-repo")
+COMMANDS = ("train-head", "build-repo", "deploy-head", "ask-repo", "bench-repo")
 
 
 def documented(command):
@@ -88,6 +90,52 @@ def test_serve_and_ask(built):
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=30) == 0
         server.stdout.close()
+
+
+def write_urgent(folder, shift):
+    """A bundle of the task `urgent`, made of a shipped one."""
+    import torch
+
+    from builder.model.bundle import load_bundle, save_bundle
+    from builder.model.trunk import load_trunk
+
+    bundle = load_bundle(ROOT / "heads" / "sst2")
+    head = bundle.head(load_trunk())
+    with torch.no_grad():
+        head.output.bias[0] += shift
+    save_bundle(folder, bundle.spec.model_copy(update={"task": "urgent", "labels": ("no", "yes")}), head)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_change_a_running_server(built, monkeypatch):
+    key = re.search(r"^    export (ONETRUNK_ADMIN_KEY)=\$\((.*)\) ", README, re.MULTILINE)
+    value = subprocess.run(["sh", "-c", key.group(2)], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setenv(key.group(1), value)
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    server = subprocess.Popen(
+        [Path(sys.executable).parent / "serve-repo", "--json", *ports], cwd=built, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        url = ["--url", json.loads(server.stdout.readline())["grpc"]]
+        add, rollback, candidate = documented("deploy-head")
+        write_urgent(built / "heads" / "urgent", 0.5)
+        assert run([*add, *url], built).stdout.startswith("urgent version 1 is live")
+        write_urgent(built / "heads" / "urgent", 1.0)
+        assert run([*add, *url], built).stdout.startswith("urgent version 2 is live (before: 1)")
+        assert run([*rollback, *url], built).stdout.startswith("urgent version 1 is live again (before: 2)")
+        write_urgent(built / "candidates" / "urgent", -1.0)
+        assert run([*candidate, *url], built).stdout.startswith("urgent version 3 is tried as urgent_candidate")
+        (built / "texts.jsonl").write_text('{"text": "a fire", "label": "yes"}\n{"text": "thank you", "label": "no"}\n')
+        compared = run(["deploy-head", "--compare", "texts.jsonl", *url], built)
+        assert "accuracy, 2 texts" in compared.stdout, compared.stderr
+        assert run(["deploy-head", "--promote", *url], built).stdout.startswith("urgent version 3 is live (before: 1)")
+        assert run(["deploy-head", "--verify", *url], built).stdout == "manifest, disk and server agree\n"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+        server.stdout.close()
+        shutil.rmtree(built / "heads" / "urgent", ignore_errors=True)
 
 
 @pytest.mark.slow

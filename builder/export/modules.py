@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from builder.export.names import Segment
-from builder.model.bundle import HeadSpec
 from builder.model.head import Head
+from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 

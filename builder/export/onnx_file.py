@@ -14,8 +14,8 @@ from builder.errors import OneTrunkError
 from builder.export.modules import EmbeddingSegment, ServedHead, SingleModel, StateSegment, TokenSegment
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from builder.export.release import IR_VERSION, OPSET, Release
-from builder.model.bundle import HeadSpec
 from builder.model.head import Head
+from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
 
 # Exporters specialise sizes 0 and 1: an example must be larger.
@@ -113,14 +113,19 @@ def _check_file(path: Path, axes: dict[str, dict[int, str]], release: Release) -
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     onnx.save(model, path)
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if model.ir_version > release.max_ir or opset > release.max_opset:
-        raise ExportError(
-            f"{path.name}: IR {model.ir_version} and opset {opset}, but Triton {release.name} reads "
-            f"IR {release.max_ir} and opset {release.max_opset} at most"
-        )
+    check_release(model, path.name, release)
     for tensor in [*model.graph.input, *model.graph.output]:
         dims = tensor.type.tensor_type.shape.dim
         for axis, symbol in axes[tensor.name].items():
             if dims[axis].dim_param != symbol:
                 raise ExportError(f"{path.name}: axis {axis} of {tensor.name} is fixed; it must be {symbol!r}")
+
+
+def check_release(model: onnx.ModelProto, name: str, release: Release) -> None:
+    """Raises ExportError where a file is newer than what the release is known to read."""
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if model.ir_version > release.max_ir or opset > release.max_opset:
+        raise ExportError(
+            f"{name}: IR {model.ir_version} and opset {opset}, but Triton {release.name} reads "
+            f"IR {release.max_ir} and opset {release.max_opset} at most"
+        )

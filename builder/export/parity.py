@@ -20,6 +20,8 @@ from builder.errors import OneTrunkError
 from builder.export.modules import ServedHead
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from builder.export.parity_batches import Batch, parity_batches
+from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 
 TOLERANCE = 1e-4
@@ -44,11 +46,20 @@ class ParityError(OneTrunkError):
 
 @dataclass(frozen=True)
 class ServedTask:
-    """A head's file and the torch module that it must answer as."""
+    """A head's file and what it must answer as.
+
+    Attributes:
+        name: the model's name.
+        path: the file.
+        spec: what the head answers.
+        module: the torch module that it came from; None where somebody else exported it. Its answers must make sense
+            then, and are compared with nothing.
+    """
 
     name: str
     path: Path
-    module: ServedHead
+    spec: HeadSpec
+    module: ServedHead | None
 
 
 def check_parity(
@@ -72,29 +83,23 @@ def check_parity(
         progress: called after each batch.
 
     Returns:
-        Model name -> greatest difference found.
+        Model name -> greatest difference found; of the models that there is a torch module for.
 
     Raises:
         ParityError: names, axes, shapes or values differ.
     """
-    chain = {segment: _open(path, segment.name) for segment, path in sorted(segments.items())}
-    sessions = {head.name: _open(head.path, head.name) for head in heads}
+    chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
+    sessions = {head.name: open_session(head.path, head.name) for head in heads}
     for segment, session in chain.items():
-        _check_signature(segment.name, session, segment.inputs, segment.output, ["batch", "tokens", trunk.width])
+        _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
-        outputs = [head.module.head.output.out_features]
-        _check_signature(
-            head.name,
-            sessions[head.name],
-            (HIDDEN_STATE, ATTENTION_MASK),
-            head.module.spec.task,
-            ["batch", *outputs],
-        )
+        inputs, dims = (HIDDEN_STATE, ATTENTION_MASK), [None, get_kind(head.spec.kind).outputs(head.spec)]
+        _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
 
-    worst = dict.fromkeys([segment.name for segment in chain] + [head.name for head in heads], 0.0)
+    worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch).items():
-            worst[model] = max(worst[model], difference)
+            worst[model] = max(worst.get(model, 0.0), difference)
             # Written so that NaN fails too.
             if not difference <= TOLERANCE:
                 raise ParityError(model, f"answers differ from torch's on {batch.title}", difference)
@@ -120,16 +125,20 @@ def _differences(
         tensors[segment.output] = served[segment.stop] = state
         found[segment.name] = _distance(segment.name, state, reference[segment.stop].numpy())
     for head in heads:
-        tap = head.module.spec.tap
+        tap = head.spec.tap
         feeds = {HIDDEN_STATE: served[tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
         scores = _run(sessions[head.name], head.name, feeds, batch)
+        if head.module is None:
+            _check_scores(head, scores, batch)
+            continue
         with torch.no_grad():
             expected = head.module.forward_whole(reference[tap], batch.attention_mask).numpy()
         found[head.name] = _distance(head.name, scores, expected)
     return found
 
 
-def _open(path: Path, model: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on one file, on the CPU. Raises ParityError where it does not load it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -143,20 +152,43 @@ def _check_signature(
     session: onnxruntime.InferenceSession,
     inputs: Sequence[str],
     output: str,
-    dims: list[str | int],
+    dims: Sequence[int | None],
+    width: int,
 ) -> None:
+    """Compares names, types and dims with those of the config; None in ``dims`` stands for a dynamic axis."""
     found = {tensor.name for tensor in session.get_inputs()}
     if found != set(inputs):
         raise ParityError(model, f"inputs are {sorted(found)}, not {sorted(inputs)}")
     for tensor in session.get_inputs():
-        if tensor.shape[:2] != ["batch", "tokens"]:
+        is_state = tensor.name.startswith("hidden")
+        if _fixed(tensor.shape[:2]) != [None, None]:
             raise ParityError(model, f"input {tensor.name} has dims {tensor.shape}: batch and tokens must be dynamic")
-    outputs = {tensor.name: tensor.shape for tensor in session.get_outputs()}
+        if is_state and _fixed(tensor.shape[2:]) not in ([width], [None]):
+            raise ParityError(model, f"input {tensor.name} has dims {tensor.shape}: the trunk's width is {width}")
+        _check_type(model, tensor, "tensor(float)" if is_state else "tensor(int64)")
+    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
     if set(outputs) != {output}:
         raise ParityError(model, f"outputs are {sorted(outputs)}, not {[output]}")
     # Triton compares the config with what ONNX Runtime infers: a dynamic axis has a name here, a fixed one its size.
-    if outputs[output] != dims:
-        raise ParityError(model, f"output {output} has dims {outputs[output]}, not {dims}")
+    if _fixed(outputs[output].shape) != list(dims):
+        expected = ["dynamic" if size is None else size for size in dims]
+        raise ParityError(model, f"output {output} has dims {outputs[output].shape}, not {expected}")
+    _check_type(model, outputs[output], "tensor(float)")
+
+
+def _fixed(shape: Sequence[int | str | None]) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in shape]
+
+
+def _check_type(model: str, tensor: onnxruntime.NodeArg, expected: str) -> None:
+    if tensor.type != expected:
+        raise ParityError(model, f"{tensor.name} is {tensor.type}, not {expected}")
+
+
+def _check_scores(head: ServedTask, scores: Array, batch: Batch) -> None:
+    fault = get_kind(head.spec.kind).fault(scores, head.spec)
+    if fault is not None:
+        raise ParityError(head.name, f"on {batch.title}: {fault}")
 
 
 def _run(
@@ -167,7 +199,7 @@ def _run(
 ) -> Array:
     try:
         result: Array = session.run(None, feeds)[0]
-    except Exception as error:  # as in _open
+    except Exception as error:  # as in open_session
         raise ParityError(model, f"does not run on {batch.title}: {error}") from error
     return result
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from builder.export.names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+from builder.export.parity_texts import parity_texts
 from builder.model.trunk import Trunk
 
 _BATCH = 4
@@ -49,7 +48,7 @@ class Batch:
 def parity_batches(trunk: Trunk, buckets: tuple[int, ...]) -> Iterator[Batch]:
     """For every bucket, one batch of one text and one of several, of texts that fill the bucket more or less."""
     tokenizer = trunk.tokenizer()
-    texts = _texts()
+    texts = parity_texts()
     for bucket in buckets:
         tokenizer.enable_truncation(bucket)
         tokenizer.enable_padding(length=bucket, pad_id=trunk.pad_token_id)
@@ -63,12 +62,6 @@ def parity_batches(trunk: Trunk, buckets: tuple[int, ...]) -> Iterator[Batch]:
                 torch.tensor([row.attention_mask for row in chosen]),
                 torch.tensor([row.type_ids for row in chosen]),
             )
-
-
-def _texts() -> list[tuple[str, str]]:
-    content = (importlib.resources.files("builder.export") / "parity_texts.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in content.splitlines()]
-    return [(row["text"], row.get("text_pair", "")) for row in rows]
 
 
 def _grow(texts: list[tuple[str, str]], start: int, words: int) -> str | tuple[str, str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,50 +16,10 @@ from torch import Tensor
 from builder.errors import UserError
 from builder.model.card import card_text
 from builder.model.head import Head, empty_head
+from builder.model.head_spec import HeadSpec, read_spec
 from builder.model.kinds import get_kind
-from builder.model.query import Query
 from builder.model.trunk import Trunk
 from builder.whole_file import writing
-
-TASK_NAME = r"^[a-z][a-z0-9_]{0,47}$"
-
-
-class HeadSpec(BaseModel):
-    """``head.json``: what a head answers, where it stands, and how it came about."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    task: str = Field(pattern=TASK_NAME)
-    kind: str
-    form: Literal["single", "pair"]
-    labels: tuple[str, ...] | None = None
-    range: tuple[float, float] | None = None
-    tap: int = Field(ge=0)
-    layers: int = Field(ge=1)
-    query: Query = "cls"
-    trunk: str
-    width: int = Field(ge=1)
-    max_length: int = Field(ge=3)
-    metric: str
-    scores: dict[str, float]
-    recipe: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    story: dict[str, Any] = {}
-    licence: str | None = None
-    created: str
-    onetrunk_version: str
-
-    @model_validator(mode="after")
-    def _answer_fits_kind(self) -> HeadSpec:
-        kind = get_kind(self.kind)
-        if kind.uses_labels and (not self.labels or len(set(self.labels)) < max(len(self.labels), 2)):
-            raise ValueError(f"a {self.kind} head needs at least two labels, all different")
-        if kind.uses_range and (self.range is None or not self.range[0] < self.range[1]):
-            raise ValueError(f"a {self.kind} head needs a range, lowest and highest number")
-        if self.labels and any(not label or "\n" in label or "\r" in label for label in self.labels):
-            raise ValueError("a label is empty or has a line break in it")
-        return self
 
 
 @dataclass(frozen=True)
@@ -144,13 +101,13 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Reads and checks a bundle.
+def load_bundle(folder: Path, *, any_folder: bool = False) -> Bundle:
+    """Reads and checks a bundle; see read_spec for the arguments.
 
     Raises:
         UserError: a file is missing, broken or of another schema, or a weight is not a finite number.
     """
-    spec = read_spec(folder)
+    spec = read_spec(folder, any_folder=any_folder)
     try:
         stored = load_file(folder / "head.safetensors")
     except FileNotFoundError:
@@ -162,30 +119,3 @@ def load_bundle(folder: Path) -> Bundle:
         if not torch.isfinite(tensor).all():
             raise UserError(f"{folder}/head.safetensors: {name} holds NaN or infinity: train the head again")
     return Bundle(folder, spec, weights)
-
-
-def read_spec(folder: Path) -> HeadSpec:
-    """Reads head.json alone. Raises UserError as load_bundle does."""
-    path = folder / "head.json"
-    try:
-        spec = HeadSpec.model_validate(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no head.json in it, so it is not a bundle") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path}: {where + ': ' if where else ''}{first['msg']} (found {first['input']!r:.80})"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if spec.task != folder.name:
-        raise UserError(f"{path}: its task is {spec.task!r}; a bundle's folder has the name of its task")
-    return spec
-
-
-def find_bundles(heads: Path) -> list[Path]:
-    """The folders of all bundles under ``heads``, by name."""
-    if not heads.is_dir():
-        raise UserError(f"{heads}: no such folder of heads; train one with train-head, or give --heads")
-    return sorted(path.parent for path in heads.glob("*/head.json") if not path.parent.name.startswith("."))

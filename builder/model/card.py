@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from builder.model.bundle import HeadSpec
+    from builder.model.head_spec import HeadSpec
 
 # [CLS] is what a reader expects, so it is not told.
 _QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, weighted mean of the states"}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from builder.errors import UserError
 from builder.model.encoder import Encoder
 from builder.model.fold import folded_state
-from builder.model.query import Query, query_state
+from builder.model.head_spec import Query
+from builder.model.query import query_state
 from builder.model.trunk import Trunk
 
 

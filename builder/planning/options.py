@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from builder.errors import UserError
-from builder.model.query import Query
+from builder.model.head_spec import Query
 
 
 @dataclass(frozen=True, order=True)

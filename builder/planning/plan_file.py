@@ -10,8 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from builder.errors import UserError
-from builder.model.bundle import TASK_NAME
-from builder.model.query import Query
+from builder.model.head_spec import TASK_NAME, Query
 from builder.model.trunk import Trunk
 from builder.planning.cost_table import CostTable
 from builder.planning.options import Option

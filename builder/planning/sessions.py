@@ -25,9 +25,8 @@ from builder.errors import UserError
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from builder.export.onnx_file import export_head, export_segment, export_single
 from builder.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
-from builder.model.bundle import HeadSpec
 from builder.model.head import Head, new_head
-from builder.model.query import Query
+from builder.model.head_spec import HeadSpec, Query
 from builder.model.trunk import Trunk
 
 _RELEASE = get_release(DEFAULT_RELEASE)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from builder.errors import UserError
 from builder.export.names import HIDDEN_STATE, cut_trunk, hidden_name
 from builder.machine import processor_name
-from builder.model.query import Query
+from builder.model.head_spec import Query
 from builder.model.trunk import Trunk
 from builder.planning.sessions import (
     Arrays,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.model.query import Query
+from builder.model.head_spec import Query
 from builder.quality.recorded_study import RecordedStudy
 from builder.quality.seed_scores import SeedScores
 from builder.training.run_spec import RunSpec

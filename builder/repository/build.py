@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import shutil
 import time
@@ -11,21 +10,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import builder
-from builder.digest import sha256_file
-from builder.errors import OneTrunkError
-from builder.export.modules import ServedHead
+from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
-from builder.export.onnx_file import export_head, export_segment
-from builder.export.parity import ServedTask, check_parity
+from builder.export.onnx_file import export_segment
+from builder.export.parity import check_parity
 from builder.export.release import DEFAULT_RELEASE, Release, get_release
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress, silent
+from builder.repository.arrivals import holds_text, make_manifest, merged_versions, served_task, write_head
 from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import TOKENIZER
-from builder.repository.ensemble import ENSEMBLE_VERSION
-from builder.repository.manifest import MANIFEST, Manifest, ModelEntry, read_manifest
-from builder.repository.plan import RepositoryPlan, plan_repository, select_bundles, tokenizer_files
+from builder.repository.manifest import MANIFEST, Manifest, read_manifest
+from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from builder.repository.publication import Publication, finish_publication, locked
 
 
@@ -91,22 +87,21 @@ def build_repository(
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
     buckets = buckets_up_to(max_length, loaded.max_positions)
-    bundles = select_bundles(heads, tasks)
-    for bundle in bundles.values():
-        bundle.check_trunk(loaded)
+    chosen = select_heads(heads, tasks, loaded)
     with nullcontext() if dry_run else locked(output):
         finished = not dry_run and _finish_earlier(output)
         manifest = read_manifest(output)
-        plan = plan_repository(output, loaded, bundles, buckets, manifest)
-        texts = [name for name, text in plan.texts.items() if not _holds(output / name, text)]
+        _check_candidates(output, manifest)
+        plan = plan_repository(output, loaded, chosen, buckets, manifest)
+        texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
         differences = {}
         if changed and not dry_run:
-            differences = _publish(output, plan, loaded, release, texts, progress)
+            differences = _publish(output, plan, loaded, release, manifest, texts, progress)
     return BuildReport(
         output=output,
-        tasks=tuple(bundles),
+        tasks=tuple(chosen),
         models={
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
@@ -126,11 +121,22 @@ def _finish_earlier(output: Path) -> bool:
         raise OneTrunkError(f"{output}: {error.strerror} while completing an earlier publication") from error
 
 
+def _check_candidates(output: Path, manifest: Manifest | None) -> None:
+    tried = [name for name, entry in (manifest.models if manifest else {}).items() if entry.candidate is not None]
+    if tried:
+        tasks = ", ".join(name.removeprefix("head_") for name in tried)
+        raise UserError(
+            f"{output}: a candidate of {tasks} is being tried, which a build would end: "
+            "deploy-head --promote or --discard it first"
+        )
+
+
 def _publish(
     output: Path,
     plan: RepositoryPlan,
     trunk: Trunk,
     release: Release,
+    manifest: Manifest | None,
     texts: Sequence[str],
     progress: Progress,
 ) -> dict[str, float]:
@@ -139,9 +145,12 @@ def _publish(
         try:
             _export(plan, trunk, release, publication, progress)
             differences = _check(plan, trunk, publication, progress)
+            wanted = plan.contents.texts
             for name in texts:
-                publication.write(name, plan.texts[name])
-            publication.write(MANIFEST, _manifest(plan, trunk, release, publication).text())
+                publication.write(name, wanted[name])
+            versions = merged_versions(output, manifest, plan.models.values(), publication)
+            stay = {name: entries for name, entries in versions.items() if name not in plan.removed}
+            publication.write(MANIFEST, make_manifest(plan.contents, release.name, stay, manifest).text())
         except OSError as error:
             raise OneTrunkError(f"{output}: {error.strerror} while writing; nothing was published") from error
         progress("publishing", 0, 1)
@@ -150,67 +159,27 @@ def _publish(
 
 
 def _export(plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: Progress) -> None:
-    fresh = [model.name for model in plan.models.values() if model.fresh]
-
-    def starts(name: str) -> Path | None:
-        """Where to write the model; None where it is there already."""
-        model = plan.models[name]
-        if not model.fresh:
-            return None
-        progress(f"exporting {name}", fresh.index(name), len(fresh))
-        return publication.path(model.files[0])
-
-    tokenizer = plan.models[TOKENIZER]
-    if tokenizer.fresh:
-        for file, source in zip(tokenizer.files, tokenizer_files(trunk).values(), strict=True):
-            shutil.copyfile(source, publication.path(file))
-    for segment in plan.segments:
-        if path := starts(segment.name):
-            export_segment(trunk, segment, path, release)
-    for task, bundle in plan.bundles.items():
-        if path := starts(head_name(task)):
-            export_head(bundle.head(trunk), bundle.spec, path, release)
+    fresh = [model for model in plan.models.values() if model.fresh]
+    segments = {segment.name: segment for segment in plan.segments}
+    for done, model in enumerate(fresh):
+        progress(f"exporting {model.name}", done, len(fresh))
+        if model.name == TOKENIZER:
+            for file, source in zip(model.files, tokenizer_files(trunk).values(), strict=True):
+                shutil.copyfile(source, publication.path(file))
+        elif model.name in segments:
+            export_segment(trunk, segments[model.name], publication.path(model.files[0]), release)
+        else:
+            write_head(plan.heads[model.name.removeprefix("head_")], trunk, release, publication, model)
 
 
 def _check(plan: RepositoryPlan, trunk: Trunk, publication: Publication, progress: Progress) -> dict[str, float]:
     def file(name: str) -> Path:
         return publication.current(plan.models[name].files[0])
 
-    heads = [
-        ServedTask(head_name(task), file(head_name(task)), ServedHead(bundle.head(trunk), bundle.spec))
-        for task, bundle in plan.bundles.items()
-    ]
+    heads = [served_task(head, trunk, file(head_name(task))) for task, head in plan.heads.items()]
     segments = {segment: file(segment.name) for segment in plan.segments}
     total, done = 2 * len(plan.buckets), itertools.count(1)
     progress("checking against torch", 0, total)
     return check_parity(
         trunk, segments, heads, plan.buckets, lambda: progress("checking against torch", next(done), total)
     )
-
-
-def _manifest(plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication) -> Manifest:
-    digests: dict[str, dict[str, str]] = {}
-    for name, text in plan.texts.items():
-        digests.setdefault(name.split("/")[0], {})[name] = hashlib.sha256(text.encode()).hexdigest()
-    for model in plan.models.values():
-        digests[model.name] |= {name: sha256_file(publication.current(name)) for name in model.files}
-    return Manifest(
-        onetrunk_version=builder.__version__,
-        trunk=trunk.identity,
-        triton_release=release.name,
-        max_length=plan.buckets[-1],
-        buckets=plan.buckets,
-        tasks=tuple(plan.bundles),
-        models={
-            name: ModelEntry(
-                version=plan.models[name].version if name in plan.models else ENSEMBLE_VERSION,
-                source=plan.models[name].source if name in plan.models else "",
-                files=files,
-            )
-            for name, files in digests.items()
-        },
-    )
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()

@@ -6,13 +6,13 @@ README.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
-from builder.model.bundle import HeadSpec
+from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 
 MAX_BATCH_SIZE = 32
@@ -27,7 +27,7 @@ _TRUNK_THREADS, _HEAD_THREADS = 2, 1
 
 def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int) -> pb.ModelConfig:
     """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
-    config = _part(TOKENIZER, "python", version)
+    config = _part(TOKENIZER, "python", [version])
     for name in ("text", "text_pair"):
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
     for name in PADDED:
@@ -50,7 +50,7 @@ def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id:
 
 def segment_config(segment: Segment, *, width: int, trunk: str, version: int) -> pb.ModelConfig:
     """A segment of the trunk."""
-    config = _onnx_part(segment.name, version, _TRUNK_THREADS)
+    config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
     for name in segment.inputs:
         if name in PADDED:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
@@ -61,9 +61,9 @@ def segment_config(segment: Segment, *, width: int, trunk: str, version: int) ->
     return config
 
 
-def head_config(spec: HeadSpec, *, version: int) -> pb.ModelConfig:
-    """A head. Its parameters say all that the ensembles are made from."""
-    config = _onnx_part(head_name(spec.task), version, _HEAD_THREADS)
+def head_config(spec: HeadSpec, *, versions: Sequence[int]) -> pb.ModelConfig:
+    """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
+    config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, spec.width]))
     config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
     output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=[get_kind(spec.kind).outputs(spec)])
@@ -102,14 +102,14 @@ def parameters_of(config: pb.ModelConfig) -> dict[str, str]:
 
 
 def pinned_version(config: pb.ModelConfig) -> int:
-    """The one version that a part's config serves."""
+    """The one version that the config of the tokenizer or of a segment serves."""
     (version,) = config.version_policy.specific.versions
     return int(version)
 
 
-def _part(name: str, backend: str, version: int) -> pb.ModelConfig:
+def _part(name: str, backend: str, versions: Sequence[int]) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=MAX_BATCH_SIZE)
-    config.version_policy.specific.versions.append(version)
+    config.version_policy.specific.versions.extend(versions)
     # Without a count there would be two instances, each with its own copy of the weights.
     config.instance_group.append(pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU))
     # Present but empty: whatever waits is batched, nothing waits to be batched.
@@ -117,8 +117,8 @@ def _part(name: str, backend: str, version: int) -> pb.ModelConfig:
     return config
 
 
-def _onnx_part(name: str, version: int, threads: int) -> pb.ModelConfig:
-    config = _part(name, "onnxruntime", version)
+def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConfig:
+    config = _part(name, "onnxruntime", versions)
     _set_parameters(config, {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"})
     return config
 

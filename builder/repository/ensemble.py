@@ -8,18 +8,23 @@ segments, of which a request runs those below its deepest tap.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from builder.errors import OneTrunkError
+from builder.errors import OneTrunkError, UserError
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
 from builder.repository.configs import MAX_BATCH_SIZE, PADDED, parameters_of, pinned_version
 
 MULTITASK = "multitask"
 MULTITASK_TOKENS = "multitask_tokens"
+CANDIDATE_PREFIX = "candidate_"
+
+# Inputs, outputs and inner tensors of the ensembles, beside the trunk's states: no task may have such a name.
+_TENSORS = {"text", "text_pair", "truncated", *PADDED, *PADDED.values()}
 
 # What an ensemble pins is in its config, which is replaced in place: its own version never changes.
 ENSEMBLE_VERSION = 1
@@ -32,14 +37,18 @@ class HeadModel:
     Attributes:
         config: its config, whose parameters name task, kind, form, tap and trunk.
         labels: its labels, in the order of its scores; None where it gives a number.
+        version: the version that is meant.
+        output: what it answers as, in an ensemble: its task, or another name beside it.
     """
 
     config: pb.ModelConfig
     labels: tuple[str, ...] | None
+    version: int
+    output: str
 
     @property
     def task(self) -> str:
-        """The task that it answers, and its output's name."""
+        """The task that it answers, and the name of its model's output."""
         return parameters_of(self.config)["task"]
 
     @property
@@ -59,7 +68,7 @@ class HeadModel:
             "metric": parameters["metric"],
             "tap": self.tap,
             "layers": int(parameters["layers"]),
-            "version": pinned_version(self.config),
+            "version": self.version,
         }
 
 
@@ -69,19 +78,54 @@ def ensemble_configs(
     """Both ensembles: ``multitask`` (text in) and ``multitask_tokens`` (token ids in).
 
     Raises:
-        OneTrunkError: a head stands on another trunk, or on a tap that no segment ends at.
+        OneTrunkError: a head stands on another trunk, on a tap that no segment ends at, or its task has the name of
+            another tensor.
     """
     _check_parts(segments, heads)
+    used = _used(segments, heads)
     return [
-        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, segments, heads),
-        _ensemble(MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, segments, heads),
+        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, used, heads),
+        _ensemble(MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, used, heads),
     ]
+
+
+def candidate_config(
+    task: str, tokenizer: pb.ModelConfig, segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
+) -> pb.ModelConfig:
+    """The ensemble by which a candidate is tried: text in, the served head and the candidate side by side out.
+
+    Errors as for ensemble_configs.
+    """
+    _check_parts(segments, heads)
+    return _ensemble(candidate_name(task), ("text",), ("text_pair",), tokenizer, _used(segments, heads), heads)
+
+
+def _used(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> dict[Segment, pb.ModelConfig]:
+    """The segments that these heads need; Triton refuses an ensemble with a step that nothing reads."""
+    taps = {head.tap for head in heads}
+    return {
+        segment: config
+        for segment, config in segments.items()
+        if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
+    }
+
+
+def candidate_name(task: str) -> str:
+    """The name of the ensemble by which a task's candidate is tried."""
+    return f"{CANDIDATE_PREFIX}{task}"
+
+
+def check_task_name(task: str) -> None:
+    """Raises UserError where a task has the name of another tensor of the ensembles."""
+    if task in _TENSORS or re.fullmatch(r"hidden_\d+", task):
+        raise UserError(f"task {task!r} has the name of a tensor that the ensembles use: give it another name")
 
 
 def _check_parts(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> None:
     trunks = {parameters_of(config)["trunk"] for config in segments.values()}
     taps = {segment.stop for segment in segments}
     for head in heads:
+        check_task_name(head.task)
         if parameters_of(head.config)["trunk"] not in trunks:
             raise OneTrunkError(f"{head.config.name}: its trunk is not the one in the repository ({', '.join(trunks)})")
         if head.tap not in taps:
@@ -109,28 +153,30 @@ def _ensemble(
             )
         )
     for head in heads:
-        config.output.append(head.config.output[0])
+        output = config.output.add()
+        output.CopyFrom(head.config.output[0])
+        output.name = head.output
     outputs = dict(zip(PADDED.values(), PADDED.values(), strict=True))
-    if name == MULTITASK:
+    if name != MULTITASK_TOKENS:
         # Token ids are never cut, so only text can be.
         config.output.append(next(tensor for tensor in tokenizer.output if tensor.name == "truncated"))
         outputs["truncated"] = "truncated"
-    _add_step(config, tokenizer, {tensor: tensor for tensor in (*required, *optional)}, outputs)
+    _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, outputs)
     for segment, part in sorted(segments.items()):
         feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
-        _add_step(config, part, feeds, {segment.output: segment.output})
+        _add_step(config, part, pinned_version(part), feeds, {segment.output: segment.output})
     for head in heads:
         feeds = {HIDDEN_STATE: hidden_name(head.tap), ATTENTION_MASK: PADDED[ATTENTION_MASK]}
-        _add_step(config, head.config, feeds, {head.task: head.task})
+        _add_step(config, head.config, head.version, feeds, {head.task: head.output})
     config.parameters["onetrunk"].string_value = json.dumps(_description(tokenizer, segments, heads))
     return config
 
 
 def _add_step(
-    ensemble: pb.ModelConfig, part: pb.ModelConfig, inputs: Mapping[str, str], outputs: Mapping[str, str]
+    ensemble: pb.ModelConfig, part: pb.ModelConfig, version: int, inputs: Mapping[str, str], outputs: Mapping[str, str]
 ) -> None:
     # Pinned: a new version of a part on disk changes nothing until an ensemble names it.
-    step = ensemble.ensemble_scheduling.step.add(model_name=part.name, model_version=pinned_version(part))
+    step = ensemble.ensemble_scheduling.step.add(model_name=part.name, model_version=version)
     step.input_map.update(inputs)
     step.output_map.update(outputs)
 
@@ -145,5 +191,5 @@ def _description(
         "trunk": trunk,
         "max_length": int(settings["max_length"]),
         "buckets": [int(bucket) for bucket in settings["buckets"].split(",")],
-        "tasks": {head.task: head.description() for head in heads},
+        "tasks": {head.output: head.description() for head in heads},
     }

@@ -12,25 +12,51 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from builder.errors import UserError
 
 MANIFEST = "manifest.json"
+SCHEMA: Literal[2] = 2
 
 # A manifest's names become paths, some of them to be removed: nothing but a plain folder name gets in.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class VersionEntry(BaseModel):
+    """One version of a model, on disk.
+
+    Attributes:
+        source: hash over everything that it was made from.
+        files: path below the repository -> SHA-256.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    files: dict[str, str]
 
 
 class ModelEntry(BaseModel):
     """One model of the repository.
 
     Attributes:
-        version: the version that is served.
-        source: hash over everything that its version folder was made from.
-        files: path below the repository -> SHA-256, of the served version and of what lies beside it.
+        served: the version that the ensembles pin, an ensemble's own; None where no ensemble names the model any more.
+        loaded: the versions that Triton is to hold.
+        candidate: of a head, the version that is tried beside the served one.
+        previous: of a head, the version that was served before, to which a rollback goes.
+        versions: every version on disk, but for an ensemble, which has nothing in its version folder.
+        files: what lies beside the version folders: path below the repository -> SHA-256.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int
-    source: str
+    served: int | None
+    loaded: tuple[int, ...]
+    candidate: int | None = None
+    previous: int | None = None
+    versions: dict[int, VersionEntry] = {}
     files: dict[str, str]
+
+    @property
+    def all_files(self) -> dict[str, str]:
+        """Path below the repository -> SHA-256, of all its files."""
+        return {**{n: d for version in self.versions.values() for n, d in version.files.items()}, **self.files}
 
 
 class Manifest(BaseModel):
@@ -41,7 +67,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA
     onetrunk_version: str
     trunk: str
     triton_release: str
@@ -59,11 +85,17 @@ def read_manifest(repository: Path) -> Manifest | None:
     """The repository's manifest; None where nothing has been built yet.
 
     Raises:
-        UserError: it is there, but broken.
+        UserError: it is there, but broken or of another schema.
     """
     path = repository / MANIFEST
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()))
+        values = json.loads(path.read_bytes())
+        if isinstance(values, dict) and values.get("schema_version") not in (None, SCHEMA):
+            raise UserError(
+                f"{path}: schema {values['schema_version']}, and this build-repo writes {SCHEMA}: "
+                "empty the folder, or give another one, and build anew"
+            )
+        return Manifest.model_validate(values)
     except FileNotFoundError:
         return None
     except (ValueError, ValidationError) as error:

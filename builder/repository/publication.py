@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,23 +23,44 @@ from builder.errors import OneTrunkError, UserError
 STAGING = ".staging"
 COMMIT = "commit.json"
 
+_LOCK_POLL_S = 0.1
+
 
 @contextmanager
-def locked(repository: Path) -> Iterator[None]:
-    """Holds the repository for one writer. Raises UserError where another one holds it or it cannot be written."""
+def locked(repository: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds the repository for one writer.
+
+    Args:
+        repository: its folder; made where it is not there.
+        wait_s: seconds to wait for another writer to end.
+
+    Raises:
+        UserError: another one holds it, or it cannot be made or opened.
+    """
     try:
         repository.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(repository, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"{repository}: cannot be made or opened: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{repository}: another build-repo is writing it: wait for it to end") from None
-    else:
+        _lock(descriptor, repository, time.monotonic() + wait_s)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, repository: Path, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise UserError(
+                    f"{repository}: another build-repo or deploy-head is writing it: wait for it to end"
+                ) from None
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
 
 
 class Publication:
@@ -61,7 +83,7 @@ class Publication:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not (self.staging / COMMIT).exists():
+        if not is_decided(self.repository):
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def path(self, name: str) -> Path:
@@ -82,8 +104,13 @@ class Publication:
         """Adds a small text file."""
         self.path(name).write_text(content, encoding="utf-8")
 
-    def commit(self, removed: Sequence[str]) -> None:
-        """Makes the new files and removals the repository's. ``removed`` are folders of models that have gone.
+    def commit(self, removed: Sequence[str], *, loadable: bool = False) -> None:
+        """Makes the new files and removals the repository's.
+
+        Args:
+            removed: folders that have gone, below the repository.
+            loadable: whether Triton can load the repository after each of the moves, so that a server may start
+                although a crash came between them.
 
         Raises:
             OneTrunkError: the disk is full or the like; before the decision the old repository is still whole, after it
@@ -92,12 +119,17 @@ class Publication:
         try:
             for name in self._moves:
                 _sync(self.staging / "files" / name)
-            _write_commit(self.staging / COMMIT, {"moves": self._moves, "removed": list(removed)})
+            _write_commit(self.staging / COMMIT, {"moves": self._moves, "removed": list(removed), "loadable": loadable})
             finish_publication(self.repository)
         except OSError as error:
             raise OneTrunkError(
-                f"{self.repository}: {error.strerror} while publishing: run build-repo again"
+                f"{self.repository}: {error.strerror} while publishing: mend that and give the same command again"
             ) from error
+
+
+def is_decided(repository: Path) -> bool:
+    """Whether a publication was decided and is not moved in whole."""
+    return (repository / STAGING / COMMIT).exists()
 
 
 def finish_publication(repository: Path) -> bool:
@@ -131,7 +163,7 @@ def finish_publication(repository: Path) -> bool:
     return True
 
 
-def _write_commit(path: Path, decided: dict[str, list[str]]) -> None:
+def _write_commit(path: Path, decided: dict[str, list[str] | bool]) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(decided))
     _sync(aside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from builder.model.query import Query
+from builder.model.head_spec import Query
 
 
 class Recipe(BaseModel):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from builder.model.bundle import TASK_NAME
+from builder.model.head_spec import TASK_NAME
 from builder.model.kinds import KINDS, Kind, get_kind
 from builder.tasks.metrics import METRICS
 from builder.tasks.recipe import Recipe

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import builder
 from builder.errors import UserError
-from builder.model.bundle import HeadSpec, load_bundle
+from builder.model.bundle import load_bundle
+from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
 from builder.tasks import Examples, Recipe, Split, Task
 from builder.training.arithmetic import Arithmetic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.model.bundle import HeadSpec
+from builder.model.head_spec import HeadSpec
 
 
 @dataclass(frozen=True)

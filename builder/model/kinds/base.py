@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AnswerSpace(Protocol):
@@ -60,3 +64,12 @@ class Kind(ABC):
     @abstractmethod
     def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
         """What is served: numbers that a user can read. *Shape:* (batch_size, outputs), in and out."""
+
+    def fault(self, scores: NDArray[np.float32], space: AnswerSpace) -> str | None:
+        """What is wrong with scores that a head of unknown origin gives for real texts; None where nothing is.
+
+        Args:
+            scores: what it gave. *Shape:* (batch_size, outputs)
+            space: what it may answer.
+        """
+        return None if np.isfinite(scores).all() else "NaN or infinity among its scores"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
+from numpy.typing import NDArray
 
 from builder.model.kinds.base import AnswerSpace, Kind
+
+_SUM_TOLERANCE = 1e-3
+
+# torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classification(Kind):
@@ -34,16 +39,30 @@ class Classification(Kind):
 
     def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy."""
+        from torch.nn import functional
+
         return functional.cross_entropy(raw, targets)
 
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """T^2 times the cross entropy with the teacher's softened probabilities (section 2 of the paper)."""
+        import torch
+        from torch.nn import functional
+
         wanted = torch.softmax(teacher / temperature, dim=-1)
         return temperature**2 * functional.cross_entropy(raw / temperature, wanted)
 
     def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
         """Probabilities that sum to 1."""
+        import torch
+
         return torch.softmax(raw, dim=-1)
+
+    def fault(self, scores: NDArray[np.float32], space: AnswerSpace) -> str | None:
+        """Not finite, or no probabilities."""
+        fault = super().fault(scores, space)
+        if fault is None and (scores.min() < 0 or np.abs(scores.sum(axis=-1) - 1).max() > _SUM_TOLERANCE):
+            return "its scores are not probabilities that sum to 1: export it with its softmax"
+        return fault
 
 
 def _labels(space: AnswerSpace) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
-
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, ClassVar
 
 from builder.model.kinds.base import AnswerSpace, Kind
+
+# torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Regression(Kind):
@@ -38,10 +39,14 @@ class Regression(Kind):
 
     def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error on the 0..1 scale."""
+        from torch.nn import functional
+
         return functional.mse_loss(raw.squeeze(-1), targets)
 
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Mean squared error to the teacher's number; there is nothing to soften."""
+        from torch.nn import functional
+
         return functional.mse_loss(raw, teacher)
 
     def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:

@@ -34,7 +34,7 @@ def export_trunk(trunk, folder):
 def export_mood(bundle, trunk, folder):
     head = bundle.head(trunk)
     export_head(head, bundle.spec, folder / "mood.onnx", RELEASE)
-    return ServedTask("head_mood", folder / "mood.onnx", ServedHead(head, bundle.spec))
+    return ServedTask("head_mood", folder / "mood.onnx", bundle.spec, ServedHead(head, bundle.spec))
 
 
 def test_right_files_pass(tiny_trunk, mood_bundle, tmp_path):

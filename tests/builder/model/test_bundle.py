@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from builder.errors import UserError
-from builder.model.bundle import find_bundles, load_bundle, save_bundle
+from builder.model.bundle import load_bundle, save_bundle
 from builder.model.card import card_text
 from builder.model.head import new_head
+from builder.model.head_spec import find_bundles
 from builder.model.trunk import load_trunk
 
 

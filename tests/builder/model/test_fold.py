@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.model.head import new_head
-from builder.model.query import Query, query_state
+from builder.model.head_spec import Query
+from builder.model.query import query_state
 
 QUERIES = get_args(Query)
 

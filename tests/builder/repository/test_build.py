@@ -56,7 +56,7 @@ def test_second_build_writes_nothing(build, repository):
 
 
 def test_manifest_has_the_hash_of_every_file(repository):
-    recorded = {n: h for entry in read_manifest(repository).models.values() for n, h in entry.files.items()}
+    recorded = {n: h for entry in read_manifest(repository).models.values() for n, h in entry.all_files.items()}
     on_disk = hashes(repository)
     del on_disk["manifest.json"]
     assert recorded == on_disk
@@ -158,7 +158,7 @@ def test_full_disk_publishes_nothing(build, repository, heads, tiny_trunk, monke
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("builder.repository.build.export_head", full)
+    monkeypatch.setattr("builder.export.onnx_file.export_head", full)
     with pytest.raises(OneTrunkError, match="No space left on device while writing; nothing was published"):
         build()
     assert hashes(repository) == before

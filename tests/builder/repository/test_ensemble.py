@@ -7,7 +7,7 @@ import pytest
 
 from builder.errors import OneTrunkError
 from builder.export.names import cut_trunk
-from builder.model.bundle import HeadSpec
+from builder.model.head_spec import HeadSpec
 from builder.repository.configs import head_config, segment_config, tokenizer_config
 from builder.repository.ensemble import HeadModel, ensemble_configs
 
@@ -31,7 +31,7 @@ def head(task, tap, version=1, trunk="bert-6x8@aaa", labels=("no", "yes"), form=
         created="",
         onetrunk_version="",
     )
-    return HeadModel(head_config(spec, version=version), spec.labels)
+    return HeadModel(head_config(spec, versions=[version]), spec.labels, version, task)
 
 
 def segments(*taps, trunk="bert-6x8@aaa"):

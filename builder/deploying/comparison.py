@@ -1,0 +1,214 @@
+"""A candidate beside the live head, on a user's own texts: agreement, metric, latency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.deploying.live_server import LiveServer, Row
+from builder.errors import UserError
+from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
+from builder.progress import Progress, silent
+from builder.repository.contents import Contents, candidate_output
+from builder.repository.ensemble import candidate_name
+from builder.tasks.metrics import measure
+from builder.tasks.records import BrokenLine, read_records
+
+_BATCH = 16
+_TEXT, _PAIR, _LABEL = ("text", "sentence", "sentence1"), ("text_pair", "pair", "sentence2"), ("label", "score")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing came to. ``live`` values are None where the task is not served yet.
+
+    Attributes:
+        task: the task.
+        live_version: the version that is served.
+        candidate_version: the candidate's.
+        labels: whether the task has labels.
+        rows: texts.
+        labelled: those with a label.
+        agreement: share of texts with the same label; for numbers, the correlation of both.
+        mean_difference: mean distance of the scores.
+        metric: the metric's name.
+        live_score: the live head's on the labelled texts; None where there are none.
+        candidate_score: the candidate's.
+        live_p50_ms: median time of a request for one text.
+        candidate_p50_ms: the candidate's.
+        live_p99_ms: 99th percentile.
+        candidate_p99_ms: the candidate's.
+        disagreements: the texts on which they differ most, with both answers.
+    """
+
+    task: str
+    live_version: int | None
+    candidate_version: int
+    labels: bool
+    rows: int
+    labelled: int
+    agreement: float | None
+    mean_difference: float | None
+    metric: str
+    live_score: float | None
+    candidate_score: float | None
+    live_p50_ms: float | None
+    candidate_p50_ms: float
+    live_p99_ms: float | None
+    candidate_p99_ms: float
+    disagreements: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Texts:
+    rows: list[Row]
+    labels: list[object]
+
+
+def compare(
+    contents: Contents, server: LiveServer, task: str, file: Path, progress: Progress = silent, most_timed: int = 200
+) -> Comparison:
+    """Asks the live head and the candidate about the same texts. The live ensembles are not touched.
+
+    Args:
+        contents: what the repository serves.
+        server: the server.
+        task: a task that has a candidate.
+        file: texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` where it is known.
+        progress: see Progress.
+        most_timed: on how many texts latency is measured, one request at a time, both in turn.
+
+    Raises:
+        UserError: the file has no texts, or a label that the task has not.
+        OneTrunkError: the server does not answer.
+    """
+    head = contents.heads[task]
+    if head.candidate is None:
+        raise UserError(f"task {task} has no candidate")
+    spec, ensemble = head.specs[head.candidate], candidate_name(task)
+    texts = _read(file, spec)
+    outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
+    answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}
+    for start in range(0, len(texts.rows), _BATCH):
+        progress("asking both", start, len(texts.rows))
+        found = server.ask(ensemble, texts.rows[start : start + _BATCH], outputs)
+        for output in outputs:
+            answers[output].append(found[output])
+    scores = {output: np.concatenate(parts) for output, parts in answers.items()}
+    times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
+    new, old = scores[candidate_output(task)], scores.get(task)
+    targets, known = _targets(file, texts, spec)
+    return Comparison(
+        task=task,
+        live_version=head.served,
+        candidate_version=head.candidate,
+        labels=bool(spec.labels),
+        rows=len(texts.rows),
+        labelled=len(known),
+        agreement=None if old is None else _agreement(old, new, spec),
+        mean_difference=None if old is None else float(np.abs(old - new).mean()),
+        metric=spec.metric,
+        live_score=None if old is None or not known else _score(old[known], targets, spec),
+        candidate_score=_score(new[known], targets, spec) if known else None,
+        live_p50_ms=_percentile(times.get(task), 50),
+        candidate_p50_ms=_percentile(times[candidate_output(task)], 50) or 0.0,
+        live_p99_ms=_percentile(times.get(task), 99),
+        candidate_p99_ms=_percentile(times[candidate_output(task)], 99) or 0.0,
+        disagreements=() if old is None else _disagreements(texts.rows, old, new, spec),
+    )
+
+
+def _read(file: Path, spec: HeadSpec) -> _Texts:
+    rows: list[Row] = []
+    labels: list[object] = []
+    for record in read_records(file):
+        if isinstance(record, BrokenLine):
+            raise UserError(f"{file}, line {record.line}: {record.why}")
+        text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
+        if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
+            names = ", ".join(_PAIR)
+            raise UserError(f"{file}, line {record.line}: {spec.task} reads pairs; the second is looked for as {names}")
+        rows.append((text, pair if spec.form == "pair" and isinstance(pair, str) else ""))
+        labels.append(_field(record.values, _LABEL))
+    if not rows:
+        raise UserError(f"{file}: no texts in it")
+    return _Texts(rows, labels)
+
+
+def _field(values: dict[str, object], names: Sequence[str]) -> object:
+    return next((values[name] for name in names if values.get(name) not in (None, "")), None)
+
+
+def _targets(file: Path, texts: _Texts, spec: HeadSpec) -> tuple[NDArray[np.float64], list[int]]:
+    """The encoded labels, and the rows that have one."""
+    kind, known, targets = get_kind(spec.kind), [], []
+    for row, label in enumerate(texts.labels):
+        if label is None:
+            continue
+        try:
+            targets.append(kind.encode(label, spec))
+        except ValueError as error:
+            raise UserError(f"{file}, text {row + 1}: {error}") from error
+        known.append(row)
+    return np.array(targets), known
+
+
+def _predictions(scores: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float64]:
+    if spec.labels:
+        return np.asarray(scores.argmax(axis=-1), dtype=np.float64)
+    low, high = spec.range or (0.0, 1.0)
+    return np.asarray((scores[:, 0].astype(np.float64) - low) / (high - low))
+
+
+def _score(scores: NDArray[np.float32], targets: NDArray[np.float64], spec: HeadSpec) -> float:
+    return measure([spec.metric], _predictions(scores, spec), targets)[0][spec.metric]
+
+
+def _agreement(old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec) -> float | None:
+    first, second = _predictions(old, spec), _predictions(new, spec)
+    if spec.labels:
+        return float((first == second).mean())
+    if len(first) < 2 or first.std() == 0 or second.std() == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _disagreements(
+    rows: Sequence[Row], old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec, most: int = 5
+) -> tuple[tuple[str, str, str], ...]:
+    def shown(scores: NDArray[np.float32]) -> str:
+        if spec.labels:
+            return f"{spec.labels[int(scores.argmax())]} {scores.max():.2f}"
+        return f"{scores[0]:.2f}"
+
+    distance = np.abs(old - new).max(axis=-1)
+    if spec.labels:
+        distance = distance * (_predictions(old, spec) != _predictions(new, spec))
+    order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]
+    return tuple((" | ".join(filter(None, rows[row])), shown(old[row]), shown(new[row])) for row in order)
+
+
+def _latencies(
+    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: Progress
+) -> dict[str, list[float]]:
+    """Seconds of requests for one text and one output, the outputs in turn, so that both meet the same machine."""
+    times: dict[str, list[float]] = {output: [] for output in outputs}
+    for done, row in enumerate(rows):
+        progress("timing both", done, len(rows))
+        for output in outputs if done % 2 else reversed(outputs):
+            began = time.perf_counter()
+            server.ask(ensemble, [row], [output])
+            times[output].append(time.perf_counter() - began)
+    return times
+
+
+def _percentile(seconds: Sequence[float] | None, percent: int) -> float | None:
+    return None if not seconds else round(1e3 * float(np.percentile(seconds, percent)), 2)

@@ -1,0 +1,145 @@
+"""What a repository serves, as a value: its parts, which versions of each, and the texts that follow from that.
+
+A build and a deployment both end in such a value. All configs and label files are a pure function of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.export.names import Segment, head_name
+from builder.model.head_spec import HeadSpec
+from builder.repository.configs import config_text, head_config, label_file, segment_config
+from builder.repository.ensemble import ENSEMBLE_VERSION, HeadModel, candidate_config, ensemble_configs
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """A head as it stands in a repository.
+
+    Attributes:
+        specs: version -> what it is; of the versions that can be served.
+        served: the version that the ensembles pin; None where the task was removed.
+        loaded: the versions that Triton holds, rising. Beside the served one, that is the one before it, which a
+            rollback then finds at once, and a candidate.
+        candidate: the version that is tried beside the served one.
+        previous: the version that was served before; of a removed task, the one that was served last.
+    """
+
+    specs: Mapping[int, HeadSpec]
+    served: int | None
+    loaded: tuple[int, ...]
+    candidate: int | None = None
+    previous: int | None = None
+
+    def at_rest(self) -> HeadState:
+        """The same with those versions loaded that should be while nothing is being changed."""
+        wanted = {self.served, self.candidate, self.previous if self.served is not None else None}
+        return replace(self, loaded=tuple(sorted(version for version in self.specs if version in wanted)))
+
+    def model(self, version: int, output: str | None = None) -> HeadModel:
+        """One version, as an ensemble names it."""
+        spec = self.specs[version]
+        return HeadModel(head_config(spec, versions=self.loaded), spec.labels, version, output or spec.task)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A repository to be, or one that is.
+
+    Attributes:
+        trunk: the trunk's identity.
+        width: size of its hidden states.
+        tokenizer: the tokenizer's config.
+        segments: segment in use -> version.
+        heads: every head, by task.
+    """
+
+    trunk: str
+    width: int
+    tokenizer: pb.ModelConfig
+    segments: Mapping[Segment, int]
+    heads: Mapping[str, HeadState] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that are served."""
+        return tuple(task for task, head in sorted(self.heads.items()) if head.served is not None)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The tasks that have a candidate."""
+        return tuple(task for task, head in sorted(self.heads.items()) if head.candidate is not None)
+
+    @property
+    def taps(self) -> set[int]:
+        """The taps that a served head or a candidate stands on."""
+        pairs = [(head, version) for head in self.heads.values() for version in (head.served, head.candidate)]
+        return {head.specs[version].tap for head, version in pairs if version is not None}
+
+    def with_head(self, task: str, head: HeadState) -> Contents:
+        """The same with one head in another state."""
+        return replace(self, heads={**self.heads, task: head})
+
+    def segment_configs(self) -> dict[Segment, pb.ModelConfig]:
+        """The segments' configs."""
+        return {
+            segment: segment_config(segment, width=self.width, trunk=self.trunk, version=version)
+            for segment, version in self.segments.items()
+        }
+
+    @cached_property
+    def part_texts(self) -> Mapping[str, str]:
+        """Labels and configs of tokenizer, segments and heads in use: path below the repository -> content."""
+        heads = [self.heads[task] for task in sorted(self.heads) if self.heads[task].loaded]
+        # Versions of a head differ in tap and layers at most; its config tells those of the version that answers.
+        shown = [head.model(head.served or head.candidate or head.loaded[-1]) for head in heads]
+        texts = {f"{head_name(head.task)}/{label_file(head.task)}": label_text(head) for head in shown if head.labels}
+        for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown)):
+            texts[f"{config.name}/config.pbtxt"] = config_text(config)
+        return texts
+
+    @cached_property
+    def ensembles(self) -> list[tuple[pb.ModelConfig, list[HeadModel]]]:
+        """Every ensemble with the heads that it chains: the two of all served tasks, then one a candidate."""
+        segments = self.segment_configs()
+        served = [(self.heads[task], self.heads[task].served) for task in self.tasks]
+        heads = [head.model(version) for head, version in served if version is not None]
+        found = [(config, heads) for config in ensemble_configs(self.tokenizer, segments, heads)]
+        for task in self.candidates:
+            head = self.heads[task]
+            both = [] if head.served is None else [head.model(head.served)]
+            if head.candidate is not None:
+                both.append(head.model(head.candidate, candidate_output(task)))
+            found.append((candidate_config(task, self.tokenizer, segments, both), both))
+        return found
+
+    @cached_property
+    def ensemble_texts(self) -> Mapping[str, str]:
+        """Labels and configs of the ensembles: path below the repository -> content."""
+        texts = {}
+        for config, heads in self.ensembles:
+            # A model needs a version folder, an ensemble has nothing to put in it.
+            texts[f"{config.name}/{ENSEMBLE_VERSION}/.keep"] = ""
+            texts |= {f"{config.name}/{label_file(head.task)}": label_text(head) for head in heads if head.labels}
+            texts[f"{config.name}/config.pbtxt"] = config_text(config)
+        return texts
+
+    @cached_property
+    def texts(self) -> Mapping[str, str]:
+        """All texts, in the order in which they are moved in: no config before that of what it names."""
+        return {**self.part_texts, **self.ensemble_texts}
+
+
+def candidate_output(task: str) -> str:
+    """The output under which a task's candidate answers."""
+    return f"{task}_candidate"
+
+
+def label_text(head: HeadModel) -> str:
+    """The content of a head's label file."""
+    return "".join(f"{label}\n" for label in head.labels or ())

@@ -1,0 +1,92 @@
+"""What stands in a repository on disk, read back as the value that its texts were made from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.errors import UserError
+from builder.export.names import Segment
+from builder.model.head_spec import HeadSpec, read_spec
+from builder.repository.arrivals import holds_text
+from builder.repository.configs import TOKENIZER, parameters_of
+from builder.repository.contents import Contents, HeadState
+from builder.repository.manifest import Manifest, ModelEntry, read_manifest
+
+_SEGMENT = re.compile(r"trunk_(\d+)_(\d+)")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A repository on disk.
+
+    Attributes:
+        manifest: what it was built from.
+        contents: what it serves.
+    """
+
+    manifest: Manifest
+    contents: Contents
+
+
+def read_standing(repository: Path) -> Standing:
+    """Reads a repository that build-repo wrote.
+
+    Raises:
+        UserError: there is none, or one of its files is broken.
+    """
+    manifest = read_manifest(repository)
+    if manifest is None:
+        raise UserError(f"{repository}: no repository here: run build-repo first, or give --repository")
+    heads = {
+        name.removeprefix("head_"): _read_head(repository, name, entry, manifest.trunk)
+        for name, entry in manifest.models.items()
+        if name.startswith("head_")
+    }
+    segments = {}
+    for name, entry in manifest.models.items():
+        match = _SEGMENT.fullmatch(name)
+        if match and entry.served is not None:
+            segments[Segment(int(match[1]), int(match[2]))] = entry.served
+    widths = {spec.width for head in heads.values() for spec in head.specs.values()}
+    if len(widths) != 1:
+        raise UserError(f"{repository}: its heads do not stand on one trunk: run build-repo again")
+    tokenizer = _read_tokenizer(repository)
+    return Standing(manifest, Contents(manifest.trunk, widths.pop(), tokenizer, dict(sorted(segments.items())), heads))
+
+
+def changed_texts(repository: Path, contents: Contents) -> list[str]:
+    """The configs and label files that are not as they were written, as paths below the repository."""
+    return [name for name, text in contents.texts.items() if not holds_text(repository / name, text)]
+
+
+def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> HeadState:
+    specs: dict[int, HeadSpec] = {}
+    in_use = (entry.served, entry.candidate)
+    for version in sorted(entry.versions):
+        try:
+            spec = read_spec(repository / name / str(version), any_folder=True)
+        except UserError:
+            # One that nobody is served from is not worth stopping for: it cannot be gone back to, that is all.
+            if version in in_use:
+                raise
+        else:
+            # Of another trunk, after a build on this one: it cannot be gone back to either.
+            if version in in_use or spec.trunk == trunk:
+                specs[version] = spec
+    loaded = tuple(version for version in entry.loaded if version in specs)
+    return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous)
+
+
+def _read_tokenizer(repository: Path) -> pb.ModelConfig:
+    path = repository / TOKENIZER / "config.pbtxt"
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        int(parameters_of(config)["max_length"])
+    except (OSError, UnicodeDecodeError, text_format.ParseError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is missing or broken ({error}): run build-repo again") from error
+    return config
