@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
 from builder.deploying.proof import check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.publishing import publish, told_on_disk
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
@@ -148,7 +149,8 @@ def carry_out(
             outcome.answers = _prove(change, server)
             outcome.seconds["prove"] = clock.lap()
         progress("switching", 2, 4)
-        switched = _switch(change.after, repository, between, outcome)
+        switched, written = publish(change.after, repository, between)
+        outcome.written += written
     except BaseException:
         # Once a switch is decided, what is left is to move; the next deployment does that.
         if not is_decided(repository):
@@ -192,7 +194,7 @@ def _switch_back(
     if isinstance(error, _NotBackError):
         return
     try:
-        _switch(change.before, repository, switched, Outcome())
+        publish(change.before, repository, switched)
         synchronise(change.before, server)
         clear_candidates(repository, change.before)
     except OneTrunkError as another:
@@ -205,15 +207,6 @@ def _switch_back(
 
 class _NotBackError(OneTrunkError):
     """The server went away in the middle of a switch."""
-
-
-@contextlib.contextmanager
-def told_on_disk(repository: Path) -> Iterator[None]:
-    """Turns an error of writing into one of ours: nothing was published then."""
-    try:
-        yield
-    except OSError as error:
-        raise OneTrunkError(f"{repository}: {error.strerror} while writing; nothing was changed") from error
 
 
 def clear_candidates(repository: Path, contents: Contents) -> list[str]:
@@ -286,21 +279,6 @@ def _prove(change: Change, server: LiveServer) -> Answers:
 
 def _ensemble(contents: Contents, name: str) -> pb.ModelConfig:
     return next(config for config, _ in contents.ensembles if config.name == name)
-
-
-def _switch(contents: Contents, repository: Path, manifest: Manifest, outcome: Outcome) -> Manifest:
-    """Publishes what shall be served: the ensembles first, then configs that let go of old versions."""
-    texts = {**contents.ensemble_texts, **contents.part_texts}
-    changed = [name for name, text in texts.items() if not holds_text(repository / name, text)]
-    with Publication(repository) as publication, told_on_disk(repository):
-        for name in changed:
-            publication.write(name, texts[name])
-        versions = merged_versions(repository, manifest, (), publication)
-        stands = make_manifest(contents, manifest.triton_release, versions, manifest)
-        publication.write(MANIFEST, stands.text())
-        publication.commit([], loadable=True)
-    outcome.written += [*changed, MANIFEST]
-    return stands
 
 
 def _undo(

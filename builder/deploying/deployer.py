@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.deploying.change import Change, carry_out, clear_candidates, told_on_disk
+from builder.deploying.change import Change, carry_out, clear_candidates
 from builder.deploying.history import History
 from builder.deploying.listing import ListedTask, list_tasks
 from builder.deploying.live_server import ADMIN_KEY_VARIABLE, LiveServer
+from builder.deploying.publishing import publish
 from builder.deploying.report import DeploymentReport, dry_run
 from builder.deploying.synchrony import synchronise
 from builder.deploying.transitions import (
@@ -30,10 +31,9 @@ from builder.deploying.verification import verify
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
 from builder.progress import Progress, silent
-from builder.repository.arrivals import make_manifest, merged_versions
 from builder.repository.contents import Contents, HeadState
-from builder.repository.manifest import MANIFEST, Manifest
-from builder.repository.publication import Publication, finish_publication, locked
+from builder.repository.manifest import Manifest
+from builder.repository.publication import finish_earlier, locked
 from builder.repository.standing import Standing, changed_texts, read_standing
 from builder.repository.versions import PlannedModel, is_whole, plan_model, segment_source
 
@@ -114,11 +114,8 @@ class Deployer:
         """Makes a candidate live. None for the only one there is."""
 
         def change(standing: Standing) -> Change:
-            name, head = tried_head(standing.contents, task)
-            version = head.candidate
-            after = (
-                replace(head, candidate=None) if version is None else served_now(replace(head, candidate=None), version)
-            )
+            name, head, version = tried_head(standing.contents, task)
+            after = served_now(replace(head, candidate=None), version)
             return self._recut(standing, name, after)
 
         return self._change("promote", change, only_try)
@@ -127,7 +124,7 @@ class Deployer:
         """Ends the trial of a candidate. Its version stays on disk until it is pruned."""
 
         def change(standing: Standing) -> Change:
-            name, head = tried_head(standing.contents, task)
+            name, head, _ = tried_head(standing.contents, task)
             return self._recut(standing, name, replace(head, candidate=None).at_rest())
 
         return self._change("discard", change, only_try)
@@ -185,14 +182,12 @@ class Deployer:
         with self._held(only_try) as (standing, settled):
             after, removed = pruned(standing, keep)
             if removed and not only_try:
-                texts = {
-                    name: text for name, text in after.texts.items() if name in changed_texts(self.repository, after)
-                }
                 with self._logged("prune", "", None, None):
-                    self._publish(texts, after, standing.manifest, [])
+                    # The server lets go of a version before its folder goes.
+                    stands, _ = publish(after, self.repository, standing.manifest)
                     if self.server is not None:
                         synchronise(after, self.server)
-                    self._publish({}, after, standing.manifest, removed)
+                    publish(after, self.repository, stands, removed)
         seconds = {"all": time.monotonic() - began}
         return DeploymentReport(
             "prune", "", removed=tuple(removed), settled=settled, seconds=seconds, changed=bool(removed)
@@ -290,12 +285,7 @@ class Deployer:
 
     def _settle(self) -> list[str]:
         """Finishes what an earlier deployment, or a build, left undone."""
-        try:
-            settled = ["completed a publication that had been cut off"] if finish_publication(self.repository) else []
-        except OSError as error:
-            raise OneTrunkError(
-                f"{self.repository}: {error.strerror} while completing an earlier publication"
-            ) from error
+        settled = ["completed a publication that had been cut off"] if finish_earlier(self.repository) else []
         standing = read_standing(self.repository)
         contents = standing.contents
         for task, head in contents.heads.items():
@@ -306,26 +296,11 @@ class Deployer:
         if changed:
             settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
         if changed or contents != standing.contents:
-            texts = contents.texts
-            self._publish({name: texts[name] for name in changed}, contents, standing.manifest, [])
+            publish(contents, self.repository, standing.manifest)
         if self.server is not None:
             settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
         settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]
         return settled
-
-    def _publish(self, texts: dict[str, str], contents: Contents, manifest: Manifest, removed: list[str]) -> None:
-        with Publication(self.repository) as publication, told_on_disk(self.repository):
-            for name, text in texts.items():
-                publication.write(name, text)
-            versions = merged_versions(self.repository, manifest, (), publication)
-            for name in removed:
-                model, _, version = name.partition("/")
-                if version:
-                    versions[model].pop(int(version), None)
-                else:
-                    versions.pop(model, None)
-            publication.write(MANIFEST, make_manifest(contents, manifest.triton_release, versions, manifest).text())
-            publication.commit(removed, loadable=True)
 
     @contextlib.contextmanager
     def _logged(self, action: str, task: str, old: int | None, new: int | None) -> Iterator[dict[str, object]]:

@@ -16,7 +16,6 @@ from builder.export.parity import check_parity
 from builder.export.release import get_release
 from builder.model.trunk import Trunk
 from builder.repository.arrivals import served_task, write_head
-from builder.repository.configs import parameters_of
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.plan import HeadSource
 from builder.repository.publication import Publication
@@ -70,7 +69,7 @@ class Making:
         if self.head is not None:
             model = next(model for model in self.arrivals if model.name == head_name(self.head.spec.task))
             heads.append(served_task(self.head, self.trunk, publication.current(model.files[0])))
-        check_parity(self.trunk, files, heads, self._buckets())
+        check_parity(self.trunk, files, heads, self.standing.manifest.buckets)
 
     def expected(self) -> dict[str, NDArray[np.float32]]:
         """Output of the new head -> the scores that it must give for smoke_rows()."""
@@ -79,9 +78,6 @@ class Making:
         task = self.head.spec.task
         model = next(model for model in self.arrivals if model.name == head_name(task))
         served = served_task(self.head, self.trunk, self.repository / model.files[0])
-        scores = reference_answers(self.trunk, served, smoke_rows(), self._buckets()[-1])
+        scores = reference_answers(self.trunk, served, smoke_rows(), self.standing.manifest.max_length)
         state = self.after.heads[task]
         return {candidate_output(task) if state.candidate == model.version else task: scores}
-
-    def _buckets(self) -> tuple[int, ...]:
-        return tuple(int(bucket) for bucket in parameters_of(self.after.tokenizer)["buckets"].split(","))

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from builder.deploying.change import Change
 
@@ -38,15 +37,6 @@ class DeploymentReport:
     settled: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     changed: bool = True
-
-    def as_json(self) -> dict[str, Any]:
-        """The same for ``json.dumps``."""
-        return {
-            **vars(self),
-            "written": list(self.written),
-            "removed": list(self.removed),
-            "settled": list(self.settled),
-        }
 
 
 def dry_run(change: Change, repository: Path, report: DeploymentReport) -> DeploymentReport:

@@ -80,11 +80,11 @@ def synchronise(contents: Contents, server: LiveServer) -> list[Difference]:
         OneTrunkError: the server cannot load something.
     """
     done = []
-    listed = set(server.loaded_versions())
+    listed, expected = set(server.loaded_versions()), expected_versions(contents)
     for model in sorted(server.running_models() - listed):
         # Without a folder a model is not listed any more, and runs on: as after a build that removed it, or the
         # ensemble of a proof whose deployer died.
-        if model == PROOF or (model.startswith(_PARTS) and model not in expected_versions(contents)):
+        if model == PROOF or (model.startswith(_PARTS) and model not in expected):
             with contextlib.suppress(OneTrunkError):
                 server.unload(model)
     # Ensembles come after what they name and before what they named: so nothing is missed by a request in between.

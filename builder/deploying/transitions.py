@@ -14,8 +14,12 @@ from builder.repository.ensemble import check_task_name
 from builder.repository.standing import Standing
 
 
-def tried_head(contents: Contents, task: str | None) -> tuple[str, HeadState]:
-    """The task whose candidate is meant, None for the only one, and its head. Raises UserError for none or several."""
+def tried_head(contents: Contents, task: str | None) -> tuple[str, HeadState, int]:
+    """The task whose candidate is meant, its head, and the candidate's version.
+
+    Raises:
+        UserError: it has none; or no task was named, and there is not exactly one candidate.
+    """
     if task is None:
         if len(contents.candidates) != 1:
             found = ", ".join(contents.candidates) or "none"
@@ -25,7 +29,7 @@ def tried_head(contents: Contents, task: str | None) -> tuple[str, HeadState]:
     if head.candidate is None:
         found = ", ".join(contents.candidates) or "none"
         raise UserError(f"task {task} has no candidate; being tried: {found}")
-    return task, head
+    return task, head, head.candidate
 
 
 def known_head(contents: Contents, task: str) -> HeadState:

@@ -18,7 +18,7 @@ from builder.export.release import Release
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
-from builder.tasks.metrics import METRICS
+from builder.tasks.metrics import check_metric, default_metric
 from builder.toml_file import explain, read_toml, refuse_unknown_keys
 
 HEAD_ONNX = "head.onnx"
@@ -99,15 +99,6 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def _check_metric(path: Path, spec: HeadSpec) -> None:
-    metric = METRICS.get(spec.metric)
-    if metric is None or metric.on_labels != bool(spec.labels):
-        fitting = [name for name, known in METRICS.items() if known.on_labels == bool(spec.labels)]
-        raise UserError(f"{path}: metric {spec.metric!r} does not fit; allowed are {', '.join(fitting)}")
-    if metric.exactly_two_labels and len(spec.labels or ()) != 2:
-        raise UserError(f"{path}: metric {spec.metric} is about the second of two labels; for more, take macro_f1")
-
-
 def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> ExportedHead:
     """Reads ``head.toml``; the ONNX file is looked at later.
 
@@ -129,14 +120,17 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
             task=said.task or folder.name,
             width=trunk.width,
             max_length=trunk.max_positions,
-            metric=said.metric or ("pearson_spearman" if get_kind(said.kind).uses_range else "accuracy"),
+            metric=said.metric or default_metric(get_kind(said.kind).uses_range),
             scores={},
             created="",
             onetrunk_version=builder.__version__,
         )
     except ValidationError as error:
         raise UserError(explain(path, error.errors()[0])) from error
-    _check_metric(path, spec)
+    try:
+        check_metric(spec.metric, spec.kind, spec.labels)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
     if not (folder / HEAD_ONNX).is_file():
         raise UserError(f"{folder}: no {HEAD_ONNX} in it, which its {HEAD_TOML} is about")
     if spec.task != folder.name and not any_folder:

@@ -22,7 +22,7 @@ from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import TOKENIZER
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
 from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
-from builder.repository.publication import Publication, finish_publication, locked
+from builder.repository.publication import Publication, finish_earlier, locked
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def build_repository(
     buckets = buckets_up_to(max_length, loaded.max_positions)
     chosen = select_heads(heads, tasks, loaded)
     with nullcontext() if dry_run else locked(output):
-        finished = not dry_run and _finish_earlier(output)
+        finished = not dry_run and finish_earlier(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(output, loaded, chosen, buckets, manifest)
@@ -112,13 +112,6 @@ def build_repository(
         finished_earlier=finished,
         seconds=time.monotonic() - started,
     )
-
-
-def _finish_earlier(output: Path) -> bool:
-    try:
-        return finish_publication(output)
-    except OSError as error:
-        raise OneTrunkError(f"{output}: {error.strerror} while completing an earlier publication") from error
 
 
 def _check_candidates(output: Path, manifest: Manifest | None) -> None:

@@ -21,7 +21,6 @@ from builder.repository.configs import MAX_BATCH_SIZE, PADDED, parameters_of, pi
 
 MULTITASK = "multitask"
 MULTITASK_TOKENS = "multitask_tokens"
-CANDIDATE_PREFIX = "candidate_"
 
 # Inputs, outputs and inner tensors of the ensembles, beside the trunk's states: no task may have such a name.
 _TENSORS = {"text", "text_pair", "truncated", *PADDED, *PADDED.values()}
@@ -112,7 +111,7 @@ def _used(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
 
 def candidate_name(task: str) -> str:
     """The name of the ensemble by which a task's candidate is tried."""
-    return f"{CANDIDATE_PREFIX}{task}"
+    return f"candidate_{task}"
 
 
 def check_task_name(task: str) -> None:

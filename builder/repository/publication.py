@@ -163,6 +163,14 @@ def finish_publication(repository: Path) -> bool:
     return True
 
 
+def finish_earlier(repository: Path) -> bool:
+    """The same before other work. Raises OneTrunkError where the disk is full or the like."""
+    try:
+        return finish_publication(repository)
+    except OSError as error:
+        raise OneTrunkError(f"{repository}: {error.strerror} while completing an earlier publication") from error
+
+
 def _write_commit(path: Path, decided: dict[str, list[str] | bool]) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(decided))

@@ -50,6 +50,21 @@ def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tup
     return scores, tuple(notes)
 
 
+def default_metric(uses_range: bool) -> str:
+    """The metric of a task that names none."""
+    return "pearson_spearman" if uses_range else "accuracy"
+
+
+def check_metric(name: str, kind: str, labels: Sequence[str] | None) -> None:
+    """Raises ValueError where a task of this kind, with these labels or none, cannot be measured by the metric."""
+    metric = METRICS.get(name)
+    if metric is None or metric.on_labels != (labels is not None):
+        fitting = [other for other, known in METRICS.items() if known.on_labels == (labels is not None)]
+        raise ValueError(f"metric {name} does not fit kind {kind}; allowed are {', '.join(fitting)}")
+    if metric.exactly_two_labels and len(labels or ()) != 2:
+        raise ValueError(f"metric {name} is about the second of two labels; for more, take macro_f1")
+
+
 def _accuracy(predictions: Numbers, targets: Numbers) -> float:
     return float(np.mean(predictions == targets))
 

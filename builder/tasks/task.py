@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from builder.model.head_spec import TASK_NAME
 from builder.model.kinds import KINDS, Kind, get_kind
-from builder.tasks.metrics import METRICS
+from builder.tasks.metrics import METRICS, check_metric, default_metric
 from builder.tasks.recipe import Recipe
 
 Split = Literal["train", "dev"]
@@ -84,8 +84,7 @@ class Task(BaseModel):
         # Depends on the kind, so it cannot be a field's default.
         if isinstance(values, dict) and not values.get("metrics"):
             kind = KINDS.get(str(values.get("kind", "classification")))
-            default = "pearson_spearman" if kind is not None and kind.uses_range else "accuracy"
-            return {**values, "metrics": (default,)}
+            return {**values, "metrics": (default_metric(kind is not None and kind.uses_range),)}
         return values
 
     @model_validator(mode="after")
@@ -106,10 +105,5 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _metrics_fit_answer(self) -> Task:
         for name in self.metrics:
-            metric = METRICS[name]
-            if metric.on_labels != self.answers.uses_labels:
-                fitting = [other for other, m in METRICS.items() if m.on_labels == self.answers.uses_labels]
-                raise ValueError(f"metric {name} does not fit kind {self.kind}; allowed are {', '.join(fitting)}")
-            if metric.exactly_two_labels and len(self.labels or ()) != 2:
-                raise ValueError(f"metric {name} is about the second of two labels; for more, take macro_f1")
+            check_metric(name, self.kind, self.labels)
         return self

@@ -534,5 +534,5 @@ def test_no_repository_is_told(tmp_path, bundle):
 
 
 def test_reports_are_json(deployer, bundle):
-    json.dumps(deployer.deploy(bundle()).as_json())
+    json.dumps(dataclasses.asdict(deployer.deploy(bundle())))
     json.dumps([dataclasses.asdict(row) for row in deployer.tasks()])
