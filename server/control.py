@@ -17,7 +17,13 @@ from server.errors import ServerError
 log = logging.getLogger(__name__)
 
 # gRPC waits a second between two tries to connect by default; a server that starts in one second should not.
-CHANNEL = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500)]
+# Connections of its own: gRPC shares them between a process's clients, and with them the pause after a refused one. A
+# client that asks for a server while it starts would make the launcher's first question fail too.
+CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+]
 REVIVED = "onetrunk_revived"
 
 

@@ -34,7 +34,7 @@ from builder.progress import Progress, silent
 from builder.repository.contents import Contents, HeadState
 from builder.repository.manifest import Manifest
 from builder.repository.publication import finish_earlier, locked
-from builder.repository.standing import Standing, changed_texts, read_standing
+from builder.repository.standing import Standing, changed_texts, read_standing, required_manifest
 from builder.repository.versions import PlannedModel, is_whole, plan_model, segment_source
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Deployer:
                 return replace(report, seconds={"all": time.monotonic() - began})
             with self._logged(action, change.task, report.from_version, report.to_version) as result:
                 outcome = carry_out(change, self.repository, standing.manifest, self.server, self._progress)
-                result["hashes"] = _hashes(read_standing(self.repository).manifest, change)
+                result["hashes"] = _hashes(required_manifest(self.repository), change)
                 seconds = {**outcome.seconds, "all": round(time.monotonic() - began, 3)}
                 result["seconds"] = seconds["all"]
             return replace(
@@ -276,15 +276,15 @@ class Deployer:
         if only_try:
             yield read_standing(self.repository), ()
             return
-        read_standing(self.repository)  # before a folder is made for the lock
+        required_manifest(self.repository)  # before a folder is made for the lock
         with locked(self.repository, wait_s=self._wait_s):
-            settled = self._settle()
+            standing, settled = self._settle()
             if settled:
                 self.history.add(action="settle", task="", result="done", settled=settled)
-            yield read_standing(self.repository), tuple(settled)
+            yield standing, tuple(settled)
 
-    def _settle(self) -> list[str]:
-        """Finishes what an earlier deployment, or a build, left undone."""
+    def _settle(self) -> tuple[Standing, list[str]]:
+        """Finishes what an earlier deployment, or a build, left undone; gives what stands then, and what it was."""
         settled = ["completed a publication that had been cut off"] if finish_earlier(self.repository) else []
         standing = read_standing(self.repository)
         contents = standing.contents
@@ -296,11 +296,12 @@ class Deployer:
         if changed:
             settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
         if changed or contents != standing.contents:
-            publish(contents, self.repository, standing.manifest)
+            manifest, _ = publish(contents, self.repository, standing.manifest)
+            standing = Standing(manifest, contents)
         if self.server is not None:
             settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
         settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]
-        return settled
+        return standing, settled
 
     @contextlib.contextmanager
     def _logged(self, action: str, task: str, old: int | None, new: int | None) -> Iterator[dict[str, object]]:

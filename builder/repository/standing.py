@@ -33,15 +33,21 @@ class Standing:
     contents: Contents
 
 
+def required_manifest(repository: Path) -> Manifest:
+    """The manifest of a repository that is there. Raises UserError where there is none, or it is broken."""
+    manifest = read_manifest(repository)
+    if manifest is None:
+        raise UserError(f"{repository}: no repository here: run build-repo first, or give --repository")
+    return manifest
+
+
 def read_standing(repository: Path) -> Standing:
     """Reads a repository that build-repo wrote.
 
     Raises:
         UserError: there is none, or one of its files is broken.
     """
-    manifest = read_manifest(repository)
-    if manifest is None:
-        raise UserError(f"{repository}: no repository here: run build-repo first, or give --repository")
+    manifest = required_manifest(repository)
     heads = {
         name.removeprefix("head_"): _read_head(repository, name, entry, manifest.trunk)
         for name, entry in manifest.models.items()
