@@ -284,7 +284,8 @@ def tell(tallies, spans, seconds, problems, first) -> None:
     print("| change | times | seconds, median | seconds, longest |\n|---|---|---|---|")
     for what, values in seconds.items():
         print(f"| {what} | {len(values)} | {np.median(values):.2f} | {max(values):.2f} |")
-    print("\nWithout load, seen by a client that asks four times a second:\n\n| from ... to ... | times | seconds, median | seconds, longest |")
+    print("\nWithout load, seen by a client that asks four times a second:\n")
+    print("| from ... to ... | times | seconds, median | seconds, longest |")
     print("|---|---|---|---|")
     for what, values in first.items():
         print(f"| {what} | {len(values)} | {np.median(values):.2f} | {max(values):.2f} |")
