@@ -20,6 +20,7 @@ _EPILOG = """\b
 Examples:
   build-repo --tasks all                       every head in heads/
   build-repo --tasks sst2,cola                 these two and no others
+  build-repo --tasks all --group-heads         fast: one model a tap, not one a head
   build-repo --tasks all --dry-run             only say what would be written
   build-repo --trunk ./my-bert --heads ./mine --output ./repository
 
@@ -47,6 +48,12 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="The Triton that must load the files; newer files are refused.",
 )
+@click.option(
+    "--group-heads",
+    is_flag=True,
+    help="Serve the heads of one tap by one model: fewer processes and hops. A head that is deployed later stays by "
+    "itself until the next build.",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(
@@ -56,6 +63,7 @@ def build_repo(
     output: Path,
     max_length: int,
     triton_release: str,
+    group_heads: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -78,6 +86,7 @@ def build_repo(
                 trunk=trunk,
                 max_length=max_length,
                 triton_release=triton_release,
+                group_heads=group_heads,
                 dry_run=dry_run,
                 progress=progress,
             )

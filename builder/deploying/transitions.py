@@ -115,7 +115,9 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
         head = contents.heads.get(name.removeprefix("head_")) if name.startswith("head_") else None
         if head is None:
             match = re.fullmatch(r"trunk_\d+_(\d+)", name)
-            if match and name not in in_use:
+            if name.startswith("heads_") and entry.served is None:
+                removed.append(name)
+            elif match and name not in in_use:
                 if int(match[1]) not in previous_taps:
                     removed.append(name)
             elif entry.served is not None:
@@ -134,4 +136,6 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
         specs = {version: spec for version, spec in head.specs.items() if version in stay}
         previous = head.previous if head.previous in stay else None
         contents = contents.with_head(task, replace(head, specs=specs, previous=previous).at_rest())
-    return contents, removed
+    return replace(
+        contents, groups=tuple(group for group in contents.groups if group.group.name not in removed)
+    ), removed

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import builder
 from builder.digest import sha256_file
-from builder.export.names import head_name
+from builder.export.names import MODEL_FILE, head_name
 from builder.repository.configs import TOKENIZER, parameters_of, pinned_version
 from builder.repository.contents import Contents
 from builder.repository.ensemble import ENSEMBLE_VERSION
+from builder.repository.grouping import Group
 from builder.repository.manifest import Manifest, ModelEntry, VersionEntry
 from builder.repository.publication import Publication
 from builder.repository.versions import PlannedModel
@@ -43,6 +44,23 @@ def write_head(head: HeadSource, trunk: Trunk, release: Release, publication: Pu
     else:
         export_head(head.head(trunk), head.spec, file, release)
     record.write_text(head.spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def write_group(group: Group, release: Release, publication: Publication, model: PlannedModel) -> None:
+    """Writes a group's version folder aside, from the files of its heads, which are written already.
+
+    Raises:
+        OneTrunkError: the file would not be one that the release can load.
+    """
+    from builder.export.grouped_heads import merge_heads
+
+    file, record = (publication.path(name) for name in model.files)
+    parts = {
+        task: publication.current(f"{head_name(task)}/{member.version}/{MODEL_FILE}")
+        for task, member in sorted(group.heads.items())
+    }
+    merge_heads(parts, file, release)
+    record.write_text(group.text(), encoding="utf-8")
 
 
 def served_task(head: HeadSource, trunk: Trunk, file: Path) -> ServedTask:
@@ -107,6 +125,7 @@ def make_manifest(
 
     in_use = {TOKENIZER: pinned_version(contents.tokenizer)}
     in_use |= {segment.name: version for segment, version in contents.segments.items()}
+    in_use |= {group.group.name: group.version for group in contents.groups_in_use}
     in_use |= {config.name: ENSEMBLE_VERSION for config, _ in contents.ensembles}
     models = {
         name: ModelEntry(served=version, loaded=(version,), versions=versions.get(name, {}), files=beside[name])

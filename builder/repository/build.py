@@ -13,11 +13,11 @@ from pathlib import Path
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
 from builder.export.onnx_file import export_segment
-from builder.export.parity import check_parity
+from builder.export.parity import GroupedFile, check_parity
 from builder.export.release import DEFAULT_RELEASE, Release, get_release
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress, silent
-from builder.repository.arrivals import holds_text, make_manifest, merged_versions, served_task, write_head
+from builder.repository.arrivals import holds_text, make_manifest, merged_versions, served_task, write_group, write_head
 from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import TOKENIZER
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
@@ -63,6 +63,7 @@ def build_repository(
     trunk: str | Path | None = None,
     max_length: int = 128,
     triton_release: str = DEFAULT_RELEASE,
+    group_heads: bool = False,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -75,6 +76,7 @@ def build_repository(
         trunk: see builder.model.trunk.load_trunk.
         max_length: longest text in tokens, and the last bucket.
         triton_release: the Triton release that must be able to load the files, as in ``24.10``.
+        group_heads: whether the heads of one tap are served by one model, where there are several.
         dry_run: only say what would be done.
         progress: see Progress.
 
@@ -92,7 +94,7 @@ def build_repository(
         finished = not dry_run and finish_earlier(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
-        plan = plan_repository(output, loaded, chosen, buckets, manifest)
+        plan = plan_repository(output, loaded, chosen, buckets, manifest, group_heads=group_heads)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
@@ -154,6 +156,7 @@ def _publish(
 def _export(plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: Progress) -> None:
     fresh = [model for model in plan.models.values() if model.fresh]
     segments = {segment.name: segment for segment in plan.segments}
+    groups = {group.name: group for group in plan.groups}
     for done, model in enumerate(fresh):
         progress(f"exporting {model.name}", done, len(fresh))
         if model.name == TOKENIZER:
@@ -161,6 +164,8 @@ def _export(plan: RepositoryPlan, trunk: Trunk, release: Release, publication: P
                 shutil.copyfile(source, publication.path(file))
         elif model.name in segments:
             export_segment(trunk, segments[model.name], publication.path(model.files[0]), release)
+        elif model.name in groups:
+            write_group(groups[model.name], release, publication, model)
         else:
             write_head(plan.heads[model.name.removeprefix("head_")], trunk, release, publication, model)
 
@@ -170,9 +175,12 @@ def _check(plan: RepositoryPlan, trunk: Trunk, publication: Publication, progres
         return publication.current(plan.models[name].files[0])
 
     heads = [served_task(head, trunk, file(head_name(task))) for task, head in plan.heads.items()]
+    groups = [
+        GroupedFile(group.name, file(group.name), [head_name(task) for task in group.heads]) for group in plan.groups
+    ]
     segments = {segment: file(segment.name) for segment in plan.segments}
     total, done = 2 * len(plan.buckets), itertools.count(1)
     progress("checking against torch", 0, total)
     return check_parity(
-        trunk, segments, heads, plan.buckets, lambda: progress("checking against torch", next(done), total)
+        trunk, segments, heads, plan.buckets, lambda: progress("checking against torch", next(done), total), groups
     )

@@ -11,13 +11,16 @@ from pathlib import Path
 from builder.digest import sha256_file
 from builder.errors import OneTrunkError, UserError
 from builder.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
+from builder.export.grouped_heads import fits_group
 from builder.export.names import Segment, cut_trunk, head_name
 from builder.export.release import IR_VERSION, OPSET
 from builder.model.bundle import Bundle, load_bundle
 from builder.model.head_spec import HEAD_JSON, HeadSpec, find_bundles
+from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 from builder.repository.configs import TOKENIZER, tokenizer_config
-from builder.repository.contents import Contents, HeadState
+from builder.repository.contents import Contents, GroupState, HeadState
+from builder.repository.grouping import Group, Member
 from builder.repository.manifest import Manifest, source_hash
 from builder.repository.versions import (
     EXPORT_FORMAT,
@@ -39,6 +42,7 @@ class RepositoryPlan:
     Attributes:
         buckets: padded lengths in tokens.
         heads: where the heads to be served come from, by task.
+        groups: the models that hold several heads of one tap.
         segments: the trunk's segments, lowest first.
         models: every part with a version folder, by name.
         contents: what the configs are made from.
@@ -47,6 +51,7 @@ class RepositoryPlan:
 
     buckets: tuple[int, ...]
     heads: Mapping[str, HeadSource]
+    groups: Sequence[Group]
     segments: Sequence[Segment]
     models: Mapping[str, PlannedModel]
     contents: Contents
@@ -105,6 +110,8 @@ def plan_repository(
     heads: Mapping[str, HeadSource],
     buckets: tuple[int, ...],
     manifest: Manifest | None,
+    *,
+    group_heads: bool = False,
 ) -> RepositoryPlan:
     """Compares what is wanted with what the manifest says is there, and with the files themselves."""
     segments = cut_trunk({head.spec.tap for head in heads.values()})
@@ -112,6 +119,13 @@ def plan_repository(
     sources |= {segment.name: segment_source(segment, trunk.identity) for segment in segments}
     sources |= {head_name(task): head_source(head) for task, head in heads.items()}
     models = {name: plan_model(repository, name, source, manifest) for name, source in sources.items()}
+    groups = plan_groups(trunk.identity, heads, models) if group_heads else []
+    for group in groups:
+        members = [
+            f"{task} {member.version} {sources[head_name(task)]}" for task, member in sorted(group.heads.items())
+        ]
+        source = source_hash(EXPORT_FORMAT, group.tap, trunk.identity, *members)
+        models[group.name] = plan_model(repository, group.name, source, manifest)
     tokenizer = tokenizer_config(
         buckets=buckets,
         vocab_size=trunk.vocab_size,
@@ -126,10 +140,23 @@ def plan_repository(
         heads={
             task: _head_state(repository, head.spec, models[head_name(task)], manifest) for task, head in heads.items()
         },
+        groups=tuple(GroupState(group, models[group.name].version) for group in groups),
     )
     ensembles = {config.name for config, _ in contents.ensembles}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)
-    return RepositoryPlan(buckets, heads, segments, models, contents, gone)
+    return RepositoryPlan(buckets, heads, groups, segments, models, contents, gone)
+
+
+def plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, PlannedModel]) -> list[Group]:
+    """For every tap with two heads or more, one group of them; a head of other operators than ours stays by itself."""
+    by_tap: dict[int, dict[str, Member]] = {}
+    for task, head in heads.items():
+        if not isinstance(head, ExportedHead) or fits_group(head.file):
+            outputs = get_kind(head.spec.kind).outputs(head.spec)
+            by_tap.setdefault(head.spec.tap, {})[task] = Member(
+                version=models[head_name(task)].version, outputs=outputs
+            )
+    return [Group(tap=tap, trunk=trunk, heads=members) for tap, members in sorted(by_tap.items()) if len(members) > 1]
 
 
 def head_source(head: HeadSource) -> str:

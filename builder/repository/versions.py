@@ -10,6 +10,7 @@ from builder.export.names import MODEL_FILE, Segment
 from builder.export.release import IR_VERSION, OPSET
 from builder.model.head_spec import HEAD_JSON
 from builder.repository.configs import TOKENIZER
+from builder.repository.grouping import GROUP_JSON
 from builder.repository.manifest import Manifest, ModelEntry, source_hash
 
 # Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
@@ -17,6 +18,7 @@ EXPORT_FORMAT = 2
 
 TOKENIZER_CONTENTS = ("model.py", "tokenizer.json")
 HEAD_CONTENTS = (MODEL_FILE, HEAD_JSON)
+GROUP_CONTENTS = (MODEL_FILE, GROUP_JSON)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def is_whole(repository: Path, entry: ModelEntry, version: int) -> bool:
 def _contents_of(model: str) -> tuple[str, ...]:
     if model == TOKENIZER:
         return TOKENIZER_CONTENTS
+    if model.startswith("heads_"):
+        return GROUP_CONTENTS
     return HEAD_CONTENTS if model.startswith("head_") else (MODEL_FILE,)
 
 
