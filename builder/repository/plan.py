@@ -105,6 +105,7 @@ def plan_repository(
     heads: Mapping[str, HeadSource],
     buckets: tuple[int, ...],
     manifest: Manifest | None,
+    buckets_from: str | None = None,
 ) -> RepositoryPlan:
     """Compares what is wanted with what the manifest says is there, and with the files themselves."""
     segments = cut_trunk({head.spec.tap for head in heads.values()})
@@ -117,6 +118,7 @@ def plan_repository(
         vocab_size=trunk.vocab_size,
         pad_token_id=trunk.pad_token_id,
         version=models[TOKENIZER].version,
+        buckets_from=buckets_from,
     )
     contents = Contents(
         trunk=trunk.identity,
