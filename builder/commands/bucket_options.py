@@ -23,7 +23,7 @@ _OPTIONS = (
         help="Your traffic, as ask-repo --file reads it: auto chooses from it, other buckets are measured on it. "
         "[default for auto: the tasks' dev texts]",
     ),
-    click.option("--bucket-count", type=click.IntRange(1), help="With auto: how many at most. [default: 8]"),
+    click.option("--bucket-count", type=click.IntRange(1), help="With auto: how many at most. [default: 10]"),
     click.option(
         "--task-dir",
         type=click.Path(path_type=Path, file_okay=False),

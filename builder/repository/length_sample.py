@@ -74,8 +74,8 @@ def sample_tasks(
         found.append(name)
     if not found:
         reason = next(iter(missing.values()), "no tasks")
-        raise UserError(f"no dev texts of {', '.join(tasks)} to choose buckets from, or give --texts FILE: {reason}")
-    notes = tuple(f"its dev texts do not count for the buckets: {reason}" for reason in missing.values())
+        raise UserError(f"no dev texts of {', '.join(tasks)} to choose buckets from; give --texts FILE, or: {reason}")
+    notes = tuple(f"no dev texts of {name}: {reason}" for name, reason in missing.items())
     return LengthSample(f"dev texts of {', '.join(found)}", lengths, notes)
 
 

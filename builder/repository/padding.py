@@ -14,8 +14,9 @@ from builder.repository.bucket_choice import choose_buckets, padding_share
 from builder.repository.buckets import buckets_up_to, check_buckets, check_max_length
 from builder.repository.length_sample import LengthSample, sample_file, sample_tasks
 
-# docs/results/performance/padding.md: more of them save little, and requests of equal shape meet more rarely.
-MOST_BUCKETS = 8
+# docs/results/performance/padding.md: more of them save little, and requests of equal shape meet more rarely; with
+# fewer, the shortest texts of a mix are padded more than they would be by the powers of two.
+MOST_BUCKETS = 10
 # Kernels for GPUs like multiples of it, and it keeps the choice steady when the texts change a little.
 STEP = 8
 
