@@ -96,10 +96,10 @@ def sample_file(file: Path, trunk: Trunk, max_length: int, progress: Progress = 
     progress(f"measuring the texts of {file.name}", 0, 1)
     faults = Faults()
     lengths = count_lengths(_rows(file, faults), trunk, max_length)
+    left_out = "; ".join(line.strip() for line in faults.lines())
     if not lengths:
-        reason = f": {faults.lines()[0].strip()}" if faults.total else ""
-        raise UserError(f"{file}: no texts in it{reason}")
-    notes = (f"{file}: left out {faults.total:,} lines: {faults.lines()[0].strip()}",) if faults.total else ()
+        raise UserError(f"{file}: no texts in it" + (f"; lines that cannot be used: {left_out}" if left_out else ""))
+    notes = (f"{file}: lines that cannot be used are left out: {left_out}",) if left_out else ()
     return LengthSample(file.name, lengths, notes)
 
 
@@ -124,10 +124,11 @@ def _rows(file: Path, faults: Faults) -> Iterator[Row]:
             continue
         try:
             text, pair = (_text(record, names) for names in (_TEXT, _PAIR))
-            if text is None or not text.strip():
-                raise RowError(
-                    "empty text", f"no {' or '.join(_TEXT)}; there are: {', '.join(list(record.values)[:6])}"
-                )
+            if text is None:
+                there = ", ".join(list(record.values)[:6])
+                raise RowError("missing field", f"no {' or '.join(_TEXT)}; there are: {there}")
+            if not text.strip():
+                raise RowError("empty text", f"{text!r:.40}")
         except RowError as fault:
             faults.add(record.line, fault.sort, fault.why)
             continue

@@ -88,7 +88,7 @@ class TestSample:
             stream.write(b"\xef\xbb\xbfgood film\r\n\n  \nbad \xff\na red light\n")
         sample = sample_file(tmp_path / name, tiny_trunk, 48)
         assert sample.lengths == {4: 1, 5: 1}
-        assert "left out 1 lines: broken line: 1: line 4 (invalid UTF-8 at byte 5)" in sample.notes[0]
+        assert sample.notes[0].endswith("are left out: broken line: 1: line 4 (invalid UTF-8 at byte 5)")
 
     def test_empty_second_text_is_none(self, tmp_path, tiny_trunk):
         rows = [{"text": "good film", "text_pair": None}, {"text": "good film", "text_pair": ""}]
@@ -98,7 +98,8 @@ class TestSample:
         rows = [*ROWS, "{broken\n", {"text": 3}, {"text": " "}, {"words": "good film"}]
         sample = sample_file(write_lines(tmp_path / "t.jsonl", rows), tiny_trunk, 48)
         assert sample.lengths.total() == len(ROWS)
-        assert "left out 4 lines" in sample.notes[0]
+        assert all(f"{sort}: 1: line" in sample.notes[0] for sort in ("broken line", "not a text", "empty text"))
+        assert "missing field: 1: line 8 (no text or sentence; there are: words)" in sample.notes[0]
 
     @pytest.mark.parametrize("rows", [[], [{"words": "good film"}]])
     def test_file_without_texts_is_refused(self, tmp_path, tiny_trunk, rows):
