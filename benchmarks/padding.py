@@ -168,7 +168,8 @@ def markdown(result):
 `{result["command"]}`, {result["date"]}, {result["machine"]}, {versions}, trunk {result["trunk"]}.
 
 Share of padding in all tokens sent, in percent: all {rows:,} rows in the dev files of
-{len(result["tasks"])} GLUE tasks, cut at {result["max_length"]} tokens, shuffled, one row a request. `build-repo --buckets auto` chooses at most
+{len(result["tasks"])} GLUE tasks, cut at {result["max_length"]} tokens, shuffled, one row a request.
+`build-repo --buckets auto` chooses at most
 {MOST_BUCKETS} buckets, multiples of {STEP}: **{percent(result["padding_share"])}%**, instead of
 {percent(result["padding_share_powers_of_two"])}% with the powers of two.
 
