@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from builder.commands.bucket_options import bucket_options, wished_buckets
 from builder.commands.console import errors_end_command, progress_line
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ Examples:
   build-repo --tasks all --group-heads         fast: one model a tap, not one a head
   build-repo --tasks all --dry-run             only say what would be written
   build-repo --trunk ./my-bert --heads ./mine --output ./repository
+  build-repo --tasks all --buckets auto        padded lengths that suit the dev texts
+  build-repo --tasks all --buckets auto --texts traffic.jsonl
+  build-repo --tasks all --buckets 16,32,48,64,96,128
 
 A check that fails publishes nothing: what was served before stays whole.
 Next: serve-repo, then ask-repo "a text"."""
@@ -48,6 +52,7 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="The Triton that must load the files; newer files are refused.",
 )
+@bucket_options
 @click.option(
     "--group-heads",
     is_flag=True,
@@ -66,6 +71,7 @@ def build_repo(
     group_heads: bool,
     dry_run: bool,
     as_json: bool,
+    **bucket_settings: Any,
 ) -> None:
     """Builds a Triton model repository: the frozen trunk in segments, a model a head, and the ensembles.
 
@@ -74,10 +80,12 @@ def build_repo(
     """
     with errors_end_command():
         names = _task_names(tasks)
+        wish = wished_buckets(**bucket_settings)
         with progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
             from builder.repository.build import build_repository
+            from builder.repository.padding import BucketWish
 
             report = build_repository(
                 output,
@@ -85,6 +93,7 @@ def build_repo(
                 tasks=names,
                 trunk=trunk,
                 max_length=max_length,
+                buckets=BucketWish(**wish),
                 triton_release=triton_release,
                 group_heads=group_heads,
                 dry_run=dry_run,
@@ -108,11 +117,23 @@ def _task_names(tasks: str) -> list[str] | None:
     return None if names == ["all"] else names
 
 
+def _print_buckets(report: BuildReport) -> None:
+    buckets = report.buckets
+    for note in buckets.notes:
+        click.echo(f"note: {note}", err=True)
+    if buckets.fit and not buckets.chosen:
+        click.echo("--buckets auto would choose others from these texts", err=True)
+    shown = ",".join(map(str, buckets.lengths))
+    click.echo(f"texts are padded to {shown} tokens" + (f" ({buckets.fit})" if buckets.fit else ""))
+
+
 def _print_report(report: BuildReport, dry_run: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
     if not report.changed:
         click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
+        if report.buckets.fit:
+            _print_buckets(report)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
@@ -122,6 +143,7 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         difference = report.differences.get(model)
         table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
     Console(highlight=False).print(table)
+    _print_buckets(report)
     verb = "would write" if dry_run else "wrote"
     gone = f", removed {len(report.removed)} models" if report.removed else ""
     click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")

@@ -18,9 +18,9 @@ from builder.export.release import DEFAULT_RELEASE, Release, get_release
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions, served_task, write_group, write_head
-from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import TOKENIZER
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
+from builder.repository.padding import Buckets, BucketWish
 from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from builder.repository.publication import Publication, finish_earlier, locked
 
@@ -32,6 +32,7 @@ class BuildReport:
     Attributes:
         output: the repository.
         tasks: the tasks that it serves.
+        buckets: padded lengths in tokens, and how they suit the texts that they were chosen from.
         models: model -> ``version N, new``, ``version N, kept`` or ``removed``.
         written: files that were written, below the repository.
         removed: folders of models that have gone.
@@ -42,6 +43,7 @@ class BuildReport:
 
     output: Path
     tasks: tuple[str, ...]
+    buckets: Buckets
     models: dict[str, str]
     written: tuple[str, ...]
     removed: tuple[str, ...]
@@ -62,6 +64,7 @@ def build_repository(
     tasks: Sequence[str] | None = None,
     trunk: str | Path | None = None,
     max_length: int = 128,
+    buckets: BucketWish | None = None,
     triton_release: str = DEFAULT_RELEASE,
     group_heads: bool = False,
     dry_run: bool = False,
@@ -75,6 +78,7 @@ def build_repository(
         tasks: which tasks; None for all. The repository then has these and no others.
         trunk: see builder.model.trunk.load_trunk.
         max_length: longest text in tokens, and the last bucket.
+        buckets: the padded lengths, or what to choose them from; None for 16, 32, 64 ...
         triton_release: the Triton release that must be able to load the files, as in ``24.10``.
         group_heads: whether the heads of one tap are served by one model, where there are several.
         dry_run: only say what would be done.
@@ -88,13 +92,15 @@ def build_repository(
     release = get_release(triton_release)
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
-    buckets = buckets_up_to(max_length, loaded.max_positions)
     chosen = select_heads(heads, tasks, loaded)
+    settled = (buckets or BucketWish()).settle(loaded, max_length, list(chosen), progress)
     with nullcontext() if dry_run else locked(output):
         finished = not dry_run and finish_earlier(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
-        plan = plan_repository(output, loaded, chosen, buckets, manifest, group_heads=group_heads)
+        plan = plan_repository(
+            output, loaded, chosen, settled.lengths, manifest, settled.origin, group_heads=group_heads
+        )
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
@@ -104,6 +110,7 @@ def build_repository(
     return BuildReport(
         output=output,
         tasks=tuple(chosen),
+        buckets=settled,
         models={
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),

@@ -26,7 +26,9 @@ PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_T
 _TRUNK_THREADS, _HEAD_THREADS = 2, 1
 
 
-def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int) -> pb.ModelConfig:
+def tokenizer_config(
+    *, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int, buckets_from: str | None = None
+) -> pb.ModelConfig:
     """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
     config = _part(TOKENIZER, "python", [version])
     for name in ("text", "text_pair"):
@@ -46,6 +48,8 @@ def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id:
             "max_text_bytes": str(MAX_TEXT_BYTES),
         },
     )
+    if buckets_from is not None:
+        _set_parameters(config, {"buckets_from": buckets_from})
     return config
 
 

@@ -110,6 +110,7 @@ def plan_repository(
     heads: Mapping[str, HeadSource],
     buckets: tuple[int, ...],
     manifest: Manifest | None,
+    buckets_from: str | None = None,
     *,
     group_heads: bool = False,
 ) -> RepositoryPlan:
@@ -131,6 +132,7 @@ def plan_repository(
         vocab_size=trunk.vocab_size,
         pad_token_id=trunk.pad_token_id,
         version=models[TOKENIZER].version,
+        buckets_from=buckets_from,
     )
     contents = Contents(
         trunk=trunk.identity,
