@@ -31,8 +31,8 @@ from builder.model.trunk import load_trunk
 VOCABULARY = 30522
 # As the repository truncates, so that all answer about the same tokens.
 MAX_LENGTH = 128
-# Far above the usual 0.02, so that scores differ from text to text.
-CLASSIFIER_STD = 0.5
+# Above the usual 0.02, so that scores differ from text to text, and not so far that they are all 0 or 1.
+CLASSIFIER_STD = 0.1
 DEFAULT_TRUNK = "trunk"
 SHAPES: dict[str, BertConfig | DistilBertConfig | str] = {
     "bert-base": BertConfig(vocab_size=VOCABULARY),

@@ -33,13 +33,15 @@ class Reference:
                 that a BERT has been trained on.
         """
         infinity = peer is not None and peer.protocol == "infinity"
+        untyped_reranks = peer is not None and peer.exported
         answers = {}
         for task, (tokenizer, model) in self._loaded.items():
             regression = model.config.num_labels == 1
-            tokens = tokenizer(
-                text, (pair or "") if infinity and regression else pair, truncation=True, return_tensors="pt"
-            )
-            if infinity and "token_type_ids" in tokens and (peer.exported or not regression):
+            second = (pair or "") if infinity and regression else pair
+            # As a batch of one: alone, an empty second text is taken for none.
+            row = text if second is None else (text, second)
+            tokens = tokenizer([row], truncation=True, return_tensors="pt")
+            if infinity and "token_type_ids" in tokens and (untyped_reranks or not regression):
                 tokens["token_type_ids"] = torch.zeros_like(tokens["token_type_ids"])
             logits = model(**tokens).logits[0]
             answers[task] = (logits if regression else logits.softmax(-1)).tolist()

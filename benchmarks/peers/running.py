@@ -104,7 +104,8 @@ def running_peer(
     Raises:
         PeerError: it ended, or gave no answer in time; with the end of its log.
     """
-    models = models.resolve()
+    # Not resolved: a venv's Python is a link, and is the venv's only under its own name.
+    python, models = python.absolute(), models.resolve()
     tasks = tuple(sorted(config.parent.name for config in models.glob("[!.]*/config.json")))
     if not tasks:
         raise PeerError(f"{models}: no checkpoints in it (folders with config.json)")
