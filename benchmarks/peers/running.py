@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from benchmarks.peers.peer import Peer
+from server import guard
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 900.0
@@ -109,60 +110,77 @@ def running_peer(
     tasks = tuple(sorted(config.parent.name for config in models.glob("[!.]*/config.json")))
     if not tasks:
         raise PeerError(f"{models}: no checkpoints in it (folders with config.json)")
-    # Home of whatever it writes: caches, sockets, logs.
-    scratch = Path(tempfile.mkdtemp(prefix="peer-"))
-    log = scratch / "log.txt"
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {**peer.environment(threads), "TMPDIR": str(scratch), "HF_HOME": str(scratch / "huggingface")}
-    try:
-        for command in peer.preparation(python, models, threads):
-            with _started(command, environment, scratch, log) as process:
-                try:
-                    failed = process.wait(start_timeout_s) != 0
-                except subprocess.TimeoutExpired:
-                    failed = True
+    for command in peer.preparation(python, models, threads):
+        with _started(peer, command, threads) as started:
+            try:
+                failed = started.guard.wait(start_timeout_s) != 0
+            except subprocess.TimeoutExpired:
+                failed = True
             if failed:
-                raise PeerError(f"{peer.name}: {' '.join(command)} failed:\n{_tail(log)}")
-        port = _free_port()
-        with _started(peer.command(python, models, port, threads), environment, scratch, log) as process:
-            running = RunningPeer(peer, tasks, port, process.pid)
-            _wait(running, process, log, start_timeout_s)
-            yield running
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+                raise PeerError(f"{peer.name}: {' '.join(command)} failed:\n{started.log_tail()}")
+    port = _free_port()
+    with _started(peer, peer.command(python, models, port, threads), threads) as started:
+        running = RunningPeer(peer, tasks, port, started.pid)
+        _wait(running, started, start_timeout_s)
+        yield running
+
+
+@dataclass(frozen=True)
+class _Started:
+    guard: subprocess.Popen[bytes]
+    pid: int
+    log: IO[bytes]
+
+    def log_tail(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")[-LOG_TAIL:]
 
 
 @contextmanager
-def _started(
-    command: list[str], environment: dict[str, str], scratch: Path, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=scratch,
+def _started(peer: Peer, command: list[str], threads: int) -> Iterator[_Started]:
+    # The folder is for whatever it writes: caches, sockets. The guard removes it and ends the command, also if this
+    # process is killed.
+    folder = tempfile.mkdtemp(prefix="peer-")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {**peer.environment(threads), "TMPDIR": folder, "HF_HOME": f"{folder}/huggingface"}
+    guarded = [sys.executable, "-I", "-S", guard.__file__, Path(folder).name, folder, str(STOP_TIMEOUT_S), *command]
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            guarded,
+            cwd=folder,
             env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
             start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        _stop(process)
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            pid = process.stdout.readline()
+            started = _Started(process, int(pid or 0), log)
+            if not pid:
+                process.wait()
+                raise PeerError(f"{peer.name}: {command[0]} could not be started:\n{started.log_tail()}")
+            yield started
+        finally:
+            process.stdin.close()
+            process.wait()
 
 
-def _wait(running: RunningPeer, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+def _wait(running: RunningPeer, started: _Started, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
-        if process.poll() is not None:
-            raise PeerError(f"{running.peer.name} ended with {process.returncode}:\n{_tail(log)}")
+        if started.guard.poll() is not None:
+            raise PeerError(f"{running.peer.name} ended with {started.guard.returncode}:\n{started.log_tail()}")
         try:
             answered = running.ask(FIRST_TEXT)
         except (OSError, http.client.HTTPException, PeerError) as error:
             if isinstance(error, PeerError) and error.status is not None and error.status < 500:
                 # It understood that much: waiting will not help.
-                raise PeerError(f"{error}\n{_tail(log)}", error.status) from None
+                raise PeerError(f"{error}\n{started.log_tail()}", error.status) from None
             # Nobody listens yet, or the models are not loaded yet.
             reason = str(error)
         else:
@@ -170,7 +188,7 @@ def _wait(running: RunningPeer, process: subprocess.Popen[bytes], log: Path, tim
                 return
             reason = f"answered for {', '.join(sorted(answered))} only"
         if time.monotonic() > deadline:
-            raise PeerError(f"{running.peer.name} gave no answer in {timeout_s:g} s ({reason}):\n{_tail(log)}")
+            raise PeerError(f"{running.peer.name} gave no answer in {timeout_s:g} s ({reason}):\n{started.log_tail()}")
         time.sleep(POLL_S)
 
 
@@ -182,29 +200,7 @@ def _processes(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    # Taken before it ends: afterwards nothing tells whose children they were.
-    processes = _processes(process.pid)
-    _signal(process.pid, signal.SIGTERM)
-    _, left = psutil.wait_procs(processes, STOP_TIMEOUT_S)
-    _signal(process.pid, signal.SIGKILL)
-    for survivor in left:
-        with suppress(psutil.NoSuchProcess):
-            survivor.kill()
-    psutil.wait_procs(left, STOP_TIMEOUT_S)
-    process.wait()
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, number)
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-LOG_TAIL:]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.peers.peers import PEERS, REGRESSIONS, TASKS, Peer, PeerError, running_peer
@@ -152,6 +154,30 @@ def test_a_peer_that_refuses_the_request_is_not_waited_for(models: Path, tmp_pat
     peer = fake(tmp_path, FAKE_SERVER.replace("STATUS", "422"))
     with pytest.raises(PeerError, match="answered 422"), running_peer(peer, Path(sys.executable), models, 1):
         pass
+
+
+def test_a_python_that_is_not_there_is_named(models: Path) -> None:
+    with pytest.raises(PeerError, match="/nowhere/python"), running_peer(ONE, Path("/nowhere/python"), models, 1):
+        pass
+
+
+def test_a_peer_ends_with_its_user_however_that_ends(models: Path, tmp_path: Path) -> None:
+    fake(tmp_path, FAKE_SERVER.replace("STATUS", "200"))
+    source = f"""
+import sys, time
+from pathlib import Path
+from benchmarks.peers.peers import Peer, running_peer
+peer = Peer("fake", {str(tmp_path / "serve.py")!r})
+with running_peer(peer, Path(sys.executable), Path({str(models)!r}), 1) as running:
+    print(running.pid, flush=True)
+    time.sleep(60)
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", source], cwd=root, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        server = psutil.Process(int(user.stdout.readline()))
+        user.kill()
+    server.wait(30)
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
