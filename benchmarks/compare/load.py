@@ -14,24 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.peers.peer import HttpRequest
 from clients.errors import ServerError
 
 # No request of a comparison takes this long on a server that is well.
 TIMEOUT_S = 120.0
 _CHUNK = 1 << 16
-
-
-@dataclass(frozen=True)
-class HttpRequest:
-    """One POST.
-
-    Attributes:
-        path: on the server.
-        body: JSON.
-    """
-
-    path: str
-    body: bytes
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ LABELS = ("no", "yes")
 # The taps of the paper's eight tasks in its served system; two one-layer heads on each make the eight.
 PAPER_TAPS = (2, 4, 6, 7)
 
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,14 @@ def base_shape(folder: Path, heads: int = 8) -> Shape:
     return Shape("base", what, trunk, bundles)
 
 
+def distil_trunk(folder: Path) -> Path:
+    """A trunk of DistilBERT's size, 6 x 768, seeded random weights."""
+    trunk = folder / "distil" / "trunk"
+    if not (trunk / "tokenizer.json").exists():
+        _write_random_bert(trunk, layers=6)
+    return trunk
+
+
 def small_shape(folder: Path, tap: int = 4, heads: int = 8) -> Shape:
     """The default trunk with untrained one-layer heads, all on one tap."""
     bundles = folder / "small" / f"heads_{heads}"
@@ -68,12 +76,12 @@ def shipped_shape(heads: Path) -> Shape:
     return Shape("shipped", "default trunk (6 x 384), the eight bundles that ship", None, heads)
 
 
-def _write_random_bert(folder: Path) -> None:
+def _write_random_bert(folder: Path, layers: int = 12) -> None:
     from transformers import BertConfig, BertModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = BertModel(BertConfig(**_BASE), add_pooling_layer=False)
+        model = BertModel(BertConfig(**_BASE, num_hidden_layers=layers), add_pooling_layer=False)
     model.save_pretrained(folder)
     # save_pretrained writes the version of transformers, and with it the trunk's identity would change.
     config = json.loads((folder / "config.json").read_text())

@@ -8,9 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare.load import HttpRequest
 from benchmarks.compare.texts import triton_request
-from benchmarks.compare.whole_models import WholeModel, fused_file, single_file, trunk_file, write_repository
+from benchmarks.compare.whole_models import (
+    TRUNK_OUTPUT,
+    WholeModel,
+    fused_file,
+    single_file,
+    trunk_file,
+    write_repository,
+)
+from benchmarks.peers.peer import HttpRequest
 from builder.export.names import Segment
 from builder.model.head_spec import read_spec
 from builder.model.trunk import Trunk
@@ -88,31 +95,31 @@ class Systems:
         """
         self.trunk, self.ours, self.folder, self.max_length = trunk, ours, folder, max_length
 
-    def single(self, threads: int, instances: int) -> TritonSystem:
+    def single(self, threads: int, instances: int, name: str) -> TritonSystem:
         """One ordinary model for one task."""
-        name = f"one single-task model ({instances} x {threads} threads)"
-        return self._write(
-            name, "the whole encoder for one task, on the same Triton", self._singles(1, threads, instances)
-        )
+        what = "the whole encoder for one task, on the same Triton"
+        return self._write(name, what, self._singles(1, threads, instances))
 
-    def singles(self, count: int, threads: int = 1) -> TritonSystem:
-        """Several ordinary models."""
-        what = f"{count} whole encoders, one a task, on the same Triton"
-        return self._write(f"{count} single-task models", what, self._singles(count, threads, 1))
+    def singles(self, count: int, name: str) -> TritonSystem:
+        """Several ordinary models; of one thread each, since together they are more than the cores."""
+        return self._write(name, f"{count} whole encoders, one a task, on the same Triton", self._singles(count, 1, 1))
 
-    def fused(self, threads: int) -> TritonSystem:
+    def fused(self, threads: int, name: str) -> TritonSystem:
         """Trunk and heads in one file."""
         file = self.folder / "files" / "fused.onnx"
         heads = {task: (tap, path) for task, tap, path in self._heads()}
-        fused_file(self._segments(), heads, file)
+        if not file.exists():
+            fused_file(self._segments(), heads, file)
         model = WholeModel("fused", file, {task: _outputs(path) for task, (_, path) in heads.items()}, threads)
-        return self._write("all in one ONNX file", "trunk and heads fused: nothing can be changed alone", [model])
+        return self._write(name, "trunk and heads in one file: nothing can be changed alone", [model])
 
-    def trunk_alone(self, threads: int) -> TritonSystem:
+    def trunk_alone(self, threads: int, name: str) -> TritonSystem:
         """The trunk up to the deepest tap, which is what all heads together cannot be faster than."""
         file = self.folder / "files" / "trunk.onnx"
-        model = WholeModel("trunk", file, {trunk_file(self._segments(), file): 2}, threads)
-        return self._write(f"trunk alone ({threads} threads)", "up to the deepest tap, no heads: the limit", [model])
+        if not file.exists():
+            trunk_file(self._segments(), file)
+        model = WholeModel("trunk", file, {TRUNK_OUTPUT: 2}, threads)
+        return self._write(name, "up to the deepest tap, no heads: the limit", [model])
 
     def _write(self, name: str, what: str, models: Sequence[WholeModel]) -> TritonSystem:
         repository = self.folder / re.sub(r"\W+", "_", name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from benchmarks.compare.load import HttpRequest
+from benchmarks.peers.peer import HttpRequest
 from builder.export.parity_texts import parity_texts
 from builder.model.trunk import Trunk
 

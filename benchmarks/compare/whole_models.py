@@ -24,6 +24,7 @@ from builder.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 from builder.repository.plan import tokenizer_files
 
+TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 
 
@@ -85,8 +86,8 @@ def fused_file(segments: Mapping[Segment, Path], heads: Mapping[str, tuple[int, 
     onnx.save(merge_models(parts, list(heads), "fused"), file)
 
 
-def trunk_file(segments: Mapping[Segment, Path], file: Path) -> str:
-    """The trunk alone, up to its last segment; gives its output's name.
+def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
+    """The trunk alone, up to its last segment.
 
     It answers with two numbers of the state, since handing the whole state to a client would cost more than many heads.
     """
@@ -95,8 +96,7 @@ def trunk_file(segments: Mapping[Segment, Path], file: Path) -> str:
     last = next(part for part in parts.values() if part.graph.output[0].name == deepest)
     parts["tail"] = _tail(deepest, last)
     file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(merge_models(parts, ["state"], "trunk"), file)
-    return "state"
+    onnx.save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)
 
 
 def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], max_length: int) -> None:
@@ -175,7 +175,7 @@ def _tail(state: str, like: onnx.ModelProto) -> onnx.ModelProto:
     width = like.graph.output[0].type.tensor_type.shape.dim[2].dim_value
     nodes = [
         helper.make_node("Gather", [state, "first"], ["cls"], axis=1),
-        helper.make_node("Slice", ["cls", "from", "to", "axis"], ["state"]),
+        helper.make_node("Slice", ["cls", "from", "to", "axis"], [TRUNK_OUTPUT]),
     ]
     constants = [
         helper.make_tensor("first", onnx.TensorProto.INT64, [], [0]),
@@ -188,7 +188,7 @@ def _tail(state: str, like: onnx.ModelProto) -> onnx.ModelProto:
         nodes,
         "tail",
         [helper.make_tensor_value_info(state, onnx.TensorProto.FLOAT, ["batch", "tokens", width])],
-        [helper.make_tensor_value_info("state", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info(TRUNK_OUTPUT, onnx.TensorProto.FLOAT, ["batch", 2])],
         constants,
     )
     return helper.make_model(graph, opset_imports=list(like.opset_import), ir_version=like.ir_version)
