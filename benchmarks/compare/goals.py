@@ -75,6 +75,13 @@ def best_of(result: Result, prefix: str, tokens: int, concurrency: int) -> Point
     return max(points, key=lambda point: point.measured.median("throughput"))
 
 
+def beside(result: Result, point: Point) -> Point | None:
+    """Ours as it was measured beside a peer; None for ours itself."""
+    mark = f"(beside {point.system})"
+    load = (point.tokens, point.concurrency)
+    return next((p for p in result.points if p.system.endswith(mark) and (p.tokens, p.concurrency) == load), None)
+
+
 def _against(scenario: str, ours: str, other: str, tokens: int, concurrency: int = 4) -> _Measure:
     def measure(results: Results, folder: Path) -> Value:
         result = results[scenario]
@@ -113,18 +120,8 @@ def _tasks64_memory(results: Results, folder: Path) -> Value:
 def _vs_best_peer(results: Results, folder: Path) -> Value:
     """The least ratio over all peers, lengths and concurrencies: above 1, ours is ahead everywhere."""
     result = results["peers"]
-    found = []
-    for point in result.points:
-        beside = next(
-            (
-                p
-                for p in result.points
-                if p.system.endswith(f"(beside {point.system})") and p.concurrency == point.concurrency
-            ),
-            None,
-        )
-        if beside is not None:
-            found.append(ratios(beside.measured, point.measured))
+    pairs = [(beside(result, point), point) for point in result.points]
+    found = [ratios(ours.measured, point.measured) for ours, point in pairs if ours is not None]
     if not found:
         raise KeyError("peers")
     return min(found)

@@ -47,7 +47,7 @@ class Measured:
 
     def median(self, what: str) -> float:
         """The median over the repeats of one of a sample's figures."""
-        return statistics.median(getattr(sample, what) for sample in self.samples)
+        return float(statistics.median(getattr(sample, what) for sample in self.samples))
 
 
 def measure_in_turn(
@@ -106,7 +106,8 @@ def cpu_seconds(pid: int) -> float:
 
 def memory_mb(pid: int) -> tuple[float, dict[str, float]]:
     """Memory of a process and its descendants (proportional set size), and that of each Triton model by name."""
-    total, parts = 0.0, {}
+    total = 0.0
+    parts: dict[str, float] = {}
     for process in _family(pid):
         size = process.memory_full_info().pss / 1e6
         total += size

@@ -7,21 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.compare import scenarios
-from benchmarks.compare.goals import Goal, find_goals
+from benchmarks.compare.goals import Goal, beside, find_goals
 from benchmarks.compare.measure import ratios
 from benchmarks.compare.plots import plot_lengths, plot_systems, plot_tasks
 from benchmarks.compare.result import Point, Result, load_result
 from builder.whole_file import write_text
 
 # What the rows of a scenario are compared with.
+_VERSIONS = ("onnxruntime", "nvidia-pytriton")
+_COLUMNS = (
+    *("system", "tokens", "at a time", "texts/s", "ours / it", "p50 ms", "p99 ms", "cpu ms", "memory MB"),
+    "weights MB",
+)
 _REFERENCE = {"base": scenarios.GROUPED, "small": scenarios.GROUPED, "shipped": scenarios.GROUPED}
 
 
 def load_results(folder: Path) -> dict[str, Result]:
     """Scenario -> its result, of those that were measured."""
-    return {
-        name: load_result(folder / f"{name}.json") for name in scenarios.SCENARIOS if (folder / f"{name}.json").exists()
-    }
+    files = {name: folder / f"{name}.json" for name in scenarios.SCENARIOS}
+    return {name: load_result(file) for name, file in files.items() if file.exists()}
 
 
 def write_report(folder: Path) -> list[Goal]:
@@ -33,7 +37,7 @@ def write_report(folder: Path) -> list[Goal]:
     plots = []
     for name, plot in (("base", plot_systems), ("tasks", plot_tasks), ("lengths", plot_lengths)):
         if name in results:
-            plot(results[name], folder / f"{name}.svg")
+            plot(results[name], folder / f"{name}.png")
             plots.append(name)
     write_text(folder / "README.md", "\n".join(_readme(results, goals, plots)) + "\n")
     return goals
@@ -55,12 +59,11 @@ def goal_rows(goals: Sequence[Goal]) -> list[tuple[str, str, str, str, str]]:
 
 def point_rows(result: Result) -> Iterator[tuple[str, ...]]:
     """One row a point."""
-    reference = _REFERENCE.get(result.name)
     for point in result.points:
         measured = point.measured
         versus = ""
-        if reference is not None and point.system != reference:
-            ours = result.find(reference, point.tokens, point.concurrency)
+        ours = _reference(result, point)
+        if ours is not None:
             median, least, greatest = ratios(ours.measured, measured)
             versus = f"{median:.2f} ({least:.2f}-{greatest:.2f})"
         yield (
@@ -71,42 +74,39 @@ def point_rows(result: Result) -> Iterator[tuple[str, ...]]:
         )
 
 
+def _reference(result: Result, point: Point) -> Point | None:
+    """What a row is compared with: ours, measured in the same run."""
+    if result.name == "peers":
+        return beside(result, point)
+    name = _REFERENCE.get(result.name)
+    if name in (None, point.system):
+        return None
+    return result.find(str(name), point.tokens, point.concurrency)
+
+
 def _readme(results: Mapping[str, Result], goals: Sequence[Goal], plots: Sequence[str]) -> Iterator[str]:
     yield "# Performance\n"
     yield (
-        "`make bench`, which is `bench-repo --compare`. Every system of a table runs at the same time and they are measured in turn, the same "
-        "texts of exactly the given length, over HTTP, in a closed loop; a ratio is of two measurements of one repeat, and stands as median "
-        "(least-greatest) of the repeats. *cpu* is the processor time of all of a system's processes a text, *memory* their proportional set "
-        "size, *weights* the size of the model files.\n"
+        "`make bench`, which is `bench-repo --compare`. All systems of a table run at the same time and are measured "
+        "in turn, on the same texts of exactly the given length, over HTTP, in a closed loop. A ratio is of two "
+        "measurements of one repeat, and stands as median (least-greatest) of the repeats. *cpu* is the processor time "
+        "of all of a system's processes a text, *memory* their proportional set size, *weights* the size of the model "
+        "files.\n"
     )
     yield "## Goals\n"
     yield from _table(("goal", "what", "wanted", "measured", "reached"), goal_rows(goals))
     for name, result in results.items():
         settings, machine = result.settings, result.machine
         yield f"\n## {name}: {result.title}\n"
-        versions = ", ".join(
-            f"{what} {machine[what]}" for what in ("onnxruntime", "nvidia-pytriton") if what in machine
-        )
+        versions = ", ".join(f"{what} {machine[what]}" for what in _VERSIONS if what in machine)
         yield (
             f"{machine['when']}, {machine['processor']}, {machine['cores']} cores, {versions}; "
             f"{settings['repeats']:g} repeats of {settings['seconds']:g} s. `bench-repo --compare --scenarios {name}`\n"
         )
         if name in plots:
-            yield f"![{name}]({name}.svg)\n"
+            yield f"![{name}]({name}.png)\n"
         reference = _REFERENCE.get(name)
-        columns = (
-            "system",
-            "tokens",
-            "at a time",
-            "texts/s",
-            "ours / it",
-            "p50 ms",
-            "p99 ms",
-            "cpu ms",
-            "memory MB",
-            "weights MB",
-        )
-        yield from _table(columns, list(point_rows(result)))
+        yield from _table(_COLUMNS, list(point_rows(result)))
         if reference is not None:
             yield f'\n*ours / it*: throughput of "{reference}" over that of the row\'s system.'
             yield from _parts(result.find(reference, result.points[0].tokens, 4))
@@ -117,9 +117,11 @@ def _readme(results: Mapping[str, Result], goals: Sequence[Goal], plots: Sequenc
 
 
 def _parts(point: Point) -> Iterator[str]:
-    parts = ", ".join(f"{name} {size:.0f}" for name, size in sorted(point.measured.parts_mb.items()))
+    measured = point.measured
+    parts = ", ".join(f"{name} {size:.0f}" for name, size in sorted(measured.parts_mb.items()))
     if parts:
-        yield f"\nMemory of its parts in MB: {parts}; Triton itself {point.measured.memory_mb - sum(point.measured.parts_mb.values()):.0f}."
+        rest = measured.memory_mb - sum(measured.parts_mb.values())
+        yield f"\nMemory of its parts in MB: {parts}; Triton itself {rest:.0f}."
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

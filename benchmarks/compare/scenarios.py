@@ -82,6 +82,8 @@ class Ours:
             trunk=self.shape.trunk,
             max_length=self.max_length,
             group_heads=grouped,
+            precision=precision,
+            gate_rows=None,
             progress=self.bench.progress,
         )
         return TritonSystem(name, f"build-repo, {what}", folder)
