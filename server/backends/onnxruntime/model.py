@@ -233,7 +233,8 @@ class TritonPythonModel:
         ]
 
     def _compute(self, names: list[str], feed: dict[str, Array]) -> list[Array]:
-        values: list[Array] = self.session.run(names, feed, None if len(names) == self.in_file else self.some)
+        options = () if len(names) == self.in_file else (self.some,)
+        values: list[Array] = self.session.run(names, feed, *options)
         return values
 
     def _run_one(self, feed: dict[str, Array], names: list[str]) -> Any:

@@ -236,3 +236,52 @@ def test_a_gpu_instance_needs_onnx_runtime_with_cuda(
     monkeypatch.setattr(backend.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     chosen = backend.providers({"model_instance_kind": "GPU", "model_instance_device_id": "1"})
     assert chosen[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+
+
+def test_of_a_model_with_several_outputs_only_what_was_asked_for_is_computed(
+    backend: Any, triton: Any, tmp_path: Path
+) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    # There is no place 99 in what is sent: whoever computes the output `broken` fails.
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "x"], ["double"]),
+            helper.make_node("Gather", ["x", "place"], ["broken"], axis=1),
+        ],
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "n"])],
+        [
+            helper.make_tensor_value_info("double", TensorProto.FLOAT, ["batch", "n"]),
+            helper.make_tensor_value_info("broken", TensorProto.FLOAT, ["batch", 1]),
+        ],
+        [helper.make_tensor("place", TensorProto.INT64, [1], [99])],
+    )
+    (tmp_path / "1").mkdir()
+    model_file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model_file, tmp_path / "1" / "model.onnx")
+    config = {
+        "max_batch_size": 8,
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1"]}],
+        "output": [
+            {"name": "double", "data_type": "TYPE_FP32", "dims": ["-1"]},
+            {"name": "broken", "data_type": "TYPE_FP32", "dims": ["1"]},
+        ],
+    }
+    model = backend.TritonPythonModel()
+    model.initialize(
+        {
+            "model_name": "two",
+            "model_version": "1",
+            "model_repository": str(tmp_path),
+            "model_config": json.dumps(config),
+            "model_instance_kind": "CPU",
+        }
+    )
+    feed = {"x": np.ones((1, 3), np.float32)}
+    one, two = model.execute([triton.Request(feed, ["double"]), triton.Request(feed, ["double"])])
+    for response in (one, two):
+        np.testing.assert_array_equal(response.values()["double"], 2 * feed["x"])
+    (failed,) = model.execute([triton.Request(feed, ["double", "broken"])])
+    assert failed.error is not None
