@@ -59,6 +59,9 @@ class Peer:
         return {
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
+            # Threads that wait for each other give the core away. Spinning, as by default, gains little on idle cores and is
+            # several times slower when a client, or anything else, takes one of them.
+            "OMP_WAIT_POLICY": "PASSIVE",
             # Several tokenizers in several threads would each take all cores.
             "TOKENIZERS_PARALLELISM": "false",
             "DO_NOT_TRACK": "1",
