@@ -59,6 +59,9 @@ class Peer:
         return {
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
+            # Threads that wait for each other give the core away. Spinning, the default, was three times slower where
+            # other programs, as a client is one, took some of the cores.
+            "OMP_WAIT_POLICY": "PASSIVE",
             # Several tokenizers in several threads would each take all cores.
             "TOKENIZERS_PARALLELISM": "false",
             "DO_NOT_TRACK": "1",
