@@ -110,6 +110,8 @@ def _readme(results: Mapping[str, Result], goals: Sequence[Goal], plots: Sequenc
         if reference is not None:
             yield f'\n*ours / it*: throughput of "{reference}" over that of the row\'s system.'
             yield from _parts(result.find(reference, result.points[0].tokens, 4))
+        if result.figures:
+            yield "\n" + ", ".join(f"{name} {value:.3g}" for name, value in result.figures.items()) + "."
         kinds = dict.fromkeys((point.system, point.what) for point in result.points if point.what)
         if kinds and reference is not None:
             yield ""

@@ -183,6 +183,18 @@ def lengths(bench: Bench) -> Result:
     return result
 
 
+def hops(bench: Bench) -> Result:
+    """What it costs that a part is a model of its own, on Triton with the Python-based backend."""
+    ours = Ours(bench, small_shape(bench.folder))
+    others = ours.others(ours.build(SEPARATE, grouped=False))
+    systems = [others.empty(count, f"the tokenizer and {count} empty models") for count in (1, 9)]
+    result = _measure(bench, "hops", "models that compute nothing", systems, ours.trunk, [32], [1, 4], 0)
+    for concurrency in (1, 4):
+        one, nine = (result.find(system.name, 32, concurrency).measured for system in systems)
+        result.figures[f"hop_cpu_ms_{concurrency}"] = (nine.median("cpu_ms") - one.median("cpu_ms")) / 8
+    return result
+
+
 def peers(bench: Bench) -> Result:
     """Eight tasks by what a user would run instead."""
     result = _empty(bench, "peers", "eight tasks by what a user would run instead")
@@ -216,7 +228,7 @@ def peers(bench: Bench) -> Result:
 
 
 SCENARIOS: Mapping[str, Callable[[Bench], Result]] = {
-    scenario.__name__: scenario for scenario in (base, small, shipped, tasks, subset, lengths, peers)
+    scenario.__name__: scenario for scenario in (base, small, shipped, tasks, subset, lengths, hops, peers)
 }
 
 

@@ -12,6 +12,7 @@ from benchmarks.compare.texts import triton_request
 from benchmarks.compare.whole_models import (
     TRUNK_OUTPUT,
     WholeModel,
+    empty_file,
     fused_file,
     single_file,
     trunk_file,
@@ -120,6 +121,16 @@ class Systems:
             trunk_file(self._segments(), file)
         model = WholeModel("trunk", file, {TRUNK_OUTPUT: 2}, threads)
         return self._write(name, "up to the deepest tap, no heads: the limit", [model])
+
+    def empty(self, count: int, name: str) -> TritonSystem:
+        """Models that compute nothing: what is left is the price of handing a request over and back."""
+        models = []
+        for number in range(count):
+            output = f"empty_{number}"
+            file = self.folder / "files" / f"{output}.onnx"
+            empty_file(output, file)
+            models.append(WholeModel(f"step_{number}", file, {output: 2}, 1))
+        return self._write(name, f"the tokenizer and {count} models that compute nothing", models)
 
     def _write(self, name: str, what: str, models: Sequence[WholeModel]) -> TritonSystem:
         repository = self.folder / re.sub(r"\W+", "_", name)

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from builder.export.merged import merge_models
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
 from builder.export.onnx_file import export_single
-from builder.export.release import DEFAULT_RELEASE, get_release
+from builder.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
 from builder.model.head import new_head
 from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
@@ -99,6 +99,19 @@ def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
     onnx.save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)
 
 
+def empty_file(output: str, file: Path) -> None:
+    """A model that computes nothing: it gives back the first two token ids."""
+    ids = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["batch", "tokens"]) for name in _TOKEN_INPUTS]
+    nodes = [
+        helper.make_node("Slice", [INPUT_IDS, "from", "to", "axis"], ["first"]),
+        helper.make_node("Cast", ["first"], [output], to=onnx.TensorProto.FLOAT),
+    ]
+    given = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["batch", 2])
+    graph = helper.make_graph(nodes, "empty", ids, [given], _slice_of_two())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION), file)
+
+
 def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], max_length: int) -> None:
     """A repository of whole models behind the tokenizer, with the two ensembles that a server loads."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -171,6 +184,11 @@ def _with_input(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
     return model
 
 
+def _slice_of_two() -> list[onnx.TensorProto]:
+    places = (("from", 0), ("to", 2), ("axis", 1))
+    return [helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value]) for name, value in places]
+
+
 def _tail(state: str, like: onnx.ModelProto) -> onnx.ModelProto:
     width = like.graph.output[0].type.tensor_type.shape.dim[2].dim_value
     nodes = [
@@ -179,10 +197,7 @@ def _tail(state: str, like: onnx.ModelProto) -> onnx.ModelProto:
     ]
     constants = [
         helper.make_tensor("first", onnx.TensorProto.INT64, [], [0]),
-        *(
-            helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
-            for name, value in (("from", 0), ("to", 2), ("axis", 1))
-        ),
+        *_slice_of_two(),
     ]
     graph = helper.make_graph(
         nodes,

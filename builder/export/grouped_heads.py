@@ -19,7 +19,8 @@ from builder.export.release import OPSET, Release
 def merge_heads(files: Mapping[str, Path], path: Path, release: Release) -> None:
     """Writes one file that answers as all of these do, each under its own output's name.
 
-    A run for some of the outputs computes these alone where the runtime is told so (``only_execute_path_to_fetches``).
+    ONNX Runtime computes all outputs of a file, whichever are fetched: our backend runs the own files of the heads
+    where few of them are asked for.
 
     Args:
         files: task -> its head's file.

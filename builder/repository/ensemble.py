@@ -192,7 +192,7 @@ def _ensemble(
         feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
         _add_step(config, part, pinned_version(part), feeds, {segment.output: segment.output})
     for group in groups:
-        # Outputs that are not mapped are not asked for: of a head that was updated since, the group computes nothing.
+        # A head that was updated since is not asked of the group.
         members = {head.task: head.output for head in heads if head.is_in(group)}
         if members:
             _add_step(config, group.config, pinned_version(group.config), _head_inputs(group.group.tap), members)

@@ -238,50 +238,68 @@ def test_a_gpu_instance_needs_onnx_runtime_with_cuda(
     assert chosen[0] == ("CUDAExecutionProvider", {"device_id": "1"})
 
 
-def test_of_a_model_with_several_outputs_only_what_was_asked_for_is_computed(
-    backend: Any, triton: Any, tmp_path: Path
-) -> None:
+@pytest.fixture
+def group(backend: Any, tmp_path: Path) -> Any:
+    """A model of the heads a, b and c, in which c cannot be computed, with own files of a and b."""
     import onnx
     from onnx import TensorProto, helper
 
-    # There is no place 99 in what is sent: whoever computes the output `broken` fails.
-    graph = helper.make_graph(
-        [
-            helper.make_node("Add", ["x", "x"], ["double"]),
-            helper.make_node("Gather", ["x", "place"], ["broken"], axis=1),
-        ],
-        "two",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "n"])],
-        [
-            helper.make_tensor_value_info("double", TensorProto.FLOAT, ["batch", "n"]),
-            helper.make_tensor_value_info("broken", TensorProto.FLOAT, ["batch", 1]),
-        ],
-        [helper.make_tensor("place", TensorProto.INT64, [1], [99])],
-    )
-    (tmp_path / "1").mkdir()
-    model_file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model_file, tmp_path / "1" / "model.onnx")
+    def save(path: Path, outputs: str) -> None:
+        nodes = {
+            "a": helper.make_node("Add", ["x", "x"], ["a"]),
+            "b": helper.make_node("Mul", ["x", "x"], ["b"]),
+            # There is no place 99 in what is sent: whoever computes this fails.
+            "c": helper.make_node("Gather", ["x", "place"], ["c"], axis=1),
+        }
+        dims = {"a": "n", "b": "n", "c": 1}
+        info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", dims[name]]) for name in outputs]
+        graph = helper.make_graph(
+            [nodes[name] for name in outputs],
+            "heads",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "n"])],
+            info,
+            [helper.make_tensor("place", TensorProto.INT64, [1], [99])] if "c" in outputs else [],
+        )
+        path.mkdir(parents=True)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, path / "model.onnx")
+
+    save(tmp_path / "heads_02" / "1", "abc")
+    save(tmp_path / "head_a" / "1", "a")
+    save(tmp_path / "head_b" / "3", "b")
+    outputs = [{"name": name, "data_type": "TYPE_FP32", "dims": ["1" if name == "c" else "-1"]} for name in "abc"]
     config = {
         "max_batch_size": 8,
         "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1"]}],
-        "output": [
-            {"name": "double", "data_type": "TYPE_FP32", "dims": ["-1"]},
-            {"name": "broken", "data_type": "TYPE_FP32", "dims": ["1"]},
-        ],
+        "output": outputs,
+        "parameters": {"heads": {"string_value": "a:1,b:3,c:1"}},
     }
     model = backend.TritonPythonModel()
     model.initialize(
         {
-            "model_name": "two",
+            "model_name": "heads_02",
             "model_version": "1",
-            "model_repository": str(tmp_path),
+            "model_repository": str(tmp_path / "heads_02"),
             "model_config": json.dumps(config),
             "model_instance_kind": "CPU",
         }
     )
-    feed = {"x": np.ones((1, 3), np.float32)}
-    one, two = model.execute([triton.Request(feed, ["double"]), triton.Request(feed, ["double"])])
-    for response in (one, two):
-        np.testing.assert_array_equal(response.values()["double"], 2 * feed["x"])
-    (failed,) = model.execute([triton.Request(feed, ["double", "broken"])])
-    assert failed.error is not None
+    return model
+
+
+def test_a_model_of_several_heads_computes_those_few_that_were_asked_for(group: Any, triton: Any) -> None:
+    feed = {"x": np.full((1, 3), 3, np.float32)}
+    first, second = group.execute([triton.Request(feed, ["a"]), triton.Request(feed, ["a"])])
+    for response in (first, second):
+        np.testing.assert_array_equal(response.values()["a"], 2 * feed["x"])
+    (response,) = group.execute([triton.Request(feed, ["b"])])
+    np.testing.assert_array_equal(response.values()["b"], feed["x"] ** 2)
+    for wanted in (["a", "c"], ["a", "b", "c"], ["c"]):
+        (failed,) = group.execute([triton.Request(feed, wanted)])
+        assert failed.error is not None, "c has no file of its own, so the whole model runs"
+
+
+def test_heads_are_opened_alone_when_they_are_first_asked_for_alone(group: Any, triton: Any) -> None:
+    assert not group.alone
+    group.execute([triton.Request({"x": np.ones((1, 3), np.float32)}, ["b"])])
+    assert set(group.alone) == {"b"}
