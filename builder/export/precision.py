@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from builder.errors import UserError
+from builder.export.names import Segment
 
 Numbers = Literal["fp32", "int8", "fp16"]
 """``int8``: products of 8-bit integers, for CPUs. ``fp16``: 16-bit floats, for GPUs. Inputs and outputs stay FP32."""
@@ -33,6 +34,10 @@ class Precision(BaseModel):
     def is_reduced(self) -> bool:
         """Whether any part computes in less than fp32."""
         return self != FP32
+
+    def of_segment(self, segment: Segment) -> Numbers:
+        """What a segment computes in. The embeddings alone look up and normalise: there is nothing to reduce."""
+        return "fp32" if segment.stop == 0 else self.trunk
 
     def __str__(self) -> str:
         return self.trunk if self.trunk == self.heads else f"trunk={self.trunk},heads={self.heads}"
@@ -68,7 +73,7 @@ def _numbers(name: str, text: str) -> Numbers:
             f"--precision {text}: {name!r} is not known; give {', '.join(NUMBERS)}, or one a part, "
             "as in trunk=fp32,heads=int8"
         )
-    return cast(Numbers, name)
+    return name
 
 
 def reduce_file(source: Path, target: Path, numbers: Numbers, *, thorough: bool) -> None:

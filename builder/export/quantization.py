@@ -10,7 +10,7 @@ ten times as large as all others, which then rules the precision of all, of the 
 
 A quantised token has a second step where that pays: what rounding left over is quantised and multiplied as well, so
 that all that is lost is what rounding the weights loses. Where it pays:
-- where there is one row a text, as in a head's folded layer: time goes into reading the weights, and they are read once;
+- where there is one row a text, as in a head's folded layer: time goes into reading the weights, which are read once;
 - of the trunk, where a state goes into the values of the attention or into the feed-forward part: states have features
   that stand out, all heads depend on the trunk, and it is the smaller part of the work.
 
@@ -34,8 +34,8 @@ from builder.export.onnx_file import ExportError
 # In ONNX Runtime's own operators since 1.4, on the CPU: a product of integers, scaled to floats in the same pass.
 _DOMAIN = "com.microsoft"
 
-# A smaller matrix is read in no time, and the nodes around an integer product cost more.
-_SMALLEST_MATRIX = 1 << 12
+# A matrix of fewer outputs, as a head's last, is read in no time, and the nodes around an integer product cost more.
+_FEWEST_OUTPUTS = 16
 
 _HIGHEST = 127
 # A GELU is never below -0.17: with zero at 32 of 255 and a scale of at least 1.25 / 223 that still has its place.
@@ -81,7 +81,7 @@ class _Rewriting:
         count = 0
         for node in self._graph.node:
             matrix = self._view.weight(node)
-            if matrix is None or matrix.size < _SMALLEST_MATRIX:
+            if matrix is None or matrix.shape[1] < _FEWEST_OUTPUTS:
                 self._nodes.append(node)
             else:
                 self._replace(node, matrix)
@@ -105,7 +105,11 @@ class _Rewriting:
         else:
             self._product(first, scale, zero, weights, f"{result}_first")
             self._product(
-                self._second_step(given), self._number("second", 1 / _HIGHEST / _SECOND), zero, weights, f"{result}_rest"
+                self._second_step(given),
+                self._number("second", 1 / _HIGHEST / _SECOND),
+                zero,
+                weights,
+                f"{result}_rest",
             )
             self._add("Add", [f"{result}_first", f"{result}_rest"], scaled)
         unbiased = result if bias is None else f"{result}_unbiased"
@@ -146,7 +150,7 @@ class _Rewriting:
             scale, zero = self._number("first", 1 / _HIGHEST), "int8_zero"
             told = self._add("DequantizeLinear", [f"{given}_first", scale, zero], f"{given}_told")
             rest = self._add("Sub", [f"{given}_unit", told], f"{given}_rest")
-            self._add("QuantizeLinear", [rest, self._number("second", 1 / _HIGHEST / _SECOND), zero], second)
+            self._add("QuantizeLinear", [rest, self._second_scale, zero], second)
         return second
 
     def _joint_product(self, given: str, weights: tuple[str, str], result: str) -> None:
@@ -176,6 +180,10 @@ class _Rewriting:
         new = name not in self._made
         self._made.add(name)
         return new
+
+    @property
+    def _second_scale(self) -> str:
+        return self._number("second", 1 / _HIGHEST / _SECOND)
 
     def _number(self, name: str, value: float) -> str:
         return self._constant(f"int8_{name}", np.float32(value))
