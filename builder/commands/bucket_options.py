@@ -24,16 +24,6 @@ _OPTIONS = (
         "[default for auto: the tasks' dev texts]",
     ),
     click.option("--bucket-count", type=click.IntRange(1), help="With auto: how many at most. [default: 10]"),
-    click.option(
-        "--task-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="With auto: the folder of task files. [default: tasks]",
-    ),
-    click.option(
-        "--data",
-        type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="With auto: where data files are looked for first. [default: $ONETRUNK_DATA]",
-    ),
 )
 
 
@@ -44,9 +34,7 @@ def bucket_options(command: Command) -> Command:
     return command
 
 
-def wished_buckets(
-    buckets: str | None, texts: Path | None, bucket_count: int | None, task_dir: Path | None, data: Path | None
-) -> dict[str, Any]:
+def wished_buckets(buckets: str | None, texts: Path | None, bucket_count: int | None) -> dict[str, Any]:
     """The options as the fields of a BucketWish, which itself needs torch.
 
     Raises:
@@ -55,12 +43,9 @@ def wished_buckets(
     from builder.errors import UserError
 
     lengths = _lengths(buckets)
-    for option, value in (("--bucket-count", bucket_count), ("--task-dir", task_dir), ("--data", data)):
-        if value is not None and lengths != "auto":
-            raise UserError(f"{option} has an effect with --buckets auto only: give that too, or leave it out")
-        if value is not None and texts is not None and option != "--bucket-count":
-            raise UserError(f"{option} is for the tasks' dev texts, and --texts names others: leave one of them out")
-    given = {"lengths": lengths, "texts": texts, "most": bucket_count, "task_dir": task_dir, "data_root": data}
+    if bucket_count is not None and lengths != "auto":
+        raise UserError("--bucket-count has an effect with --buckets auto only: give that too, or leave it out")
+    given = {"lengths": lengths, "texts": texts, "most": bucket_count}
     return {name: value for name, value in given.items() if value is not None}
 
 

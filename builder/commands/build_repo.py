@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,11 @@ from rich.table import Table
 
 from builder.commands.bucket_options import bucket_options, wished_buckets
 from builder.commands.console import errors_end_command, progress_line
+from builder.errors import OneTrunkError
 
 if TYPE_CHECKING:
     from builder.repository.build import BuildReport
+    from builder.repository.gate_result import GateResult
 
 _EPILOG = """\b
 Examples:
@@ -27,6 +31,13 @@ Examples:
   build-repo --tasks all --buckets auto        padded lengths that suit the dev texts
   build-repo --tasks all --buckets auto --texts traffic.jsonl
   build-repo --tasks all --buckets 16,32,48,64,96,128
+
+\b
+In fewer bits:
+  build-repo --tasks all --precision int8      for CPUs, about twice as fast
+  build-repo --tasks all --precision fp16      for GPUs
+  build-repo --tasks all --precision trunk=fp32,heads=int8
+A task that then loses more than --max-loss on its dev data stops the build.
 
 A check that fails publishes nothing: what was served before stays whole.
 Next: serve-repo, then ask-repo "a text"."""
@@ -59,6 +70,46 @@ Next: serve-repo, then ask-repo "a text"."""
     help="Serve the heads of one tap by one model: fewer processes and hops. A head that is deployed later stays by "
     "itself until the next build.",
 )
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    metavar="P|trunk=P,heads=P",
+    help="What models compute in: fp32, int8 (CPU) or fp16 (GPU). Inputs and outputs stay FP32.",
+)
+@click.option(
+    "--gate",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether dev data must show that a lower precision loses little.",
+)
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Points of its metric that a task may lose.",
+)
+@click.option(
+    "--gate-rows",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="Dev rows a task, the same sample each time; 0 for all.",
+)
+@click.option(
+    "--task-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="tasks",
+    show_default=True,
+    help="The folder of task files, which say where dev data are: for --buckets auto, and the gate of a precision.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(
@@ -69,6 +120,12 @@ def build_repo(
     max_length: int,
     triton_release: str,
     group_heads: bool,
+    precision: str,
+    gate: str,
+    max_loss: float,
+    gate_rows: int,
+    task_dir: Path,
+    data: Path | None,
     dry_run: bool,
     as_json: bool,
     **bucket_settings: Any,
@@ -78,13 +135,17 @@ def build_repo(
     Every model is exported to ONNX and checked against torch on real text before anything is published.
     A second run with nothing changed writes nothing.
     """
+    from builder.export.precision import parse_precision
+
     with errors_end_command():
         names = _task_names(tasks)
         wish = wished_buckets(**bucket_settings)
-        with progress_line() as progress:
+        wanted = parse_precision(precision)
+        with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
             from builder.repository.build import build_repository
+            from builder.repository.gate import GateSettings
             from builder.repository.padding import BucketWish
 
             report = build_repository(
@@ -93,14 +154,17 @@ def build_repo(
                 tasks=names,
                 trunk=trunk,
                 max_length=max_length,
-                buckets=BucketWish(**wish),
+                buckets=BucketWish(**wish, task_dir=task_dir, data_root=data),
                 triton_release=triton_release,
                 group_heads=group_heads,
+                precision=wanted,
+                gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
                 dry_run=dry_run,
                 progress=progress,
             )
     if as_json:
         fields = {**dataclasses.asdict(report), "output": str(output), "changed": report.changed}
+        fields |= {"precision": report.precision.model_dump(), "gate": _plain_gate(report.gate)}
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
         _print_report(report, dry_run)
@@ -127,6 +191,38 @@ def _print_buckets(report: BuildReport) -> None:
     click.echo(f"texts are padded to {shown} tokens" + (f" ({buckets.fit})" if buckets.fit else ""))
 
 
+@contextmanager
+def _gate_shown() -> Iterator[None]:
+    """Shows what the gate found where it refuses, on stderr, before the error is told."""
+    try:
+        yield
+    except OneTrunkError as error:
+        from builder.repository.gate import GateError
+
+        if isinstance(error, GateError):
+            Console(stderr=True, highlight=False).print(_gate_table(error.results))
+        raise
+
+
+def _plain_gate(results: Mapping[str, GateResult]) -> dict[str, dict[str, float | str]]:
+    return {
+        task: {**result.model_dump(exclude={"key"}), "loss": round(result.loss, 4)}
+        for task, result in sorted(results.items())
+    }
+
+
+def _gate_table(results: Mapping[str, GateResult]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("rows", "fp32", "reduced", "loss"):
+        table.add_column(name, justify="right")
+    for task, result in sorted(results.items()):
+        scores = [f"{100 * score:.2f}" for score in (result.fp32, result.reduced)]
+        table.add_row(task, result.metric, f"{result.rows:,}", *scores, f"{result.loss:+.2f}")
+    return table
+
+
 def _print_report(report: BuildReport, dry_run: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
@@ -134,6 +230,7 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
         if report.buckets.fit:
             _print_buckets(report)
+        _print_gate(report, dry_run)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
@@ -144,8 +241,17 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
     Console(highlight=False).print(table)
     _print_buckets(report)
+    _print_gate(report, dry_run)
     verb = "would write" if dry_run else "wrote"
     gone = f", removed {len(report.removed)} models" if report.removed else ""
     click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")
     if not dry_run:
         click.echo('next: serve-repo, then ask-repo "a text"', err=True)
+
+
+def _print_gate(report: BuildReport, dry_run: bool) -> None:
+    if report.gate:
+        Console(highlight=False).print(_gate_table(report.gate))
+    if not report.gated:
+        why = "would be found out" if dry_run else "is not known: built without the gate"
+        click.echo(f"precision {report.precision}: what tasks lose by it {why}", err=True)

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
+from builder.export.precision import Numbers
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.repository.grouping import Group
@@ -53,7 +54,9 @@ def tokenizer_config(
     return config
 
 
-def segment_config(segment: Segment, *, width: int, trunk: str, version: int) -> pb.ModelConfig:
+def segment_config(
+    segment: Segment, *, width: int, trunk: str, version: int, numbers: Numbers = "fp32"
+) -> pb.ModelConfig:
     """A segment of the trunk."""
     config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
     for name in segment.inputs:
@@ -62,11 +65,11 @@ def segment_config(segment: Segment, *, width: int, trunk: str, version: int) ->
         else:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
-    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop)})
+    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": numbers})
     return config
 
 
-def head_config(spec: HeadSpec, *, versions: Sequence[int]) -> pb.ModelConfig:
+def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "fp32") -> pb.ModelConfig:
     """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     _add_state(config, spec.width)
@@ -82,6 +85,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int]) -> pb.ModelConfig:
         "tap": str(spec.tap),
         "layers": str(spec.layers),
         "trunk": spec.trunk,
+        "precision": numbers,
     }
     if spec.range:
         parameters["range"] = "{:g},{:g}".format(*spec.range)

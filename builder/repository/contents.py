@@ -12,6 +12,7 @@ from functools import cached_property
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.export.names import Segment, head_name
+from builder.export.precision import FP32, Numbers, Precision
 from builder.model.head_spec import HeadSpec
 from builder.repository.configs import config_text, group_config, head_config, label_file, segment_config
 from builder.repository.ensemble import ENSEMBLE_VERSION, GroupModel, HeadModel, candidate_config, ensemble_configs
@@ -29,6 +30,7 @@ class HeadState:
             rollback then finds at once, and a candidate.
         candidate: the version that is tried beside the served one.
         previous: the version that was served before; of a removed task, the one that was served last.
+        numbers: version -> what it computes in, where that is not fp32.
     """
 
     specs: Mapping[int, HeadSpec]
@@ -36,6 +38,7 @@ class HeadState:
     loaded: tuple[int, ...]
     candidate: int | None = None
     previous: int | None = None
+    numbers: Mapping[int, Numbers] = field(default_factory=dict)
 
     def at_rest(self) -> HeadState:
         """The same with those versions loaded that should be while nothing is being changed."""
@@ -45,7 +48,8 @@ class HeadState:
     def model(self, version: int, output: str | None = None) -> HeadModel:
         """One version, as an ensemble names it."""
         spec = self.specs[version]
-        return HeadModel(head_config(spec, versions=self.loaded), spec.labels, version, output or spec.task)
+        config = head_config(spec, versions=self.loaded, numbers=self.numbers.get(version, "fp32"))
+        return HeadModel(config, spec.labels, version, output or spec.task)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Contents:
         segments: segment in use -> version.
         heads: every head, by task.
         groups: the models that hold several heads of one tap, those too of which no head is served just now.
+        precision: what segments compute in, and heads that are exported from now on.
     """
 
     trunk: str
@@ -80,6 +85,7 @@ class Contents:
     segments: Mapping[Segment, int]
     heads: Mapping[str, HeadState] = field(default_factory=dict)
     groups: tuple[GroupState, ...] = ()
+    precision: Precision = FP32
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -126,7 +132,9 @@ class Contents:
     def segment_configs(self) -> dict[Segment, pb.ModelConfig]:
         """The segments' configs."""
         return {
-            segment: segment_config(segment, width=self.width, trunk=self.trunk, version=version)
+            segment: segment_config(
+                segment, width=self.width, trunk=self.trunk, version=version, numbers=self.precision.of_segment(segment)
+            )
             for segment, version in self.segments.items()
         }
 

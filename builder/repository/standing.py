@@ -64,10 +64,10 @@ def read_standing(repository: Path) -> Standing:
     if len(widths) != 1:
         raise UserError(f"{repository}: its heads do not stand on one trunk: run build-repo again")
     tokenizer = _read_tokenizer(repository)
+    cut = dict(sorted(segments.items()))
     groups = tuple(_read_groups(repository, manifest))
-    return Standing(
-        manifest, Contents(manifest.trunk, widths.pop(), tokenizer, dict(sorted(segments.items())), heads, groups)
-    )
+    contents = Contents(manifest.trunk, widths.pop(), tokenizer, cut, heads, groups, manifest.precision)
+    return Standing(manifest, contents)
 
 
 def changed_texts(repository: Path, contents: Contents) -> list[str]:
@@ -90,7 +90,8 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
             if version in in_use or spec.trunk == trunk:
                 specs[version] = spec
     loaded = tuple(version for version in entry.loaded if version in specs)
-    return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous)
+    numbers = {version: made.numbers for version, made in entry.versions.items() if made.numbers != "fp32"}
+    return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous, numbers)
 
 
 def _read_groups(repository: Path, manifest: Manifest) -> Iterator[GroupState]:

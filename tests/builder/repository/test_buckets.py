@@ -224,8 +224,6 @@ def test_command_measures_the_usual_buckets_on_texts(command, traffic):
         (["--buckets", ","], "give auto, or lengths"),
         (["--buckets", "16,32"], "the last one has to be --max-length (48)"),
         (["--bucket-count", "4"], "--bucket-count has an effect with --buckets auto only"),
-        (["--buckets", "48", "--data", "."], "--data has an effect with --buckets auto only"),
-        (["--buckets", "auto", "--task-dir", "t", "--texts", "TRAFFIC"], "--task-dir is for the tasks' dev texts"),
         (["--buckets", "auto", "--task-dir", "nowhere"], "no dev texts of grade, match, mood, topic"),
     ],
 )
