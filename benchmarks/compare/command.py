@@ -16,6 +16,8 @@ from rich.table import Table
 from builder.commands.console import errors_end_command, progress_line
 from builder.errors import UserError
 
+NAMES = ("base", "small", "shipped", "tasks", "subset", "lengths", "hops", "peers")
+
 
 def compare(
     *,
@@ -40,24 +42,20 @@ def compare(
         output: folder of the results.
         as_json: whether the goals are printed as JSON.
     """
-    with errors_end_command(), progress_line() as progress:
-        progress("loading torch", 0, 1)
-        from benchmarks.compare.report import goal_rows, write_report
-        from benchmarks.compare.scenarios import SCENARIOS, Bench
+    with errors_end_command():
+        wanted = _wanted(scenarios, peers)
+        with progress_line() as progress:
+            progress("loading torch", 0, 1)
+            # Imported here: a mistyped option needs no torch.
+            from benchmarks.compare.report import goal_rows, write_report
+            from benchmarks.compare.scenarios import SCENARIOS, Bench
 
-        wanted = list(scenarios or SCENARIOS)
-        if unknown := [name for name in wanted if name not in SCENARIOS]:
-            raise UserError(f"--scenarios {unknown[0]}: no such scenario; there are: {', '.join(SCENARIOS)}")
-        if peers is None and "peers" in wanted:
-            if scenarios:
-                raise UserError("scenario peers: give their Python by --peers (see benchmarks/peers/README.md)")
-            wanted.remove("peers")
-        cores = len(os.sched_getaffinity(0))
-        bench = Bench(work, heads, seconds, repeats, cores, peers, progress)
-        for name in wanted:
-            # Saved one by one: what was measured stays measured when a later one fails.
-            SCENARIOS[name](bench).save(output)
-        goals = write_report(output)
+            cores = len(os.sched_getaffinity(0))
+            bench = Bench(work, heads, seconds, repeats, cores, peers, progress)
+            for name in wanted:
+                # Saved one by one: what was measured stays measured when a later one fails.
+                SCENARIOS[name](bench).save(output)
+            goals = write_report(output)
     if as_json:
         summary = {goal.name: {"value": goal.value, "reached": goal.reached} for goal in goals}
         click.echo(json.dumps(summary, indent=2))
@@ -70,3 +68,14 @@ def compare(
         Console().print(table)
     click.echo(f"saved: {output}/README.md", err=True)
     sys.stdout.flush()
+
+
+def _wanted(scenarios: Sequence[str] | None, peers: Path | None) -> list[str]:
+    wanted = list(scenarios or NAMES)
+    if unknown := [name for name in wanted if name not in NAMES]:
+        raise UserError(f"--scenarios {unknown[0]}: no such scenario; there are: {', '.join(NAMES)}")
+    if peers is None and "peers" in wanted:
+        if scenarios:
+            raise UserError("scenario peers: give their Python by --peers (see benchmarks/peers/README.md)")
+        wanted.remove("peers")
+    return wanted

@@ -29,17 +29,20 @@ def write_one_trunk(ours: Path, folder: Path) -> None:
     (folder / _TRUNK / "1").mkdir(parents=True)
     onnx.save(model, folder / _TRUNK / "1" / "model.onnx")
     segments = [_read(folder / name) for name in parts]
+    inputs = {tensor.name for tensor in model.graph.input}
     config = pb.ModelConfig()
     config.CopyFrom(segments[0])
     config.name = _TRUNK
+    del config.input[:]
+    config.input.extend({t.name: t for part in segments for t in part.input if t.name in inputs}.values())
     config.version_policy.specific.versions[:] = [1]
     for segment in segments[1:]:
         config.output.extend(segment.output)
     _write(folder / _TRUNK, config)
     for name, ensemble in configs.items():
         merged = pb.ModelEnsembling.Step(model_name=_TRUNK, model_version=1)
-        merged.input_map.update(steps[0].input_map)
         for step in steps:
+            merged.input_map.update({name: source for name, source in step.input_map.items() if name in inputs})
             merged.output_map.update(step.output_map)
         rest = [step for step in ensemble.ensemble_scheduling.step if not step.model_name.startswith("trunk_")]
         del ensemble.ensemble_scheduling.step[:]

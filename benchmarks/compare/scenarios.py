@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.compare.command import NAMES
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.result import Point, Result, describe_machine
@@ -233,6 +234,7 @@ def peers(bench: Bench) -> Result:
 SCENARIOS: Mapping[str, Callable[[Bench], Result]] = {
     scenario.__name__: scenario for scenario in (base, small, shipped, tasks, subset, lengths, hops, peers)
 }
+assert tuple(SCENARIOS) == NAMES
 
 
 def _trunks(others: Systems) -> list[TritonSystem]:
