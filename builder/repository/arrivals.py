@@ -154,4 +154,5 @@ def make_manifest(
         buckets=tuple(int(bucket) for bucket in settings["buckets"].split(",")),
         tasks=contents.tasks,
         models=models,
+        placement=contents.placement,
     )

@@ -21,8 +21,11 @@ from builder.repository.arrivals import holds_text, make_manifest, merged_versio
 from builder.repository.configs import TOKENIZER
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
 from builder.repository.padding import Buckets, BucketWish
+from builder.repository.placement import CPU, Device, Placement
 from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from builder.repository.publication import Publication, finish_earlier, locked
+from builder.repository.thread_choice import Goal
+from builder.repository.tuning import Tuning, tune_repository
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class BuildReport:
         differences: model -> greatest difference from torch; empty where nothing had to be checked.
         finished_earlier: whether an earlier publication, cut off in its moves, was completed first.
         seconds: time taken.
+        placement: where the models run, and with how many threads.
+        notes: what a user should know of what was measured.
     """
 
     output: Path
@@ -50,6 +55,8 @@ class BuildReport:
     differences: dict[str, float] = field(default_factory=dict)
     finished_earlier: bool = False
     seconds: float = 0.0
+    placement: Placement = CPU
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -67,6 +74,8 @@ def build_repository(
     buckets: BucketWish | None = None,
     triton_release: str = DEFAULT_RELEASE,
     group_heads: bool = False,
+    device: Device = "cpu",
+    tune: Goal | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -81,6 +90,8 @@ def build_repository(
         buckets: the padded lengths, or what to choose them from; None for 16, 32, 64 ...
         triton_release: the Triton release that must be able to load the files, as in ``24.10``.
         group_heads: whether the heads of one tap are served by one model, where there are several.
+        device: where segments and heads run.
+        tune: measure the models on this machine, and give each the threads that suit this goal; None for usual numbers.
         dry_run: only say what would be done.
         progress: see Progress.
 
@@ -89,6 +100,7 @@ def build_repository(
         OneTrunkError: an export or a check failed. Nothing was published then.
     """
     started = time.monotonic()
+    _check_tune(tune, device, dry_run)
     release = get_release(triton_release)
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
@@ -99,7 +111,14 @@ def build_repository(
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(
-            output, loaded, chosen, settled.lengths, manifest, settled.origin, group_heads=group_heads
+            output,
+            loaded,
+            chosen,
+            settled.lengths,
+            manifest,
+            settled.origin,
+            group_heads=group_heads,
+            placement=_placement(device, tune, manifest),
         )
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
@@ -107,6 +126,9 @@ def build_repository(
         differences = {}
         if changed and not dry_run:
             differences = _publish(output, plan, loaded, release, manifest, texts, progress)
+        tuning = Tuning(plan.contents.placement)
+        if tune is not None:
+            tuning = tune_repository(output, tune, settled.typical, progress)
     return BuildReport(
         output=output,
         tasks=tuple(chosen),
@@ -115,12 +137,28 @@ def build_repository(
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
         },
-        written=(*written, MANIFEST) if changed else (),
+        written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else [])])),
         removed=tuple(plan.removed),
         differences=differences,
         finished_earlier=finished,
         seconds=time.monotonic() - started,
+        placement=tuning.placement,
+        notes=tuning.notes,
     )
+
+
+def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
+    if tune is not None and device != "cpu":
+        raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
+    if tune is not None and dry_run:
+        raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+
+
+def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:
+    """The placement to build with; what was measured before stays until it is measured anew."""
+    if tune is not None and manifest is not None and manifest.placement.device == device:
+        return manifest.placement
+    return Placement(device=device)
 
 
 def _check_candidates(output: Path, manifest: Manifest | None) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from builder.errors import UserError
+from builder.repository.placement import CPU, Placement
 
 MANIFEST = "manifest.json"
 SCHEMA: Literal[2] = 2
@@ -62,7 +63,11 @@ class ModelEntry(BaseModel):
 class Manifest(BaseModel):
     """``manifest.json``.
 
-    It holds no time and no path of the machine, so that equal repositories have equal manifests.
+    It holds no time and no path of the machine, so that equal repositories have equal manifests; what was measured is
+    in it where somebody asked for that.
+
+    Attributes:
+        placement: where the models run, and with how many threads; absent where all is as it is by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,10 +80,12 @@ class Manifest(BaseModel):
     buckets: tuple[int, ...]
     tasks: tuple[str, ...]
     models: dict[ModelName, ModelEntry]
+    placement: Placement = CPU
 
     def text(self) -> str:
         """The file's content."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+        values = self.model_dump(mode="json", exclude={"placement"} if self.placement == CPU else None)
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def read_manifest(repository: Path) -> Manifest | None:

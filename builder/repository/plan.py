@@ -22,6 +22,7 @@ from builder.repository.configs import TOKENIZER, tokenizer_config
 from builder.repository.contents import Contents, GroupState, HeadState
 from builder.repository.grouping import Group, Member
 from builder.repository.manifest import Manifest, source_hash
+from builder.repository.placement import CPU, Placement
 from builder.repository.versions import (
     EXPORT_FORMAT,
     TOKENIZER_CONTENTS,
@@ -113,6 +114,7 @@ def plan_repository(
     buckets_from: str | None = None,
     *,
     group_heads: bool = False,
+    placement: Placement = CPU,
 ) -> RepositoryPlan:
     """Compares what is wanted with what the manifest says is there, and with the files themselves."""
     segments = cut_trunk({head.spec.tap for head in heads.values()})
@@ -143,6 +145,7 @@ def plan_repository(
             task: _head_state(repository, head.spec, models[head_name(task)], manifest) for task, head in heads.items()
         },
         groups=tuple(GroupState(group, models[group.name].version) for group in groups),
+        placement=placement,
     )
     ensembles = {config.name for config, _ in contents.ensembles}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)

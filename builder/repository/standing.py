@@ -65,9 +65,9 @@ def read_standing(repository: Path) -> Standing:
         raise UserError(f"{repository}: its heads do not stand on one trunk: run build-repo again")
     tokenizer = _read_tokenizer(repository)
     groups = tuple(_read_groups(repository, manifest))
-    return Standing(
-        manifest, Contents(manifest.trunk, widths.pop(), tokenizer, dict(sorted(segments.items())), heads, groups)
-    )
+    in_use = dict(sorted(segments.items()))
+    contents = Contents(manifest.trunk, widths.pop(), tokenizer, in_use, heads, groups, manifest.placement)
+    return Standing(manifest, contents)
 
 
 def changed_texts(repository: Path, contents: Contents) -> list[str]:
