@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +13,12 @@ from builder.repository.arrivals import make_manifest, merged_versions
 from builder.repository.configs import TOKENIZER, parameters_of
 from builder.repository.contents import Contents
 from builder.repository.manifest import MANIFEST
-from builder.repository.part_times import Times, measure_parts, thread_counts
+from builder.repository.part_times import Measurement, measure_parts
 from builder.repository.placement import Placement
 from builder.repository.publication import Publication
+from builder.repository.quiet import QUIET
 from builder.repository.standing import changed_texts, read_standing
 from builder.repository.thread_choice import Goal, choose_threads
-
-# Alone on the machine, one thread takes no longer than it computes.
-_BUSY = 1.25
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,10 @@ def tune_repository(repository: Path, goal: Goal, tokens: int, progress: Progres
     standing = read_standing(repository)
     cores = usable_cores()
     vocab_size = int(parameters_of(standing.contents.tokenizer)["vocab_size"])
-    times = measure_parts(_files(repository, standing.contents), tokens, vocab_size, thread_counts(cores), progress)
+    found = measure_parts(_files(repository, standing.contents), tokens, vocab_size, cores, progress)
     by = "build-repo --tune" if goal == "throughput" else f"build-repo --tune {goal}"
     placement = Placement(
-        threads=choose_threads(times, cores, goal, tokens),
+        threads=choose_threads(found.times, cores, goal, tokens),
         measured=f"Measured by {by} on {processor_model()}, {cores} core{'' if cores == 1 else 's'}.",
     )
     contents = replace(standing.contents, placement=placement)
@@ -73,7 +70,7 @@ def tune_repository(repository: Path, goal: Goal, tokens: int, progress: Progres
             publication.commit([], loadable=True)
     except OSError as error:
         raise OneTrunkError(f"{repository}: {error.strerror} while writing; the threads stay as they were") from error
-    return Tuning(placement, (*texts, MANIFEST), tuple(_notes(times)))
+    return Tuning(placement, (*texts, MANIFEST), _notes(found))
 
 
 def _files(repository: Path, contents: Contents) -> dict[str, Path]:
@@ -86,12 +83,10 @@ def _files(repository: Path, contents: Contents) -> dict[str, Path]:
     }
 
 
-def _notes(times: Times) -> Sequence[str]:
-    one = [part[min(part)] for part in times.values()]
-    waited = sum(time.wall_ms for time in one) / sum(time.cpu_ms for time in one)
-    if waited < _BUSY:
-        return []
-    return [
-        f"other programs took a share of the cores while --tune measured (single threads took {waited:.1f} times what "
-        "they computed): give the command again when the machine is quiet"
-    ]
+def _notes(found: Measurement) -> tuple[str, ...]:
+    if found.free_share >= QUIET:
+        return ()
+    return (
+        f"other programs took {100 * (1 - found.free_share):.0f}% of the cores while --tune measured, so that more "
+        "threads may help more than it seems: give the command again when the machine is quiet",
+    )
