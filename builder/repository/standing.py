@@ -66,7 +66,7 @@ def read_standing(repository: Path) -> Standing:
     tokenizer = _read_tokenizer(repository)
     groups = tuple(_read_groups(repository, manifest))
     in_use = dict(sorted(segments.items()))
-    contents = Contents(manifest.trunk, widths.pop(), tokenizer, in_use, heads, groups, manifest.placement)
+    contents = Contents(manifest.trunk, widths.pop(), tokenizer, in_use, heads, groups, placement=manifest.placement)
     return Standing(manifest, contents)
 
 
