@@ -20,6 +20,8 @@ from builder.errors import OneTrunkError
 if TYPE_CHECKING:
     from builder.repository.build import BuildReport
     from builder.repository.gate_result import GateResult
+    from builder.repository.placement import Device
+    from builder.repository.thread_choice import Goal
 
 _EPILOG = """\b
 Examples:
@@ -31,6 +33,9 @@ Examples:
   build-repo --tasks all --buckets auto        padded lengths that suit the dev texts
   build-repo --tasks all --buckets auto --texts traffic.jsonl
   build-repo --tasks all --buckets 16,32,48,64,96,128
+  build-repo --tasks all --tune                threads for the most texts a second, on this machine
+  build-repo --tasks all --tune latency        threads for the quickest answer to one request
+  build-repo --tasks all --device gpu          for NVIDIA's container on a machine with a GPU
 
 \b
 In fewer bits:
@@ -110,6 +115,21 @@ Next: serve-repo, then ask-repo "a text"."""
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
 )
+@click.option(
+    "--tune",
+    type=click.Choice(["throughput", "latency"]),
+    is_flag=False,
+    flag_value="throughput",
+    help="Measure every model on this machine, and give each the threads that suit: as few as keep all cores busy, or "
+    "as many as make one answer quick. [default: usual numbers; without a word behind it: throughput]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where segments and heads run. The tokenizer stays on the CPU.",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(
@@ -126,6 +146,8 @@ def build_repo(
     gate_rows: int,
     task_dir: Path,
     data: Path | None,
+    tune: Goal | None,
+    device: Device,
     dry_run: bool,
     as_json: bool,
     **bucket_settings: Any,
@@ -159,12 +181,15 @@ def build_repo(
                 group_heads=group_heads,
                 precision=wanted,
                 gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
+                tune=tune,
+                device=device,
                 dry_run=dry_run,
                 progress=progress,
             )
     if as_json:
         fields = {**dataclasses.asdict(report), "output": str(output), "changed": report.changed}
         fields |= {"precision": report.precision.model_dump(), "gate": _plain_gate(report.gate)}
+        fields["placement"] = report.placement.model_dump(mode="json")
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
         _print_report(report, dry_run)
@@ -223,6 +248,17 @@ def _gate_table(results: Mapping[str, GateResult]) -> Table:
     return table
 
 
+def _print_placement(report: BuildReport) -> None:
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if report.placement.device != "cpu":
+        click.echo(f"segments and heads run on the {report.placement.device.upper()}, the tokenizer on the CPU")
+    for model, threads in report.placement.threads.items():
+        click.echo(f"{model}: {threads.reason}")
+    if report.placement.measured:
+        click.echo(report.placement.measured)
+
+
 def _print_report(report: BuildReport, dry_run: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
@@ -242,6 +278,7 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
     Console(highlight=False).print(table)
     _print_buckets(report)
     _print_gate(report, dry_run)
+    _print_placement(report)
     verb = "would write" if dry_run else "wrote"
     gone = f", removed {len(report.removed)} models" if report.removed else ""
     click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")

@@ -27,7 +27,6 @@ from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions
-from builder.repository.configs import config_text
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
 from builder.repository.manifest import MANIFEST, Manifest
@@ -76,7 +75,7 @@ class Change:
     def new_segment_texts(self) -> dict[str, str]:
         """The configs of segments that only ``after`` has."""
         return {
-            f"{config.name}/config.pbtxt": config_text(config)
+            f"{config.name}/config.pbtxt": self.after.placement.config_text(config)
             for segment, config in self.after.segment_configs().items()
             if self.before.segments.get(segment) != self.after.segments[segment]
         }

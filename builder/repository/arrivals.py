@@ -179,4 +179,5 @@ def make_manifest(
         models=models,
         precision=contents.precision,
         gate=dict(gate) if gate is not None else before.gate if before else {},
+        placement=contents.placement,
     )

@@ -23,8 +23,11 @@ from builder.repository.gate_plan import GatePlan, plan_gate
 from builder.repository.gate_result import GateResult
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
 from builder.repository.padding import Buckets, BucketWish
+from builder.repository.placement import CPU, Device, Placement
 from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from builder.repository.publication import Publication, finish_earlier, locked
+from builder.repository.thread_choice import Goal
+from builder.repository.tuning import Tuning, tune_repository
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class BuildReport:
         gated: whether every task of reduced precision passed the gate.
         finished_earlier: whether an earlier publication, cut off in its moves, was completed first.
         seconds: time taken.
+        placement: where the models run, and with how many threads.
+        notes: what a user should know of what was measured.
     """
 
     output: Path
@@ -58,6 +63,8 @@ class BuildReport:
     gated: bool = True
     finished_earlier: bool = False
     seconds: float = 0.0
+    placement: Placement = CPU
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -77,6 +84,8 @@ def build_repository(
     group_heads: bool = False,
     precision: Precision = FP32,
     gate: GateSettings | None = None,
+    device: Device = "cpu",
+    tune: Goal | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -93,6 +102,8 @@ def build_repository(
         group_heads: whether the heads of one tap are served by one model, where there are several.
         precision: what trunk and heads compute in.
         gate: how a reduced precision is judged; None for the default, see GateSettings.
+        device: where segments and heads run.
+        tune: measure the models on this machine, and give each the threads that suit this goal; None for usual numbers.
         dry_run: only say what would be done.
         progress: see Progress.
 
@@ -102,6 +113,7 @@ def build_repository(
         OneTrunkError: an export or a check failed. Nothing was published then either.
     """
     started = time.monotonic()
+    _check_tune(tune, device, dry_run)
     release = get_release(triton_release)
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
@@ -121,6 +133,7 @@ def build_repository(
             settled.origin,
             group_heads=group_heads,
             precision=precision,
+            placement=_placement(device, tune, manifest),
         )
         gating = plan_gate(plan, manifest, settings)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
@@ -131,6 +144,9 @@ def build_repository(
         results = dict(gating.known)
         if changed and not dry_run:
             differences, results = _publish(output, plan, gating, loaded, release, manifest, texts, progress)
+        tuning = Tuning(plan.contents.placement)
+        if tune is not None:
+            tuning = tune_repository(output, tune, settled.typical, progress)
     return BuildReport(
         output=output,
         tasks=tuple(chosen),
@@ -139,7 +155,7 @@ def build_repository(
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
         },
-        written=(*written, MANIFEST) if changed else (),
+        written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else [])])),
         removed=tuple(plan.removed),
         differences=differences,
         precision=precision,
@@ -147,7 +163,23 @@ def build_repository(
         gated=set(gating.tasks) <= set(results),
         finished_earlier=finished,
         seconds=time.monotonic() - started,
+        placement=tuning.placement,
+        notes=tuning.notes,
     )
+
+
+def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
+    if tune is not None and device != "cpu":
+        raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
+    if tune is not None and dry_run:
+        raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+
+
+def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:
+    """The placement to build with; what was measured before stays until it is measured anew."""
+    if tune is not None and manifest is not None and manifest.placement.device == device:
+        return manifest.placement
+    return Placement(device=device)
 
 
 def _check_candidates(output: Path, manifest: Manifest | None) -> None:

@@ -17,6 +17,7 @@ from builder.model.head_spec import HeadSpec
 from builder.repository.configs import config_text, group_config, head_config, label_file, segment_config
 from builder.repository.ensemble import ENSEMBLE_VERSION, GroupModel, HeadModel, candidate_config, ensemble_configs
 from builder.repository.grouping import Group
+from builder.repository.placement import CPU, Placement
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Contents:
         heads: every head, by task.
         groups: the models that hold several heads of one tap, those too of which no head is served just now.
         precision: what segments compute in, and heads that are exported from now on.
+        placement: where the models run, and with how many threads.
     """
 
     trunk: str
@@ -86,6 +88,7 @@ class Contents:
     heads: Mapping[str, HeadState] = field(default_factory=dict)
     groups: tuple[GroupState, ...] = ()
     precision: Precision = FP32
+    placement: Placement = CPU
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -147,7 +150,7 @@ class Contents:
         texts = {f"{head_name(head.task)}/{label_file(head.task)}": label_text(head) for head in shown if head.labels}
         groups = (group.config for group in self._group_models())
         for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown), *groups):
-            texts[f"{config.name}/config.pbtxt"] = config_text(config)
+            texts[f"{config.name}/config.pbtxt"] = self.placement.config_text(config)
         return texts
 
     @cached_property

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from builder.errors import UserError
 from builder.export.precision import FP32, Numbers, Precision
 from builder.repository.gate_result import GateResult
+from builder.repository.placement import CPU, Placement
 
 MANIFEST = "manifest.json"
 SCHEMA: Literal[2] = 2
@@ -66,12 +67,13 @@ class ModelEntry(BaseModel):
 class Manifest(BaseModel):
     """``manifest.json``.
 
-    It holds no time and no path of the machine, so that equal repositories have equal manifests. What is only said of
-    a reduced precision is left out where there is none, as in manifests from before there was any.
+    It holds no time and no path of the machine, so that equal repositories have equal manifests; what was measured is
+    in it where somebody asked for that. What is as it is by default is left out.
 
     Attributes:
         precision: what the trunk computes in, and heads that are exported.
         gate: task -> what the last gate found.
+        placement: where the models run, and with how many threads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +88,7 @@ class Manifest(BaseModel):
     models: dict[ModelName, ModelEntry]
     precision: Precision = FP32
     gate: dict[str, GateResult] = {}
+    placement: Placement = CPU
 
     def text(self) -> str:
         """The file's content."""
@@ -94,6 +97,8 @@ class Manifest(BaseModel):
             del values["precision"]
         if not self.gate:
             del values["gate"]
+        if self.placement == CPU:
+            del values["placement"]
         for model in values["models"].values():
             for version in model["versions"].values():
                 if version["numbers"] == "fp32":

@@ -19,6 +19,8 @@ from builder.repository.length_sample import LengthSample, sample_file, sample_t
 MOST_BUCKETS = 10
 # Kernels for GPUs like multiples of it, and it keeps the choice steady when the texts change a little.
 STEP = 8
+# What GLUE's longer tasks come to; most texts of the others are shorter.
+_USUAL = 64
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Buckets:
         texts: how many.
         padding_share: padding in all tokens sent, were these texts sent one a request; None without texts.
         notes: what a user should know of the texts.
+        median_length: in tokens, of these texts; None without texts.
     """
 
     lengths: tuple[int, ...]
@@ -40,6 +43,14 @@ class Buckets:
     texts: int = 0
     padding_share: float | None = None
     notes: tuple[str, ...] = ()
+    median_length: int | None = None
+
+    @property
+    def typical(self) -> int:
+        """The bucket of a middling text: of those known; without texts, of up to 64 tokens."""
+        if self.median_length is not None:
+            return next(bucket for bucket in self.lengths if bucket >= self.median_length)
+        return max((bucket for bucket in self.lengths if bucket <= _USUAL), default=self.lengths[0])
 
     @property
     def fit(self) -> str | None:
@@ -105,4 +116,5 @@ def _fitted(lengths: tuple[int, ...], sample: LengthSample, *, chosen: bool) -> 
         texts=sample.lengths.total(),
         padding_share=padding_share(sample.lengths, lengths),
         notes=sample.notes,
+        median_length=sorted(sample.lengths.elements())[sample.lengths.total() // 2],
     )

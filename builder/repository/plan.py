@@ -23,6 +23,7 @@ from builder.repository.configs import TOKENIZER, tokenizer_config
 from builder.repository.contents import Contents, GroupState, HeadState
 from builder.repository.grouping import Group, Member
 from builder.repository.manifest import Manifest, source_hash
+from builder.repository.placement import CPU, Placement
 from builder.repository.versions import (
     EXPORT_FORMAT,
     TOKENIZER_CONTENTS,
@@ -116,6 +117,7 @@ def plan_repository(
     *,
     group_heads: bool = False,
     precision: Precision = FP32,
+    placement: Placement = CPU,
 ) -> RepositoryPlan:
     """Compares what is wanted with what the manifest says is there, and with the files themselves."""
     segments = cut_trunk({head.spec.tap for head in heads.values()})
@@ -152,6 +154,7 @@ def plan_repository(
         },
         groups=tuple(GroupState(group, models[group.name].version) for group in groups),
         precision=precision,
+        placement=placement,
     )
     ensembles = {config.name for config, _ in contents.ensembles}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)

@@ -66,7 +66,9 @@ def read_standing(repository: Path) -> Standing:
     tokenizer = _read_tokenizer(repository)
     cut = dict(sorted(segments.items()))
     groups = tuple(_read_groups(repository, manifest))
-    contents = Contents(manifest.trunk, widths.pop(), tokenizer, cut, heads, groups, manifest.precision)
+    contents = Contents(
+        manifest.trunk, widths.pop(), tokenizer, cut, heads, groups, manifest.precision, manifest.placement
+    )
     return Standing(manifest, contents)
 
 

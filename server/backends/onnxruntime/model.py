@@ -98,7 +98,7 @@ def providers(args: dict[str, str]) -> list[Any]:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ConfigError(
             "instance_group asks for KIND_GPU, but this ONNX Runtime has no CUDA: "
-            "install onnxruntime-gpu in place of onnxruntime, or ask for KIND_CPU"
+            "install onnxruntime-gpu in place of onnxruntime, or build-repo --device cpu"
         )
     return [("CUDAExecutionProvider", {"device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
 
