@@ -19,9 +19,10 @@ from builder.repository.arrivals import holds_text, make_manifest, merged_versio
 from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import TOKENIZER
 from builder.repository.exports import Exports
-from builder.repository.gate import GateSettings, judge, measure_losses, read_dev
+from builder.repository.gate import judge, measure_losses, read_dev
 from builder.repository.gate_plan import GatePlan, plan_gate
 from builder.repository.gate_result import GateResult
+from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
 from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from builder.repository.publication import Publication, finish_earlier, locked
@@ -72,7 +73,7 @@ def build_repository(
     max_length: int = 128,
     triton_release: str = DEFAULT_RELEASE,
     precision: Precision = FP32,
-    gate: GateSettings | None = None,
+    gate: GateSettings = DEFAULT_GATE,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -86,7 +87,7 @@ def build_repository(
         max_length: longest text in tokens, and the last bucket.
         triton_release: the Triton release that must be able to load the files, as in ``24.10``.
         precision: what trunk and heads compute in.
-        gate: how a reduced precision is judged; None for the default, see GateSettings.
+        gate: how a reduced precision is judged.
         dry_run: only say what would be done.
         progress: see Progress.
 
@@ -101,13 +102,12 @@ def build_repository(
     loaded = load_trunk(trunk)
     buckets = buckets_up_to(max_length, loaded.max_positions)
     chosen = select_heads(heads, tasks, loaded)
-    settings = gate or GateSettings()
     with nullcontext() if dry_run else locked(output):
         finished = not dry_run and finish_earlier(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(output, loaded, chosen, buckets, manifest, precision)
-        gating = plan_gate(plan, manifest, settings)
+        gating = plan_gate(plan, manifest, gate)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
