@@ -22,7 +22,7 @@ from builder.model.head_spec import read_spec
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress
 from builder.repository.build import build_repository
-from builder.repository.gate import GateSettings
+from builder.repository.gate_settings import GateSettings
 
 SEPARATE = "ours, a model a head"
 GROUPED = "ours, heads grouped"
@@ -76,7 +76,7 @@ class Ours:
 
     def build(self, name: str, *, grouped: bool = True, precision: str = "fp32") -> TritonSystem:
         """One of the repositories, under the name that it has in the results."""
-        what = "a model a head" if not grouped else "--group-heads"
+        what = "a model a head" if not grouped else "--group-heads --tune"
         what += "" if precision == "fp32" else f" --precision {precision}"
         folder = self.bench.folder / "repositories" / self.shape.name / f"{_slug(name)}_{self.max_length}"
         build_repository(
@@ -85,6 +85,7 @@ class Ours:
             trunk=self.shape.trunk,
             max_length=self.max_length,
             group_heads=grouped,
+            tune="throughput" if grouped else None,
             precision=parse_precision(precision),
             # What a random head loses says nothing; what the shipped ones lose, benchmarks/int8_loss.py measures.
             gate=GateSettings(on=False),

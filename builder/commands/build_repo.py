@@ -167,7 +167,7 @@ def build_repo(
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
             from builder.repository.build import build_repository
-            from builder.repository.gate import GateSettings
+            from builder.repository.gate_settings import GateSettings
             from builder.repository.padding import BucketWish
 
             report = build_repository(

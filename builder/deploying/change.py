@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
-from builder.deploying.proof import check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.proof import REDUCED_TOLERANCE, TOLERANCE, check_answers, outputs_of, prove, smoke_rows
 from builder.deploying.publishing import publish, told_on_disk
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
@@ -52,6 +52,7 @@ class Change:
         arrivals: versions of models that ``after`` needs; the fresh ones are written by ``write``.
         write: writes the fresh versions aside, and checks them.
         expected: gives, for smoke_rows(), the scores that outputs of the ensemble to be must have.
+        notes: what a user should know of what was written; filled by ``write``.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Change:
     arrivals: tuple[PlannedModel, ...] = ()
     write: Write = lambda publication: None
     expected: Expected = dict
+    notes: Sequence[str] = ()
 
     @property
     def between(self) -> Contents:
@@ -79,6 +81,15 @@ class Change:
             for segment, config in self.after.segment_configs().items()
             if self.before.segments.get(segment) != self.after.segments[segment]
         }
+
+    @property
+    def tolerance(self) -> float:
+        """How far answers of the server may be from those expected, or from its own of before."""
+        both = (self.before, self.after)
+        reduced = any(contents.precision.is_reduced for contents in both)
+        # After a build in fp32, a version of before it may be served again.
+        reduced = reduced or any(head.numbers for contents in both for head in contents.heads.values())
+        return REDUCED_TOLERANCE if reduced else TOLERANCE
 
     @property
     def gone(self) -> list[str]:
@@ -264,7 +275,7 @@ def _bring_in(
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected())
+    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.tolerance)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
         # The candidate's tap cuts the trunk anew, for all.
@@ -272,7 +283,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     own = {change.task, candidate_output(change.task)}
     same = [task for task in change.before.tasks if task in live and task not in own]
     if same:
-        check_answers(live, server.ask(MULTITASK, smoke_rows(), same))
+        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.tolerance)
     return answers
 
 
@@ -305,7 +316,7 @@ def _undo(
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
-    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected)
+    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.tolerance)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
         check_answers(answers, {})

@@ -51,7 +51,10 @@ class Chain:
         return {segment: open_session(path, segment.name) for segment, path in sorted(self.segments.items())}
 
     def scores(
-        self, spec: HeadSpec, batches: Sequence[tuple[NDArray[np.int64], Arrays]], done: Callable[[], None]
+        self,
+        spec: HeadSpec,
+        batches: Sequence[tuple[NDArray[np.int64], Arrays]],
+        done: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float32]:
         """A head's scores.
 
@@ -78,7 +81,7 @@ class Chain:
 
 
 def padded_batches(
-    trunk: Trunk, texts: Sequence[str] | Sequence[tuple[str, str]], buckets: tuple[int, ...]
+    trunk: Trunk, texts: Sequence[str | tuple[str, str]], buckets: tuple[int, ...]
 ) -> Iterator[tuple[NDArray[np.int64], Arrays]]:
     """Texts as the served tokenizer gives them: cut at the last bucket, right-padded to the smallest that holds all.
 

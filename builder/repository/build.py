@@ -18,9 +18,10 @@ from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
 from builder.repository.configs import TOKENIZER
 from builder.repository.exports import Exports
-from builder.repository.gate import GateSettings, judge, measure_losses, read_dev
+from builder.repository.gate import judge, measure_losses, read_dev
 from builder.repository.gate_plan import GatePlan, plan_gate
 from builder.repository.gate_result import GateResult
+from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
 from builder.repository.padding import Buckets, BucketWish
 from builder.repository.placement import CPU, Device, Placement
@@ -83,7 +84,7 @@ def build_repository(
     triton_release: str = DEFAULT_RELEASE,
     group_heads: bool = False,
     precision: Precision = FP32,
-    gate: GateSettings | None = None,
+    gate: GateSettings = DEFAULT_GATE,
     device: Device = "cpu",
     tune: Goal | None = None,
     dry_run: bool = False,
@@ -101,7 +102,7 @@ def build_repository(
         triton_release: the Triton release that must be able to load the files, as in ``24.10``.
         group_heads: whether the heads of one tap are served by one model, where there are several.
         precision: what trunk and heads compute in.
-        gate: how a reduced precision is judged; None for the default, see GateSettings.
+        gate: how a reduced precision is judged.
         device: where segments and heads run.
         tune: measure the models on this machine, and give each the threads that suit this goal; None for usual numbers.
         dry_run: only say what would be done.
@@ -119,7 +120,6 @@ def build_repository(
     loaded = load_trunk(trunk)
     chosen = select_heads(heads, tasks, loaded)
     settled = (buckets or BucketWish()).settle(loaded, max_length, list(chosen), progress)
-    settings = gate or GateSettings()
     with nullcontext() if dry_run else locked(output):
         finished = not dry_run and finish_earlier(output)
         manifest = read_manifest(output)
@@ -135,7 +135,7 @@ def build_repository(
             precision=precision,
             placement=_placement(device, tune, manifest),
         )
-        gating = plan_gate(plan, manifest, settings)
+        gating = plan_gate(plan, manifest, gate)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)

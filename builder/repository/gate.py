@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,32 +13,16 @@ from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
 from builder.progress import Progress
 from builder.repository.gate_result import GateResult
+from builder.repository.gate_settings import GateSettings
 from builder.tasks import Examples, find_task, load_task, read_examples
 
-DEFAULT_MAX_LOSS = 0.5
-DEFAULT_ROWS = 1000
+BUILD_REMEDY = (
+    "keep a part in fp32, as by --precision trunk=fp32,heads=int8, or measure on all rows by --gate-rows 0, or allow "
+    "more by --max-loss"
+)
 
 # Raised by one when the same files could come out otherwise: results of before are then forgotten.
 GATE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class GateSettings:
-    """How the gate is passed.
-
-    Attributes:
-        on: whether there is one.
-        max_loss: points that a task may lose at most.
-        rows: rows a task, a sample that is the same each time; 0 for all of them.
-        task_dir: the folder of task files, which say where dev data are.
-        data_root: where relative data files are looked for first.
-    """
-
-    on: bool = True
-    max_loss: float = DEFAULT_MAX_LOSS
-    rows: int = DEFAULT_ROWS
-    task_dir: Path = Path("tasks")
-    data_root: Path | None = None
 
 
 class GateError(OneTrunkError):
@@ -51,12 +33,10 @@ class GateError(OneTrunkError):
         max_loss: what was allowed.
     """
 
-    def __init__(self, results: Mapping[str, GateResult], max_loss: float) -> None:
+    def __init__(self, results: Mapping[str, GateResult], max_loss: float, remedy: str) -> None:
         lost = [f"{task} {result.loss:.2f}" for task, result in sorted(results.items()) if _too_much(result, max_loss)]
         super().__init__(
-            f"points lost on dev data: {', '.join(lost)}; allowed is {max_loss:g}; nothing was published: keep a part "
-            "in fp32, as by --precision trunk=fp32,heads=int8, or measure on all rows by --gate-rows 0, or allow more "
-            "by --max-loss"
+            f"points lost on dev data: {', '.join(lost)}; allowed is {max_loss:g}; nothing was published: {remedy}"
         )
         self.results, self.max_loss = results, max_loss
 
@@ -124,10 +104,10 @@ def measure_losses(
     return found
 
 
-def judge(results: Mapping[str, GateResult], max_loss: float) -> None:
-    """Raises GateError where a task loses more than ``max_loss`` points."""
+def judge(results: Mapping[str, GateResult], max_loss: float, remedy: str = BUILD_REMEDY) -> None:
+    """Raises GateError, with what a user may do, where a task loses more than ``max_loss`` points."""
     if any(_too_much(result, max_loss) for result in results.values()):
-        raise GateError(results, max_loss)
+        raise GateError(results, max_loss, remedy)
 
 
 def _too_much(result: GateResult, max_loss: float) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from builder.export.names import head_name
 from builder.repository.exports import is_reduced_task
-from builder.repository.gate import GATE_FORMAT, GateSettings
+from builder.repository.gate import GATE_FORMAT
 from builder.repository.gate_result import GateResult
+from builder.repository.gate_settings import GateSettings
 from builder.repository.manifest import Manifest, source_hash
 from builder.repository.plan import RepositoryPlan
 
