@@ -128,7 +128,7 @@ def test_fp16_keeps_its_form(build, tmp_path):
 
 def test_refused_gate_publishes_nothing(build, tmp_path, monkeypatch):
     coarse(monkeypatch)
-    with pytest.raises(GateError, match="points lost on dev data: .*; nothing was published") as raised:
+    with pytest.raises(GateError, match=r"points lost on dev data: .*; nothing was published") as raised:
         build(precision=INT8)
     assert set(raised.value.results) == ALL
     assert "\n" not in str(raised.value)
@@ -155,7 +155,7 @@ def test_task_without_dev_data_is_told_before_anything_is_exported(build, gate, 
     tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
     (tasks / "mood.jsonl").unlink()
     monkeypatch.setattr(build_module, "Exports", lambda *_, **__: pytest.fail("exported"))
-    with pytest.raises(UserError, match="task mood: no dev data .* or --gate off") as raised:
+    with pytest.raises(UserError, match=r"task mood: no dev data .* or --gate off") as raised:
         build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks))
     assert "\n" not in str(raised.value)
 
