@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
-from builder.deploying.proof import REDUCED_TOLERANCE, TOLERANCE, check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.proof import check_answers, outputs_of, prove, smoke_rows
 from builder.deploying.publishing import publish, told_on_disk
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
@@ -83,13 +83,13 @@ class Change:
         }
 
     @property
-    def tolerance(self) -> float:
-        """How far answers of the server may be from those expected, or from its own of before."""
+    def is_reduced(self) -> bool:
+        """Whether answers may come from a precision lower than fp32, and so differ from time to time."""
         both = (self.before, self.after)
-        reduced = any(contents.precision.is_reduced for contents in both)
+        if any(contents.precision.is_reduced for contents in both):
+            return True
         # After a build in fp32, a version of before it may be served again.
-        reduced = reduced or any(head.numbers for contents in both for head in contents.heads.values())
-        return REDUCED_TOLERANCE if reduced else TOLERANCE
+        return any(head.numbers for contents in both for head in contents.heads.values())
 
     @property
     def gone(self) -> list[str]:
@@ -275,7 +275,7 @@ def _bring_in(
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.tolerance)
+    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), reduced=change.is_reduced)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
         # The candidate's tap cuts the trunk anew, for all.
@@ -283,7 +283,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     own = {change.task, candidate_output(change.task)}
     same = [task for task in change.before.tasks if task in live and task not in own]
     if same:
-        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.tolerance)
+        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), reduced=change.is_reduced)
     return answers
 
 
@@ -316,7 +316,7 @@ def _undo(
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
-    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.tolerance)
+    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, reduced=change.is_reduced)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
         check_answers(answers, {})

@@ -14,28 +14,7 @@ from builder.export.names import Segment
 from builder.model.bundle import load_bundle
 from builder.repository.gate_settings import GateSettings
 
-_WORDS = [
-    "a",
-    "the",
-    "is",
-    "was",
-    "very",
-    "good",
-    "bad",
-    "film",
-    "play",
-    "music",
-    "song",
-    "red",
-    "blue",
-    "who",
-    "what",
-    "great",
-    "poor",
-    "plot",
-    "actor",
-    "short",
-]
+_WORDS = "a the is was very good bad film play music song red blue who what great poor plot actor short"
 _TEXTS = 120
 _FILE = """
 kind = "{kind}"
@@ -59,7 +38,7 @@ def gate(tiny_repository: Path, tiny_trunk, tiny_heads: Path, tmp_path_factory: 
     generator = random.Random(0)
     for path in sorted(tiny_heads.iterdir()):
         spec = load_bundle(path).spec
-        texts = [" ".join(generator.choices(_WORDS, k=generator.randint(2, 12))) for _ in range(2 * _TEXTS)]
+        texts = [" ".join(generator.choices(_WORDS.split(), k=generator.randint(2, 12))) for _ in range(2 * _TEXTS)]
         rows = list(zip(texts[::2], texts[1::2], strict=True))
         asked = rows if spec.form == "pair" else [first for first, _ in rows]
         scores = chain.scores(spec, list(padded_batches(tiny_trunk, asked, (16, 32))))
