@@ -1,4 +1,4 @@
-"""What the shipped heads lose in a lower precision: every task's metric on all of its dev data, as the gate measures it.
+"""What the shipped heads lose in a lower precision: every task's metric on all of its dev data, as the gate does.
 
     ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance
 
@@ -47,8 +47,9 @@ def main() -> None:
     first = found[PRECISIONS[0]]
     lines = [
         "# What a lower precision loses\n",
-        "`ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance`: the shipped heads on all "
-        f"dev rows, padded to buckets, in ONNX Runtime {machine['onnxruntime']} on {machine['processor']}; {machine['when']}. "
+        "`ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance`: the shipped heads "
+        f"on all dev rows, padded to buckets, in ONNX Runtime {machine['onnxruntime']} on {machine['processor']}; "
+        f"{machine['when']}. "
         "Scores x 100; in brackets what is lost. The gate allows 0.5.\n",
         "| task | metric | rows | fp32 | " + " | ".join(PRECISIONS) + " |",
         "|---|---|---|---|" + "---|" * len(PRECISIONS),
