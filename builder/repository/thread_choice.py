@@ -12,6 +12,7 @@ Goal = Literal["throughput", "latency"]
 
 # A thread more must save so much of the time: for less, the cores are better left to other requests.
 _WORTH_IT = 0.1
+_PERCENT = f"{100 * _WORTH_IT:.0f}%"
 
 
 def choose_threads(times: Times, cores: int, goal: Goal, tokens: int) -> dict[str, Threads]:
@@ -19,7 +20,7 @@ def choose_threads(times: Times, cores: int, goal: Goal, tokens: int) -> dict[st
 
     For ``throughput``: as few as the model needs to be no bottleneck. Requests follow each other through the models, so
     with enough of them all cores are busy as long as no model takes longer for a text than all cores together take for
-    all models; splitting its work among threads costs time that is then lost. For ``latency``: as many as make a text
+    all models; splitting its work among threads costs time that is then lost, and so must win a tenth for the whole. For ``latency``: as many as make a text
     clearly faster while nobody else asks.
 
     Args:
@@ -32,13 +33,12 @@ def choose_threads(times: Times, cores: int, goal: Goal, tokens: int) -> dict[st
         return {name: _fastest(part, tokens) for name, part in times.items()}
     chosen = {name: min(part) for name, part in times.items()}
     while True:
-        share = _share(times, chosen, cores)
-        # A number of threads that makes a model no faster is passed over.
-        slow = {name: count for name, part in times.items() if (count := _next(part, chosen[name], share)) is not None}
-        if not slow:
+        slowest = max(times, key=lambda name: times[name][chosen[name]].wall_ms)
+        more = _next(times, chosen, slowest, cores)
+        if more is None:
+            share = _share(times, chosen, cores)
             return {name: _kept_up(part, chosen[name], share, cores, tokens) for name, part in times.items()}
-        worst = max(slow, key=lambda name: times[name][chosen[name]].wall_ms)
-        chosen[worst] = slow[worst]
+        chosen[slowest] = more
 
 
 def _share(times: Times, chosen: Mapping[str, int], cores: int) -> float:
@@ -46,12 +46,17 @@ def _share(times: Times, chosen: Mapping[str, int], cores: int) -> float:
     return sum(times[name][count].cpu_ms for name, count in chosen.items()) / cores
 
 
-def _next(part: Mapping[int, PartTime], count: int, share: float) -> int | None:
-    """The next number of threads of a model that holds the others up; None where it does not, or none is faster."""
-    now = part[count].wall_ms
-    if now <= share:
-        return None
-    return next((more for more in sorted(part) if more > count and part[more].wall_ms < now), None)
+def _pace(times: Times, chosen: Mapping[str, int], cores: int) -> float:
+    """Milliseconds a text, with requests enough: the slowest model's, or all cores' if that is more."""
+    slowest = max(times[name][count].wall_ms for name, count in chosen.items())
+    return max(slowest, _share(times, chosen, cores))
+
+
+def _next(times: Times, chosen: Mapping[str, int], name: str, cores: int) -> int | None:
+    """The next number of threads of a model by which the whole is clearly faster; None where there is none."""
+    wanted = (1 - _WORTH_IT) * _pace(times, chosen, cores)
+    counts = (count for count in sorted(times[name]) if count > chosen[name])
+    return next((count for count in counts if _pace(times, {**chosen, name: count}, cores) <= wanted), None)
 
 
 def _kept_up(part: Mapping[int, PartTime], count: int, share: float, cores: int, tokens: int) -> Threads:
@@ -59,7 +64,7 @@ def _kept_up(part: Mapping[int, PartTime], count: int, share: float, cores: int,
     together += f" ({_ms(share)} a text)"
     fewest, wall = min(part), part[count].wall_ms
     if wall > share:
-        why = f"it holds the others up even so ({together}), and more threads make it no faster"
+        why = f"it holds the others up ({together}), and more threads would not make the whole {_PERCENT} faster"
     elif count == fewest:
         why = f"it keeps up with the whole: {together}"
     else:
@@ -78,7 +83,7 @@ def _fastest(part: Mapping[int, PartTime], tokens: int) -> Threads:
         reason += f", with {_threads(fewest)} {_ms(part[fewest].wall_ms)}"
     if more := {count: wall for count, wall in others.items() if count > chosen}:
         best = min(more, key=lambda count: more[count])
-        reason += f"; {_threads(best)} ({_ms(more[best])}) would not save {100 * _WORTH_IT:.0f}%"
+        reason += f"; {_threads(best)} ({_ms(more[best])}) would not save {_PERCENT}"
     return Threads(count=chosen, reason=f"{reason}.")
 
 

@@ -49,7 +49,13 @@ def test_no_more_threads_than_needed():
 def test_threads_that_make_a_part_no_faster_are_passed_over():
     assert counts({"a": part((20, 20), (21, 40), (12, 33))}, 3) == {"a": 3}
     stuck = choose_threads({"a": part((20, 20), (21, 40))}, 2, "throughput", 64)["a"]
-    assert (stuck.count, "more threads make it no faster" in stuck.reason) == (1, True)
+    assert (stuck.count, "more threads would not make the whole 10% faster" in stuck.reason) == (1, True)
+
+
+def test_a_split_that_costs_what_it_wins_is_not_made():
+    # The second thread would let the others go on, and take from them what they win.
+    times = {"trunk": part((4.3, 4.3), (2.6, 5.2)), "heads": part((2.8, 2.8), (2, 3.6))}
+    assert counts(times, 2) == {"trunk": 1, "heads": 1}
 
 
 def test_latency_takes_the_fastest_if_that_is_worth_a_thread():
