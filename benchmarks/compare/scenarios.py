@@ -18,7 +18,7 @@ from benchmarks.peers.checkpoints import SHAPES, write_checkpoints
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.peers import PEERS, running_peer
 from builder.export.precision import parse_precision
-from builder.model.head_spec import read_spec
+from builder.model.head_spec import find_bundles, read_spec
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress
 from builder.repository.build import build_repository
@@ -34,8 +34,6 @@ TRUNK = "trunk alone"
 SINGLE = "one single-task model"
 SINGLES = "8 single-task models"
 DISTILS = "8 DistilBERT-size models"
-
-_PEER_TASKS = {f"task_{number:02d}": 2 for number in range(8)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def base(bench: Bench) -> Result:
     )
     systems = [
         *(separate, grouped, ours.build(INT8_HEADS, precision="heads=int8"), ours.build(INT8, precision="int8")),
-        *(ours.one_trunk(grouped), others.fused(1, FUSED), *_trunks(others), *_single(others)),
+        *(ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
         *(others.singles(8, SINGLES), distil.singles(8, DISTILS)),
     ]
     return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8], 8)
@@ -128,7 +126,7 @@ def small(bench: Bench) -> Result:
     others = ours.others(separate)
     systems = [
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
-        *(ours.build(INT8, precision="int8"), others.fused(1, FUSED), *_trunks(others), *_single(others)),
+        *(ours.build(INT8, precision="int8"), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
     ]
     return _measure(bench, "small", ours.shape.what, systems, ours.trunk, [32], [1, 4], 8)
 
@@ -162,7 +160,7 @@ def subset(bench: Bench) -> Result:
     """Only what was asked for runs: one shallow task, one deep task, all."""
     ours = Ours(bench, base_shape(bench.folder))
     grouped = ours.build(GROUPED)
-    tap = {task: read_spec(ours.shape.heads / task).tap for task in _PEER_TASKS}
+    tap = {folder.name: read_spec(folder).tap for folder in find_bundles(ours.shape.heads)}
     shallow, deep = min(tap, key=lambda task: tap[task]), max(tap, key=lambda task: tap[task])
     systems = [
         replace(grouped, name=f"one task on tap {tap[shallow]}", outputs=(shallow,)),
@@ -212,7 +210,7 @@ def peers(bench: Bench) -> Result:
         trunk = load_trunk(shape.trunk)
         models = bench.folder / "checkpoints" / checkpoints
         if not models.exists():
-            write_checkpoints(models, SHAPES[checkpoints], _PEER_TASKS)
+            write_checkpoints(models, SHAPES[checkpoints])
         # One peer at a time beside ours: eight models of BERT-base take gigabytes in each.
         for peer in PEERS.values():
             if checkpoints == "distilbert" and not peer.exported:
