@@ -48,8 +48,8 @@ def main() -> None:
     machine = describe_machine()
     lines = [
         "# What a lower precision loses\n",
-        "`ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance`: the shipped heads on "
-        f"their dev rows, padded to buckets, in ONNX Runtime {machine['onnxruntime']} on {machine['processor']}; "
+        "`ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance`: the shipped heads "
+        f"on their dev rows, padded to buckets, in ONNX Runtime {machine['onnxruntime']} on {machine['processor']}; "
         f"{machine['when']}. Scores x 100, loss in points; the gate allows 0.5.\n",
         "| precision | task | metric | rows | fp32 | reduced | loss |",
         "|---|---|---|---|---|---|---|",
