@@ -104,13 +104,8 @@ class _Rewriting:
             self._joint_product(given, weights, scaled)
         else:
             self._product(first, scale, zero, weights, f"{result}_first")
-            self._product(
-                self._second_step(given),
-                self._number("second", 1 / _HIGHEST / _SECOND),
-                zero,
-                weights,
-                f"{result}_rest",
-            )
+            second = self._second_step(given)
+            self._product(second, self._second_scale, zero, weights, f"{result}_rest")
             self._add("Add", [f"{result}_first", f"{result}_rest"], scaled)
         unbiased = result if bias is None else f"{result}_unbiased"
         self._add("Mul", [scaled, f"{given}_row_scale"], unbiased)
