@@ -28,6 +28,7 @@ RESULTS = {
         "base",
         point(scenarios.GROUPED, [20, 22]),
         point(scenarios.INT8_HEADS, [24, 24]),
+        point(scenarios.INT8, [60, 60]),
         point(f"{scenarios.SINGLE} (1 x 2 threads)", [10, 12], tasks=1),
         point(f"{scenarios.SINGLE} (2 x 1 thread)", [16, 16], tasks=1),
         point(f"{scenarios.TRUNK} (1 thread)", [30, 30], tasks=0),
@@ -40,8 +41,9 @@ RESULTS = {
     ),
     "subset": result(
         "subset",
-        point("one task on tap 2", [70, 70], tasks=1),
-        point("all eight tasks", [20, 20]),
+        *(point("one task on tap 2", [70, 70], tasks=1, concurrency=n) for n in (1, 4)),
+        point("all eight tasks", [20, 20], concurrency=1),
+        point("all eight tasks", [30, 30]),
         shallow_tap=2,
         deep_tap=7,
     ),
@@ -82,6 +84,7 @@ def test_more_tasks(goals):
 def test_share_of_a_shallow_task(goals):
     # A part of 20/70 of the time for a part of 2/7 of the layers.
     assert goals["subset_error"].value == pytest.approx((0, 0, 0), abs=1e-9)
+    assert goals["subset_error_4"].value == pytest.approx((0.5, 0.5, 0.5))
     assert goals["padding_share"].value == (0.1, 0.1, 0.1)
 
 

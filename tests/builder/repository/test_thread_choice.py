@@ -49,7 +49,7 @@ def test_no_more_threads_than_needed():
 def test_threads_that_make_a_part_no_faster_are_passed_over():
     assert counts({"a": part((20, 20), (21, 40), (12, 33))}, 3) == {"a": 3}
     stuck = choose_threads({"a": part((20, 20), (21, 40))}, 2, "throughput", 64)["a"]
-    assert (stuck.count, "more threads would not make the whole 10% faster" in stuck.reason) == (1, True)
+    assert (stuck.count, "more threads would not win three tenths for the whole" in stuck.reason) == (1, True)
 
 
 def test_a_split_that_costs_what_it_wins_is_not_made():
