@@ -23,7 +23,7 @@ def choose_threads(times: Times, cores: int, goal: Goal, tokens: int) -> dict[st
 
     For ``throughput``: as few as the model needs to be no bottleneck. Requests follow each other through the models, so
     with enough of them all cores are busy as long as no model takes longer for a text than all cores together take for
-    all models. Splitting its work among threads costs time that is then lost, so it must win three tenths for the whole.
+    all models. Splitting its work among threads costs time that is then lost: it must win three tenths for the whole.
 
     For ``latency``: as many as make a text clearly faster while nobody else asks.
 
