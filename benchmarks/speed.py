@@ -54,11 +54,15 @@ def main() -> None:
         texts = texts_of_length(ours.trunk, TOKENS)
         measured = measure_in_turn(targets, texts, CONCURRENCY, SECONDS, REPEATS)
     lost = False
+    # Without these instructions integers are hardly faster than floats (docs/precision.md): nothing to judge then.
+    integers = "vnni" in Path("/proc/cpuinfo").read_text()
     print(f"processor time, default trunk, one-layer heads on tap 4, {TOKENS} tokens, {CONCURRENCY} at a time")
     for what, ratio, bound in BOUNDS:
         found = ratio(measured)
-        lost = lost or found > bound
-        print(f"{'LOST' if found > bound else 'ok':5}{found:5.2f}  (at most {bound:.2f})  {what}")
+        judged = integers or "int8" not in what
+        lost = lost or (judged and found > bound)
+        state = "LOST" if found > bound else "ok"
+        print(f"{state if judged else 'open':5}{found:5.2f}  (at most {bound:.2f})  {what}")
     sys.exit(1 if lost else 0)
 
 
