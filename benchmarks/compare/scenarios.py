@@ -85,7 +85,7 @@ class Ours:
             group_heads=grouped,
             tune="throughput" if grouped else None,
             precision=parse_precision(precision),
-            # What a random head loses says nothing; what the shipped ones lose, benchmarks/int8_loss.py measures.
+            # What a random head loses says nothing; what the shipped ones lose, benchmarks/precision_loss.py measures.
             gate=GateSettings(on=False),
             progress=self.bench.progress,
         )

@@ -19,8 +19,7 @@ from builder.export.release import OPSET, Release
 def merge_heads(files: Mapping[str, Path], path: Path, release: Release) -> None:
     """Writes one file that answers as all of these do, each under its own output's name.
 
-    ONNX Runtime computes all outputs of a file, whichever are fetched: our backend runs the own files of the heads
-    where few of them are asked for.
+    It computes all of them, whichever are asked for.
 
     Args:
         files: task -> its head's file.

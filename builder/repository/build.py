@@ -136,6 +136,9 @@ def build_repository(
             placement=_placement(device, tune, manifest),
         )
         gating = plan_gate(plan, manifest, gate)
+        if gate.on:
+            # What is known already is judged too: it may have been found when more was allowed.
+            judge(gating.known, gate.max_loss)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)

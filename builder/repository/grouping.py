@@ -68,3 +68,9 @@ def read_group(folder: Path) -> Group:
         return Group.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
         raise UserError(f"{path} is missing or broken ({str(error).splitlines()[0]}): run build-repo again") from error
+
+
+def grouped_versions(repository: Path, task: str) -> list[int]:
+    """The versions of a task's head that groups on disk were made of, those too that are on disk no more."""
+    found = (read_group(path.parent).heads.get(task) for path in repository.glob(f"heads_*/*/{GROUP_JSON}"))
+    return [member.version for member in found if member is not None]

@@ -11,7 +11,7 @@ from builder.export.precision import Numbers
 from builder.export.release import IR_VERSION, OPSET
 from builder.model.head_spec import HEAD_JSON
 from builder.repository.configs import TOKENIZER
-from builder.repository.grouping import GROUP_JSON
+from builder.repository.grouping import GROUP_JSON, grouped_versions
 from builder.repository.manifest import Manifest, ModelEntry, source_hash
 
 # Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
@@ -71,6 +71,8 @@ def plan_model(
             return PlannedModel(name, version, False, source, contents, numbers)
     # Never written over: a version that a server may hold keeps its files, so what follows is a new one.
     versions = [int(path.name) for path in (repository / name).glob("*") if path.name.isdecimal()]
+    # A group may hold a head whose own folder was pruned: a version of another head must not have that number.
+    versions += grouped_versions(repository, name.removeprefix("head_")) if name.startswith("head_") else []
     return PlannedModel(name, max(versions, default=0) + 1, True, source, contents, numbers)
 
 

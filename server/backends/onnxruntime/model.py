@@ -7,7 +7,6 @@ Triton's Python backend brings.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Sequence
@@ -160,18 +159,6 @@ def check_config(config: dict[str, Any], session: ort.InferenceSession) -> None:
             raise ConfigError(f"the ONNX file needs the inputs {sorted(missing)}, which the config does not declare")
 
 
-def member_files(config: dict[str, Any], repository: Path) -> dict[str, Path]:
-    """Output -> the own file of the head that it comes from, of a model whose parameter `heads` names several.
-
-    Args:
-        config: the model's config; `heads` is as in `cola:1,rte:2`, each with the version of its own model.
-        repository: the model repository.
-    """
-    heads = config.get("parameters", {}).get("heads", {}).get("string_value", "")
-    pairs = (entry.split(":") for entry in heads.split(",") if entry)
-    return {task: repository / f"head_{task}" / version / "model.onnx" for task, version in pairs}
-
-
 def group_by_shape(feeds: Sequence[dict[str, Array]]) -> list[list[int]]:
     """Puts the positions of those requests together whose inputs differ in the batch dimension at most."""
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -205,11 +192,6 @@ class TritonPythonModel:
         except ConfigError as error:
             raise pb_utils.TritonModelException(f"{self.name}: {error}") from None
         self.inputs = [tensor["name"] for tensor in config["input"]]
-        self.open = functools.partial(
-            ort.InferenceSession, sess_options=session_options(config), providers=providers(args)
-        )
-        self.members = member_files(config, Path(args["model_repository"]).parent)
-        self.alone: dict[str, ort.InferenceSession] = {}
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batched = int(config.get("max_batch_size", 0)) > 0
 
@@ -236,7 +218,7 @@ class TritonPythonModel:
         together = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         names = [name for name in self.outputs if any(name in of_request for of_request in wanted)]
         try:
-            values = dict(zip(names, self._compute(names, together), strict=True))
+            values = dict(zip(names, self.session.run(names, together), strict=True))
         except Exception:
             return [self._run_one(feed, of_request) for feed, of_request in zip(feeds, wanted, strict=True)]
         ends = np.cumsum([len(next(iter(feed.values()))) for feed in feeds])
@@ -246,28 +228,9 @@ class TritonPythonModel:
             for i, of_request in enumerate(wanted)
         ]
 
-    def _compute(self, names: list[str], feed: dict[str, Array]) -> list[Array]:
-        """Runs the file; or, of a model of several heads that is asked for few of them, the own files of these.
-
-        ONNX Runtime computes all outputs of a file, whichever are fetched.
-        """
-        if 2 * len(names) > len(self.outputs) or not all(self._is_alone(name) for name in names):
-            values: list[Array] = self.session.run(names, feed)
-            return values
-        return [self.alone[name].run([name], feed)[0] for name in names]
-
-    def _is_alone(self, name: str) -> bool:
-        """Whether an output can be computed alone. Its head's own file is opened when it is first asked for."""
-        if name not in self.alone:
-            file = self.members.get(name)
-            if file is None or not file.is_file():
-                return False
-            self.alone[name] = self.open(str(file))
-        return True
-
     def _run_one(self, feed: dict[str, Array], names: list[str]) -> Any:
         try:
-            values = self._compute(names, feed)
+            values = self.session.run(names, feed)
         except Exception as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {error}"))
         return pb_utils.InferenceResponse(

@@ -163,6 +163,16 @@ def test_prune_takes_a_group_that_answers_for_nobody(deployer, repository, updat
     assert deployer.verify() == []
 
 
+def test_a_pruned_task_that_comes_back_is_not_mistaken_for_the_one_in_the_group(deployer, repository, update):
+    deployer.remove("mood")
+    deployer.prune(1)
+    assert not (repository / "head_mood").exists()
+    deployer.deploy(update("mood"))
+    assert steps(repository)["heads_03"] == {"grade"}
+    assert steps(repository)["head_mood"] == {"mood"}
+    assert read_manifest(repository).models["head_mood"].served == 2
+
+
 def test_next_build_folds_the_update_into_a_new_version_of_the_group(build, deployer, repository, update, tiny_heads):
     deployer.deploy(update("mood"))
     heads = repository.parent / "heads"
