@@ -1,5 +1,7 @@
 # make demo   everything at once: install, build the repository, ask a real Triton about a few texts
 # make test   the whole test suite, with a real Triton in it
+# make bench  eight tasks beside single-task models, on this machine: about half an hour; PEERS=python of their environment
+# make speed  a small part of it, that fails when a ratio is lost
 # make lint   formatting, types, import contracts
 # make clean  removes what make made
 
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench speed lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.serving
@@ -19,6 +21,12 @@ demo: $(VENV)/.serving
 
 test: $(VENV)/.developing
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.developing
+	$(BIN)/bench-repo --compare --output docs/results/performance $(if $(PEERS),--peers $(PEERS))
+
+speed: $(VENV)/.developing
+	$(BIN)/python benchmarks/speed.py
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -11,6 +11,14 @@ FAILED_MODEL = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<r
 # Triton's and pybind11's words around what a Python model raised.
 WRAPPING = re.compile(r"^(Internal|Invalid argument|TritonModelException|RuntimeError): ")
 TRACEBACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
+NO_GPU = re.compile(r"has kind KIND_GPU but (no GPUs are available|server does not support GPUs)")
+# What a user should do of what Triton alone knows.
+BUILT_FOR_A_GPU = (
+    "built for a GPU, and Triton finds none on this machine: build-repo --device cpu, or serve where one is "
+    "(docs/docker.md)"
+)
+# Of models that fail for one reason, so many are named.
+MOST_NAMES = 3
 FAILED_ENDPOINT = re.compile(r"failed to start .* service: .*")
 PORT_TAKEN = re.compile(r"Socket '[^']+' already in use")
 LAST_WORDS = re.compile(r"^error: creating server: (?P<reason>.*?)(?:\n\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -54,13 +62,20 @@ def loaded_models(log: str) -> set[str]:
 
 
 def why_it_failed(log: str) -> str | None:
-    """Says in one line why Triton did not start: the models' own reasons, or else its own."""
-    models = failed_models(log)
+    """Says in one line why Triton did not start: the models' own reasons, each once, or else its own."""
+    models: dict[str, list[str]] = {}
+    for name, reason in sorted(failed_models(log).items()):
+        own = BUILT_FOR_A_GPU if NO_GPU.search(reason) else reason.removeprefix(f"{name}:").strip()
+        models.setdefault(own, []).append(name)
     if models:
-        reasons = [reason if reason.startswith(f"{name}:") else f"{name}: {reason}" for name, reason in models.items()]
-        return "; ".join(sorted(reasons))
+        return "; ".join(f"{_listed(names)}: {reason}" for reason, names in models.items())
     last_words = LAST_WORDS.search(log)
     if last_words:
         return one_line(last_words["reason"])
     endpoints = [one_line(message) for _, message in entries(log) if FAILED_ENDPOINT.match(message.strip('"'))]
     return "; ".join(endpoints) or None
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from builder.commands.bucket_options import bucket_options, wished_buckets
 from builder.commands.console import errors_end_command, progress_line
+from builder.errors import OneTrunkError
 
 if TYPE_CHECKING:
     from builder.repository.build import BuildReport
+    from builder.repository.gate_result import GateResult
+    from builder.repository.placement import Device
+    from builder.repository.thread_choice import Goal
 
 _EPILOG = """\b
 Examples:
   build-repo --tasks all                       every head in heads/
   build-repo --tasks sst2,cola                 these two and no others
+  build-repo --tasks all --group-heads         fast: one model a tap, not one a head
   build-repo --tasks all --dry-run             only say what would be written
   build-repo --trunk ./my-bert --heads ./mine --output ./repository
+  build-repo --tasks all --buckets auto        padded lengths that suit the dev texts
+  build-repo --tasks all --buckets auto --texts traffic.jsonl
+  build-repo --tasks all --buckets 16,32,48,64,96,128
+  build-repo --tasks all --tune                threads for the most texts a second, on this machine
+  build-repo --tasks all --tune latency        threads for the quickest answer to one request
+  build-repo --tasks all --device gpu          for NVIDIA's container on a machine with a GPU
+
+\b
+In fewer bits:
+  build-repo --tasks all --precision int8      for CPUs, about twice as fast
+  build-repo --tasks all --precision fp16      for GPUs
+  build-repo --tasks all --precision trunk=fp32,heads=int8
+A task that then loses more than --max-loss on its dev data stops the build.
 
 A check that fails publishes nothing: what was served before stays whole.
 Next: serve-repo, then ask-repo "a text"."""
@@ -47,6 +68,68 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="The Triton that must load the files; newer files are refused.",
 )
+@bucket_options
+@click.option(
+    "--group-heads",
+    is_flag=True,
+    help="Serve the heads of one tap by one model: fewer processes and hops. A head that is deployed later stays by "
+    "itself until the next build.",
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    metavar="P|trunk=P,heads=P",
+    help="What models compute in: fp32, int8 (CPU) or fp16 (GPU). Inputs and outputs stay FP32.",
+)
+@click.option(
+    "--gate",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether dev data must show that a lower precision loses little.",
+)
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Points of its metric that a task may lose.",
+)
+@click.option(
+    "--gate-rows",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="Dev rows a task, the same sample each time; 0 for all.",
+)
+@click.option(
+    "--task-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="tasks",
+    show_default=True,
+    help="The folder of task files, which say where dev data are: for --buckets auto, and the gate of a precision.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
+)
+@click.option(
+    "--tune",
+    type=click.Choice(["throughput", "latency"]),
+    is_flag=False,
+    flag_value="throughput",
+    help="Measure every model on this machine, and give each the threads that suit: as few as keep all cores busy, or "
+    "as many as make one answer quick. [default: usual numbers; without a word behind it: throughput]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where segments and heads run. The tokenizer stays on the CPU.",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(
@@ -56,20 +139,36 @@ def build_repo(
     output: Path,
     max_length: int,
     triton_release: str,
+    group_heads: bool,
+    precision: str,
+    gate: str,
+    max_loss: float,
+    gate_rows: int,
+    task_dir: Path,
+    data: Path | None,
+    tune: Goal | None,
+    device: Device,
     dry_run: bool,
     as_json: bool,
+    **bucket_settings: Any,
 ) -> None:
     """Builds a Triton model repository: the frozen trunk in segments, a model a head, and the ensembles.
 
     Every model is exported to ONNX and checked against torch on real text before anything is published.
     A second run with nothing changed writes nothing.
     """
+    from builder.export.precision import parse_precision
+
     with errors_end_command():
         names = _task_names(tasks)
-        with progress_line() as progress:
+        wish = wished_buckets(**bucket_settings)
+        wanted = parse_precision(precision)
+        with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
             from builder.repository.build import build_repository
+            from builder.repository.gate_settings import GateSettings
+            from builder.repository.padding import BucketWish
 
             report = build_repository(
                 output,
@@ -77,12 +176,20 @@ def build_repo(
                 tasks=names,
                 trunk=trunk,
                 max_length=max_length,
+                buckets=BucketWish(**wish, task_dir=task_dir, data_root=data),
                 triton_release=triton_release,
+                group_heads=group_heads,
+                precision=wanted,
+                gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
+                tune=tune,
+                device=device,
                 dry_run=dry_run,
                 progress=progress,
             )
     if as_json:
         fields = {**dataclasses.asdict(report), "output": str(output), "changed": report.changed}
+        fields |= {"precision": report.precision.model_dump(), "gate": _plain_gate(report.gate)}
+        fields["placement"] = report.placement.model_dump(mode="json")
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
         _print_report(report, dry_run)
@@ -99,11 +206,67 @@ def _task_names(tasks: str) -> list[str] | None:
     return None if names == ["all"] else names
 
 
+def _print_buckets(report: BuildReport) -> None:
+    buckets = report.buckets
+    for note in buckets.notes:
+        click.echo(f"note: {note}", err=True)
+    if buckets.fit and not buckets.chosen:
+        click.echo("--buckets auto would choose others from these texts", err=True)
+    shown = ",".join(map(str, buckets.lengths))
+    click.echo(f"texts are padded to {shown} tokens" + (f" ({buckets.fit})" if buckets.fit else ""))
+
+
+@contextmanager
+def _gate_shown() -> Iterator[None]:
+    """Shows what the gate found where it refuses, on stderr, before the error is told."""
+    try:
+        yield
+    except OneTrunkError as error:
+        from builder.repository.gate import GateError
+
+        if isinstance(error, GateError):
+            Console(stderr=True, highlight=False).print(_gate_table(error.results))
+        raise
+
+
+def _plain_gate(results: Mapping[str, GateResult]) -> dict[str, dict[str, float | str]]:
+    return {
+        task: {**result.model_dump(exclude={"key"}), "loss": round(result.loss, 4)}
+        for task, result in sorted(results.items())
+    }
+
+
+def _gate_table(results: Mapping[str, GateResult]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("rows", "fp32", "reduced", "loss"):
+        table.add_column(name, justify="right")
+    for task, result in sorted(results.items()):
+        scores = [f"{100 * score:.2f}" for score in (result.fp32, result.reduced)]
+        table.add_row(task, result.metric, f"{result.rows:,}", *scores, f"{result.loss:+.2f}")
+    return table
+
+
+def _print_placement(report: BuildReport) -> None:
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if report.placement.device != "cpu":
+        click.echo(f"segments and heads run on the {report.placement.device.upper()}, the tokenizer on the CPU")
+    for model, threads in report.placement.threads.items():
+        click.echo(f"{model}: {threads.reason}")
+    if report.placement.measured:
+        click.echo(report.placement.measured)
+
+
 def _print_report(report: BuildReport, dry_run: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
     if not report.changed:
         click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
+        if report.buckets.fit:
+            _print_buckets(report)
+        _print_gate(report, dry_run)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
@@ -113,8 +276,19 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         difference = report.differences.get(model)
         table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
     Console(highlight=False).print(table)
+    _print_buckets(report)
+    _print_gate(report, dry_run)
+    _print_placement(report)
     verb = "would write" if dry_run else "wrote"
     gone = f", removed {len(report.removed)} models" if report.removed else ""
     click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")
     if not dry_run:
         click.echo('next: serve-repo, then ask-repo "a text"', err=True)
+
+
+def _print_gate(report: BuildReport, dry_run: bool) -> None:
+    if report.gate:
+        Console(highlight=False).print(_gate_table(report.gate))
+    if not report.gated:
+        why = "would be found out" if dry_run else "is not known: built without the gate"
+        click.echo(f"precision {report.precision}: what tasks lose by it {why}", err=True)

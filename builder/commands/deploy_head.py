@@ -98,6 +98,25 @@ _ACTIONS = (
 @click.option(
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Points that a head may lose by the repository's precision.",
+)
+@click.option(
+    "--task-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="tasks",
+    show_default=True,
+    help="The folder of task files, which say where dev data for that are.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
+)
 @click.option("--dry-run", is_flag=True, help="Change nothing; show files and config changes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def deploy_head(
@@ -106,6 +125,9 @@ def deploy_head(
     offline: bool,
     trunk: str | None,
     wait: float,
+    max_loss: float,
+    task_dir: Path,
+    data: Path | None,
     dry_run: bool,
     as_json: bool,
     **asked: Any,
@@ -119,10 +141,13 @@ def deploy_head(
     with errors_end_command():
         action = _action({name.rstrip("_"): value for name, value in asked.items()}, dry_run)
         from builder.deploying.deployer import Deployer
+        from builder.repository.gate_settings import GateSettings
 
+        gate = GateSettings(max_loss=max_loss, task_dir=task_dir, data_root=data)
+        place = None if offline else url
         with (
             progress_line() as progress,
-            Deployer(repository, url=None if offline else url, trunk=trunk, wait_s=wait, progress=progress) as deployer,
+            Deployer(repository, url=place, trunk=trunk, wait_s=wait, gate=gate, progress=progress) as deployer,
         ):
             result = action(deployer)
     if as_json:
@@ -232,6 +257,8 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         "sync": "the server serves what the files say",
     }[report.action]
     click.echo(f"{done}, {report.seconds['all']:.2f} s")
+    for note in report.notes:
+        click.echo(note, err=True)
 
 
 def _show_comparison(result: Comparison) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions
-from builder.repository.configs import config_text
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
 from builder.repository.manifest import MANIFEST, Manifest
@@ -53,6 +52,7 @@ class Change:
         arrivals: versions of models that ``after`` needs; the fresh ones are written by ``write``.
         write: writes the fresh versions aside, and checks them.
         expected: gives, for smoke_rows(), the scores that outputs of the ensemble to be must have.
+        notes: what a user should know of what was written; filled by ``write``.
     """
 
     task: str
@@ -61,6 +61,7 @@ class Change:
     arrivals: tuple[PlannedModel, ...] = ()
     write: Write = lambda publication: None
     expected: Expected = dict
+    notes: Sequence[str] = ()
 
     @property
     def between(self) -> Contents:
@@ -76,10 +77,19 @@ class Change:
     def new_segment_texts(self) -> dict[str, str]:
         """The configs of segments that only ``after`` has."""
         return {
-            f"{config.name}/config.pbtxt": config_text(config)
+            f"{config.name}/config.pbtxt": self.after.placement.config_text(config)
             for segment, config in self.after.segment_configs().items()
             if self.before.segments.get(segment) != self.after.segments[segment]
         }
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether answers may come from a precision lower than fp32, and so differ from time to time."""
+        both = (self.before, self.after)
+        if any(contents.precision.is_reduced for contents in both):
+            return True
+        # After a build in fp32, a version of before it may be served again.
+        return any(head.numbers for contents in both for head in contents.heads.values())
 
     @property
     def gone(self) -> list[str]:
@@ -265,7 +275,7 @@ def _bring_in(
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected())
+    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), reduced=change.is_reduced)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
         # The candidate's tap cuts the trunk anew, for all.
@@ -273,7 +283,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     own = {change.task, candidate_output(change.task)}
     same = [task for task in change.before.tasks if task in live and task not in own]
     if same:
-        check_answers(live, server.ask(MULTITASK, smoke_rows(), same))
+        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), reduced=change.is_reduced)
     return answers
 
 
@@ -306,7 +316,7 @@ def _undo(
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
-    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected)
+    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, reduced=change.is_reduced)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
         check_answers(answers, {})

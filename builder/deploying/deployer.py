@@ -32,6 +32,7 @@ from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
 from builder.progress import Progress, silent
 from builder.repository.contents import Contents, HeadState
+from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.manifest import Manifest
 from builder.repository.publication import finish_earlier, locked
 from builder.repository.standing import Standing, changed_texts, read_standing, required_manifest
@@ -62,6 +63,7 @@ class Deployer:
         trunk: str | Path | None = None,
         admin_key: str | None = None,
         wait_s: float = 0.0,
+        gate: GateSettings = DEFAULT_GATE,
         progress: Progress = silent,
     ) -> None:
         """Says where; touches nothing.
@@ -73,6 +75,7 @@ class Deployer:
             admin_key: what the server's model-control endpoints ask for; by default the environment's
                 ``ONETRUNK_ADMIN_KEY``.
             wait_s: seconds to wait for another deployment or build to end, before it is refused.
+            gate: how a head is judged where the repository is of a reduced precision.
             progress: see Progress.
 
         Raises:
@@ -84,6 +87,7 @@ class Deployer:
         self._trunk_source = trunk
         self._trunk: Trunk | None = None
         self._wait_s = wait_s
+        self._gate = gate
         self._progress = progress
 
     def __enter__(self) -> Deployer:
@@ -231,14 +235,16 @@ class Deployer:
 
     def _bring(self, folder: Path, action: str, only_try: bool) -> DeploymentReport:
         def change(standing: Standing) -> Change:
-            from builder.repository.plan import head_source, load_head
+            from builder.repository.plan import head_source, load_head, numbers_of
 
             source = load_head(folder, self._load_trunk(standing.contents), any_folder=True)
             task = source.spec.task
             head = standing.contents.heads.get(task, HeadState({}, None, ()))
             check_meaning(str(folder), source.spec, head)
-            model = plan_model(self.repository, head_name(task), head_source(source), standing.manifest)
-            after = with_version(task, head, model.version, source.spec, action)
+            numbers = numbers_of(source, standing.contents.precision)
+            origin = head_source(source, numbers)
+            model = plan_model(self.repository, head_name(task), origin, standing.manifest, numbers)
+            after = with_version(task, head, model.version, source.spec, action, numbers)
             return self._recut(standing, task, after, source, model)
 
         return self._change(action, change, only_try)
@@ -267,7 +273,11 @@ class Deployer:
                 seconds = {**outcome.seconds, "all": round(time.monotonic() - began, 3)}
                 result["seconds"] = seconds["all"]
             return replace(
-                report, written=tuple(dict.fromkeys(outcome.written)), removed=tuple(change.gone), seconds=seconds
+                report,
+                written=tuple(dict.fromkeys(outcome.written)),
+                removed=tuple(change.gone),
+                seconds=seconds,
+                notes=tuple(change.notes),
             )
 
     @contextlib.contextmanager
@@ -357,8 +367,9 @@ class Deployer:
             if segment in standing.contents.segments:
                 versions[segment] = standing.contents.segments[segment]
             else:
-                origin = segment_source(segment, standing.contents.trunk)
-                planned = plan_model(self.repository, segment.name, origin, standing.manifest)
+                numbers = standing.contents.precision.of_segment(segment)
+                origin = segment_source(segment, standing.contents.trunk, numbers)
+                planned = plan_model(self.repository, segment.name, origin, standing.manifest, numbers)
                 versions[segment] = planned.version
                 arrivals.append(planned)
         after = replace(after, segments=versions)
@@ -367,8 +378,9 @@ class Deployer:
             return Change(task, standing.contents, after, tuple(arrivals))
         from builder.deploying.making import Making
 
-        making = Making(self.repository, standing, after, self._load_trunk(standing.contents), tuple(arrivals), source)
-        return Change(task, standing.contents, after, tuple(arrivals), making.write, making.expected)
+        trunk = self._load_trunk(standing.contents)
+        making = Making(self.repository, standing, after, trunk, tuple(arrivals), source, self._gate, self._progress)
+        return Change(task, standing.contents, after, tuple(arrivals), making.write, making.expected, making.notes)
 
 
 def _hashes(manifest: Manifest, change: Change) -> dict[str, str]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builder.deploying.proof import smoke_rows
-from builder.deploying.reference import reference_answers
-from builder.export.names import MODEL_FILE, head_name
-from builder.export.onnx_file import export_segment
-from builder.export.parity import check_parity
+from builder.deploying.reference import own_answers, reference_answers
+from builder.errors import UserError
+from builder.export.chain_run import Chain
+from builder.export.names import MODEL_FILE, Segment, head_name
 from builder.export.release import get_release
 from builder.model.trunk import Trunk
-from builder.repository.arrivals import served_task, write_head
+from builder.progress import Progress, silent
+from builder.repository.arrivals import served_task
 from builder.repository.contents import Contents, candidate_output
+from builder.repository.exports import Exports, is_reduced_task
+from builder.repository.gate import judge, measure_losses, read_dev
+from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.plan import HeadSource
 from builder.repository.publication import Publication
 from builder.repository.standing import Standing
@@ -34,6 +38,9 @@ class Making:
         trunk: the trunk.
         arrivals: versions that ``after`` needs; the fresh ones are made.
         head: where the new head comes from; None where there is none.
+        gate: how a reduced precision is judged.
+        progress: see Progress.
+        notes: what a user should know of what was written.
     """
 
     repository: Path
@@ -42,42 +49,84 @@ class Making:
     trunk: Trunk
     arrivals: tuple[PlannedModel, ...]
     head: HeadSource | None
+    gate: GateSettings = DEFAULT_GATE
+    progress: Progress = silent
+    notes: list[str] = field(default_factory=list)
 
     def write(self, publication: Publication) -> None:
         """Writes the fresh versions aside and checks them, on the segments that they will run on.
 
         Raises:
+            GateError: the head loses too much by the repository's precision.
             OneTrunkError: an export or a check failed.
         """
-        release = get_release(self.standing.manifest.triton_release)
+        exports = Exports(
+            trunk=self.trunk,
+            release=get_release(self.standing.manifest.triton_release),
+            precision=self.after.precision,
+            segments={segment: self.after.segments[segment] for segment in self._below},
+            heads=[] if self.head is None else [(self.head, self._head_model)],
+            buckets=self.standing.manifest.buckets,
+            publication=publication,
+        )
         segments = {segment.name: segment for segment in self.after.segments}
         for model in self.arrivals:
             if not model.fresh:
                 continue
             if model.name in segments:
-                export_segment(self.trunk, segments[model.name], publication.path(model.files[0]), release)
+                exports.write_segment(segments[model.name], model)
             elif self.head is not None:
-                write_head(self.head, self.trunk, release, publication, model)
-        if not any(model.fresh for model in self.arrivals):
+                exports.write_head(self.head, model)
+        if any(model.fresh for model in self.arrivals):
+            exports.check(self.progress)
+            self._pass_gate(exports)
+
+    @property
+    def _below(self) -> list[Segment]:
+        """The segments that the head stands on; all where there is none."""
+        return [one for one in self.after.segments if self.head is None or one.stop <= self.head.spec.tap]
+
+    @property
+    def _head_model(self) -> PlannedModel:
+        assert self.head is not None, "only asked for where there is a head"
+        return next(model for model in self.arrivals if model.name == head_name(self.head.spec.task))
+
+    @property
+    def _is_reduced(self) -> bool:
+        return self.head is not None and is_reduced_task(self.head, self._below, self.after.precision)
+
+    def _pass_gate(self, exports: Exports) -> None:
+        if self.head is None or not self._is_reduced:
             return
-        files = {
-            segment: publication.current(f"{segment.name}/{version}/{MODEL_FILE}")
-            for segment, version in self.after.segments.items()
-            if self.head is None or segment.stop <= self.head.spec.tap
-        }
-        heads = []
-        if self.head is not None:
-            model = next(model for model in self.arrivals if model.name == head_name(self.head.spec.task))
-            heads.append(served_task(self.head, self.trunk, publication.current(model.files[0])))
-        check_parity(self.trunk, files, heads, self.standing.manifest.buckets)
+        spec = self.head.spec
+        try:
+            examples = read_dev(spec, self.gate)
+        except UserError as error:
+            self.notes.append(f"what it loses by {self.after.precision} is not known: {error}")
+            return
+        buckets = self.standing.manifest.buckets
+        tasks = [(spec, examples, self._head_model.source)]
+        results = measure_losses(self.trunk, exports.fp32, exports.served, tasks, buckets, self.progress)
+        judge(results, self.gate.max_loss, "train it better, or allow more by --max-loss")
+        result = results[spec.task]
+        scores = f"{100 * result.fp32:.2f} in fp32, {100 * result.reduced:.2f} as served"
+        self.notes.append(f"{spec.metric} over {result.rows:,} dev rows: {scores}")
 
     def expected(self) -> dict[str, NDArray[np.float32]]:
         """Output of the new head -> the scores that it must give for smoke_rows()."""
         if self.head is None:
             return {}
-        task = self.head.spec.task
-        model = next(model for model in self.arrivals if model.name == head_name(task))
-        served = served_task(self.head, self.trunk, self.repository / model.files[0])
-        scores = reference_answers(self.trunk, served, smoke_rows(), self.standing.manifest.max_length)
+        task, model, manifest = self.head.spec.task, self._head_model, self.standing.manifest
+        file = self.repository / model.files[0]
+        if self._is_reduced:
+            segments = {
+                segment: self.repository / segment.name / str(self.after.segments[segment]) / MODEL_FILE
+                for segment in self._below
+            }
+            chain = Chain(segments, {task: file})
+            scores = own_answers(self.trunk, chain, self.head.spec, smoke_rows(), manifest.buckets)
+        else:
+            served = served_task(self.head, self.trunk, file)
+            scores = reference_answers(self.trunk, served, smoke_rows(), manifest.max_length)
         state = self.after.heads[task]
         return {candidate_output(task) if state.candidate == model.version else task: scores}

@@ -1,4 +1,4 @@
-"""What a head must answer, worked out without a server: by torch, or for a foreign head by its own file."""
+"""What a head must answer, worked out without a server: by torch, or by the files themselves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from builder.deploying.live_server import Row
+from builder.export.chain_run import Chain, padded_batches
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE
 from builder.export.parity import ServedTask, open_session
+from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
 
 
@@ -43,3 +45,24 @@ def reference_answers(trunk: Trunk, head: ServedTask, rows: Sequence[Row], max_l
     with torch.no_grad():
         whole: NDArray[np.float32] = head.module.forward_whole(state, mask).numpy()
     return whole
+
+
+def own_answers(
+    trunk: Trunk, chain: Chain, spec: HeadSpec, rows: Sequence[Row], buckets: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """A head's scores by the files that are served, run here: what there is to expect of a reduced precision.
+
+    Torch is no reference for that: it says what the task loses by it, which is for the gate to judge.
+
+    Args:
+        trunk: the trunk, for its tokenizer.
+        chain: segments and head.
+        spec: the head.
+        rows: texts.
+        buckets: padded lengths in tokens.
+
+    Returns:
+        *Shape:* (rows, outputs of the head)
+    """
+    batches = list(padded_batches(trunk, [(text, pair) if pair else text for text, pair in rows], buckets))
+    return chain.scores(spec, batches)

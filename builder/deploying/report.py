@@ -25,6 +25,7 @@ class DeploymentReport:
         settled: what an earlier deployment had left undone and this one finished first.
         seconds: step -> seconds; ``all`` is the whole.
         changed: whether anything was, or would be, changed.
+        notes: what a user should know of the head that came in.
     """
 
     action: str
@@ -37,6 +38,7 @@ class DeploymentReport:
     settled: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     changed: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def dry_run(change: Change, repository: Path, report: DeploymentReport) -> DeploymentReport:

@@ -16,7 +16,7 @@ from builder.repository.configs import TOKENIZER, pinned_version
 from builder.repository.contents import Contents
 from builder.repository.ensemble import candidate_name
 
-_PARTS = ("head_", "trunk_")
+_PARTS = ("head_", "heads_", "trunk_")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def expected_versions(contents: Contents) -> dict[str, set[int]]:
     """Part -> the versions that a server of these contents holds."""
     parts = {TOKENIZER: {pinned_version(contents.tokenizer)}}
     parts |= {segment.name: {version} for segment, version in contents.segments.items()}
-    parts |= {head_name(task): set(head.loaded) for task, head in contents.heads.items() if head.loaded}
+    parts |= {group.group.name: {group.version} for group in contents.groups_in_use}
+    parts |= {head_name(task): set(contents.heads[task].loaded) for task in contents.own_models}
     return parts
 
 

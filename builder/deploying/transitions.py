@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from builder.errors import UserError
 from builder.export.names import Segment, cut_trunk
+from builder.export.precision import Numbers
 from builder.model.head_spec import HeadSpec
 from builder.repository.contents import Contents, HeadState
 from builder.repository.ensemble import check_task_name
@@ -70,14 +71,17 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def with_version(task: str, head: HeadState, version: int, spec: HeadSpec, action: str) -> HeadState:
+def with_version(
+    task: str, head: HeadState, version: int, spec: HeadSpec, action: str, numbers: Numbers = "fp32"
+) -> HeadState:
     """The head with a version that has come in: live for ``deploy``, else beside the live one.
 
     Raises:
         UserError: it is live already, or another candidate is being tried.
     """
     specs = {**head.specs, version: head.specs.get(version, spec)}
-    head = replace(head, specs=specs)
+    made_in = {**head.numbers, **({} if numbers == "fp32" else {version: numbers})}
+    head = replace(head, specs=specs, numbers=made_in)
     if action == "deploy":
         return served_now(replace(head, candidate=None if head.candidate == version else head.candidate), version)
     if version == head.served:
@@ -115,7 +119,9 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
         head = contents.heads.get(name.removeprefix("head_")) if name.startswith("head_") else None
         if head is None:
             match = re.fullmatch(r"trunk_\d+_(\d+)", name)
-            if match and name not in in_use:
+            if name.startswith("heads_") and entry.served is None:
+                removed.append(name)
+            elif match and name not in in_use:
                 if int(match[1]) not in previous_taps:
                     removed.append(name)
             elif entry.served is not None:
@@ -132,6 +138,9 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
                 stay.add(version)
         removed += [f"{name}/{version}" for version in sorted(entry.versions) if version not in stay]
         specs = {version: spec for version, spec in head.specs.items() if version in stay}
+        numbers = {version: made for version, made in head.numbers.items() if version in stay}
         previous = head.previous if head.previous in stay else None
-        contents = contents.with_head(task, replace(head, specs=specs, previous=previous).at_rest())
-    return contents, removed
+        contents = contents.with_head(task, replace(head, specs=specs, numbers=numbers, previous=previous).at_rest())
+    return replace(
+        contents, groups=tuple(group for group in contents.groups if group.group.name not in removed)
+    ), removed

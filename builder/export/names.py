@@ -62,6 +62,11 @@ def hidden_name(tap: int) -> str:
     return f"hidden_{tap:02d}"
 
 
+def group_name(tap: int) -> str:
+    """The model that holds several heads of one tap, as in ``heads_04``."""
+    return f"heads_{tap:02d}"
+
+
 def head_name(task: str) -> str:
     """The model that is a task's head."""
     return f"head_{task}"

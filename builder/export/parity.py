@@ -62,12 +62,30 @@ class ServedTask:
     module: ServedHead | None
 
 
+@dataclass(frozen=True)
+class GroupedFile:
+    """Several heads in one file, which must answer as their own files do.
+
+    Attributes:
+        name: the model's name.
+        path: the file.
+        heads: names of the heads' own models.
+    """
+
+    name: str
+    path: Path
+    heads: Sequence[str]
+
+
 def check_parity(
     trunk: Trunk,
     segments: Mapping[Segment, Path],
     heads: Sequence[ServedTask],
     buckets: tuple[int, ...],
     progress: Callable[[], None] = lambda: None,
+    *,
+    groups: Sequence[GroupedFile] = (),
+    allowed: float | None = None,
 ) -> dict[str, float]:
     """Checks every model, then the whole chain, on right-padded batches of real text of every bucket, batch 1 and N.
 
@@ -81,9 +99,12 @@ def check_parity(
         heads: the heads.
         buckets: padded lengths in tokens.
         progress: called after each batch.
+        groups: files that hold several of the heads.
+        allowed: greatest difference that passes; by default TOLERANCE, which is for fp32 files.
 
     Returns:
-        Model name -> greatest difference found; of the models that there is a torch module for.
+        Model name -> greatest difference found; of the models that there is a torch module for, and of a group from
+        its heads' own files.
 
     Raises:
         ParityError: names, axes, shapes or values differ.
@@ -95,14 +116,20 @@ def check_parity(
     for head in heads:
         inputs, dims = (HIDDEN_STATE, ATTENTION_MASK), [None, get_kind(head.spec.kind).outputs(head.spec)]
         _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
+    sessions |= {group.name: open_session(group.path, group.name) for group in groups}
 
+    # A group holds the very files that it is compared with, whatever they compute in.
+    together = {group.name for group in groups}
+    tolerance = TOLERANCE if allowed is None else allowed
     worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
-        for model, difference in _differences(trunk, chain, heads, sessions, batch).items():
+        for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
             worst[model] = max(worst.get(model, 0.0), difference)
             # Written so that NaN fails too.
-            if not difference <= TOLERANCE:
-                raise ParityError(model, f"answers differ from torch's on {batch.title}", difference)
+            limit = TOLERANCE if model in together else tolerance
+            if not difference <= limit:
+                other = "its heads'" if model in together else "torch's"
+                raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)
         progress()
     return worst
 
@@ -113,13 +140,15 @@ def _differences(
     heads: Sequence[ServedTask],
     sessions: Mapping[str, onnxruntime.InferenceSession],
     batch: Batch,
+    groups: Sequence[GroupedFile],
 ) -> dict[str, float]:
     reference = trunk.states(
         batch.input_ids, batch.token_type_ids, batch.attention_mask, [segment.stop for segment in chain]
     )
     tensors: dict[str, NDArray[np.int64] | Array] = dict(batch.arrays())
     served: dict[int, Array] = {}
-    found = {}
+    found: dict[str, float] = {}
+    alone: dict[str, tuple[ServedTask, Array]] = {}
     for segment, session in chain.items():
         state = _run(session, segment.name, {name: tensors[name] for name in segment.inputs}, batch)
         tensors[segment.output] = served[segment.stop] = state
@@ -128,12 +157,19 @@ def _differences(
         tap = head.spec.tap
         feeds = {HIDDEN_STATE: served[tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
         scores = _run(sessions[head.name], head.name, feeds, batch)
+        alone[head.name] = (head, scores)
         if head.module is None:
             _check_scores(head, scores, batch)
             continue
         with torch.no_grad():
             expected = head.module.forward_whole(reference[tap], batch.attention_mask).numpy()
         found[head.name] = _distance(head.name, scores, expected)
+    for group in groups:
+        members = [alone[name] for name in group.heads]
+        feeds = {HIDDEN_STATE: served[members[0][0].spec.tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
+        for head, scores in members:
+            together = _run(sessions[group.name], group.name, feeds, batch, head.spec.task)
+            found[group.name] = max(found.get(group.name, 0.0), _distance(group.name, together, scores))
     return found
 
 
@@ -196,9 +232,10 @@ def _run(
     model: str,
     feeds: Mapping[str, NDArray[np.int64] | Array],
     batch: Batch,
+    output: str | None = None,
 ) -> Array:
     try:
-        result: Array = session.run(None, feeds)[0]
+        result: Array = session.run([output] if output else None, feeds)[0]
     except Exception as error:  # as in open_session
         raise ParityError(model, f"does not run on {batch.title}: {error}") from error
     return result

@@ -32,7 +32,8 @@ def folded_state(parts: LayerParts, query_state: Tensor, hidden_state: Tensor, m
     Returns:
         *Shape:* (batch_size, width)
     """
-    heads, width = parts.attention_heads, hidden_state.shape[-1]
+    # Of the layer, not of the state: so they are plain numbers to an exporter, and the reshaped weights constants.
+    heads, width = parts.attention_heads, parts.query.in_features
     size = width // heads
 
     # One small matrix product a head, batched over heads: (heads, batch, size) @ (heads, size, width).

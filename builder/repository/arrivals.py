@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import builder
 from builder.digest import sha256_file
-from builder.export.names import head_name
+from builder.export.names import MODEL_FILE, head_name
+from builder.export.precision import reduce_file
 from builder.repository.configs import TOKENIZER, parameters_of, pinned_version
 from builder.repository.contents import Contents
 from builder.repository.ensemble import ENSEMBLE_VERSION
+from builder.repository.grouping import Group
 from builder.repository.manifest import Manifest, ModelEntry, VersionEntry
 from builder.repository.publication import Publication
 from builder.repository.versions import PlannedModel
@@ -22,13 +24,29 @@ if TYPE_CHECKING:
     from builder.export.parity import ServedTask
     from builder.export.release import Release
     from builder.model.trunk import Trunk
+    from builder.repository.gate_result import GateResult
     from builder.repository.plan import HeadSource
 
 Versions = Mapping[str, dict[int, VersionEntry]]
 
 
-def write_head(head: HeadSource, trunk: Trunk, release: Release, publication: Publication, model: PlannedModel) -> None:
+def write_head(
+    head: HeadSource,
+    trunk: Trunk,
+    release: Release,
+    publication: Publication,
+    model: PlannedModel,
+    draft: Path | None = None,
+) -> None:
     """Writes a head's version folder aside: its ONNX file, and the head.json that says what it is.
+
+    Args:
+        head: the head.
+        trunk: its trunk.
+        release: what must be able to load the file.
+        publication: where.
+        model: the version.
+        draft: the fp32 file that one of a lower precision is made from.
 
     Raises:
         OneTrunkError: the file would not be one that the release can load.
@@ -40,9 +58,28 @@ def write_head(head: HeadSource, trunk: Trunk, release: Release, publication: Pu
     if isinstance(head, ExportedHead):
         head.check_file(release)
         shutil.copyfile(head.file, file)
+    elif draft is not None:
+        reduce_file(draft, file, model.numbers, thorough=False)
     else:
         export_head(head.head(trunk), head.spec, file, release)
     record.write_text(head.spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def write_group(group: Group, release: Release, publication: Publication, model: PlannedModel) -> None:
+    """Writes a group's version folder aside, from the files of its heads, which are written already.
+
+    Raises:
+        OneTrunkError: the file would not be one that the release can load.
+    """
+    from builder.export.grouped_heads import merge_heads
+
+    file, record = (publication.path(name) for name in model.files)
+    parts = {
+        task: publication.current(f"{head_name(task)}/{member.version}/{MODEL_FILE}")
+        for task, member in sorted(group.heads.items())
+    }
+    merge_heads(parts, file, release)
+    record.write_text(group.text(), encoding="utf-8")
 
 
 def served_task(head: HeadSource, trunk: Trunk, file: Path) -> ServedTask:
@@ -78,7 +115,9 @@ def merged_versions(
     for model in arrived:
         if model.fresh:
             files = {name: sha256_file(publication.current(name)) for name in model.files}
-            found.setdefault(model.name, {})[model.version] = VersionEntry(source=model.source, files=files)
+            found.setdefault(model.name, {})[model.version] = VersionEntry(
+                source=model.source, files=files, numbers=model.numbers
+            )
     return found
 
 
@@ -88,6 +127,7 @@ def make_manifest(
     versions: Versions,
     before: Manifest | None = None,
     idle: Mapping[str, str] | None = None,
+    gate: Mapping[str, GateResult] | None = None,
 ) -> Manifest:
     """The manifest of a repository.
 
@@ -97,6 +137,7 @@ def make_manifest(
         versions: model -> its versions on disk.
         before: the manifest until now, which has the configs of models that are not in use any more.
         idle: texts of models that are not in use yet: path below the repository -> content.
+        gate: what the gate found; None for what it found before.
     """
     beside: dict[str, dict[str, str]] = {}
     for name, text in {**(idle or {}), **contents.texts}.items():
@@ -107,6 +148,7 @@ def make_manifest(
 
     in_use = {TOKENIZER: pinned_version(contents.tokenizer)}
     in_use |= {segment.name: version for segment, version in contents.segments.items()}
+    in_use |= {group.group.name: group.version for group in contents.groups_in_use}
     in_use |= {config.name: ENSEMBLE_VERSION for config, _ in contents.ensembles}
     models = {
         name: ModelEntry(served=version, loaded=(version,), versions=versions.get(name, {}), files=beside[name])
@@ -135,4 +177,7 @@ def make_manifest(
         buckets=tuple(int(bucket) for bucket in settings["buckets"].split(",")),
         tasks=contents.tasks,
         models=models,
+        precision=contents.precision,
+        gate=dict(gate) if gate is not None else before.gate if before else {},
+        placement=contents.placement,
     )

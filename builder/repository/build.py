@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
-from builder.export.onnx_file import export_segment
-from builder.export.parity import check_parity
+from builder.export.precision import FP32, Precision
 from builder.export.release import DEFAULT_RELEASE, Release, get_release
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress, silent
-from builder.repository.arrivals import holds_text, make_manifest, merged_versions, served_task, write_head
-from builder.repository.buckets import buckets_up_to
+from builder.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
 from builder.repository.configs import TOKENIZER
+from builder.repository.exports import Exports
+from builder.repository.gate import judge, measure_losses, read_dev
+from builder.repository.gate_plan import GatePlan, plan_gate
+from builder.repository.gate_result import GateResult
+from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.manifest import MANIFEST, Manifest, read_manifest
+from builder.repository.padding import Buckets, BucketWish
+from builder.repository.placement import CPU, Device, Placement
 from builder.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from builder.repository.publication import Publication, finish_earlier, locked
+from builder.repository.thread_choice import Goal
+from builder.repository.tuning import Tuning, tune_repository
 
 
 @dataclass(frozen=True)
@@ -32,22 +38,34 @@ class BuildReport:
     Attributes:
         output: the repository.
         tasks: the tasks that it serves.
+        buckets: padded lengths in tokens, and how they suit the texts that they were chosen from.
         models: model -> ``version N, new``, ``version N, kept`` or ``removed``.
         written: files that were written, below the repository.
         removed: folders of models that have gone.
         differences: model -> greatest difference from torch; empty where nothing had to be checked.
+        precision: what trunk and heads compute in.
+        gate: task -> what the gate found, now or for the same files before; empty where there was none to pass.
+        gated: whether every task of reduced precision passed the gate.
         finished_earlier: whether an earlier publication, cut off in its moves, was completed first.
         seconds: time taken.
+        placement: where the models run, and with how many threads.
+        notes: what a user should know of what was measured.
     """
 
     output: Path
     tasks: tuple[str, ...]
+    buckets: Buckets
     models: dict[str, str]
     written: tuple[str, ...]
     removed: tuple[str, ...]
     differences: dict[str, float] = field(default_factory=dict)
+    precision: Precision = FP32
+    gate: Mapping[str, GateResult] = field(default_factory=dict)
+    gated: bool = True
     finished_earlier: bool = False
     seconds: float = 0.0
+    placement: Placement = CPU
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -62,7 +80,13 @@ def build_repository(
     tasks: Sequence[str] | None = None,
     trunk: str | Path | None = None,
     max_length: int = 128,
+    buckets: BucketWish | None = None,
     triton_release: str = DEFAULT_RELEASE,
+    group_heads: bool = False,
+    precision: Precision = FP32,
+    gate: GateSettings = DEFAULT_GATE,
+    device: Device = "cpu",
+    tune: Goal | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -74,44 +98,91 @@ def build_repository(
         tasks: which tasks; None for all. The repository then has these and no others.
         trunk: see builder.model.trunk.load_trunk.
         max_length: longest text in tokens, and the last bucket.
+        buckets: the padded lengths, or what to choose them from; None for 16, 32, 64 ...
         triton_release: the Triton release that must be able to load the files, as in ``24.10``.
+        group_heads: whether the heads of one tap are served by one model, where there are several.
+        precision: what trunk and heads compute in.
+        gate: how a reduced precision is judged.
+        device: where segments and heads run.
+        tune: measure the models on this machine, and give each the threads that suit this goal; None for usual numbers.
         dry_run: only say what would be done.
         progress: see Progress.
 
     Raises:
-        UserError: an argument, a bundle or the trunk is wrong.
-        OneTrunkError: an export or a check failed. Nothing was published then.
+        UserError: an argument, a bundle or the trunk is wrong, or a task has no dev data to judge a precision by.
+        GateError: a task loses too much by the precision. Nothing was published then.
+        OneTrunkError: an export or a check failed. Nothing was published then either.
     """
     started = time.monotonic()
+    _check_tune(tune, device, dry_run)
     release = get_release(triton_release)
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
-    buckets = buckets_up_to(max_length, loaded.max_positions)
     chosen = select_heads(heads, tasks, loaded)
+    settled = (buckets or BucketWish()).settle(loaded, max_length, list(chosen), progress)
     with nullcontext() if dry_run else locked(output):
         finished = not dry_run and finish_earlier(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
-        plan = plan_repository(output, loaded, chosen, buckets, manifest)
+        plan = plan_repository(
+            output,
+            loaded,
+            chosen,
+            settled.lengths,
+            manifest,
+            settled.origin,
+            group_heads=group_heads,
+            precision=precision,
+            placement=_placement(device, tune, manifest),
+        )
+        gating = plan_gate(plan, manifest, gate)
+        if gate.on:
+            # What is known already is judged too: it may have been found when more was allowed.
+            judge(gating.known, gate.max_loss)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
         changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
-        differences = {}
+        changed = changed or bool(gating.open)
+        differences: dict[str, float] = {}
+        results = dict(gating.known)
         if changed and not dry_run:
-            differences = _publish(output, plan, loaded, release, manifest, texts, progress)
+            differences, results = _publish(output, plan, gating, loaded, release, manifest, texts, progress)
+        tuning = Tuning(plan.contents.placement)
+        if tune is not None:
+            tuning = tune_repository(output, tune, settled.typical, progress)
     return BuildReport(
         output=output,
         tasks=tuple(chosen),
+        buckets=settled,
         models={
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
         },
-        written=(*written, MANIFEST) if changed else (),
+        written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else [])])),
         removed=tuple(plan.removed),
         differences=differences,
+        precision=precision,
+        gate=results,
+        gated=set(gating.tasks) <= set(results),
         finished_earlier=finished,
         seconds=time.monotonic() - started,
+        placement=tuning.placement,
+        notes=tuning.notes,
     )
+
+
+def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
+    if tune is not None and device != "cpu":
+        raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
+    if tune is not None and dry_run:
+        raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+
+
+def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:
+    """The placement to build with; what was measured before stays until it is measured anew."""
+    if tune is not None and manifest is not None and manifest.placement.device == device:
+        return manifest.placement
+    return Placement(device=device)
 
 
 def _check_candidates(output: Path, manifest: Manifest | None) -> None:
@@ -127,52 +198,68 @@ def _check_candidates(output: Path, manifest: Manifest | None) -> None:
 def _publish(
     output: Path,
     plan: RepositoryPlan,
+    gating: GatePlan,
     trunk: Trunk,
     release: Release,
     manifest: Manifest | None,
     texts: Sequence[str],
     progress: Progress,
-) -> dict[str, float]:
-    """Writes fresh versions and texts aside, checks the whole, moves it in. Gives what check_parity gives."""
+) -> tuple[dict[str, float], dict[str, GateResult]]:
+    """Writes fresh versions and texts aside, checks the whole, moves it in.
+
+    Gives what Exports.check and what the gate found.
+    """
+    # Before anything takes long: whether there are data to judge by.
+    dev = {task: read_dev(plan.heads[task].spec, gating.settings) for task in gating.open}
     with Publication(output) as publication:
         try:
-            _export(plan, trunk, release, publication, progress)
-            differences = _check(plan, trunk, publication, progress)
+            exports = _export(plan, trunk, release, publication, progress)
+            differences = exports.check(progress)
+            tasks = [(plan.heads[task].spec, examples, gating.open[task]) for task, examples in dev.items()]
+            results = dict(gating.known)
+            if tasks:
+                results |= measure_losses(trunk, exports.fp32, exports.served, tasks, plan.buckets, progress)
+            if gating.settings.on:
+                judge(results, gating.settings.max_loss)
             wanted = plan.contents.texts
             for name in texts:
                 publication.write(name, wanted[name])
             versions = merged_versions(output, manifest, plan.models.values(), publication)
             stay = {name: entries for name, entries in versions.items() if name not in plan.removed}
-            publication.write(MANIFEST, make_manifest(plan.contents, release.name, stay, manifest).text())
+            stands = make_manifest(plan.contents, release.name, stay, manifest, gate=results)
+            publication.write(MANIFEST, stands.text())
         except OSError as error:
             raise OneTrunkError(f"{output}: {error.strerror} while writing; nothing was published") from error
         progress("publishing", 0, 1)
         publication.commit(plan.removed)
-    return differences
+    return differences, results
 
 
-def _export(plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: Progress) -> None:
-    fresh = [model for model in plan.models.values() if model.fresh]
+def _export(
+    plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: Progress
+) -> Exports:
     segments = {segment.name: segment for segment in plan.segments}
+    groups = {group.name: group for group in plan.groups}
+    exports = Exports(
+        trunk=trunk,
+        release=release,
+        precision=plan.contents.precision,
+        segments=plan.contents.segments,
+        heads=[(head, plan.models[head_name(task)]) for task, head in plan.heads.items()],
+        buckets=plan.buckets,
+        publication=publication,
+        groups=[(group, plan.models[group.name]) for group in plan.groups],
+    )
+    fresh = [model for model in plan.models.values() if model.fresh]
     for done, model in enumerate(fresh):
         progress(f"exporting {model.name}", done, len(fresh))
         if model.name == TOKENIZER:
             for file, source in zip(model.files, tokenizer_files(trunk).values(), strict=True):
                 shutil.copyfile(source, publication.path(file))
         elif model.name in segments:
-            export_segment(trunk, segments[model.name], publication.path(model.files[0]), release)
+            exports.write_segment(segments[model.name], model)
+        elif model.name in groups:
+            write_group(groups[model.name], release, publication, model)
         else:
-            write_head(plan.heads[model.name.removeprefix("head_")], trunk, release, publication, model)
-
-
-def _check(plan: RepositoryPlan, trunk: Trunk, publication: Publication, progress: Progress) -> dict[str, float]:
-    def file(name: str) -> Path:
-        return publication.current(plan.models[name].files[0])
-
-    heads = [served_task(head, trunk, file(head_name(task))) for task, head in plan.heads.items()]
-    segments = {segment: file(segment.name) for segment in plan.segments}
-    total, done = 2 * len(plan.buckets), itertools.count(1)
-    progress("checking against torch", 0, total)
-    return check_parity(
-        trunk, segments, heads, plan.buckets, lambda: progress("checking against torch", next(done), total)
-    )
+            exports.write_head(plan.heads[model.name.removeprefix("head_")], model)
+    return exports

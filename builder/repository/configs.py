@@ -12,8 +12,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
+from builder.export.precision import Numbers
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
+from builder.repository.grouping import Group
 
 MAX_BATCH_SIZE = 32
 MAX_TEXT_BYTES = 1 << 20
@@ -25,7 +27,9 @@ PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_T
 _TRUNK_THREADS, _HEAD_THREADS = 2, 1
 
 
-def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int) -> pb.ModelConfig:
+def tokenizer_config(
+    *, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int, buckets_from: str | None = None
+) -> pb.ModelConfig:
     """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
     config = _part(TOKENIZER, "python", [version])
     for name in ("text", "text_pair"):
@@ -45,10 +49,14 @@ def tokenizer_config(*, buckets: tuple[int, ...], vocab_size: int, pad_token_id:
             "max_text_bytes": str(MAX_TEXT_BYTES),
         },
     )
+    if buckets_from is not None:
+        _set_parameters(config, {"buckets_from": buckets_from})
     return config
 
 
-def segment_config(segment: Segment, *, width: int, trunk: str, version: int) -> pb.ModelConfig:
+def segment_config(
+    segment: Segment, *, width: int, trunk: str, version: int, numbers: Numbers = "fp32"
+) -> pb.ModelConfig:
     """A segment of the trunk."""
     config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
     for name in segment.inputs:
@@ -57,15 +65,14 @@ def segment_config(segment: Segment, *, width: int, trunk: str, version: int) ->
         else:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
-    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop)})
+    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": numbers})
     return config
 
 
-def head_config(spec: HeadSpec, *, versions: Sequence[int]) -> pb.ModelConfig:
+def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "fp32") -> pb.ModelConfig:
     """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
-    config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, spec.width]))
-    config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
+    _add_state(config, spec.width)
     output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=[get_kind(spec.kind).outputs(spec)])
     if spec.labels:
         output.label_filename = label_file(spec.task)
@@ -78,10 +85,22 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int]) -> pb.ModelConfig:
         "tap": str(spec.tap),
         "layers": str(spec.layers),
         "trunk": spec.trunk,
+        "precision": numbers,
     }
     if spec.range:
         parameters["range"] = "{:g},{:g}".format(*spec.range)
     _set_parameters(config, parameters)
+    return config
+
+
+def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
+    """Several heads of one tap in one model."""
+    config = _onnx_part(group.name, [version], _HEAD_THREADS)
+    _add_state(config, width)
+    for task, member in sorted(group.heads.items()):
+        config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[member.outputs]))
+    heads = ",".join(f"{task}:{member.version}" for task, member in sorted(group.heads.items()))
+    _set_parameters(config, {"tap": str(group.tap), "trunk": group.trunk, "heads": heads})
     return config
 
 
@@ -121,6 +140,11 @@ def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConf
     config = _part(name, "onnxruntime", versions)
     _set_parameters(config, {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"})
     return config
+
+
+def _add_state(config: pb.ModelConfig, width: int) -> None:
+    config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, width]))
+    config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
 
 
 def _set_parameters(config: pb.ModelConfig, parameters: Mapping[str, str]) -> None:

@@ -12,9 +12,12 @@ from functools import cached_property
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.export.names import Segment, head_name
+from builder.export.precision import FP32, Numbers, Precision
 from builder.model.head_spec import HeadSpec
-from builder.repository.configs import config_text, head_config, label_file, segment_config
-from builder.repository.ensemble import ENSEMBLE_VERSION, HeadModel, candidate_config, ensemble_configs
+from builder.repository.configs import config_text, group_config, head_config, label_file, segment_config
+from builder.repository.ensemble import ENSEMBLE_VERSION, GroupModel, HeadModel, candidate_config, ensemble_configs
+from builder.repository.grouping import Group
+from builder.repository.placement import CPU, Placement
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class HeadState:
             rollback then finds at once, and a candidate.
         candidate: the version that is tried beside the served one.
         previous: the version that was served before; of a removed task, the one that was served last.
+        numbers: version -> what it computes in, where that is not fp32.
     """
 
     specs: Mapping[int, HeadSpec]
@@ -35,6 +39,7 @@ class HeadState:
     loaded: tuple[int, ...]
     candidate: int | None = None
     previous: int | None = None
+    numbers: Mapping[int, Numbers] = field(default_factory=dict)
 
     def at_rest(self) -> HeadState:
         """The same with those versions loaded that should be while nothing is being changed."""
@@ -44,7 +49,21 @@ class HeadState:
     def model(self, version: int, output: str | None = None) -> HeadModel:
         """One version, as an ensemble names it."""
         spec = self.specs[version]
-        return HeadModel(head_config(spec, versions=self.loaded), spec.labels, version, output or spec.task)
+        config = head_config(spec, versions=self.loaded, numbers=self.numbers.get(version, "fp32"))
+        return HeadModel(config, spec.labels, version, output or spec.task)
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """A model that holds several heads of one tap.
+
+    Attributes:
+        group: which heads, in which versions.
+        version: the model's own version.
+    """
+
+    group: Group
+    version: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,9 @@ class Contents:
         tokenizer: the tokenizer's config.
         segments: segment in use -> version.
         heads: every head, by task.
+        groups: the models that hold several heads of one tap, those too of which no head is served just now.
+        precision: what segments compute in, and heads that are exported from now on.
+        placement: where the models run, and with how many threads.
     """
 
     trunk: str
@@ -64,6 +86,9 @@ class Contents:
     tokenizer: pb.ModelConfig
     segments: Mapping[Segment, int]
     heads: Mapping[str, HeadState] = field(default_factory=dict)
+    groups: tuple[GroupState, ...] = ()
+    precision: Precision = FP32
+    placement: Placement = CPU
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -81,6 +106,28 @@ class Contents:
         pairs = [(head, version) for head in self.heads.values() for version in (head.served, head.candidate)]
         return {head.specs[version].tap for head, version in pairs if version is not None}
 
+    def grouped(self, group: GroupState) -> tuple[str, ...]:
+        """The tasks that a group answers for: those of its heads that are served in the version that it holds."""
+        members = group.group.heads
+        return tuple(
+            task for task in self.tasks if task in members and members[task].version == self.heads[task].served
+        )
+
+    @property
+    def groups_in_use(self) -> tuple[GroupState, ...]:
+        """The groups that answer for some task."""
+        return tuple(group for group in self.groups if self.grouped(group))
+
+    @property
+    def own_models(self) -> tuple[str, ...]:
+        """The tasks whose head's own model a server holds: not those of which a group answers for the only version."""
+        by_group = {task for group in self.groups for task in self.grouped(group)}
+        return tuple(
+            task
+            for task, head in sorted(self.heads.items())
+            if head.loaded and not (task in by_group and head.loaded == (head.served,))
+        )
+
     def with_head(self, task: str, head: HeadState) -> Contents:
         """The same with one head in another state."""
         return replace(self, heads={**self.heads, task: head})
@@ -88,7 +135,9 @@ class Contents:
     def segment_configs(self) -> dict[Segment, pb.ModelConfig]:
         """The segments' configs."""
         return {
-            segment: segment_config(segment, width=self.width, trunk=self.trunk, version=version)
+            segment: segment_config(
+                segment, width=self.width, trunk=self.trunk, version=version, numbers=self.precision.of_segment(segment)
+            )
             for segment, version in self.segments.items()
         }
 
@@ -99,8 +148,9 @@ class Contents:
         # Versions of a head differ in tap and layers at most; its config tells those of the version that answers.
         shown = [head.model(head.served or head.candidate or head.loaded[-1]) for head in heads]
         texts = {f"{head_name(head.task)}/{label_file(head.task)}": label_text(head) for head in shown if head.labels}
-        for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown)):
-            texts[f"{config.name}/config.pbtxt"] = config_text(config)
+        groups = (group.config for group in self._group_models())
+        for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown), *groups):
+            texts[f"{config.name}/config.pbtxt"] = self.placement.config_text(config)
         return texts
 
     @cached_property
@@ -109,7 +159,8 @@ class Contents:
         segments = self.segment_configs()
         served = [(self.heads[task], self.heads[task].served) for task in self.tasks]
         heads = [head.model(version) for head, version in served if version is not None]
-        found = [(config, heads) for config in ensemble_configs(self.tokenizer, segments, heads)]
+        groups = self._group_models()
+        found = [(config, heads) for config in ensemble_configs(self.tokenizer, segments, heads, groups)]
         for task in self.candidates:
             head = self.heads[task]
             both = [] if head.served is None else [head.model(head.served)]
@@ -117,6 +168,12 @@ class Contents:
                 both.append(head.model(head.candidate, candidate_output(task)))
             found.append((candidate_config(task, self.tokenizer, segments, both), both))
         return found
+
+    def _group_models(self) -> list[GroupModel]:
+        return [
+            GroupModel(state.group, group_config(state.group, width=self.width, version=state.version))
+            for state in self.groups_in_use
+        ]
 
     @cached_property
     def ensemble_texts(self) -> Mapping[str, str]:

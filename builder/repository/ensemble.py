@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
 from builder.repository.configs import MAX_BATCH_SIZE, PADDED, parameters_of, pinned_version
+from builder.repository.grouping import Group
 
 MULTITASK = "multitask"
 MULTITASK_TOKENS = "multitask_tokens"
@@ -55,6 +56,11 @@ class HeadModel:
         """The tap that it stands on."""
         return int(parameters_of(self.config)["tap"])
 
+    def is_in(self, group: GroupModel) -> bool:
+        """Whether the group answers for it, as it stands here: with its version, and under its task's name."""
+        member = group.group.heads.get(self.task)
+        return member is not None and member.version == self.version and self.output == self.task
+
     def description(self) -> dict[str, Any]:
         """What a client wants to know of the task."""
         parameters = parameters_of(self.config)
@@ -71,10 +77,28 @@ class HeadModel:
         }
 
 
+@dataclass(frozen=True)
+class GroupModel:
+    """Several heads of one tap in one model, as it stands in a repository.
+
+    Attributes:
+        group: what it holds.
+        config: its config.
+    """
+
+    group: Group
+    config: pb.ModelConfig
+
+
 def ensemble_configs(
-    tokenizer: pb.ModelConfig, segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
+    tokenizer: pb.ModelConfig,
+    segments: Mapping[Segment, pb.ModelConfig],
+    heads: Sequence[HeadModel],
+    groups: Sequence[GroupModel] = (),
 ) -> list[pb.ModelConfig]:
     """Both ensembles: ``multitask`` (text in) and ``multitask_tokens`` (token ids in).
+
+    A head that a group holds in the version that is served is answered by the group, any other by its own model.
 
     Raises:
         OneTrunkError: a head stands on another trunk, on a tap that no segment ends at, or its task has the name of
@@ -83,8 +107,10 @@ def ensemble_configs(
     _check_parts(segments, heads)
     used = _used(segments, heads)
     return [
-        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, used, heads),
-        _ensemble(MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, used, heads),
+        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, used, heads, groups),
+        _ensemble(
+            MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, used, heads, groups
+        ),
     ]
 
 
@@ -138,6 +164,7 @@ def _ensemble(
     tokenizer: pb.ModelConfig,
     segments: Mapping[Segment, pb.ModelConfig],
     heads: Sequence[HeadModel],
+    groups: Sequence[GroupModel] = (),
 ) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
     config.version_policy.specific.versions.append(ENSEMBLE_VERSION)
@@ -164,11 +191,20 @@ def _ensemble(
     for segment, part in sorted(segments.items()):
         feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
         _add_step(config, part, pinned_version(part), feeds, {segment.output: segment.output})
+    for group in groups:
+        # A head that was updated since is not asked of the group.
+        members = {head.task: head.output for head in heads if head.is_in(group)}
+        if members:
+            _add_step(config, group.config, pinned_version(group.config), _head_inputs(group.group.tap), members)
     for head in heads:
-        feeds = {HIDDEN_STATE: hidden_name(head.tap), ATTENTION_MASK: PADDED[ATTENTION_MASK]}
-        _add_step(config, head.config, head.version, feeds, {head.task: head.output})
+        if not any(head.is_in(group) for group in groups):
+            _add_step(config, head.config, head.version, _head_inputs(head.tap), {head.task: head.output})
     config.parameters["onetrunk"].string_value = json.dumps(_description(tokenizer, segments, heads))
     return config
+
+
+def _head_inputs(tap: int) -> dict[str, str]:
+    return {HIDDEN_STATE: hidden_name(tap), ATTENTION_MASK: PADDED[ATTENTION_MASK]}
 
 
 def _add_step(

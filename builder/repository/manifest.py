@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from builder.errors import UserError
+from builder.export.precision import FP32, Numbers, Precision
+from builder.repository.gate_result import GateResult
+from builder.repository.placement import CPU, Placement
 
 MANIFEST = "manifest.json"
 SCHEMA: Literal[2] = 2
@@ -24,12 +27,14 @@ class VersionEntry(BaseModel):
     Attributes:
         source: hash over everything that it was made from.
         files: path below the repository -> SHA-256.
+        numbers: what it computes in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     files: dict[str, str]
+    numbers: Numbers = "fp32"
 
 
 class ModelEntry(BaseModel):
@@ -62,7 +67,13 @@ class ModelEntry(BaseModel):
 class Manifest(BaseModel):
     """``manifest.json``.
 
-    It holds no time and no path of the machine, so that equal repositories have equal manifests.
+    It holds no time and no path of the machine, so that equal repositories have equal manifests; what was measured is
+    in it where somebody asked for that. What is as it is by default is left out.
+
+    Attributes:
+        precision: what the trunk computes in, and heads that are exported.
+        gate: task -> what the last gate found.
+        placement: where the models run, and with how many threads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,10 +86,24 @@ class Manifest(BaseModel):
     buckets: tuple[int, ...]
     tasks: tuple[str, ...]
     models: dict[ModelName, ModelEntry]
+    precision: Precision = FP32
+    gate: dict[str, GateResult] = {}
+    placement: Placement = CPU
 
     def text(self) -> str:
         """The file's content."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+        values = self.model_dump(mode="json")
+        if not self.precision.is_reduced:
+            del values["precision"]
+        if not self.gate:
+            del values["gate"]
+        if self.placement == CPU:
+            del values["placement"]
+        for model in values["models"].values():
+            for version in model["versions"].values():
+                if version["numbers"] == "fp32":
+                    del version["numbers"]
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def read_manifest(repository: Path) -> Manifest | None:

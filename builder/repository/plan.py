@@ -11,20 +11,26 @@ from pathlib import Path
 from builder.digest import sha256_file
 from builder.errors import OneTrunkError, UserError
 from builder.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
+from builder.export.grouped_heads import fits_group
 from builder.export.names import Segment, cut_trunk, head_name
+from builder.export.precision import FP32, Numbers, Precision
 from builder.export.release import IR_VERSION, OPSET
 from builder.model.bundle import Bundle, load_bundle
 from builder.model.head_spec import HEAD_JSON, HeadSpec, find_bundles
+from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 from builder.repository.configs import TOKENIZER, tokenizer_config
-from builder.repository.contents import Contents, HeadState
+from builder.repository.contents import Contents, GroupState, HeadState
+from builder.repository.grouping import Group, Member
 from builder.repository.manifest import Manifest, source_hash
+from builder.repository.placement import CPU, Placement
 from builder.repository.versions import (
     EXPORT_FORMAT,
     TOKENIZER_CONTENTS,
     PlannedModel,
     is_whole,
     plan_model,
+    reduction_source,
     segment_source,
 )
 
@@ -39,6 +45,7 @@ class RepositoryPlan:
     Attributes:
         buckets: padded lengths in tokens.
         heads: where the heads to be served come from, by task.
+        groups: the models that hold several heads of one tap.
         segments: the trunk's segments, lowest first.
         models: every part with a version folder, by name.
         contents: what the configs are made from.
@@ -47,6 +54,7 @@ class RepositoryPlan:
 
     buckets: tuple[int, ...]
     heads: Mapping[str, HeadSource]
+    groups: Sequence[Group]
     segments: Sequence[Segment]
     models: Mapping[str, PlannedModel]
     contents: Contents
@@ -105,18 +113,36 @@ def plan_repository(
     heads: Mapping[str, HeadSource],
     buckets: tuple[int, ...],
     manifest: Manifest | None,
+    buckets_from: str | None = None,
+    *,
+    group_heads: bool = False,
+    precision: Precision = FP32,
+    placement: Placement = CPU,
 ) -> RepositoryPlan:
     """Compares what is wanted with what the manifest says is there, and with the files themselves."""
     segments = cut_trunk({head.spec.tap for head in heads.values()})
     sources = {TOKENIZER: source_hash(TOKENIZER, *(sha256_file(path) for path in tokenizer_files(trunk).values()))}
-    sources |= {segment.name: segment_source(segment, trunk.identity) for segment in segments}
-    sources |= {head_name(task): head_source(head) for task, head in heads.items()}
-    models = {name: plan_model(repository, name, source, manifest) for name, source in sources.items()}
+    numbers = {segment.name: precision.of_segment(segment) for segment in segments}
+    numbers |= {head_name(task): numbers_of(head, precision) for task, head in heads.items()}
+    sources |= {segment.name: segment_source(segment, trunk.identity, numbers[segment.name]) for segment in segments}
+    sources |= {head_name(task): head_source(head, numbers[head_name(task)]) for task, head in heads.items()}
+    models = {
+        name: plan_model(repository, name, source, manifest, numbers.get(name, "fp32"))
+        for name, source in sources.items()
+    }
+    groups = plan_groups(trunk.identity, heads, models) if group_heads else []
+    for group in groups:
+        members = [
+            f"{task} {member.version} {sources[head_name(task)]}" for task, member in sorted(group.heads.items())
+        ]
+        source = source_hash(EXPORT_FORMAT, group.tap, trunk.identity, *members)
+        models[group.name] = plan_model(repository, group.name, source, manifest)
     tokenizer = tokenizer_config(
         buckets=buckets,
         vocab_size=trunk.vocab_size,
         pad_token_id=trunk.pad_token_id,
         version=models[TOKENIZER].version,
+        buckets_from=buckets_from,
     )
     contents = Contents(
         trunk=trunk.identity,
@@ -126,18 +152,40 @@ def plan_repository(
         heads={
             task: _head_state(repository, head.spec, models[head_name(task)], manifest) for task, head in heads.items()
         },
+        groups=tuple(GroupState(group, models[group.name].version) for group in groups),
+        precision=precision,
+        placement=placement,
     )
     ensembles = {config.name for config, _ in contents.ensembles}
     gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)
-    return RepositoryPlan(buckets, heads, segments, models, contents, gone)
+    return RepositoryPlan(buckets, heads, groups, segments, models, contents, gone)
 
 
-def head_source(head: HeadSource) -> str:
+def plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, PlannedModel]) -> list[Group]:
+    """For every tap with two heads or more, one group of them; a head of other operators than ours stays by itself."""
+    by_tap: dict[int, dict[str, Member]] = {}
+    for task, head in heads.items():
+        if not isinstance(head, ExportedHead) or fits_group(head.file):
+            outputs = get_kind(head.spec.kind).outputs(head.spec)
+            by_tap.setdefault(head.spec.tap, {})[task] = Member(
+                version=models[head_name(task)].version, outputs=outputs
+            )
+    return [Group(tap=tap, trunk=trunk, heads=members) for tap, members in sorted(by_tap.items()) if len(members) > 1]
+
+
+def numbers_of(head: HeadSource, precision: Precision) -> Numbers:
+    """What a head's file computes in. One that was exported elsewhere is taken as it is."""
+    return "fp32" if isinstance(head, ExportedHead) else precision.heads
+
+
+def head_source(head: HeadSource, numbers: Numbers = "fp32") -> str:
     """Hash over all that a head's file and its config are made from."""
     if isinstance(head, ExportedHead):
         return source_hash("exported", _served_spec(head.spec), head.spec.trunk, sha256_file(head.file))
     weights = sha256_file(head.folder / "head.safetensors")
-    return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, head.spec.trunk, _served_spec(head.spec), weights)
+    return source_hash(
+        EXPORT_FORMAT, OPSET, IR_VERSION, head.spec.trunk, _served_spec(head.spec), weights, *reduction_source(numbers)
+    )
 
 
 def _served_spec(spec: HeadSpec) -> str:
@@ -148,14 +196,15 @@ def _served_spec(spec: HeadSpec) -> str:
 
 def _head_state(repository: Path, spec: HeadSpec, model: PlannedModel, manifest: Manifest | None) -> HeadState:
     entry = manifest.models.get(model.name) if manifest else None
+    numbers = {} if model.numbers == "fp32" else {model.version: model.numbers}
     if entry is None or entry.served != model.version or model.fresh:
-        return HeadState({model.version: spec}, model.version, (model.version,))
+        return HeadState({model.version: spec}, model.version, (model.version,), numbers=numbers)
     # A build that changes nothing about a head leaves the version before it loaded, if a deployment did.
     before = entry.previous
     if before in entry.versions and not is_whole(repository, entry, before):
         before = None
     loaded = (version for version in entry.loaded if version in (model.version, before))
-    return HeadState({model.version: spec}, model.version, tuple(loaded), previous=before)
+    return HeadState({model.version: spec}, model.version, tuple(loaded), previous=before, numbers=numbers)
 
 
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:

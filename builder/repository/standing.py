@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from builder.export.names import Segment
 from builder.model.head_spec import HeadSpec, read_spec
 from builder.repository.arrivals import holds_text
 from builder.repository.configs import TOKENIZER, parameters_of
-from builder.repository.contents import Contents, HeadState
+from builder.repository.contents import Contents, GroupState, HeadState
+from builder.repository.grouping import read_group
 from builder.repository.manifest import Manifest, ModelEntry, read_manifest
 
 _SEGMENT = re.compile(r"trunk_(\d+)_(\d+)")
@@ -62,7 +64,12 @@ def read_standing(repository: Path) -> Standing:
     if len(widths) != 1:
         raise UserError(f"{repository}: its heads do not stand on one trunk: run build-repo again")
     tokenizer = _read_tokenizer(repository)
-    return Standing(manifest, Contents(manifest.trunk, widths.pop(), tokenizer, dict(sorted(segments.items())), heads))
+    cut = dict(sorted(segments.items()))
+    groups = tuple(_read_groups(repository, manifest))
+    contents = Contents(
+        manifest.trunk, widths.pop(), tokenizer, cut, heads, groups, manifest.precision, manifest.placement
+    )
+    return Standing(manifest, contents)
 
 
 def changed_texts(repository: Path, contents: Contents) -> list[str]:
@@ -85,7 +92,18 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
             if version in in_use or spec.trunk == trunk:
                 specs[version] = spec
     loaded = tuple(version for version in entry.loaded if version in specs)
-    return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous)
+    numbers = {version: made.numbers for version, made in entry.versions.items() if made.numbers != "fp32"}
+    return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous, numbers)
+
+
+def _read_groups(repository: Path, manifest: Manifest) -> Iterator[GroupState]:
+    for name, entry in sorted(manifest.models.items()):
+        if name.startswith("heads_") and entry.versions:
+            # One that answers for nobody just now may do so again after a rollback.
+            version = entry.served or max(entry.versions)
+            group = read_group(repository / name / str(version))
+            if group.trunk == manifest.trunk and group.name == name:
+                yield GroupState(group, version)
 
 
 def _read_tokenizer(repository: Path) -> pb.ModelConfig:

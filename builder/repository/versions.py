@@ -7,16 +7,21 @@ from pathlib import Path
 
 from builder.digest import sha256_file
 from builder.export.names import MODEL_FILE, Segment
+from builder.export.precision import Numbers
 from builder.export.release import IR_VERSION, OPSET
 from builder.model.head_spec import HEAD_JSON
 from builder.repository.configs import TOKENIZER
+from builder.repository.grouping import GROUP_JSON, grouped_versions
 from builder.repository.manifest import Manifest, ModelEntry, source_hash
 
 # Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2
+# The same for what is made of it in a lower precision.
+REDUCTION_FORMAT = 1
 
 TOKENIZER_CONTENTS = ("model.py", "tokenizer.json")
 HEAD_CONTENTS = (MODEL_FILE, HEAD_JSON)
+GROUP_CONTENTS = (MODEL_FILE, GROUP_JSON)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class PlannedModel:
         fresh: whether that version has to be made; otherwise it is on disk and whole.
         source: hash over everything that the version is made from.
         contents: what its version folder holds, by name.
+        numbers: what it computes in.
     """
 
     name: str
@@ -36,6 +42,7 @@ class PlannedModel:
     fresh: bool
     source: str
     contents: tuple[str, ...] = (MODEL_FILE,)
+    numbers: Numbers = "fp32"
 
     @property
     def files(self) -> list[str]:
@@ -43,21 +50,30 @@ class PlannedModel:
         return [f"{self.name}/{self.version}/{name}" for name in self.contents]
 
 
-def segment_source(segment: Segment, trunk: str) -> str:
+def segment_source(segment: Segment, trunk: str, numbers: Numbers = "fp32") -> str:
     """Hash over all that a segment's file is made from."""
-    return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop)
+    return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop, *reduction_source(numbers))
 
 
-def plan_model(repository: Path, name: str, source: str, manifest: Manifest | None) -> PlannedModel:
+def reduction_source(numbers: Numbers) -> tuple[str | int, ...]:
+    """What a file is made from beside its fp32 file; nothing for that one itself, as before there were others."""
+    return () if numbers == "fp32" else (numbers, REDUCTION_FORMAT)
+
+
+def plan_model(
+    repository: Path, name: str, source: str, manifest: Manifest | None, numbers: Numbers = "fp32"
+) -> PlannedModel:
     """The newest whole version on disk that was made from this source; else a fresh one."""
     contents = _contents_of(name)
     entry = manifest.models.get(name) if manifest else None
     for version in sorted(entry.versions if entry else (), reverse=True):
         if entry and entry.versions[version].source == source and is_whole(repository, entry, version):
-            return PlannedModel(name, version, False, source, contents)
+            return PlannedModel(name, version, False, source, contents, numbers)
     # Never written over: a version that a server may hold keeps its files, so what follows is a new one.
     versions = [int(path.name) for path in (repository / name).glob("*") if path.name.isdecimal()]
-    return PlannedModel(name, max(versions, default=0) + 1, True, source, contents)
+    # A group may hold a head whose own folder was pruned: a version of another head must not have that number.
+    versions += grouped_versions(repository, name.removeprefix("head_")) if name.startswith("head_") else []
+    return PlannedModel(name, max(versions, default=0) + 1, True, source, contents, numbers)
 
 
 def is_whole(repository: Path, entry: ModelEntry, version: int) -> bool:
@@ -69,6 +85,8 @@ def is_whole(repository: Path, entry: ModelEntry, version: int) -> bool:
 def _contents_of(model: str) -> tuple[str, ...]:
     if model == TOKENIZER:
         return TOKENIZER_CONTENTS
+    if model.startswith("heads_"):
+        return GROUP_CONTENTS
     return HEAD_CONTENTS if model.startswith("head_") else (MODEL_FILE,)
 
 

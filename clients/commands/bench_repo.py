@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -19,6 +21,8 @@ Examples:
   bench-repo                                          every bucket, 1 and 4 requests at a time
   bench-repo --texts reviews.jsonl --output results   your own texts; JSON, CSV and Markdown in results/
   bench-repo --models multitask --buckets 128 --concurrency 1:8
+  bench-repo --compare --output results               beside whole models, on this machine; needs no running server
+  bench-repo --compare --scenarios base,small --repeats 5
 
 perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve a repository with fewer."""
 
@@ -62,6 +66,35 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The program to use. [default: the one beside this Python, or on PATH]",
 )
+@click.option("--compare", is_flag=True, help="Start servers and measure this repository's ways beside whole models.")
+@click.option(
+    "--scenarios",
+    metavar="A,B",
+    callback=names,
+    help="With --compare: base, small, shipped, tasks, subset, lengths, hops, peers. [default: all]",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="With --compare: of each measurement."
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".bench"),
+    show_default=True,
+    help="With --compare: where trunks, heads and repositories are made; kept for the next time.",
+)
+@click.option(
+    "--heads",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("heads"),
+    show_default=True,
+    help="With --compare: the folder of bundles.",
+)
+@click.option(
+    "--peers",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --compare: the Python of the peers' virtual environment (benchmarks/peers/README.md).",
+)
 def bench_repo(
     url: str,
     models: tuple[str, ...],
@@ -72,12 +105,30 @@ def bench_repo(
     output: Path | None,
     as_json: bool,
     program: Path | None,
+    compare: bool,
+    scenarios: tuple[str, ...] | None,
+    repeats: int,
+    work: Path,
+    heads: Path,
+    peers: Path | None,
 ) -> None:
     """Measures a running server with perf_analyzer, one bucket of real texts at a time.
 
     Prints throughput, median and 99th percentile of the latency, and Triton's own queue and compute time of every
     part. Nobody else should use the server meanwhile.
     """
+    if compare:
+        _compare(
+            scenarios=scenarios,
+            seconds=seconds,
+            repeats=repeats,
+            work=work,
+            heads=heads,
+            peers=peers,
+            output=output or work / "results",
+            as_json=as_json,
+        )
+        return
     unknown = [model for model in models if model not in MODELS]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MODELS)}", param_hint="--models")
@@ -92,6 +143,18 @@ def bench_repo(
         if output is not None:
             paths = save_report(report, output)
             click.echo(f"saved: {', '.join(map(str, paths))}", err=True)
+
+
+def _compare(**settings: Any) -> None:
+    """Runs the comparison, which makes repositories and starts servers: by its name, since a client has neither."""
+    try:
+        command = importlib.import_module("benchmarks.compare.command")
+    except ModuleNotFoundError as error:
+        raise click.UsageError(
+            f"--compare needs the whole project ({error.name} is missing): "
+            "pip install -e '.[builder,server,cpu,bench]' in a checkout"
+        ) from None
+    command.compare(**settings)
 
 
 def _run(plan: BenchPlan) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from server.log import PORT_TAKEN, failed_models, loaded_models, read_since, why_it_failed
@@ -47,6 +48,26 @@ def test_each_failed_model_gives_its_own_reason_in_one_line() -> None:
     assert why_it_failed(BROKEN_MODEL) == (
         "head_mood: output mood: the config says dims [3], the ONNX file [2]; head_topic: Not found: no such file"
     )
+
+
+NO_GPU = "".join(
+    f"E1125 15:30:14.601866 22483 model_lifecycle.cc:642] \"failed to load '{name}' version 1: Invalid argument: "
+    f'instance group {name}_0 of model {name} has kind KIND_GPU but no GPUs are available"\n'
+    for name in ("head_a", "head_b", "head_c", "trunk_00_01", "trunk_01_02")
+)
+
+
+def test_a_repository_for_a_gpu_is_told_what_to_do_without_one() -> None:
+    assert why_it_failed(NO_GPU) == (
+        "head_a, head_b, head_c and 2 more: built for a GPU, and Triton finds none on this machine: "
+        "build-repo --device cpu, or serve where one is (docs/docker.md)"
+    )
+
+
+def test_models_that_fail_for_one_reason_are_told_together() -> None:
+    lines = NO_GPU.replace("Invalid argument: instance group", "Internal: no room for").replace("has kind", "and")
+    alike = re.sub(r"no room for [^\"]*", "no room", lines)
+    assert why_it_failed(alike) == "head_a, head_b, head_c and 2 more: no room"
 
 
 def test_without_a_failed_model_tritons_last_words_are_the_reason() -> None:

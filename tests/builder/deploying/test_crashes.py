@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.deploying import history, making
+from builder.deploying import history
 from builder.deploying.deployer import Deployer
 from builder.export import onnx_file
-from builder.repository import publication
+from builder.repository import exports, publication
 from server.repository import read_repository
 
 ENSEMBLES = ("multitask", "multitask_tokens")
@@ -83,8 +83,8 @@ def quick_exports(monkeypatch):
         return export
 
     monkeypatch.setattr(onnx_file, "export_head", once(onnx_file.export_head, lambda args: args[1].model_dump_json()))
-    monkeypatch.setattr(making, "export_segment", once(making.export_segment, lambda args: args[1]))
-    monkeypatch.setattr(making, "check_parity", lambda *args: {})
+    monkeypatch.setattr(exports, "export_segment", once(exports.export_segment, lambda args: args[1]))
+    monkeypatch.setattr(exports, "check_parity", lambda *args, **settings: {})
 
 
 @pytest.mark.slow

@@ -1,0 +1,227 @@
+"""The goals of serving, one ratio each, from what the scenarios measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import scenarios
+from benchmarks.compare.measure import ratios
+from benchmarks.compare.result import Point, Result
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A ratio that serving shall reach.
+
+    Attributes:
+        name: as in summary.json.
+        what: what is compared.
+        least: the ratio shall be at least this; None where it has a greatest one.
+        most: or at most this.
+        value: what was measured: median, least and greatest of the repeats.
+    """
+
+    name: str
+    what: str
+    least: float | None
+    most: float | None
+    value: tuple[float, float, float] | None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the median reaches it; None where it was not measured."""
+        if self.value is None:
+            return None
+        if self.least is not None:
+            return self.value[0] >= self.least
+        return self.most is not None and self.value[0] <= self.most
+
+
+def find_goals(results: Mapping[str, Result], folder: Path) -> list[Goal]:
+    """All goals, with what was measured of each.
+
+    Args:
+        results: scenario -> its result; those that are missing leave their goals open.
+        folder: where other benchmarks leave their figures (padding.json, precision.json).
+    """
+    found = []
+    for name, what, least, most, measure in _GOALS:
+        try:
+            value = measure(results, folder)
+        except (KeyError, FileNotFoundError):
+            value = None
+        found.append(Goal(name, what, least, most, value))
+    return found
+
+
+Results = Mapping[str, Result]
+Value = tuple[float, float, float]
+_Measure = Callable[[Results, Path], Value]
+
+
+def best_of(result: Result, system: str, tokens: int, concurrency: int) -> Point:
+    """Of several settings of one system, which stand in brackets behind its name, the fastest."""
+    points = [
+        point
+        for point in result.points
+        if point.system.split(" (")[0] == system and (point.tokens, point.concurrency) == (tokens, concurrency)
+    ]
+    if not points:
+        raise KeyError(system)
+    return max(points, key=lambda point: point.measured.median("throughput"))
+
+
+def beside(result: Result, point: Point) -> Point | None:
+    """Ours as it was measured beside a peer; None for ours itself."""
+    mark = f"(beside {point.system})"
+    load = (point.tokens, point.concurrency)
+    return next((p for p in result.points if p.system.endswith(mark) and (p.tokens, p.concurrency) == load), None)
+
+
+def _against(scenario: str, ours: str, other: str, tokens: int, concurrency: int = 4) -> _Measure:
+    def measure(results: Results, folder: Path) -> Value:
+        result = results[scenario]
+        mine = result.find(ours, tokens, concurrency)
+        return ratios(mine.measured, best_of(result, other, tokens, concurrency).measured)
+
+    return measure
+
+
+def _subset_error(concurrency: int) -> _Measure:
+    """How far the time of one shallow task is from its share of the layers: |t / t_all / (tap / deepest) - 1|."""
+
+    def measure(results: Results, folder: Path) -> Value:
+        result = results["subset"]
+        share = result.figures["shallow_tap"] / result.figures["deep_tap"]
+        shallow = result.find(f"one task on tap {result.figures['shallow_tap']:g}", 128, concurrency)
+        every = result.find("all eight tasks", 128, concurrency)
+        errors = [abs(time / share - 1) for time in ratios(every.measured, shallow.measured)]
+        return errors[0], min(errors), max(errors)
+
+    return measure
+
+
+def _tasks64_time(results: Results, folder: Path) -> Value:
+    result = results["tasks"]
+    eight = result.find(f"{scenarios.INT8_HEADS}: 8", 128, 4)
+    many = result.find(f"{scenarios.INT8_HEADS}: 64", 128, 4)
+    return ratios(eight.measured, many.measured)
+
+
+def _tasks64_memory(results: Results, folder: Path) -> Value:
+    result = results["tasks"]
+    over = []
+    for count in (64, 8):
+        point = result.find(f"{scenarios.INT8_HEADS}: {count}", 128, 4)
+        over.append(point.measured.memory_mb - (point.weights_mb or 0.0))
+    return (over[0] / over[1],) * 3
+
+
+def _vs_best_peer(results: Results, folder: Path) -> Value:
+    """The least ratio over all peers, lengths and concurrencies: above 1, ours is ahead everywhere."""
+    result = results["peers"]
+    pairs = [(beside(result, point), point) for point in result.points]
+    found = [ratios(ours.measured, point.measured) for ours, point in pairs if ours is not None]
+    if not found:
+        raise KeyError("peers")
+    return min(found)
+
+
+def _number(file: str, key: str) -> _Measure:
+    def measure(results: Results, folder: Path) -> Value:
+        values: dict[str, Any] = json.loads((folder / file).read_text())
+        return (float(values[key]),) * 3
+
+    return measure
+
+
+_BASE = "BERT-base shape, 128 tokens, 4 at a time: eight tasks against"
+_GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
+    (
+        "vs_one",
+        f"{_BASE} one single-task model",
+        1.3,
+        None,
+        _against("base", scenarios.INT8_HEADS, scenarios.SINGLE, 128),
+    ),
+    (
+        "vs_one_fp32",
+        "the same with heads in fp32",
+        1.3,
+        None,
+        _against("base", scenarios.GROUPED, scenarios.SINGLE, 128),
+    ),
+    (
+        "vs_eight",
+        f"{_BASE} eight single-task models",
+        10.0,
+        None,
+        _against("base", scenarios.INT8_HEADS, scenarios.SINGLES, 128),
+    ),
+    (
+        "vs_eight_fp32",
+        "the same with heads in fp32",
+        10.0,
+        None,
+        _against("base", scenarios.GROUPED, scenarios.SINGLES, 128),
+    ),
+    ("vs_trunk", f"{_BASE} the trunk alone", 0.9, None, _against("base", scenarios.INT8_HEADS, scenarios.TRUNK, 128)),
+    (
+        "vs_trunk_fp32",
+        "the same with heads in fp32",
+        0.9,
+        None,
+        _against("base", scenarios.GROUPED, scenarios.TRUNK, 128),
+    ),
+    (
+        "small_vs_one",
+        "default trunk, one-layer heads, 32 tokens: eight tasks against one single-task model",
+        1.0,
+        None,
+        _against("small", scenarios.INT8_HEADS, scenarios.SINGLE, 32),
+    ),
+    (
+        "small_vs_one_fp32",
+        "the same with heads in fp32",
+        1.0,
+        None,
+        _against("small", scenarios.GROUPED, scenarios.SINGLE, 32),
+    ),
+    (
+        "small_vs_one_shipped",
+        "default trunk, shipped bundles, 32 tokens, against one single-task model",
+        1.0,
+        None,
+        _against("shipped", scenarios.GROUPED, scenarios.SINGLE, 32),
+    ),
+    (
+        "subset_error",
+        "one shallow task, 1 at a time: its time against its layers",
+        None,
+        0.25,
+        _subset_error(1),
+    ),
+    ("subset_error_4", "the same, 4 at a time", None, 0.25, _subset_error(4)),
+    ("tasks64_time", "64 tasks against 8: time", None, 2.0, _tasks64_time),
+    ("tasks64_memory", "64 tasks against 8: memory of the server over the weights", None, 2.0, _tasks64_memory),
+    (
+        "int8_speedup",
+        "shipped bundles, 128 tokens, eight tasks: all in int8 against fp32",
+        1.8,
+        None,
+        _against("shipped", scenarios.INT8, scenarios.GROUPED, 128),
+    ),
+    (
+        "int8_metric_loss",
+        "greatest loss of a task's metric by int8, in points",
+        None,
+        0.5,
+        _number("precision.json", "int8_metric_loss"),
+    ),
+    ("padding_share", "padding on GLUE's dev sets, shuffled", None, 0.15, _number("padding.json", "padding_share")),
+    ("vs_best_peer", "eight tasks against the best peer, the least ratio over all loads", 1.0, None, _vs_best_peer),
+)

@@ -1,0 +1,119 @@
+"""What is compared: trunks with heads on them, trained ones and such that only have the form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from builder.model.bundle import save_bundle
+from builder.model.head import new_head
+from builder.model.head_spec import HeadSpec
+from builder.model.trunk import Trunk, load_trunk, trunk_folder
+
+SEED = 0
+LABELS = ("no", "yes")
+
+# The taps of the paper's eight tasks in its served system; two one-layer heads on each make the eight.
+PAPER_TAPS = (2, 4, 6, 7)
+
+_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A trunk and a folder of heads.
+
+    Attributes:
+        name: as it stands in the results.
+        what: what it is, for a reader.
+        trunk: the trunk's folder; None for the default trunk.
+        heads: the folder of bundles.
+    """
+
+    name: str
+    what: str
+    trunk: Path | None
+    heads: Path
+
+
+def base_shape(folder: Path, heads: int = 8) -> Shape:
+    """BERT-base's shape, 12 x 768, seeded random weights, with one-layer heads on the paper's taps in turn.
+
+    What a model costs does not depend on its weights, so that no hub is needed for it. The tokenizer is the default
+    trunk's, whose vocabulary is BERT-base's.
+    """
+    trunk = folder / "base" / "trunk"
+    if not (trunk / "tokenizer.json").exists():
+        _write_random_bert(trunk)
+    bundles = folder / "base" / f"heads_{heads}"
+    _write_heads(bundles, load_trunk(trunk), PAPER_TAPS, heads)
+    what = f"BERT-base shape (12 x 768, seeded random weights), {heads} one-layer heads on taps 2, 4, 6, 7"
+    return Shape("base", what, trunk, bundles)
+
+
+def distil_trunk(folder: Path) -> Path:
+    """A trunk of DistilBERT's size, 6 x 768, seeded random weights."""
+    trunk = folder / "distil" / "trunk"
+    if not (trunk / "tokenizer.json").exists():
+        _write_random_bert(trunk, layers=6)
+    return trunk
+
+
+def small_shape(folder: Path, tap: int = 4, heads: int = 8) -> Shape:
+    """The default trunk with untrained one-layer heads, all on one tap."""
+    bundles = folder / "small" / f"heads_{heads}"
+    _write_heads(bundles, load_trunk(None), (tap,), heads)
+    return Shape("small", f"default trunk (6 x 384), {heads} one-layer heads on tap {tap}", None, bundles)
+
+
+def shipped_shape(heads: Path) -> Shape:
+    """The default trunk with the bundles that ship."""
+    return Shape("shipped", "default trunk (6 x 384), the eight bundles that ship", None, heads)
+
+
+def _write_random_bert(folder: Path, layers: int = 12) -> None:
+    from transformers import BertConfig, BertModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = BertModel(BertConfig(**_BASE, num_hidden_layers=layers), add_pooling_layer=False)
+    model.save_pretrained(folder)
+    # save_pretrained writes the version of transformers, and with it the trunk's identity would change.
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("transformers_version", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    shutil.copyfile(trunk_folder(None) / "tokenizer.json", folder / "tokenizer.json")
+
+
+def _write_heads(folder: Path, trunk: Trunk, taps: Sequence[int], count: int) -> None:
+    for number in range(count):
+        task, tap = f"task_{number:02d}", taps[number % len(taps)]
+        if (folder / task).exists():
+            continue
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED + number)
+            head = new_head(trunk, outputs=len(LABELS), tap=tap, layers=1).eval()
+            # A head's layer is a copy of the trunk's; heads with equal weights could be shared by a clever runtime.
+            for parameter in head.layers.parameters():
+                parameter.data.mul_(1 + 0.01 * torch.randn_like(parameter))
+        spec = HeadSpec(
+            task=task,
+            kind="classification",
+            form="single",
+            labels=LABELS,
+            tap=tap,
+            layers=1,
+            trunk=trunk.identity,
+            width=trunk.width,
+            max_length=trunk.max_positions,
+            metric="accuracy",
+            scores={},
+            created="",
+            onetrunk_version="benchmark",
+        )
+        save_bundle(folder / task, spec, head)

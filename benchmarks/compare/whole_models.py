@@ -1,0 +1,209 @@
+"""Repositories of whole models: what a trunk with heads is compared with, on the same Triton and tokenizer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import helper
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.export.merged import merge_models
+from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
+from builder.export.onnx_file import export_single
+from builder.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
+from builder.model.head import new_head
+from builder.model.head_spec import HeadSpec
+from builder.model.trunk import Trunk
+from builder.repository.buckets import buckets_up_to
+from builder.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
+from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
+from builder.repository.plan import tokenizer_files
+
+TRUNK_OUTPUT = "state"
+_TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """A model from token ids to scores.
+
+    Attributes:
+        name: its name in the repository.
+        file: its ONNX file.
+        outputs: task -> how many numbers it gives.
+        threads: of its ONNX Runtime session.
+        instances: how many processes serve it, each with its own copy of the weights.
+    """
+
+    name: str
+    file: Path
+    outputs: Mapping[str, int]
+    threads: int
+    instances: int = 1
+
+
+def single_file(trunk: Trunk, task: str, file: Path) -> None:
+    """One ordinary model for one task: the whole encoder and an output, its last layer run whole, as is usual."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    head = new_head(trunk, outputs=2, tap=0, layers=trunk.depth).eval()
+    spec = HeadSpec(
+        task=task,
+        kind="classification",
+        form="single",
+        labels=("no", "yes"),
+        tap=0,
+        layers=trunk.depth,
+        trunk=trunk.identity,
+        width=trunk.width,
+        max_length=trunk.max_positions,
+        metric="accuracy",
+        scores={},
+        created="",
+        onetrunk_version="benchmark",
+    )
+    export_single(trunk, head, spec, file, get_release(DEFAULT_RELEASE))
+
+
+def fused_file(segments: Mapping[Segment, Path], heads: Mapping[str, tuple[int, Path]], file: Path) -> None:
+    """Trunk and heads of a repository in one file.
+
+    Args:
+        segments: segment -> its file.
+        heads: task -> its tap and its file.
+        file: where to.
+    """
+    parts = {segment.name: onnx.load(path) for segment, path in sorted(segments.items())}
+    for task, (tap, path) in heads.items():
+        parts[task] = _with_input(onnx.load(path), HIDDEN_STATE, hidden_name(tap))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(merge_models(parts, list(heads), "fused"), file)
+
+
+def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
+    """The trunk alone, up to its last segment.
+
+    It answers with two numbers of the state, since handing the whole state to a client would cost more than many heads.
+    """
+    parts = {segment.name: onnx.load(path) for segment, path in sorted(segments.items())}
+    deepest = hidden_name(max(segment.stop for segment in segments))
+    last = next(part for part in parts.values() if part.graph.output[0].name == deepest)
+    parts["tail"] = _tail(deepest, last)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)
+
+
+def empty_file(output: str, file: Path) -> None:
+    """A model that computes nothing: it gives back the first two token ids."""
+    ids = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["batch", "tokens"]) for name in _TOKEN_INPUTS]
+    nodes = [
+        helper.make_node("Slice", [INPUT_IDS, "from", "to", "axis"], ["first"]),
+        helper.make_node("Cast", ["first"], [output], to=onnx.TensorProto.FLOAT),
+    ]
+    given = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["batch", 2])
+    graph = helper.make_graph(nodes, "empty", ids, [given], _slice_of_two())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION), file)
+
+
+def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], max_length: int) -> None:
+    """A repository of whole models behind the tokenizer, with the two ensembles that a server loads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer = tokenizer_config(
+        buckets=buckets_up_to(max_length, trunk.max_positions),
+        vocab_size=trunk.vocab_size,
+        pad_token_id=trunk.pad_token_id,
+        version=1,
+    )
+    _write(folder, tokenizer, tokenizer_files(trunk))
+    for model in models:
+        _write(folder, _model_config(model), {"model.onnx": model.file})
+    for name in (MULTITASK, MULTITASK_TOKENS):
+        _write(folder, _ensemble(name, trunk, tokenizer, models), {})
+
+
+def _write(folder: Path, config: pb.ModelConfig, files: Mapping[str, Path]) -> None:
+    version = folder / config.name / "1"
+    version.mkdir(parents=True)
+    (version / ".keep").touch()
+    for name, source in files.items():
+        # A link costs no disk; eight models of BERT-base have three gigabytes.
+        (version / name).hardlink_to(source) if name.endswith(".onnx") else shutil.copyfile(source, version / name)
+    (version.parent / "config.pbtxt").write_text(config_text(config))
+
+
+def _model_config(model: WholeModel) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=model.name, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
+    config.version_policy.specific.versions.append(1)
+    config.instance_group.append(pb.ModelInstanceGroup(count=model.instances, kind=pb.ModelInstanceGroup.KIND_CPU))
+    config.dynamic_batching.SetInParent()
+    for name in _TOKEN_INPUTS:
+        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
+    for task, size in model.outputs.items():
+        config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[size]))
+    config.parameters["intra_op_thread_count"].string_value = str(model.threads)
+    config.parameters["inter_op_thread_count"].string_value = "1"
+    return config
+
+
+def _ensemble(name: str, trunk: Trunk, tokenizer: pb.ModelConfig, models: Sequence[WholeModel]) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
+    config.version_policy.specific.versions.append(1)
+    source = "text" if name == MULTITASK else INPUT_IDS
+    entry = next(tensor for tensor in tokenizer.input if tensor.name == source)
+    config.input.append(pb.ModelInput(name=source, data_type=entry.data_type, dims=entry.dims))
+    step = config.ensemble_scheduling.step.add(model_name=TOKENIZER, model_version=1)
+    step.input_map[source] = source
+    step.output_map.update({padded: padded for padded in PADDED.values()})
+    tasks = {}
+    for model in models:
+        step = config.ensemble_scheduling.step.add(model_name=model.name, model_version=1)
+        step.input_map.update(PADDED)
+        for task, size in model.outputs.items():
+            step.output_map[task] = task
+            config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[size]))
+            tasks[task] = {"kind": "classification", "form": "single", "labels": None, "range": None}
+    config.parameters["onetrunk"].string_value = json.dumps({"schema": 1, "trunk": trunk.identity, "tasks": tasks})
+    return config
+
+
+def _with_input(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
+    for tensor in model.graph.input:
+        if tensor.name == old:
+            tensor.name = new
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = new
+    return model
+
+
+def _slice_of_two() -> list[onnx.TensorProto]:
+    places = (("from", 0), ("to", 2), ("axis", 1))
+    return [helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value]) for name, value in places]
+
+
+def _tail(state: str, like: onnx.ModelProto) -> onnx.ModelProto:
+    width = like.graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    nodes = [
+        helper.make_node("Gather", [state, "first"], ["cls"], axis=1),
+        helper.make_node("Slice", ["cls", "from", "to", "axis"], [TRUNK_OUTPUT]),
+    ]
+    constants = [
+        helper.make_tensor("first", onnx.TensorProto.INT64, [], [0]),
+        *_slice_of_two(),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tail",
+        [helper.make_tensor_value_info(state, onnx.TensorProto.FLOAT, ["batch", "tokens", width])],
+        [helper.make_tensor_value_info(TRUNK_OUTPUT, onnx.TensorProto.FLOAT, ["batch", 2])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=list(like.opset_import), ir_version=like.ir_version)

@@ -1,0 +1,73 @@
+"""What the shipped heads lose in a lower precision: every task's metric on all of its dev data, as the gate does.
+
+    ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance
+
+Needs the tasks' data (see tasks/*.toml). Writes precision.md and precision.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.compare.result import describe_machine
+from builder.export.precision import parse_precision
+from builder.repository.build import BuildReport, build_repository
+from builder.repository.gate_settings import GateSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+# Rows a task: all of them where it is the figure that counts, the gate's usual sample elsewhere.
+PRECISIONS = {"int8": 0, "trunk=fp32,heads=int8": 1000}
+
+
+def measure(precision: str, folder: Path) -> BuildReport:
+    """Builds a repository of the shipped heads; nothing that a task loses stops it."""
+    data = os.environ.get("ONETRUNK_DATA")
+    gate = GateSettings(
+        max_loss=100, rows=PRECISIONS[precision], task_dir=ROOT / "tasks", data_root=Path(data) if data else None
+    )
+    return build_repository(
+        folder / "repository",
+        heads=ROOT / "heads",
+        precision=parse_precision(precision),
+        gate=gate,
+        progress=lambda what, done, total: print(f"{precision}: {what} {done}/{total}", file=sys.stderr, end="\r"),
+    )
+
+
+def main() -> None:
+    """Writes both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    lines = [
+        "# What a lower precision loses\n",
+        "`ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance`: the shipped heads "
+        f"on their dev rows, padded to buckets, in ONNX Runtime {machine['onnxruntime']} on {machine['processor']}; "
+        f"{machine['when']}. Scores x 100, loss in points; the gate allows 0.5.\n",
+        "| precision | task | metric | rows | fp32 | reduced | loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    losses = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in PRECISIONS:
+            results = measure(precision, Path(folder)).gate
+            for task, one in sorted(results.items()):
+                scores = f"{100 * one.fp32:.2f} | {100 * one.reduced:.2f} | {one.loss:+.2f}"
+                lines.append(f"| {precision} | {task} | {one.metric} | {one.rows:,} | {scores} |")
+            losses[precision] = max(result.loss for result in results.values())
+            # Written after each: the later ones take minutes.
+            (options.output / "precision.md").write_text("\n".join(lines) + "\n")
+            figures = {"int8_metric_loss": losses["int8"], "losses": losses, "machine": machine}
+            (options.output / "precision.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Looking at an ONNX graph: what a tensor is, where it comes from and what it goes to."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+# What lies between a product and the softmax that its result is for: the scores, their scale and their mask.
+_ON_THE_WAY_TO_SOFTMAX = {"Add", "Div", "Identity", "MatMul", "Mul", "Reshape", "Transpose"}
+
+
+class GraphView:
+    """An ONNX graph as it is now; nodes that are changed later are not seen."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+
+    @cached_property
+    def constants(self) -> dict[str, NDArray[Any]]:
+        """Name -> value, of initializers, constants and other names of these."""
+        found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
+        for node in self._graph.node:  # in order: what a node reads stands before it
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+            elif node.op_type == "Identity" and node.input[0] in found:
+                found[node.output[0]] = found[node.input[0]]
+        return found
+
+    @cached_property
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        """Tensor -> the node that gives it."""
+        return {name: node for node in self._graph.node for name in node.output}
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Tensor -> the nodes that read it."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for node in self._graph.node:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    def weight(self, node: onnx.NodeProto) -> NDArray[np.float32] | None:
+        """The matrix that a node multiplies by, one column an output; None where it is no product with a constant one.
+
+        *Shape:* (inputs, outputs)
+        """
+        if node.op_type not in ("MatMul", "Gemm"):
+            return None
+        matrix = self.constants.get(node.input[1])
+        if matrix is None or matrix.ndim != 2 or matrix.dtype != np.float32:
+            return None
+        settings = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        if settings.get("transA") or settings.get("alpha", 1.0) != 1.0 or settings.get("beta", 1.0) != 1.0:
+            return None
+        return matrix.T if settings.get("transB") else matrix
+
+    def is_gelu(self, tensor: str) -> bool:
+        """Whether a tensor is the result of a GELU as exporters write it, and so never below -0.17."""
+        # 0.5 * (x * (1 + erf(x / sqrt 2))), the factors in any order
+        return any(
+            sum_.op_type == "Add" and any(self._op(name) == "Erf" for name in sum_.input)
+            for half in self._factors(tensor)
+            for inner in self._factors(half)
+            for sum_ in [self.producers.get(inner)]
+            if sum_ is not None
+        )
+
+    def is_state(self, tensor: str) -> bool:
+        """Whether a tensor is what a layer gives or begins with: normalised, with a few features that stand out."""
+        return self._op(tensor) == "LayerNormalization" or any(tensor == given.name for given in self._graph.input)
+
+    def feeds_softmax(self, node: onnx.NodeProto) -> bool:
+        """Whether a product's result ends in a softmax before it meets another constant matrix."""
+        todo, seen = list(node.output), set(node.output)
+        while todo:
+            for reader in self.readers.get(todo.pop(), ()):
+                if reader.op_type == "Softmax":
+                    return True
+                if reader.op_type in _ON_THE_WAY_TO_SOFTMAX and self.weight(reader) is None:
+                    todo += [name for name in reader.output if name not in seen]
+                    seen.update(reader.output)
+        return False
+
+    def _op(self, tensor: str) -> str:
+        node = self.producers.get(tensor)
+        return "" if node is None else node.op_type
+
+    def _factors(self, tensor: str) -> list[str]:
+        node = self.producers.get(tensor)
+        return list(node.input) if node is not None and node.op_type == "Mul" else []

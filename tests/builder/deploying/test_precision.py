@@ -1,0 +1,117 @@
+"""Heads deployed into a repository of int8: made in its precision, judged where they can be, proved by their files."""
+
+import json
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from builder.deploying.deployer import Deployer
+from builder.deploying.live_server import LiveServer
+from builder.deploying.making import Making
+from builder.deploying.proof import ProofError, smoke_rows
+from builder.export import quantization
+from builder.export.precision import Precision
+from builder.repository.build import build_repository
+from builder.repository.configs import parameters_of
+from builder.repository.gate import GateError
+from builder.repository.gate_settings import GateSettings
+from builder.repository.manifest import read_manifest
+from server import Server
+
+KEY = "a-key"
+
+
+@pytest.fixture
+def repository(tiny_heads, tiny_trunk_folder, tmp_path):
+    """The tiny heads in int8."""
+    output = tmp_path / "repository"
+    build_repository(
+        output,
+        heads=tiny_heads,
+        trunk=tiny_trunk_folder,
+        max_length=32,
+        precision=Precision(trunk="int8", heads="int8"),
+        gate=GateSettings(on=False),
+    )
+    return output
+
+
+@pytest.fixture
+def judged(repository, tiny_trunk_folder, tmp_path):
+    """A deployer that finds dev data for the task mood."""
+    lines = [
+        json.dumps({"sentence": f"{word} film was {label}", "label": label})
+        for word in ("the", "a", "no", "great", "poor")
+        for label in ("good", "bad")
+    ]
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines))
+    (tmp_path / "mood.toml").write_text('labels = ["bad", "good"]\ntrain = "dev.jsonl"\ndev = "dev.jsonl"\n')
+
+    def make(max_loss):
+        gate = GateSettings(max_loss=max_loss, task_dir=tmp_path)
+        return Deployer(repository, url=None, trunk=tiny_trunk_folder, gate=gate)
+
+    return make
+
+
+def precision_of(repository, model):
+    text = (repository / model / "config.pbtxt").read_text()
+    return parameters_of(text_format.Parse(text, pb.ModelConfig()))["precision"]
+
+
+def test_head_gets_the_precision_of_its_repository(deployer, repository, bundle):
+    report = deployer.deploy(bundle())
+    path = repository / "head_mood/2/model.onnx"
+    assert b"MatMulIntegerToFloat" in path.read_bytes()
+    assert precision_of(repository, "head_mood") == "int8"
+    assert read_manifest(repository).models["head_mood"].versions[2].numbers == "int8"
+    assert "what it loses by int8 is not known: task mood: no dev data" in report.notes[0]
+    assert deployer.verify() == []
+
+
+def test_segment_of_a_new_tap_gets_it_too(deployer, repository, bundle):
+    deployer.deploy(bundle(tap=2))
+    assert precision_of(repository, "trunk_01_02") == "int8"
+    assert deployer.verify() == []
+
+
+def test_dev_data_tell_what_it_loses(judged, bundle):
+    report = judged(100).deploy(bundle())
+    assert report.notes[0].startswith("accuracy over 10 dev rows: ")
+
+
+def test_head_that_loses_too_much_is_refused(judged, repository, bundle, monkeypatch):
+    before = (repository / "manifest.json").read_bytes()
+    monkeypatch.setattr(quantization, "_HIGHEST", 1)
+    # Whatever way its answers turn: below nought no head can stay.
+    with pytest.raises(GateError, match="nothing was published: train it better, or allow more by --max-loss"):
+        judged(-100.1).deploy(bundle())
+    assert (repository / "manifest.json").read_bytes() == before
+
+
+def test_version_of_before_keeps_its_own_precision(deployer, repository, tiny_heads, tiny_trunk_folder, bundle):
+    build_repository(repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
+    assert precision_of(repository, "head_mood") == "fp32"
+    deployer.rollback("mood")
+    assert precision_of(repository, "head_mood") == "int8"
+    assert deployer.verify() == []
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_running_server_takes_it_and_a_wrong_one_not(repository, tiny_trunk_folder, bundle, monkeypatch):
+    server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None)
+    with (
+        server as running,
+        Deployer(repository, url=running.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer,
+        LiveServer(running.grpc_url) as client,
+    ):
+        before = client.ask("multitask", smoke_rows(), ["mood"])["mood"]
+        assert deployer.deploy(bundle(shift=-3.0)).to_version == 2
+        assert abs(client.ask("multitask", smoke_rows(), ["mood"])["mood"] - before).max() > 0.1
+        real = Making.expected
+        monkeypatch.setattr(Making, "expected", lambda making: {name: s + 0.2 for name, s in real(making).items()})
+        with pytest.raises(ProofError, match="allowed is 2e-02"):
+            deployer.deploy(bundle(shift=3.0))
+        assert deployer.verify() == []
