@@ -144,6 +144,13 @@ def test_refused_gate_leaves_what_was_served(build, tiny_repository, tmp_path, m
     assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
 
 
+def test_what_was_allowed_once_is_judged_anew(build, gate, monkeypatch):
+    coarse(monkeypatch)
+    build(precision=INT8, gate=dataclasses.replace(gate, max_loss=300))
+    with pytest.raises(GateError):
+        build(precision=INT8)
+
+
 def test_without_the_gate_the_report_says_so(build, gate, monkeypatch):
     coarse(monkeypatch)
     report = build(precision=INT8, gate=dataclasses.replace(gate, on=False))
