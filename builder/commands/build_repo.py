@@ -15,6 +15,7 @@ from rich.table import Table
 
 from builder.commands.bucket_options import bucket_options, wished_buckets
 from builder.commands.console import errors_end_command, progress_line
+from builder.commands.data_options import data_option, max_loss_option, task_dir_option
 from builder.errors import OneTrunkError
 
 if TYPE_CHECKING:
@@ -89,13 +90,7 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="Whether dev data must show that a lower precision loses little.",
 )
-@click.option(
-    "--max-loss",
-    type=click.FloatRange(0, 100),
-    default=0.5,
-    show_default=True,
-    help="Points of its metric that a task may lose.",
-)
+@max_loss_option("Points of its metric that a task may lose.")
 @click.option(
     "--gate-rows",
     type=click.IntRange(0),
@@ -103,18 +98,10 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="Dev rows a task, the same sample each time; 0 for all.",
 )
-@click.option(
-    "--task-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="tasks",
-    show_default=True,
-    help="The folder of task files, which say where dev data are: for --buckets auto, and the gate of a precision.",
+@task_dir_option(
+    "The folder of task files, which say where dev data are: for --buckets auto, and the gate of a precision."
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
-)
+@data_option
 @click.option(
     "--tune",
     type=click.Choice(["throughput", "latency"]),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.commands.console import errors_end_command, progress_line
+from builder.commands.data_options import data_option, max_loss_option, task_dir_option
 
 if TYPE_CHECKING:
     from builder.deploying.comparison import Comparison
@@ -98,25 +99,9 @@ _ACTIONS = (
 @click.option(
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )
-@click.option(
-    "--max-loss",
-    type=click.FloatRange(0, 100),
-    default=0.5,
-    show_default=True,
-    help="Points that a head may lose by the repository's precision.",
-)
-@click.option(
-    "--task-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="tasks",
-    show_default=True,
-    help="The folder of task files, which say where dev data for that are.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
-)
+@max_loss_option("Points that a head may lose by the repository's precision.")
+@task_dir_option("The folder of task files, which say where dev data for that are.")
+@data_option
 @click.option("--dry-run", is_flag=True, help="Change nothing; show files and config changes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def deploy_head(

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from builder.commands.console import errors_end_command
+from builder.commands.data_options import data_option, task_dir_option
 from builder.commands.search_options import search_options
 
 if TYPE_CHECKING:
@@ -76,18 +77,8 @@ _STEPS = {
 @click.option("--seed", type=click.IntRange(0), help="Same seed, same weights. [default: the task's recipe]")
 @click.option("--max-length", type=click.IntRange(3), help="Longest text in tokens. [default: the task's recipe]")
 @click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
-@click.option(
-    "--task-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="tasks",
-    show_default=True,
-    help="The folder of task files.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
-)
+@task_dir_option("The folder of task files.")
+@data_option
 @click.option(
     "--heads",
     type=click.Path(path_type=Path, file_okay=False),

@@ -22,7 +22,6 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
 from builder.deploying.proof import check_answers, outputs_of, prove, smoke_rows
-from builder.deploying.publishing import publish, told_on_disk
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
@@ -31,6 +30,7 @@ from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
 from builder.repository.manifest import MANIFEST, Manifest
 from builder.repository.publication import Publication, is_decided
+from builder.repository.publishing import publish, told_on_disk
 from builder.repository.versions import PlannedModel
 
 Scores = NDArray[np.float32]

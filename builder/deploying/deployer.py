@@ -14,7 +14,6 @@ from builder.deploying.change import Change, carry_out, clear_candidates
 from builder.deploying.history import History
 from builder.deploying.listing import ListedTask, list_tasks
 from builder.deploying.live_server import ADMIN_KEY_VARIABLE, LiveServer
-from builder.deploying.publishing import publish
 from builder.deploying.report import DeploymentReport, dry_run
 from builder.deploying.synchrony import synchronise
 from builder.deploying.transitions import (
@@ -35,6 +34,7 @@ from builder.repository.contents import Contents, HeadState
 from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.manifest import Manifest
 from builder.repository.publication import finish_earlier, locked
+from builder.repository.publishing import publish
 from builder.repository.standing import Standing, changed_texts, read_standing, required_manifest
 from builder.repository.versions import PlannedModel, is_whole, plan_model, segment_source
 

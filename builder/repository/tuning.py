@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.errors import OneTrunkError
 from builder.export.names import MODEL_FILE
 from builder.machine import processor_model, usable_cores
 from builder.progress import Progress, silent
-from builder.repository.arrivals import make_manifest, merged_versions
 from builder.repository.configs import TOKENIZER, parameters_of
 from builder.repository.contents import Contents
-from builder.repository.manifest import MANIFEST
 from builder.repository.part_times import Measurement, measure_parts
 from builder.repository.placement import Placement
-from builder.repository.publication import Publication
+from builder.repository.publishing import publish
 from builder.repository.quiet import QUIET
-from builder.repository.standing import changed_texts, read_standing
+from builder.repository.standing import read_standing
 from builder.repository.thread_choice import Goal, choose_threads
 
 
@@ -58,19 +55,9 @@ def tune_repository(repository: Path, goal: Goal, tokens: int, progress: Progres
         measured=f"Measured by {by} on {processor_model()}, {cores} core{'' if cores == 1 else 's'}.",
     )
     contents = replace(standing.contents, placement=placement)
-    texts = changed_texts(repository, contents)
-    try:
-        with Publication(repository) as publication:
-            for name in texts:
-                publication.write(name, contents.texts[name])
-            versions = merged_versions(repository, standing.manifest, (), publication)
-            release = standing.manifest.triton_release
-            publication.write(MANIFEST, make_manifest(contents, release, versions, standing.manifest).text())
-            # Whatever of the configs has been moved in, they name the same models.
-            publication.commit([], loadable=True)
-    except OSError as error:
-        raise OneTrunkError(f"{repository}: {error.strerror} while writing; the threads stay as they were") from error
-    return Tuning(placement, (*texts, MANIFEST), _notes(found))
+    # Whatever of the configs has been moved in, they name the same models.
+    _, written = publish(contents, repository, standing.manifest)
+    return Tuning(placement, tuple(written), _notes(found))
 
 
 def _files(repository: Path, contents: Contents) -> dict[str, Path]:

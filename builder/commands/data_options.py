@@ -1,0 +1,33 @@
+"""Options that several commands have: where a task's data are, and what a task may lose by a lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
+)
+
+
+def task_dir_option(what_for: str) -> Callable[[Command], Command]:
+    """``--task-dir``, with a help that says what the command reads task files for."""
+    return click.option(
+        "--task-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="tasks",
+        show_default=True,
+        help=what_for,
+    )
+
+
+def max_loss_option(what_for: str) -> Callable[[Command], Command]:
+    """``--max-loss``, in points of a metric."""
+    return click.option("--max-loss", type=click.FloatRange(0, 100), default=0.5, show_default=True, help=what_for)
