@@ -19,13 +19,14 @@ from benchmarks.compare.load import run_load
 from benchmarks.compare.systems import TritonSystem
 from benchmarks.compare.texts import texts_of_length
 from builder.model.trunk import load_trunk
+from server.stubs import parse_stub
 
 
 def process_of(triton: int, model: str) -> int:
     """The process that runs a model."""
     for child in psutil.Process(triton).children():
-        command = child.cmdline()
-        if len(command) > 1 and command[1].split("/")[-3] == model:
+        stub = parse_stub(child.cmdline())
+        if stub is not None and stub.model == model:
             return child.pid
     raise SystemExit(f"the server runs no model {model}")
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.compare.measure import Measured, measure_in_turn
@@ -45,7 +46,7 @@ def main() -> None:
         separate = ours.build(SEPARATE, grouped=False)
         systems = {
             SEPARATE: separate,
-            _ALONE: type(separate)(_ALONE, "", separate.repository, ("task_00",)),
+            _ALONE: replace(separate, name=_ALONE, outputs=("task_00",)),
             GROUPED: ours.build(GROUPED),
             INT8: ours.build(INT8, precision="int8"),
             SINGLE: ours.others(separate).single(1, 1, SINGLE),

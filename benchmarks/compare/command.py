@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from rich.table import Table
 
 from builder.commands.console import errors_end_command, progress_line
 from builder.errors import UserError
+from builder.machine import usable_cores
 
 NAMES = ("base", "small", "shipped", "tasks", "subset", "lengths", "hops", "peers")
 
@@ -50,8 +49,7 @@ def compare(
             from benchmarks.compare.report import goal_rows, write_report
             from benchmarks.compare.scenarios import SCENARIOS, Bench
 
-            cores = len(os.sched_getaffinity(0))
-            bench = Bench(work, heads, seconds, repeats, cores, peers, progress)
+            bench = Bench(work, heads, seconds, repeats, usable_cores(), peers, progress)
             for name in wanted:
                 # Saved one by one: what was measured stays measured when a later one fails.
                 SCENARIOS[name](bench).save(output)
@@ -67,7 +65,6 @@ def compare(
             table.add_row(*(cell.replace("**", "") for cell in row))
         Console().print(table)
     click.echo(f"saved: {output}/README.md", err=True)
-    sys.stdout.flush()
 
 
 def _wanted(scenarios: Sequence[str] | None, peers: Path | None) -> list[str]:

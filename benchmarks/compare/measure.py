@@ -11,6 +11,7 @@ import psutil
 
 from benchmarks.compare.load import ask, run_load
 from benchmarks.compare.systems import Target
+from server.stubs import parse_stub
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,9 @@ def memory_mb(pid: int) -> tuple[float, dict[str, float]]:
     for process in _family(pid):
         size = process.memory_full_info().pss / 1e6
         total += size
-        command = process.cmdline()
-        if process.pid != pid and len(command) > 1 and "triton_python_backend_stub" in command[0]:
-            # PROGRAM REPOSITORY/MODEL/VERSION/FILE ...
-            model = command[1].split("/")[-3]
-            parts[model] = parts.get(model, 0.0) + size
+        stub = parse_stub(process.cmdline())
+        if stub is not None:
+            parts[stub.model] = parts.get(stub.model, 0.0) + size
     return total, parts
 
 

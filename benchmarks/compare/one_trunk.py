@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.export.merged import merge_models
+from builder.repository.configs import config_text
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 
 _TRUNK = "trunk_whole"
@@ -58,4 +59,4 @@ def _write(model: Path, config: pb.ModelConfig) -> None:
     path = model / "config.pbtxt"
     # The folder's files are links to the original's, which must not change.
     path.unlink(missing_ok=True)
-    path.write_text(text_format.MessageToString(config))
+    path.write_text(config_text(config))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.compare.measure import Measured, Sample
+from builder.machine import processor_model, usable_cores
 from builder.whole_file import write_text
 
 _PACKAGES = ("onetrunk", "onnxruntime", "torch", "transformers", "nvidia-pytriton", "tritonclient")
@@ -88,12 +92,10 @@ def load_result(path: Path) -> Result:
 
 def describe_machine() -> dict[str, str]:
     """Processor, cores, date and versions."""
-    import psutil
-
     found = {
         "when": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "processor": _processor(),
-        "cores": str(len(psutil.Process().cpu_affinity() or [])),
+        "processor": f"{processor_model()} ({', '.join(_instructions())})",
+        "cores": str(usable_cores()),
         "memory_gb": f"{psutil.virtual_memory().total / 1e9:.0f}",
         "python": platform.python_version(),
     }
@@ -105,10 +107,7 @@ def describe_machine() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = set(fields.get("flags", "").split())
-    kinds = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags]
-    return f"{fields.get('model name', platform.machine())} ({', '.join(kinds)})"
+def _instructions() -> list[str]:
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    there = set(flags[1].split()) if flags else set()
+    return [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in there]

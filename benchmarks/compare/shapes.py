@@ -11,12 +11,10 @@ from pathlib import Path
 import torch
 
 from builder.model.bundle import save_bundle
-from builder.model.head import new_head
-from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk, load_trunk, trunk_folder
+from builder.planning.sessions import untrained_head
 
 SEED = 0
-LABELS = ("no", "yes")
 
 # The taps of the paper's eight tasks in its served system; two one-layer heads on each make the eight.
 PAPER_TAPS = (2, 4, 6, 7)
@@ -95,25 +93,9 @@ def _write_heads(folder: Path, trunk: Trunk, taps: Sequence[int], count: int) ->
         task, tap = f"task_{number:02d}", taps[number % len(taps)]
         if (folder / task).exists():
             continue
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED + number)
-            head = new_head(trunk, outputs=len(LABELS), tap=tap, layers=1).eval()
-            # A head's layer is a copy of the trunk's; heads with equal weights could be shared by a clever runtime.
-            for parameter in head.layers.parameters():
-                parameter.data.mul_(1 + 0.01 * torch.randn_like(parameter))
-        spec = HeadSpec(
-            task=task,
-            kind="classification",
-            form="single",
-            labels=LABELS,
-            tap=tap,
-            layers=1,
-            trunk=trunk.identity,
-            width=trunk.width,
-            max_length=trunk.max_positions,
-            metric="accuracy",
-            scores={},
-            created="",
-            onetrunk_version="benchmark",
-        )
+        head, spec = untrained_head(trunk, tap=tap, layers=1, task=task, seed=SEED + number)
+        # A head's layer is a copy of the trunk's; heads with equal weights could be shared by a clever runtime.
+        noise = torch.Generator().manual_seed(SEED + number)
+        for parameter in head.layers.parameters():
+            parameter.data.mul_(1 + 0.01 * torch.randn(parameter.shape, generator=noise))
         save_bundle(folder / task, spec, head)

@@ -16,9 +16,8 @@ from builder.export.merged import merge_models
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
 from builder.export.onnx_file import export_single
 from builder.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
-from builder.model.head import new_head
-from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
+from builder.planning.sessions import untrained_head
 from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
@@ -52,22 +51,7 @@ def single_file(trunk: Trunk, task: str, file: Path) -> None:
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    head = new_head(trunk, outputs=2, tap=0, layers=trunk.depth).eval()
-    spec = HeadSpec(
-        task=task,
-        kind="classification",
-        form="single",
-        labels=("no", "yes"),
-        tap=0,
-        layers=trunk.depth,
-        trunk=trunk.identity,
-        width=trunk.width,
-        max_length=trunk.max_positions,
-        metric="accuracy",
-        scores={},
-        created="",
-        onetrunk_version="benchmark",
-    )
+    head, spec = untrained_head(trunk, tap=0, layers=trunk.depth, task=task)
     export_single(trunk, head, spec, file, get_release(DEFAULT_RELEASE))
 
 

@@ -30,7 +30,6 @@ from builder.model.head_spec import HeadSpec, Query
 from builder.model.trunk import Trunk
 
 _RELEASE = get_release(DEFAULT_RELEASE)
-_TASK = "scores"
 _LABELS = ("no", "yes")
 # The first runs allocate memory and choose kernels.
 _WARM_UP_ROUNDS = 2
@@ -80,12 +79,12 @@ class Files:
         """A head, its last layer folded."""
         return self._once(
             f"head_{tap}_{layers}_{query}",
-            lambda path: export_head(*self._head(tap, layers, query), path, _RELEASE),
+            lambda path: export_head(*untrained_head(self.trunk, tap=tap, layers=layers, query=query), path, _RELEASE),
         )
 
     def single(self, *, whole: bool) -> Path:
         """A single-task model: the whole encoder and an output, the last layer whole, as is usual, or folded."""
-        head, spec = self._head(0, self.trunk.depth, "cls")
+        head, spec = untrained_head(self.trunk, tap=0, layers=self.trunk.depth)
         return self._once(
             f"single_{'whole' if whole else 'folded'}",
             lambda path: export_single(self.trunk, head, spec, path, _RELEASE, whole=whole),
@@ -101,27 +100,34 @@ class Files:
             write(path)
         return path
 
-    def _head(self, tap: int, layers: int, query: Query) -> tuple[Head, HeadSpec]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            head = new_head(self.trunk, outputs=len(_LABELS), tap=tap, layers=layers, query=query)
-        spec = HeadSpec(
-            task=_TASK,
-            kind="classification",
-            form="single",
-            labels=_LABELS,
-            tap=tap,
-            layers=layers,
-            query=query,
-            trunk=self.trunk.identity,
-            width=self.trunk.width,
-            max_length=self.trunk.max_positions,
-            metric="accuracy",
-            scores={},
-            created="",
-            onetrunk_version=builder.__version__,
-        )
-        return head.eval(), spec
+
+def untrained_head(
+    trunk: Trunk, *, tap: int, layers: int, task: str = "scores", query: Query = "cls", seed: int = 0
+) -> tuple[Head, HeadSpec]:
+    """A head that answers with one of two labels and was never trained: what it costs does not depend on its weights.
+
+    Its layers are the trunk's own, its output random.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = new_head(trunk, outputs=len(_LABELS), tap=tap, layers=layers, query=query)
+    spec = HeadSpec(
+        task=task,
+        kind="classification",
+        form="single",
+        labels=_LABELS,
+        tap=tap,
+        layers=layers,
+        query=query,
+        trunk=trunk.identity,
+        width=trunk.width,
+        max_length=trunk.max_positions,
+        metric="accuracy",
+        scores={},
+        created="",
+        onetrunk_version=builder.__version__,
+    )
+    return head.eval(), spec
 
 
 def token_batch(trunk: Trunk, tokens: int, batch_size: int) -> Arrays:
