@@ -108,10 +108,7 @@ class Contents:
 
     def grouped(self, group: GroupState) -> tuple[str, ...]:
         """The tasks that a group answers for: those of its heads that are served in the version that it holds."""
-        members = group.group.heads
-        return tuple(
-            task for task in self.tasks if task in members and members[task].version == self.heads[task].served
-        )
+        return tuple(task for task in self.tasks if group.group.holds(task, self.heads[task].served))
 
     @property
     def groups_in_use(self) -> tuple[GroupState, ...]:

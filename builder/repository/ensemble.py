@@ -58,8 +58,7 @@ class HeadModel:
 
     def is_in(self, group: GroupModel) -> bool:
         """Whether the group answers for it, as it stands here: with its version, and under its task's name."""
-        member = group.group.heads.get(self.task)
-        return member is not None and member.version == self.version and self.output == self.task
+        return self.output == self.task and group.group.holds(self.task, self.version)
 
     def description(self) -> dict[str, Any]:
         """What a client wants to know of the task."""

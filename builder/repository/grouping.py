@@ -52,6 +52,10 @@ class Group(BaseModel):
         """The model's name."""
         return group_name(self.tap)
 
+    def holds(self, task: str, version: int | None) -> bool:
+        """Whether this is the version of the task's head that it holds, and so answers for."""
+        return task in self.heads and self.heads[task].version == version
+
     def text(self) -> str:
         """The file's content."""
         return self.model_dump_json(indent=2) + "\n"
