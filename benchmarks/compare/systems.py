@@ -19,7 +19,7 @@ from benchmarks.compare.whole_models import (
     write_repository,
 )
 from benchmarks.peers.peer import HttpRequest
-from builder.export.names import Segment
+from builder.export.names import Segment, segment_named
 from builder.model.head_spec import read_spec
 from builder.model.trunk import Trunk
 from server import Server
@@ -147,11 +147,8 @@ class Systems:
         return models
 
     def _segments(self) -> dict[Segment, Path]:
-        found = {}
-        for path in self.ours.glob("trunk_*/*/model.onnx"):
-            start, stop = map(int, path.parent.parent.name.split("_")[1:])
-            found[Segment(start, stop)] = path
-        return found
+        files = {segment_named(path.parent.parent.name): path for path in self.ours.glob("trunk_*/*/model.onnx")}
+        return {segment: path for segment, path in files.items() if segment is not None}
 
     def _heads(self) -> Iterator[tuple[str, int, Path]]:
         for path in sorted(self.ours.glob("head_*/*/model.onnx")):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from builder.errors import UserError
-from builder.export.names import Segment, cut_trunk
+from builder.export.names import Segment, cut_trunk, segment_named
 from builder.export.precision import Numbers
 from builder.model.head_spec import HeadSpec
 from builder.repository.contents import Contents, HeadState
@@ -118,11 +117,11 @@ def pruned(standing: Standing, keep: int) -> tuple[Contents, list[str]]:
     for name, entry in sorted(standing.manifest.models.items()):
         head = contents.heads.get(name.removeprefix("head_")) if name.startswith("head_") else None
         if head is None:
-            match = re.fullmatch(r"trunk_\d+_(\d+)", name)
+            segment = segment_named(name)
             if name.startswith("heads_") and entry.served is None:
                 removed.append(name)
-            elif match and name not in in_use:
-                if int(match[1]) not in previous_taps:
+            elif segment is not None and name not in in_use:
+                if segment.stop not in previous_taps:
                     removed.append(name)
             elif entry.served is not None:
                 removed += [f"{name}/{version}" for version in entry.versions if version != entry.served]

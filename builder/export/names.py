@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 INPUT_IDS = "input_ids"
@@ -41,6 +42,12 @@ class Segment:
     def output(self) -> str:
         """Name of the output tensor."""
         return hidden_name(self.stop)
+
+
+def segment_named(model: str) -> Segment | None:
+    """The segment that a model of this name is; None where the model is something else."""
+    match = re.fullmatch(r"trunk_(\d+)_(\d+)", model)
+    return Segment(int(match[1]), int(match[2])) if match else None
 
 
 def cut_trunk(taps: set[int]) -> list[Segment]:

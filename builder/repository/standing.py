@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.errors import UserError
-from builder.export.names import Segment
+from builder.export.names import segment_named
 from builder.model.head_spec import HeadSpec, read_spec
 from builder.repository.arrivals import holds_text
 from builder.repository.configs import TOKENIZER, parameters_of
 from builder.repository.contents import Contents, GroupState, HeadState
 from builder.repository.grouping import read_group
 from builder.repository.manifest import Manifest, ModelEntry, read_manifest
-
-_SEGMENT = re.compile(r"trunk_(\d+)_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,9 @@ def read_standing(repository: Path) -> Standing:
     }
     segments = {}
     for name, entry in manifest.models.items():
-        match = _SEGMENT.fullmatch(name)
-        if match and entry.served is not None:
-            segments[Segment(int(match[1]), int(match[2]))] = entry.served
+        segment = segment_named(name)
+        if segment is not None and entry.served is not None:
+            segments[segment] = entry.served
     widths = {spec.width for head in heads.values() for spec in head.specs.values()}
     if len(widths) != 1:
         raise UserError(f"{repository}: its heads do not stand on one trunk: run build-repo again")
