@@ -27,6 +27,9 @@ _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_back
 # Long, since a request whose time runs out is cancelled, which Triton 24.10 may not survive (docs/triton.md).
 _ASK_TIMEOUT_S = 60.0
 _LOAD_TIMEOUT_S = 120.0
+# A version that is unloaded answers what it was asked before it goes.
+_SETTLE_TIMEOUT_S, _SETTLE_INTERVAL_S = 60.0, 0.05
+_IN_BETWEEN = ("LOADING", "UNLOADING")
 
 Row = tuple[str, str]
 """A text and its second text; an empty one where there is none."""
@@ -69,21 +72,30 @@ class LiveServer:
         self._client.close()
 
     def loaded_versions(self) -> dict[str, set[int]]:
-        """Model -> the versions that the server means to serve.
+        """Model -> the versions that the server means to serve, once it is done with what it is loading and unloading.
+
+        It may be at that for somebody else: a deployer that was killed leaves the server at its last order.
 
         Raises:
             ServerGoneError: nobody answers.
             UserError: the admin key is missing or wrong.
         """
+        until, index = time.monotonic() + _SETTLE_TIMEOUT_S, self._index()
+        while any(entry.get("state") in _IN_BETWEEN for entry in index) and time.monotonic() < until:
+            time.sleep(_SETTLE_INTERVAL_S)
+            index = self._index()
+        found: dict[str, set[int]] = {}
+        for entry in index:
+            if entry.get("state") == "READY":
+                found.setdefault(entry["name"], set()).add(int(entry["version"]))
+        return found
+
+    def _index(self) -> list[dict[str, str]]:
         with self._told("asking what is loaded"):
             index = self._client.get_model_repository_index(
                 headers=self._headers, as_json=True, client_timeout=_ASK_TIMEOUT_S
             )
-        found: dict[str, set[int]] = {}
-        for entry in index.get("models", []):
-            if entry.get("state") == "READY":
-                found.setdefault(entry["name"], set()).add(int(entry["version"]))
-        return found
+        return list(index.get("models", []))
 
     def running_models(self) -> set[str]:
         """The models that run, those whose folder is gone too."""
