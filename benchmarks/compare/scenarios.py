@@ -12,7 +12,7 @@ from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.result import Point, Result, describe_machine
 from benchmarks.compare.shapes import Shape, base_shape, distil_trunk, shipped_shape, small_shape
-from benchmarks.compare.systems import Systems, Target, TritonSystem
+from benchmarks.compare.systems import Systems, Target, TritonSystem, threads_text
 from benchmarks.compare.texts import texts_of_length
 from benchmarks.peers.checkpoints import SHAPES, write_checkpoints
 from benchmarks.peers.peer import Peer
@@ -94,7 +94,7 @@ class Ours:
     def others(self, ours: TritonSystem) -> Systems:
         """What is put together for comparison, from the separate files of one of ours."""
         folder = self.bench.folder / "systems" / self.shape.name / str(self.max_length)
-        return Systems(self.trunk, ours.repository, folder, self.max_length)
+        return Systems(self.trunk, ours.repository, folder, self.max_length, self.bench.cores)
 
     def one_trunk(self, ours: TritonSystem) -> TritonSystem:
         """The same with one trunk model."""
@@ -108,9 +108,8 @@ def base(bench: Bench) -> Result:
     ours = Ours(bench, base_shape(bench.folder))
     separate, grouped = ours.build(SEPARATE, grouped=False), ours.build(GROUPED)
     others = ours.others(separate)
-    distil = Systems(
-        load_trunk(distil_trunk(bench.folder)), separate.repository, bench.folder / "systems" / "distil", 128
-    )
+    folder = bench.folder / "systems" / "distil"
+    distil = Systems(load_trunk(distil_trunk(bench.folder)), separate.repository, folder, 128, bench.cores)
     systems = [
         *(separate, grouped, ours.build(INT8_HEADS, precision="heads=int8"), ours.build(INT8, precision="int8")),
         *(ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
@@ -237,14 +236,17 @@ assert tuple(SCENARIOS) == NAMES
 
 
 def _trunks(others: Systems) -> list[TritonSystem]:
-    return [others.trunk_alone(1, f"{TRUNK} (1 thread)"), others.trunk_alone(2, f"{TRUNK} (2 threads)")]
+    """The trunk in one thread and in one a core; the faster one is what counts."""
+    return [others.trunk_alone(count, f"{TRUNK} ({threads_text(count)})") for count in sorted({1, others.cores})]
 
 
 def _single(others: Systems) -> list[TritonSystem]:
-    """One ordinary model in the two ways to use two cores; the better one is what counts."""
+    """One ordinary model in the two ways to use all cores; the faster one is what counts."""
+    # Instances and the threads of each. With one core the two are one.
+    ways = dict.fromkeys([(1, others.cores), (others.cores, 1)])
     return [
-        others.single(2, 1, f"{SINGLE} (1 x 2 threads)"),
-        others.single(1, 2, f"{SINGLE} (2 x 1 thread)"),
+        others.single(threads, instances, f"{SINGLE} ({instances} x {threads_text(threads)})")
+        for instances, threads in ways
     ]
 
 

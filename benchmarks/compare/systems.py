@@ -85,7 +85,7 @@ class TritonSystem:
 class Systems:
     """Makes the repositories of what is compared, below one folder."""
 
-    def __init__(self, trunk: Trunk, ours: Path, folder: Path, max_length: int) -> None:
+    def __init__(self, trunk: Trunk, ours: Path, folder: Path, max_length: int, cores: int) -> None:
         """Says where.
 
         Args:
@@ -93,8 +93,9 @@ class Systems:
             ours: a repository that build-repo wrote, of whose files others are put together.
             folder: for the others.
             max_length: longest text in tokens.
+            cores: how many a system has.
         """
-        self.trunk, self.ours, self.folder, self.max_length = trunk, ours, folder, max_length
+        self.trunk, self.ours, self.folder, self.max_length, self.cores = trunk, ours, folder, max_length, cores
 
     def single(self, threads: int, instances: int, name: str) -> TritonSystem:
         """One ordinary model for one task."""
@@ -102,8 +103,10 @@ class Systems:
         return self._write(name, what, self._singles(1, threads, instances))
 
     def singles(self, count: int, name: str) -> TritonSystem:
-        """Several ordinary models; of one thread each, since together they are more than the cores."""
-        return self._write(name, f"{count} whole encoders, one a task, on the same Triton", self._singles(count, 1, 1))
+        """Several ordinary models, of as many threads each as it takes for all together to use every core."""
+        threads = -(-self.cores // count)
+        what = f"{count} whole encoders, one a task, {threads_text(threads)} each, on the same Triton"
+        return self._write(name, what, self._singles(count, threads, 1))
 
     def fused(self, threads: int, name: str) -> TritonSystem:
         """Trunk and heads in one file."""
@@ -154,6 +157,11 @@ class Systems:
         for path in sorted(self.ours.glob("head_*/*/model.onnx")):
             spec = read_spec(path.parent, any_folder=True)
             yield spec.task, spec.tap, path
+
+
+def threads_text(count: int) -> str:
+    """As in ``1 thread`` and ``2 threads``."""
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _outputs(file: Path) -> int:

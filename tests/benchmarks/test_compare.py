@@ -28,7 +28,7 @@ def test_texts_are_as_long_as_they_are_asked_for(tiny_trunk):
 def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
     # Triton's Python backend leaves byte code in what it serves.
     ours = shutil.copytree(tiny_repository, tmp_path / "ours")
-    others = Systems(tiny_trunk, ours, tmp_path / "systems", 32)
+    others = Systems(tiny_trunk, ours, tmp_path / "systems", 32, cores=2)
     write_one_trunk(ours, tmp_path / "one_trunk")
     systems = [
         TritonSystem("ours", "", ours),
