@@ -35,6 +35,10 @@ SINGLE = "one single-task model"
 SINGLES = "8 single-task models"
 DISTILS = "8 DistilBERT-size models"
 
+# Numbers of tasks that are measured in one run. The goals compare 64 with 8, and a ratio is of one repeat; all seven
+# at the same time would take 25 GB.
+_TASKS_TOGETHER = ((1, 2, 4), (8, 64), (16, 32))
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -89,7 +93,7 @@ class Ours:
             gate=GateSettings(on=False),
             progress=self.bench.progress,
         )
-        return TritonSystem(name, f"build-repo, {what}", folder)
+        return TritonSystem(name, f"build-repo, {what}", folder, len(find_bundles(self.shape.heads)))
 
     def others(self, ours: TritonSystem) -> Systems:
         """What is put together for comparison, from the separate files of one of ours."""
@@ -100,7 +104,8 @@ class Ours:
         """The same with one trunk model."""
         folder = ours.repository.with_name(ours.repository.name + "_one_trunk")
         write_one_trunk(ours.repository, folder)
-        return TritonSystem(ONE_TRUNK, "one trunk model that gives all taps' states, in place of segments", folder)
+        what = "one trunk model that gives all taps' states, in place of segments"
+        return replace(ours, name=ONE_TRUNK, what=what, repository=folder)
 
 
 def base(bench: Bench) -> Result:
@@ -115,7 +120,7 @@ def base(bench: Bench) -> Result:
         *(ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
         *(others.singles(8, SINGLES), distil.singles(8, DISTILS)),
     ]
-    return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8], 8)
+    return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8])
 
 
 def small(bench: Bench) -> Result:
@@ -127,7 +132,7 @@ def small(bench: Bench) -> Result:
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
         *(ours.build(INT8, precision="int8"), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
     ]
-    return _measure(bench, "small", ours.shape.what, systems, ours.trunk, [32], [1, 4], 8)
+    return _measure(bench, "small", ours.shape.what, systems, ours.trunk, [32], [1, 4])
 
 
 def shipped(bench: Bench) -> Result:
@@ -139,19 +144,22 @@ def shipped(bench: Bench) -> Result:
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
         *(ours.build(INT8, precision="int8"), *_trunks(others), *_single(others), others.singles(8, SINGLES)),
     ]
-    return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4], 8)
+    return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4])
 
 
 def tasks(bench: Bench) -> Result:
     """1 to 64 tasks on the same taps."""
     result = _empty(bench, "tasks", "BERT-base shape, one-layer heads in turn on taps 2, 4, 6, 7")
-    for count in (1, 2, 4, 8, 16, 32, 64):
-        ours = Ours(bench, replace(base_shape(bench.folder, count), name=f"base_{count}"))
-        systems = [replace(ours.build(GROUPED), name=f"{GROUPED}: {count}")]
-        systems.append(replace(ours.build(INT8_HEADS, precision="heads=int8"), name=f"{INT8_HEADS}: {count}"))
-        if count <= 8:
-            systems.append(ours.others(systems[0]).singles(count, f"single-task models: {count}"))
-        result.points += _measure(bench, "tasks", "", systems, ours.trunk, [128], [4], count).points
+    for counts in _TASKS_TOGETHER:
+        systems = []
+        for count in counts:
+            ours = Ours(bench, replace(base_shape(bench.folder, count), name=f"base_{count}"))
+            grouped, int8_heads = ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")
+            systems += [replace(system, name=f"{system.name}: {count}") for system in (grouped, int8_heads)]
+            if count <= 8:
+                systems.append(ours.others(grouped).singles(count, f"single-task models: {count}"))
+        result.points += _measure(bench, "tasks", "", systems, ours.trunk, [128], [4]).points
+    result.points.sort(key=lambda point: point.tasks)
     return result
 
 
@@ -166,7 +174,7 @@ def subset(bench: Bench) -> Result:
         replace(grouped, name=f"one task on tap {tap[deep]}", outputs=(deep,)),
         replace(grouped, name="all eight tasks"),
     ]
-    result = _measure(bench, "subset", ours.shape.what + ", heads grouped", systems, ours.trunk, [128], [1, 4], 8)
+    result = _measure(bench, "subset", ours.shape.what + ", heads grouped", systems, ours.trunk, [128], [1, 4])
     result.figures |= {"shallow_tap": tap[shallow], "deep_tap": tap[deep]}
     return result
 
@@ -181,7 +189,7 @@ def lengths(bench: Bench) -> Result:
             replace(grouped, name=f"{shape.name}: {GROUPED}"),
             ours.others(grouped).single(bench.cores, 1, f"{shape.name}: {SINGLE}"),
         ]
-        result.points += _measure(bench, "lengths", "", systems, ours.trunk, [16, 32, 64, 128, 256, 512], [4], 8).points
+        result.points += _measure(bench, "lengths", "", systems, ours.trunk, [16, 32, 64, 128, 256, 512], [4]).points
     return result
 
 
@@ -190,7 +198,7 @@ def hops(bench: Bench) -> Result:
     ours = Ours(bench, small_shape(bench.folder))
     others = ours.others(ours.build(SEPARATE, grouped=False))
     systems = [others.empty(count, f"the tokenizer and {count} empty models") for count in (1, 9)]
-    result = _measure(bench, "hops", "models that compute nothing", systems, ours.trunk, [32], [1, 4], 0)
+    result = _measure(bench, "hops", "models that compute nothing", systems, ours.trunk, [32], [1, 4])
     for concurrency in (1, 4):
         one, nine = (result.find(system.name, 32, concurrency).measured for system in systems)
         result.figures[f"hop_cpu_ms_{concurrency}"] = (nine.median("cpu_ms") - one.median("cpu_ms")) / 8
@@ -220,7 +228,7 @@ def peers(bench: Bench) -> Result:
                     ours.name: running.enter_context(ours.running()),
                     f"{checkpoints}: {peer.name}": running.enter_context(_peer(bench, peer, models)),
                 }
-                part = _points(bench, "peers", targets, {}, trunk, [tokens], [1, 4, 8], 8)
+                part = _points(bench, "peers", targets, {}, trunk, [tokens], [1, 4, 8])
             for point in part:
                 # Ours is measured anew beside each, under a name of its own: a ratio is of one run.
                 if point.system == ours.name:
@@ -258,7 +266,6 @@ def _measure(
     trunk: Trunk,
     tokens: Sequence[int],
     concurrencies: Sequence[int],
-    count: int,
 ) -> Result:
     result = _empty(bench, name, title)
     with ExitStack() as running:
@@ -267,7 +274,7 @@ def _measure(
             bench.progress(f"{name}: starting {system.name}", number, len(systems))
             targets[system.name] = running.enter_context(system.running())
         by_name = {system.name: system for system in systems}
-        result.points += _points(bench, name, targets, by_name, trunk, tokens, concurrencies, count)
+        result.points += _points(bench, name, targets, by_name, trunk, tokens, concurrencies)
     return result
 
 
@@ -279,7 +286,6 @@ def _points(
     trunk: Trunk,
     tokens: Sequence[int],
     concurrencies: Sequence[int],
-    count: int,
 ) -> list[Point]:
     points = []
     loads = [(length, concurrency) for length in tokens for concurrency in concurrencies]
@@ -288,16 +294,13 @@ def _points(
         measured = measure_in_turn(targets, texts_of_length(trunk, length), concurrency, bench.seconds, bench.repeats)
         for system, figures in measured.items():
             known = systems.get(system)
-            asked = len(known.outputs) or count if known else count
-            if SINGLE in system or system.startswith(TRUNK):
-                asked = 1 if SINGLE in system else 0
             points.append(
                 Point(
                     system,
                     known.what if known else "",
                     length,
                     concurrency,
-                    asked,
+                    targets[system].tasks,
                     figures,
                     known.weights_mb() if known else None,
                 )
@@ -314,7 +317,7 @@ def _peer(bench: Bench, peer: Peer, models: Path) -> Iterator[Target]:
     assert bench.peers is not None
     with running_peer(peer, bench.peers, models, threads=bench.cores) as running:
         names = running.tasks
-        yield Target(running.host, running.port, running.pid, lambda text: peer.requests(text, None, names))
+        yield Target(running.host, running.port, running.pid, len(names), lambda text: peer.requests(text, None, names))
 
 
 def _slug(name: str) -> str:

@@ -1,5 +1,6 @@
 """What the scenarios compare, with nothing built and nothing run."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,9 @@ from benchmarks.compare import scenarios
 from benchmarks.compare.goals import best_of
 from benchmarks.compare.measure import Measured, Sample
 from benchmarks.compare.result import Point, Result
-from benchmarks.compare.systems import Systems
+from benchmarks.compare.scenarios import Bench
+from benchmarks.compare.shapes import Shape
+from benchmarks.compare.systems import Systems, TritonSystem
 
 
 class Written(Systems):
@@ -17,7 +20,7 @@ class Written(Systems):
     def __init__(self, cores):
         self.cores = cores
 
-    def _write(self, name, what, models):
+    def _write(self, name, what, models, tasks):
         return SimpleNamespace(name=name, models=models)
 
     def _singles(self, count, threads, instances):
@@ -54,3 +57,33 @@ def test_one_model_is_tried_in_all_ways_to_use_the_cores(cores, single, trunks):
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 1), (12, 2), (16, 2)])
 def test_eight_models_together_use_every_core(cores, threads):
     assert Written(cores).singles(8, "eight").models == [(1, threads)] * 8
+
+
+def test_numbers_of_tasks_that_a_goal_compares_are_measured_in_one_run(monkeypatch):
+    runs = []
+
+    def build(self, name, **_):
+        return TritonSystem(name, "", Path(), tasks=int(self.shape.name.removeprefix("base_")))
+
+    def write(self, name, what, models, tasks):
+        return TritonSystem(name, what, Path(), tasks)
+
+    def measure(bench, name, title, systems, *_):
+        runs.append([system.name for system in systems])
+        points = [Point(system.name, "", 128, 4, system.tasks, Measured()) for system in systems]
+        return Result(name, title, {}, {}, points)
+
+    monkeypatch.setattr(scenarios, "base_shape", lambda folder, heads: Shape("base", "", None, folder))
+    monkeypatch.setattr(scenarios, "_measure", measure)
+    monkeypatch.setattr(scenarios.Ours, "trunk", None)
+    monkeypatch.setattr(scenarios.Ours, "build", build)
+    monkeypatch.setattr(Systems, "_write", write)
+    monkeypatch.setattr(Systems, "_singles", lambda *_: [])
+    result = scenarios.tasks(Bench(Path(), Path(), 1.0, 3, 2, None, lambda *_: None))
+    (together,) = [run for run in runs if f"{scenarios.INT8_HEADS}: 64" in run]
+    assert f"{scenarios.INT8_HEADS}: 8" in together
+    assert [point.system for point in result.points] == [
+        f"{kind}: {count}"
+        for count in (1, 2, 4, 8, 16, 32, 64)
+        for kind in (scenarios.GROUPED, scenarios.INT8_HEADS, *["single-task models"] * (count <= 8))
+    ]
