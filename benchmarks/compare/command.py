@@ -75,4 +75,6 @@ def _wanted(scenarios: Sequence[str] | None, peers: Path | None) -> list[str]:
         if scenarios:
             raise UserError("scenario peers: give their Python by --peers (see benchmarks/peers/README.md)")
         wanted.remove("peers")
+    if peers is not None and "peers" not in wanted:
+        raise UserError("--peers has no effect without the scenario peers: add it to --scenarios, or leave --peers out")
     return wanted

@@ -73,6 +73,9 @@ def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
     [
         (["--scenarios", "base,none"], "no such scenario; there are: base, small"),
         (["--scenarios", "peers"], "give their Python by --peers"),
+        (["--scenarios", "base", "--peers", __file__], "--peers has no effect without the scenario peers"),
+        (["--url", "somewhere:1"], "--url has no effect with --compare"),
+        (["--concurrency", "1,4"], "--concurrency has no effect with --compare"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path):
