@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.compare.command import NAMES
+from benchmarks.compare.kept import whole_folder
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.result import Point, Result, describe_machine
@@ -45,7 +46,8 @@ class Bench:
     """How a comparison is run.
 
     Attributes:
-        folder: for trunks, heads and repositories; what is there from an earlier run is used again.
+        folder: for trunks, heads and repositories; what is there from an earlier run is used again, so that it is to
+            be the same code's (kept_folder).
         heads: the bundles that ship.
         seconds: how long a measurement takes.
         repeats: how often each is measured.
@@ -217,7 +219,8 @@ def peers(bench: Bench) -> Result:
         trunk = load_trunk(shape.trunk)
         models = bench.folder / "checkpoints" / checkpoints
         if not models.exists():
-            write_checkpoints(models, SHAPES[checkpoints])
+            with whole_folder(models) as aside:
+                write_checkpoints(aside, SHAPES[checkpoints])
         # One peer at a time beside ours: eight models of BERT-base take gigabytes in each.
         for peer in PEERS.values():
             if checkpoints == "distilbert" and not peer.exported:

@@ -119,16 +119,14 @@ class Systems:
         """Trunk and heads in one file."""
         file = self.folder / "files" / "fused.onnx"
         heads = {task: (tap, path) for task, tap, path in self._heads()}
-        if not file.exists():
-            fused_file(self._segments(), heads, file)
+        fused_file(self._segments(), heads, file)
         model = WholeModel("fused", file, {task: _outputs(path) for task, (_, path) in heads.items()}, threads)
         return self._write(name, "trunk and heads in one file: nothing can be changed alone", [model], len(heads))
 
     def trunk_alone(self, threads: int, name: str) -> TritonSystem:
         """The trunk up to the deepest tap, which is what all heads together cannot be faster than."""
         file = self.folder / "files" / "trunk.onnx"
-        if not file.exists():
-            trunk_file(self._segments(), file)
+        trunk_file(self._segments(), file)
         model = WholeModel("trunk", file, {TRUNK_OUTPUT: 2}, threads)
         return self._write(name, "up to the deepest tap, no heads: the limit", [model], 0)
 

@@ -91,7 +91,8 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".bench"),
     show_default=True,
-    help="With --compare: where trunks, heads and repositories are made; kept for the next time.",
+    help="With --compare: trunks, checkpoints and repositories, gigabytes of them, are made in made_KEY/ in this "
+    "folder. They are kept until the code or a library that makes them is another one.",
 )
 @click.option(
     "--heads",
