@@ -218,7 +218,7 @@ def _gate_shown() -> Iterator[None]:
 
 def _plain_gate(results: Mapping[str, GateResult]) -> dict[str, dict[str, float | str]]:
     return {
-        task: {**result.model_dump(exclude={"key"}), "loss": round(result.loss, 4)}
+        task: {**result.model_dump(exclude={"key", "data"}), "loss": round(result.loss, 4)}
         for task, result in sorted(results.items())
     }
 

@@ -18,7 +18,7 @@ from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
 from builder.repository.configs import TOKENIZER
 from builder.repository.exports import Exports
-from builder.repository.gate import judge, measure_losses, read_dev
+from builder.repository.gate import judge, measure_losses
 from builder.repository.gate_plan import GatePlan, plan_gate
 from builder.repository.gate_result import GateResult
 from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
@@ -209,16 +209,13 @@ def _publish(
 
     Gives what Exports.check and what the gate found.
     """
-    # Before anything takes long: whether there are data to judge by.
-    dev = {task: read_dev(plan.heads[task].spec, gating.settings) for task in gating.open}
     with Publication(output) as publication:
         try:
             exports = _export(plan, trunk, release, publication, progress)
             differences = exports.check(progress)
-            tasks = [(plan.heads[task].spec, examples, gating.open[task]) for task, examples in dev.items()]
             results = dict(gating.known)
-            if tasks:
-                results |= measure_losses(trunk, exports.fp32, exports.served, tasks, plan.buckets, progress)
+            if gating.open:
+                results |= measure_losses(trunk, exports.fp32, exports.served, gating.open, plan.buckets, progress)
             if gating.settings.on:
                 judge(results, gating.settings.max_loss)
             wanted = plan.contents.texts

@@ -96,6 +96,29 @@ def test_another_sample_is_measured_though_no_file_is_new(build, repository, gat
     assert {result.rows for result in report.gate.values()} == {50}
 
 
+def test_other_dev_data_are_measured_though_no_file_is_new(build, repository, gate, tmp_path):
+    tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
+    lines = (tasks / "mood.jsonl").read_text().splitlines()
+    (tasks / "mood.jsonl").write_text("\n".join(lines[:100]))
+    report = build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks))
+    assert report.written == ("manifest.json",)
+    assert {task: result.rows for task, result in report.gate.items()} == {**dict.fromkeys(ALL, 120), "mood": 100}
+
+
+def test_other_fields_of_the_same_dev_data_are_measured(build, repository, gate, tmp_path):
+    tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
+    with (tasks / "mood.toml").open("a") as file:
+        file.write('text_field = "sentence2"\n')
+    report = build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks, max_loss=100))
+    assert report.written == ("manifest.json",)
+
+
+def test_without_the_gate_what_is_known_of_the_files_is_told(build, repository, gate, tmp_path):
+    report = build(precision=INT8, gate=dataclasses.replace(gate, on=False, task_dir=tmp_path))
+    assert not report.changed
+    assert report.gated
+
+
 def test_one_part_alone(build, repository):
     report = build(precision=Precision(heads="int8"))
     new = {model for model, state in report.models.items() if state == "version 2, new"}
