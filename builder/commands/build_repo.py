@@ -179,7 +179,7 @@ def build_repo(
         fields["placement"] = report.placement.model_dump(mode="json")
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
-        _print_report(report, dry_run)
+        _print_report(report, dry_run, gate == "on")
 
 
 def _task_names(tasks: str) -> list[str] | None:
@@ -246,14 +246,14 @@ def _print_placement(report: BuildReport) -> None:
         click.echo(report.placement.measured)
 
 
-def _print_report(report: BuildReport, dry_run: bool) -> None:
+def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
     if not report.changed:
         click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
         if report.buckets.fit:
             _print_buckets(report)
-        _print_gate(report, dry_run)
+        _print_gate(report, gate_on)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
@@ -264,7 +264,7 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
     Console(highlight=False).print(table)
     _print_buckets(report)
-    _print_gate(report, dry_run)
+    _print_gate(report, gate_on)
     _print_placement(report)
     verb = "would write" if dry_run else "wrote"
     gone = f", removed {len(report.removed)} models" if report.removed else ""
@@ -273,9 +273,10 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         click.echo('next: serve-repo, then ask-repo "a text"', err=True)
 
 
-def _print_gate(report: BuildReport, dry_run: bool) -> None:
+def _print_gate(report: BuildReport, gate_on: bool) -> None:
     if report.gate:
         Console(highlight=False).print(_gate_table(report.gate))
     if not report.gated:
-        why = "would be found out" if dry_run else "is not known: built without the gate"
+        # With the gate on, only a dry run leaves something open.
+        why = "would be found out by the gate" if gate_on else "is not known: no gate, by --gate off"
         click.echo(f"precision {report.precision}: what tasks lose by it {why}", err=True)

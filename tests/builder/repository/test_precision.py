@@ -190,6 +190,13 @@ def test_task_without_dev_data_is_told_before_anything_is_exported(build, gate, 
     assert "\n" not in str(raised.value)
 
 
+def test_dry_run_too_needs_dev_data(build, gate, tmp_path):
+    settings = {"precision": INT8, "dry_run": True}
+    with pytest.raises(UserError, match=r"task grade: no dev data .* or --gate off"):
+        build(**settings, gate=dataclasses.replace(gate, task_dir=tmp_path))
+    assert build(**settings, gate=dataclasses.replace(gate, task_dir=tmp_path, on=False)).changed
+
+
 def test_task_file_of_another_task_is_told(build, gate, tmp_path):
     tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
     text = (tasks / "mood.toml").read_text()
@@ -226,6 +233,14 @@ def test_command_shows_what_was_refused(command, monkeypatch):
     assert lines[-6].split() == ["task", "metric", "rows", "fp32", "reduced", "loss"]
     assert [line.split()[0] for line in lines[-5:-1]] == sorted(ALL)
     assert lines[-1].startswith("error: points lost on dev data: ")
+
+
+@pytest.mark.parametrize(
+    ("on_off", "told"), [("on", "would be found out by the gate"), ("off", "is not known: no gate, by --gate off")]
+)
+def test_command_says_what_a_build_would_find_out(command, on_off, told):
+    result = command("--precision", "int8", "--gate", on_off, "--dry-run")
+    assert f"precision int8: what tasks lose by it {told}\n" in result.stderr
 
 
 def test_command_refuses_an_unknown_precision(command):
