@@ -236,8 +236,6 @@ def _gate_table(results: Mapping[str, GateResult]) -> Table:
 
 
 def _print_placement(report: BuildReport) -> None:
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
     if report.placement.device != "cpu":
         click.echo(f"segments and heads run on the {report.placement.device.upper()}, the tokenizer on the CPU")
     for model, threads in report.placement.threads.items():
@@ -249,6 +247,8 @@ def _print_placement(report: BuildReport) -> None:
 def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
     if not report.changed:
         click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
         if report.buckets.fit:

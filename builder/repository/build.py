@@ -49,7 +49,7 @@ class BuildReport:
         finished_earlier: whether an earlier publication, cut off in its moves, was completed first.
         seconds: time taken.
         placement: where the models run, and with how many threads.
-        notes: what a user should know of what was measured.
+        notes: what a user should know of what was asked for and measured.
     """
 
     output: Path
@@ -115,6 +115,7 @@ def build_repository(
     """
     started = time.monotonic()
     _check_tune(tune, device, dry_run)
+    _check_precision(precision, device)
     release = get_release(triton_release)
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
@@ -167,7 +168,7 @@ def build_repository(
         finished_earlier=finished,
         seconds=time.monotonic() - started,
         placement=tuning.placement,
-        notes=tuning.notes,
+        notes=(*_precision_notes(precision, device), *tuning.notes),
     )
 
 
@@ -176,6 +177,20 @@ def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
         raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
     if tune is not None and dry_run:
         raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+
+
+def _check_precision(precision: Precision, device: Device) -> None:
+    if device == "gpu" and "int8" in (precision.trunk, precision.heads):
+        raise UserError(f"--precision {precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
+
+
+def _precision_notes(precision: Precision, device: Device) -> tuple[str, ...]:
+    if device == "cpu" and "fp16" in (precision.trunk, precision.heads):
+        return (
+            "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
+            "for speed",
+        )
+    return ()
 
 
 def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:

@@ -149,6 +149,20 @@ def test_fp16_keeps_its_form(build, tmp_path):
     assert parameter(tmp_path / "repository", "head_mood") == "fp16"
 
 
+def test_fp16_on_a_cpu_is_told(build, gate):
+    settings = {"precision": Precision(heads="fp16"), "gate": dataclasses.replace(gate, on=False), "dry_run": True}
+    (note,) = build(**settings).notes
+    assert note.startswith("fp16 is for GPUs (--device gpu)")
+    assert build(**settings, device="gpu").notes == ()
+
+
+@pytest.mark.parametrize("precision", [INT8, Precision(trunk="fp16", heads="int8")])
+def test_int8_for_a_gpu_is_refused(build, precision):
+    with pytest.raises(UserError, match="int8 is made for CPUs; give fp16 or fp32 with --device gpu") as raised:
+        build(precision=precision, device="gpu")
+    assert "\n" not in str(raised.value)
+
+
 def test_refused_gate_publishes_nothing(build, tmp_path, monkeypatch):
     coarse(monkeypatch)
     with pytest.raises(GateError, match=r"points lost on dev data: .*; nothing was published") as raised:
