@@ -107,7 +107,7 @@ def check_parity(
         its heads' own files.
 
     Raises:
-        ParityError: names, axes, shapes or values differ.
+        ParityError: names, axes, shapes or values differ, or an answer is not finite.
     """
     chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
     sessions = {head.name: open_session(head.path, head.name) for head in heads}
@@ -125,9 +125,8 @@ def check_parity(
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
             worst[model] = max(worst.get(model, 0.0), difference)
-            # Written so that NaN fails too.
             limit = TOLERANCE if model in together else tolerance
-            if not difference <= limit:
+            if difference > limit:
                 other = "its heads'" if model in together else "torch's"
                 raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)
         progress()
@@ -238,6 +237,9 @@ def _run(
         result: Array = session.run([output] if output else None, feeds)[0]
     except Exception as error:  # as in open_session
         raise ParityError(model, f"does not run on {batch.title}: {error}") from error
+    # Where any difference is allowed, as of what is reduced, an infinite one would be too.
+    if not np.isfinite(result).all():
+        raise ParityError(model, f"answers NaN or infinity on {batch.title}")
     return result
 
 

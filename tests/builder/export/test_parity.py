@@ -1,5 +1,7 @@
 """The parity check passes what is right and stops what is wrong, with the difference it found."""
 
+import math
+
 import onnx
 import pytest
 import torch
@@ -77,11 +79,19 @@ def test_changed_weights_are_found_and_named(tiny_trunk, exported, tmp_path, pla
     assert raised.value.difference > TOLERANCE
 
 
-def test_nan_is_found(tiny_trunk, exported, tmp_path):
-    segments, head = exported
-    change_weights(tmp_path / "mood.onnx", lambda array: array * float("nan"))
-    with pytest.raises(ParityError, match="head_mood"):
-        check_parity(tiny_trunk, segments, [head], BUCKETS)
+@pytest.mark.parametrize("allowed", [None, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_found_whatever_is_allowed(tiny_trunk, tiny_heads, exported, tmp_path, value, allowed):
+    segments, _ = exported
+    bundle = load_bundle(tiny_heads / "grade")  # a number, which no softmax keeps finite
+    head = bundle.head(tiny_trunk)
+    head.output.bias.data.fill_(value)
+    export_head(head, bundle.spec, tmp_path / "grade.onnx", RELEASE)
+    grade = ServedTask(
+        "head_grade", tmp_path / "grade.onnx", bundle.spec, ServedHead(bundle.head(tiny_trunk), bundle.spec)
+    )
+    with pytest.raises(ParityError, match=r"^head_grade: answers NaN or infinity on "):
+        check_parity(tiny_trunk, segments, [grade], BUCKETS, allowed=allowed)
 
 
 def test_other_output_name_is_found(tiny_trunk, exported, tmp_path):
