@@ -168,7 +168,7 @@ def build_repository(
         finished_earlier=finished,
         seconds=time.monotonic() - started,
         placement=tuning.placement,
-        notes=(*_precision_notes(precision, device), *tuning.notes),
+        notes=(*_notes(plan, group_heads, device), *tuning.notes),
     )
 
 
@@ -184,13 +184,18 @@ def _check_precision(precision: Precision, device: Device) -> None:
         raise UserError(f"--precision {precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
 
 
-def _precision_notes(precision: Precision, device: Device) -> tuple[str, ...]:
+def _notes(plan: RepositoryPlan, group_heads: bool, device: Device) -> list[str]:
+    """What was asked for and makes no sense or no difference, though it can be built."""
+    notes = []
+    precision = plan.contents.precision
     if device == "cpu" and "fp16" in (precision.trunk, precision.heads):
-        return (
+        notes.append(
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
-            "for speed",
+            "for speed"
         )
-    return ()
+    if group_heads and not plan.groups:
+        notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")
+    return notes
 
 
 def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:

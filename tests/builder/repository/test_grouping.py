@@ -215,6 +215,12 @@ def test_dry_run_and_json(tiny_heads, tiny_trunk_folder, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_nothing_to_group_is_told(build):
+    (note,) = build(tasks=["mood", "match"], dry_run=True).notes
+    assert note.startswith("--group-heads found nothing to group: no tap has two heads")
+    assert build(tasks=["mood", "grade"], dry_run=True).notes == ()
+
+
 def test_files_of_different_operator_sets_are_not_put_together(repository, tmp_path):
     import onnx
 
