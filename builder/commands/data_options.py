@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from builder.commands.console import errors_end_command
+from builder.errors import UserError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 data_option = click.option(
@@ -30,4 +33,20 @@ def task_dir_option(what_for: str) -> Callable[[Command], Command]:
 
 def max_loss_option(what_for: str) -> Callable[[Command], Command]:
     """``--max-loss``, in points of a metric."""
-    return click.option("--max-loss", type=click.FloatRange(0, 100), default=0.5, show_default=True, help=what_for)
+    return click.option(
+        "--max-loss",
+        type=float,
+        metavar="POINTS",
+        default=0.5,
+        show_default=True,
+        help=what_for,
+        callback=_checked_points,
+    )
+
+
+def _checked_points(context: click.Context, option: click.Parameter, points: float) -> float:
+    with errors_end_command():
+        # click's own FloatRange lets NaN pass, by which every loss would be too much.
+        if not 0 <= points <= 100:
+            raise UserError(f"--max-loss {points:g}: give points from 0 to 100, as in 0.5")
+    return points

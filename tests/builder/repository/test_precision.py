@@ -257,6 +257,13 @@ def test_command_says_what_a_build_would_find_out(command, on_off, told):
     assert f"precision int8: what tasks lose by it {told}\n" in result.stderr
 
 
+@pytest.mark.parametrize("points", ["nan", "inf", "-1", "100.5"])
+def test_command_refuses_points_that_are_none(command, points):
+    result = command("--precision", "int8", "--max-loss", points)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: --max-loss {points}: give points from 0 to 100, as in 0.5\n"
+
+
 def test_command_refuses_an_unknown_precision(command):
     result = command("--precision", "int4")
     assert result.exit_code == 2
