@@ -69,6 +69,7 @@ def write_group(group: Group, release: Release, publication: Publication, model:
     """Writes a group's version folder aside, from the files of its heads, which are written already.
 
     Raises:
+        UserError: the heads are too large for one file.
         OneTrunkError: the file would not be one that the release can load.
     """
     from builder.export.grouped_heads import merge_heads
@@ -78,7 +79,7 @@ def write_group(group: Group, release: Release, publication: Publication, model:
         task: publication.current(f"{head_name(task)}/{member.version}/{MODEL_FILE}")
         for task, member in sorted(group.heads.items())
     }
-    merge_heads(parts, file, release)
+    merge_heads(parts, group.tap, file, release)
     record.write_text(group.text(), encoding="utf-8")
 
 

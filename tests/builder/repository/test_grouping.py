@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from builder.commands.build_repo import build_repo
 from builder.deploying.deployer import Deployer
 from builder.errors import OneTrunkError, UserError
-from builder.export import parity
+from builder.export import grouped_heads, parity
 from builder.export.exported_head import HEAD_ONNX
 from builder.export.grouped_heads import fits_group
 from builder.export.merged import merge_models
@@ -213,6 +213,15 @@ def test_dry_run_and_json(tiny_heads, tiny_trunk_folder, tmp_path):
     assert result.exit_code == 0
     assert json.loads(result.stdout)["models"]["heads_03"] == "version 1, new"
     assert not (tmp_path / "new").exists()
+
+
+def test_heads_too_large_for_one_file_are_refused(build, repository, monkeypatch):
+    build(group_heads=False)
+    before = (repository / "manifest.json").read_bytes()
+    monkeypatch.setattr(grouped_heads, "_MOST_BYTES", 10_000)
+    with pytest.raises(UserError, match=r"the 2 heads of tap 3 have .* GB together, .*: build without --group-heads"):
+        build()
+    assert (repository / "manifest.json").read_bytes() == before
 
 
 def test_nothing_to_group_is_told(build):
