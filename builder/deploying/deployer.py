@@ -261,6 +261,7 @@ class Deployer:
                 from_version=(old.candidate if action == "discard" else old.served) if old else None,
                 to_version=new.candidate if action == "candidate" else new.served,
                 settled=settled,
+                notes=standing.notes,
                 changed=bool(change.texts(self.repository) or change.gone or old != new),
             )
             if only_try:
@@ -277,7 +278,7 @@ class Deployer:
                 written=tuple(dict.fromkeys(outcome.written)),
                 removed=tuple(change.gone),
                 seconds=seconds,
-                notes=tuple(change.notes),
+                notes=(*standing.notes, *change.notes),
             )
 
     @contextlib.contextmanager
@@ -307,7 +308,7 @@ class Deployer:
             settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
         if changed or contents != standing.contents:
             manifest, _ = publish(contents, self.repository, standing.manifest)
-            standing = Standing(manifest, contents)
+            standing = replace(standing, manifest=manifest, contents=contents)
         if self.server is not None:
             settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
         settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]

@@ -206,6 +206,28 @@ def test_broken_record_of_a_group_is_told(repository):
         Deployer(repository, url=None).tasks()
 
 
+@pytest.mark.parametrize("broken", ["{}", "no JSON", None])
+def test_broken_record_of_a_group_that_nobody_uses_stops_nothing(build, deployer, repository, update, broken):
+    for task in ("mood", "grade"):
+        deployer.deploy(update(task))
+    record = repository / "heads_03/1/group.json"
+    record.unlink()
+    if broken:
+        record.write_text(broken)
+    report = deployer.deploy(update("mood", 2.0))
+    assert report.to_version == 3
+    (note,) = report.notes
+    assert note.startswith(f"heads_03 answers for no task and is left out: {record} is missing or broken")
+    deployer.rollback("mood", to=1)
+    assert steps(repository)["head_mood"] == {"mood"}
+    assert build().models["heads_03"] == "version 2, new"
+
+
+def test_a_build_makes_a_group_anew_whose_record_is_broken(build, repository):
+    (repository / "heads_03/1/group.json").write_text("{}")
+    assert build().models["heads_03"] == "version 2, new"
+
+
 def test_dry_run_and_json(tiny_heads, tiny_trunk_folder, tmp_path):
     args = ["--tasks", "all", "--heads", str(tiny_heads), "--trunk", str(tiny_trunk_folder), "--max-length", "32"]
     args += ["--output", str(tmp_path / "new"), "--group-heads", "--dry-run", "--json"]
