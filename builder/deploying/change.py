@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
-from builder.deploying.proof import check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.proof import REDUCED_TOLERANCE, check_answers, outputs_of, prove, smoke_rows
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
@@ -83,13 +83,25 @@ class Change:
         }
 
     @property
-    def is_reduced(self) -> bool:
+    def _is_reduced(self) -> bool:
         """Whether answers may come from a precision lower than fp32, and so differ from time to time."""
         both = (self.before, self.after)
         if any(contents.precision.is_reduced for contents in both):
             return True
         # After a build in fp32, a version of before it may be served again.
         return any(head.numbers for contents in both for head in contents.heads.values())
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """Output -> how far its answers may be off, where they may be further than those of fp32."""
+        if not self._is_reduced:
+            return {}
+        found: dict[str, float] = {}
+        for task, head in self.after.heads.items():
+            # The same in all versions.
+            low, high = next((spec.range for spec in head.specs.values() if spec.range), (0.0, 1.0))
+            found |= dict.fromkeys((task, candidate_output(task)), REDUCED_TOLERANCE * (high - low))
+        return found
 
     @property
     def gone(self) -> list[str]:
@@ -275,7 +287,7 @@ def _bring_in(
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), reduced=change.is_reduced)
+    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.tolerances)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
         # The candidate's tap cuts the trunk anew, for all.
@@ -283,7 +295,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     own = {change.task, candidate_output(change.task)}
     same = [task for task in change.before.tasks if task in live and task not in own]
     if same:
-        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), reduced=change.is_reduced)
+        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.tolerances)
     return answers
 
 
@@ -316,7 +328,7 @@ def _undo(
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
-    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, reduced=change.is_reduced)
+    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.tolerances)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
         check_answers(answers, {})

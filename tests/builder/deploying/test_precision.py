@@ -1,22 +1,26 @@
 """Heads deployed into a repository of int8: made in its precision, judged where they can be, proved by their files."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from builder.deploying.change import Change
 from builder.deploying.deployer import Deployer
 from builder.deploying.live_server import LiveServer
 from builder.deploying.making import Making
-from builder.deploying.proof import ProofError, smoke_rows
+from builder.deploying.proof import ProofError, check_answers, smoke_rows
 from builder.export import quantization
-from builder.export.precision import Precision
+from builder.export.precision import FP32, Precision
 from builder.repository.build import build_repository
 from builder.repository.configs import parameters_of
 from builder.repository.gate import GateError
 from builder.repository.gate_settings import GateSettings
 from builder.repository.manifest import read_manifest
+from builder.repository.standing import read_standing
 from server import Server
 
 KEY = "a-key"
@@ -96,6 +100,24 @@ def test_version_of_before_keeps_its_own_precision(deployer, repository, tiny_he
     deployer.rollback("mood")
     assert precision_of(repository, "head_mood") == "int8"
     assert deployer.verify() == []
+
+
+def test_numbers_may_be_off_by_a_share_of_their_range(repository):
+    contents = read_standing(repository).contents
+    heads = {task: contents.heads[task] for task in ("grade", "mood")}
+    wide = heads["grade"].specs[1].model_copy(update={"range": (0.0, 100.0)})
+    heads["grade"] = replace(heads["grade"], specs={1: wide})
+    contents = replace(contents, heads=heads)
+    tolerances = Change("mood", contents, contents).tolerances
+    assert tolerances == {"grade": 2, "grade_candidate": 2, "mood": 0.02, "mood_candidate": 0.02}
+    answers = {"grade": np.array([[50.0]], dtype=np.float32)}
+    check_answers(answers, {"grade": answers["grade"] + 1.9}, tolerances)
+    with pytest.raises(
+        ProofError, match=r"grade: the server's answers are 2\.1e\+00 from those expected; allowed is 2e\+00"
+    ):
+        check_answers(answers, {"grade": answers["grade"] + 2.1}, tolerances)
+    fp32 = replace(contents, precision=FP32, heads={task: replace(head, numbers={}) for task, head in heads.items()})
+    assert Change("mood", fp32, fp32).tolerances == {}
 
 
 @pytest.mark.triton
