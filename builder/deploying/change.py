@@ -28,13 +28,14 @@ from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
+from builder.repository.gate_result import GateResult
 from builder.repository.manifest import MANIFEST, Manifest
 from builder.repository.publication import Publication, is_decided
 from builder.repository.publishing import publish, told_on_disk
 from builder.repository.versions import PlannedModel
 
 Scores = NDArray[np.float32]
-Write = Callable[[Publication], None]
+Write = Callable[[Publication], Mapping[str, GateResult]]
 Expected = Callable[[], Mapping[str, Scores]]
 
 # How long a server that goes away in the middle may take to come back: its launcher starts it anew.
@@ -50,7 +51,7 @@ class Change:
         before: what the repository serves.
         after: what it shall serve.
         arrivals: versions of models that ``after`` needs; the fresh ones are written by ``write``.
-        write: writes the fresh versions aside, and checks them.
+        write: writes the fresh versions aside, and checks them; gives what the gate found, by task.
         expected: gives, for smoke_rows(), the scores that outputs of the ensemble to be must have.
         notes: what a user should know of what was written; filled by ``write``.
     """
@@ -59,7 +60,7 @@ class Change:
     before: Contents
     after: Contents
     arrivals: tuple[PlannedModel, ...] = ()
-    write: Write = lambda publication: None
+    write: Write = lambda publication: {}
     expected: Expected = dict
     notes: Sequence[str] = ()
 
@@ -273,13 +274,13 @@ def _bring_in(
         return manifest
     with Publication(repository) as publication, told_on_disk(repository):
         progress("exporting and checking", 0, 4)
-        change.write(publication)
+        gate = {**manifest.gate, **change.write(publication)}
         for name in changed:
             if (repository / name).is_file():
                 replaced[name] = (repository / name).read_text(encoding="utf-8")
             publication.write(name, texts[name])
         versions = merged_versions(repository, manifest, change.arrivals, publication)
-        stands = make_manifest(between, manifest.triton_release, versions, manifest, idle=new)
+        stands = make_manifest(between, manifest.triton_release, versions, manifest, idle=new, gate=gate)
         publication.write(MANIFEST, stands.text())
         publication.commit([], loadable=True)
     outcome.written += [name for model in fresh for name in model.files] + changed

@@ -31,7 +31,7 @@ from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
 from builder.progress import Progress, silent
 from builder.repository.contents import Contents, HeadState
-from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
+from builder.repository.gate_settings import DEFAULT_WISH, GateWish
 from builder.repository.manifest import Manifest
 from builder.repository.publication import finish_earlier, locked
 from builder.repository.publishing import publish
@@ -63,7 +63,7 @@ class Deployer:
         trunk: str | Path | None = None,
         admin_key: str | None = None,
         wait_s: float = 0.0,
-        gate: GateSettings = DEFAULT_GATE,
+        gate: GateWish = DEFAULT_WISH,
         progress: Progress = silent,
     ) -> None:
         """Says where; touches nothing.
@@ -75,7 +75,7 @@ class Deployer:
             admin_key: what the server's model-control endpoints ask for; by default the environment's
                 ``ONETRUNK_ADMIN_KEY``.
             wait_s: seconds to wait for another deployment or build to end, before it is refused.
-            gate: how a head is judged where the repository is of a reduced precision.
+            gate: how a head is judged where the repository is of a reduced precision; by default as its build judged.
             progress: see Progress.
 
         Raises:
@@ -380,7 +380,8 @@ class Deployer:
         from builder.deploying.making import Making
 
         trunk = self._load_trunk(standing.contents)
-        making = Making(self.repository, standing, after, trunk, tuple(arrivals), source, self._gate, self._progress)
+        gate = self._gate.settle(standing.manifest.gate_rule)
+        making = Making(self.repository, standing, after, trunk, tuple(arrivals), source, gate, self._progress)
         return Change(task, standing.contents, after, tuple(arrivals), making.write, making.expected, making.notes)
 
 

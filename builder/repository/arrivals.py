@@ -15,6 +15,7 @@ from builder.export.precision import reduce_file
 from builder.repository.configs import TOKENIZER, parameters_of, pinned_version
 from builder.repository.contents import Contents
 from builder.repository.ensemble import ENSEMBLE_VERSION
+from builder.repository.gate_settings import DEFAULT_RULE, GateRule
 from builder.repository.grouping import Group
 from builder.repository.manifest import Manifest, ModelEntry, VersionEntry
 from builder.repository.publication import Publication
@@ -129,6 +130,7 @@ def make_manifest(
     before: Manifest | None = None,
     idle: Mapping[str, str] | None = None,
     gate: Mapping[str, GateResult] | None = None,
+    gate_rule: GateRule | None = None,
 ) -> Manifest:
     """The manifest of a repository.
 
@@ -139,6 +141,7 @@ def make_manifest(
         before: the manifest until now, which has the configs of models that are not in use any more.
         idle: texts of models that are not in use yet: path below the repository -> content.
         gate: what the gate found; None for what it found before.
+        gate_rule: what it went by; None for what it went by before.
     """
     beside: dict[str, dict[str, str]] = {}
     for name, text in {**(idle or {}), **contents.texts}.items():
@@ -180,5 +183,6 @@ def make_manifest(
         models=models,
         precision=contents.precision,
         gate=dict(gate) if gate is not None else before.gate if before else {},
+        gate_rule=gate_rule or (before.gate_rule if before else DEFAULT_RULE),
         placement=contents.placement,
     )

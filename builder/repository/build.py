@@ -142,8 +142,8 @@ def build_repository(
             judge(gating.known, gate.max_loss)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
-        changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
-        changed = changed or bool(gating.open)
+        settings = manifest and (manifest.triton_release, manifest.gate_rule)
+        changed = bool(written or plan.removed or gating.open) or settings != (release.name, gating.rule)
         differences: dict[str, float] = {}
         results = dict(gating.known)
         if changed and not dry_run:
@@ -243,7 +243,7 @@ def _publish(
                 publication.write(name, wanted[name])
             versions = merged_versions(output, manifest, plan.models.values(), publication)
             stay = {name: entries for name, entries in versions.items() if name not in plan.removed}
-            stands = make_manifest(plan.contents, release.name, stay, manifest, gate=results)
+            stands = make_manifest(plan.contents, release.name, stay, manifest, gate=results, gate_rule=gating.rule)
             publication.write(MANIFEST, stands.text())
         except OSError as error:
             raise OneTrunkError(f"{output}: {error.strerror} while writing; nothing was published") from error

@@ -115,8 +115,16 @@ def test_other_fields_of_the_same_dev_data_are_measured(build, repository, gate,
 
 def test_without_the_gate_what_is_known_of_the_files_is_told(build, repository, gate, tmp_path):
     report = build(precision=INT8, gate=dataclasses.replace(gate, on=False, task_dir=tmp_path))
-    assert not report.changed
+    assert report.written == ("manifest.json",)  # that there is no gate any more
+    assert set(read_manifest(repository).gate) == set(report.gate) == ALL
     assert report.gated
+
+
+def test_another_rule_is_kept_though_no_file_is_new(build, repository, gate):
+    assert read_manifest(repository).gate_rule == gate.rule
+    report = build(precision=INT8, gate=dataclasses.replace(gate, max_loss=9))
+    assert report.written == ("manifest.json",)
+    assert read_manifest(repository).gate_rule == dataclasses.replace(gate.rule, max_loss=9)
 
 
 def test_one_part_alone(build, repository):
@@ -138,7 +146,7 @@ def test_fp32_repository_of_before_is_known_again(build, tiny_repository, tmp_pa
     shutil.copytree(tiny_repository, tmp_path / "repository")
     assert not build(precision=Precision()).changed
     manifest = (tmp_path / "repository/manifest.json").read_text()
-    assert not {"precision", "gate", "numbers"} & set(json.loads(manifest))
+    assert not {"precision", "gate", "gate_rule", "numbers"} & set(json.loads(manifest))
 
 
 def test_fp16_keeps_its_form(build, tmp_path):
