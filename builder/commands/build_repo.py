@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.commands.bucket_options import bucket_options, wished_buckets
-from builder.commands.console import errors_end_command, progress_line
+from builder.commands.console import errors_end_command, progress_line, typed_options
 from builder.commands.data_options import data_option, max_loss_option, task_dir_option
 from builder.errors import OneTrunkError
 
@@ -150,6 +150,7 @@ def build_repo(
         names = _task_names(tasks)
         wish = wished_buckets(**bucket_settings)
         wanted = parse_precision(precision)
+        _refuse_idle_gate(precision, gate, wanted.is_reduced)
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
@@ -180,6 +181,20 @@ def build_repo(
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
         _print_report(report, dry_run, gate == "on")
+
+
+def _refuse_idle_gate(precision: str, gate: str, reduced: bool) -> None:
+    """Refuses options of a gate that there is none of: what a user typed is meant to do something."""
+    from builder.errors import UserError
+
+    typed = typed_options()
+    options = {"gate": "--gate", "max_loss": "--max-loss", "gate_rows": "--gate-rows"}
+    if not reduced and (idle := [option for name, option in options.items() if name in typed]):
+        raise UserError(
+            f"{' and '.join(idle)}: nothing is lost with --precision {precision}; give int8 or fp16, or leave this out"
+        )
+    if gate == "off" and (idle := [options[name] for name in ("max_loss", "gate_rows") if name in typed]):
+        raise UserError(f"{' and '.join(idle)}: there is no gate with --gate off; leave one of them out")
 
 
 def _task_names(tasks: str) -> list[str] | None:

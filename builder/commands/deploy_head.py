@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from builder.commands.console import errors_end_command, progress_line
+from builder.commands.console import errors_end_command, progress_line, typed_options
 from builder.commands.data_options import data_option, max_loss_option, task_dir_option
 
 if TYPE_CHECKING:
@@ -163,6 +163,10 @@ def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
     }.items():
         if asked[option] is not None and name not in owners:
             raise UserError(f"--{option} goes with {' or '.join(f'--{owner}' for owner in owners)} only")
+    if asked["bundle"] is None and asked["candidate"] is None:
+        for option in ("max_loss", "task_dir", "data"):
+            if option in typed_options():
+                raise UserError(f"--{option.replace('_', '-')} is for a head that comes in: a bundle, or --candidate")
     if dry_run and name in ("compare", "list", "verify", "sync", "log"):
         raise UserError(f"--{name} has no --dry-run")
     task = asked["task"]

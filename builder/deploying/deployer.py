@@ -241,6 +241,8 @@ class Deployer:
             task = source.spec.task
             head = standing.contents.heads.get(task, HeadState({}, None, ()))
             check_meaning(str(folder), source.spec, head)
+            if self._gate.max_loss is not None and not standing.contents.precision.is_reduced:
+                raise UserError(f"--max-loss: {self.repository} is of fp32, by which nothing is lost: leave it out")
             numbers = numbers_of(source, standing.contents.precision)
             origin = head_source(source, numbers)
             model = plan_model(self.repository, head_name(task), origin, standing.manifest, numbers)

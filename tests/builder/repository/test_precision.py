@@ -265,6 +265,21 @@ def test_command_says_what_a_build_would_find_out(command, on_off, told):
     assert f"precision int8: what tasks lose by it {told}\n" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--max-loss", "0.5"], "--max-loss: nothing is lost with --precision fp32"),
+        (["--gate", "on", "--gate-rows", "9"], "--gate and --gate-rows: nothing is lost with --precision fp32"),
+        (["--precision", "int8", "--gate", "off", "--max-loss", "1"], "--max-loss: there is no gate with --gate off"),
+    ],
+)
+def test_command_refuses_options_of_a_gate_that_there_is_not(command, options, told):
+    result = command(*options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {told}")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("points", ["nan", "inf", "-1", "100.5"])
 def test_command_refuses_points_that_are_none(command, points):
     result = command("--precision", "int8", "--max-loss", points)
