@@ -364,6 +364,9 @@ class Deployer:
     ) -> Change:
         """The change to a head's new state, with a trunk cut so that every tap in use is an end of a segment."""
         after = standing.contents.with_head(task, head)
+        if task in standing.contents.heads and standing.contents.heads[task].served != head.served:
+            # What was measured is about another version, which may have other layers.
+            after = replace(after, placement=after.placement.without(head_name(task)))
         arrivals = [] if model is None else [model]
         versions = {}
         for segment in cut_for(standing.contents.segments, after.taps):
