@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
-from builder.deploying.proof import REDUCED_TOLERANCE, check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.proof import REDUCED_TOLERANCE, TOLERANCE, check_answers, outputs_of, prove, smoke_rows
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
@@ -94,14 +94,12 @@ class Change:
 
     @property
     def tolerances(self) -> dict[str, float]:
-        """Output -> how far its answers may be off, where they may be further than those of fp32."""
-        if not self._is_reduced:
-            return {}
+        """Output -> how far its answers may be off."""
+        tolerance = REDUCED_TOLERANCE if self._is_reduced else TOLERANCE
         found: dict[str, float] = {}
         for task, head in self.after.heads.items():
-            # The same in all versions.
-            low, high = next((spec.range for spec in head.specs.values() if spec.range), (0.0, 1.0))
-            found |= dict.fromkeys((task, candidate_output(task)), REDUCED_TOLERANCE * (high - low))
+            for spec in head.specs.values():  # the range is the same in all of them
+                found |= dict.fromkeys((task, candidate_output(task)), tolerance * spec.span)
         return found
 
     @property

@@ -14,10 +14,10 @@ from builder.export.parity_texts import parity_texts
 
 PROOF = "onetrunk_proof"
 
-# As for an export, of scores; a server that batches our rows with others' may round otherwise.
+# As for an export, of probabilities, and of a number in a range as a share of it; a server that batches our rows with
+# others' may round otherwise.
 TOLERANCE = 1e-4
-# What is rounded to few bits goes to the next step of them at the slightest difference below it, layer for layer. Of
-# scores from 0 to 1; a number in a range may be off by this share of it.
+# What is rounded to few bits goes to the next step of them at the slightest difference below it, layer for layer.
 REDUCED_TOLERANCE = 2e-2
 
 _SHORT, _ROWS = 160, 6

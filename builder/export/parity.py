@@ -24,6 +24,7 @@ from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 
+# Of states, and of probabilities; a number in a range may be off by this share of it.
 TOLERANCE = 1e-4
 
 Array = NDArray[np.float32]
@@ -100,7 +101,8 @@ def check_parity(
         buckets: padded lengths in tokens.
         progress: called after each batch.
         groups: files that hold several of the heads.
-        allowed: greatest difference that passes; by default TOLERANCE, which is for fp32 files.
+        allowed: greatest difference that passes, of heads as a share of their range; by default TOLERANCE, which is for
+            fp32 files.
 
     Returns:
         Model name -> greatest difference found; of the models that there is a torch module for, and of a group from
@@ -121,11 +123,12 @@ def check_parity(
     # A group holds the very files that it is compared with, whatever they compute in.
     together = {group.name for group in groups}
     tolerance = TOLERANCE if allowed is None else allowed
+    limits = {head.name: tolerance * head.spec.span for head in heads}
     worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
             worst[model] = max(worst.get(model, 0.0), difference)
-            limit = TOLERANCE if model in together else tolerance
+            limit = TOLERANCE if model in together else limits.get(model, tolerance)
             if difference > limit:
                 other = "its heads'" if model in together else "torch's"
                 raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)

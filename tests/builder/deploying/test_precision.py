@@ -152,7 +152,7 @@ def test_numbers_may_be_off_by_a_share_of_their_range(repository):
     ):
         check_answers(answers, {"grade": answers["grade"] + 2.1}, tolerances)
     fp32 = replace(contents, precision=FP32, heads={task: replace(head, numbers={}) for task, head in heads.items()})
-    assert Change("mood", fp32, fp32).tolerances == {}
+    assert Change("mood", fp32, fp32).tolerances["grade"] == pytest.approx(1e-2)
 
 
 @pytest.mark.triton
