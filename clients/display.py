@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.answer import Answer, Prediction
-from clients.catalogue import Catalogue, TaskInfo
+from clients.catalogue import Catalogue
+from clients.kinds import reader_of
 from clients.lines import Line
+from clients.task_info import TaskInfo
 
 
 def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool) -> dict[str, Any]:
@@ -31,20 +32,8 @@ def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool
         record["text_pair"] = line.pair
     record["truncated"] = answer.truncated
     record["ms"] = round(answer.ms, 2)
-    record["predictions"] = {task: _prediction_record(said, top) for task, said in answer.predictions.items()}
+    record["predictions"] = {task: said.record(top) for task, said in answer.predictions.items()}
     return record
-
-
-def _prediction_record(prediction: Prediction, top: int | None) -> dict[str, Any]:
-    if prediction.label is None:
-        return {"score": _short(prediction.score)}
-    scores = {label: _short(score) for label, score in islice(prediction.scores.items(), top)}
-    return {"label": prediction.label, "score": _short(prediction.score), "scores": scores}
-
-
-def _short(score: float) -> float:
-    """Six digits: what a 32-bit float is good for."""
-    return float(f"{score:.6g}")
 
 
 def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
@@ -76,10 +65,7 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
 
 
 def _table_rows(prediction: Prediction, top: int) -> list[tuple[str, str, str]]:
-    if prediction.label is None:
-        return [(prediction.task, "", f"{prediction.score:.2f}")]
-    ranked = islice(prediction.scores.items(), top)
-    return [(prediction.task if at == 0 else "", label, f"{score:.3f}") for at, (label, score) in enumerate(ranked)]
+    return [(prediction.task if at == 0 else "", *line) for at, line in enumerate(prediction.lines(top))]
 
 
 def _readable(text: str, most: int = 300) -> str:
@@ -112,7 +98,5 @@ def task_table(catalogue: Catalogue) -> Table:
 
 
 def _answers(task: TaskInfo) -> str:
-    labels: Sequence[str] = task.labels or ()
-    if labels:
-        return ", ".join(labels)
-    return f"{task.range[0]:g} to {task.range[1]:g}" if task.range else "a number"
+    reader = reader_of(task)
+    return reader.answers(task) if reader else "(this client cannot read it)"

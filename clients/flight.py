@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clients.answer import READERS, Answer
+from clients.answer import Answer
 from clients.catalogue import Catalogue
 from clients.errors import OneTrunkError
 from clients.fault import read_fault
@@ -16,7 +16,7 @@ from clients.plan import Batch, plan_batches
 from clients.retry import Backoff, Deadline
 from clients.rows import Rows
 from clients.traffic import Traffic
-from clients.wire import Misfit, batch_scores, batch_truncated, request_message
+from clients.wire import Misfit, batch_readers, batch_scores, batch_truncated, request_message
 
 # The deadline is kept on this side: gRPC is told a later one, and a request that nobody waits for any
 # more is left to end by itself. Told the deadline, gRPC would cancel the request, and Triton 24.10
@@ -117,8 +117,9 @@ class Flight:
             truncated = batch_truncated(response, batch) if self._rows.reports_truncation else [False] * len(batch.rows)
         except Misfit as error:
             raise Outdated(error) from None
+        readers = batch_readers(batch)
         for at, row in enumerate(batch.rows):
-            predictions = {task.name: READERS[task.kind](task, scores[task.name][at]) for task in batch.tasks}
+            predictions = {task.name: readers[task.name].read(task, scores[task.name][at]) for task in batch.tasks}
             self._answers[row] = Answer(predictions, truncated[at], ms)
 
     def failed(self, batch: Batch, error: Any) -> None:

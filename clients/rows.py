@@ -11,10 +11,11 @@ from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 
-from clients.answer import READERS
-from clients.catalogue import Catalogue, TaskInfo
+from clients.catalogue import Catalogue
 from clients.errors import BadInput, Problem
+from clients.kinds import reader_of
 from clients.plan import Group
+from clients.task_info import TaskInfo
 from clients.tensor import Tensor, bytes_tensor, int64_tensor
 
 T = TypeVar("T")
@@ -227,12 +228,12 @@ def _chosen(catalogue: Catalogue, names: Sequence[str] | None) -> tuple[TaskInfo
     A server newer than this client may have kinds of task that it does not know: only asking for one is an error.
     """
     if names is None:
-        return tuple(task for task in catalogue.tasks.values() if task.kind in READERS)
+        return tuple(task for task in catalogue.tasks.values() if reader_of(task))
     chosen = catalogue.named([names] if isinstance(names, str) else names)
     if not chosen:
         _refuse("tasks is an empty list; leave it out to ask every task that fits")
     for task in chosen:
-        if task.kind not in READERS:
+        if reader_of(task) is None:
             _refuse(f"task {task.name!r} is of kind {task.kind!r}, which this version of the client cannot read")
     return chosen
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from clients.errors import ServerError
+from clients.kinds import Reader, reader_of
 from clients.plan import Batch
 from clients.tensor import Tensor
 
@@ -50,6 +51,12 @@ def response_arrays(response: Any) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def batch_readers(batch: Batch) -> dict[str, Reader]:
+    """Task -> what reads its answers, in the order of the batch's tasks."""
+    # Tasks that nothing reads are never asked.
+    return {task.name: reader for task in batch.tasks if (reader := reader_of(task))}
+
+
 def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
     """Task -> scores of every row of the batch. *Shape:* (rows, outputs of the task).
 
@@ -59,11 +66,11 @@ def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
     """
     arrays = response_arrays(response)
     scores: dict[str, NDArray[Any]] = {}
-    for task in batch.tasks:
+    for task, reader in zip(batch.tasks, batch_readers(batch).values(), strict=True):
         if task.name not in arrays:
             raise Misfit(f"the answer lacks task {task.name!r}")
         array = arrays[task.name]
-        expected = (len(batch.rows), task.outputs)
+        expected = (len(batch.rows), reader.outputs(task))
         if array.shape != expected:
             raise Misfit(f"task {task.name!r} came in shape {array.shape}, expected {expected}")
         if not np.isfinite(array).all():

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,10 @@ class Comparison:
         task: the task.
         live_version: the version that is served.
         candidate_version: the candidate's.
-        labels: whether the task has labels.
         rows: texts.
         labelled: those with a label.
-        agreement: share of texts with the same label; for numbers, the correlation of both.
+        agreement: how far both agree, as ``agreement_is`` says; None where there is no saying.
+        agreement_is: ``share`` of texts with the same answer, or ``correlation`` of the numbers.
         mean_difference: mean distance of the scores.
         metric: the metric's name.
         live_score: the live head's on the labelled texts; None where there are none.
@@ -50,10 +51,10 @@ class Comparison:
     task: str
     live_version: int | None
     candidate_version: int
-    labels: bool
     rows: int
     labelled: int
     agreement: float | None
+    agreement_is: str
     mean_difference: float | None
     metric: str
     live_score: float | None
@@ -103,15 +104,15 @@ def compare(
     scores = {output: np.concatenate(parts) for output, parts in answers.items()}
     times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
     new, old = scores[candidate_output(task)], scores.get(task)
-    targets, known = _targets(file, texts, spec)
+    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec)
     return Comparison(
         task=task,
         live_version=head.served,
         candidate_version=head.candidate,
-        labels=bool(spec.labels),
         rows=len(texts.rows),
         labelled=len(known),
-        agreement=None if old is None else _agreement(old, new, spec),
+        agreement=None if old is None else kind.agreement(old, new, spec),
+        agreement_is=kind.agreement_is,
         mean_difference=None if old is None else float(np.abs(old - new).mean()),
         metric=spec.metric,
         live_score=None if old is None or not known else _score(old[known], targets, spec),
@@ -147,53 +148,33 @@ def _field(values: dict[str, object], names: Sequence[str]) -> object:
     return next((values[name] for name in names if values.get(name) not in (None, "")), None)
 
 
-def _targets(file: Path, texts: _Texts, spec: HeadSpec) -> tuple[NDArray[np.float64], list[int]]:
-    """The encoded labels, and the rows that have one."""
-    kind, known, targets = get_kind(spec.kind), [], []
+def _targets(file: Path, texts: _Texts, spec: HeadSpec) -> tuple[NDArray[Any], list[int]]:
+    """The targets of the rows that have a label, and which these are."""
+    kind, known, encoded = get_kind(spec.kind), [], []
     for row, label in enumerate(texts.labels):
         if label is None:
             continue
         try:
-            targets.append(kind.encode(label, spec))
+            encoded.append(kind.encode(label, spec))
         except ValueError as error:
             raise UserError(f"{file}, text {row + 1}: {error}") from error
         known.append(row)
-    return np.array(targets), known
+    return kind.targets(encoded, spec), known
 
 
-def _predictions(scores: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float64]:
-    if spec.labels:
-        return np.asarray(scores.argmax(axis=-1), dtype=np.float64)
-    low, high = spec.range or (0.0, 1.0)
-    return np.asarray((scores[:, 0].astype(np.float64) - low) / (high - low))
-
-
-def _score(scores: NDArray[np.float32], targets: NDArray[np.float64], spec: HeadSpec) -> float:
-    return measure([spec.metric], _predictions(scores, spec), targets)[0][spec.metric]
-
-
-def _agreement(old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec) -> float | None:
-    first, second = _predictions(old, spec), _predictions(new, spec)
-    if spec.labels:
-        return float((first == second).mean())
-    if len(first) < 2 or first.std() == 0 or second.std() == 0:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
+def _score(scores: NDArray[np.float32], targets: NDArray[Any], spec: HeadSpec) -> float:
+    return measure([spec.metric], get_kind(spec.kind).predictions(scores, spec), targets)[0][spec.metric]
 
 
 def _disagreements(
     rows: Sequence[Row], old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec, most: int = 5
 ) -> tuple[tuple[str, str, str], ...]:
-    def shown(scores: NDArray[np.float32]) -> str:
-        if spec.labels:
-            return f"{spec.labels[int(scores.argmax())]} {scores.max():.2f}"
-        return f"{scores[0]:.2f}"
-
-    distance = np.abs(old - new).max(axis=-1)
-    if spec.labels:
-        distance = distance * (_predictions(old, spec) != _predictions(new, spec))
+    kind = get_kind(spec.kind)
+    distance = kind.distance(old, new, spec)
     order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]
-    return tuple((" | ".join(filter(None, rows[row])), shown(old[row]), shown(new[row])) for row in order)
+    return tuple(
+        (" | ".join(filter(None, rows[row])), kind.shown(old[row], spec), kind.shown(new[row], spec)) for row in order
+    )
 
 
 def _latencies(

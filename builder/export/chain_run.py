@@ -23,6 +23,7 @@ from builder.export.names import (
 )
 from builder.export.parity import open_session
 from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 from builder.tasks.metrics import measure
 
@@ -108,7 +109,7 @@ def padded_batches(
         yield rows, arrays
 
 
-def metric_of(scores: NDArray[np.float32], targets: Sequence[int | float], spec: HeadSpec) -> float:
+def metric_of(scores: NDArray[np.float32], targets: Sequence[Any], spec: HeadSpec) -> float:
     """The head's first metric, as a share.
 
     Args:
@@ -116,10 +117,5 @@ def metric_of(scores: NDArray[np.float32], targets: Sequence[int | float], spec:
         targets: encoded labels of the rows.
         spec: the head.
     """
-    answers: NDArray[Any]
-    if spec.labels:
-        answers = scores.argmax(axis=-1)
-    else:
-        low, high = spec.range or (0.0, 1.0)
-        answers = (scores[:, 0].astype(np.float64) - low) / (high - low)
-    return measure([spec.metric], answers, np.array(targets))[0][spec.metric]
+    kind = get_kind(spec.kind)
+    return measure([spec.metric], kind.predictions(scores, spec), kind.targets(targets, spec))[0][spec.metric]

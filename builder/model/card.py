@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builder.model.kinds import get_kind
+
 if TYPE_CHECKING:
     from builder.model.head_spec import HeadSpec
 
@@ -13,16 +15,12 @@ _QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, 
 
 def card_text(spec: HeadSpec) -> str:
     """The card as Markdown."""
-    if spec.labels:
-        answers = ", ".join(f"`{label}`" for label in spec.labels)
-    else:
-        answers = "a number from {:g} to {:g}".format(*(spec.range or (0, 1)))
     reads = "one text" if spec.form == "single" else "a pair of texts"
     query = _QUERIES[spec.query]
     lines = [
         f"# Head `{spec.task}`",
         "",
-        f"A {spec.kind} head for {reads}: {answers}.",
+        f"A {spec.kind} head for {reads}: {get_kind(spec.kind).describe(spec)}.",
         f"{_count(spec.layers, 'layer')} on tap {spec.tap} of trunk `{spec.trunk}`, up to {spec.max_length} tokens.",
         *([f"The query of its last layer is {query} below it, not [CLS]."] if query else []),
         "",

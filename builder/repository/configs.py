@@ -6,6 +6,7 @@ README.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from google.protobuf import text_format
@@ -89,6 +90,9 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
     }
     if spec.range:
         parameters["range"] = "{:g},{:g}".format(*spec.range)
+    kind = get_kind(spec.kind)
+    if served := kind.served(spec) | ({"reads_as": kind.reads_as} if kind.reads_as else {}):
+        parameters["served"] = json.dumps(served)
     _set_parameters(config, parameters)
     return config
 

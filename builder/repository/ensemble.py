@@ -73,6 +73,7 @@ class HeadModel:
             "tap": self.tap,
             "layers": int(parameters["layers"]),
             "version": self.version,
+            **json.loads(parameters.get("served", "{}")),
         }
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from builder.model.head_spec import HeadSpec
+from builder.model.kinds import AnswerSpace
 from builder.tasks import Task
 from builder.tasks.metrics import measure
 from builder.training.batches import plain_batches
@@ -21,7 +23,7 @@ class LabelledStates:
 
     Attributes:
         states: the trunk's states at the head's tap.
-        targets: encoded labels. *Shape:* (texts,)
+        targets: what the kind's ``targets`` gives. *Shape:* (texts, ...)
     """
 
     states: States
@@ -42,23 +44,44 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
-    """Measures a model by its task's metrics. The model is left in evaluation mode."""
-    predictions = answers(model, data.states, task)
-    scores, notes = measure(task.metrics, predictions.numpy(), data.targets.numpy())
+    """Measures a model by its task's metrics, with nothing fitted. The model is left in evaluation mode."""
+    return measure_raw(raw_outputs(model, data.states), data.targets, task, task)
+
+
+def fit_answers(model: nn.Module, data: LabelledStates, task: Task, plan: HeadSpec) -> tuple[HeadSpec, Evaluation]:
+    """Fits what the kind fits on the dev data, and measures the model as it will answer with that.
+
+    Args:
+        model: the trained model; it is left in evaluation mode.
+        data: the dev data.
+        task: its task.
+        plan: its head.json, with nothing fitted.
+
+    Returns:
+        The head.json with what was fitted, and the scores.
+    """
+    raw = raw_outputs(model, data.states)
+    spec = plan.model_copy(update={"fitted": task.answers.fit(raw, data.targets.numpy(), plan)})
+    return spec, measure_raw(raw, data.targets, task, spec)
+
+
+def measure_raw(raw: Tensor, targets: Tensor, task: Task, space: AnswerSpace) -> Evaluation:
+    """The scores of raw outputs. *Shape:* (texts, outputs) and (texts, ...)."""
+    served = task.answers.scores(raw, space).numpy()
+    scores, notes = measure(task.metrics, task.answers.predictions(served, space), targets.numpy())
     return Evaluation(scores, notes)
 
 
 @torch.no_grad()
-def answers(model: nn.Module, states: States, task: Task) -> Tensor:
-    """What a model answers: indices of labels, or numbers in the task's range. *Shape:* (texts,)."""
+def raw_outputs(model: nn.Module, states: States) -> Tensor:
+    """A model's raw outputs, on the CPU, in the texts' order. *Shape:* (texts, outputs)."""
     model.eval()
     device = next(model.parameters()).device
     found: Tensor | None = None
     for rows in plain_batches(states.lengths, _BATCH):
-        scores = task.answers.scores(model(*(tensor.to(device) for tensor in states.batch(rows))), task)
-        chosen = scores.argmax(dim=-1) if task.answers.uses_labels else scores.squeeze(-1)
+        raw = model(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu()
         if found is None:
-            found = torch.empty(len(states.lengths), dtype=chosen.dtype)
-        found[torch.from_numpy(rows)] = chosen.cpu()
+            found = torch.empty(len(states.lengths), *raw.shape[1:])
+        found[torch.from_numpy(rows)] = raw
     assert found is not None, "examples are never empty"
     return found

@@ -86,9 +86,9 @@ class Workbench:
         return self._examples[name, split]
 
     def targets(self, name: str, split: Split) -> Tensor:
-        """Encoded labels. *Shape:* (texts,)."""
-        dtype = torch.long if self.task(name).answers.uses_labels else torch.float32
-        return torch.tensor(self.examples(name, split).targets, dtype=dtype)
+        """What the kind's ``targets`` gives. *Shape:* (texts, ...)."""
+        task = self.task(name)
+        return torch.from_numpy(task.answers.targets(self.examples(name, split).targets, task))
 
     def tokens(self, name: str, split: Split) -> TokenStates:
         """A task's texts as token ids: what a whole encoder trains on."""

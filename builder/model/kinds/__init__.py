@@ -5,9 +5,10 @@ from __future__ import annotations
 from builder.errors import UserError
 from builder.model.kinds.base import AnswerSpace, Kind
 from builder.model.kinds.classification import Classification
+from builder.model.kinds.multilabel import Multilabel
 from builder.model.kinds.regression import Regression
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression(), Multilabel())}
 
 
 def get_kind(name: str) -> Kind:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.model.kinds.base import AnswerSpace, Kind
+from builder.model.kinds.base import AnswerSpace, Kind, Scores, known_label, labels_of
 
 _SUM_TOLERANCE = 1e-3
 
@@ -21,21 +22,28 @@ class Classification(Kind):
 
     name: ClassVar[str] = "classification"
     uses_labels: ClassVar[bool] = True
-    uses_range: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "macro_f1", "matthews", "f1_accuracy")
 
     def outputs(self, space: AnswerSpace) -> int:
         """One a label."""
-        return len(_labels(space))
+        return len(labels_of(space))
+
+    def describe(self, space: AnswerSpace) -> str:
+        """Its labels."""
+        return ", ".join(f"`{label}`" for label in labels_of(space))
 
     def encode(self, label: object, space: AnswerSpace) -> int:
         """The label's index."""
-        labels = _labels(space)
-        # CSV gives every label as text, JSON may give a number or a bool: both name a label by how it is written.
-        text = label if isinstance(label, str) else str(label)
-        if text not in labels:
-            shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-            raise ValueError(f"label {label!r} is not one of: {shown}")
-        return labels.index(text)
+        return known_label(label, space)
+
+    def targets(self, encoded: Sequence[int], space: AnswerSpace) -> NDArray[np.int64]:
+        """Indices of labels. *Shape:* (rows,)."""
+        return np.array(encoded, dtype=np.int64)
+
+    def absent(self, encoded: Sequence[int], space: AnswerSpace) -> list[str]:
+        """The labels that no row has."""
+        present = set(encoded)
+        return [label for index, label in enumerate(labels_of(space)) if index not in present]
 
     def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy."""
@@ -57,15 +65,17 @@ class Classification(Kind):
 
         return torch.softmax(raw, dim=-1)
 
-    def fault(self, scores: NDArray[np.float32], space: AnswerSpace) -> str | None:
+    def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[np.int64]:
+        """Indices of the likeliest labels. *Shape:* (rows,)."""
+        return np.asarray(scores.argmax(axis=-1), dtype=np.int64)
+
+    def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
         """Not finite, or no probabilities."""
         fault = super().fault(scores, space)
         if fault is None and (scores.min() < 0 or np.abs(scores.sum(axis=-1) - 1).max() > _SUM_TOLERANCE):
             return "its scores are not probabilities that sum to 1: export it with its softmax"
         return fault
 
-
-def _labels(space: AnswerSpace) -> tuple[str, ...]:
-    if not space.labels:
-        raise ValueError("a classification task needs labels")
-    return space.labels
+    def shown(self, scores: Scores, space: AnswerSpace) -> str:
+        """The likeliest label and its probability."""
+        return f"{labels_of(space)[int(scores.argmax())]} {scores.max():.2f}"

@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from builder.errors import UserError
 from builder.model.kinds import get_kind
 
-SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None)
-SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0))
+SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, fitted={})
+SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), fitted={})
 
 
 def test_classification():
@@ -49,3 +51,56 @@ def test_number_out_of_range_names_the_range(label):
 def test_unknown_kind_names_the_known_ones():
     with pytest.raises(UserError, match="known are: classification, regression"):
         get_kind("poetry")
+
+
+TOPICS = SimpleNamespace(labels=("film", "music", "light"), range=None, fitted={})
+
+
+def test_multilabel():
+    kind = get_kind("multilabel")
+    assert kind.outputs(TOPICS) == 3
+    encoded = [kind.encode(label, TOPICS) for label in (["light", "film"], [], "music|light", "", '["film"]')]
+    assert encoded == [(0, 2), (), (1, 2), (), (0,)]
+    assert kind.targets(encoded[:3], TOPICS).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
+    assert kind.absent(encoded[:2], TOPICS) == ["music"]
+    # The mean of -log(0.75), -log(0.5), -log(0.75), by hand.
+    raw = torch.tensor([[1.0986123, 0.0, -1.0986123]])
+    loss = kind.loss(raw, torch.tensor([[1.0, 1.0, 0.0]]))
+    assert loss.item() == pytest.approx((2 * 0.2876821 + 0.6931472) / 3, abs=1e-6)
+    torch.testing.assert_close(kind.scores(raw, TOPICS), torch.tensor([[0.75, 0.5, 0.25]]))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (["film", "poetry"], "label 'poetry' is not one of: film, music, light"),
+        ("film|film", "label .* has one twice"),
+        ({"film": 1}, r"label .* is no list of labels, nor a text with \| between them"),
+        (3, "is no list"),
+    ],
+)
+def test_labels_that_cannot_be_are_told(label, message):
+    with pytest.raises(ValueError, match=message):
+        get_kind("multilabel").encode(label, TOPICS)
+
+
+def test_thresholds_are_those_of_the_best_f1_of_each_label():
+    """Against every threshold there could be, on scores with ties."""
+    kind, draw = get_kind("multilabel"), np.random.default_rng(0)
+    raw = torch.from_numpy(draw.normal(size=(80, 3)).round(1)).float()
+    targets = (raw.numpy() + draw.normal(size=(80, 3)) > 0.7).astype(np.float32)
+    targets[:, 2] = 0
+    fitted = SimpleNamespace(labels=TOPICS.labels, range=None, fitted=kind.fit(raw, targets, TOPICS))
+    scores = kind.scores(raw, TOPICS).numpy()
+    decided = kind.predictions(scores, fitted) >= 0
+    for label in (0, 1):
+        held = targets[:, label]
+        best = max(f1_score(held, scores[:, label] >= score) for score in scores[:, label])
+        assert f1_score(held, decided[:, label]) == pytest.approx(best)
+    assert fitted.fitted["thresholds"][2] == 0.5, "of a label that never occurs nothing is known"
+
+
+def test_thresholds_must_be_one_a_label():
+    wrong = SimpleNamespace(labels=TOPICS.labels, range=None, fitted={"thresholds": [0.5]})
+    with pytest.raises(ValueError, match="1 thresholds for 3 labels"):
+        get_kind("multilabel").check(wrong)

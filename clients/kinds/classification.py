@@ -1,0 +1,50 @@
+"""One label of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar
+
+from clients.answer import Prediction, short
+from clients.kinds.reader import Reader
+from clients.task_info import TaskInfo
+
+
+@dataclass(frozen=True)
+class LabelPrediction(Prediction):
+    """The likeliest label, and the probabilities of all."""
+
+    def record(self, top: int | None) -> dict[str, Any]:
+        """See Prediction.record."""
+        scores = {label: short(score) for label, score in islice(self.scores.items(), top)}
+        return {"label": self.label, "score": short(self.score), "scores": scores}
+
+    def lines(self, top: int) -> list[tuple[str, str]]:
+        """See Prediction.lines."""
+        return [(label, f"{score:.3f}") for label, score in islice(self.scores.items(), top)]
+
+
+class ClassificationReader(Reader):
+    """Probabilities over the labels."""
+
+    kind: ClassVar[str] = "classification"
+
+    def fault(self, task: TaskInfo) -> str | None:
+        """No labels."""
+        return None if task.labels else f"a {task.kind} task without labels"
+
+    def outputs(self, task: TaskInfo) -> int:
+        """One a label."""
+        return len(task.labels or ())
+
+    def read(self, task: TaskInfo, scores: Sequence[float]) -> Prediction:
+        """See Reader.read."""
+        ranked = dict(sorted(zip(task.labels or (), scores, strict=True), key=lambda pair: -pair[1]))
+        label, score = next(iter(ranked.items()))
+        return LabelPrediction(task.name, label, score, ranked)
+
+    def answers(self, task: TaskInfo) -> str:
+        """Its labels."""
+        return ", ".join(task.labels or ())

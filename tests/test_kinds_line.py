@@ -1,0 +1,176 @@
+"""Kinds of task through the whole line: labelled texts, training, bundle, ONNX, a real Triton, the client.
+
+One of them is made up here, of what a new kind may be made of: one class. Nothing else knows of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from builder.model.bundle import load_bundle
+from builder.model.kinds import KINDS
+from builder.model.kinds.base import Kind
+from builder.repository.build import build_repository
+from builder.tasks import load_task, read_examples
+from builder.tasks.metrics import measure
+from builder.training.run import train
+from clients import Client
+from clients.display import answer_record, task_table
+from clients.lines import Line
+from server import Server
+
+pytestmark = pytest.mark.triton
+
+WORDS = ["film", "music", "light", "house"]
+
+
+class Stars(Kind):
+    """Made up: how many stars, from 0 to 3, as the sum of three yes-or-no outputs."""
+
+    name: ClassVar[str] = "stars"
+    uses_range: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "pearson")
+    reads_as: ClassVar[str] = "regression"
+
+    def outputs(self, space):
+        return 1
+
+    def describe(self, space):
+        return "stars"
+
+    def encode(self, label, space):
+        if label not in (0, 1, 2, 3):
+            raise ValueError(f"label {label!r} is not 0 to 3 stars")
+        return label
+
+    def targets(self, encoded: Sequence[Any], space):
+        return np.array(encoded, dtype=np.float32)
+
+    def loss(self, raw, targets):
+        return torch.nn.functional.mse_loss(3 * torch.sigmoid(raw.squeeze(-1)), targets)
+
+    def soft_loss(self, raw, teacher, temperature):
+        return torch.nn.functional.mse_loss(raw, teacher)
+
+    def fit(self, raw, targets, space):
+        return {"most": float(targets.max())}
+
+    def scores(self, raw, space):
+        return torch.clamp(3 * torch.sigmoid(raw), 0, space.fitted.get("most", 3))
+
+    def predictions(self, scores, space):
+        return np.rint(scores[:, 0])
+
+    def shown(self, scores, space):
+        return "*" * int(np.rint(scores[0]))
+
+
+def rows(count: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Texts with the words that are in them: labels that a head on a random trunk can learn."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        held = [word for word in WORDS[:3] if draw.random() < 0.4]
+        found.append((" ".join(["please", *draw.permutation([*held, "the", "very"])]), held))
+    return found
+
+
+TASKS = {
+    "about": ('kind = "multilabel"\nlabels = ["film", "music", "light"]', lambda held: held),
+    "rating": ('kind = "stars"\nrange = [0, 3]', len),
+}
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    """The made-up kind in the registry."""
+    KINDS["stars"] = Stars()
+    yield
+    del KINDS["stars"]
+
+
+@pytest.fixture(scope="module")
+def trained(made_up, tiny_trunk, tmp_path_factory):
+    """Task -> task, and the result of its training; and the folder of bundles."""
+    folder = tmp_path_factory.mktemp("kinds")
+    results = {}
+    for name, (head, label) in TASKS.items():
+        for split, seed, count in (("train", 0, 400), ("dev", 1, 60)):
+            lines = [json.dumps({"sentence": text, "label": label(held)}) for text, held in rows(count, seed)]
+            (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines))
+        file = folder / f"{name}.toml"
+        recipe = "tap = 1\nlayers = 1\nepochs = 12\nbatch_size = 32\nlearning_rate = 3e-3\nmax_length = 32"
+        file.write_text(f'{head}\ntrain = "{name}_train.jsonl"\ndev = "{name}_dev.jsonl"\n[recipe]\n{recipe}\n')
+        task = load_task(file)
+        results[name] = (task, train(task, tiny_trunk, heads=folder / "heads", cache=folder / "cache"))
+    return results, folder / "heads"
+
+
+@pytest.fixture(scope="module")
+def client(trained, tiny_trunk_folder, tmp_path_factory):
+    repository = tmp_path_factory.mktemp("served") / "repository"
+    build_repository(repository, heads=trained[1], trunk=tiny_trunk_folder, max_length=32)
+    with (
+        Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server,
+        Client(server.grpc_url) as client,
+    ):
+        yield client
+
+
+def test_a_kind_learns_and_says_so_on_its_card(trained):
+    results, heads = trained
+    about, rating = results["about"][1].spec, results["rating"][1].spec
+    assert about.scores["mean_average_precision"] > 0.9
+    assert rating.scores["accuracy"] > 0.6
+    assert rating.fitted == {"most": 3.0}
+    assert len(about.fitted["thresholds"]) == 3
+    assert "any of `film`, `music`, `light`" in (heads / "about" / "README.md").read_text()
+    assert load_bundle(heads / "rating").spec == rating
+
+
+def test_a_finished_head_is_not_trained_again(trained, tiny_trunk, tmp_path):
+    for task, result in trained[0].values():
+        again = train(task, tiny_trunk, heads=trained[1], cache=tmp_path)
+        assert again.already_there
+        assert again.spec == result.spec
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_served_scores_as_the_card_says(client, trained, name):
+    task, result = trained[0][name]
+    dev = read_examples(task, "dev")
+    answers = client.predict(list(dev.texts), tasks=[name])
+    labels = result.spec.labels
+    scores = np.array(
+        [[answer[name].scores[label] for label in labels] if labels else [answer[name].score] for answer in answers],
+        dtype=np.float32,
+    )
+    predictions = task.answers.predictions(scores, result.spec)
+    found, _ = measure(task.metrics, predictions, task.answers.targets(dev.targets, task))
+    assert found == pytest.approx(result.spec.scores, abs=1e-6)
+
+
+def test_several_labels_are_told_by_their_thresholds(client, trained):
+    thresholds = dict(zip(WORDS, trained[0]["about"][1].spec.fitted["thresholds"], strict=False))
+    assert client.tasks()["about"].thresholds == list(thresholds.values())
+    texts = [text for text, _ in rows(20, 2)]
+    for text, answer in zip(texts, client.predict(texts, tasks=["about"]), strict=True):
+        said = answer["about"]
+        assert set(said.labels) == {label for label, score in said.scores.items() if score >= thresholds[label]}
+        assert list(said.scores.values()) == sorted(said.scores.values(), reverse=True)
+        shown = answer_record(Line(1, text, None), answer, top=1, numbered=False)["predictions"]["about"]
+        assert shown["labels"] == list(said.labels)
+        assert set(shown["scores"]) >= set(said.labels)
+
+
+def test_a_kind_that_reads_as_another_needs_nothing_in_the_client(client):
+    served = client.tasks()["rating"]
+    assert (served.kind, served.reads_as) == ("stars", "regression")
+    assert 0 <= client.predict("please the film", tasks=["rating"])[0]["rating"].score <= 3
+    assert task_table(client.catalogue()).row_count == 2
