@@ -52,7 +52,7 @@ class Stars(Kind):
     def targets(self, encoded: Sequence[Any], space):
         return np.array(encoded, dtype=np.float32)
 
-    def loss(self, raw, targets):
+    def loss(self, raw, targets, weights=None):
         return torch.nn.functional.mse_loss(3 * torch.sigmoid(raw.squeeze(-1)), targets)
 
     def soft_loss(self, raw, teacher, temperature):
@@ -81,9 +81,23 @@ def rows(count: int, seed: int) -> list[tuple[str, list[str]]]:
     return found
 
 
+FIRST = ["a", "the", "is", "was", "very", "good", "bad", "film", "play", "music", "song", "please", "turn"]
+SECOND = ["on", "off", "light", "red", "blue", "who", "what", "when", "where", "i", "you", "he", "she"]
+PAIRS = [f"{first}_{second}" for first in FIRST for second in SECOND]
+"""169 labels."""
+
+
+def many(count: int, seed: int) -> list[tuple[str, str]]:
+    """Texts of two words, and the label that names them; the first ones are frequent."""
+    draw = np.random.default_rng(seed)
+    labels = [PAIRS[int(len(PAIRS) * draw.random() ** 3)] for _ in range(count)]
+    return [(label.replace("_", " "), label) for label in labels]
+
+
 TASKS = {
-    "about": ('kind = "multilabel"\nlabels = ["film", "music", "light"]', lambda held: held),
-    "rating": ('kind = "stars"\nrange = [0, 3]', len),
+    "about": ('kind = "multilabel"\nlabels = ["film", "music", "light"]', rows, list),
+    "rating": ('kind = "stars"\nrange = [0, 3]', rows, len),
+    "pairs": (f'labels = {json.dumps(PAIRS)}\noptions = {{class_weights = "balanced", none_below = 0.6}}', many, str),
 }
 
 
@@ -100,9 +114,9 @@ def trained(made_up, tiny_trunk, tmp_path_factory):
     """Task -> task, and the result of its training; and the folder of bundles."""
     folder = tmp_path_factory.mktemp("kinds")
     results = {}
-    for name, (head, label) in TASKS.items():
+    for name, (head, texts, label) in TASKS.items():
         for split, seed, count in (("train", 0, 400), ("dev", 1, 60)):
-            lines = [json.dumps({"sentence": text, "label": label(held)}) for text, held in rows(count, seed)]
+            lines = [json.dumps({"sentence": text, "label": label(held)}) for text, held in texts(count, seed)]
             (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines))
         file = folder / f"{name}.toml"
         recipe = "tap = 1\nlayers = 1\nepochs = 12\nbatch_size = 32\nlearning_rate = 3e-3\nmax_length = 32"
@@ -173,4 +187,19 @@ def test_a_kind_that_reads_as_another_needs_nothing_in_the_client(client):
     served = client.tasks()["rating"]
     assert (served.kind, served.reads_as) == ("stars", "regression")
     assert 0 <= client.predict("please the film", tasks=["rating"])[0]["rating"].score <= 3
-    assert task_table(client.catalogue()).row_count == 2
+    assert task_table(client.catalogue()).row_count == 3
+
+
+def test_a_hundred_and_more_labels_with_weights_and_none_of_these(client, trained):
+    result = trained[0]["pairs"][1]
+    assert result.spec.scores["accuracy"] > 10 / len(PAIRS)
+    assert 0.1 <= result.spec.fitted["temperature"] <= 10
+    served = client.tasks()["pairs"]
+    assert served.labels == tuple(PAIRS)
+    assert served.none_below == 0.6
+    answers = client.predict([text for text, _ in many(40, 3)], tasks=["pairs"])
+    assert {answer["pairs"].none_of_these for answer in answers} == {True, False}
+    for said in (answer["pairs"] for answer in answers):
+        assert said.none_of_these == (said.score < 0.6)
+        assert said.record(3).get("none_of_these", False) == said.none_of_these
+        assert (said.lines(1)[0][0] == "(none of these)") == said.none_of_these

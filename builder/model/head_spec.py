@@ -29,6 +29,7 @@ class HeadSpec(BaseModel):
     form: Literal["single", "pair"]
     labels: tuple[str, ...] | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
+    options: dict[str, Any] = {}
     fitted: dict[str, Any] = {}
     tap: int = Field(ge=0)
     layers: int = Field(ge=1)

@@ -89,7 +89,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
         "precision": numbers,
     }
     if spec.range:
-        parameters["range"] = "{:g},{:g}".format(*spec.range)
+        parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
     kind = get_kind(spec.kind)
     if served := kind.served(spec) | ({"reads_as": kind.reads_as} if kind.reads_as else {}):
         parameters["served"] = json.dumps(served)
@@ -149,6 +149,11 @@ def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConf
 def _add_state(config: pb.ModelConfig, width: int) -> None:
     config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
+
+
+def _shortest(number: float) -> str:
+    """As short as can be read back."""
+    return short if float(short := f"{number:g}") == number else repr(number)
 
 
 def _set_parameters(config: pb.ModelConfig, parameters: Mapping[str, str]) -> None:

@@ -25,6 +25,7 @@ class Task(BaseModel):
         form: one text, or a pair of texts.
         labels: the labels, in the order of their indices.
         range: lowest and highest number, for regression.
+        options: what the kind can be told beside those.
         metrics: what is measured on the dev data; the first chooses the best epoch.
         train: where the train data are: a file, or ``hub:DATASET/CONFIG``.
         dev: where the dev data are.
@@ -44,6 +45,7 @@ class Task(BaseModel):
     form: Literal["single", "pair"] = "single"
     labels: tuple[str, ...] | None = None
     range: tuple[float, float] | None = None
+    options: dict[str, Any] = {}
     metrics: tuple[str, ...] = ()
     train: str
     dev: str

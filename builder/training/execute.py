@@ -214,7 +214,7 @@ class _Run:
     def _material(self, model: nn.Module) -> tuple[LabelledStates, Objective]:
         name, recipe, how = self.spec.task, self.spec.recipe, self.spec.distillation
         targets = self.bench.targets(name, "train")
-        plain = LabelObjective(self.task.answers, targets)
+        plain = LabelObjective.of(self.task, targets)
         if self.spec.role == "full":
             return LabelledStates(self.bench.tokens(name, "train"), targets), plain
         if how is None:
@@ -226,7 +226,7 @@ class _Run:
         asked = f"{how.teacher} {how.other_texts} {how.masked_texts} {recipe.seed} {recipe.standing}"
         device = self.bench.arithmetic.device
         answers = self.bench.answers(asked, lambda: ask_teacher(self._teacher(how).to(device), joined))
-        objective: Objective = DistilObjective(self.task.answers, targets, answers.raw, how.temperature)
+        objective: Objective = DistilObjective(plain, answers.raw, how.temperature)
         if how.state_weight:
             assert isinstance(model, Head)
             objective = StateObjective(objective, model.dropout, answers.states, how.state_weight)

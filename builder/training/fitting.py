@@ -84,7 +84,7 @@ def fit(
     Raises:
         DivergedError: the loss, or a weight, is no finite number any more.
     """
-    objective = objective or LabelObjective(task.answers, train.targets)
+    objective = objective or LabelObjective.of(task, train.targets)
     if recipe.dropout is not None:
         set_dropout(model, recipe.dropout)
     optimizer = _optimizer(model, recipe)

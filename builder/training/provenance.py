@@ -27,6 +27,7 @@ def planned_spec(task: Task, trunk: Trunk, recipe: Recipe, examples: Mapping[Spl
         form=task.form,
         labels=task.labels,
         range=task.range,
+        options=dict(task.options),
         tap=recipe.standing,
         layers=recipe.layers,
         query=recipe.query,

@@ -14,16 +14,24 @@ from clients.task_info import TaskInfo
 
 @dataclass(frozen=True)
 class LabelPrediction(Prediction):
-    """The likeliest label, and the probabilities of all."""
+    """The likeliest label, and the probabilities of all.
+
+    Attributes:
+        none_of_these: whether even the likeliest is less likely than the task wants an answer to be.
+    """
+
+    none_of_these: bool = False
 
     def record(self, top: int | None) -> dict[str, Any]:
         """See Prediction.record."""
         scores = {label: short(score) for label, score in islice(self.scores.items(), top)}
-        return {"label": self.label, "score": short(self.score), "scores": scores}
+        none = {"none_of_these": True} if self.none_of_these else {}
+        return {"label": self.label, "score": short(self.score), **none, "scores": scores}
 
     def lines(self, top: int) -> list[tuple[str, str]]:
         """See Prediction.lines."""
-        return [(label, f"{score:.3f}") for label, score in islice(self.scores.items(), top)]
+        ranked = [(label, f"{score:.3f}") for label, score in islice(self.scores.items(), top)]
+        return [("(none of these)", ""), *ranked] if self.none_of_these else ranked
 
 
 class ClassificationReader(Reader):
@@ -43,7 +51,7 @@ class ClassificationReader(Reader):
         """See Reader.read."""
         ranked = dict(sorted(zip(task.labels or (), scores, strict=True), key=lambda pair: -pair[1]))
         label, score = next(iter(ranked.items()))
-        return LabelPrediction(task.name, label, score, ranked)
+        return LabelPrediction(task.name, label, score, ranked, score < (getattr(task, "none_below", None) or 0))
 
     def answers(self, task: TaskInfo) -> str:
         """Its labels."""

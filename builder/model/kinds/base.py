@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.model.kinds.options import Options
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,6 +33,10 @@ class AnswerSpace(Protocol):
         """Lowest and highest number, where the kind answers with one."""
 
     @property
+    def options(self) -> Mapping[str, Any]:
+        """What the kind is told, beside labels and range: the table ``[options]`` of the task file."""
+
+    @property
     def fitted(self) -> Mapping[str, Any]:
         """What ``Kind.fit`` found on the dev data; empty before that, and where the kind fits nothing."""
 
@@ -44,6 +50,7 @@ class Kind(ABC):
         fewest_labels: how many it has at least.
         uses_range: whether it has a range.
         softens: whether a teacher's answers can be softened by a temperature.
+        options: what a task of the kind can be told beside labels and range.
         metrics: names in ``builder.tasks.metrics`` by which it can be measured; the first is the usual one.
         reads_as: the kind whose answers the client reads in the same way; None where it has a reader of its own.
         agreement_is: what ``agreement`` gives.
@@ -54,12 +61,13 @@ class Kind(ABC):
     fewest_labels: ClassVar[int] = 2
     uses_range: ClassVar[bool] = False
     softens: ClassVar[bool] = True
+    options: ClassVar[type[Options]] = Options
     metrics: ClassVar[tuple[str, ...]]
     reads_as: ClassVar[str | None] = None
     agreement_is: ClassVar[str] = "share"
 
     def check(self, space: AnswerSpace) -> None:
-        """Raises ValueError where a task of this kind cannot have these labels or this range."""
+        """Raises ValueError where a task of this kind cannot have these labels, this range or these options."""
         if self.uses_labels != (space.labels is not None):
             raise ValueError(f"a {self.name} task {'needs' if self.uses_labels else 'has no'} labels")
         if self.uses_range != (space.range is not None):
@@ -70,6 +78,7 @@ class Kind(ABC):
             raise ValueError(f"labels needs at least {fewest}, all different; found {list(labels)}")
         if any(not label.strip() or "\n" in label or "\r" in label for label in labels):
             raise ValueError("labels has one that is empty or has a line break in it")
+        self.options.read(space.options)
         if space.range is not None and not -float("inf") < space.range[0] < space.range[1] < float("inf"):
             raise ValueError(f"range is the lowest and the highest number; found {list(space.range)}")
 
@@ -104,13 +113,18 @@ class Kind(ABC):
 
     # Training.
 
+    def weights(self, targets: NDArray[Any], space: AnswerSpace) -> NDArray[np.float32] | None:
+        """How much each train row counts in the loss; None where all count alike. *Shape:* (rows, ...) to (rows,)."""
+        return None
+
     @abstractmethod
-    def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean loss over the batch.
 
         Args:
             raw: a head's raw outputs. *Shape:* (batch_size, outputs)
             targets: see ``targets``. *Shape:* (batch_size, ...)
+            weights: of the rows, where the kind's ``weights`` gives some. *Shape:* (batch_size,)
         """
 
     @abstractmethod

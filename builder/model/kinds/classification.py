@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from builder.model.kinds.base import AnswerSpace, Kind, Scores, known_label, labels_of
+from builder.model.kinds.calibration import calibrate
+from builder.model.kinds.options import Options
 
 _SUM_TOLERANCE = 1e-3
 
@@ -17,12 +20,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class ClassificationOptions(Options):
+    """Options of a classification task.
+
+    Attributes:
+        class_weights: how much a row of a label counts in training: ``balanced`` for as much as makes all labels
+            count alike together, or label -> weight, 1 for those that are not named.
+        none_below: where the best label's probability is lower, the answer is "none of these".
+    """
+
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    none_below: float | None = Field(default=None, gt=0, lt=1)
+
+
 class Classification(Kind):
     """One label a text; scores are probabilities over the labels."""
 
     name: ClassVar[str] = "classification"
     uses_labels: ClassVar[bool] = True
+    options: ClassVar[type[Options]] = ClassificationOptions
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "macro_f1", "matthews", "f1_accuracy")
+
+    def check(self, space: AnswerSpace) -> None:
+        """Labels as of any kind, and weights for none but those."""
+        super().check(space)
+        weights = ClassificationOptions.read(space.options).class_weights
+        if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels_of(space)))):
+            raise ValueError(f"options.class_weights names {', '.join(unknown)}, which labels has not")
 
     def outputs(self, space: AnswerSpace) -> int:
         """One a label."""
@@ -31,6 +55,11 @@ class Classification(Kind):
     def describe(self, space: AnswerSpace) -> str:
         """Its labels."""
         return ", ".join(f"`{label}`" for label in labels_of(space))
+
+    def served(self, space: AnswerSpace) -> dict[str, Any]:
+        """From which probability on the answer is one of the labels."""
+        none_below = ClassificationOptions.read(space.options).none_below
+        return {} if none_below is None else {"none_below": none_below}
 
     def encode(self, label: object, space: AnswerSpace) -> int:
         """The label's index."""
@@ -45,11 +74,27 @@ class Classification(Kind):
         present = set(encoded)
         return [label for index, label in enumerate(labels_of(space)) if index not in present]
 
-    def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy."""
+    def weights(self, targets: NDArray[np.int64], space: AnswerSpace) -> NDArray[np.float32] | None:
+        """By the option ``class_weights``."""
+        wanted, labels = ClassificationOptions.read(space.options).class_weights, labels_of(space)
+        if wanted is None:
+            return None
+        if wanted == "balanced":
+            counts = np.bincount(targets, minlength=len(labels))
+            # A label that no row has weighs nothing anyway.
+            of_label = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        else:
+            of_label = np.array([wanted.get(label, 1.0) for label in labels])
+        return of_label[targets].astype(np.float32)
+
+    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Cross entropy; the mean by the rows' weights."""
         from torch.nn import functional
 
-        return functional.cross_entropy(raw, targets)
+        if weights is None:
+            return functional.cross_entropy(raw, targets)
+        each = functional.cross_entropy(raw, targets, reduction="none")
+        return (weights * each).sum() / weights.sum()
 
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """T^2 times the cross entropy with the teacher's softened probabilities (section 2 of the paper)."""
@@ -59,11 +104,15 @@ class Classification(Kind):
         wanted = torch.softmax(teacher / temperature, dim=-1)
         return temperature**2 * functional.cross_entropy(raw / temperature, wanted)
 
+    def fit(self, raw: Tensor, targets: NDArray[np.int64], space: AnswerSpace) -> dict[str, Any]:
+        """The temperature by which the probabilities mean what they say; see calibrate."""
+        return calibrate(raw.numpy(), targets)
+
     def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
-        """Probabilities that sum to 1."""
+        """Probabilities that sum to 1, calibrated where a temperature was fitted."""
         import torch
 
-        return torch.softmax(raw, dim=-1)
+        return torch.softmax(raw / space.fitted.get("temperature", 1.0), dim=-1)
 
     def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[np.int64]:
         """Indices of the likeliest labels. *Shape:* (rows,)."""

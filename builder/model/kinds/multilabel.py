@@ -80,7 +80,7 @@ class Multilabel(Kind):
         present = {index for indices in encoded for index in indices}
         return [label for index, label in enumerate(labels_of(space)) if index not in present]
 
-    def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Binary cross entropy, the mean over texts and labels."""
         from torch.nn import functional
 

@@ -52,7 +52,7 @@ class Regression(Kind):
         """Numbers from 0 to 1. *Shape:* (rows,)."""
         return np.array(encoded, dtype=np.float32)
 
-    def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean squared error on the 0..1 scale."""
         from torch.nn import functional
 

@@ -9,9 +9,10 @@ from sklearn.metrics import f1_score
 
 from builder.errors import UserError
 from builder.model.kinds import get_kind
+from builder.model.kinds.calibration import calibration_error
 
-SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, fitted={})
-SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), fitted={})
+SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, options={}, fitted={})
+SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), options={}, fitted={})
 
 
 def test_classification():
@@ -53,7 +54,7 @@ def test_unknown_kind_names_the_known_ones():
         get_kind("poetry")
 
 
-TOPICS = SimpleNamespace(labels=("film", "music", "light"), range=None, fitted={})
+TOPICS = SimpleNamespace(labels=("film", "music", "light"), range=None, options={}, fitted={})
 
 
 def test_multilabel():
@@ -90,7 +91,7 @@ def test_thresholds_are_those_of_the_best_f1_of_each_label():
     raw = torch.from_numpy(draw.normal(size=(80, 3)).round(1)).float()
     targets = (raw.numpy() + draw.normal(size=(80, 3)) > 0.7).astype(np.float32)
     targets[:, 2] = 0
-    fitted = SimpleNamespace(labels=TOPICS.labels, range=None, fitted=kind.fit(raw, targets, TOPICS))
+    fitted = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted=kind.fit(raw, targets, TOPICS))
     scores = kind.scores(raw, TOPICS).numpy()
     decided = kind.predictions(scores, fitted) >= 0
     for label in (0, 1):
@@ -101,6 +102,66 @@ def test_thresholds_are_those_of_the_best_f1_of_each_label():
 
 
 def test_thresholds_must_be_one_a_label():
-    wrong = SimpleNamespace(labels=TOPICS.labels, range=None, fitted={"thresholds": [0.5]})
+    wrong = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted={"thresholds": [0.5]})
     with pytest.raises(ValueError, match="1 thresholds for 3 labels"):
         get_kind("multilabel").check(wrong)
+
+
+def space(labels=("a", "b", "c"), options=None, fitted=None):
+    return SimpleNamespace(labels=labels, range=None, options=options or {}, fitted=fitted or {})
+
+
+def test_balanced_weights_make_every_label_count_alike():
+    targets = np.array([0] * 6 + [1] * 3 + [3])
+    weights = get_kind("classification").weights(targets, space("abcd", {"class_weights": "balanced"}))
+    assert [weights[targets == label].sum() for label in (0, 1, 3)] == pytest.approx([10 / 3] * 3)
+
+
+def test_weights_of_labels_weigh_their_rows():
+    kind, targets = get_kind("classification"), np.array([0, 1])
+    weights = kind.weights(targets, space(options={"class_weights": {"b": 3.0}}))
+    assert weights.tolist() == [1, 3]
+    assert kind.weights(targets, space()) is None
+    # (1 * -log(0.75) + 3 * -log(0.25)) / 4, by hand
+    loss = kind.loss(torch.tensor([[1.0986123, 0.0], [1.0986123, 0.0]]), torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx((0.2876821 + 3 * 1.3862944) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("classification", {"class_weights": {"d": 1}}, "options.class_weights names d, which labels has not"),
+        ("classification", {"class_weights": {"a": 0}}, r"options.class_weights.* greater than 0 \(found 0\)"),
+        ("classification", {"class_weights": "some"}, "'balanced'"),
+        ("classification", {"none_below": 1.5}, r"options.none_below: .* less than 1 \(found 1.5\)"),
+        ("classification", {"wights": 1}, "options has wights; allowed for this kind: class_weights, none_below"),
+        ("multilabel", {"none_below": 0.5}, "options has none_below; allowed for this kind: none"),
+    ],
+)
+def test_options_that_cannot_be_are_told(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        get_kind(kind).check(space(options=options))
+
+
+def test_temperature_makes_an_overconfident_head_calibrated():
+    """Labels drawn from the very probabilities, and raw outputs three times as far apart as they should be."""
+    draw, kind = np.random.default_rng(0), get_kind("classification")
+    true = torch.from_numpy(draw.normal(size=(4000, 3))).float()
+    chances = torch.softmax(true, -1).numpy()
+    targets = np.array([draw.choice(3, p=row / row.sum()) for row in chances.astype(np.float64)])
+    fitted = kind.fit(3 * true, targets, space())
+    assert fitted["temperature"] == pytest.approx(3, rel=0.1)
+    error = fitted["calibration_error"]
+    assert error["before"] > 0.15 > 0.03 > error["after"]
+    torch.testing.assert_close(kind.scores(3 * true, space(fitted={"temperature": 3.0})), torch.softmax(true, -1))
+
+
+def test_calibration_error_by_hand():
+    """Two rows sure by 0.9, of which one is right, and one by 0.6 that is: (|1.8 - 1| + |0.6 - 1|) / 3."""
+    chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    assert calibration_error(chances, np.array([0, 1, 1])) == pytest.approx(1.2 / 3)
+
+
+def test_a_head_that_is_never_wrong_is_not_made_certain():
+    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * 9), np.zeros(9, int), space())
+    assert 0.1 <= fitted["temperature"] < 1
