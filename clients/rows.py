@@ -42,6 +42,9 @@ class Rows(Protocol):
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """The tensors of a request with these rows."""
 
+    def text(self, row: int) -> str:
+        """A row's text, or its first one; empty where it has none."""
+
 
 @dataclass(frozen=True)
 class TextRows:
@@ -99,6 +102,10 @@ class TextRows:
             raise BadInput(sorted(problems, key=lambda problem: problem.row or 0))
         return [Group(tuple(rows), fitting[form]) for form, rows in by_form.items()]
 
+    def text(self, row: int) -> str:
+        """The row's text, or the first one of its pair."""
+        return self.texts[row].decode()
+
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """``text``, and ``text_pair`` where these rows have one."""
         tensors = [bytes_tensor("text", [self.texts[row] for row in rows])]
@@ -146,9 +153,13 @@ class TokenRows:
 
         Raises:
             UnknownTask: a task is not served.
-            BadInput: a row is longer than the server's longest.
+            BadInput: a row is longer than the server's longest, or a task is about words, of which ids say nothing.
         """
         chosen = _chosen(catalogue, tasks)
+        about_words = [task for task in chosen if (reader := reader_of(task)) and reader.about_words]
+        if about_words and tasks is not None:
+            _refuse(f"task {about_words[0].name!r} is about the words of a text: give the text, not token ids")
+        chosen = tuple(task for task in chosen if task not in about_words)
         longest = catalogue.max_length
         problems = [
             Problem(row, f"{len(ids)} tokens, at most {longest} are served; cut it before its closing [SEP]")
@@ -158,6 +169,10 @@ class TokenRows:
         if problems:
             raise BadInput(problems)
         return [Group(tuple(range(len(self.input_ids))), chosen)]
+
+    def text(self, row: int) -> str:
+        """None: there are but token ids."""
+        return ""
 
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """Ids, mask and types, padded on the right to the longest of these rows."""

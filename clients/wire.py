@@ -58,7 +58,7 @@ def batch_readers(batch: Batch) -> dict[str, Reader]:
 
 
 def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
-    """Task -> scores of every row of the batch. *Shape:* (rows, outputs of the task).
+    """Task -> scores of every row of the batch. *Shape:* (rows, the task's own).
 
     Raises:
         Misfit: a task is missing or has another number of scores than the catalogue says.
@@ -70,13 +70,27 @@ def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
         if task.name not in arrays:
             raise Misfit(f"the answer lacks task {task.name!r}")
         array = arrays[task.name]
-        expected = (len(batch.rows), reader.outputs(task))
-        if array.shape != expected:
+        expected = (len(batch.rows), *reader.shape(task))
+        if len(array.shape) != len(expected) or any(
+            size not in (None, found) for size, found in zip(expected, array.shape, strict=True)
+        ):
             raise Misfit(f"task {task.name!r} came in shape {array.shape}, expected {expected}")
         if not np.isfinite(array).all():
             raise ServerError(f"task {task.name!r} came with scores that are not finite numbers")
         scores[task.name] = array
     return scores
+
+
+def batch_words(response: Any, batch: Batch) -> NDArray[np.int64]:
+    """Word and place of every token. *Shape:* (rows, tokens, 3).
+
+    Raises:
+        Misfit: the output is missing or of another shape.
+    """
+    array = response_arrays(response).get("token_words")
+    if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (len(batch.rows), 3):
+        raise Misfit("the answer does not say for every row where its tokens stand")
+    return array
 
 
 def batch_truncated(response: Any, batch: Batch) -> list[bool]:

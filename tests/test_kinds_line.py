@@ -6,6 +6,7 @@ One of them is made up here, of what a new kind may be made of: one class. Nothi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,11 +17,12 @@ import torch
 from builder.model.bundle import load_bundle
 from builder.model.kinds import KINDS
 from builder.model.kinds.base import Kind
+from builder.model.kinds.span_tags import read_spans
 from builder.repository.build import build_repository
 from builder.tasks import load_task, read_examples
 from builder.tasks.metrics import measure
 from builder.training.run import train
-from clients import Client
+from clients import BadInput, Client
 from clients.display import answer_record, task_table
 from clients.lines import Line
 from server import Server
@@ -44,15 +46,15 @@ class Stars(Kind):
     def describe(self, space):
         return "stars"
 
-    def encode(self, label, space):
+    def encode(self, label, space, text=""):
         if label not in (0, 1, 2, 3):
             raise ValueError(f"label {label!r} is not 0 to 3 stars")
         return label
 
-    def targets(self, encoded: Sequence[Any], space):
+    def targets(self, encoded: Sequence[Any], space, offsets=None):
         return np.array(encoded, dtype=np.float32)
 
-    def loss(self, raw, targets, weights=None):
+    def loss(self, raw, targets, output=None, weights=None):
         return torch.nn.functional.mse_loss(3 * torch.sigmoid(raw.squeeze(-1)), targets)
 
     def soft_loss(self, raw, teacher, temperature):
@@ -61,7 +63,7 @@ class Stars(Kind):
     def fit(self, raw, targets, space):
         return {"most": float(targets.max())}
 
-    def scores(self, raw, space):
+    def scores(self, raw, space, output=None):
         return torch.clamp(3 * torch.sigmoid(raw), 0, space.fitted.get("most", 3))
 
     def predictions(self, scores, space):
@@ -94,11 +96,43 @@ def many(count: int, seed: int) -> list[tuple[str, str]]:
     return [(label.replace("_", " "), label) for label in labels]
 
 
+def lamps(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
+    """Words and their tags: lights of a colour, and media."""
+    draw = np.random.default_rng(seed)
+    known = {
+        "film": ["B-medium"],
+        "music": ["B-medium"],
+        "red light": ["B-lamp", "I-lamp"],
+        "blue light": ["B-lamp", "I-lamp"],
+    }
+    found = []
+    for _ in range(count):
+        words, tags = [], []
+        for part in draw.permutation([*draw.choice(list(known), 2), *draw.choice(["please", "the", "red", "xyz"], 2)]):
+            words += part.split()
+            tags += known.get(part, ["O"])
+        found.append((words, tags))
+    return found
+
+
 TASKS = {
     "about": ('kind = "multilabel"\nlabels = ["film", "music", "light"]', rows, list),
     "rating": ('kind = "stars"\nrange = [0, 3]', rows, len),
     "pairs": (f'labels = {json.dumps(PAIRS)}\noptions = {{class_weights = "balanced", none_below = 0.6}}', many, str),
+    "slots": ('kind = "tagging"\nlabels = ["lamp", "medium"]\ntext_field = "words"', lamps, list),
+    "plain_slots": (
+        'kind = "tagging"\nlabels = ["lamp", "medium"]\ntext_field = "words"\n'
+        'options = {output = "softmax", scheme = "BILOU"}',
+        lamps,
+        lambda tags: bilou(tags),
+    ),
 }
+
+
+def bilou(tags: list[str]) -> list[str]:
+    ends = [after[0] != "I" for after in [*tags[1:], "O"]]
+    letters = {("B", True): "U", ("I", True): "L"}
+    return [letters.get((tag[0], end), tag[0]) + tag[1:] for tag, end in zip(tags, ends, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +150,12 @@ def trained(made_up, tiny_trunk, tmp_path_factory):
     results = {}
     for name, (head, texts, label) in TASKS.items():
         for split, seed, count in (("train", 0, 400), ("dev", 1, 60)):
-            lines = [json.dumps({"sentence": text, "label": label(held)}) for text, held in texts(count, seed)]
+            field = "words" if "words" in head else "sentence"
+            lines = [json.dumps({field: text, "label": label(held)}) for text, held in texts(count, seed)]
             (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines))
         file = folder / f"{name}.toml"
-        recipe = "tap = 1\nlayers = 1\nepochs = 12\nbatch_size = 32\nlearning_rate = 3e-3\nmax_length = 32"
+        epochs = 40 if "tagging" in head else 12
+        recipe = f"tap = 1\nlayers = 1\nepochs = {epochs}\nbatch_size = 32\nlearning_rate = 3e-3\nmax_length = 32"
         file.write_text(f'{head}\ntrain = "{name}_train.jsonl"\ndev = "{name}_dev.jsonl"\n[recipe]\n{recipe}\n')
         task = load_task(file)
         results[name] = (task, train(task, tiny_trunk, heads=folder / "heads", cache=folder / "cache"))
@@ -142,6 +178,8 @@ def test_a_kind_learns_and_says_so_on_its_card(trained):
     about, rating = results["about"][1].spec, results["rating"][1].spec
     assert about.scores["mean_average_precision"] > 0.9
     assert rating.scores["accuracy"] > 0.6
+    for name in ("slots", "plain_slots"):
+        assert results[name][1].spec.scores["span_f1"] > 0.7, results[name][1].epoch_scores
     assert rating.fitted == {"most": 3.0}
     assert len(about.fitted["thresholds"]) == 3
     assert "any of `film`, `music`, `light`" in (heads / "about" / "README.md").read_text()
@@ -155,7 +193,7 @@ def test_a_finished_head_is_not_trained_again(trained, tiny_trunk, tmp_path):
         assert again.spec == result.spec
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["about", "rating", "pairs"])
 def test_what_is_served_scores_as_the_card_says(client, trained, name):
     task, result = trained[0][name]
     dev = read_examples(task, "dev")
@@ -187,7 +225,7 @@ def test_a_kind_that_reads_as_another_needs_nothing_in_the_client(client):
     served = client.tasks()["rating"]
     assert (served.kind, served.reads_as) == ("stars", "regression")
     assert 0 <= client.predict("please the film", tasks=["rating"])[0]["rating"].score <= 3
-    assert task_table(client.catalogue()).row_count == 3
+    assert task_table(client.catalogue()).row_count == len(TASKS)
 
 
 def test_a_hundred_and_more_labels_with_weights_and_none_of_these(client, trained):
@@ -203,3 +241,64 @@ def test_a_hundred_and_more_labels_with_weights_and_none_of_these(client, traine
         assert said.none_of_these == (said.score < 0.6)
         assert said.record(3).get("none_of_these", False) == said.none_of_these
         assert (said.lines(1)[0][0] == "(none of these)") == said.none_of_these
+
+
+@pytest.mark.parametrize("name", ["slots", "plain_slots"])
+def test_spans_that_are_served_score_as_the_card_says(client, trained, name):
+    """Spans by their characters, as a user gets them, against those of the data."""
+    right = found = wanted = 0
+    dev = [(" ".join(words), tags) for words, tags in lamps(60, 1)]
+    for (text, tags), answer in zip(dev, client.predict([text for text, _ in dev], tasks=[name]), strict=True):
+        spans = {(span.type, span.start, span.end) for span in answer[name].spans}
+        assert all(text[span.start : span.end] == span.text for span in answer[name].spans)
+        words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+        expected = {
+            (kind, words[first][0], words[last][1]) for first, last, kind in read_spans(tags, ("lamp", "medium"), "BIO")
+        }
+        right, found, wanted = right + len(spans & expected), found + len(spans), wanted + len(expected)
+    f1 = 2 * right / (found + wanted)
+    assert f1 == pytest.approx(trained[0][name][1].spec.scores["span_f1"], abs=1e-9)
+
+
+@pytest.mark.parametrize(("name", "tags"), [("slots", ["B-lamp", "I-lamp"]), ("plain_slots", ["B-lamp", "L-lamp"])])
+def test_words_and_spans_stand_where_they_are_in_the_text(client, name, tags):
+    """Tabs, line breaks, an emoji and letters of several bytes before them."""
+    text = "\u00e4\u4e2d \U0001f3b5\tplease\n\n the  RED light , film"
+    said = client.predict(text, tasks=[name])[0][name]
+    assert {("lamp", "RED light"), ("medium", "film")} <= {(span.type, span.text) for span in said.spans}
+    for part in (*said.spans, *said.words):
+        assert text[part.start : part.end] == part.text
+    words = {word.text: word.tag for word in said.words}
+    assert [words["RED"], words["light"]] == tags
+    assert words["film"] in ("B-medium", "U-medium")
+    assert words["please"] == "O"
+    assert "\U0001f3b5" in words
+
+
+def test_words_that_were_cut_off_say_so(client):
+    text = "please the red light " * 40
+    answer = client.predict(text, tasks=["slots"])[0]
+    said = answer["slots"]
+    assert answer.truncated
+    assert len(said.words) == 160
+    cut = [word for word in said.words if word.tag is None]
+    assert 100 < len(cut) < 140
+    assert all(word.tag is None for word in said.words[-len(cut) :])
+    assert all(text[word.start : word.end] == word.text for word in said.words)
+
+
+def test_tasks_about_words_are_not_asked_with_token_ids(client):
+    assert "slots" not in client.predict_tokens([[2, 7, 3]])[0].predictions
+    with pytest.raises(BadInput, match="task 'slots' is about the words of a text: give the text, not token ids"):
+        client.predict_tokens([[2, 7, 3]], tasks=["slots"])
+
+
+def test_spans_are_asked_together_with_everything_else(client):
+    texts = ["please the film", "red light and music very", "no"]
+    together = client.predict(texts)
+    assert set(together[0].predictions) == set(TASKS)
+    for name in ("slots", "about"):
+        for alone, whole in zip(client.predict(texts, tasks=[name]), together, strict=True):
+            one, other = alone[name], whole[name]
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+            assert [line[0] for line in one.lines(9)] == [line[0] for line in other.lines(9)]

@@ -30,6 +30,11 @@ class WholeModel(nn.Module):
         self.head = head
         self.register_buffer("row_of_token", row_of_token, persistent=False)
 
+    @property
+    def output(self) -> nn.Linear:
+        """Its output."""
+        return self.head.output
+
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw outputs. *Shape of each input:* (batch_size, tokens); *of the result:* (batch_size, outputs)."""
         rows = self.row_of_token[input_ids]
@@ -37,12 +42,12 @@ class WholeModel(nn.Module):
         return raw
 
 
-def new_whole_model(trunk: Trunk, *, outputs: int, vocabulary: Tensor | None = None) -> WholeModel:
+def new_whole_model(trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tensor | None = None) -> WholeModel:
     """A copy of the whole trunk to be fine-tuned, with a fresh output from torch's global generator.
 
     Args:
         trunk: what to start from.
-        outputs: numbers that it gives for a text.
+        outputs: numbers that it gives for a text, or an output of a kind's own.
         vocabulary: the token ids that it will ever see; None for all. Other tokens' embeddings take no gradient, so
             training is the same without them; with them, most of an optimizer step is spent on them.
             *Shape:* (token ids,)

@@ -85,10 +85,10 @@ def _check(task: Task, records: Iterable[Record | BrokenLine]) -> tuple[list[str
             faults.add(record.line, "broken line", record.why)
             continue
         try:
-            text: str | tuple[str, str] = _text(record, task.text_field)
+            text: str | tuple[str, str] = _text(record, task.text_field, task)
             if task.form == "pair":
-                text = (text, _text(record, task.text_pair_field))  # type: ignore[assignment]
-            target = _target(record, task)
+                text = (text, _text(record, task.text_pair_field, task))  # type: ignore[assignment]
+            target = _target(record, task, text)
         except RowError as fault:
             faults.add(record.line, fault.sort, fault.why)
             continue
@@ -105,10 +105,11 @@ def _value(record: Record, field: str) -> object:
     return value
 
 
-def _text(record: Record, field: str) -> str:
-    value = _value(record, field)
-    if not isinstance(value, str):
-        raise RowError("not a text", f"{field!r} is {value!r:.40}")
+def _text(record: Record, field: str, task: Task) -> str:
+    try:
+        value = task.answers.text(_value(record, field))
+    except ValueError as error:
+        raise RowError("not a text", f"{field!r} is {error}") from None
     if is_not_utf8(value):
         raise RowError("not a text", f"{field!r} has half of a surrogate pair in it")
     # Neither blanks nor control characters leave the tokenizer anything to read.
@@ -117,9 +118,9 @@ def _text(record: Record, field: str) -> str:
     return value
 
 
-def _target(record: Record, task: Task) -> Any:
+def _target(record: Record, task: Task, text: str | tuple[str, str]) -> Any:
     value = _value(record, task.label_field)
     try:
-        return task.answers.encode(value, task)
+        return task.answers.encode(value, task, text if isinstance(text, str) else "")
     except (ValueError, OverflowError) as error:
         raise RowError("bad label", str(error)) from None

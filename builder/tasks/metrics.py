@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.model.kinds import Kind
+from builder.tasks.span_metrics import span_f1, token_accuracy
 
 Numbers = NDArray[Any]
 
@@ -128,6 +129,8 @@ METRICS: dict[str, Metric] = {
     "f1_accuracy": Metric(lambda p, t: (_f1(p, t) + _accuracy(p, t)) / 2, exactly_two_labels=True),
     "mean_average_precision": Metric(_mean_average_precision),
     "micro_f1": Metric(lambda p, t: _averaged_f1(p, t, "micro")),
+    "span_f1": Metric(span_f1),
+    "token_accuracy": Metric(token_accuracy),
     "pearson": Metric(_pearson),
     "spearman": Metric(_spearman),
     "pearson_spearman": Metric(lambda p, t: (_pearson(p, t) + _spearman(p, t)) / 2),

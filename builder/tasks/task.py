@@ -102,6 +102,14 @@ class Task(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _form_fits_kind(self) -> Task:
+        if self.form not in self.answers.forms:
+            raise ValueError(
+                f"form {self.form!r} is not for kind {self.kind}; allowed: {', '.join(self.answers.forms)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _metrics_fit_answer(self) -> Task:
         for name in self.metrics:
             check_metric(name, self.answers, self.labels)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import AnswerSpace
 from builder.tasks import Task
 from builder.tasks.metrics import measure
 from builder.training.batches import plain_batches
+from builder.training.objective import output_of
 from builder.training.states import States
 
 _BATCH = 128
@@ -30,6 +35,21 @@ class LabelledStates:
     targets: Tensor
 
 
+def in_order(parts: Sequence[Tensor], rows_of: Sequence[NDArray[np.int64]]) -> Tensor:
+    """The rows of several batches in the order of the data; where batches differ in length, filled up with noughts.
+
+    Args:
+        parts: a tensor a batch. *Shape:* (batch_size, ...)
+        rows_of: which rows these are. *Shape:* (batch_size,)
+    """
+    sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
+    found = torch.zeros(sum(len(rows) for rows in rows_of), *sizes)
+    for part, rows in zip(parts, rows_of, strict=True):
+        padding = [end for most, size in zip(sizes, part.shape[1:], strict=True) for end in (most - size, 0)]
+        found[torch.from_numpy(rows)] = functional.pad(part, padding[::-1])
+    return found
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The scores of a head.
@@ -45,7 +65,7 @@ class Evaluation:
 
 def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
     """Measures a model by its task's metrics, with nothing fitted. The model is left in evaluation mode."""
-    return measure_raw(raw_outputs(model, data.states), data.targets, task, task)
+    return measure_raw(raw_outputs(model, data.states), data.targets, task, task, output_of(model))
 
 
 def fit_answers(model: nn.Module, data: LabelledStates, task: Task, plan: HeadSpec) -> tuple[HeadSpec, Evaluation]:
@@ -62,26 +82,27 @@ def fit_answers(model: nn.Module, data: LabelledStates, task: Task, plan: HeadSp
     """
     raw = raw_outputs(model, data.states)
     spec = plan.model_copy(update={"fitted": task.answers.fit(raw, data.targets.numpy(), plan)})
-    return spec, measure_raw(raw, data.targets, task, spec)
+    return spec, measure_raw(raw, data.targets, task, spec, output_of(model))
 
 
-def measure_raw(raw: Tensor, targets: Tensor, task: Task, space: AnswerSpace) -> Evaluation:
+@torch.no_grad()
+def measure_raw(
+    raw: Tensor, targets: Tensor, task: Task, space: AnswerSpace, output: nn.Module | None = None
+) -> Evaluation:
     """The scores of raw outputs. *Shape:* (texts, outputs) and (texts, ...)."""
-    served = task.answers.scores(raw, space).numpy()
+    served = task.answers.scores(raw, space, None if output is None else output.cpu()).numpy()
     scores, notes = measure(task.metrics, task.answers.predictions(served, space), targets.numpy())
     return Evaluation(scores, notes)
 
 
 @torch.no_grad()
 def raw_outputs(model: nn.Module, states: States) -> Tensor:
-    """A model's raw outputs, on the CPU, in the texts' order. *Shape:* (texts, outputs)."""
+    """A model's raw outputs, on the CPU, in the texts' order.
+
+    *Shape:* (texts, outputs); by token (texts, tokens of the longest, outputs), with noughts at padding.
+    """
     model.eval()
     device = next(model.parameters()).device
-    found: Tensor | None = None
-    for rows in plain_batches(states.lengths, _BATCH):
-        raw = model(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu()
-        if found is None:
-            found = torch.empty(len(states.lengths), *raw.shape[1:])
-        found[torch.from_numpy(rows)] = raw
-    assert found is not None, "examples are never empty"
-    return found
+    rows_of = plain_batches(states.lengths, _BATCH)
+    parts = [model(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu() for rows in rows_of]
+    return in_order(parts, rows_of)

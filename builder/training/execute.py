@@ -93,7 +93,9 @@ def trained_head(record: RunRecord, bench: Workbench) -> Head:
     path = _weights_file(bench, record.key)
     recipe = record.spec.recipe
     task = bench.task(record.spec.task)
-    head = empty_head(bench.trunk, outputs=task.answers.outputs(task), layers=recipe.layers, query=recipe.query)
+    head = empty_head(
+        bench.trunk, outputs=task.answers.output(bench.trunk.width, task), layers=recipe.layers, query=recipe.query
+    )
     try:
         weights = load_file(path)
     except FileNotFoundError:
@@ -196,7 +198,7 @@ class _Run:
 
     def _model(self) -> nn.Module:
         recipe = self.spec.recipe
-        outputs = self.task.answers.outputs(self.task)
+        outputs = self.task.answers.output(self.bench.trunk.width, self.task)
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
             if self.spec.role == "full":
@@ -214,7 +216,7 @@ class _Run:
     def _material(self, model: nn.Module) -> tuple[LabelledStates, Objective]:
         name, recipe, how = self.spec.task, self.spec.recipe, self.spec.distillation
         targets = self.bench.targets(name, "train")
-        plain = LabelObjective.of(self.task, targets)
+        plain = LabelObjective.of(self.task, targets, model)
         if self.spec.role == "full":
             return LabelledStates(self.bench.tokens(name, "train"), targets), plain
         if how is None:
@@ -228,6 +230,8 @@ class _Run:
         answers = self.bench.answers(asked, lambda: ask_teacher(self._teacher(how).to(device), joined))
         objective: Objective = DistilObjective(plain, answers.raw, how.temperature)
         if how.state_weight:
+            if self.task.answers.by_token:
+                raise UserError(f"task {name}: a student that answers for every token learns no states")
             assert isinstance(model, Head)
             objective = StateObjective(objective, model.dropout, answers.states, how.state_weight)
         return LabelledStates(joined, targets), objective

@@ -27,27 +27,36 @@ class LabelObjective:
         count: how many rows have a label: the first ones.
     """
 
-    def __init__(self, kind: Kind, targets: Tensor, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, kind: Kind, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> None:
         """Makes the objective.
 
         Args:
             kind: the task's kind.
             targets: of the labelled rows; see Kind.targets. *Shape:* (labelled, ...)
+            output: of the model that is trained.
             weights: how much each counts; None is alike. *Shape:* (labelled,)
         """
-        self.kind, self.count, self._targets, self._weights = kind, len(targets), targets, weights
+        self.kind, self.count, self._targets = kind, len(targets), targets
+        self._output, self._weights = output, weights
 
     @classmethod
-    def of(cls, task: Task, targets: Tensor) -> LabelObjective:
-        """The objective of a task, with the weights that it asks for."""
+    def of(cls, task: Task, targets: Tensor, model: nn.Module) -> LabelObjective:
+        """The objective of a task for a model, with the weights that the task asks for."""
         weights = task.answers.weights(targets.numpy(), task)
-        return cls(task.answers, targets, None if weights is None else torch.from_numpy(weights))
+        return cls(task.answers, targets, output_of(model), None if weights is None else torch.from_numpy(weights))
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See Objective."""
         targets = self._targets[rows].to(raw.device)
         weights = None if self._weights is None else self._weights[rows].to(raw.device)
-        return self.kind.loss(raw, targets, weights)
+        return self.kind.loss(raw, targets, self._output, weights)
+
+
+def output_of(model: nn.Module) -> nn.Module | None:
+    """The output of a head or of a whole model, for a kind whose output has more parameters than a matrix."""
+    return getattr(model, "output", None)
 
 
 class DistilObjective:

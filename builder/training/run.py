@@ -21,6 +21,7 @@ from builder.training.evaluation import LabelledStates, fit_answers
 from builder.training.fitting import DivergedError, FitState, fit
 from builder.training.provenance import find_finished, finished_spec, planned_spec, run_key
 from builder.training.result import TrainResult
+from builder.training.targets import labelled_targets
 
 _SPLITS: tuple[Split, ...] = ("train", "dev")
 
@@ -78,7 +79,7 @@ def train(
     if force:
         checkpoint.remove()
     started = time.monotonic()
-    data = {split: _labelled(task, recipe, cached[split], examples[split]) for split in _SPLITS}
+    data = {split: _labelled(task, trunk, recipe, cached[split], examples[split]) for split in _SPLITS}
     state = _fit(head, task, recipe, data, arithmetic, checkpoint, progress)
     _take_best(head, state)
     fitted, evaluation = fit_answers(head, data["dev"], task, plan)
@@ -107,7 +108,7 @@ def _with_tap(recipe: Recipe, trunk: Trunk) -> Recipe:
 def _fresh_head(task: Task, trunk: Trunk, recipe: Recipe) -> Head:
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
-        outputs = task.answers.outputs(task)
+        outputs = task.answers.output(trunk.width, task)
         return new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers, query=recipe.query)
 
 
@@ -150,8 +151,8 @@ def _cut_notes(
     )
 
 
-def _labelled(task: Task, recipe: Recipe, texts: CachedTexts, examples: Examples) -> LabelledStates:
-    targets = torch.from_numpy(task.answers.targets(examples.targets, task))
+def _labelled(task: Task, trunk: Trunk, recipe: Recipe, texts: CachedTexts, examples: Examples) -> LabelledStates:
+    targets = labelled_targets(task, examples, trunk, recipe.max_length)
     return LabelledStates(texts.states[recipe.standing], targets)
 
 

@@ -19,6 +19,7 @@ from builder.training.cache import CachedTexts, StateCache, cache_root
 from builder.training.labelling import TeacherAnswers
 from builder.training.run_record import RunStore
 from builder.training.states import TokenStates
+from builder.training.targets import labelled_targets
 from builder.training.tokens import Texts, tokenise
 
 SPLITS: tuple[Split, ...] = ("train", "dev")
@@ -87,8 +88,8 @@ class Workbench:
 
     def targets(self, name: str, split: Split) -> Tensor:
         """What the kind's ``targets`` gives. *Shape:* (texts, ...)."""
-        task = self.task(name)
-        return torch.from_numpy(task.answers.targets(self.examples(name, split).targets, task))
+        task, examples = self.task(name), self.examples(name, split)
+        return labelled_targets(task, examples, self.trunk, self.settings.max_length)
 
     def tokens(self, name: str, split: Split) -> TokenStates:
         """A task's texts as token ids: what a whole encoder trains on."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from clients.kinds.classification import ClassificationReader
 from clients.kinds.multilabel import MultilabelReader
-from clients.kinds.reader import Reader
+from clients.kinds.reader import Reader, RowRead
 from clients.kinds.regression import RegressionReader
+from clients.kinds.tagging import TaggingReader
 from clients.task_info import TaskInfo
 
 READERS: dict[str, Reader] = {
-    reader.kind: reader for reader in (ClassificationReader(), RegressionReader(), MultilabelReader())
+    reader.kind: reader for reader in (ClassificationReader(), RegressionReader(), MultilabelReader(), TaggingReader())
 }
 
 
@@ -21,4 +22,4 @@ def reader_of(task: TaskInfo) -> Reader | None:
     return READERS.get(task.reads_as or task.kind)
 
 
-__all__ = ["READERS", "Reader", "reader_of"]
+__all__ = ["READERS", "Reader", "RowRead", "reader_of"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
 from clients.answer import Prediction, short
-from clients.kinds.reader import Reader
+from clients.kinds.reader import Reader, RowRead
 from clients.task_info import TaskInfo
 
 
@@ -43,11 +42,11 @@ class ClassificationReader(Reader):
         """No labels."""
         return None if task.labels else f"a {task.kind} task without labels"
 
-    def outputs(self, task: TaskInfo) -> int:
+    def shape(self, task: TaskInfo) -> tuple[int | None, ...]:
         """One a label."""
-        return len(task.labels or ())
+        return (len(task.labels or ()),)
 
-    def read(self, task: TaskInfo, scores: Sequence[float]) -> Prediction:
+    def read(self, task: TaskInfo, scores: Any, row: RowRead | None = None) -> Prediction:
         """See Reader.read."""
         ranked = dict(sorted(zip(task.labels or (), scores, strict=True), key=lambda pair: -pair[1]))
         label, score = next(iter(ranked.items()))

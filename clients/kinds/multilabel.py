@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clients.answer import Prediction, short
-from clients.kinds.reader import Reader
+from clients.kinds.reader import Reader, RowRead
 from clients.task_info import TaskInfo
 
 
@@ -46,11 +46,11 @@ class MultilabelReader(Reader):
             return f"a {task.kind} task whose thresholds are not one a label"
         return None
 
-    def outputs(self, task: TaskInfo) -> int:
+    def shape(self, task: TaskInfo) -> tuple[int | None, ...]:
         """One a label."""
-        return len(task.labels or ())
+        return (len(task.labels or ()),)
 
-    def read(self, task: TaskInfo, scores: Sequence[float]) -> Prediction:
+    def read(self, task: TaskInfo, scores: Any, row: RowRead | None = None) -> Prediction:
         """See Reader.read."""
         thresholds: Sequence[float] = task.thresholds  # type: ignore[attr-defined]  # fault has looked
         triples = sorted(zip(task.labels or (), scores, thresholds, strict=True), key=lambda triple: -triple[1])

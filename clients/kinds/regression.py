@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clients.answer import Prediction, short
-from clients.kinds.reader import Reader
+from clients.kinds.reader import Reader, RowRead
 from clients.task_info import TaskInfo
 
 
@@ -33,11 +32,11 @@ class RegressionReader(Reader):
         """A number can always be read."""
         return None
 
-    def outputs(self, task: TaskInfo) -> int:
+    def shape(self, task: TaskInfo) -> tuple[int | None, ...]:
         """One."""
-        return 1
+        return (1,)
 
-    def read(self, task: TaskInfo, scores: Sequence[float]) -> Prediction:
+    def read(self, task: TaskInfo, scores: Any, row: RowRead | None = None) -> Prediction:
         """See Reader.read."""
         return NumberPrediction(task.name, None, scores[0], {})
 

@@ -37,7 +37,7 @@ def test_the_contracts_example():
         4,
         1,
     )
-    assert reader_of(task).outputs(task) == 2
+    assert reader_of(task).shape(task) == (2,)
 
 
 def test_fields_of_a_later_version_are_ignored():

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from builder.model.kinds.options import Options
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+Offsets = Sequence[Sequence[tuple[int, int]]]
+"""For each text, the first character of every token and the one after its last; equal for a special token."""
 
 Scores = NDArray[np.float32]
 
@@ -46,6 +49,8 @@ class Kind(ABC):
 
     Attributes:
         name: as a task file and head.json give it.
+        forms: whether it may read one text, a pair, or both.
+        by_token: whether a head answers for every token, and the metrics are about words.
         uses_labels: whether a task of the kind has labels.
         fewest_labels: how many it has at least.
         uses_range: whether it has a range.
@@ -57,6 +62,8 @@ class Kind(ABC):
     """
 
     name: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]] = ("single", "pair")
+    by_token: ClassVar[bool] = False
     uses_labels: ClassVar[bool] = False
     fewest_labels: ClassVar[int] = 2
     uses_range: ClassVar[bool] = False
@@ -84,7 +91,20 @@ class Kind(ABC):
 
     @abstractmethod
     def outputs(self, space: AnswerSpace) -> int:
-        """How many numbers a head of this kind gives for a text."""
+        """How many numbers a head of this kind gives for a text, or for a token."""
+
+    def dims(self, space: AnswerSpace) -> list[int]:
+        """Dims of what is served for a text; -1 stands for its tokens."""
+        return [self.outputs(space)]
+
+    def output(self, width: int, space: AnswerSpace) -> nn.Linear:
+        """A head's output, untrained: raw outputs of its last state. *Shape:* (..., width) to (..., outputs).
+
+        A kind may give it more parameters than those; the loss and the scores get to see them.
+        """
+        from torch import nn
+
+        return nn.Linear(width, self.outputs(space))
 
     @abstractmethod
     def describe(self, space: AnswerSpace) -> str:
@@ -96,16 +116,33 @@ class Kind(ABC):
 
     # Data.
 
+    def text(self, value: object) -> str:
+        """A text of the data. Raises ValueError with what was found in its place."""
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r:.40}")
+        return value
+
     @abstractmethod
-    def encode(self, label: object, space: AnswerSpace) -> Any:
+    def encode(self, label: object, space: AnswerSpace, text: str = "") -> Any:
         """A label of the data as what ``targets`` takes.
+
+        Args:
+            label: as the data have it.
+            space: what the task may answer.
+            text: the row's text, for a kind whose labels are about parts of it.
 
         Raises ValueError with what is wrong and what is allowed.
         """
 
     @abstractmethod
-    def targets(self, encoded: Sequence[Any], space: AnswerSpace) -> NDArray[Any]:
-        """Encoded labels as what the loss and the metrics take. *Shape:* (rows, ...)."""
+    def targets(self, encoded: Sequence[Any], space: AnswerSpace, offsets: Offsets | None = None) -> NDArray[Any]:
+        """Encoded labels as what the loss and the metrics take. *Shape:* (rows, ...).
+
+        Args:
+            encoded: what ``encode`` gave.
+            space: what the task may answer.
+            offsets: the rows' tokens, for a kind ``by_token``.
+        """
 
     def absent(self, encoded: Sequence[Any], space: AnswerSpace) -> list[str]:
         """The labels that no row has."""
@@ -118,12 +155,15 @@ class Kind(ABC):
         return None
 
     @abstractmethod
-    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def loss(
+        self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Mean loss over the batch.
 
         Args:
-            raw: a head's raw outputs. *Shape:* (batch_size, outputs)
+            raw: a head's raw outputs. *Shape:* (batch_size, outputs), or (batch_size, tokens, outputs)
             targets: see ``targets``. *Shape:* (batch_size, ...)
+            output: the head's output, for a kind whose output has more parameters than a matrix.
             weights: of the rows, where the kind's ``weights`` gives some. *Shape:* (batch_size,)
         """
 
@@ -150,8 +190,14 @@ class Kind(ABC):
     # Answers.
 
     @abstractmethod
-    def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
-        """What is served: numbers that a user can read. *Shape:* (batch_size, outputs), in and out."""
+    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
+        """What is served: numbers that a user can read. *Shape:* (batch_size, outputs) to (batch_size, ``dims``).
+
+        Args:
+            raw: raw outputs.
+            space: what the task may answer.
+            output: the head's output, as for ``loss``.
+        """
 
     @abstractmethod
     def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[Any]:
@@ -164,6 +210,10 @@ class Kind(ABC):
         Returns:
             *Shape:* (rows, ...)
         """
+
+    def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
+        """By how much served scores are not what they should be: the greatest difference of a number."""
+        return float(np.abs(found - expected).max())
 
     def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
         """What is wrong with scores that a head of unknown origin gives for real texts; None where nothing is.
@@ -215,3 +265,17 @@ def known_label(label: object, space: AnswerSpace) -> int:
         shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
         raise ValueError(f"label {label!r} is not one of: {shown}")
     return labels.index(text)
+
+
+def stack_rows(rows: Sequence[Scores]) -> Scores:
+    """The scores of several texts as one array; where they differ in tokens, filled up with -1, as a kind's padding.
+
+    Args:
+        rows: *Shape:* (outputs,), or (tokens, 2)
+    """
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    found = np.full((len(rows), max(len(row) for row in rows), *rows[0].shape[1:]), -1, dtype=np.float32)
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return found

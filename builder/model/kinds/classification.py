@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from builder.model.kinds.base import AnswerSpace, Kind, Scores, known_label, labels_of
+from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_label, labels_of
 from builder.model.kinds.calibration import calibrate
 from builder.model.kinds.options import Options
 
@@ -17,7 +17,7 @@ _SUM_TOLERANCE = 1e-3
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class ClassificationOptions(Options):
@@ -61,11 +61,11 @@ class Classification(Kind):
         none_below = ClassificationOptions.read(space.options).none_below
         return {} if none_below is None else {"none_below": none_below}
 
-    def encode(self, label: object, space: AnswerSpace) -> int:
+    def encode(self, label: object, space: AnswerSpace, text: str = "") -> int:
         """The label's index."""
         return known_label(label, space)
 
-    def targets(self, encoded: Sequence[int], space: AnswerSpace) -> NDArray[np.int64]:
+    def targets(self, encoded: Sequence[int], space: AnswerSpace, offsets: Offsets | None = None) -> NDArray[np.int64]:
         """Indices of labels. *Shape:* (rows,)."""
         return np.array(encoded, dtype=np.int64)
 
@@ -87,7 +87,9 @@ class Classification(Kind):
             of_label = np.array([wanted.get(label, 1.0) for label in labels])
         return of_label[targets].astype(np.float32)
 
-    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def loss(
+        self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross entropy; the mean by the rows' weights."""
         from torch.nn import functional
 
@@ -108,7 +110,7 @@ class Classification(Kind):
         """The temperature by which the probabilities mean what they say; see calibrate."""
         return calibrate(raw.numpy(), targets)
 
-    def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
+    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
         """Probabilities that sum to 1, calibrated where a temperature was fitted."""
         import torch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.model.kinds.base import AnswerSpace, Kind, Scores, known_label, labels_of
+from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_label, labels_of
 
 # In a table, where a cell is one text.
 SEPARATOR = "|"
@@ -18,7 +18,7 @@ _THRESHOLD_DIGITS = 4
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Multilabel(Kind):
@@ -57,7 +57,7 @@ class Multilabel(Kind):
         usual = [_USUAL_THRESHOLD] * len(labels_of(space))
         return np.array(space.fitted.get("thresholds") or usual, dtype=np.float64)
 
-    def encode(self, label: object, space: AnswerSpace) -> tuple[int, ...]:
+    def encode(self, label: object, space: AnswerSpace, text: str = "") -> tuple[int, ...]:
         """Indices of the labels that hold, of a list or of a text with ``|`` between them; empty for none."""
         if isinstance(label, str):
             label = _split(label)
@@ -68,7 +68,9 @@ class Multilabel(Kind):
             raise ValueError(f"label {label!r:.60} has one twice")
         return tuple(sorted(found))
 
-    def targets(self, encoded: Sequence[tuple[int, ...]], space: AnswerSpace) -> NDArray[np.float32]:
+    def targets(
+        self, encoded: Sequence[tuple[int, ...]], space: AnswerSpace, offsets: Offsets | None = None
+    ) -> NDArray[np.float32]:
         """1 for a label that holds. *Shape:* (rows, labels)."""
         found = np.zeros((len(encoded), len(labels_of(space))), dtype=np.float32)
         for row, indices in enumerate(encoded):
@@ -80,7 +82,9 @@ class Multilabel(Kind):
         present = {index for indices in encoded for index in indices}
         return [label for index, label in enumerate(labels_of(space)) if index not in present]
 
-    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def loss(
+        self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Binary cross entropy, the mean over texts and labels."""
         from torch.nn import functional
 
@@ -100,7 +104,7 @@ class Multilabel(Kind):
         columns = range(scores.shape[1])
         return {"thresholds": [_best_threshold(scores[:, column], targets[:, column]) for column in columns]}
 
-    def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
+    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
         """A probability a label."""
         import torch
 

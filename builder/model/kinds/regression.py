@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.model.kinds.base import AnswerSpace, Kind, Scores
+from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Regression(Kind):
@@ -37,7 +37,7 @@ class Regression(Kind):
         """Its range."""
         return "a number from {:g} to {:g}".format(*_range(space))
 
-    def encode(self, label: object, space: AnswerSpace) -> float:
+    def encode(self, label: object, space: AnswerSpace, text: str = "") -> float:
         """The number, scaled to 0..1."""
         low, high = _range(space)
         try:
@@ -48,11 +48,15 @@ class Regression(Kind):
             raise ValueError(f"label {label!r} is not a number from {low:g} to {high:g}")
         return (number - low) / (high - low)
 
-    def targets(self, encoded: Sequence[float], space: AnswerSpace) -> NDArray[np.float32]:
+    def targets(
+        self, encoded: Sequence[float], space: AnswerSpace, offsets: Offsets | None = None
+    ) -> NDArray[np.float32]:
         """Numbers from 0 to 1. *Shape:* (rows,)."""
         return np.array(encoded, dtype=np.float32)
 
-    def loss(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def loss(
+        self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Mean squared error on the 0..1 scale."""
         from torch.nn import functional
 
@@ -64,7 +68,7 @@ class Regression(Kind):
 
         return functional.mse_loss(raw, teacher)
 
-    def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
+    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
         """The number in the task's range."""
         low, high = _range(space)
         return raw * (high - low) + low

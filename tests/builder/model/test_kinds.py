@@ -123,7 +123,8 @@ def test_weights_of_labels_weigh_their_rows():
     assert weights.tolist() == [1, 3]
     assert kind.weights(targets, space()) is None
     # (1 * -log(0.75) + 3 * -log(0.25)) / 4, by hand
-    loss = kind.loss(torch.tensor([[1.0986123, 0.0], [1.0986123, 0.0]]), torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+    raw, labels = torch.tensor([[1.0986123, 0.0]] * 2), torch.tensor([0, 1])
+    loss = kind.loss(raw, labels, weights=torch.tensor([1.0, 3.0]))
     assert loss.item() == pytest.approx((0.2876821 + 3 * 1.3862944) / 4, abs=1e-6)
 
 
