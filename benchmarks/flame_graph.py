@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     texts = texts_of_length(load_trunk(options.trunk), options.tokens)
-    with TritonSystem("profiled", "", options.repository).running() as target:
+    with TritonSystem("profiled", "", options.repository, tasks=0).running() as target:
         requests = [target.requests(text) for text in texts]
         load = threading.Thread(target=run_load, args=(target.host, target.port, requests, 4, options.seconds + 5))
         load.start()

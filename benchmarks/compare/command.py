@@ -35,7 +35,7 @@ def compare(
         scenarios: which; None for all (peers only where their Python is given).
         seconds: of a measurement.
         repeats: of each.
-        work: folder for trunks, heads and repositories.
+        work: folder for trunks, heads and repositories, which are made in a folder in it; see kept_folder.
         heads: the bundles that ship.
         peers: the Python of the peers' virtual environment.
         output: folder of the results.
@@ -46,10 +46,11 @@ def compare(
         with progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: a mistyped option needs no torch.
+            from benchmarks.compare.kept import kept_folder
             from benchmarks.compare.report import goal_rows, write_report
             from benchmarks.compare.scenarios import SCENARIOS, Bench
 
-            bench = Bench(work, heads, seconds, repeats, usable_cores(), peers, progress)
+            bench = Bench(kept_folder(work), heads, seconds, repeats, usable_cores(), peers, progress)
             for name in wanted:
                 # Saved one by one: what was measured stays measured when a later one fails.
                 SCENARIOS[name](bench).save(output)
@@ -75,4 +76,6 @@ def _wanted(scenarios: Sequence[str] | None, peers: Path | None) -> list[str]:
         if scenarios:
             raise UserError("scenario peers: give their Python by --peers (see benchmarks/peers/README.md)")
         wanted.remove("peers")
+    if peers is not None and "peers" not in wanted:
+        raise UserError("--peers has no effect without the scenario peers: add it to --scenarios, or leave --peers out")
     return wanted

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.compare.command import NAMES
+from benchmarks.compare.kept import whole_folder
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.result import Point, Result, describe_machine
 from benchmarks.compare.shapes import Shape, base_shape, distil_trunk, shipped_shape, small_shape
-from benchmarks.compare.systems import Systems, Target, TritonSystem
+from benchmarks.compare.systems import Systems, Target, TritonSystem, threads_text
 from benchmarks.compare.texts import texts_of_length
 from benchmarks.peers.checkpoints import SHAPES, write_checkpoints
 from benchmarks.peers.peer import Peer
@@ -35,13 +36,18 @@ SINGLE = "one single-task model"
 SINGLES = "8 single-task models"
 DISTILS = "8 DistilBERT-size models"
 
+# Numbers of tasks that are measured in one run. The goals compare 64 with 8, and a ratio is of one repeat; all seven
+# at the same time would take 25 GB.
+_TASKS_TOGETHER = ((1, 2, 4), (8, 64), (16, 32))
+
 
 @dataclass(frozen=True)
 class Bench:
     """How a comparison is run.
 
     Attributes:
-        folder: for trunks, heads and repositories; what is there from an earlier run is used again.
+        folder: for trunks, heads and repositories; what is there from an earlier run is used again, so that it is to
+            be the same code's (kept_folder).
         heads: the bundles that ship.
         seconds: how long a measurement takes.
         repeats: how often each is measured.
@@ -89,18 +95,19 @@ class Ours:
             gate=GateSettings(on=False),
             progress=self.bench.progress,
         )
-        return TritonSystem(name, f"build-repo, {what}", folder)
+        return TritonSystem(name, f"build-repo, {what}", folder, len(find_bundles(self.shape.heads)))
 
     def others(self, ours: TritonSystem) -> Systems:
         """What is put together for comparison, from the separate files of one of ours."""
         folder = self.bench.folder / "systems" / self.shape.name / str(self.max_length)
-        return Systems(self.trunk, ours.repository, folder, self.max_length)
+        return Systems(self.trunk, ours.repository, folder, self.max_length, self.bench.cores)
 
     def one_trunk(self, ours: TritonSystem) -> TritonSystem:
         """The same with one trunk model."""
         folder = ours.repository.with_name(ours.repository.name + "_one_trunk")
         write_one_trunk(ours.repository, folder)
-        return TritonSystem(ONE_TRUNK, "one trunk model that gives all taps' states, in place of segments", folder)
+        what = "one trunk model that gives all taps' states, in place of segments"
+        return replace(ours, name=ONE_TRUNK, what=what, repository=folder)
 
 
 def base(bench: Bench) -> Result:
@@ -108,15 +115,14 @@ def base(bench: Bench) -> Result:
     ours = Ours(bench, base_shape(bench.folder))
     separate, grouped = ours.build(SEPARATE, grouped=False), ours.build(GROUPED)
     others = ours.others(separate)
-    distil = Systems(
-        load_trunk(distil_trunk(bench.folder)), separate.repository, bench.folder / "systems" / "distil", 128
-    )
+    folder = bench.folder / "systems" / "distil"
+    distil = Systems(load_trunk(distil_trunk(bench.folder)), separate.repository, folder, 128, bench.cores)
     systems = [
         *(separate, grouped, ours.build(INT8_HEADS, precision="heads=int8"), ours.build(INT8, precision="int8")),
         *(ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
         *(others.singles(8, SINGLES), distil.singles(8, DISTILS)),
     ]
-    return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8], 8)
+    return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8])
 
 
 def small(bench: Bench) -> Result:
@@ -128,7 +134,7 @@ def small(bench: Bench) -> Result:
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
         *(ours.build(INT8, precision="int8"), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
     ]
-    return _measure(bench, "small", ours.shape.what, systems, ours.trunk, [32], [1, 4], 8)
+    return _measure(bench, "small", ours.shape.what, systems, ours.trunk, [32], [1, 4])
 
 
 def shipped(bench: Bench) -> Result:
@@ -140,19 +146,22 @@ def shipped(bench: Bench) -> Result:
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
         *(ours.build(INT8, precision="int8"), *_trunks(others), *_single(others), others.singles(8, SINGLES)),
     ]
-    return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4], 8)
+    return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4])
 
 
 def tasks(bench: Bench) -> Result:
     """1 to 64 tasks on the same taps."""
     result = _empty(bench, "tasks", "BERT-base shape, one-layer heads in turn on taps 2, 4, 6, 7")
-    for count in (1, 2, 4, 8, 16, 32, 64):
-        ours = Ours(bench, replace(base_shape(bench.folder, count), name=f"base_{count}"))
-        systems = [replace(ours.build(GROUPED), name=f"{GROUPED}: {count}")]
-        systems.append(replace(ours.build(INT8_HEADS, precision="heads=int8"), name=f"{INT8_HEADS}: {count}"))
-        if count <= 8:
-            systems.append(ours.others(systems[0]).singles(count, f"single-task models: {count}"))
-        result.points += _measure(bench, "tasks", "", systems, ours.trunk, [128], [4], count).points
+    for counts in _TASKS_TOGETHER:
+        systems = []
+        for count in counts:
+            ours = Ours(bench, replace(base_shape(bench.folder, count), name=f"base_{count}"))
+            grouped, int8_heads = ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")
+            systems += [replace(system, name=f"{system.name}: {count}") for system in (grouped, int8_heads)]
+            if count <= 8:
+                systems.append(ours.others(grouped).singles(count, f"single-task models: {count}"))
+        result.points += _measure(bench, "tasks", "", systems, ours.trunk, [128], [4]).points
+    result.points.sort(key=lambda point: point.tasks)
     return result
 
 
@@ -167,7 +176,7 @@ def subset(bench: Bench) -> Result:
         replace(grouped, name=f"one task on tap {tap[deep]}", outputs=(deep,)),
         replace(grouped, name="all eight tasks"),
     ]
-    result = _measure(bench, "subset", ours.shape.what + ", heads grouped", systems, ours.trunk, [128], [1, 4], 8)
+    result = _measure(bench, "subset", ours.shape.what + ", heads grouped", systems, ours.trunk, [128], [1, 4])
     result.figures |= {"shallow_tap": tap[shallow], "deep_tap": tap[deep]}
     return result
 
@@ -182,7 +191,7 @@ def lengths(bench: Bench) -> Result:
             replace(grouped, name=f"{shape.name}: {GROUPED}"),
             ours.others(grouped).single(bench.cores, 1, f"{shape.name}: {SINGLE}"),
         ]
-        result.points += _measure(bench, "lengths", "", systems, ours.trunk, [16, 32, 64, 128, 256, 512], [4], 8).points
+        result.points += _measure(bench, "lengths", "", systems, ours.trunk, [16, 32, 64, 128, 256, 512], [4]).points
     return result
 
 
@@ -191,7 +200,7 @@ def hops(bench: Bench) -> Result:
     ours = Ours(bench, small_shape(bench.folder))
     others = ours.others(ours.build(SEPARATE, grouped=False))
     systems = [others.empty(count, f"the tokenizer and {count} empty models") for count in (1, 9)]
-    result = _measure(bench, "hops", "models that compute nothing", systems, ours.trunk, [32], [1, 4], 0)
+    result = _measure(bench, "hops", "models that compute nothing", systems, ours.trunk, [32], [1, 4])
     for concurrency in (1, 4):
         one, nine = (result.find(system.name, 32, concurrency).measured for system in systems)
         result.figures[f"hop_cpu_ms_{concurrency}"] = (nine.median("cpu_ms") - one.median("cpu_ms")) / 8
@@ -210,7 +219,8 @@ def peers(bench: Bench) -> Result:
         trunk = load_trunk(shape.trunk)
         models = bench.folder / "checkpoints" / checkpoints
         if not models.exists():
-            write_checkpoints(models, SHAPES[checkpoints])
+            with whole_folder(models) as aside:
+                write_checkpoints(aside, SHAPES[checkpoints])
         # One peer at a time beside ours: eight models of BERT-base take gigabytes in each.
         for peer in PEERS.values():
             if checkpoints == "distilbert" and not peer.exported:
@@ -221,7 +231,7 @@ def peers(bench: Bench) -> Result:
                     ours.name: running.enter_context(ours.running()),
                     f"{checkpoints}: {peer.name}": running.enter_context(_peer(bench, peer, models)),
                 }
-                part = _points(bench, "peers", targets, {}, trunk, [tokens], [1, 4, 8], 8)
+                part = _points(bench, "peers", targets, {}, trunk, [tokens], [1, 4, 8])
             for point in part:
                 # Ours is measured anew beside each, under a name of its own: a ratio is of one run.
                 if point.system == ours.name:
@@ -237,14 +247,17 @@ assert tuple(SCENARIOS) == NAMES
 
 
 def _trunks(others: Systems) -> list[TritonSystem]:
-    return [others.trunk_alone(1, f"{TRUNK} (1 thread)"), others.trunk_alone(2, f"{TRUNK} (2 threads)")]
+    """The trunk in one thread and in one a core; the faster one is what counts."""
+    return [others.trunk_alone(count, f"{TRUNK} ({threads_text(count)})") for count in sorted({1, others.cores})]
 
 
 def _single(others: Systems) -> list[TritonSystem]:
-    """One ordinary model in the two ways to use two cores; the better one is what counts."""
+    """One ordinary model in the two ways to use all cores; the faster one is what counts."""
+    # Instances and the threads of each. With one core the two are one.
+    ways = dict.fromkeys([(1, others.cores), (others.cores, 1)])
     return [
-        others.single(2, 1, f"{SINGLE} (1 x 2 threads)"),
-        others.single(1, 2, f"{SINGLE} (2 x 1 thread)"),
+        others.single(threads, instances, f"{SINGLE} ({instances} x {threads_text(threads)})")
+        for instances, threads in ways
     ]
 
 
@@ -256,7 +269,6 @@ def _measure(
     trunk: Trunk,
     tokens: Sequence[int],
     concurrencies: Sequence[int],
-    count: int,
 ) -> Result:
     result = _empty(bench, name, title)
     with ExitStack() as running:
@@ -265,7 +277,7 @@ def _measure(
             bench.progress(f"{name}: starting {system.name}", number, len(systems))
             targets[system.name] = running.enter_context(system.running())
         by_name = {system.name: system for system in systems}
-        result.points += _points(bench, name, targets, by_name, trunk, tokens, concurrencies, count)
+        result.points += _points(bench, name, targets, by_name, trunk, tokens, concurrencies)
     return result
 
 
@@ -277,7 +289,6 @@ def _points(
     trunk: Trunk,
     tokens: Sequence[int],
     concurrencies: Sequence[int],
-    count: int,
 ) -> list[Point]:
     points = []
     loads = [(length, concurrency) for length in tokens for concurrency in concurrencies]
@@ -286,16 +297,13 @@ def _points(
         measured = measure_in_turn(targets, texts_of_length(trunk, length), concurrency, bench.seconds, bench.repeats)
         for system, figures in measured.items():
             known = systems.get(system)
-            asked = len(known.outputs) or count if known else count
-            if SINGLE in system or system.startswith(TRUNK):
-                asked = 1 if SINGLE in system else 0
             points.append(
                 Point(
                     system,
                     known.what if known else "",
                     length,
                     concurrency,
-                    asked,
+                    targets[system].tasks,
                     figures,
                     known.weights_mb() if known else None,
                 )
@@ -312,7 +320,7 @@ def _peer(bench: Bench, peer: Peer, models: Path) -> Iterator[Target]:
     assert bench.peers is not None
     with running_peer(peer, bench.peers, models, threads=bench.cores) as running:
         names = running.tasks
-        yield Target(running.host, running.port, running.pid, lambda text: peer.requests(text, None, names))
+        yield Target(running.host, running.port, running.pid, len(names), lambda text: peer.requests(text, None, names))
 
 
 def _slug(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.compare.kept import whole_folder
 from builder.model.bundle import save_bundle
 from builder.model.trunk import Trunk, load_trunk, trunk_folder
 from builder.planning.sessions import untrained_head
@@ -46,7 +47,7 @@ def base_shape(folder: Path, heads: int = 8) -> Shape:
     trunk's, whose vocabulary is BERT-base's.
     """
     trunk = folder / "base" / "trunk"
-    if not (trunk / "tokenizer.json").exists():
+    if not trunk.exists():
         _write_random_bert(trunk)
     bundles = folder / "base" / f"heads_{heads}"
     _write_heads(bundles, load_trunk(trunk), PAPER_TAPS, heads)
@@ -57,7 +58,7 @@ def base_shape(folder: Path, heads: int = 8) -> Shape:
 def distil_trunk(folder: Path) -> Path:
     """A trunk of DistilBERT's size, 6 x 768, seeded random weights."""
     trunk = folder / "distil" / "trunk"
-    if not (trunk / "tokenizer.json").exists():
+    if not trunk.exists():
         _write_random_bert(trunk, layers=6)
     return trunk
 
@@ -80,12 +81,13 @@ def _write_random_bert(folder: Path, layers: int = 12) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = BertModel(BertConfig(**_BASE, num_hidden_layers=layers), add_pooling_layer=False)
-    model.save_pretrained(folder)
-    # save_pretrained writes the version of transformers, and with it the trunk's identity would change.
-    config = json.loads((folder / "config.json").read_text())
-    config.pop("transformers_version", None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    shutil.copyfile(trunk_folder(None) / "tokenizer.json", folder / "tokenizer.json")
+    with whole_folder(folder) as aside:
+        model.save_pretrained(aside)
+        # save_pretrained writes the version of transformers, and with it the trunk's identity would change.
+        config = json.loads((aside / "config.json").read_text())
+        config.pop("transformers_version", None)
+        (aside / "config.json").write_text(json.dumps(config, indent=2))
+        shutil.copyfile(trunk_folder(None) / "tokenizer.json", aside / "tokenizer.json")
 
 
 def _write_heads(folder: Path, trunk: Trunk, taps: Sequence[int], count: int) -> None:

@@ -33,12 +33,14 @@ class Target:
         host: where it listens.
         port: for HTTP.
         pid: of the process that all its others descend from.
+        tasks: how many tasks are answered for a text.
         requests: gives the requests that answer one text.
     """
 
     host: str
     port: int
     pid: int
+    tasks: int
     requests: Callable[[str], Sequence[HttpRequest]]
 
 
@@ -50,12 +52,14 @@ class TritonSystem:
         name: as it stands in the results.
         what: what it is, for a reader.
         repository: its model repository.
+        tasks: how many tasks it has.
         outputs: the tasks that are asked for; none for all.
     """
 
     name: str
     what: str
     repository: Path
+    tasks: int
     outputs: tuple[str, ...] = ()
 
     @contextmanager
@@ -68,7 +72,10 @@ class TritonSystem:
             if server.pid is None:
                 raise RuntimeError("the server has no process")
             outputs = self.outputs
-            yield Target(host, int(port), server.pid, lambda text: [triton_request("multitask", text, outputs=outputs)])
+            tasks = len(outputs) or self.tasks
+            yield Target(
+                host, int(port), server.pid, tasks, lambda text: [triton_request("multitask", text, outputs=outputs)]
+            )
 
     def weights_mb(self) -> float:
         """Size of all models' files that an ensemble can reach, in MB; a file that is linked twice counts once."""
@@ -85,7 +92,7 @@ class TritonSystem:
 class Systems:
     """Makes the repositories of what is compared, below one folder."""
 
-    def __init__(self, trunk: Trunk, ours: Path, folder: Path, max_length: int) -> None:
+    def __init__(self, trunk: Trunk, ours: Path, folder: Path, max_length: int, cores: int) -> None:
         """Says where.
 
         Args:
@@ -93,34 +100,35 @@ class Systems:
             ours: a repository that build-repo wrote, of whose files others are put together.
             folder: for the others.
             max_length: longest text in tokens.
+            cores: how many a system has.
         """
-        self.trunk, self.ours, self.folder, self.max_length = trunk, ours, folder, max_length
+        self.trunk, self.ours, self.folder, self.max_length, self.cores = trunk, ours, folder, max_length, cores
 
     def single(self, threads: int, instances: int, name: str) -> TritonSystem:
         """One ordinary model for one task."""
         what = "the whole encoder for one task, on the same Triton"
-        return self._write(name, what, self._singles(1, threads, instances))
+        return self._write(name, what, self._singles(1, threads, instances), 1)
 
     def singles(self, count: int, name: str) -> TritonSystem:
-        """Several ordinary models; of one thread each, since together they are more than the cores."""
-        return self._write(name, f"{count} whole encoders, one a task, on the same Triton", self._singles(count, 1, 1))
+        """Several ordinary models, of as many threads each as it takes for all together to use every core."""
+        threads = -(-self.cores // count)
+        what = f"{count} whole encoders, one a task, {threads_text(threads)} each, on the same Triton"
+        return self._write(name, what, self._singles(count, threads, 1), count)
 
     def fused(self, threads: int, name: str) -> TritonSystem:
         """Trunk and heads in one file."""
         file = self.folder / "files" / "fused.onnx"
         heads = {task: (tap, path) for task, tap, path in self._heads()}
-        if not file.exists():
-            fused_file(self._segments(), heads, file)
+        fused_file(self._segments(), heads, file)
         model = WholeModel("fused", file, {task: _outputs(path) for task, (_, path) in heads.items()}, threads)
-        return self._write(name, "trunk and heads in one file: nothing can be changed alone", [model])
+        return self._write(name, "trunk and heads in one file: nothing can be changed alone", [model], len(heads))
 
     def trunk_alone(self, threads: int, name: str) -> TritonSystem:
         """The trunk up to the deepest tap, which is what all heads together cannot be faster than."""
         file = self.folder / "files" / "trunk.onnx"
-        if not file.exists():
-            trunk_file(self._segments(), file)
+        trunk_file(self._segments(), file)
         model = WholeModel("trunk", file, {TRUNK_OUTPUT: 2}, threads)
-        return self._write(name, "up to the deepest tap, no heads: the limit", [model])
+        return self._write(name, "up to the deepest tap, no heads: the limit", [model], 0)
 
     def empty(self, count: int, name: str) -> TritonSystem:
         """Models that compute nothing: what is left is the price of handing a request over and back."""
@@ -130,12 +138,12 @@ class Systems:
             file = self.folder / "files" / f"{output}.onnx"
             empty_file(output, file)
             models.append(WholeModel(f"step_{number}", file, {output: 2}, 1))
-        return self._write(name, f"the tokenizer and {count} models that compute nothing", models)
+        return self._write(name, f"the tokenizer and {count} models that compute nothing", models, 0)
 
-    def _write(self, name: str, what: str, models: Sequence[WholeModel]) -> TritonSystem:
+    def _write(self, name: str, what: str, models: Sequence[WholeModel], tasks: int) -> TritonSystem:
         repository = self.folder / re.sub(r"\W+", "_", name)
         write_repository(repository, self.trunk, models, self.max_length)
-        return TritonSystem(name, what, repository)
+        return TritonSystem(name, what, repository, tasks)
 
     def _singles(self, count: int, threads: int, instances: int) -> list[WholeModel]:
         models = []
@@ -154,6 +162,11 @@ class Systems:
         for path in sorted(self.ours.glob("head_*/*/model.onnx")):
             spec = read_spec(path.parent, any_folder=True)
             yield spec.task, spec.tap, path
+
+
+def threads_text(count: int) -> str:
+    """As in ``1 thread`` and ``2 threads``."""
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _outputs(file: Path) -> int:

@@ -22,6 +22,7 @@ from builder.repository.buckets import buckets_up_to
 from builder.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 from builder.repository.plan import tokenizer_files
+from builder.whole_file import written_whole
 
 TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
@@ -47,12 +48,15 @@ class WholeModel:
 
 
 def single_file(trunk: Trunk, task: str, file: Path) -> None:
-    """One ordinary model for one task: the whole encoder and an output, its last layer run whole, as is usual."""
+    """One ordinary model for one task: the whole encoder and an output, its last layer run whole, as is usual.
+
+    A file that is there is kept: it depends on nothing but the trunk, while others depend on a repository that changes.
+    """
     if file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     head, spec = untrained_head(trunk, tap=0, layers=trunk.depth, task=task)
-    export_single(trunk, head, spec, file, get_release(DEFAULT_RELEASE))
+    with written_whole(file) as aside:
+        export_single(trunk, head, spec, aside, get_release(DEFAULT_RELEASE))
 
 
 def fused_file(segments: Mapping[Segment, Path], heads: Mapping[str, tuple[int, Path]], file: Path) -> None:
@@ -66,8 +70,7 @@ def fused_file(segments: Mapping[Segment, Path], heads: Mapping[str, tuple[int, 
     parts = {segment.name: onnx.load(path) for segment, path in sorted(segments.items())}
     for task, (tap, path) in heads.items():
         parts[task] = _with_input(onnx.load(path), HIDDEN_STATE, hidden_name(tap))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(merge_models(parts, list(heads), "fused"), file)
+    _save(merge_models(parts, list(heads), "fused"), file)
 
 
 def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
@@ -79,8 +82,7 @@ def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
     deepest = hidden_name(max(segment.stop for segment in segments))
     last = next(part for part in parts.values() if part.graph.output[0].name == deepest)
     parts["tail"] = _tail(deepest, last)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)
+    _save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)
 
 
 def empty_file(output: str, file: Path) -> None:
@@ -92,8 +94,7 @@ def empty_file(output: str, file: Path) -> None:
     ]
     given = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["batch", 2])
     graph = helper.make_graph(nodes, "empty", ids, [given], _slice_of_two())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION), file)
+    _save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION), file)
 
 
 def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], max_length: int) -> None:
@@ -110,6 +111,12 @@ def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], m
         _write(folder, _model_config(model), {"model.onnx": model.file})
     for name in (MULTITASK, MULTITASK_TOKENS):
         _write(folder, _ensemble(name, trunk, tokenizer, models), {})
+
+
+def _save(model: onnx.ModelProto, file: Path) -> None:
+    # Into a new file: repositories have links to the one that is there, and it must not change under them.
+    with written_whole(file) as aside:
+        onnx.save(model, aside)
 
 
 def _write(folder: Path, config: pb.ModelConfig, files: Mapping[str, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import IO
 
 import psutil
 
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import PREPARED, Peer
 from server import guard
 
 HOST = "127.0.0.1"
@@ -110,7 +111,10 @@ def running_peer(
     tasks = tuple(sorted(config.parent.name for config in models.glob("[!.]*/config.json")))
     if not tasks:
         raise PeerError(f"{models}: no checkpoints in it (folders with config.json)")
-    for command in peer.preparation(python, models, threads):
+    preparation = peer.preparation(python, models, threads)
+    if preparation:
+        shutil.rmtree((models / PREPARED).parent, ignore_errors=True)
+    for command in preparation:
         with _started(peer, command, threads) as started:
             try:
                 failed = started.guard.wait(start_timeout_s) != 0
@@ -118,6 +122,8 @@ def running_peer(
                 failed = True
             if failed:
                 raise PeerError(f"{peer.name}: {' '.join(command)} failed:\n{started.log_tail()}")
+    if preparation:
+        (models / PREPARED).touch()
     port = _free_port()
     with _started(peer, peer.command(python, models, port, threads), threads) as started:
         running = RunningPeer(peer, tasks, port, started.pid)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.commands.bucket_options import bucket_options, wished_buckets
-from builder.commands.console import errors_end_command, progress_line
+from builder.commands.console import errors_end_command, progress_line, typed_options
 from builder.commands.data_options import data_option, max_loss_option, task_dir_option
 from builder.errors import OneTrunkError
 
@@ -150,6 +150,7 @@ def build_repo(
         names = _task_names(tasks)
         wish = wished_buckets(**bucket_settings)
         wanted = parse_precision(precision)
+        _refuse_idle_gate(precision, gate, wanted.is_reduced)
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
@@ -179,7 +180,21 @@ def build_repo(
         fields["placement"] = report.placement.model_dump(mode="json")
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
-        _print_report(report, dry_run)
+        _print_report(report, dry_run, gate == "on")
+
+
+def _refuse_idle_gate(precision: str, gate: str, reduced: bool) -> None:
+    """Refuses options of a gate that there is none of: what a user typed is meant to do something."""
+    from builder.errors import UserError
+
+    typed = typed_options()
+    options = {"gate": "--gate", "max_loss": "--max-loss", "gate_rows": "--gate-rows"}
+    if not reduced and (idle := [option for name, option in options.items() if name in typed]):
+        raise UserError(
+            f"{' and '.join(idle)}: nothing is lost with --precision {precision}; give int8 or fp16, or leave this out"
+        )
+    if gate == "off" and (idle := [options[name] for name in ("max_loss", "gate_rows") if name in typed]):
+        raise UserError(f"{' and '.join(idle)}: there is no gate with --gate off; leave one of them out")
 
 
 def _task_names(tasks: str) -> list[str] | None:
@@ -218,7 +233,7 @@ def _gate_shown() -> Iterator[None]:
 
 def _plain_gate(results: Mapping[str, GateResult]) -> dict[str, dict[str, float | str]]:
     return {
-        task: {**result.model_dump(exclude={"key"}), "loss": round(result.loss, 4)}
+        task: {**result.model_dump(exclude={"key", "data"}), "loss": round(result.loss, 4)}
         for task, result in sorted(results.items())
     }
 
@@ -236,8 +251,6 @@ def _gate_table(results: Mapping[str, GateResult]) -> Table:
 
 
 def _print_placement(report: BuildReport) -> None:
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
     if report.placement.device != "cpu":
         click.echo(f"segments and heads run on the {report.placement.device.upper()}, the tokenizer on the CPU")
     for model, threads in report.placement.threads.items():
@@ -246,14 +259,16 @@ def _print_placement(report: BuildReport) -> None:
         click.echo(report.placement.measured)
 
 
-def _print_report(report: BuildReport, dry_run: bool) -> None:
+def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
     if not report.changed:
         click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
         if report.buckets.fit:
             _print_buckets(report)
-        _print_gate(report, dry_run)
+        _print_gate(report, gate_on)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
@@ -264,7 +279,7 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
     Console(highlight=False).print(table)
     _print_buckets(report)
-    _print_gate(report, dry_run)
+    _print_gate(report, gate_on)
     _print_placement(report)
     verb = "would write" if dry_run else "wrote"
     gone = f", removed {len(report.removed)} models" if report.removed else ""
@@ -273,9 +288,10 @@ def _print_report(report: BuildReport, dry_run: bool) -> None:
         click.echo('next: serve-repo, then ask-repo "a text"', err=True)
 
 
-def _print_gate(report: BuildReport, dry_run: bool) -> None:
+def _print_gate(report: BuildReport, gate_on: bool) -> None:
     if report.gate:
         Console(highlight=False).print(_gate_table(report.gate))
     if not report.gated:
-        why = "would be found out" if dry_run else "is not known: built without the gate"
+        # With the gate on, only a dry run leaves something open.
+        why = "would be found out by the gate" if gate_on else "is not known: no gate, by --gate off"
         click.echo(f"precision {report.precision}: what tasks lose by it {why}", err=True)

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from builder.commands.console import errors_end_command
+from builder.errors import UserError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 data_option = click.option(
@@ -28,6 +31,22 @@ def task_dir_option(what_for: str) -> Callable[[Command], Command]:
     )
 
 
-def max_loss_option(what_for: str) -> Callable[[Command], Command]:
-    """``--max-loss``, in points of a metric."""
-    return click.option("--max-loss", type=click.FloatRange(0, 100), default=0.5, show_default=True, help=what_for)
+def max_loss_option(what_for: str, default: float | str = 0.5) -> Callable[[Command], Command]:
+    """``--max-loss``, in points of a metric; None where ``default`` is no number, but words for the help."""
+    return click.option(
+        "--max-loss",
+        type=float,
+        metavar="POINTS",
+        default=None if isinstance(default, str) else default,
+        show_default=default if isinstance(default, str) else True,
+        help=what_for,
+        callback=_checked_points,
+    )
+
+
+def _checked_points(context: click.Context, option: click.Parameter, points: float | None) -> float | None:
+    with errors_end_command():
+        # click's own FloatRange lets NaN pass, by which every loss would be too much.
+        if points is not None and not 0 <= points <= 100:
+            raise UserError(f"--max-loss {points:g}: give points from 0 to 100, as in 0.5")
+    return points

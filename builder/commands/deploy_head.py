@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from builder.commands.console import errors_end_command, progress_line
+from builder.commands.console import errors_end_command, progress_line, typed_options
 from builder.commands.data_options import data_option, max_loss_option, task_dir_option
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ _ACTIONS = (
 @click.option(
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )
-@max_loss_option("Points that a head may lose by the repository's precision.")
+@max_loss_option("Points that a head may lose by the repository's precision.", "as the repository was built")
 @task_dir_option("The folder of task files, which say where dev data for that are.")
 @data_option
 @click.option("--dry-run", is_flag=True, help="Change nothing; show files and config changes.")
@@ -110,7 +110,7 @@ def deploy_head(
     offline: bool,
     trunk: str | None,
     wait: float,
-    max_loss: float,
+    max_loss: float | None,
     task_dir: Path,
     data: Path | None,
     dry_run: bool,
@@ -126,9 +126,9 @@ def deploy_head(
     with errors_end_command():
         action = _action({name.rstrip("_"): value for name, value in asked.items()}, dry_run)
         from builder.deploying.deployer import Deployer
-        from builder.repository.gate_settings import GateSettings
+        from builder.repository.gate_settings import GateWish
 
-        gate = GateSettings(max_loss=max_loss, task_dir=task_dir, data_root=data)
+        gate = GateWish(max_loss, task_dir, data)
         place = None if offline else url
         with (
             progress_line() as progress,
@@ -163,6 +163,10 @@ def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
     }.items():
         if asked[option] is not None and name not in owners:
             raise UserError(f"--{option} goes with {' or '.join(f'--{owner}' for owner in owners)} only")
+    if asked["bundle"] is None and asked["candidate"] is None:
+        for option in ("max_loss", "task_dir", "data"):
+            if option in typed_options():
+                raise UserError(f"--{option.replace('_', '-')} is for a head that comes in: a bundle, or --candidate")
     if dry_run and name in ("compare", "list", "verify", "sync", "log"):
         raise UserError(f"--{name} has no --dry-run")
     task = asked["task"]

@@ -21,20 +21,21 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
-from builder.deploying.proof import check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.proof import REDUCED_TOLERANCE, TOLERANCE, check_answers, outputs_of, prove, smoke_rows
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
 from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
+from builder.repository.gate_result import GateResult
 from builder.repository.manifest import MANIFEST, Manifest
 from builder.repository.publication import Publication, is_decided
 from builder.repository.publishing import publish, told_on_disk
 from builder.repository.versions import PlannedModel
 
 Scores = NDArray[np.float32]
-Write = Callable[[Publication], None]
+Write = Callable[[Publication], Mapping[str, GateResult]]
 Expected = Callable[[], Mapping[str, Scores]]
 
 # How long a server that goes away in the middle may take to come back: its launcher starts it anew.
@@ -50,7 +51,7 @@ class Change:
         before: what the repository serves.
         after: what it shall serve.
         arrivals: versions of models that ``after`` needs; the fresh ones are written by ``write``.
-        write: writes the fresh versions aside, and checks them.
+        write: writes the fresh versions aside, and checks them; gives what the gate found, by task.
         expected: gives, for smoke_rows(), the scores that outputs of the ensemble to be must have.
         notes: what a user should know of what was written; filled by ``write``.
     """
@@ -59,7 +60,7 @@ class Change:
     before: Contents
     after: Contents
     arrivals: tuple[PlannedModel, ...] = ()
-    write: Write = lambda publication: None
+    write: Write = lambda publication: {}
     expected: Expected = dict
     notes: Sequence[str] = ()
 
@@ -83,13 +84,23 @@ class Change:
         }
 
     @property
-    def is_reduced(self) -> bool:
+    def _is_reduced(self) -> bool:
         """Whether answers may come from a precision lower than fp32, and so differ from time to time."""
         both = (self.before, self.after)
         if any(contents.precision.is_reduced for contents in both):
             return True
         # After a build in fp32, a version of before it may be served again.
         return any(head.numbers for contents in both for head in contents.heads.values())
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """Output -> how far its answers may be off."""
+        tolerance = REDUCED_TOLERANCE if self._is_reduced else TOLERANCE
+        found: dict[str, float] = {}
+        for task, head in self.after.heads.items():
+            for spec in head.specs.values():  # the range is the same in all of them
+                found |= dict.fromkeys((task, candidate_output(task)), tolerance * spec.span)
+        return found
 
     @property
     def gone(self) -> list[str]:
@@ -261,13 +272,13 @@ def _bring_in(
         return manifest
     with Publication(repository) as publication, told_on_disk(repository):
         progress("exporting and checking", 0, 4)
-        change.write(publication)
+        gate = {**manifest.gate, **change.write(publication)}
         for name in changed:
             if (repository / name).is_file():
                 replaced[name] = (repository / name).read_text(encoding="utf-8")
             publication.write(name, texts[name])
         versions = merged_versions(repository, manifest, change.arrivals, publication)
-        stands = make_manifest(between, manifest.triton_release, versions, manifest, idle=new)
+        stands = make_manifest(between, manifest.triton_release, versions, manifest, idle=new, gate=gate)
         publication.write(MANIFEST, stands.text())
         publication.commit([], loadable=True)
     outcome.written += [name for model in fresh for name in model.files] + changed
@@ -275,7 +286,7 @@ def _bring_in(
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), reduced=change.is_reduced)
+    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.tolerances)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
         # The candidate's tap cuts the trunk anew, for all.
@@ -283,7 +294,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     own = {change.task, candidate_output(change.task)}
     same = [task for task in change.before.tasks if task in live and task not in own]
     if same:
-        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), reduced=change.is_reduced)
+        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.tolerances)
     return answers
 
 
@@ -316,7 +327,7 @@ def _undo(
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
-    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, reduced=change.is_reduced)
+    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.tolerances)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
         check_answers(answers, {})

@@ -31,7 +31,7 @@ from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
 from builder.progress import Progress, silent
 from builder.repository.contents import Contents, HeadState
-from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
+from builder.repository.gate_settings import DEFAULT_WISH, GateWish
 from builder.repository.manifest import Manifest
 from builder.repository.publication import finish_earlier, locked
 from builder.repository.publishing import publish
@@ -63,7 +63,7 @@ class Deployer:
         trunk: str | Path | None = None,
         admin_key: str | None = None,
         wait_s: float = 0.0,
-        gate: GateSettings = DEFAULT_GATE,
+        gate: GateWish = DEFAULT_WISH,
         progress: Progress = silent,
     ) -> None:
         """Says where; touches nothing.
@@ -75,7 +75,7 @@ class Deployer:
             admin_key: what the server's model-control endpoints ask for; by default the environment's
                 ``ONETRUNK_ADMIN_KEY``.
             wait_s: seconds to wait for another deployment or build to end, before it is refused.
-            gate: how a head is judged where the repository is of a reduced precision.
+            gate: how a head is judged where the repository is of a reduced precision; by default as its build judged.
             progress: see Progress.
 
         Raises:
@@ -241,6 +241,8 @@ class Deployer:
             task = source.spec.task
             head = standing.contents.heads.get(task, HeadState({}, None, ()))
             check_meaning(str(folder), source.spec, head)
+            if self._gate.max_loss is not None and not standing.contents.precision.is_reduced:
+                raise UserError(f"--max-loss: {self.repository} is of fp32, by which nothing is lost: leave it out")
             numbers = numbers_of(source, standing.contents.precision)
             origin = head_source(source, numbers)
             model = plan_model(self.repository, head_name(task), origin, standing.manifest, numbers)
@@ -261,6 +263,7 @@ class Deployer:
                 from_version=(old.candidate if action == "discard" else old.served) if old else None,
                 to_version=new.candidate if action == "candidate" else new.served,
                 settled=settled,
+                notes=standing.notes,
                 changed=bool(change.texts(self.repository) or change.gone or old != new),
             )
             if only_try:
@@ -277,7 +280,7 @@ class Deployer:
                 written=tuple(dict.fromkeys(outcome.written)),
                 removed=tuple(change.gone),
                 seconds=seconds,
-                notes=tuple(change.notes),
+                notes=(*standing.notes, *change.notes),
             )
 
     @contextlib.contextmanager
@@ -307,7 +310,7 @@ class Deployer:
             settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
         if changed or contents != standing.contents:
             manifest, _ = publish(contents, self.repository, standing.manifest)
-            standing = Standing(manifest, contents)
+            standing = replace(standing, manifest=manifest, contents=contents)
         if self.server is not None:
             settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
         settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]
@@ -361,6 +364,9 @@ class Deployer:
     ) -> Change:
         """The change to a head's new state, with a trunk cut so that every tap in use is an end of a segment."""
         after = standing.contents.with_head(task, head)
+        if task in standing.contents.heads and standing.contents.heads[task].served != head.served:
+            # What was measured is about another version, which may have other layers.
+            after = replace(after, placement=after.placement.without(head_name(task)))
         arrivals = [] if model is None else [model]
         versions = {}
         for segment in cut_for(standing.contents.segments, after.taps):
@@ -379,7 +385,8 @@ class Deployer:
         from builder.deploying.making import Making
 
         trunk = self._load_trunk(standing.contents)
-        making = Making(self.repository, standing, after, trunk, tuple(arrivals), source, self._gate, self._progress)
+        gate = self._gate.settle(standing.manifest.gate_rule)
+        making = Making(self.repository, standing, after, trunk, tuple(arrivals), source, gate, self._progress)
         return Change(task, standing.contents, after, tuple(arrivals), making.write, making.expected, making.notes)
 
 

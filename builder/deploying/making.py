@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from builder.repository.arrivals import served_task
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.exports import Exports, is_reduced_task
 from builder.repository.gate import judge, measure_losses, read_dev
+from builder.repository.gate_plan import gate_key
+from builder.repository.gate_result import GateResult
 from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
 from builder.repository.plan import HeadSource
 from builder.repository.publication import Publication
 from builder.repository.standing import Standing
-from builder.repository.versions import PlannedModel
+from builder.repository.versions import PlannedModel, segment_source
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,11 @@ class Making:
     progress: Progress = silent
     notes: list[str] = field(default_factory=list)
 
-    def write(self, publication: Publication) -> None:
+    def write(self, publication: Publication) -> Mapping[str, GateResult]:
         """Writes the fresh versions aside and checks them, on the segments that they will run on.
+
+        Returns:
+            Task -> what the gate found; empty where the head did not have to pass it, or could not.
 
         Raises:
             GateError: the head loses too much by the repository's precision.
@@ -77,9 +83,10 @@ class Making:
                 exports.write_segment(segments[model.name], model)
             elif self.head is not None:
                 exports.write_head(self.head, model)
-        if any(model.fresh for model in self.arrivals):
-            exports.check(self.progress)
-            self._pass_gate(exports)
+        if not any(model.fresh for model in self.arrivals):
+            return {}
+        exports.check(self.progress)
+        return self._pass_gate(exports)
 
     @property
     def _below(self) -> list[Segment]:
@@ -95,22 +102,29 @@ class Making:
     def _is_reduced(self) -> bool:
         return self.head is not None and is_reduced_task(self.head, self._below, self.after.precision)
 
-    def _pass_gate(self, exports: Exports) -> None:
+    def _pass_gate(self, exports: Exports) -> Mapping[str, GateResult]:
         if self.head is None or not self._is_reduced:
-            return
+            return {}
         spec = self.head.spec
         try:
+            if not self.gate.on:
+                raise UserError("the repository was built with --gate off; give --max-loss to judge this head")
             examples = read_dev(spec, self.gate)
         except UserError as error:
             self.notes.append(f"what it loses by {self.after.precision} is not known: {error}")
-            return
+            return {}
         buckets = self.standing.manifest.buckets
-        tasks = [(spec, examples, self._head_model.source)]
+        below = [
+            segment_source(segment, self.trunk.identity, self.after.precision.of_segment(segment))
+            for segment in self._below
+        ]
+        tasks = [(spec, examples, gate_key(buckets, below, self._head_model.source))]
         results = measure_losses(self.trunk, exports.fp32, exports.served, tasks, buckets, self.progress)
         judge(results, self.gate.max_loss, "train it better, or allow more by --max-loss")
         result = results[spec.task]
         scores = f"{100 * result.fp32:.2f} in fp32, {100 * result.reduced:.2f} as served"
         self.notes.append(f"{spec.metric} over {result.rows:,} dev rows: {scores}")
+        return results
 
     def expected(self) -> dict[str, NDArray[np.float32]]:
         """Output of the new head -> the scores that it must give for smoke_rows()."""

@@ -14,7 +14,8 @@ from builder.export.parity_texts import parity_texts
 
 PROOF = "onetrunk_proof"
 
-# As for an export, of scores; a server that batches our rows with others' may round otherwise.
+# As for an export, of probabilities, and of a number in a range as a share of it; a server that batches our rows with
+# others' may round otherwise.
 TOLERANCE = 1e-4
 # What is rounded to few bits goes to the next step of them at the slightest difference below it, layer for layer.
 REDUCED_TOLERANCE = 2e-2
@@ -36,8 +37,7 @@ def prove(
     server: LiveServer,
     ensemble: pb.ModelConfig,
     expected: Mapping[str, NDArray[np.float32]],
-    *,
-    reduced: bool = False,
+    tolerances: Mapping[str, float] | None = None,
 ) -> Answers:
     """Loads an ensemble under the name ``onetrunk_proof``, asks it, and unloads it again.
 
@@ -45,7 +45,7 @@ def prove(
         server: where its parts are loaded.
         ensemble: its config.
         expected: output -> the scores that it must give for smoke_rows(). *Shape:* (rows, outputs of the head)
-        reduced: whether a precision lower than fp32 has a part in it, and answers may be further off.
+        tolerances: output -> how far its answers may be off; TOLERANCE for one that is not named.
 
     Returns:
         What it answered, for all its outputs but ``truncated``.
@@ -64,17 +64,19 @@ def prove(
         answers = server.ask(PROOF, smoke_rows(), outputs_of(ensemble))
     finally:
         server.unload(PROOF)
-    check_answers(answers, expected, reduced=reduced)
+    check_answers(answers, expected, tolerances)
     return answers
 
 
-def check_answers(answers: Answers, expected: Mapping[str, NDArray[np.float32]], *, reduced: bool = False) -> None:
-    """Raises ProofError where an answer is not finite, or not the one expected."""
+def check_answers(
+    answers: Answers, expected: Mapping[str, NDArray[np.float32]], tolerances: Mapping[str, float] | None = None
+) -> None:
+    """Raises ProofError where an answer is not finite, or not the one expected; see prove."""
     for output, scores in answers.items():
         if not np.isfinite(scores).all():
             raise ProofError(f"{output}: answers NaN or infinity")
-    tolerance = REDUCED_TOLERANCE if reduced else TOLERANCE
     for output, wanted in expected.items():
+        tolerance = (tolerances or {}).get(output, TOLERANCE)
         found = answers[output]
         distance = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
         if not distance <= tolerance:

@@ -25,7 +25,7 @@ class DeploymentReport:
         settled: what an earlier deployment had left undone and this one finished first.
         seconds: step -> seconds; ``all`` is the whole.
         changed: whether anything was, or would be, changed.
-        notes: what a user should know of the head that came in.
+        notes: what a user should know of the head that came in, and of files that were left out.
     """
 
     action: str

@@ -11,24 +11,36 @@ from pathlib import Path
 
 import onnx
 
+from builder.errors import UserError
 from builder.export.merged import merge_models, opsets_of
 from builder.export.onnx_file import check_release
 from builder.export.release import OPSET, Release
 
+# protobuf's limit for one file, less what the longer names in it take.
+_MOST_BYTES = 2**31 - 2**24
 
-def merge_heads(files: Mapping[str, Path], path: Path, release: Release) -> None:
+
+def merge_heads(files: Mapping[str, Path], tap: int, path: Path, release: Release) -> None:
     """Writes one file that answers as all of these do, each under its own output's name.
 
     It computes all of them, whichever are asked for.
 
     Args:
         files: task -> its head's file.
+        tap: the tap that the heads stand on.
         path: where to.
         release: what is to load it.
 
     Raises:
+        UserError: together they are too large for one file.
         ExportError: the files do not go together, or the release cannot load one.
     """
+    size = sum(file.stat().st_size for file in files.values())
+    if size > _MOST_BYTES:
+        raise UserError(
+            f"--group-heads: the {len(files)} heads of tap {tap} have {size / 1e9:.2f} GB together, and an ONNX file "
+            f"holds {_MOST_BYTES / 1e9:.2f} GB: build without --group-heads, or with fewer heads of this tap"
+        )
     model = merge_models({task: onnx.load(file) for task, file in files.items()}, list(files), path.parent.parent.name)
     check_release(model, path.name, release)
     onnx.save(model, path)

@@ -24,6 +24,7 @@ from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 
+# Of states, and of probabilities; a number in a range may be off by this share of it.
 TOLERANCE = 1e-4
 
 Array = NDArray[np.float32]
@@ -100,14 +101,15 @@ def check_parity(
         buckets: padded lengths in tokens.
         progress: called after each batch.
         groups: files that hold several of the heads.
-        allowed: greatest difference that passes; by default TOLERANCE, which is for fp32 files.
+        allowed: greatest difference that passes, of heads as a share of their range; by default TOLERANCE, which is for
+            fp32 files.
 
     Returns:
         Model name -> greatest difference found; of the models that there is a torch module for, and of a group from
         its heads' own files.
 
     Raises:
-        ParityError: names, axes, shapes or values differ.
+        ParityError: names, axes, shapes or values differ, or an answer is not finite.
     """
     chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
     sessions = {head.name: open_session(head.path, head.name) for head in heads}
@@ -124,13 +126,13 @@ def check_parity(
     # A group holds the very files that it is compared with, whatever they compute in.
     together = {group.name for group in groups}
     tolerance = TOLERANCE if allowed is None else allowed
+    limits = {head.name: tolerance * head.spec.span for head in heads}
     worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
             worst[model] = max(worst.get(model, 0.0), difference)
-            # Written so that NaN fails too.
-            limit = TOLERANCE if model in together else tolerance
-            if not difference <= limit:
+            limit = TOLERANCE if model in together else limits.get(model, tolerance)
+            if difference > limit:
                 other = "its heads'" if model in together else "torch's"
                 raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)
         progress()
@@ -241,6 +243,9 @@ def _run(
         result: Array = session.run([output] if output else None, feeds)[0]
     except Exception as error:  # as in open_session
         raise ParityError(model, f"does not run on {batch.title}: {error}") from error
+    # Where any difference is allowed, as of what is reduced, an infinite one would be too.
+    if not np.isfinite(result).all():
+        raise ParityError(model, f"answers NaN or infinity on {batch.title}")
     return result
 
 

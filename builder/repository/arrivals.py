@@ -15,6 +15,7 @@ from builder.export.precision import reduce_file
 from builder.repository.configs import TOKENIZER, parameters_of, pinned_version
 from builder.repository.contents import Contents
 from builder.repository.ensemble import ENSEMBLE_VERSION
+from builder.repository.gate_settings import DEFAULT_RULE, GateRule
 from builder.repository.grouping import Group
 from builder.repository.manifest import Manifest, ModelEntry, VersionEntry
 from builder.repository.publication import Publication
@@ -69,6 +70,7 @@ def write_group(group: Group, release: Release, publication: Publication, model:
     """Writes a group's version folder aside, from the files of its heads, which are written already.
 
     Raises:
+        UserError: the heads are too large for one file.
         OneTrunkError: the file would not be one that the release can load.
     """
     from builder.export.grouped_heads import merge_heads
@@ -78,7 +80,7 @@ def write_group(group: Group, release: Release, publication: Publication, model:
         task: publication.current(f"{head_name(task)}/{member.version}/{MODEL_FILE}")
         for task, member in sorted(group.heads.items())
     }
-    merge_heads(parts, file, release)
+    merge_heads(parts, group.tap, file, release)
     record.write_text(group.text(), encoding="utf-8")
 
 
@@ -128,6 +130,7 @@ def make_manifest(
     before: Manifest | None = None,
     idle: Mapping[str, str] | None = None,
     gate: Mapping[str, GateResult] | None = None,
+    gate_rule: GateRule | None = None,
 ) -> Manifest:
     """The manifest of a repository.
 
@@ -138,6 +141,7 @@ def make_manifest(
         before: the manifest until now, which has the configs of models that are not in use any more.
         idle: texts of models that are not in use yet: path below the repository -> content.
         gate: what the gate found; None for what it found before.
+        gate_rule: what it went by; None for what it went by before.
     """
     beside: dict[str, dict[str, str]] = {}
     for name, text in {**(idle or {}), **contents.texts}.items():
@@ -179,5 +183,6 @@ def make_manifest(
         models=models,
         precision=contents.precision,
         gate=dict(gate) if gate is not None else before.gate if before else {},
+        gate_rule=gate_rule or (before.gate_rule if before else DEFAULT_RULE),
         placement=contents.placement,
     )

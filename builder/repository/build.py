@@ -18,7 +18,7 @@ from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
 from builder.repository.configs import TOKENIZER
 from builder.repository.exports import Exports
-from builder.repository.gate import judge, measure_losses, read_dev
+from builder.repository.gate import judge, measure_losses
 from builder.repository.gate_plan import GatePlan, plan_gate
 from builder.repository.gate_result import GateResult
 from builder.repository.gate_settings import DEFAULT_GATE, GateSettings
@@ -49,7 +49,7 @@ class BuildReport:
         finished_earlier: whether an earlier publication, cut off in its moves, was completed first.
         seconds: time taken.
         placement: where the models run, and with how many threads.
-        notes: what a user should know of what was measured.
+        notes: what a user should know of what was asked for and measured.
     """
 
     output: Path
@@ -115,6 +115,7 @@ def build_repository(
     """
     started = time.monotonic()
     _check_tune(tune, device, dry_run)
+    _check_precision(precision, device)
     release = get_release(triton_release)
     progress("loading the trunk", 0, 1)
     loaded = load_trunk(trunk)
@@ -141,8 +142,8 @@ def build_repository(
             judge(gating.known, gate.max_loss)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
-        changed = bool(written or plan.removed or manifest is None or manifest.triton_release != release.name)
-        changed = changed or bool(gating.open)
+        settings = manifest and (manifest.triton_release, manifest.gate_rule)
+        changed = bool(written or plan.removed or gating.open) or settings != (release.name, gating.rule)
         differences: dict[str, float] = {}
         results = dict(gating.known)
         if changed and not dry_run:
@@ -167,7 +168,7 @@ def build_repository(
         finished_earlier=finished,
         seconds=time.monotonic() - started,
         placement=tuning.placement,
-        notes=tuning.notes,
+        notes=(*_notes(plan, group_heads, device), *tuning.notes),
     )
 
 
@@ -176,6 +177,25 @@ def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
         raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
     if tune is not None and dry_run:
         raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+
+
+def _check_precision(precision: Precision, device: Device) -> None:
+    if device == "gpu" and "int8" in (precision.trunk, precision.heads):
+        raise UserError(f"--precision {precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
+
+
+def _notes(plan: RepositoryPlan, group_heads: bool, device: Device) -> list[str]:
+    """What was asked for and makes no sense or no difference, though it can be built."""
+    notes = []
+    precision = plan.contents.precision
+    if device == "cpu" and "fp16" in (precision.trunk, precision.heads):
+        notes.append(
+            "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
+            "for speed"
+        )
+    if group_heads and not plan.groups:
+        notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")
+    return notes
 
 
 def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:
@@ -209,16 +229,13 @@ def _publish(
 
     Gives what Exports.check and what the gate found.
     """
-    # Before anything takes long: whether there are data to judge by.
-    dev = {task: read_dev(plan.heads[task].spec, gating.settings) for task in gating.open}
     with Publication(output) as publication:
         try:
             exports = _export(plan, trunk, release, publication, progress)
             differences = exports.check(progress)
-            tasks = [(plan.heads[task].spec, examples, gating.open[task]) for task, examples in dev.items()]
             results = dict(gating.known)
-            if tasks:
-                results |= measure_losses(trunk, exports.fp32, exports.served, tasks, plan.buckets, progress)
+            if gating.open:
+                results |= measure_losses(trunk, exports.fp32, exports.served, gating.open, plan.buckets, progress)
             if gating.settings.on:
                 judge(results, gating.settings.max_loss)
             wanted = plan.contents.texts
@@ -226,7 +243,7 @@ def _publish(
                 publication.write(name, wanted[name])
             versions = merged_versions(output, manifest, plan.models.values(), publication)
             stay = {name: entries for name, entries in versions.items() if name not in plan.removed}
-            stands = make_manifest(plan.contents, release.name, stay, manifest, gate=results)
+            stands = make_manifest(plan.contents, release.name, stay, manifest, gate=results, gate_rule=gating.rule)
             publication.write(MANIFEST, stands.text())
         except OSError as error:
             raise OneTrunkError(f"{output}: {error.strerror} while writing; nothing was published") from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.export.names import head_name
+from builder.model.head_spec import HeadSpec
 from builder.repository.exports import is_reduced_task
-from builder.repository.gate import GATE_FORMAT
+from builder.repository.gate import GATE_FORMAT, read_dev, rows_hash
 from builder.repository.gate_result import GateResult
-from builder.repository.gate_settings import GateSettings
+from builder.repository.gate_settings import DEFAULT_RULE, GateRule, GateSettings
 from builder.repository.manifest import Manifest, source_hash
 from builder.repository.plan import RepositoryPlan
+from builder.tasks import Examples
 
 
 @dataclass(frozen=True)
@@ -20,33 +22,52 @@ class GatePlan:
 
     Attributes:
         settings: how it is passed.
+        rule: what the manifest keeps of that: as by default where nothing is reduced.
         tasks: the tasks that are answered in a reduced precision.
-        known: task -> what was found for the same files before.
-        open: task -> the key of what is still to be found; empty where there is no gate.
+        known: task -> what was found before: for the same files, and where there is a gate, on the same rows.
+        open: head, dev texts and key of what is still to be found; empty where there is no gate.
     """
 
     settings: GateSettings
+    rule: GateRule
     tasks: tuple[str, ...]
     known: Mapping[str, GateResult]
-    open: Mapping[str, str]
+    open: Sequence[tuple[HeadSpec, Examples, str]]
 
 
 def plan_gate(plan: RepositoryPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
-    """Compares what has to be known with what the manifest says was found."""
+    """Compares what has to be known with what the manifest says was found.
+
+    Raises:
+        UserError: there is a gate, and a task has no dev data.
+    """
     precision = plan.contents.precision
     keys = {
-        task: _key(plan, task, settings)
-        for task, head in plan.heads.items()
-        if is_reduced_task(head, plan.segments, precision)
+        task: _key(plan, task) for task, head in plan.heads.items() if is_reduced_task(head, plan.segments, precision)
     }
+    rule = settings.rule if precision.is_reduced else DEFAULT_RULE
     before = manifest.gate if manifest else {}
     known = {task: before[task] for task, key in keys.items() if task in before and before[task].key == key}
-    still = {task: key for task, key in keys.items() if task not in known} if settings.on else {}
-    return GatePlan(settings, tuple(keys), known, still)
+    if not settings.on:
+        return GatePlan(settings, rule, tuple(keys), known, [])
+    dev = {task: read_dev(plan.heads[task].spec, settings) for task in keys}
+    known = {task: result for task, result in known.items() if result.data == rows_hash(dev[task])}
+    still = [(plan.heads[task].spec, dev[task], key) for task, key in keys.items() if task not in known]
+    return GatePlan(settings, rule, tuple(keys), known, still)
 
 
-def _key(plan: RepositoryPlan, task: str, settings: GateSettings) -> str:
+def _key(plan: RepositoryPlan, task: str) -> str:
     head = plan.heads[task]
     below = [plan.models[segment.name].source for segment in plan.segments if segment.stop <= head.spec.tap]
-    buckets = ",".join(map(str, plan.buckets))
-    return source_hash(GATE_FORMAT, settings.rows, buckets, *below, plan.models[head_name(task)].source)
+    return gate_key(plan.buckets, below, plan.models[head_name(task)].source)
+
+
+def gate_key(buckets: Sequence[int], below: Iterable[str], head: str) -> str:
+    """One hash over all files that answer a task.
+
+    Args:
+        buckets: padded lengths in tokens.
+        below: sources of the segments below the head, lowest first.
+        head: the head's source.
+    """
+    return source_hash(GATE_FORMAT, ",".join(map(str, buckets)), *below, head)

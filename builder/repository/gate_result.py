@@ -14,6 +14,7 @@ class GateResult(BaseModel):
         fp32: by the fp32 files, as a share: 0.5 is 50%.
         reduced: by the files that are served.
         key: hash over all that both were made from; a result with another key is about something else.
+        data: hash over the rows; empty where an earlier build did not note it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,6 +24,7 @@ class GateResult(BaseModel):
     fp32: float
     reduced: float
     key: str
+    data: str = ""
 
     @property
     def loss(self) -> float:

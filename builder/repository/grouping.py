@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -75,6 +76,13 @@ def read_group(folder: Path) -> Group:
 
 
 def grouped_versions(repository: Path, task: str) -> list[int]:
-    """The versions of a task's head that groups on disk were made of, those too that are on disk no more."""
-    found = (read_group(path.parent).heads.get(task) for path in repository.glob(f"heads_*/*/{GROUP_JSON}"))
-    return [member.version for member in found if member is not None]
+    """The versions of a task's head that groups on disk were made of, those too that are on disk no more.
+
+    A group whose record is broken is passed over: it answers for nobody, so nobody is mistaken for one of its heads.
+    """
+    versions = []
+    for path in repository.glob(f"heads_*/*/{GROUP_JSON}"):
+        with contextlib.suppress(UserError):
+            group = read_group(path.parent)
+            versions += [group.heads[task].version] if task in group.heads else []
+    return versions

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from builder.errors import UserError
 from builder.export.precision import FP32, Numbers, Precision
 from builder.repository.gate_result import GateResult
+from builder.repository.gate_settings import DEFAULT_RULE, GateRule
 from builder.repository.placement import CPU, Placement
 
 MANIFEST = "manifest.json"
@@ -73,6 +74,7 @@ class Manifest(BaseModel):
     Attributes:
         precision: what the trunk computes in, and heads that are exported.
         gate: task -> what the last gate found.
+        gate_rule: what the gate of the last build in a reduced precision went by, and those of deployments go by.
         placement: where the models run, and with how many threads.
     """
 
@@ -88,6 +90,7 @@ class Manifest(BaseModel):
     models: dict[ModelName, ModelEntry]
     precision: Precision = FP32
     gate: dict[str, GateResult] = {}
+    gate_rule: GateRule = DEFAULT_RULE
     placement: Placement = CPU
 
     def text(self) -> str:
@@ -97,6 +100,8 @@ class Manifest(BaseModel):
             del values["precision"]
         if not self.gate:
             del values["gate"]
+        if self.gate_rule == DEFAULT_RULE:
+            del values["gate_rule"]
         if self.placement == CPU:
             del values["placement"]
         for model in values["models"].values():

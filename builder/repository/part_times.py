@@ -9,7 +9,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from builder.repository.quiet import QUIET, free_share
 
 # The first runs allocate memory and choose kernels.
 _WARM_UP_ROUNDS = 2
-# So many rounds count, the quietest; more are run, within this time, until as many were quiet.
+# So many rounds of each number of threads count, the quietest; more turns are taken, within this time, until as many
+# were quiet.
 _ROUNDS = 7
+_ROUNDS_A_TURN = 3
+_TURNS = 3
 _ENOUGH_S = 20.0
 # Up to so many cores every number of threads is tried.
 _ALL_UP_TO = 4
 
-_Key = tuple[str, int]
 _Feed = dict[str, NDArray[Any]]
 
 _TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -75,10 +77,14 @@ def thread_counts(cores: int) -> list[int]:
 def measure_parts(
     files: Mapping[str, Path], tokens: int, vocab_size: int, cores: int, progress: Progress = silent
 ) -> Measurement:
-    """Medians over some rounds, of which each runs all models with all numbers of threads in an order of its own.
+    """Medians over some rounds, of which each runs all models in an order of its own.
 
-    So a load on the machine that comes and goes meets all alike, and no model finds its weights in the processor's
-    caches, which in a server the others' would have taken.
+    A round is about one number of threads. All numbers take turns of a few rounds, in another order each time, so that
+    a load on the machine that comes and goes meets all alike; and no model finds its weights in the processor's caches,
+    which in a server the others' would have taken.
+
+    A turn loads the models and lets go of them at its end: all together takes the memory of each model once, as a
+    server does, however many numbers of threads there are.
 
     Args:
         files: model -> its ONNX file.
@@ -88,51 +94,62 @@ def measure_parts(
         progress: see Progress.
     """
     counts = thread_counts(cores)
-    keys = [(name, count) for name in files for count in counts]
-    sessions = {}
-    for done, (name, count) in enumerate(keys):
-        progress(f"loading {name}", done, len(keys))
-        sessions[name, count] = _session(files[name], count)
-    feeds = {name: _feed(sessions[name, counts[0]], tokens, vocab_size) for name in files}
-    order, rounds = random.Random(0), list[_Round]()
-    for _ in range(_WARM_UP_ROUNDS):
-        _round(sessions, feeds, keys)
-    until, share, quiet = time.perf_counter() + _ENOUGH_S, free_share(cores), 0
-    while quiet < _ROUNDS and (len(rounds) < _ROUNDS or time.perf_counter() < until):
-        progress(f"measuring {len(files)} models", quiet, _ROUNDS)
-        order.shuffle(keys)
-        times, before, share = _round(sessions, feeds, keys), share, free_share(cores)
-        rounds.append(_Round(min(before, share), times))
-        quiet += min(before, share) >= QUIET
-    best = sorted(rounds, key=lambda one: one.free_share, reverse=True)[:_ROUNDS]
+    rounds: dict[int, list[_Round]] = {count: [] for count in counts}
+    order, turns, until = random.Random(0), 0, time.perf_counter() + _ENOUGH_S
+    while turns < _TURNS or (time.perf_counter() < until and not _are_enough(rounds)):
+        for done, count in enumerate(order.sample(counts, len(counts))):
+            progress(f"measuring {len(files)} models, turn {turns + 1}", done, len(counts))
+            rounds[count] += _turn(files, count, tokens, vocab_size, cores, order)
+        turns += 1
+    best = {count: sorted(rounds[count], key=lambda one: one.free_share, reverse=True)[:_ROUNDS] for count in counts}
     medians = {
         name: {
             count: PartTime(
-                *(float(np.median(values)) for values in zip(*(one.times[name, count] for one in best), strict=True))
+                *(float(np.median(values)) for values in zip(*(one.times[name] for one in some), strict=True))
             )
-            for count in counts
+            for count, some in best.items()
         }
         for name in files
     }
-    return Measurement(medians, float(np.mean([one.free_share for one in best])))
+    return Measurement(medians, float(np.mean([one.free_share for some in best.values() for one in some])))
 
 
 @dataclass(frozen=True)
 class _Round:
     free_share: float
-    times: Mapping[_Key, tuple[float, float]]
+    times: Mapping[str, tuple[float, float]]
 
 
-def _round(
-    sessions: Mapping[_Key, onnxruntime.InferenceSession], feeds: Mapping[str, _Feed], keys: Sequence[_Key]
-) -> dict[_Key, tuple[float, float]]:
-    """Milliseconds of each session, from start to end and on all cores together."""
+def _are_enough(rounds: Mapping[int, list[_Round]]) -> bool:
+    return all(sum(one.free_share >= QUIET for one in some) >= _ROUNDS for some in rounds.values())
+
+
+def _turn(
+    files: Mapping[str, Path], threads: int, tokens: int, vocab_size: int, cores: int, order: random.Random
+) -> list[_Round]:
+    """A few rounds of all models with one number of threads."""
+    sessions = {name: _session(file, threads) for name, file in files.items()}
+    feeds = {name: _feed(session, tokens, vocab_size) for name, session in sessions.items()}
+    for _ in range(_WARM_UP_ROUNDS):
+        _times(sessions, feeds)
+    rounds, share = [], free_share(cores)
+    for _ in range(_ROUNDS_A_TURN):
+        shuffled = dict(order.sample(sorted(sessions.items()), len(sessions)))
+        times, before, share = _times(shuffled, feeds), share, free_share(cores)
+        rounds.append(_Round(min(before, share), times))
+    return rounds
+
+
+def _times(
+    sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Mapping[str, _Feed]
+) -> dict[str, tuple[float, float]]:
+    """Milliseconds of each session, in this order, from start to end and on all cores together."""
     times = {}
-    for key in keys:
+    for name, session in sessions.items():
         wall, cpu = time.perf_counter(), time.process_time()
-        sessions[key].run(None, feeds[key[0]])
+        session.run(None, feeds[name])
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        times[key] = (1e3 * wall, 1e3 * cpu)
+        times[name] = (1e3 * wall, 1e3 * cpu)
     return times
 
 

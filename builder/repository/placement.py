@@ -52,6 +52,10 @@ class Placement(BaseModel):
     threads: Mapping[str, Threads] = {}
     measured: Line | None = None
 
+    def without(self, model: str) -> Placement:
+        """The same with nothing measured of a model, which then has the threads of its sort."""
+        return self.model_copy(update={"threads": {n: threads for n, threads in self.threads.items() if n != model}})
+
     def config_text(self, config: pb.ModelConfig) -> str:
         """The content of a model's config.pbtxt, in this place; what was measured comes first, as a comment."""
         threads = self.threads.get(config.name)

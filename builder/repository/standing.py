@@ -26,10 +26,12 @@ class Standing:
     Attributes:
         manifest: what it was built from.
         contents: what it serves.
+        notes: what a user should know of files that are left out.
     """
 
     manifest: Manifest
     contents: Contents
+    notes: tuple[str, ...] = ()
 
 
 def required_manifest(repository: Path) -> Manifest:
@@ -44,7 +46,7 @@ def read_standing(repository: Path) -> Standing:
     """Reads a repository that build-repo wrote.
 
     Raises:
-        UserError: there is none, or one of its files is broken.
+        UserError: there is none, or one of its files in use is broken.
     """
     manifest = required_manifest(repository)
     heads = {
@@ -62,11 +64,12 @@ def read_standing(repository: Path) -> Standing:
         raise UserError(f"{repository}: its heads do not stand on one trunk: run build-repo again")
     tokenizer = _read_tokenizer(repository)
     cut = dict(sorted(segments.items()))
-    groups = tuple(_read_groups(repository, manifest))
+    notes: list[str] = []
+    groups = tuple(_read_groups(repository, manifest, notes))
     contents = Contents(
         manifest.trunk, widths.pop(), tokenizer, cut, heads, groups, manifest.precision, manifest.placement
     )
-    return Standing(manifest, contents)
+    return Standing(manifest, contents, tuple(notes))
 
 
 def changed_texts(repository: Path, contents: Contents) -> list[str]:
@@ -93,12 +96,18 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
     return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous, numbers)
 
 
-def _read_groups(repository: Path, manifest: Manifest) -> Iterator[GroupState]:
+def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iterator[GroupState]:
     for name, entry in sorted(manifest.models.items()):
         if name.startswith("heads_") and entry.versions:
             # One that answers for nobody just now may do so again after a rollback.
             version = entry.served or max(entry.versions)
-            group = read_group(repository / name / str(version))
+            try:
+                group = read_group(repository / name / str(version))
+            except UserError as error:
+                if entry.served is not None:
+                    raise
+                notes.append(f"{name} answers for no task and is left out: {error}")
+                continue
             if group.trunk == manifest.trunk and group.name == name:
                 yield GroupState(group, version)
 

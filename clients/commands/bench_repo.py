@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from clients.bench.report import load_table, part_table, report_record, save_report
 from clients.bench.run import MODELS, BenchPlan, Report, run_bench
 from clients.commands.options import errors_end_command, names, numbers
+from clients.errors import BadInput, Problem
+
+# Options of one of the two ways alone; the others have a meaning in both.
+_SERVER_ONLY = ("url", "models", "texts", "buckets", "concurrency", "program")
+_COMPARE_ONLY = ("scenarios", "repeats", "work", "heads", "peers")
 
 _EPILOG = """\b
 Examples:
@@ -58,7 +64,11 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     show_default=True,
     help="How long to measure each combination.",
 )
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to save the figures in.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to save the figures in. [default: none; with --compare: results/ in --work]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option(
     "--perf-analyzer",
@@ -81,7 +91,8 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".bench"),
     show_default=True,
-    help="With --compare: where trunks, heads and repositories are made; kept for the next time.",
+    help="With --compare: trunks, checkpoints and repositories, gigabytes of them, are made in made_KEY/ in this "
+    "folder. They are kept until the code or a library that makes them is another one.",
 )
 @click.option(
     "--heads",
@@ -117,6 +128,8 @@ def bench_repo(
     Prints throughput, median and 99th percentile of the latency, and Triton's own queue and compute time of every
     part. Nobody else should use the server meanwhile.
     """
+    with errors_end_command():
+        _refuse_mixed(compare)
     if compare:
         _compare(
             scenarios=scenarios,
@@ -143,6 +156,16 @@ def bench_repo(
         if output is not None:
             paths = save_report(report, output)
             click.echo(f"saved: {', '.join(map(str, paths))}", err=True)
+
+
+def _refuse_mixed(compare: bool) -> None:
+    """Refuses options that have no effect: what a user typed is meant to do something."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if typed and option.name in (_SERVER_ONLY if compare else _COMPARE_ONLY):
+            message = "has no effect with --compare: leave it out" if compare else "has an effect with --compare only"
+            raise BadInput([Problem(None, f"{option.opts[0]} {message}")])
 
 
 def _compare(**settings: Any) -> None:

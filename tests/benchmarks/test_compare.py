@@ -28,12 +28,12 @@ def test_texts_are_as_long_as_they_are_asked_for(tiny_trunk):
 def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
     # Triton's Python backend leaves byte code in what it serves.
     ours = shutil.copytree(tiny_repository, tmp_path / "ours")
-    others = Systems(tiny_trunk, ours, tmp_path / "systems", 32)
+    others = Systems(tiny_trunk, ours, tmp_path / "systems", 32, cores=2)
     write_one_trunk(ours, tmp_path / "one_trunk")
     systems = [
-        TritonSystem("ours", "", ours),
-        TritonSystem("one of ours", "", ours, ("mood",)),
-        TritonSystem("one trunk", "", tmp_path / "one_trunk"),
+        TritonSystem("ours", "", ours, 4),
+        TritonSystem("one of ours", "", ours, 4, ("mood",)),
+        TritonSystem("one trunk", "", tmp_path / "one_trunk", 4),
         others.fused(1, "fused"),
         others.trunk_alone(1, "trunk"),
         others.single(1, 2, "single"),
@@ -47,6 +47,7 @@ def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
         for name, target in targets.items():
             (body,) = ask(target.host, target.port, target.requests(texts[0]))
             answers[name] = {output["name"]: np.array(output["data"]) for output in json.loads(body)["outputs"]}
+        counts = {name: target.tasks for name, target in targets.items()}
         measured = measure_in_turn(targets, texts, concurrency=2, seconds=0.3, repeats=2)
     tasks = {"grade", "match", "mood", "topic"}
     for name in ("ours", "one trunk", "fused"):
@@ -56,6 +57,9 @@ def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
     assert answers["one of ours"].keys() == {"mood"}
     assert answers["singles"].keys() == {"single_00", "single_01"}
     assert answers["trunk"].keys() == {"state"}
+    for name in ("ours", "one of ours", "one trunk", "fused", "single", "singles"):
+        assert counts[name] == len(answers[name].keys() - {"truncated"})
+    assert counts["trunk"] == counts["empty"] == 0
     for figures in measured.values():
         assert len(figures.samples) == 2
         assert all(sample.throughput > 0 and sample.cpu_ms > 0 for sample in figures.samples)
@@ -69,6 +73,9 @@ def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
     [
         (["--scenarios", "base,none"], "no such scenario; there are: base, small"),
         (["--scenarios", "peers"], "give their Python by --peers"),
+        (["--scenarios", "base", "--peers", __file__], "--peers has no effect without the scenario peers"),
+        (["--url", "somewhere:1"], "--url has no effect with --compare"),
+        (["--concurrency", "1,4"], "--concurrency has no effect with --compare"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path):

@@ -11,8 +11,8 @@ from benchmarks.compare.report import load_results, write_report
 from benchmarks.compare.result import Point, Result
 
 
-def point(system, throughputs, tokens=128, concurrency=4, tasks=8, memory=100.0, weights=10.0):
-    samples = [Sample(value, 1.0, 2.0, 3.0) for value in throughputs]
+def point(system, throughputs, tokens=128, concurrency=4, tasks=8, memory=100.0, weights=10.0, cpu=3.0):
+    samples = [Sample(value, 1.0, 2.0, cpu) for value in throughputs]
     return Point(
         system, "a system", tokens, concurrency, tasks, Measured(samples, memory, {"trunk_00_02": 60.0}), weights
     )
@@ -41,9 +41,9 @@ RESULTS = {
     ),
     "subset": result(
         "subset",
-        *(point("one task on tap 2", [70, 70], tasks=1, concurrency=n) for n in (1, 4)),
+        *(point("one task on tap 2", [70, 70], tasks=1, concurrency=n, cpu=22.0) for n in (1, 4)),
         point("all eight tasks", [20, 20], concurrency=1),
-        point("all eight tasks", [30, 30]),
+        point("all eight tasks", [30, 30], cpu=70.0),
         shallow_tap=2,
         deep_tap=7,
     ),
@@ -85,6 +85,9 @@ def test_share_of_a_shallow_task(goals):
     # A part of 20/70 of the time for a part of 2/7 of the layers.
     assert goals["subset_error"].value == pytest.approx((0, 0, 0), abs=1e-9)
     assert goals["subset_error_4"].value == pytest.approx((0.5, 0.5, 0.5))
+    # While it takes 3/7 of the time, it takes 22/70 of the processor time.
+    assert goals["subset_error_4_cpu"].value == pytest.approx((0.1, 0.1, 0.1))
+    assert goals["subset_error_4_cpu"].reached
     assert goals["padding_share"].value == (0.1, 0.1, 0.1)
 
 

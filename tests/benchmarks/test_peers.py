@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.peers.peer import PREPARED
 from benchmarks.peers.peers import PEERS, REGRESSIONS, TASKS, Peer, PeerError, running_peer
 
 ONE = PEERS["fastapi"]
@@ -30,6 +31,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[4])), Handler).serve_forever()
+"""
+PREPARATION = """
+import pathlib, sys
+models = pathlib.Path(sys.argv[1])
+# Fails where something is left of an earlier one.
+(models / ".onnx").mkdir()
+sys.exit((models / "fail").exists())
 """
 
 
@@ -67,6 +75,9 @@ def test_only_a_peer_on_onnx_files_is_prepared_and_only_once(tmp_path: Path) -> 
     assert optimize[-1] == "--preload-only"
     (tmp_path / ".onnx/cola").mkdir(parents=True)
     (tmp_path / ".onnx/cola/model_optimized.onnx").touch()
+    # It may be half a file still.
+    assert PEERS["infinity-optimum"].preparation(python, tmp_path, 2)
+    (tmp_path / PREPARED).touch()
     assert not PEERS["infinity-optimum"].preparation(python, tmp_path, 2)
 
 
@@ -154,6 +165,26 @@ def test_a_peer_that_refuses_the_request_is_not_waited_for(models: Path, tmp_pat
     peer = fake(tmp_path, FAKE_SERVER.replace("STATUS", "422"))
     with pytest.raises(PeerError, match="answered 422"), running_peer(peer, Path(sys.executable), models, 1):
         pass
+
+
+class Prepared(Peer):
+    """Prepared by a command that writes a file and then fails where the file ``fail`` is there."""
+
+    def preparation(self, python: Path, models: Path, threads: int) -> list[list[str]]:
+        if (models / PREPARED).exists():
+            return []
+        return [[str(python), "-c", PREPARATION, str(models)]]
+
+
+def test_a_preparation_that_ended_early_starts_anew(models: Path, tmp_path: Path) -> None:
+    peer = Prepared("fake", str(fake(tmp_path, FAKE_SERVER.replace("STATUS", "200")).script))
+    (models / "fail").touch()
+    with pytest.raises(PeerError, match="failed"), running_peer(peer, Path(sys.executable), models, 1):
+        pass
+    assert not (models / PREPARED).exists()
+    (models / "fail").unlink()
+    with running_peer(peer, Path(sys.executable), models, 1):
+        assert (models / PREPARED).is_file()
 
 
 def test_a_python_that_is_not_there_is_named(models: Path) -> None:

@@ -225,6 +225,15 @@ def test_mistakes_of_the_user_end_with_2(bench, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--scenarios", "base"], ["--repeats", "3"], ["--work", "w"], ["--heads", "h"], ["--peers", __file__]]
+)
+def test_options_of_the_comparison_alone_do_nothing_silently(bench, arguments):
+    result = bench(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {arguments[0]} has an effect with --compare only\n"
+
+
 def test_ranges_of_concurrency(bench, program):
     bench("--concurrency", "1:5:2", "--models", "multitask", "--buckets", "16")
     assert [run["--concurrency-range"] for run in log(program)] == ["1", "3", "5"]

@@ -45,6 +45,13 @@ def test_a_user_goes_through_a_heads_life(run, bundle):
     assert log[1].endswith("remove grade  1 -> -  done")
 
 
+def test_points_to_lose_are_refused_where_nothing_is_lost(run, bundle):
+    result = run(bundle(), "--max-loss", 1)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("is of fp32, by which nothing is lost: leave it out\n")
+    assert "error: --max-loss: " in result.stderr
+
+
 def test_dry_run_shows_files_and_config_changes(run, bundle):
     result = run(bundle(), "--dry-run")
     assert result.exit_code == 0
@@ -76,6 +83,8 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
         ("--promote --discard", "--promote and --discard: give one"),
         ("--list --to 3", "--to goes with --rollback only"),
         ("--list --keep 3", "--keep goes with --prune only"),
+        ("--rollback mood --max-loss 0.5", "--max-loss is for a head that comes in: a bundle, or --candidate"),
+        ("--list --task-dir elsewhere", "--task-dir is for a head that comes in"),
         ("--remove mood --task mood", "--task goes with --compare or --promote or --discard or --log only"),
         ("--verify --dry-run", "--verify has no --dry-run"),
         ("--rollback moood", "no task 'moood' in this repository; there are: grade, match, mood, topic"),

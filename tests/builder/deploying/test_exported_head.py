@@ -112,7 +112,7 @@ def foreign(folder):
         ({"output": "scores"}, None, r"outputs are \['scores'\], not \['urgent'\]"),
         ({"width": 16}, None, "the trunk's width is 32"),
         ({"labels": 3}, None, "TOML"),
-        ({"bias": float("nan")}, None, "NaN or infinity among its scores"),
+        ({"bias": float("nan")}, None, "head_urgent: answers NaN or infinity on"),
         ({"softmax": False}, None, "not probabilities that sum to 1: export it with its softmax"),
         ({"opset": 22}, None, "opset 22, but Triton 24.10 reads"),
         ({"ir": 11}, None, "IR 11 and opset 17, but Triton 24.10 reads"),

@@ -1,22 +1,27 @@
 """Heads deployed into a repository of int8: made in its precision, judged where they can be, proved by their files."""
 
 import json
+import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from builder.deploying.change import Change
 from builder.deploying.deployer import Deployer
 from builder.deploying.live_server import LiveServer
 from builder.deploying.making import Making
-from builder.deploying.proof import ProofError, smoke_rows
+from builder.deploying.proof import ProofError, check_answers, smoke_rows
 from builder.export import quantization
-from builder.export.precision import Precision
+from builder.export.precision import FP32, Precision
 from builder.repository.build import build_repository
 from builder.repository.configs import parameters_of
 from builder.repository.gate import GateError
-from builder.repository.gate_settings import GateSettings
+from builder.repository.gate_settings import GateRule, GateSettings, GateWish
 from builder.repository.manifest import read_manifest
+from builder.repository.standing import read_standing
 from server import Server
 
 KEY = "a-key"
@@ -49,7 +54,7 @@ def judged(repository, tiny_trunk_folder, tmp_path):
     (tmp_path / "mood.toml").write_text('labels = ["bad", "good"]\ntrain = "dev.jsonl"\ndev = "dev.jsonl"\n')
 
     def make(max_loss):
-        gate = GateSettings(max_loss=max_loss, task_dir=tmp_path)
+        gate = GateWish(max_loss=max_loss, task_dir=tmp_path)
         return Deployer(repository, url=None, trunk=tiny_trunk_folder, gate=gate)
 
     return make
@@ -61,6 +66,7 @@ def precision_of(repository, model):
 
 
 def test_head_gets_the_precision_of_its_repository(deployer, repository, bundle):
+    with_rule(repository, GateRule())
     report = deployer.deploy(bundle())
     path = repository / "head_mood/2/model.onnx"
     assert b"MatMulIntegerToFloat" in path.read_bytes()
@@ -81,6 +87,39 @@ def test_dev_data_tell_what_it_loses(judged, bundle):
     assert report.notes[0].startswith("accuracy over 10 dev rows: ")
 
 
+def with_rule(repository, rule):
+    """The repository as a build by this rule leaves it."""
+    manifest = read_manifest(repository).model_copy(update={"gate_rule": rule})
+    (repository / "manifest.json").write_text(manifest.text())
+
+
+def test_what_a_build_went_by_is_in_the_manifest(repository):
+    assert read_manifest(repository).gate_rule == GateRule(on=False)
+
+
+def test_built_without_the_gate_nothing_is_judged(judged, repository, bundle):
+    (note,) = judged(None).deploy(bundle()).notes
+    assert note.endswith("the repository was built with --gate off; give --max-loss to judge this head")
+    assert read_manifest(repository).gate == {}
+
+
+def test_repositorys_own_rule_judges(judged, repository, bundle):
+    with_rule(repository, GateRule(max_loss=-100.1, rows=6))
+    with pytest.raises(GateError, match=r"allowed is -100\.1"):
+        judged(None).deploy(bundle())
+    assert judged(100).deploy(bundle()).notes[0].startswith("accuracy over 6 dev rows: ")
+    assert read_manifest(repository).gate_rule == GateRule(max_loss=-100.1, rows=6)
+
+
+def test_next_build_knows_what_a_deployment_found(judged, repository, tiny_heads, tiny_trunk_folder, bundle, tmp_path):
+    judged(100).deploy(bundle())
+    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+    shutil.copytree(bundle(), heads / "mood", dirs_exist_ok=True)
+    settings = {"heads": heads, "trunk": tiny_trunk_folder, "max_length": 32, "gate": GateSettings(on=False)}
+    report = build_repository(repository, **settings, precision=read_manifest(repository).precision, dry_run=True)
+    assert report.gate == {"mood": read_manifest(repository).gate["mood"]}
+
+
 def test_head_that_loses_too_much_is_refused(judged, repository, bundle, monkeypatch):
     before = (repository / "manifest.json").read_bytes()
     monkeypatch.setattr(quantization, "_HIGHEST", 1)
@@ -96,6 +135,24 @@ def test_version_of_before_keeps_its_own_precision(deployer, repository, tiny_he
     deployer.rollback("mood")
     assert precision_of(repository, "head_mood") == "int8"
     assert deployer.verify() == []
+
+
+def test_numbers_may_be_off_by_a_share_of_their_range(repository):
+    contents = read_standing(repository).contents
+    heads = {task: contents.heads[task] for task in ("grade", "mood")}
+    wide = heads["grade"].specs[1].model_copy(update={"range": (0.0, 100.0)})
+    heads["grade"] = replace(heads["grade"], specs={1: wide})
+    contents = replace(contents, heads=heads)
+    tolerances = Change("mood", contents, contents).tolerances
+    assert tolerances == {"grade": 2, "grade_candidate": 2, "mood": 0.02, "mood_candidate": 0.02}
+    answers = {"grade": np.array([[50.0]], dtype=np.float32)}
+    check_answers(answers, {"grade": answers["grade"] + 1.9}, tolerances)
+    with pytest.raises(
+        ProofError, match=r"grade: the server's answers are 2\.1e\+00 from those expected; allowed is 2e\+00"
+    ):
+        check_answers(answers, {"grade": answers["grade"] + 2.1}, tolerances)
+    fp32 = replace(contents, precision=FP32, heads={task: replace(head, numbers={}) for task, head in heads.items()})
+    assert Change("mood", fp32, fp32).tolerances["grade"] == pytest.approx(1e-2)
 
 
 @pytest.mark.triton

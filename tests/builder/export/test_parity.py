@@ -1,5 +1,7 @@
 """The parity check passes what is right and stops what is wrong, with the difference it found."""
 
+import math
+
 import onnx
 import pytest
 import torch
@@ -77,11 +79,35 @@ def test_changed_weights_are_found_and_named(tiny_trunk, exported, tmp_path, pla
     assert raised.value.difference > TOLERANCE
 
 
-def test_nan_is_found(tiny_trunk, exported, tmp_path):
-    segments, head = exported
-    change_weights(tmp_path / "mood.onnx", lambda array: array * float("nan"))
-    with pytest.raises(ParityError, match="head_mood"):
-        check_parity(tiny_trunk, segments, [head], BUCKETS)
+@pytest.mark.parametrize(("off_by", "passes"), [(9e-3, True), (1.1e-2, False)])
+def test_a_number_may_be_off_by_a_share_of_its_range(tiny_trunk, tiny_heads, exported, tmp_path, off_by, passes):
+    segments, _ = exported
+    bundle = load_bundle(tiny_heads / "grade")
+    spec = bundle.spec.model_copy(update={"range": (0.0, 100.0)})
+    head = bundle.head(tiny_trunk)
+    head.output.bias.data += off_by / 100
+    export_head(head, spec, tmp_path / "grade.onnx", RELEASE)
+    grade = ServedTask("head_grade", tmp_path / "grade.onnx", spec, ServedHead(bundle.head(tiny_trunk), spec))
+    if passes:
+        assert check_parity(tiny_trunk, segments, [grade], BUCKETS)["head_grade"] > TOLERANCE
+    else:
+        with pytest.raises(ParityError, match="head_grade: answers differ from torch's"):
+            check_parity(tiny_trunk, segments, [grade], BUCKETS)
+
+
+@pytest.mark.parametrize("allowed", [None, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_found_whatever_is_allowed(tiny_trunk, tiny_heads, exported, tmp_path, value, allowed):
+    segments, _ = exported
+    bundle = load_bundle(tiny_heads / "grade")  # a number, which no softmax keeps finite
+    head = bundle.head(tiny_trunk)
+    head.output.bias.data.fill_(value)
+    export_head(head, bundle.spec, tmp_path / "grade.onnx", RELEASE)
+    grade = ServedTask(
+        "head_grade", tmp_path / "grade.onnx", bundle.spec, ServedHead(bundle.head(tiny_trunk), bundle.spec)
+    )
+    with pytest.raises(ParityError, match=r"^head_grade: answers NaN or infinity on "):
+        check_parity(tiny_trunk, segments, [grade], BUCKETS, allowed=allowed)
 
 
 def test_other_output_name_is_found(tiny_trunk, exported, tmp_path):

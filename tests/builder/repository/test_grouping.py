@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from builder.commands.build_repo import build_repo
 from builder.deploying.deployer import Deployer
 from builder.errors import OneTrunkError, UserError
-from builder.export import parity
+from builder.export import grouped_heads, parity
 from builder.export.exported_head import HEAD_ONNX
 from builder.export.grouped_heads import fits_group
 from builder.export.merged import merge_models
@@ -206,6 +206,28 @@ def test_broken_record_of_a_group_is_told(repository):
         Deployer(repository, url=None).tasks()
 
 
+@pytest.mark.parametrize("broken", ["{}", "no JSON", None])
+def test_broken_record_of_a_group_that_nobody_uses_stops_nothing(build, deployer, repository, update, broken):
+    for task in ("mood", "grade"):
+        deployer.deploy(update(task))
+    record = repository / "heads_03/1/group.json"
+    record.unlink()
+    if broken:
+        record.write_text(broken)
+    report = deployer.deploy(update("mood", 2.0))
+    assert report.to_version == 3
+    (note,) = report.notes
+    assert note.startswith(f"heads_03 answers for no task and is left out: {record} is missing or broken")
+    deployer.rollback("mood", to=1)
+    assert steps(repository)["head_mood"] == {"mood"}
+    assert build().models["heads_03"] == "version 2, new"
+
+
+def test_a_build_makes_a_group_anew_whose_record_is_broken(build, repository):
+    (repository / "heads_03/1/group.json").write_text("{}")
+    assert build().models["heads_03"] == "version 2, new"
+
+
 def test_dry_run_and_json(tiny_heads, tiny_trunk_folder, tmp_path):
     args = ["--tasks", "all", "--heads", str(tiny_heads), "--trunk", str(tiny_trunk_folder), "--max-length", "32"]
     args += ["--output", str(tmp_path / "new"), "--group-heads", "--dry-run", "--json"]
@@ -213,6 +235,21 @@ def test_dry_run_and_json(tiny_heads, tiny_trunk_folder, tmp_path):
     assert result.exit_code == 0
     assert json.loads(result.stdout)["models"]["heads_03"] == "version 1, new"
     assert not (tmp_path / "new").exists()
+
+
+def test_heads_too_large_for_one_file_are_refused(build, repository, monkeypatch):
+    build(group_heads=False)
+    before = (repository / "manifest.json").read_bytes()
+    monkeypatch.setattr(grouped_heads, "_MOST_BYTES", 10_000)
+    with pytest.raises(UserError, match=r"the 2 heads of tap 3 have .* GB together, .*: build without --group-heads"):
+        build()
+    assert (repository / "manifest.json").read_bytes() == before
+
+
+def test_nothing_to_group_is_told(build):
+    (note,) = build(tasks=["mood", "match"], dry_run=True).notes
+    assert note.startswith("--group-heads found nothing to group: no tap has two heads")
+    assert build(tasks=["mood", "grade"], dry_run=True).notes == ()
 
 
 def test_files_of_different_operator_sets_are_not_put_together(repository, tmp_path):

@@ -180,12 +180,18 @@ class TestDeploying:
 
         return make
 
-    def test_an_update_keeps_what_was_measured(self, build, repository, measured, deployer, bundle):
+    def test_an_update_loses_what_was_measured_of_the_version_before(
+        self, build, repository, measured, deployer, bundle
+    ):
         build(tune="throughput")
-        before = threads(repository)
-        deployer.deploy(bundle())
-        assert threads(repository) == before
         assert "# Measured by" in (repository / "head_mood/config.pbtxt").read_text()
+        deployer.candidate(bundle())
+        assert "# Measured by" in (repository / "head_mood/config.pbtxt").read_text()
+        deployer.promote("mood")
+        assert not (repository / "head_mood/config.pbtxt").read_text().startswith("#")
+        others = read_manifest(repository).placement
+        assert others.threads.keys() == threads(repository).keys() - {"head_mood"}
+        assert others.measured == "Measured by build-repo --tune on Abacus 3, 2 cores."
         assert deployer.verify() == []
         deployer.rollback("mood")
         assert deployer.verify() == []

@@ -96,6 +96,37 @@ def test_another_sample_is_measured_though_no_file_is_new(build, repository, gat
     assert {result.rows for result in report.gate.values()} == {50}
 
 
+def test_other_dev_data_are_measured_though_no_file_is_new(build, repository, gate, tmp_path):
+    tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
+    lines = (tasks / "mood.jsonl").read_text().splitlines()
+    (tasks / "mood.jsonl").write_text("\n".join(lines[:100]))
+    report = build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks))
+    assert report.written == ("manifest.json",)
+    assert {task: result.rows for task, result in report.gate.items()} == {**dict.fromkeys(ALL, 120), "mood": 100}
+
+
+def test_other_fields_of_the_same_dev_data_are_measured(build, repository, gate, tmp_path):
+    tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
+    with (tasks / "mood.toml").open("a") as file:
+        file.write('text_field = "sentence2"\n')
+    report = build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks, max_loss=100))
+    assert report.written == ("manifest.json",)
+
+
+def test_without_the_gate_what_is_known_of_the_files_is_told(build, repository, gate, tmp_path):
+    report = build(precision=INT8, gate=dataclasses.replace(gate, on=False, task_dir=tmp_path))
+    assert report.written == ("manifest.json",)  # that there is no gate any more
+    assert set(read_manifest(repository).gate) == set(report.gate) == ALL
+    assert report.gated
+
+
+def test_another_rule_is_kept_though_no_file_is_new(build, repository, gate):
+    assert read_manifest(repository).gate_rule == gate.rule
+    report = build(precision=INT8, gate=dataclasses.replace(gate, max_loss=9))
+    assert report.written == ("manifest.json",)
+    assert read_manifest(repository).gate_rule == dataclasses.replace(gate.rule, max_loss=9)
+
+
 def test_one_part_alone(build, repository):
     report = build(precision=Precision(heads="int8"))
     new = {model for model, state in report.models.items() if state == "version 2, new"}
@@ -115,7 +146,7 @@ def test_fp32_repository_of_before_is_known_again(build, tiny_repository, tmp_pa
     shutil.copytree(tiny_repository, tmp_path / "repository")
     assert not build(precision=Precision()).changed
     manifest = (tmp_path / "repository/manifest.json").read_text()
-    assert not {"precision", "gate", "numbers"} & set(json.loads(manifest))
+    assert not {"precision", "gate", "gate_rule", "numbers"} & set(json.loads(manifest))
 
 
 def test_fp16_keeps_its_form(build, tmp_path):
@@ -124,6 +155,20 @@ def test_fp16_keeps_its_form(build, tmp_path):
     assert {tensor.type for tensor in open_session(path, "mood").get_outputs()} == {"tensor(float)"}
     assert max(result.loss for result in report.gate.values()) <= 2
     assert parameter(tmp_path / "repository", "head_mood") == "fp16"
+
+
+def test_fp16_on_a_cpu_is_told(build, gate):
+    settings = {"precision": Precision(heads="fp16"), "gate": dataclasses.replace(gate, on=False), "dry_run": True}
+    (note,) = build(**settings).notes
+    assert note.startswith("fp16 is for GPUs (--device gpu)")
+    assert build(**settings, device="gpu").notes == ()
+
+
+@pytest.mark.parametrize("precision", [INT8, Precision(trunk="fp16", heads="int8")])
+def test_int8_for_a_gpu_is_refused(build, precision):
+    with pytest.raises(UserError, match="int8 is made for CPUs; give fp16 or fp32 with --device gpu") as raised:
+        build(precision=precision, device="gpu")
+    assert "\n" not in str(raised.value)
 
 
 def test_refused_gate_publishes_nothing(build, tmp_path, monkeypatch):
@@ -167,6 +212,13 @@ def test_task_without_dev_data_is_told_before_anything_is_exported(build, gate, 
     assert "\n" not in str(raised.value)
 
 
+def test_dry_run_too_needs_dev_data(build, gate, tmp_path):
+    settings = {"precision": INT8, "dry_run": True}
+    with pytest.raises(UserError, match=r"task grade: no dev data .* or --gate off"):
+        build(**settings, gate=dataclasses.replace(gate, task_dir=tmp_path))
+    assert build(**settings, gate=dataclasses.replace(gate, task_dir=tmp_path, on=False)).changed
+
+
 def test_task_file_of_another_task_is_told(build, gate, tmp_path):
     tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
     text = (tasks / "mood.toml").read_text()
@@ -203,6 +255,36 @@ def test_command_shows_what_was_refused(command, monkeypatch):
     assert lines[-6].split() == ["task", "metric", "rows", "fp32", "reduced", "loss"]
     assert [line.split()[0] for line in lines[-5:-1]] == sorted(ALL)
     assert lines[-1].startswith("error: points lost on dev data: ")
+
+
+@pytest.mark.parametrize(
+    ("on_off", "told"), [("on", "would be found out by the gate"), ("off", "is not known: no gate, by --gate off")]
+)
+def test_command_says_what_a_build_would_find_out(command, on_off, told):
+    result = command("--precision", "int8", "--gate", on_off, "--dry-run")
+    assert f"precision int8: what tasks lose by it {told}\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--max-loss", "0.5"], "--max-loss: nothing is lost with --precision fp32"),
+        (["--gate", "on", "--gate-rows", "9"], "--gate and --gate-rows: nothing is lost with --precision fp32"),
+        (["--precision", "int8", "--gate", "off", "--max-loss", "1"], "--max-loss: there is no gate with --gate off"),
+    ],
+)
+def test_command_refuses_options_of_a_gate_that_there_is_not(command, options, told):
+    result = command(*options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {told}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("points", ["nan", "inf", "-1", "100.5"])
+def test_command_refuses_points_that_are_none(command, points):
+    result = command("--precision", "int8", "--max-loss", points)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: --max-loss {points}: give points from 0 to 100, as in 0.5\n"
 
 
 def test_command_refuses_an_unknown_precision(command):
