@@ -28,9 +28,13 @@ class Prediction(ABC):
     def record(self, top: int | None) -> dict[str, Any]:
         """As JSON, with the scores of at most ``top`` labels; None gives all."""
 
+    def marks(self) -> list[tuple[int, int, str]]:
+        """Parts of the text that it is about: first character, the one after the last, and what they are."""
+        return []
+
     @abstractmethod
     def lines(self, top: int) -> list[tuple[str, str]]:
-        """As lines of a table: label and score, the ``top`` likeliest."""
+        """As lines of a table: label and score, the ``top`` likeliest; where there are marks, a line a mark."""
 
 
 @dataclass(frozen=True)

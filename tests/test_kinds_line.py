@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from builder.model.bundle import load_bundle
+from builder.deploying.deployer import Deployer
+from builder.export.precision import parse_precision
+from builder.model.bundle import load_bundle, save_bundle
 from builder.model.kinds import KINDS
 from builder.model.kinds.base import Kind
 from builder.model.kinds.span_tags import read_spans
+from builder.model.trunk import load_trunk
 from builder.repository.build import build_repository
+from builder.repository.gate_settings import GateSettings
 from builder.tasks import load_task, read_examples
 from builder.tasks.metrics import measure
 from builder.training.run import train
@@ -29,6 +33,7 @@ from server import Server
 
 pytestmark = pytest.mark.triton
 
+KEY = "a-key"
 WORDS = ["film", "music", "light", "house"]
 
 
@@ -163,13 +168,17 @@ def trained(made_up, tiny_trunk, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(trained, tiny_trunk_folder, tmp_path_factory):
+def served(trained, tiny_trunk_folder, tmp_path_factory):
+    """A running server of all of them, and its repository."""
     repository = tmp_path_factory.mktemp("served") / "repository"
     build_repository(repository, heads=trained[1], trunk=tiny_trunk_folder, max_length=32)
-    with (
-        Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server,
-        Client(server.grpc_url) as client,
-    ):
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY) as server:
+        yield server, repository
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    with Client(served[0].grpc_url) as client:
         yield client
 
 
@@ -302,3 +311,48 @@ def test_spans_are_asked_together_with_everything_else(client):
             one, other = alone[name], whole[name]
             assert one.score == pytest.approx(other.score, abs=1e-5)
             assert [line[0] for line in one.lines(9)] == [line[0] for line in other.lines(9)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
+def test_kinds_are_grouped_and_reduced(trained, tiny_trunk_folder, tmp_path, precision):
+    """Every file is checked against torch, or against the files it is made of; int8 is judged on dev data."""
+    gate = GateSettings(max_loss=20, task_dir=trained[1].parent)
+    report = build_repository(
+        tmp_path / "repository",
+        heads=trained[1],
+        trunk=tiny_trunk_folder,
+        max_length=32,
+        group_heads=True,
+        precision=parse_precision(precision),
+        gate=GateSettings() if precision == "fp32" else gate,
+    )
+    group = json.loads((tmp_path / "repository" / "heads_01" / "1" / "group.json").read_text())
+    assert set(group["heads"]) == {"about", "rating", "pairs"}, "what answers for every token stays by itself"
+    if precision != "fp32":
+        assert set(report.gate) == set(TASKS)
+        for name, result in report.gate.items():
+            assert result.fp32 == pytest.approx(trained[0][name][1].spec.scores[result.metric], abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "texts"), [("slots", lamps), ("about", rows)])
+def test_a_head_is_tried_compared_and_deployed(served, client, trained, tiny_trunk_folder, tmp_path, name, texts):
+    server, repository = served
+    bundle = load_bundle(trained[1] / name)
+    task, again = trained[0][name][0], tmp_path / name
+    head = bundle.head(load_trunk(tiny_trunk_folder))
+    with torch.no_grad():
+        head.output.bias[0] += 1.0
+    save_bundle(again, bundle.spec, head)
+    file = tmp_path / "texts.jsonl"
+    field = "words" if name == "slots" else "text"
+    file.write_text("\n".join(json.dumps({field: text, "label": label}) for text, label in texts(60, 1)))
+    with Deployer(repository, url=server.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer:
+        deployer.candidate(again)
+        found = deployer.compare(file)
+        deployer.promote()
+        assert deployer.verify() == []
+    assert (found.labelled, found.metric) == (60, task.metric)
+    assert found.live_score == pytest.approx(trained[0][name][1].spec.scores[task.metric], abs=1e-6)
+    assert 0 < found.agreement < 1
+    assert found.disagreements
+    assert client.predict("please the film", tasks=[name])[0][name]

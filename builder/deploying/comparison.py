@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from builder.deploying.live_server import LiveServer, Row
 from builder.errors import UserError
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
+from builder.model.kinds.base import stack_rows
+from builder.model.offsets import token_offsets
 from builder.progress import Progress, silent
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import candidate_name
@@ -22,7 +26,8 @@ from builder.tasks.metrics import measure
 from builder.tasks.records import BrokenLine, read_records
 
 _BATCH = 16
-_TEXT, _PAIR, _LABEL = ("text", "sentence", "sentence1"), ("text_pair", "pair", "sentence2"), ("label", "score")
+_TEXT, _PAIR = ("text", "sentence", "sentence1", "tokens", "words"), ("text_pair", "pair", "sentence2")
+_LABEL = ("label", "score", "tags", "labels")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,13 @@ class _Texts:
 
 
 def compare(
-    contents: Contents, server: LiveServer, task: str, file: Path, progress: Progress = silent, most_timed: int = 200
+    contents: Contents,
+    server: LiveServer,
+    task: str,
+    file: Path,
+    tokenizer: Path,
+    progress: Progress = silent,
+    most_timed: int = 200,
 ) -> Comparison:
     """Asks the live head and the candidate about the same texts. The live ensembles are not touched.
 
@@ -82,6 +93,7 @@ def compare(
         server: the server.
         task: a task that has a candidate.
         file: texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` where it is known.
+        tokenizer: the tokenizer.json that is served, by which labels of words are put on tokens.
         progress: see Progress.
         most_timed: on how many texts latency is measured, one request at a time, both in turn.
 
@@ -95,16 +107,16 @@ def compare(
     spec, ensemble = head.specs[head.candidate], candidate_name(task)
     texts = _read(file, spec)
     outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
-    answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}
+    answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}  # a row each
     for start in range(0, len(texts.rows), _BATCH):
         progress("asking both", start, len(texts.rows))
         found = server.ask(ensemble, texts.rows[start : start + _BATCH], outputs)
         for output in outputs:
-            answers[output].append(found[output])
-    scores = {output: np.concatenate(parts) for output, parts in answers.items()}
+            answers[output] += list(found[output])
+    scores = {output: stack_rows(rows) for output, rows in answers.items()}
     times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
     new, old = scores[candidate_output(task)], scores.get(task)
-    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec)
+    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec, tokenizer)
     return Comparison(
         task=task,
         live_version=head.served,
@@ -128,10 +140,13 @@ def compare(
 def _read(file: Path, spec: HeadSpec) -> _Texts:
     rows: list[Row] = []
     labels: list[object] = []
+    kind = get_kind(spec.kind)
     for record in read_records(file):
         if isinstance(record, BrokenLine):
             raise UserError(f"{file}, line {record.line}: {record.why}")
         text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
+        with contextlib.suppress(ValueError):
+            text = kind.text(text)
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
         if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
@@ -148,18 +163,22 @@ def _field(values: dict[str, object], names: Sequence[str]) -> object:
     return next((values[name] for name in names if values.get(name) not in (None, "")), None)
 
 
-def _targets(file: Path, texts: _Texts, spec: HeadSpec) -> tuple[NDArray[Any], list[int]]:
+def _targets(file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path) -> tuple[NDArray[Any], list[int]]:
     """The targets of the rows that have a label, and which these are."""
     kind, known, encoded = get_kind(spec.kind), [], []
     for row, label in enumerate(texts.labels):
         if label is None:
             continue
         try:
-            encoded.append(kind.encode(label, spec))
+            encoded.append(kind.encode(label, spec, texts.rows[row][0]))
         except ValueError as error:
             raise UserError(f"{file}, text {row + 1}: {error}") from error
         known.append(row)
-    return kind.targets(encoded, spec), known
+    offsets = None
+    if kind.by_token:
+        rows = [texts.rows[row][0] for row in known]
+        offsets = token_offsets(Tokenizer.from_file(str(tokenizer)), rows, spec.max_length)
+    return kind.targets(encoded, spec, offsets), known
 
 
 def _score(scores: NDArray[np.float32], targets: NDArray[Any], spec: HeadSpec) -> float:

@@ -116,22 +116,19 @@ def check_parity(
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
-        inputs, dims = (
-            (HIDDEN_STATE, ATTENTION_MASK),
-            [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).dims(head.spec))],
-        )
+        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).dims(head.spec))]
+        inputs = (HIDDEN_STATE, ATTENTION_MASK)
         _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
     sessions |= {group.name: open_session(group.path, group.name) for group in groups}
 
     # A group holds the very files that it is compared with, whatever they compute in.
     together = {group.name for group in groups}
     tolerance = TOLERANCE if allowed is None else allowed
-    limits = {head.name: tolerance * head.spec.span for head in heads}
     worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
             worst[model] = max(worst.get(model, 0.0), difference)
-            limit = TOLERANCE if model in together else limits.get(model, tolerance)
+            limit = TOLERANCE if model in together else tolerance
             if difference > limit:
                 other = "its heads'" if model in together else "torch's"
                 raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)

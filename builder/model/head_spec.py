@@ -51,12 +51,6 @@ class HeadSpec(BaseModel):
         get_kind(self.kind).check(self)
         return self
 
-    @property
-    def span(self) -> float:
-        """How far apart lowest and highest answer are: 1 for probabilities. Scores may be off by a share of it."""
-        low, high = self.range or (0.0, 1.0)
-        return high - low
-
 
 def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
     """Reads a folder's head.json.

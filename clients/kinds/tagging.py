@@ -74,6 +74,10 @@ class SpansPrediction(Prediction):
         )
         return {"spans": spans, "words": words}
 
+    def marks(self) -> list[tuple[int, int, str]]:
+        """The spans."""
+        return [(span.start, span.end, span.type) for span in self.spans]
+
     def lines(self, top: int) -> list[tuple[str, str]]:
         """A line a span."""
         return [(f"{span.type}: {span.text}", f"{span.score:.3f}") for span in self.spans] or [("(no spans)", "")]

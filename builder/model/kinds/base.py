@@ -212,8 +212,11 @@ class Kind(ABC):
         """
 
     def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
-        """By how much served scores are not what they should be: the greatest difference of a number."""
-        return float(np.abs(found - expected).max())
+        """By how much served scores are not what they should be: the greatest difference of a number.
+
+        Infinite where they differ in shape.
+        """
+        return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
     def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
         """What is wrong with scores that a head of unknown origin gives for real texts; None where nothing is.

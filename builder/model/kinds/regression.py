@@ -90,6 +90,11 @@ class Regression(Kind):
         found: NDArray[np.float32] = np.abs(first - second)[:, 0]
         return found
 
+    def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
+        """The greatest difference of two numbers, as a share of the range."""
+        low, high = _range(space)
+        return super().difference(found, expected, space) / (high - low)
+
     def shown(self, scores: Scores, space: AnswerSpace) -> str:
         """The number."""
         return f"{scores[0]:.2f}"

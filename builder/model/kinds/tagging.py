@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, labels_of
+from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, labels_of, stack_rows
 from builder.model.kinds.options import Options
 from builder.model.kinds.span_tags import Scheme, bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
 
@@ -176,9 +176,17 @@ class Tagging(Kind):
         return found
 
     def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
-        """The greatest difference of a probability, and as a whole 1 where a tag is another one."""
-        other_tag = float((found[..., 0] != expected[..., 0]).mean())
-        return max(other_tag, float(np.abs(found[..., 1] - expected[..., 1]).max()))
+        """The greatest difference of a probability, or the share of tokens with another tag if that is more.
+
+        One of them may have more padding.
+        """
+        if len(found) != len(expected):
+            return float("inf")
+        both = stack_rows([*found, *expected])
+        one, other = both[: len(found)], both[len(found) :]
+        real = (one[..., 0] >= 0) | (other[..., 0] >= 0)
+        other_tag = float((one[..., 0] != other[..., 0])[real].mean()) if real.any() else 0.0
+        return max(other_tag, float(np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
 
     def shown(self, scores: Scores, space: AnswerSpace) -> str:
         """The types of the spans."""
