@@ -218,6 +218,10 @@ class Kind(ABC):
         """
         return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
+    def right(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """The predictions that are all right. *Shape:* (rows, ...), in and out."""
+        return targets
+
     def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
         """What is wrong with scores that a head of unknown origin gives for real texts; None where nothing is.
 

@@ -118,6 +118,10 @@ class Multilabel(Kind):
         found: NDArray[np.float64] = scores.astype(np.float64) - self.thresholds(space)
         return found
 
+    def right(self, targets: NDArray[Any]) -> NDArray[np.float64]:
+        """Above nought where a label holds, below where it does not."""
+        return targets.astype(np.float64) - _USUAL_THRESHOLD
+
     def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
         """Not finite, or no probabilities."""
         fault = super().fault(scores, space)

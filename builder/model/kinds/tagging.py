@@ -169,6 +169,10 @@ class Tagging(Kind):
         """Numbers of tags. *Shape:* (rows, tokens)."""
         return np.asarray(scores[..., 0], dtype=np.int64)
 
+    def right(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """The tags of the data. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
+        return np.asarray(targets[..., 0])
+
     def distance(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.float32]:
         """The share of a text's tokens that are tagged differently."""
         real = np.maximum((first[..., 0] >= 0).sum(axis=-1), 1)
