@@ -140,6 +140,7 @@ class _TaskSearch:
             study="search",
             task=self._name,
             metric=self._task.metric,
+            by_token=self._task.answers.by_token,
             trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
             trials=(*self._trials, *ahead),
             notes=tuple(self._notes),

@@ -7,6 +7,7 @@ from builder.model.bundle import load_bundle
 from builder.search.baseline import run_baseline, save_baselines
 from builder.search.bundles import carry_out
 from builder.search.depths import search_task
+from builder.search.planned import servable_options
 from builder.search.settings import SearchSettings
 from builder.tasks import Task
 from builder.training.execute import execute
@@ -56,6 +57,8 @@ def test_a_kind_is_searched_and_its_student_becomes_a_bundle(task, second, new_b
     save_baselines("things", bench, SETTINGS)
     trials = search_task("things", bench, SETTINGS)
     assert {trial.stage for trial in trials.trials} >= {"probe", "teacher", "student"}
+    options = servable_options(bench.settings.runs, ["things"]) if baseline.score > 0 else []
+    assert all(option.whole_layers == option.layers - (task.kind != "tagging") for option in options)
     student = next(trial for trial in trials.trials if trial.stage == "student")
     assert student.spec.distillation.other_texts > 0
     result = carry_out("things", Plan(student), bench, tmp_path / "heads")
@@ -65,9 +68,8 @@ def test_a_kind_is_searched_and_its_student_becomes_a_bundle(task, second, new_b
     assert bundle.head(tiny_trunk).by_token == (task.kind == "tagging")
 
 
+@pytest.mark.parametrize("task", ["softmax", "crf"], indirect=True)
 def test_a_student_by_token_learns_no_states(task, second, new_bench):
-    if task.kind == "multilabel":
-        pytest.skip("it answers for the text")
     bench = new_bench(task, second)
     trials = search_task("things", bench, SETTINGS)
     student = next(trial for trial in trials.trials if trial.stage == "student")
