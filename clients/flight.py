@@ -121,7 +121,7 @@ class Flight:
             raise Outdated(error) from None
         readers = batch_readers(batch)
         for at, row in enumerate(batch.rows):
-            read = RowRead(self._rows.text(row), words[at]) if words is not None else None
+            read = RowRead(self._rows.text(row), truncated[at], words[at]) if words is not None else None
             said = {task.name: readers[task.name].read(task, scores[task.name][at], read) for task in batch.tasks}
             self._answers[row] = Answer(said, truncated[at], ms)
 

@@ -160,6 +160,8 @@ class TokenRows:
         if about_words and tasks is not None:
             _refuse(f"task {about_words[0].name!r} is about the words of a text: give the text, not token ids")
         chosen = tuple(task for task in chosen if task not in about_words)
+        if not chosen:
+            _refuse(f"every task served is about the words of a text: give texts ({', '.join(catalogue.tasks)})")
         longest = catalogue.max_length
         problems = [
             Problem(row, f"{len(ids)} tokens, at most {longest} are served; cut it before its closing [SEP]")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -294,6 +296,30 @@ def test_words_that_were_cut_off_say_so(client):
     assert 100 < len(cut) < 140
     assert all(word.tag is None for word in said.words[-len(cut) :])
     assert all(text[word.start : word.end] == word.text for word in said.words)
+
+
+def test_a_text_that_was_read_to_its_end_has_no_words_without_a_tag(client):
+    said = client.predict("please the film \u200b", tasks=["slots"])[0]["slots"]
+    assert [word.text for word in said.words] == ["please", "the", "film"]
+
+
+def test_another_option_or_threshold_is_another_version(trained, tiny_trunk_folder, tmp_path):
+    """Weights alone do not say what a head answers."""
+    heads = shutil.copytree(trained[1], tmp_path / "heads")
+    build = partial(build_repository, tmp_path / "repository", heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    build()
+    for name, change in (
+        ("about", {"fitted": {"thresholds": [0.1, 0.2, 0.3]}}),
+        ("pairs", {"options": {"none_below": 0.9}}),
+        ("plain_slots", {"options": {"output": "softmax", "scheme": "BIO"}}),
+    ):
+        bundle = load_bundle(heads / name)
+        save_bundle(heads / name, bundle.spec.model_copy(update=change), bundle.head(load_trunk(tiny_trunk_folder)))
+    models = build().models
+    changed = {name for name in models if models[name].startswith("version 2, new")}
+    assert changed == {"head_about", "head_pairs", "head_plain_slots"}
+    spec = json.loads((tmp_path / "repository" / "head_about" / "2" / "head.json").read_text())
+    assert spec["fitted"] == {"thresholds": [0.1, 0.2, 0.3]}
 
 
 def test_tasks_about_words_are_not_asked_with_token_ids(client):

@@ -125,7 +125,7 @@ def compare(
         labelled=len(known),
         agreement=None if old is None else kind.agreement(old, new, spec),
         agreement_is=kind.agreement_is,
-        mean_difference=None if old is None else float(np.abs(old - new).mean()),
+        mean_difference=None if old is None else kind.mean_difference(old, new, spec),
         metric=spec.metric,
         live_score=None if old is None or not known else _score(old[known], targets, spec),
         candidate_score=_score(new[known], targets, spec) if known else None,

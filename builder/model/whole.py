@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +57,40 @@ def new_whole_model(trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tenso
     encoder.embeddings.requires_grad_(True)
     row_of_token = torch.arange(trunk.vocab_size)
     if vocabulary is not None:
-        kept = torch.unique(torch.cat([vocabulary, torch.tensor([trunk.pad_token_id])]))
+        kept = _kept(trunk, vocabulary)
         row_of_token = torch.zeros(trunk.vocab_size, dtype=torch.long)
         row_of_token[kept] = torch.arange(len(kept))
         _keep_tokens(encoder.embeddings, trunk.vocab_size, kept)
     head = new_head(trunk, outputs=outputs, tap=0, layers=trunk.depth)
     return WholeModel(encoder, head, row_of_token).train()
+
+
+def trained_whole_model(
+    trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tensor, weights: Mapping[str, Tensor]
+) -> WholeModel:
+    """A model that was trained with a part of the vocabulary, for any text: in evaluation mode, with the whole of it.
+
+    Args:
+        trunk: what it started from; tokens that it never saw have their embeddings from there.
+        outputs: as for new_whole_model.
+        vocabulary: the token ids that it was trained with. *Shape:* (token ids,)
+        weights: of its state.
+    """
+    model, kept = new_whole_model(trunk, outputs=outputs), _kept(trunk, vocabulary)
+    whole = model.state_dict()
+    for name, tensor in weights.items():
+        if tensor.shape == whole[name].shape:
+            whole[name] = tensor
+        else:
+            whole[name][kept] = tensor
+    model.load_state_dict(whole)
+    return model.eval().requires_grad_(False)
+
+
+def _kept(trunk: Trunk, vocabulary: Tensor) -> Tensor:
+    """The token ids whose embeddings are kept, in the order of their rows. *Shape:* (kept,)."""
+    kept: Tensor = torch.unique(torch.cat([vocabulary, torch.tensor([trunk.pad_token_id])]))
+    return kept
 
 
 def _keep_tokens(embeddings: nn.Module, vocab_size: int, kept: Tensor) -> None:

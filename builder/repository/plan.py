@@ -196,6 +196,8 @@ def head_source(head: HeadSource, numbers: Numbers = "fp32") -> str:
 def _served_spec(spec: HeadSpec) -> str:
     """What is served depends on, beside the weights: a retrained head with equal ones is the same head."""
     fields = {"task", "kind", "form", "labels", "range", "tap", "layers", "query", "metric"}
+    # Heads that have none of these are known by what they were known by before there were any.
+    fields |= {name for name in ("options", "fitted") if getattr(spec, name)}
     return spec.model_dump_json(include=fields)
 
 

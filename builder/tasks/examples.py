@@ -109,7 +109,7 @@ def _text(record: Record, field: str, task: Task) -> str:
     try:
         value = task.answers.text(_value(record, field))
     except ValueError as error:
-        raise RowError("not a text", f"{field!r} is {error}") from None
+        raise RowError("not a text", f"{field!r} {error}") from None
     if is_not_utf8(value):
         raise RowError("not a text", f"{field!r} has half of a surrogate pair in it")
     # Neither blanks nor control characters leave the tokenizer anything to read.

@@ -47,7 +47,10 @@ def word_spans(predictions: Numbers, targets: Numbers) -> Iterator[tuple[set[Any
 
 
 def _in_words(tags: Numbers, words: Numbers) -> set[tuple[int, int, str]]:
-    """Spans of words: a word is in one span at most, the first that one of its pieces is in, as clients read it."""
+    """Spans of the data's words; a word is in one span at most, the first that one of its pieces is in.
+
+    Clients do the same with the tokenizer's words, which are shorter: it ends a word at a hyphen or an apostrophe too.
+    """
     # What is tagged at a special token or at padding is no part of a text.
     tags = np.where(words[: len(tags)] >= 0, tags, 0)
     types = [str(one) for one in range(int(tags.max(initial=0)) // 2 + 1)]

@@ -90,7 +90,9 @@ def measure_raw(
     raw: Tensor, targets: Tensor, task: Task, space: AnswerSpace, output: nn.Module | None = None
 ) -> Evaluation:
     """The scores of raw outputs. *Shape:* (texts, outputs) and (texts, ...)."""
-    served = task.answers.scores(raw, space, None if output is None else output.cpu()).numpy()
+    # Where the output is: it may have a part in it.
+    device = raw.device if output is None else next(output.parameters()).device
+    served = task.answers.scores(raw.to(device), space, output).cpu().numpy()
     scores, notes = measure(task.metrics, task.answers.predictions(served, space), targets.numpy())
     return Evaluation(scores, notes)
 

@@ -19,11 +19,13 @@ class RowRead:
 
     Attributes:
         text: the text.
+        truncated: whether its end was not read.
         words: word, first character and the one after the last, of each token; -1 for what is no part of the text.
             *Shape:* (tokens, 3)
     """
 
     text: str
+    truncated: bool
     words: NDArray[np.int64]
 
 

@@ -105,7 +105,7 @@ class TaggingReader(Reader):
         assert row is not None, "a task about words is asked with texts"
         pieces = _pieces(np.asarray(scores), row.words)
         spans = _spans(pieces, task.labels or (), row.text)
-        words = _words(pieces, spans, task.scheme, row.text)  # type: ignore[attr-defined]  # fault has looked
+        words = _words(pieces, spans, task.scheme, row)  # type: ignore[attr-defined]  # fault has looked
         least = min((span.score for span in spans), default=1.0)
         return SpansPrediction(task.name, None, least, {}, words, spans)
 
@@ -159,8 +159,9 @@ def _span(kind: str, inside: Sequence[_Piece], pieces: Sequence[_Piece], text: s
     return Span(kind, text[start:end], start, end, min(piece.score for piece in inside))
 
 
-def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, text: str) -> tuple[Word, ...]:
+def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: RowRead) -> tuple[Word, ...]:
     only, first, inner, last = _LETTERS[scheme]
+    text = row.text
     found: list[Word] = []
     of_word: dict[int, list[_Piece]] = {}
     for piece in pieces:
@@ -174,7 +175,8 @@ def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, text: s
             letter = only if begins and ends else first if begins else last if ends else inner
             tag = f"{letter}-{span.type}"
         found.append(Word(text[start:end], start, end, tag, some[0].score))
-    read_to = found[-1].end if found else 0
-    # What the tokenizer did not get to: words as blanks make them.
-    cut = [match for match in _WORD.finditer(text) if match.start() >= read_to]
+    if not row.truncated:
+        return tuple(found)
+    # What the tokenizer did not get to: words as blanks make them, the first may be the rest of one.
+    cut = _WORD.finditer(text, found[-1].end if found else 0)
     return (*found, *(Word(match[0], match.start(), match.end(), None, 0.0) for match in cut))

@@ -117,9 +117,11 @@ class Kind(ABC):
     # Data.
 
     def text(self, value: object) -> str:
-        """A text of the data. Raises ValueError with what was found in its place."""
+        """A text of the data, or its words with a blank between them. Raises ValueError with what is in its place."""
+        if isinstance(value, list):
+            return " ".join(_word(place, word) for place, word in enumerate(value, start=1))
         if not isinstance(value, str):
-            raise ValueError(f"{value!r:.40}")
+            raise ValueError(f"is {value!r:.40}")
         return value
 
     @abstractmethod
@@ -243,6 +245,10 @@ class Kind(ABC):
         found: NDArray[np.float32] = np.abs(first - second).max(axis=-1) * ~self._same(first, second, space)
         return found
 
+    def mean_difference(self, first: Scores, second: Scores, space: AnswerSpace) -> float:
+        """The mean difference of two heads' scores. *Shape of both:* (rows, dims)."""
+        return float(np.abs(first - second).mean())
+
     @abstractmethod
     def shown(self, scores: Scores, space: AnswerSpace) -> str:
         """One text's answer in a few letters. *Shape:* (outputs,)."""
@@ -251,6 +257,14 @@ class Kind(ABC):
         one, other = (self.predictions(scores, space) for scores in (first, second))
         same: NDArray[np.bool_] = (one == other).reshape(len(one), -1).all(axis=-1)
         return same
+
+
+def _word(place: int, word: object) -> str:
+    if not isinstance(word, str):
+        raise ValueError(f"has {word!r:.40} as word {place}")
+    if word.split() != [word]:
+        raise ValueError(f"has {word!r:.40} as word {place}: empty, or with a blank in it")
+    return word
 
 
 def labels_of(space: AnswerSpace) -> tuple[str, ...]:

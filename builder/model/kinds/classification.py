@@ -114,7 +114,8 @@ class Classification(Kind):
         """Probabilities that sum to 1, calibrated where a temperature was fitted."""
         import torch
 
-        return torch.softmax(raw / space.fitted.get("temperature", 1.0), dim=-1)
+        temperature = space.fitted.get("temperature")
+        return torch.softmax(raw / temperature if temperature else raw, dim=-1)
 
     def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[np.int64]:
         """Indices of the likeliest labels. *Shape:* (rows,)."""

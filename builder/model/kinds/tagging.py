@@ -76,17 +76,6 @@ class Tagging(Kind):
         """How tags are written."""
         return {"scheme": TaggingOptions.read(space.options).scheme}
 
-    def text(self, value: object) -> str:
-        """A text, or its words with a blank between them."""
-        if not isinstance(value, list):
-            return super().text(value)
-        for place, word in enumerate(value, start=1):
-            if not isinstance(word, str):
-                raise ValueError(f"word {place} is {word!r:.40}")
-            if not word.strip() or word.split() != [word]:
-                raise ValueError(f"word {place} is {word!r:.40}: empty, or with a blank in it")
-        return " ".join(value)
-
     def encode(self, label: object, space: AnswerSpace, text: str = "") -> tuple[Word, ...]:
         """The words of the text with their tags: of a list of tags, or of a text with blanks between them."""
         types, words = labels_of(space), text.split()
@@ -169,6 +158,17 @@ class Tagging(Kind):
         """Numbers of tags. *Shape:* (rows, tokens)."""
         return np.asarray(scores[..., 0], dtype=np.int64)
 
+    def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
+        """Not finite, no numbers of tags, or no probabilities."""
+        fault = super().fault(scores, space)
+        if fault is not None:
+            return fault
+        tags, chances = scores[..., 0], scores[..., 1]
+        most = self.outputs(space) - 1
+        if (tags != np.rint(tags)).any() or tags.min() < _PADDING or tags.max() > most:
+            return f"its tags are not numbers from 0 to {most}, and {_PADDING} at padding"
+        return "its scores are not probabilities from 0 to 1" if chances.min() < 0 or chances.max() > 1 else None
+
     def right(self, targets: NDArray[Any]) -> NDArray[Any]:
         """The tags of the data. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
         return np.asarray(targets[..., 0])
@@ -178,6 +178,11 @@ class Tagging(Kind):
         real = np.maximum((first[..., 0] >= 0).sum(axis=-1), 1)
         found: NDArray[np.float32] = ((first[..., 0] != second[..., 0]).sum(axis=-1) / real).astype(np.float32)
         return found
+
+    def mean_difference(self, first: Scores, second: Scores, space: AnswerSpace) -> float:
+        """Of the probabilities of tokens."""
+        real = first[..., 0] >= 0
+        return float(np.abs(first[..., 1] - second[..., 1])[real].mean()) if real.any() else 0.0
 
     def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
         """The greatest difference of a probability, or the share of tokens with another tag if that is more.

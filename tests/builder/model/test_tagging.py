@@ -182,7 +182,12 @@ def test_tags_that_cannot_be_are_told(tags, scheme, message):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["a", ""], "word 2 is ''"), (["a b"], "word 1 is 'a b'"), (["a", 3], "word 2 is 3"), (7, "7")],
+    [
+        (["a", ""], "has '' as word 2: empty"),
+        (["a b"], "has 'a b' as word 1: empty, or with a blank in it"),
+        (["a", 3], "has 3 as word 2"),
+        (7, "is 7"),
+    ],
 )
 def test_words_that_cannot_be_are_told(words, message):
     with pytest.raises(ValueError, match=message):
@@ -250,3 +255,19 @@ def test_a_likelier_sequence_has_a_smaller_loss_and_padding_none():
     assert 0 < good < 0.1 < bad
     softmax = KIND.loss(5 * raw, targets, TokenOutput(4, 5, transitions=False)).item()
     assert softmax == pytest.approx(-np.log(np.exp(5) / (np.exp(5) + 4)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "fault"),
+    [
+        ([[0, 0.5], [4, 1], [-1, 0]], None),
+        ([[5, 0.5]], "its tags are not numbers from 0 to 4, and -1 at padding"),
+        ([[-2, 0.5]], "its tags are not numbers"),
+        ([[0.5, 0.5]], "its tags are not numbers"),
+        ([[1, 1.5]], "its scores are not probabilities from 0 to 1"),
+        ([[1, float("nan")]], "NaN or infinity"),
+    ],
+)
+def test_what_a_foreign_head_answers_is_checked(scores, fault):
+    found = KIND.fault(np.array([scores], dtype=np.float32), space())
+    assert found is None if fault is None else fault in found

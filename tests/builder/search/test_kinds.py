@@ -1,16 +1,18 @@
 """Kinds of task beyond one label a text: searched, planned and made into bundles, with full fine-tuning beside them."""
 
 import pytest
+import torch
 
 from builder.errors import UserError
 from builder.model.bundle import load_bundle
-from builder.search.baseline import run_baseline, save_baselines
+from builder.search.baseline import baseline_spec, run_baseline, save_baselines
 from builder.search.bundles import carry_out
 from builder.search.depths import search_task
 from builder.search.planned import servable_options
 from builder.search.settings import SearchSettings
 from builder.tasks import Task
-from builder.training.execute import execute
+from builder.training.evaluation import LabelledStates, evaluate
+from builder.training.execute import execute, fine_tuned, run_key
 from builder.training.run_spec import Distillation
 
 from ..conftest import mood_rows, write_rows
@@ -76,3 +78,27 @@ def test_a_student_by_token_learns_no_states(task, second, new_bench):
     how = Distillation.model_validate({**student.spec.distillation.model_dump(), "state_weight": 1.0})
     with pytest.raises(UserError, match="task things: a student that answers for every token learns no states"):
         execute(student.spec.model_copy(update={"distillation": how}), bench)
+
+
+def test_fine_tuned_encoder_reads_words_that_it_never_saw(task, second, new_bench, tiny_trunk, tmp_path):
+    bench = new_bench(task, second)
+    record = run_baseline("things", 0, bench, SETTINGS)
+    model = fine_tuned(record, bench)
+    data = LabelledStates(bench.tokens("things", "dev"), bench.targets("things", "dev"))
+    assert evaluate(model, data, task).scores == pytest.approx(record.scores, abs=0.02)
+    embeddings = next(value for name, value in model.state_dict().items() if "word_embeddings" in name)
+    first = next(value for name, value in tiny_trunk.encoder.embeddings.named_parameters() if "word_emb" in name)
+    seen = bench.tokens("things", "train").vocabulary
+    unseen = [
+        token for token in range(len(first)) if token not in set(seen.tolist()) and token != tiny_trunk.pad_token_id
+    ]
+    assert unseen
+    assert torch.equal(embeddings[unseen], first[unseen]), "as they were"
+    assert not torch.equal(embeddings[seen], first[seen])
+
+
+@pytest.mark.parametrize("task", ["softmax"], indirect=True)
+def test_a_run_with_other_options_is_another_run(task, new_bench):
+    spec = baseline_spec("things", new_bench(task), SETTINGS, 0)
+    other = task.model_copy(update={"options": {"output": "crf"}})
+    assert run_key(spec, new_bench(task)) != run_key(spec, new_bench(other))

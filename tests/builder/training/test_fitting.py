@@ -98,8 +98,8 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
         kind = type(mood.answers)
         original = kind.loss
 
-        def recording(self, raw, targets, original=original, steps=steps):
-            loss = original(self, raw, targets)
+        def recording(self, raw, targets, *args, original=original, steps=steps):
+            loss = original(self, raw, targets, *args)
             steps.append(loss.item())
             return loss
 
