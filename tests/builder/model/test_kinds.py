@@ -8,6 +8,8 @@ import torch
 from sklearn.metrics import f1_score
 
 from builder.errors import UserError
+from builder.model.card import card_text
+from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.kinds.calibration import calibration_error
 
@@ -161,6 +163,19 @@ def test_calibration_error_by_hand():
     """Two rows sure by 0.9, of which one is right, and one by 0.6 that is: (|1.8 - 1| + |0.6 - 1|) / 3."""
     chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
     assert calibration_error(chances, np.array([0, 1, 1])) == pytest.approx(1.2 / 3)
+
+
+def test_a_card_tells_what_was_fitted():
+    spec = HeadSpec(
+        task="mood", kind="classification", form="single", labels=("bad", "good"), tap=1, layers=1, trunk="t", width=8,
+        max_length=8, metric="accuracy", scores={}, created="", onetrunk_version="0", options={"none_below": 0.4},
+        fitted={"temperature": 1.3, "calibration_error": {"before": 0.08, "after": 0.02}},
+    )  # fmt: skip
+    card = card_text(spec)
+    assert "- temperature: 1.3\n- calibration error: before 0.08, after 0.02\n" in card
+    assert "- none below: 0.4" in card
+    several = spec.model_copy(update={"kind": "multilabel", "options": {}, "fitted": {"thresholds": [0.3, 0.6]}})
+    assert "- thresholds: bad 0.3, good 0.6\n" in card_text(several)
 
 
 def test_a_head_that_is_never_wrong_is_not_made_certain():
