@@ -12,26 +12,28 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.model.head_spec import read_spec
+from builder.deploying.live_server import LiveServer
+from builder.model.head_spec import HeadSpec, read_spec
+from builder.model.kinds.base import stack_rows
+from builder.model.trunk import Trunk, load_trunk
 from builder.tasks import Task, find_tasks, load_task, read_examples
 from builder.tasks.metrics import measure
-from clients import Client
+from builder.training.targets import labelled_targets
 from server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
+BATCH = 16
 
 
-def served_scores(client: Client, task: Task) -> tuple[int, dict[str, float]]:
+def served_scores(server: LiveServer, trunk: Trunk, task: Task, spec: HeadSpec) -> tuple[int, dict[str, float]]:
     """Rows of the task's dev set, and the metrics of what the server answers."""
     dev = read_examples(task, "dev")
-    texts = [row if isinstance(row, str) else row[0] for row in dev.texts]
-    pairs = None if task.form == "single" else [row[1] for row in dev.texts]
-    answers = client.predict(texts, pairs, [task.name], timeout_s=900)
-    targets = np.array(dev.targets)
-    if task.labels:
-        predictions = np.array([task.labels.index(answer[task.name].label or "") for answer in answers])
-    else:
-        predictions = np.array([answer[task.name].score for answer in answers])
+    rows = [(row, "") if isinstance(row, str) else row for row in dev.texts]
+    scores: list[np.ndarray] = []
+    for start in range(0, len(rows), BATCH):
+        scores += list(server.ask("multitask", rows[start : start + BATCH], [task.name])[task.name])
+    predictions = task.answers.predictions(stack_rows(scores), spec)
+    targets = labelled_targets(task, dev, trunk, spec.max_length).numpy()
     return len(dev), measure(task.metrics, predictions, targets)[0]
 
 
@@ -39,15 +41,17 @@ def main() -> None:
     """Prints the table."""
     print("`python benchmarks/served_scores.py`: dev scores of what a real Triton answers, beside the bundle's own.")
     print("\n| task | dev rows | metric | card | served | difference |\n|---|---|---|---|---|---|")
+    trunk = load_trunk()
     with (
         Server(ROOT / "model_repository", http_port=0, grpc_port=0, metrics_port=0) as server,
-        Client(server.grpc_url) as client,
+        LiveServer(server.grpc_url) as live,
     ):
         for file in find_tasks(ROOT / "tasks"):
             task = load_task(file)
             print(f"asking {task.name} ...", file=sys.stderr)
-            rows, scores = served_scores(client, task)
-            card = read_spec(ROOT / "heads" / task.name).scores[task.metric]
+            spec = read_spec(ROOT / "heads" / task.name)
+            rows, scores = served_scores(live, trunk, task, spec)
+            card = spec.scores[task.metric]
             served = scores[task.metric]
             print(
                 f"| {task.name} | {rows:,} | {task.metric} | {100 * card:.2f} | {100 * served:.2f} "

@@ -2,7 +2,7 @@
 
 from clients.aio import AsyncClient
 from clients.answer import Answer, Prediction
-from clients.catalogue import Catalogue, TaskInfo
+from clients.catalogue import Catalogue
 from clients.client import Client
 from clients.errors import (
     BadInput,
@@ -13,6 +13,7 @@ from clients.errors import (
     ServerError,
     UnknownTask,
 )
+from clients.task_info import TaskInfo
 
 __all__ = [
     "Answer",

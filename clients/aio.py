@@ -12,12 +12,13 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from clients.answer import Answer
-from clients.catalogue import Catalogue, TaskInfo
+from clients.catalogue import Catalogue
 from clients.flight import Flight, Outdated
 from clients.plan import Batch
 from clients.retry import Deadline
 from clients.rows import Rows, TextRows, TokenRows
 from clients.session import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, Session, Settings
+from clients.task_info import TaskInfo
 
 
 class AsyncClient:

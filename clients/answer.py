@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from clients.catalogue import TaskInfo
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What one head says about one row.
+class Prediction(ABC):
+    """What one head says about one row. Each kind of task has its own (clients.kinds), which may say more.
 
     Attributes:
         task: the task.
-        label: the likeliest label, or None for regression.
-        score: that label's probability, or the number for regression.
-        scores: label -> probability, likeliest first; empty for regression.
+        label: the likeliest label; None where a kind has no such thing, as regression.
+        score: that label's probability, or the number.
+        scores: label -> probability, likeliest first; empty where there are no labels.
     """
 
     task: str
     label: str | None
     score: float
     scores: Mapping[str, float]
+
+    @abstractmethod
+    def record(self, top: int | None) -> dict[str, Any]:
+        """As JSON, with the scores of at most ``top`` labels; None gives all."""
+
+    def marks(self) -> list[tuple[int, int, str]]:
+        """Parts of the text that it is about: first character, the one after the last, and what they are."""
+        return []
+
+    @abstractmethod
+    def lines(self, top: int) -> list[tuple[str, str]]:
+        """As lines of a table: label and score, the ``top`` likeliest; where there are marks, a line a mark."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +55,6 @@ class Answer:
         return self.predictions[task]
 
 
-def _read_classification(task: TaskInfo, scores: Sequence[float]) -> Prediction:
-    assert task.labels is not None  # TaskInfo refuses a classification without
-    ranked = dict(sorted(zip(task.labels, scores, strict=True), key=lambda pair: -pair[1]))
-    label, score = next(iter(ranked.items()))
-    return Prediction(task.name, label, score, ranked)
-
-
-def _read_regression(task: TaskInfo, scores: Sequence[float]) -> Prediction:
-    return Prediction(task.name, None, scores[0], {})
-
-
-# A new kind of task is one more reader here.
-READERS: Mapping[str, Callable[[TaskInfo, Sequence[float]], Prediction]] = {
-    "classification": _read_classification,
-    "regression": _read_regression,
-}
+def short(score: float) -> float:
+    """Six digits: what a 32-bit float is good for."""
+    return float(f"{score:.6g}")

@@ -6,52 +6,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from clients.errors import ServerError, UnknownTask
+from clients.kinds import reader_of
+from clients.task_info import TaskInfo
 
 SCHEMA = 1
-
-
-class TaskInfo(BaseModel):
-    """One task as it is served.
-
-    Attributes:
-        name: the task, and the name of its output.
-        kind: ``classification``, ``regression``, or one that this client may not know.
-        form: whether it reads one text or a pair.
-        labels: in the order of its scores; None for regression.
-        range: lowest and highest number of a regression; None for the other kinds.
-        metric: name of the metric it is judged by.
-        tap: number of trunk layers below its head.
-        layers: number of its head's own layers.
-        version: version of its head model.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    kind: str
-    form: Literal["single", "pair"]
-    labels: tuple[str, ...] | None = None
-    range: tuple[float, float] | None = None
-    metric: str
-    tap: int = Field(ge=0)
-    layers: int = Field(ge=1)
-    version: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _labels_fit_kind(self) -> TaskInfo:
-        if self.kind == "classification" and not self.labels:
-            raise ValueError("a classification task without labels")
-        return self
-
-    @property
-    def outputs(self) -> int:
-        """How many scores a row has."""
-        return len(self.labels) if self.labels else 1
 
 
 class _Parameter(BaseModel):
@@ -132,6 +95,10 @@ def read_catalogue(config: Any) -> Catalogue:
         raise ServerError(
             f"parameter 'onetrunk' of model {config.name!r}: {where + ': ' if where else ''}{first['msg']}"
         ) from None
+    for name, task in parameter.tasks.items():
+        reader = reader_of(task)
+        if reader and (fault := reader.fault(task)):
+            raise ServerError(f"parameter 'onetrunk' of model {config.name!r}: tasks.{name}: {fault}")
     return Catalogue(
         trunk=parameter.trunk,
         max_batch_size=config.max_batch_size,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,8 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.answer import Answer, Prediction
-from clients.catalogue import Catalogue, TaskInfo
+from clients.catalogue import Catalogue
+from clients.kinds import reader_of
 from clients.lines import Line
+from clients.task_info import TaskInfo
+
+_MOST_CHARACTERS = 300
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool) -> dict[str, Any]:
@@ -31,20 +36,8 @@ def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool
         record["text_pair"] = line.pair
     record["truncated"] = answer.truncated
     record["ms"] = round(answer.ms, 2)
-    record["predictions"] = {task: _prediction_record(said, top) for task, said in answer.predictions.items()}
+    record["predictions"] = {task: said.record(top) for task, said in answer.predictions.items()}
     return record
-
-
-def _prediction_record(prediction: Prediction, top: int | None) -> dict[str, Any]:
-    if prediction.label is None:
-        return {"score": _short(prediction.score)}
-    scores = {label: _short(score) for label, score in islice(prediction.scores.items(), top)}
-    return {"label": prediction.label, "score": _short(prediction.score), "scores": scores}
-
-
-def _short(score: float) -> float:
-    """Six digits: what a 32-bit float is good for."""
-    return float(f"{score:.6g}")
 
 
 def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
@@ -61,13 +54,17 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
             text.append(f"\n{_readable(line.pair)}")
         if answer.truncated:
             text.append("\n(its end was cut off)", style="yellow")
-        rows = [row for said in answer.predictions.values() for row in _table_rows(said, top)]
+        marks = [mark for said in answer.predictions.values() for mark in said.marks()]
+        styles = _styles(kind for *_, kind in marks)
+        for start, end, kind in marks:
+            text.stylize(styles[kind], start, min(end, _MOST_CHARACTERS))
+        rows = [row for said in answer.predictions.values() for row in _table_rows(said, top, styles)]
         for at, (task, label, score) in enumerate(rows):
             first = at == 0
             table.add_row(
                 text if first else "",
                 task,
-                escape(label),
+                label,
                 score,
                 f"{answer.ms:.1f}" if first else "",
                 end_section=at == len(rows) - 1,
@@ -75,14 +72,20 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
     return table
 
 
-def _table_rows(prediction: Prediction, top: int) -> list[tuple[str, str, str]]:
-    if prediction.label is None:
-        return [(prediction.task, "", f"{prediction.score:.2f}")]
-    ranked = islice(prediction.scores.items(), top)
-    return [(prediction.task if at == 0 else "", label, f"{score:.3f}") for at, (label, score) in enumerate(ranked)]
+def _styles(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour for each kind of mark, the same in the text and beside its label."""
+    return {kind: f"bold {_COLOURS[at % len(_COLOURS)]}" for at, kind in enumerate(dict.fromkeys(kinds))}
 
 
-def _readable(text: str, most: int = 300) -> str:
+def _table_rows(prediction: Prediction, top: int, styles: Mapping[str, str]) -> list[tuple[str, Text, str]]:
+    kinds = [styles[kind] for *_, kind in prediction.marks()]
+    return [
+        (prediction.task if at == 0 else "", Text(_readable(label), style=style or ""), score)
+        for at, ((label, score), style) in enumerate(zip_longest(prediction.lines(top), kinds))
+    ]
+
+
+def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Without control characters, which could move a terminal's cursor, and not longer than a reader wants."""
     clean = "".join(char if char.isprintable() else " " for char in text[: most + 1])
     return clean[:most] + "…" if len(text) > most else clean
@@ -112,7 +115,5 @@ def task_table(catalogue: Catalogue) -> Table:
 
 
 def _answers(task: TaskInfo) -> str:
-    labels: Sequence[str] = task.labels or ()
-    if labels:
-        return ", ".join(labels)
-    return f"{task.range[0]:g} to {task.range[1]:g}" if task.range else "a number"
+    reader = reader_of(task)
+    return reader.answers(task) if reader else "(this client cannot read it)"

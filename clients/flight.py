@@ -8,15 +8,16 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clients.answer import READERS, Answer
+from clients.answer import Answer
 from clients.catalogue import Catalogue
 from clients.errors import OneTrunkError
 from clients.fault import read_fault
+from clients.kinds import RowRead
 from clients.plan import Batch, plan_batches
 from clients.retry import Backoff, Deadline
 from clients.rows import Rows
 from clients.traffic import Traffic
-from clients.wire import Misfit, batch_scores, batch_truncated, request_message
+from clients.wire import Misfit, batch_readers, batch_scores, batch_truncated, batch_words, request_message
 
 # The deadline is kept on this side: gRPC is told a later one, and a request that nobody waits for any
 # more is left to end by itself. Told the deadline, gRPC would cancel the request, and Triton 24.10
@@ -114,12 +115,15 @@ class Flight:
         ms = (self._deadline.clock() - self._first_sent[batch]) * 1000
         try:
             scores = {task: array.tolist() for task, array in batch_scores(response, batch).items()}
+            words = batch_words(response, batch) if _about_words(batch) else None
             truncated = batch_truncated(response, batch) if self._rows.reports_truncation else [False] * len(batch.rows)
         except Misfit as error:
             raise Outdated(error) from None
+        readers = batch_readers(batch)
         for at, row in enumerate(batch.rows):
-            predictions = {task.name: READERS[task.kind](task, scores[task.name][at]) for task in batch.tasks}
-            self._answers[row] = Answer(predictions, truncated[at], ms)
+            read = RowRead(self._rows.text(row), truncated[at], words[at]) if words is not None else None
+            said = {task.name: readers[task.name].read(task, scores[task.name][at], read) for task in batch.tasks}
+            self._answers[row] = Answer(said, truncated[at], ms)
 
     def failed(self, batch: Batch, error: Any) -> None:
         """Takes the ``grpc.RpcError`` of a batch, and parks the batch if it may be sent again.
@@ -146,4 +150,10 @@ class Flight:
         outputs = [task.name for task in batch.tasks]
         if self._rows.reports_truncation:
             outputs.append("truncated")
+        if _about_words(batch):
+            outputs.append("token_words")
         return request_message(self._rows.model, self._rows.inputs(batch.rows), outputs)
+
+
+def _about_words(batch: Batch) -> bool:
+    return any(reader.about_words for reader in batch_readers(batch).values())

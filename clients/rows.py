@@ -11,10 +11,11 @@ from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 
-from clients.answer import READERS
-from clients.catalogue import Catalogue, TaskInfo
+from clients.catalogue import Catalogue
 from clients.errors import BadInput, Problem
+from clients.kinds import reader_of
 from clients.plan import Group
+from clients.task_info import TaskInfo
 from clients.tensor import Tensor, bytes_tensor, int64_tensor
 
 T = TypeVar("T")
@@ -40,6 +41,9 @@ class Rows(Protocol):
 
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """The tensors of a request with these rows."""
+
+    def text(self, row: int) -> str:
+        """A row's text, or its first one; empty where it has none."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ class TextRows:
             raise BadInput(sorted(problems, key=lambda problem: problem.row or 0))
         return [Group(tuple(rows), fitting[form]) for form, rows in by_form.items()]
 
+    def text(self, row: int) -> str:
+        """The row's text, or the first one of its pair."""
+        return self.texts[row].decode()
+
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """``text``, and ``text_pair`` where these rows have one."""
         tensors = [bytes_tensor("text", [self.texts[row] for row in rows])]
@@ -145,9 +153,15 @@ class TokenRows:
 
         Raises:
             UnknownTask: a task is not served.
-            BadInput: a row is longer than the server's longest.
+            BadInput: a row is longer than the server's longest, or a task is about words, of which ids say nothing.
         """
         chosen = _chosen(catalogue, tasks)
+        about_words = [task for task in chosen if (reader := reader_of(task)) and reader.about_words]
+        if about_words and tasks is not None:
+            _refuse(f"task {about_words[0].name!r} is about the words of a text: give the text, not token ids")
+        chosen = tuple(task for task in chosen if task not in about_words)
+        if not chosen:
+            _refuse(f"every task served is about the words of a text: give texts ({', '.join(catalogue.tasks)})")
         longest = catalogue.max_length
         problems = [
             Problem(row, f"{len(ids)} tokens, at most {longest} are served; cut it before its closing [SEP]")
@@ -157,6 +171,10 @@ class TokenRows:
         if problems:
             raise BadInput(problems)
         return [Group(tuple(range(len(self.input_ids))), chosen)]
+
+    def text(self, row: int) -> str:
+        """None: there are but token ids."""
+        return ""
 
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """Ids, mask and types, padded on the right to the longest of these rows."""
@@ -227,12 +245,12 @@ def _chosen(catalogue: Catalogue, names: Sequence[str] | None) -> tuple[TaskInfo
     A server newer than this client may have kinds of task that it does not know: only asking for one is an error.
     """
     if names is None:
-        return tuple(task for task in catalogue.tasks.values() if task.kind in READERS)
+        return tuple(task for task in catalogue.tasks.values() if reader_of(task))
     chosen = catalogue.named([names] if isinstance(names, str) else names)
     if not chosen:
         _refuse("tasks is an empty list; leave it out to ask every task that fits")
     for task in chosen:
-        if task.kind not in READERS:
+        if reader_of(task) is None:
             _refuse(f"task {task.name!r} is of kind {task.kind!r}, which this version of the client cannot read")
     return chosen
 

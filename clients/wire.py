@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from clients.errors import ServerError
+from clients.kinds import Reader, reader_of
 from clients.plan import Batch
 from clients.tensor import Tensor
 
@@ -50,8 +51,14 @@ def response_arrays(response: Any) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def batch_readers(batch: Batch) -> dict[str, Reader]:
+    """Task -> what reads its answers, in the order of the batch's tasks."""
+    # Tasks that nothing reads are never asked.
+    return {task.name: reader for task in batch.tasks if (reader := reader_of(task))}
+
+
 def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
-    """Task -> scores of every row of the batch. *Shape:* (rows, outputs of the task).
+    """Task -> scores of every row of the batch. *Shape:* (rows, the task's own).
 
     Raises:
         Misfit: a task is missing or has another number of scores than the catalogue says.
@@ -59,17 +66,31 @@ def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
     """
     arrays = response_arrays(response)
     scores: dict[str, NDArray[Any]] = {}
-    for task in batch.tasks:
+    for task, reader in zip(batch.tasks, batch_readers(batch).values(), strict=True):
         if task.name not in arrays:
             raise Misfit(f"the answer lacks task {task.name!r}")
         array = arrays[task.name]
-        expected = (len(batch.rows), task.outputs)
-        if array.shape != expected:
+        expected = (len(batch.rows), *reader.shape(task))
+        if len(array.shape) != len(expected) or any(
+            size not in (None, found) for size, found in zip(expected, array.shape, strict=True)
+        ):
             raise Misfit(f"task {task.name!r} came in shape {array.shape}, expected {expected}")
         if not np.isfinite(array).all():
             raise ServerError(f"task {task.name!r} came with scores that are not finite numbers")
         scores[task.name] = array
     return scores
+
+
+def batch_words(response: Any, batch: Batch) -> NDArray[np.int64]:
+    """Word and place of every token. *Shape:* (rows, tokens, 3).
+
+    Raises:
+        Misfit: the output is missing or of another shape.
+    """
+    array = response_arrays(response).get("token_words")
+    if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (len(batch.rows), 3):
+        raise Misfit("the answer does not say for every row where its tokens stand")
+    return array
 
 
 def batch_truncated(response: Any, batch: Batch) -> list[bool]:

@@ -265,7 +265,8 @@ def _show_comparison(result: Comparison) -> None:
     console.print(table)
     if result.agreement is not None:
         share = f"agree on {result.agreement:.1%} of {result.rows} texts"
-        agreed = share if result.labels else f"correlate by {result.agreement:.3f} over {result.rows} texts"
+        number = f"correlate by {result.agreement:.3f} over {result.rows} texts"
+        agreed = share if result.agreement_is == "share" else number
         click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
     for text, live, candidate in result.disagreements:
         console.print(f"  {live} -> {candidate}   {text:.100}", markup=False, soft_wrap=True)

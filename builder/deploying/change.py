@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.deploying.live_server import Answers, LiveServer, ServerGoneError
-from builder.deploying.proof import REDUCED_TOLERANCE, TOLERANCE, check_answers, outputs_of, prove, smoke_rows
+from builder.deploying.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, outputs_of, prove, smoke_rows
 from builder.deploying.synchrony import synchronise
 from builder.errors import OneTrunkError
+from builder.model.head_spec import HeadSpec
 from builder.progress import Progress, silent
 from builder.repository.arrivals import holds_text, make_manifest, merged_versions
 from builder.repository.contents import Contents, candidate_output
@@ -93,14 +94,13 @@ class Change:
         return any(head.numbers for contents in both for head in contents.heads.values())
 
     @property
-    def tolerances(self) -> dict[str, float]:
-        """Output -> how far its answers may be off."""
-        tolerance = REDUCED_TOLERANCE if self._is_reduced else TOLERANCE
-        found: dict[str, float] = {}
+    def allowed(self) -> Allowed:
+        """How far answers may be off."""
+        specs: dict[str, HeadSpec] = {}
         for task, head in self.after.heads.items():
-            for spec in head.specs.values():  # the range is the same in all of them
-                found |= dict.fromkeys((task, candidate_output(task)), tolerance * spec.span)
-        return found
+            for spec in head.specs.values():  # what it may answer is the same in all of them
+                specs |= dict.fromkeys((task, candidate_output(task)), spec)
+        return Allowed(specs, REDUCED_TOLERANCE if self._is_reduced else TOLERANCE)
 
     @property
     def gone(self) -> list[str]:
@@ -286,7 +286,7 @@ def _bring_in(
 
 
 def _prove(change: Change, server: LiveServer) -> Answers:
-    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.tolerances)
+    answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.allowed)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
         # The candidate's tap cuts the trunk anew, for all.
@@ -294,7 +294,7 @@ def _prove(change: Change, server: LiveServer) -> Answers:
     own = {change.task, candidate_output(change.task)}
     same = [task for task in change.before.tasks if task in live and task not in own]
     if same:
-        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.tolerances)
+        check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.allowed)
     return answers
 
 
@@ -327,7 +327,7 @@ def _undo(
 def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
-    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.tolerances)
+    check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.allowed)
     if ensemble == MULTITASK:
         answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
         check_answers(answers, {})

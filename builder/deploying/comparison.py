@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from builder.deploying.live_server import LiveServer, Row
 from builder.errors import UserError
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
+from builder.model.kinds.base import stack_rows
+from builder.model.offsets import token_offsets
 from builder.progress import Progress, silent
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import candidate_name
@@ -21,7 +26,8 @@ from builder.tasks.metrics import measure
 from builder.tasks.records import BrokenLine, read_records
 
 _BATCH = 16
-_TEXT, _PAIR, _LABEL = ("text", "sentence", "sentence1"), ("text_pair", "pair", "sentence2"), ("label", "score")
+_TEXT, _PAIR = ("text", "sentence", "sentence1", "tokens", "words"), ("text_pair", "pair", "sentence2")
+_LABEL = ("label", "score", "tags", "labels")
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,10 @@ class Comparison:
         task: the task.
         live_version: the version that is served.
         candidate_version: the candidate's.
-        labels: whether the task has labels.
         rows: texts.
         labelled: those with a label.
-        agreement: share of texts with the same label; for numbers, the correlation of both.
+        agreement: how far both agree, as ``agreement_is`` says; None where there is no saying.
+        agreement_is: ``share`` of texts with the same answer, or ``correlation`` of the numbers.
         mean_difference: mean distance of the scores.
         metric: the metric's name.
         live_score: the live head's on the labelled texts; None where there are none.
@@ -50,10 +56,10 @@ class Comparison:
     task: str
     live_version: int | None
     candidate_version: int
-    labels: bool
     rows: int
     labelled: int
     agreement: float | None
+    agreement_is: str
     mean_difference: float | None
     metric: str
     live_score: float | None
@@ -72,7 +78,13 @@ class _Texts:
 
 
 def compare(
-    contents: Contents, server: LiveServer, task: str, file: Path, progress: Progress = silent, most_timed: int = 200
+    contents: Contents,
+    server: LiveServer,
+    task: str,
+    file: Path,
+    tokenizer: Path,
+    progress: Progress = silent,
+    most_timed: int = 200,
 ) -> Comparison:
     """Asks the live head and the candidate about the same texts. The live ensembles are not touched.
 
@@ -81,6 +93,7 @@ def compare(
         server: the server.
         task: a task that has a candidate.
         file: texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` where it is known.
+        tokenizer: the tokenizer.json that is served, by which labels of words are put on tokens.
         progress: see Progress.
         most_timed: on how many texts latency is measured, one request at a time, both in turn.
 
@@ -94,25 +107,25 @@ def compare(
     spec, ensemble = head.specs[head.candidate], candidate_name(task)
     texts = _read(file, spec)
     outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
-    answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}
+    answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}  # a row each
     for start in range(0, len(texts.rows), _BATCH):
         progress("asking both", start, len(texts.rows))
         found = server.ask(ensemble, texts.rows[start : start + _BATCH], outputs)
         for output in outputs:
-            answers[output].append(found[output])
-    scores = {output: np.concatenate(parts) for output, parts in answers.items()}
+            answers[output] += list(found[output])
+    scores = {output: stack_rows(rows) for output, rows in answers.items()}
     times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
     new, old = scores[candidate_output(task)], scores.get(task)
-    targets, known = _targets(file, texts, spec)
+    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec, tokenizer)
     return Comparison(
         task=task,
         live_version=head.served,
         candidate_version=head.candidate,
-        labels=bool(spec.labels),
         rows=len(texts.rows),
         labelled=len(known),
-        agreement=None if old is None else _agreement(old, new, spec),
-        mean_difference=None if old is None else float(np.abs(old - new).mean()),
+        agreement=None if old is None else kind.agreement(old, new, spec),
+        agreement_is=kind.agreement_is,
+        mean_difference=None if old is None else kind.mean_difference(old, new, spec),
         metric=spec.metric,
         live_score=None if old is None or not known else _score(old[known], targets, spec),
         candidate_score=_score(new[known], targets, spec) if known else None,
@@ -127,10 +140,13 @@ def compare(
 def _read(file: Path, spec: HeadSpec) -> _Texts:
     rows: list[Row] = []
     labels: list[object] = []
+    kind = get_kind(spec.kind)
     for record in read_records(file):
         if isinstance(record, BrokenLine):
             raise UserError(f"{file}, line {record.line}: {record.why}")
         text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
+        with contextlib.suppress(ValueError):
+            text = kind.text(text)
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
         if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
@@ -147,53 +163,37 @@ def _field(values: dict[str, object], names: Sequence[str]) -> object:
     return next((values[name] for name in names if values.get(name) not in (None, "")), None)
 
 
-def _targets(file: Path, texts: _Texts, spec: HeadSpec) -> tuple[NDArray[np.float64], list[int]]:
-    """The encoded labels, and the rows that have one."""
-    kind, known, targets = get_kind(spec.kind), [], []
+def _targets(file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path) -> tuple[NDArray[Any], list[int]]:
+    """The targets of the rows that have a label, and which these are."""
+    kind, known, encoded = get_kind(spec.kind), [], []
     for row, label in enumerate(texts.labels):
         if label is None:
             continue
         try:
-            targets.append(kind.encode(label, spec))
+            encoded.append(kind.encode(label, spec, texts.rows[row][0]))
         except ValueError as error:
             raise UserError(f"{file}, text {row + 1}: {error}") from error
         known.append(row)
-    return np.array(targets), known
+    offsets = None
+    if kind.by_token:
+        rows = [texts.rows[row][0] for row in known]
+        offsets = token_offsets(Tokenizer.from_file(str(tokenizer)), rows, spec.max_length)
+    return kind.targets(encoded, spec, offsets), known
 
 
-def _predictions(scores: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float64]:
-    if spec.labels:
-        return np.asarray(scores.argmax(axis=-1), dtype=np.float64)
-    low, high = spec.range or (0.0, 1.0)
-    return np.asarray((scores[:, 0].astype(np.float64) - low) / (high - low))
-
-
-def _score(scores: NDArray[np.float32], targets: NDArray[np.float64], spec: HeadSpec) -> float:
-    return measure([spec.metric], _predictions(scores, spec), targets)[0][spec.metric]
-
-
-def _agreement(old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec) -> float | None:
-    first, second = _predictions(old, spec), _predictions(new, spec)
-    if spec.labels:
-        return float((first == second).mean())
-    if len(first) < 2 or first.std() == 0 or second.std() == 0:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
+def _score(scores: NDArray[np.float32], targets: NDArray[Any], spec: HeadSpec) -> float:
+    return measure([spec.metric], get_kind(spec.kind).predictions(scores, spec), targets)[0][spec.metric]
 
 
 def _disagreements(
     rows: Sequence[Row], old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec, most: int = 5
 ) -> tuple[tuple[str, str, str], ...]:
-    def shown(scores: NDArray[np.float32]) -> str:
-        if spec.labels:
-            return f"{spec.labels[int(scores.argmax())]} {scores.max():.2f}"
-        return f"{scores[0]:.2f}"
-
-    distance = np.abs(old - new).max(axis=-1)
-    if spec.labels:
-        distance = distance * (_predictions(old, spec) != _predictions(new, spec))
+    kind = get_kind(spec.kind)
+    distance = kind.distance(old, new, spec)
     order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]
-    return tuple((" | ".join(filter(None, rows[row])), shown(old[row]), shown(new[row])) for row in order)
+    return tuple(
+        (" | ".join(filter(None, rows[row])), kind.shown(old[row], spec), kind.shown(new[row], spec)) for row in order
+    )
 
 
 def _latencies(

@@ -30,6 +30,7 @@ from builder.deploying.verification import verify
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import head_name
 from builder.progress import Progress, silent
+from builder.repository.configs import TOKENIZER, pinned_version
 from builder.repository.contents import Contents, HeadState
 from builder.repository.gate_settings import DEFAULT_WISH, GateWish
 from builder.repository.manifest import Manifest
@@ -214,7 +215,8 @@ class Deployer:
         with self._held(False) as (standing, _):
             contents = standing.contents
         # Not held any longer: others may deploy while texts are asked about.
-        return compare(contents, self.server, tried_head(contents, task)[0], texts, self._progress)
+        tokenizer = self.repository / TOKENIZER / str(pinned_version(contents.tokenizer)) / "tokenizer.json"
+        return compare(contents, self.server, tried_head(contents, task)[0], texts, tokenizer, self._progress)
 
     def verify(self) -> list[str]:
         """What of manifest, disk and server does not agree; empty where all does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 from builder.deploying.live_server import Answers, LiveServer, Row
 from builder.errors import OneTrunkError
 from builder.export.parity_texts import parity_texts
+from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
+from builder.repository.configs import TOKEN_WORDS
 
 PROOF = "onetrunk_proof"
 
@@ -27,6 +31,26 @@ class ProofError(OneTrunkError):
     """An ensemble does not answer as it should."""
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """How far answers may be off.
+
+    Attributes:
+        specs: output -> its head, whose kind says how far two answers are apart.
+        tolerance: what is allowed of that; of a number in a range, as a share of the range.
+    """
+
+    specs: Mapping[str, HeadSpec]
+    tolerance: float = TOLERANCE
+
+    def distance(self, output: str, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+        """How far an answer is from what was expected. *Shape of both:* (rows, dims of the head)."""
+        spec = self.specs.get(output)
+        if spec is not None:
+            return get_kind(spec.kind).difference(found, wanted, spec)
+        return float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
+
+
 def smoke_rows() -> list[Row]:
     """A few real texts, with and without a second one; short, since the files were checked at every length before."""
     short = [(text, pair) for text, pair in parity_texts() if len(text) + len(pair) < _SHORT]
@@ -37,15 +61,15 @@ def prove(
     server: LiveServer,
     ensemble: pb.ModelConfig,
     expected: Mapping[str, NDArray[np.float32]],
-    tolerances: Mapping[str, float] | None = None,
+    allowed: Allowed | None = None,
 ) -> Answers:
     """Loads an ensemble under the name ``onetrunk_proof``, asks it, and unloads it again.
 
     Args:
         server: where its parts are loaded.
         ensemble: its config.
-        expected: output -> the scores that it must give for smoke_rows(). *Shape:* (rows, outputs of the head)
-        tolerances: output -> how far its answers may be off; TOLERANCE for one that is not named.
+        expected: output -> the scores that it must give for smoke_rows(). *Shape:* (rows, dims of the head)
+        allowed: how far they may be off.
 
     Returns:
         What it answered, for all its outputs but ``truncated``.
@@ -64,27 +88,27 @@ def prove(
         answers = server.ask(PROOF, smoke_rows(), outputs_of(ensemble))
     finally:
         server.unload(PROOF)
-    check_answers(answers, expected, tolerances)
+    check_answers(answers, expected, allowed)
     return answers
 
 
 def check_answers(
-    answers: Answers, expected: Mapping[str, NDArray[np.float32]], tolerances: Mapping[str, float] | None = None
+    answers: Answers, expected: Mapping[str, NDArray[np.float32]], allowed: Allowed | None = None
 ) -> None:
     """Raises ProofError where an answer is not finite, or not the one expected; see prove."""
     for output, scores in answers.items():
         if not np.isfinite(scores).all():
             raise ProofError(f"{output}: answers NaN or infinity")
+    allowed = allowed or Allowed({})
     for output, wanted in expected.items():
-        tolerance = (tolerances or {}).get(output, TOLERANCE)
-        found = answers[output]
-        distance = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
-        if not distance <= tolerance:
+        distance = allowed.distance(output, answers[output], wanted)
+        if not distance <= allowed.tolerance:
             raise ProofError(
-                f"{output}: the server's answers are {distance:.1e} from those expected; allowed is {tolerance:.0e}"
+                f"{output}: the server's answers are {distance:.1e} from those expected; allowed is "
+                f"{allowed.tolerance:.0e}"
             )
 
 
 def outputs_of(ensemble: pb.ModelConfig) -> Sequence[str]:
     """Its outputs that are scores."""
-    return [output.name for output in ensemble.output if output.name != "truncated"]
+    return [output.name for output in ensemble.output if output.name not in ("truncated", TOKEN_WORDS)]

@@ -23,6 +23,8 @@ from builder.export.names import (
 )
 from builder.export.parity import open_session
 from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
+from builder.model.kinds.base import Offsets, stack_rows
 from builder.model.trunk import Trunk
 from builder.tasks.metrics import measure
 
@@ -64,7 +66,7 @@ class Chain:
             done: called after each batch.
 
         Returns:
-            *Shape:* (rows, outputs of the head)
+            *Shape:* (rows, dims of the head)
         """
         head = open_session(self.heads[spec.task], head_name(spec.task))
         found: dict[int, NDArray[np.float32]] = {}
@@ -77,7 +79,7 @@ class Chain:
             feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
             found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
             done()
-        return np.stack([found[row] for row in range(len(found))])
+        return stack_rows([found[row] for row in range(len(found))])
 
 
 def padded_batches(
@@ -108,18 +110,16 @@ def padded_batches(
         yield rows, arrays
 
 
-def metric_of(scores: NDArray[np.float32], targets: Sequence[int | float], spec: HeadSpec) -> float:
+def metric_of(
+    scores: NDArray[np.float32], targets: Sequence[Any], spec: HeadSpec, offsets: Offsets | None = None
+) -> float:
     """The head's first metric, as a share.
 
     Args:
         scores: what was served. *Shape:* (rows, outputs of the head)
         targets: encoded labels of the rows.
         spec: the head.
+        offsets: the rows' tokens, for a kind by token.
     """
-    answers: NDArray[Any]
-    if spec.labels:
-        answers = scores.argmax(axis=-1)
-    else:
-        low, high = spec.range or (0.0, 1.0)
-        answers = (scores[:, 0].astype(np.float64) - low) / (high - low)
-    return measure([spec.metric], answers, np.array(targets))[0][spec.metric]
+    kind = get_kind(spec.kind)
+    return measure([spec.metric], kind.predictions(scores, spec), kind.targets(targets, spec, offsets))[0][spec.metric]

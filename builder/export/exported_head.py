@@ -18,7 +18,7 @@ from builder.export.release import Release
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
-from builder.tasks.metrics import check_metric, default_metric
+from builder.tasks.metrics import check_metric
 from builder.toml_file import explain, read_toml, refuse_unknown_keys
 
 HEAD_ONNX = "head.onnx"
@@ -120,7 +120,7 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
             task=said.task or folder.name,
             width=trunk.width,
             max_length=trunk.max_positions,
-            metric=said.metric or default_metric(get_kind(said.kind).uses_range),
+            metric=said.metric or get_kind(said.kind).metrics[0],
             scores={},
             created="",
             onetrunk_version=builder.__version__,
@@ -128,7 +128,7 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
     except ValidationError as error:
         raise UserError(explain(path, error.errors()[0])) from error
     try:
-        check_metric(spec.metric, spec.kind, spec.labels)
+        check_metric(spec.metric, get_kind(spec.kind), spec.labels)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     if not (folder / HEAD_ONNX).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,18 @@ from numpy.typing import NDArray
 
 # What lies between a product and the softmax that its result is for: the scores, their scale and their mask.
 _ON_THE_WAY_TO_SOFTMAX = {"Add", "Div", "Identity", "MatMul", "Mul", "Reshape", "Transpose"}
+
+
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads: its inputs, and for a loop or a branch what its body takes from around it."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            made = {given.name for given in graph.input} | {tensor.name for tensor in graph.initializer}
+            for inner in graph.node:
+                yield from (name for name in names_read(inner) if name not in made)
+                made.update(inner.output)
+            yield from (given.name for given in graph.output if given.name not in made)
 
 
 class GraphView:
@@ -40,7 +53,7 @@ class GraphView:
         """Tensor -> the nodes that read it."""
         found: dict[str, list[onnx.NodeProto]] = {}
         for node in self._graph.node:
-            for name in node.input:
+            for name in names_read(node):
                 found.setdefault(name, []).append(node)
         return found
 

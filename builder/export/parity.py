@@ -116,19 +116,19 @@ def check_parity(
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
-        inputs, dims = (HIDDEN_STATE, ATTENTION_MASK), [None, get_kind(head.spec.kind).outputs(head.spec)]
+        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).dims(head.spec))]
+        inputs = (HIDDEN_STATE, ATTENTION_MASK)
         _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
     sessions |= {group.name: open_session(group.path, group.name) for group in groups}
 
     # A group holds the very files that it is compared with, whatever they compute in.
     together = {group.name for group in groups}
     tolerance = TOLERANCE if allowed is None else allowed
-    limits = {head.name: tolerance * head.spec.span for head in heads}
     worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
             worst[model] = max(worst.get(model, 0.0), difference)
-            limit = TOLERANCE if model in together else limits.get(model, tolerance)
+            limit = TOLERANCE if model in together else tolerance
             if difference > limit:
                 other = "its heads'" if model in together else "torch's"
                 raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)
@@ -165,13 +165,13 @@ def _differences(
             continue
         with torch.no_grad():
             expected = head.module.forward_whole(reference[tap], batch.attention_mask).numpy()
-        found[head.name] = _distance(head.name, scores, expected)
+        found[head.name] = _distance(head.name, scores, expected, head.spec)
     for group in groups:
         members = [alone[name] for name in group.heads]
         feeds = {HIDDEN_STATE: served[members[0][0].spec.tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
         for head, scores in members:
             together = _run(sessions[group.name], group.name, feeds, batch, head.spec.task)
-            found[group.name] = max(found.get(group.name, 0.0), _distance(group.name, together, scores))
+            found[group.name] = max(found.get(group.name, 0.0), _distance(group.name, together, scores, head.spec))
     return found
 
 
@@ -246,7 +246,8 @@ def _run(
     return result
 
 
-def _distance(model: str, found: Array, expected: Array) -> float:
+def _distance(model: str, found: Array, expected: Array, spec: HeadSpec | None = None) -> float:
+    """The greatest difference of two states; of scores, as the head's kind sees it."""
     if found.shape != expected.shape:
         raise ParityError(model, f"answers have shape {found.shape}, torch's {expected.shape}")
-    return float(np.abs(found - expected).max())
+    return get_kind(spec.kind).difference(found, expected, spec) if spec else float(np.abs(found - expected).max())

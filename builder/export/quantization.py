@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from builder.export.graph_view import GraphView
+from builder.export.graph_view import GraphView, names_read
 from builder.export.onnx_file import ExportError
 
 # In ONNX Runtime's own operators since 1.4, on the CPU: a product of integers, scaled to floats in the same pass.
@@ -192,7 +192,9 @@ class _Rewriting:
         """Puts the new nodes in the place of the old ones, and takes out the weights that nothing reads any more."""
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
-        read = {name for node in self._nodes for name in node.input} | {given.name for given in self._graph.output}
+        read = {name for node in self._nodes for name in names_read(node)} | {
+            given.name for given in self._graph.output
+        }
         stay = [tensor for tensor in self._graph.initializer if tensor.name in read]
         kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in stay]
         del self._graph.initializer[:]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builder.model.kinds import get_kind
+
 if TYPE_CHECKING:
     from builder.model.head_spec import HeadSpec
 
@@ -13,16 +15,12 @@ _QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, 
 
 def card_text(spec: HeadSpec) -> str:
     """The card as Markdown."""
-    if spec.labels:
-        answers = ", ".join(f"`{label}`" for label in spec.labels)
-    else:
-        answers = "a number from {:g} to {:g}".format(*(spec.range or (0, 1)))
     reads = "one text" if spec.form == "single" else "a pair of texts"
     query = _QUERIES[spec.query]
     lines = [
         f"# Head `{spec.task}`",
         "",
-        f"A {spec.kind} head for {reads}: {answers}.",
+        f"A {spec.kind} head for {reads}: {get_kind(spec.kind).describe(spec)}.",
         f"{_count(spec.layers, 'layer')} on tap {spec.tap} of trunk `{spec.trunk}`, up to {spec.max_length} tokens.",
         *([f"The query of its last layer is {query} below it, not [CLS]."] if query else []),
         "",
@@ -34,12 +32,14 @@ def card_text(spec: HeadSpec) -> str:
         "",
         f"The epoch was chosen on the same dev data, by {spec.metric}, so these scores are a little optimistic.",
         "",
+        *(["## Fitted to the dev data", "", *_fitted(spec), ""] if spec.fitted else []),
         *(["## How it came about", "", *_story(spec.story), ""] if spec.story else []),
         "## Data",
         "",
         *_items(spec.data),
         f"- licence: {spec.licence or 'not stated by the task file'}",
         "",
+        *(["## Options", "", *_items(spec.options), ""] if spec.options else []),
         "## Recipe",
         "",
         *_items(spec.recipe),
@@ -66,6 +66,16 @@ def _story(story: dict[str, Any]) -> list[str]:
     if tried := story.get("tried"):
         lines += ["", "Tried in the search:", "", *(f"- {one}" for one in tried)]
     return lines
+
+
+def _fitted(spec: HeadSpec) -> list[str]:
+    """What the kind chose after training; several numbers with what each is of."""
+    told: dict[str, Any] = {}
+    for name, value in spec.fitted.items():
+        if isinstance(value, list):
+            value = dict(zip(spec.labels or (), value, strict=False))
+        told[name] = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
+    return [*_items(told), "", "What is measured on the same data after that, is a little optimistic."]
 
 
 def _over_seeds(told: dict[str, Any]) -> str:

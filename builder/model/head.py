@@ -18,9 +18,12 @@ from builder.model.trunk import Trunk
 class Head(nn.Module):
     """Own layers on a trunk's state, the last of them for one query, and a linear output on what that gives.
 
+    Where its output says that it is ``by_token``, the last layer runs whole, and there is an output for every token.
+
     Attributes:
         layers: the head's layers, first to last, of the trunk's own form.
-        output: Linear, width -> outputs.
+        output: Linear, width -> outputs; a kind's own may have more parameters.
+        by_token: whether it answers for every token.
         query: what the last layer is computed for.
         pool: the vector of a learned query, None for others. *Shape:* (width,)
     """
@@ -38,6 +41,9 @@ class Head(nn.Module):
         self.layers = layers
         self.dropout = nn.Dropout(dropout)
         self.output = output
+        self.by_token = bool(getattr(output, "by_token", False))
+        if self.by_token and query != "cls":
+            raise UserError(f"query {query!r}: a head that answers for every token has none; leave it out")
         self.query = query
         self.pool = nn.Parameter(torch.zeros(output.in_features)) if query == "learned" else None
 
@@ -49,8 +55,10 @@ class Head(nn.Module):
             attention_mask: ones and zeros. *Shape:* (batch_size, tokens)
 
         Returns:
-            *Shape:* (batch_size, outputs)
+            *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs), with noughts at padding.
         """
+        if self.by_token:
+            return self.forward_whole(hidden_state, attention_mask)
         bias = self.encoder.mask_bias(attention_mask, hidden_state)
         for layer in self.layers[:-1]:
             hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
@@ -62,6 +70,9 @@ class Head(nn.Module):
         bias = self.encoder.mask_bias(attention_mask, hidden_state)
         for layer in self.layers[:-1]:
             hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
+        if self.by_token:
+            state = self.encoder.run_layer(self.layers[-1], hidden_state, bias)
+            return self._answer(state) * attention_mask[..., None].to(state.dtype)
         if self.query != "cls":
             # The query goes in front as one more token, which asks as all do and which none can see.
             query = query_state(self.query, hidden_state, bias, self.pool)
@@ -74,11 +85,18 @@ class Head(nn.Module):
         return raw
 
 
-def new_head(trunk: Trunk, *, outputs: int, tap: int, layers: int, query: Query = "cls") -> Head:
+def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, query: Query = "cls") -> Head:
     """A head to be trained: a copy of the trunk's layers ``tap + 1`` to ``tap + layers``, and a fresh output.
 
     A learned query starts as the mean. The output's weights come from torch's global generator: seed it first for a
     result that can be repeated.
+
+    Args:
+        trunk: the trunk.
+        outputs: how many, or an output of a kind's own (``Kind.output``).
+        tap: where it stands.
+        layers: how many layers it has.
+        query: what the last of them is computed for.
 
     Raises:
         UserError: the trunk has no such tap, or not that many layers above it.
@@ -91,14 +109,14 @@ def new_head(trunk: Trunk, *, outputs: int, tap: int, layers: int, query: Query 
         raise UserError(f"a head on tap {tap} of this trunk has 1 to {most} layers, not {layers}")
     own = copy.deepcopy(trunk.layers[tap : tap + layers])
     own.requires_grad_(True)
-    output = nn.Linear(trunk.width, outputs)
+    output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
     nn.init.normal_(output.weight, std=0.02)
     nn.init.zeros_(output.bias)
     return Head(type(trunk.encoder), own, output, query=query).train()
 
 
-def empty_head(trunk: Trunk, *, outputs: int, layers: int, query: Query = "cls") -> Head:
+def empty_head(trunk: Trunk, *, outputs: int | nn.Linear, layers: int, query: Query = "cls") -> Head:
     """A head of the trunk's form in evaluation mode, whose weights are still to be loaded."""
     own = nn.ModuleList([copy.deepcopy(trunk.layers[0]) for _ in range(layers)])
-    output = nn.Linear(trunk.width, outputs)
+    output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
     return Head(type(trunk.encoder), own, output, query=query).eval().requires_grad_(False)

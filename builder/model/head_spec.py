@@ -29,6 +29,8 @@ class HeadSpec(BaseModel):
     form: Literal["single", "pair"]
     labels: tuple[str, ...] | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
+    options: dict[str, Any] = {}
+    fitted: dict[str, Any] = {}
     tap: int = Field(ge=0)
     layers: int = Field(ge=1)
     query: Query = "cls"
@@ -46,20 +48,8 @@ class HeadSpec(BaseModel):
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> HeadSpec:
-        kind = get_kind(self.kind)
-        if kind.uses_labels and (not self.labels or len(set(self.labels)) < max(len(self.labels), 2)):
-            raise ValueError(f"a {self.kind} head needs at least two labels, all different")
-        if kind.uses_range and (self.range is None or not self.range[0] < self.range[1]):
-            raise ValueError(f"a {self.kind} head needs a range, lowest and highest number")
-        if self.labels and any(not label or "\n" in label or "\r" in label for label in self.labels):
-            raise ValueError("a label is empty or has a line break in it")
+        get_kind(self.kind).check(self)
         return self
-
-    @property
-    def span(self) -> float:
-        """How far apart lowest and highest answer are: 1 for probabilities. Scores may be off by a share of it."""
-        low, high = self.range or (0.0, 1.0)
-        return high - low
 
 
 def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:

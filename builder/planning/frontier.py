@@ -79,13 +79,13 @@ def _best_by_layers(groups: Collection[list[Option]], taps: frozenset[int]) -> I
     for group in groups:
         best: dict[int, Option] = {}
         for option in group:
-            held = best.get(option.layers)
+            held = best.get(option.whole_layers)
             if option.tap in taps and (held is None or option.score > held.score):
-                best[option.layers] = option
+                best[option.whole_layers] = option
         grown: dict[int, _State] = {}
         for whole, state in table.items():
             for layers, option in best.items():
-                score, total = state.score + option.score, whole + layers - 1
+                score, total = state.score + option.score, whole + layers
                 if total not in grown or score > grown[total].score:
                     grown[total] = _State(score, option, state)
         table = _paying(grown)

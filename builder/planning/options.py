@@ -21,6 +21,7 @@ class Option:
         score: its score on the dev data, as a share (0.825, not 82.5), mean over seeds where there are several.
         full: the score of full fine-tuning of the same encoder on the same task, in the same metric.
         run: the key of the run record that it comes from.
+        by_token: whether it answers for every token; None is no.
     """
 
     task: str
@@ -30,6 +31,7 @@ class Option:
     score: float
     full: float
     run: str = ""
+    by_token: bool | None = None
 
     def __post_init__(self) -> None:
         where = f"option {self.run or self.task}"
@@ -42,6 +44,11 @@ class Option:
             raise UserError(
                 f"{where}: full fine-tuning's score is {self.full}: a share from 0 to 1, above 0, is needed"
             )
+
+    @property
+    def whole_layers(self) -> int:
+        """The layers that run whole."""
+        return self.layers if self.by_token else self.layers - 1
 
     @property
     def retention(self) -> float:

@@ -102,6 +102,7 @@ class PlannedHead(_Table):
         score: the student's score on the dev data, as a share.
         full: full fine-tuning's, in the same metric.
         run: the key of the run record that the score comes from.
+        by_token: whether it answers for every token, and so has no folded layer; left out for no.
     """
 
     tap: int = Field(ge=0)
@@ -110,6 +111,7 @@ class PlannedHead(_Table):
     score: float = Field(ge=-1, le=1)
     full: float = Field(gt=0, le=1)
     run: str = ""
+    by_token: bool | None = None
 
 
 class PlanFile(_Table):
@@ -206,6 +208,7 @@ def plan_file(
                 score=option.score,
                 full=option.full,
                 run=option.run,
+                by_token=option.by_token,
             )
             for option in plan.options
         },

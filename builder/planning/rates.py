@@ -21,6 +21,10 @@ class Standing(Protocol):
     def layers(self) -> int:
         """Its layers, the folded one among them."""
 
+    @property
+    def whole_layers(self) -> int:
+        """Those of them that run whole: all but the folded one, or all, where it answers for every token."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -81,9 +85,12 @@ class Rates:
         """The trunk's layers, and so its deepest tap."""
         return len(self.trunk_ms) - 1
 
-    def head_with_step_ms(self, layers: int) -> float:
-        """A head of this many layers, the last of them folded, and its step."""
-        return (layers - 1) * self.layer_ms + self.folded_ms + self.step_ms
+    def head_ms(self, head: Standing) -> float:
+        """A head without its step: its whole layers, and a folded one with the output.
+
+        A head that answers for every token has no folded layer, but a larger output: it is counted as one all the same.
+        """
+        return head.whole_layers * self.layer_ms + self.folded_ms
 
     def check(self, head: Standing) -> None:
         """Raises UserError where the trunk has no room for such a head."""
@@ -109,7 +116,7 @@ class Rates:
         taps = {head.tap for head in heads}
         return Cost(
             trunk_ms=self._trunk_ms(taps),
-            heads_ms=math.fsum(self.head_with_step_ms(head.layers) - self.step_ms for head in heads),
+            heads_ms=math.fsum(self.head_ms(head) for head in heads),
             overhead_ms=(len(taps) + len(heads)) * self.step_ms,
             singles_ms=len(heads) * self.single_ms,
             folded_singles_ms=len(heads) * self.folded_single_ms,

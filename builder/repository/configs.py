@@ -6,6 +6,7 @@ README.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from google.protobuf import text_format
@@ -20,6 +21,7 @@ from builder.repository.grouping import Group
 MAX_BATCH_SIZE = 32
 MAX_TEXT_BYTES = 1 << 20
 TOKENIZER = "tokenizer"
+TOKEN_WORDS = "token_words"
 PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)}
 
 # Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
@@ -39,6 +41,7 @@ def tokenizer_config(
     for name in PADDED.values():
         config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
     config.output.append(pb.ModelOutput(name="truncated", data_type=pb.TYPE_BOOL, dims=[1]))
+    config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
     _set_parameters(
         config,
         {
@@ -73,8 +76,8 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
     """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     _add_state(config, spec.width)
-    output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=[get_kind(spec.kind).outputs(spec)])
-    if spec.labels:
+    output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).dims(spec))
+    if has_label_file(spec):
         output.label_filename = label_file(spec.task)
     config.output.append(output)
     parameters = {
@@ -88,7 +91,10 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
         "precision": numbers,
     }
     if spec.range:
-        parameters["range"] = "{:g},{:g}".format(*spec.range)
+        parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
+    kind = get_kind(spec.kind)
+    if served := kind.served(spec) | ({"reads_as": kind.reads_as} if kind.reads_as else {}):
+        parameters["served"] = json.dumps(served)
     _set_parameters(config, parameters)
     return config
 
@@ -102,6 +108,11 @@ def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
     heads = ",".join(f"{task}:{member.version}" for task, member in sorted(group.heads.items()))
     _set_parameters(config, {"tap": str(group.tap), "trunk": group.trunk, "heads": heads})
     return config
+
+
+def has_label_file(spec: HeadSpec) -> bool:
+    """Whether the head's scores are one a label, so that Triton's classification extension can name them."""
+    return spec.labels is not None and get_kind(spec.kind).dims(spec) == [len(spec.labels)]
 
 
 def label_file(task: str) -> str:
@@ -145,6 +156,11 @@ def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConf
 def _add_state(config: pb.ModelConfig, width: int) -> None:
     config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
+
+
+def _shortest(number: float) -> str:
+    """As short as can be read back."""
+    return short if float(short := f"{number:g}") == number else repr(number)
 
 
 def _set_parameters(config: pb.ModelConfig, parameters: Mapping[str, str]) -> None:

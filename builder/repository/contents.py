@@ -144,7 +144,8 @@ class Contents:
         heads = [self.heads[task] for task in sorted(self.heads) if self.heads[task].loaded]
         # Versions of a head differ in tap and layers at most; its config tells those of the version that answers.
         shown = [head.model(head.served or head.candidate or head.loaded[-1]) for head in heads]
-        texts = {f"{head_name(head.task)}/{label_file(head.task)}": label_text(head) for head in shown if head.labels}
+        named = [head for head in shown if head.has_label_file]
+        texts = {f"{head_name(head.task)}/{label_file(head.task)}": label_text(head) for head in named}
         groups = (group.config for group in self._group_models())
         for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown), *groups):
             texts[f"{config.name}/config.pbtxt"] = self.placement.config_text(config)
@@ -179,7 +180,8 @@ class Contents:
         for config, heads in self.ensembles:
             # A model needs a version folder, an ensemble has nothing to put in it.
             texts[f"{config.name}/{ENSEMBLE_VERSION}/.keep"] = ""
-            texts |= {f"{config.name}/{label_file(head.task)}": label_text(head) for head in heads if head.labels}
+            named = [head for head in heads if head.has_label_file]
+            texts |= {f"{config.name}/{label_file(head.task)}": label_text(head) for head in named}
             texts[f"{config.name}/config.pbtxt"] = config_text(config)
         return texts
 

@@ -17,14 +17,15 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.errors import OneTrunkError, UserError
 from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
-from builder.repository.configs import MAX_BATCH_SIZE, PADDED, parameters_of, pinned_version
+from builder.model.kinds import get_kind
+from builder.repository.configs import MAX_BATCH_SIZE, PADDED, TOKEN_WORDS, parameters_of, pinned_version
 from builder.repository.grouping import Group
 
 MULTITASK = "multitask"
 MULTITASK_TOKENS = "multitask_tokens"
 
 # Inputs, outputs and inner tensors of the ensembles, beside the trunk's states: no task may have such a name.
-_TENSORS = {"text", "text_pair", "truncated", *PADDED, *PADDED.values()}
+_TENSORS = {"text", "text_pair", "truncated", TOKEN_WORDS, *PADDED, *PADDED.values()}
 
 # What an ensemble pins is in its config, which is replaced in place: its own version never changes.
 ENSEMBLE_VERSION = 1
@@ -56,6 +57,16 @@ class HeadModel:
         """The tap that it stands on."""
         return int(parameters_of(self.config)["tap"])
 
+    @property
+    def by_token(self) -> bool:
+        """Whether it answers for every token, so that whoever reads its answers needs to know the tokens' words."""
+        return get_kind(parameters_of(self.config)["kind"]).by_token
+
+    @property
+    def has_label_file(self) -> bool:
+        """Whether Triton can name its scores."""
+        return bool(self.config.output[0].label_filename)
+
     def is_in(self, group: GroupModel) -> bool:
         """Whether the group answers for it, as it stands here: with its version, and under its task's name."""
         return self.output == self.task and group.group.holds(self.task, self.version)
@@ -73,6 +84,7 @@ class HeadModel:
             "tap": self.tap,
             "layers": int(parameters["layers"]),
             "version": self.version,
+            **json.loads(parameters.get("served", "{}")),
         }
 
 
@@ -183,9 +195,11 @@ def _ensemble(
         output.name = head.output
     outputs = dict(zip(PADDED.values(), PADDED.values(), strict=True))
     if name != MULTITASK_TOKENS:
-        # Token ids are never cut, so only text can be.
-        config.output.append(next(tensor for tensor in tokenizer.output if tensor.name == "truncated"))
-        outputs["truncated"] = "truncated"
+        # Token ids are never cut, so only text can be; and only text has words.
+        about_words = any(head.by_token for head in heads)
+        for tensor in ("truncated", TOKEN_WORDS) if about_words else ("truncated",):
+            config.output.append(_output_of(tokenizer, tensor))
+            outputs[tensor] = tensor
     _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, outputs)
     for segment, part in sorted(segments.items()):
         feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
@@ -200,6 +214,13 @@ def _ensemble(
             _add_step(config, head.config, head.version, _head_inputs(head.tap), {head.task: head.output})
     config.parameters["onetrunk"].string_value = json.dumps(_description(tokenizer, segments, heads))
     return config
+
+
+def _output_of(tokenizer: pb.ModelConfig, name: str) -> pb.ModelOutput:
+    found = next((tensor for tensor in tokenizer.output if tensor.name == name), None)
+    if found is None:
+        raise UserError(f"the repository's tokenizer is of an older version and gives no {name}: run build-repo first")
+    return found
 
 
 def _head_inputs(tap: int) -> dict[str, str]:

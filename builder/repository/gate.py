@@ -12,6 +12,8 @@ import numpy as np
 from builder.errors import OneTrunkError, UserError
 from builder.export.chain_run import Chain, metric_of, padded_batches
 from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
+from builder.model.offsets import token_offsets
 from builder.model.trunk import Trunk
 from builder.progress import Progress
 from builder.repository.gate_result import GateResult
@@ -98,12 +100,16 @@ def measure_losses(
         batches = list(padded_batches(trunk, examples.texts, buckets))
         counter, what = itertools.count(1), f"measuring {spec.task} in fp32 and reduced"
         total = 2 * len(batches)
+        offsets = None
+        if get_kind(spec.kind).by_token:
+            offsets = token_offsets(trunk.tokenizer(), examples.texts, buckets[-1])
         progress(what, 0, total)
         before, after = (
             metric_of(
                 chain.scores(spec, batches, lambda c=counter, w=what, t=total: progress(w, next(c), t)),  # type: ignore[misc]
                 examples.targets,
                 spec,
+                offsets,
             )
             for chain in (fp32, reduced)
         )

@@ -162,11 +162,16 @@ def plan_repository(
 
 
 def plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, PlannedModel]) -> list[Group]:
-    """For every tap with two heads or more, one group of them; a head of other operators than ours stays by itself."""
+    """For every tap with two heads or more, one group of them.
+
+    A head of other operators than ours stays by itself, and one that answers for every token: its answers are of
+    another form, and its price is that of whole layers, beside which a hop is nothing.
+    """
     by_tap: dict[int, dict[str, Member]] = {}
     for task, head in heads.items():
-        if not isinstance(head, ExportedHead) or fits_group(head.file):
-            outputs = get_kind(head.spec.kind).outputs(head.spec)
+        kind = get_kind(head.spec.kind)
+        if not kind.by_token and (not isinstance(head, ExportedHead) or fits_group(head.file)):
+            outputs = kind.outputs(head.spec)
             by_tap.setdefault(head.spec.tap, {})[task] = Member(
                 version=models[head_name(task)].version, outputs=outputs
             )
@@ -191,6 +196,8 @@ def head_source(head: HeadSource, numbers: Numbers = "fp32") -> str:
 def _served_spec(spec: HeadSpec) -> str:
     """What is served depends on, beside the weights: a retrained head with equal ones is the same head."""
     fields = {"task", "kind", "form", "labels", "range", "tap", "layers", "query", "metric"}
+    # Heads that have none of these are known by what they were known by before there were any.
+    fields |= {name for name in ("options", "fitted") if getattr(spec, name)}
     return spec.model_dump_json(include=fields)
 
 

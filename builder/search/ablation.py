@@ -44,8 +44,8 @@ def run_ablation(name: str, bench: Workbench, settings: SearchSettings, progress
     basis = settings.distillation(teacher[0], rows)
     study = Trials(study="ablation", task=name, metric=bench.task(name).metric)
     for what, how, changes in _VARIANTS:
-        if "temperature" in how and bench.task(name).labels is None:
-            continue  # a number has no softmax, so nothing would change
+        if "temperature" in how and not bench.task(name).answers.softens:
+            continue  # nothing would change
         distillation = Distillation.model_validate({**basis.model_dump(), **how})
         spec = RunSpec(task=name, role="student", recipe=recipe.model_copy(update=changes), distillation=distillation)
         record = execute(spec, bench, progress=progress)

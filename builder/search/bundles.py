@@ -12,7 +12,7 @@ from builder.model.bundle import save_bundle
 from builder.planning.plan_file import PlanFile
 from builder.progress import Progress, silent
 from builder.search.trials import Trials, load_trials
-from builder.training.evaluation import LabelledStates, evaluate
+from builder.training.evaluation import LabelledStates, fit_answers
 from builder.training.execute import execute, trained_head
 from builder.training.provenance import finished_spec, planned_spec
 from builder.training.result import TrainResult
@@ -52,9 +52,10 @@ def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress
     record = _trained(wanted, bench, progress)
     recipe, head = record.spec.recipe, trained_head(record, bench)
     dev = bench.states(task, "dev", [recipe.standing]).states[recipe.standing]
-    evaluation = evaluate(head, LabelledStates(dev, bench.targets(task, "dev")), bench.task(task))
     examples = {split: bench.examples(task, split) for split in SPLITS}
     planned = planned_spec(bench.task(task), bench.trunk, recipe, examples)
+    data = LabelledStates(dev, bench.targets(task, "dev"))
+    planned, evaluation = fit_answers(head, data, bench.task(task), planned)
     spec = finished_spec(
         planned,
         evaluation.scores,

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -66,7 +65,8 @@ class _TaskSearch:
         self._trunk_cpu_seconds = 0.0
         # The baseline is not of the search, and not among its costs; but where it is known, it says what is enough.
         baseline = find_run(baseline_spec(name, bench, settings, 0), bench)
-        self._full = None if baseline is None else baseline.score
+        # A score of nought, as of spans after too few steps, says nothing.
+        self._full = baseline.score if baseline is not None and baseline.score > 0 else None
 
     def probe(self) -> list[int]:
         """Trains the probes. Gives the taps to put teachers on, the deepest, and so cheapest, first."""
@@ -140,6 +140,7 @@ class _TaskSearch:
             study="search",
             task=self._name,
             metric=self._task.metric,
+            by_token=self._task.answers.by_token,
             trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
             trials=(*self._trials, *ahead),
             notes=tuple(self._notes),
@@ -214,9 +215,9 @@ def promising_taps(scores: dict[int, float], count: int) -> list[int]:
 def _data_notes(name: str, bench: Workbench) -> tuple[str, ...]:
     """What a reader of the scores should know of the data."""
     train, dev = bench.examples(name, "train"), bench.examples(name, "dev")
-    targets = np.asarray(dev.targets)
+    task, targets = bench.task(name), bench.targets(name, "dev").numpy()
     # With the data's own labels as answers, a metric that has no value has none on any answers.
-    undefined = measure(bench.task(name).metrics, targets, targets)[1]
+    undefined = measure(task.metrics, task.answers.right(targets), targets)[1]
     return (*train.notes, *dev.notes, *overlap_notes(train, dev), *undefined)
 
 

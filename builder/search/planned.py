@@ -76,6 +76,7 @@ def _options(search: Trials, full: float) -> list[Option]:
             score=trial.score,
             full=full,
             run=trial.key,
+            by_token=search.by_token or None,
         )
         for trial in search.trials
         if trial.stage != "probe" and not trial.stopped

@@ -51,6 +51,7 @@ class Trials(BaseModel):
         study: which one.
         task: of which task.
         metric: the metric of all scores.
+        by_token: whether its heads answer for every token, and so have no folded layer.
         trunk_cpu_seconds: what computing the trunk's states cost, which all studies share; not in the trials.
         trials: in the order in which they were done.
         notes: what a reader should know, such as why a depth was left out.
@@ -61,6 +62,7 @@ class Trials(BaseModel):
     study: Study
     task: str
     metric: str
+    by_token: bool = False
     trunk_cpu_seconds: float = 0.0
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from builder.digest import sha256_file
 from builder.errors import UserError
@@ -24,7 +25,7 @@ class Examples:
     Attributes:
         source: the file or hub address, as a message names it.
         texts: a text a row, or both texts of a pair.
-        targets: the labels, encoded by the task's kind: indices, or numbers from 0 to 1.
+        targets: the labels, encoded by the task's kind; ``Kind.targets`` makes an array of them.
         sha256: of the file's bytes; of a hub's data, of the rows.
         left_out: how many rows could not be used.
         notes: what a user should know of the rows, such as how many were left out.
@@ -32,7 +33,7 @@ class Examples:
 
     source: str
     texts: tuple[str, ...] | tuple[tuple[str, str], ...]
-    targets: tuple[int | float, ...]
+    targets: tuple[Any, ...]
     sha256: str
     left_out: int = 0
     notes: tuple[str, ...] = ()
@@ -70,25 +71,24 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
         notes.append(f"left out {told}")
     if not targets:
         raise UserError(f"{place}: no rows in it that can be used")
-    notes += _absent_labels(task, split, targets)
+    if absent := task.answers.absent(targets, task):
+        notes.append(f"no row of the {split} data has the label {', '.join(map(repr, absent))}")
     return Examples(str(place), tuple(texts), tuple(targets), sha256, faults.total, tuple(notes))  # type: ignore[arg-type]
 
 
-def _check(
-    task: Task, records: Iterable[Record | BrokenLine]
-) -> tuple[list[str | tuple[str, str]], list[int | float], Faults]:
+def _check(task: Task, records: Iterable[Record | BrokenLine]) -> tuple[list[str | tuple[str, str]], list[Any], Faults]:
     texts: list[str | tuple[str, str]] = []
-    targets: list[int | float] = []
+    targets: list[Any] = []
     faults = Faults()
     for record in records:
         if isinstance(record, BrokenLine):
             faults.add(record.line, "broken line", record.why)
             continue
         try:
-            text: str | tuple[str, str] = _text(record, task.text_field)
+            text: str | tuple[str, str] = _text(record, task.text_field, task)
             if task.form == "pair":
-                text = (text, _text(record, task.text_pair_field))  # type: ignore[assignment]
-            target = _target(record, task)
+                text = (text, _text(record, task.text_pair_field, task))  # type: ignore[assignment]
+            target = _target(record, task, text)
         except RowError as fault:
             faults.add(record.line, fault.sort, fault.why)
             continue
@@ -105,10 +105,11 @@ def _value(record: Record, field: str) -> object:
     return value
 
 
-def _text(record: Record, field: str) -> str:
-    value = _value(record, field)
-    if not isinstance(value, str):
-        raise RowError("not a text", f"{field!r} is {value!r:.40}")
+def _text(record: Record, field: str, task: Task) -> str:
+    try:
+        value = task.answers.text(_value(record, field))
+    except ValueError as error:
+        raise RowError("not a text", f"{field!r} {error}") from None
     if is_not_utf8(value):
         raise RowError("not a text", f"{field!r} has half of a surrogate pair in it")
     # Neither blanks nor control characters leave the tokenizer anything to read.
@@ -117,15 +118,9 @@ def _text(record: Record, field: str) -> str:
     return value
 
 
-def _target(record: Record, task: Task) -> int | float:
+def _target(record: Record, task: Task, text: str | tuple[str, str]) -> Any:
     value = _value(record, task.label_field)
     try:
-        return task.answers.encode(value, task)
+        return task.answers.encode(value, task, text if isinstance(text, str) else "")
     except (ValueError, OverflowError) as error:
         raise RowError("bad label", str(error)) from None
-
-
-def _absent_labels(task: Task, split: Split, targets: list[int | float]) -> list[str]:
-    present = set(targets)
-    absent = [label for index, label in enumerate(task.labels or ()) if index not in present]
-    return [f"no row of the {split} data has the label {', '.join(repr(label) for label in absent)}"] if absent else []

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.model.kinds import Kind
+from builder.tasks.span_metrics import span_f1, token_accuracy
+
 Numbers = NDArray[Any]
 
 
@@ -21,12 +24,11 @@ class Metric:
     """A metric: the higher, the better.
 
     Attributes:
-        on_labels: compares label indices; otherwise numbers.
-        compute: ``(predictions, targets)`` -> value. *Shape of both:* (rows,)
+        compute: ``(predictions, targets)`` -> value, of what ``Kind.predictions`` and ``Kind.targets`` give. *Shape of
+            both:* (rows, ...)
         exactly_two_labels: is about the second of two labels.
     """
 
-    on_labels: bool
     compute: Callable[[Numbers, Numbers], float]
     exactly_two_labels: bool = False
 
@@ -36,8 +38,8 @@ def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tup
 
     Args:
         names: names of metrics.
-        predictions: label indices, or numbers. *Shape:* (rows,)
-        targets: the same of the data. *Shape:* (rows,)
+        predictions: what the kind's ``predictions`` gives. *Shape:* (rows, ...)
+        targets: what its ``targets`` gives. *Shape:* (rows, ...)
     """
     scores: dict[str, float] = {}
     notes = []
@@ -50,18 +52,11 @@ def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tup
     return scores, tuple(notes)
 
 
-def default_metric(uses_range: bool) -> str:
-    """The metric of a task that names none."""
-    return "pearson_spearman" if uses_range else "accuracy"
-
-
-def check_metric(name: str, kind: str, labels: Sequence[str] | None) -> None:
+def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:
     """Raises ValueError where a task of this kind, with these labels or none, cannot be measured by the metric."""
-    metric = METRICS.get(name)
-    if metric is None or metric.on_labels != (labels is not None):
-        fitting = [other for other, known in METRICS.items() if known.on_labels == (labels is not None)]
-        raise ValueError(f"metric {name} does not fit kind {kind}; allowed are {', '.join(fitting)}")
-    if metric.exactly_two_labels and len(labels or ()) != 2:
+    if name not in kind.metrics:
+        raise ValueError(f"metric {name} does not fit kind {kind.name}; allowed are {', '.join(kind.metrics)}")
+    if METRICS[name].exactly_two_labels and len(labels or ()) != 2:
         raise ValueError(f"metric {name} is about the second of two labels; for more, take macro_f1")
 
 
@@ -78,10 +73,12 @@ def _f1(predictions: Numbers, targets: Numbers) -> float:
     return float(f1_score(targets, predictions, pos_label=1, average="binary", zero_division=0))
 
 
-def _macro_f1(predictions: Numbers, targets: Numbers) -> float:
+def _averaged_f1(predictions: Numbers, targets: Numbers, average: str) -> float:
+    """Of labels' indices; or of decisions about each label, which holds from 0 on (see ``Multilabel.predictions``)."""
     from sklearn.metrics import f1_score
 
-    return float(f1_score(targets, predictions, average="macro", zero_division=0))
+    decided = predictions >= 0 if predictions.ndim == 2 else predictions
+    return float(f1_score(targets, decided, average=average, zero_division=0))
 
 
 def _matthews(predictions: Numbers, targets: Numbers) -> float:
@@ -89,6 +86,16 @@ def _matthews(predictions: Numbers, targets: Numbers) -> float:
 
     _must_vary(predictions, targets)
     return float(matthews_corrcoef(targets, predictions))
+
+
+def _mean_average_precision(predictions: Numbers, targets: Numbers) -> float:
+    """The mean over labels of the average precision of a label's scores; labels that no row has are left out."""
+    from sklearn.metrics import average_precision_score
+
+    present = targets.any(axis=0)
+    if not present.any():
+        raise _UndefinedError("no row has a label")
+    return float(average_precision_score(targets[:, present], predictions[:, present], average="macro"))
 
 
 def _pearson(predictions: Numbers, targets: Numbers) -> float:
@@ -114,13 +121,17 @@ def _must_vary(predictions: Numbers, targets: Numbers) -> None:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(True, _accuracy),
-    "f1": Metric(True, _f1, exactly_two_labels=True),
-    "macro_f1": Metric(True, _macro_f1),
-    "matthews": Metric(True, _matthews),
+    "accuracy": Metric(_accuracy),
+    "f1": Metric(_f1, exactly_two_labels=True),
+    "macro_f1": Metric(lambda p, t: _averaged_f1(p, t, "macro")),
+    "matthews": Metric(_matthews),
     # GLUE's summary takes the mean where a task has two metrics.
-    "f1_accuracy": Metric(True, lambda p, t: (_f1(p, t) + _accuracy(p, t)) / 2, exactly_two_labels=True),
-    "pearson": Metric(False, _pearson),
-    "spearman": Metric(False, _spearman),
-    "pearson_spearman": Metric(False, lambda p, t: (_pearson(p, t) + _spearman(p, t)) / 2),
+    "f1_accuracy": Metric(lambda p, t: (_f1(p, t) + _accuracy(p, t)) / 2, exactly_two_labels=True),
+    "mean_average_precision": Metric(_mean_average_precision),
+    "micro_f1": Metric(lambda p, t: _averaged_f1(p, t, "micro")),
+    "span_f1": Metric(span_f1),
+    "token_accuracy": Metric(token_accuracy),
+    "pearson": Metric(_pearson),
+    "spearman": Metric(_spearman),
+    "pearson_spearman": Metric(lambda p, t: (_pearson(p, t) + _spearman(p, t)) / 2),
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from builder.model.head_spec import TASK_NAME
 from builder.model.kinds import KINDS, Kind, get_kind
-from builder.tasks.metrics import METRICS, check_metric, default_metric
+from builder.tasks.metrics import METRICS, check_metric
 from builder.tasks.recipe import Recipe
 
 Split = Literal["train", "dev"]
@@ -24,6 +25,7 @@ class Task(BaseModel):
         form: one text, or a pair of texts.
         labels: the labels, in the order of their indices.
         range: lowest and highest number, for regression.
+        options: what the kind can be told beside those.
         metrics: what is measured on the dev data; the first chooses the best epoch.
         train: where the train data are: a file, or ``hub:DATASET/CONFIG``.
         dev: where the dev data are.
@@ -43,6 +45,7 @@ class Task(BaseModel):
     form: Literal["single", "pair"] = "single"
     labels: tuple[str, ...] | None = None
     range: tuple[float, float] | None = None
+    options: dict[str, Any] = {}
     metrics: tuple[str, ...] = ()
     train: str
     dev: str
@@ -57,6 +60,11 @@ class Task(BaseModel):
     def answers(self) -> Kind:
         """The kind itself."""
         return get_kind(self.kind)
+
+    @property
+    def fitted(self) -> Mapping[str, Any]:
+        """Nothing: a task has no head yet whose answers something could be fitted to."""
+        return {}
 
     @property
     def metric(self) -> str:
@@ -84,26 +92,25 @@ class Task(BaseModel):
         # Depends on the kind, so it cannot be a field's default.
         if isinstance(values, dict) and not values.get("metrics"):
             kind = KINDS.get(str(values.get("kind", "classification")))
-            return {**values, "metrics": (default_metric(kind is not None and kind.uses_range),)}
+            # Of an unknown kind the next check tells.
+            return {**values, "metrics": kind.metrics[:1] if kind else ("accuracy",)}
         return values
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> Task:
-        kind = self.answers
-        if kind.uses_labels != (self.labels is not None):
-            raise ValueError(f"a {kind.name} task {'needs' if kind.uses_labels else 'has no'} labels")
-        if kind.uses_range != (self.range is not None):
-            raise ValueError(f"a {kind.name} task {'needs' if kind.uses_range else 'has no'} range")
-        if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
-            raise ValueError(f"labels needs at least two, all different; found {list(self.labels)}")
-        if any(not label.strip() or "\n" in label or "\r" in label for label in self.labels or ()):
-            raise ValueError("labels has one that is empty or has a line break in it")
-        if self.range is not None and not -float("inf") < self.range[0] < self.range[1] < float("inf"):
-            raise ValueError(f"range is the lowest and the highest number; found {list(self.range)}")
+        self.answers.check(self)
+        return self
+
+    @model_validator(mode="after")
+    def _form_fits_kind(self) -> Task:
+        if self.form not in self.answers.forms:
+            raise ValueError(
+                f"form {self.form!r} is not for kind {self.kind}; allowed: {', '.join(self.answers.forms)}"
+            )
         return self
 
     @model_validator(mode="after")
     def _metrics_fit_answer(self) -> Task:
         for name in self.metrics:
-            check_metric(name, self.kind, self.labels)
+            check_metric(name, self.answers, self.labels)
         return self

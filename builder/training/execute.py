@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from builder.errors import UserError
 from builder.model.head import Head, empty_head, new_head
-from builder.model.whole import new_whole_model
+from builder.model.whole import WholeModel, new_whole_model, trained_whole_model
 from builder.progress import Progress, silent
 from builder.training.checkpoint import Checkpoint
 from builder.training.evaluation import LabelledStates
-from builder.training.fitting import DivergedError, FitState, fit
+from builder.training.fitting import DivergedError, FitState, Weights, fit
 from builder.training.labelling import ask_teacher
 from builder.training.objective import DistilObjective, LabelObjective, Objective, StateObjective
 from builder.training.report import machine_name
@@ -77,6 +77,8 @@ def find_run(spec: RunSpec, bench: Workbench) -> RunRecord | None:
 def run_key(spec: RunSpec, bench: Workbench) -> str:
     """What a run is found by: a hash over its spec, the trunk, the data, and where it is computed."""
     facts = [bench.trunk.identity, json.dumps(bench.data_facts(spec.task)), str(bench.arithmetic)]
+    if options := bench.task(spec.task).options:
+        facts.append(json.dumps(options, sort_keys=True))
     how = spec.distillation
     if how is not None and how.other_texts:
         # The student also depends on the other tasks' texts.
@@ -90,10 +92,16 @@ def trained_head(record: RunRecord, bench: Workbench) -> Head:
     Raises:
         UserError: its weights are not in the cache any more.
     """
-    path = _weights_file(bench, record.key)
     recipe = record.spec.recipe
     task = bench.task(record.spec.task)
-    head = empty_head(bench.trunk, outputs=task.answers.outputs(task), layers=recipe.layers, query=recipe.query)
+    outputs = task.answers.output(bench.trunk.width, task)
+    head = empty_head(bench.trunk, outputs=outputs, layers=recipe.layers, query=recipe.query)
+    head.load_state_dict(_read_weights(record, bench))
+    return head.eval().requires_grad_(False)
+
+
+def _read_weights(record: RunRecord, bench: Workbench) -> Weights:
+    path = _weights_file(bench, record.key)
     try:
         weights = load_file(path)
     except FileNotFoundError:
@@ -102,8 +110,27 @@ def trained_head(record: RunRecord, bench: Workbench) -> Head:
         ) from None
     except SafetensorError as error:
         raise UserError(f"{path}: broken: {error}; remove it, and the run is trained again") from error
-    head.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return head.eval().requires_grad_(False)
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def fine_tuned(record: RunRecord, bench: Workbench) -> WholeModel:
+    """The whole encoder of a run that was done here, in evaluation mode, with the weights of its best epoch.
+
+    Raises:
+        UserError: its weights are not in the cache any more.
+    """
+    task = bench.task(record.spec.task)
+    return trained_whole_model(
+        bench.trunk,
+        outputs=task.answers.output(bench.trunk.width, task),
+        vocabulary=_vocabulary(bench, task.name),
+        weights=_read_weights(record, bench),
+    )
+
+
+def _vocabulary(bench: Workbench, task: str) -> Tensor:
+    """The token ids of a task's texts. *Shape:* (token ids,)."""
+    return torch.cat([bench.tokens(task, split).vocabulary for split in SPLITS])
 
 
 @dataclass
@@ -150,7 +177,7 @@ class _Run:
         self.costs = _Costs(base.with_suffix(".costs.json"))
 
     def has_weights(self) -> bool:
-        """Whether the head of a finished run is there. A whole encoder's weights are not kept: nothing uses them."""
+        """Whether the head of a finished run is there. A whole encoder's weights are nothing that others need."""
         return self.spec.role == "full" or _weights_file(self.bench, self.key).is_file()
 
     def train(self, should_stop: ShouldStop, progress: Progress) -> RunRecord:
@@ -196,12 +223,13 @@ class _Run:
 
     def _model(self) -> nn.Module:
         recipe = self.spec.recipe
-        outputs = self.task.answers.outputs(self.task)
+        outputs = self.task.answers.output(self.bench.trunk.width, self.task)
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
             if self.spec.role == "full":
-                seen = [self.bench.tokens(self.task.name, split).vocabulary for split in SPLITS]
-                return new_whole_model(self.bench.trunk, outputs=outputs, vocabulary=torch.cat(seen))
+                return new_whole_model(
+                    self.bench.trunk, outputs=outputs, vocabulary=_vocabulary(self.bench, self.task.name)
+                )
             trunk = self.bench.trunk
             head = new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers, query=recipe.query)
             if self.spec.distillation is not None:
@@ -214,7 +242,7 @@ class _Run:
     def _material(self, model: nn.Module) -> tuple[LabelledStates, Objective]:
         name, recipe, how = self.spec.task, self.spec.recipe, self.spec.distillation
         targets = self.bench.targets(name, "train")
-        plain = LabelObjective(self.task.answers, targets)
+        plain = LabelObjective.of(self.task, targets, model)
         if self.spec.role == "full":
             return LabelledStates(self.bench.tokens(name, "train"), targets), plain
         if how is None:
@@ -226,8 +254,10 @@ class _Run:
         asked = f"{how.teacher} {how.other_texts} {how.masked_texts} {recipe.seed} {recipe.standing}"
         device = self.bench.arithmetic.device
         answers = self.bench.answers(asked, lambda: ask_teacher(self._teacher(how).to(device), joined))
-        objective: Objective = DistilObjective(self.task.answers, targets, answers.raw, how.temperature)
+        objective: Objective = DistilObjective(plain, answers.raw, how.temperature)
         if how.state_weight:
+            if self.task.answers.by_token:
+                raise UserError(f"task {name}: a student that answers for every token learns no states")
             assert isinstance(model, Head)
             objective = StateObjective(objective, model.dropout, answers.states, how.state_weight)
         return LabelledStates(joined, targets), objective
@@ -262,8 +292,7 @@ class _Run:
             machine=machine_name(),
             created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         )
-        if self.spec.role != "full":
-            self._save_weights(state)
+        self._save_weights(state)
         self.bench.store.save(record)
         if whole:
             self.checkpoint.remove()

@@ -84,7 +84,7 @@ def fit(
     Raises:
         DivergedError: the loss, or a weight, is no finite number any more.
     """
-    objective = objective or LabelObjective(task.answers, train.targets)
+    objective = objective or LabelObjective.of(task, train.targets, model)
     if recipe.dropout is not None:
         set_dropout(model, recipe.dropout)
     optimizer = _optimizer(model, recipe)
@@ -93,7 +93,7 @@ def fit(
         model.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
-    with torch.random.fork_rng(devices), _threads(recipe):
+    with torch.random.fork_rng(devices), _threads(recipe, model):
         for epoch in range(len(state.losses) if state else 0, recipe.epochs):
             loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
             _check_weights(model, task, epoch)
@@ -155,7 +155,7 @@ def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
 
 
 @contextmanager
-def _threads(recipe: Recipe) -> Iterator[None]:
+def _threads(recipe: Recipe, model: nn.Module) -> Iterator[None]:
     """Within it, a folded layer trains in one thread.
 
     Its steps are many operations on a vector a text: too small to be shared out. On a busy machine, threads that wait
@@ -163,7 +163,8 @@ def _threads(recipe: Recipe) -> Iterator[None]:
     cores.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if recipe.layers == 1 else before)
+    folded = recipe.layers == 1 and not getattr(model, "by_token", False)
+    torch.set_num_threads(1 if folded else before)
     try:
         yield
     finally:

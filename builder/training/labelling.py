@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from builder.model.head import Head
 from builder.training.batches import plain_batches
+from builder.training.evaluation import in_order
 from builder.training.states import States
 
 _BATCH = 128
@@ -20,8 +21,8 @@ class TeacherAnswers:
     """What a teacher gave for some texts.
 
     Attributes:
-        raw: raw outputs. *Shape:* (texts, outputs)
-        states: its last states, before the output. *Shape:* (texts, width)
+        raw: raw outputs. *Shape:* (texts, outputs); by token (texts, tokens, outputs)
+        states: its last states, before the output. *Shape:* (texts, width); by token none are kept: (texts, 0)
     """
 
     raw: Tensor
@@ -44,14 +45,13 @@ def ask_teacher(teacher: Head, states: States) -> TeacherAnswers:
         last.append(inputs[0])
 
     hook = teacher.dropout.register_forward_pre_hook(keep)
-    count = len(states.lengths)
-    raw = torch.empty(count, teacher.output.out_features)
-    finals = torch.empty(count, teacher.output.in_features)
+    rows_of = plain_batches(np.asarray(states.lengths), _BATCH)
+    raw, finals = [], []
     try:
-        for rows in plain_batches(np.asarray(states.lengths), _BATCH):
-            index = torch.from_numpy(rows)
-            raw[index] = teacher(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu()
-            finals[index] = last.pop().float().cpu()
+        for rows in rows_of:
+            raw.append(teacher(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu())
+            state = last.pop().float().cpu()
+            finals.append(state[:, 0, :0] if teacher.by_token else state)
     finally:
         hook.remove()
-    return TeacherAnswers(raw, finals)
+    return TeacherAnswers(in_order(raw, rows_of), in_order(finals, rows_of))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from builder.model.kinds import Kind
+from builder.tasks import Task
 
 
 class Objective(Protocol):
@@ -19,14 +20,43 @@ class Objective(Protocol):
 
 
 class LabelObjective:
-    """The kind's own loss against the labels."""
+    """The kind's own loss against the labels.
 
-    def __init__(self, kind: Kind, targets: Tensor) -> None:
-        self._kind, self._targets = kind, targets
+    Attributes:
+        kind: the task's kind.
+        count: how many rows have a label: the first ones.
+    """
+
+    def __init__(
+        self, kind: Kind, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> None:
+        """Makes the objective.
+
+        Args:
+            kind: the task's kind.
+            targets: of the labelled rows; see Kind.targets. *Shape:* (labelled, ...)
+            output: of the model that is trained.
+            weights: how much each counts; None is alike. *Shape:* (labelled,)
+        """
+        self.kind, self.count, self._targets = kind, len(targets), targets
+        self._output, self._weights = output, weights
+
+    @classmethod
+    def of(cls, task: Task, targets: Tensor, model: nn.Module) -> LabelObjective:
+        """The objective of a task for a model, with the weights that the task asks for."""
+        weights = task.answers.weights(targets.numpy(), task)
+        return cls(task.answers, targets, output_of(model), None if weights is None else torch.from_numpy(weights))
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See Objective."""
-        return self._kind.loss(raw, self._targets[rows].to(raw.device))
+        targets = self._targets[rows].to(raw.device)
+        weights = None if self._weights is None else self._weights[rows].to(raw.device)
+        return self.kind.loss(raw, targets, self._output, weights)
+
+
+def output_of(model: nn.Module) -> nn.Module | None:
+    """The output of a head or of a whole model, for a kind whose output has more parameters than a matrix."""
+    return getattr(model, "output", None)
 
 
 class DistilObjective:
@@ -36,25 +66,23 @@ class DistilObjective:
     so that a label weighs the same whatever else is in its batch.
     """
 
-    def __init__(self, kind: Kind, targets: Tensor, teacher: Tensor, temperature: float) -> None:
+    def __init__(self, labels: LabelObjective, teacher: Tensor, temperature: float) -> None:
         """Makes the objective.
 
         Args:
-            kind: the task's kind.
-            targets: labels of the first rows; the rows after them have none. *Shape:* (labelled,)
+            labels: the loss against the labels of the first rows; the rows after them have none.
             teacher: the teacher's raw outputs for all rows. *Shape:* (rows, outputs)
             temperature: T.
         """
-        self._kind, self._targets, self._teacher, self._temperature = kind, targets, teacher, temperature
+        self._labels, self._teacher, self._temperature = labels, teacher, temperature
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See Objective."""
-        loss = self._kind.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
-        labelled = rows < len(self._targets)
+        loss = self._labels.kind.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
+        labelled = rows < self._labels.count
         if bool(labelled.any()):
             share = float(labelled.float().mean())
-            targets = self._targets[rows[labelled]].to(raw.device)
-            loss = loss + share * self._kind.loss(raw[labelled.to(raw.device)], targets)
+            loss = loss + share * self._labels(raw[labelled.to(raw.device)], rows[labelled])
         return loss
 
 

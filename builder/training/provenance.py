@@ -16,7 +16,7 @@ from builder.tasks import Examples, Recipe, Split, Task
 from builder.training.arithmetic import Arithmetic
 
 # Fields that say what came out, not what went in.
-_OUTCOME = {"scores", "recipe", "story", "created", "onetrunk_version"}
+_OUTCOME = {"fitted", "scores", "recipe", "story", "created", "onetrunk_version"}
 
 
 def planned_spec(task: Task, trunk: Trunk, recipe: Recipe, examples: Mapping[Split, Examples]) -> HeadSpec:
@@ -27,6 +27,7 @@ def planned_spec(task: Task, trunk: Trunk, recipe: Recipe, examples: Mapping[Spl
         form=task.form,
         labels=task.labels,
         range=task.range,
+        options=dict(task.options),
         tap=recipe.standing,
         layers=recipe.layers,
         query=recipe.query,

@@ -17,10 +17,11 @@ from builder.tasks.overlap import overlap_notes
 from builder.training.arithmetic import Arithmetic, DeviceName, Precision, choose_arithmetic
 from builder.training.cache import CachedTexts, StateCache, cache_root
 from builder.training.checkpoint import Checkpoint
-from builder.training.evaluation import Evaluation, LabelledStates, evaluate
+from builder.training.evaluation import LabelledStates, fit_answers
 from builder.training.fitting import DivergedError, FitState, fit
 from builder.training.provenance import find_finished, finished_spec, planned_spec, run_key
 from builder.training.result import TrainResult
+from builder.training.targets import labelled_targets
 
 _SPLITS: tuple[Split, ...] = ("train", "dev")
 
@@ -78,14 +79,15 @@ def train(
     if force:
         checkpoint.remove()
     started = time.monotonic()
-    data = {split: _labelled(task, recipe, cached[split], examples[split]) for split in _SPLITS}
+    data = {split: _labelled(task, trunk, recipe, cached[split], examples[split]) for split in _SPLITS}
     state = _fit(head, task, recipe, data, arithmetic, checkpoint, progress)
-    evaluation = _take_best(head, task, state, data["dev"])
+    _take_best(head, state)
+    fitted, evaluation = fit_answers(head, data["dev"], task, plan)
     train_seconds = time.monotonic() - started
 
     trunk_seconds = sum(texts.pass_seconds for texts in cached.values())
     best_epoch = state.best_epoch(task.metric) + 1
-    spec = finished_spec(plan, evaluation.scores, arithmetic, best_epoch, trunk_seconds, train_seconds)
+    spec = finished_spec(fitted, evaluation.scores, arithmetic, best_epoch, trunk_seconds, train_seconds)
     save_bundle(bundle, spec, head)
     checkpoint.remove()
     return TrainResult(
@@ -106,7 +108,7 @@ def _with_tap(recipe: Recipe, trunk: Trunk) -> Recipe:
 def _fresh_head(task: Task, trunk: Trunk, recipe: Recipe) -> Head:
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
-        outputs = task.answers.outputs(task)
+        outputs = task.answers.output(trunk.width, task)
         return new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers, query=recipe.query)
 
 
@@ -149,9 +151,9 @@ def _cut_notes(
     )
 
 
-def _labelled(task: Task, recipe: Recipe, texts: CachedTexts, examples: Examples) -> LabelledStates:
-    dtype = torch.long if task.answers.uses_labels else torch.float32
-    return LabelledStates(texts.states[recipe.standing], torch.tensor(examples.targets, dtype=dtype))
+def _labelled(task: Task, trunk: Trunk, recipe: Recipe, texts: CachedTexts, examples: Examples) -> LabelledStates:
+    targets = labelled_targets(task, examples, trunk, recipe.max_length)
+    return LabelledStates(texts.states[recipe.standing], targets)
 
 
 def _fit(
@@ -180,7 +182,6 @@ def _fit(
         raise
 
 
-def _take_best(head: Head, task: Task, state: FitState, dev: LabelledStates) -> Evaluation:
-    """Gives the head its best weights as the bundle will store them, and measures it anew with those."""
+def _take_best(head: Head, state: FitState) -> None:
+    """Gives the head its best weights as the bundle will store them, to be measured anew with those."""
     head.load_state_dict({name: tensor.half().float() for name, tensor in state.best_weights.items()})
-    return evaluate(head, dev, task)

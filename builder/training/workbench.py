@@ -19,6 +19,7 @@ from builder.training.cache import CachedTexts, StateCache, cache_root
 from builder.training.labelling import TeacherAnswers
 from builder.training.run_record import RunStore
 from builder.training.states import TokenStates
+from builder.training.targets import labelled_targets
 from builder.training.tokens import Texts, tokenise
 
 SPLITS: tuple[Split, ...] = ("train", "dev")
@@ -86,9 +87,9 @@ class Workbench:
         return self._examples[name, split]
 
     def targets(self, name: str, split: Split) -> Tensor:
-        """Encoded labels. *Shape:* (texts,)."""
-        dtype = torch.long if self.task(name).answers.uses_labels else torch.float32
-        return torch.tensor(self.examples(name, split).targets, dtype=dtype)
+        """What the kind's ``targets`` gives. *Shape:* (texts, ...)."""
+        task, examples = self.task(name), self.examples(name, split)
+        return labelled_targets(task, examples, self.trunk, self.settings.max_length)
 
     def tokens(self, name: str, split: Split) -> TokenStates:
         """A task's texts as token ids: what a whole encoder trains on."""

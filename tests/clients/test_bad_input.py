@@ -61,10 +61,10 @@ def test_unknown_tasks_name_the_known(fake, make_client):
 
 
 def test_tasks_of_an_unknown_kind_are_left_out_unless_named(fake, make_client):
-    fake.tasks["ner"] = {**fake.tasks["sst2"], "kind": "tagging"}
+    fake.tasks["ner"] = {**fake.tasks["sst2"], "kind": "poetry"}
     with make_client(fake.url) as client:
         assert set(client.predict("text")[0].predictions) == {"sst2", "cola"}
-        with pytest.raises(BadInput, match="'ner' is of kind 'tagging'"):
+        with pytest.raises(BadInput, match="'ner' is of kind 'poetry'"):
             client.predict("text", tasks=["ner"])
 
 

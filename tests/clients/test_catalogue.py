@@ -9,6 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from clients.catalogue import read_catalogue
 from clients.errors import ServerError, UnknownTask
+from clients.kinds import reader_of
 
 # The example of docs/contracts.md.
 PARAMETER = json.loads("""
@@ -36,7 +37,7 @@ def test_the_contracts_example():
         4,
         1,
     )
-    assert task.outputs == 2
+    assert reader_of(task).shape(task) == (2,)
 
 
 def test_fields_of_a_later_version_are_ignored():

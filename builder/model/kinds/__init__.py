@@ -5,9 +5,11 @@ from __future__ import annotations
 from builder.errors import UserError
 from builder.model.kinds.base import AnswerSpace, Kind
 from builder.model.kinds.classification import Classification
+from builder.model.kinds.multilabel import Multilabel
 from builder.model.kinds.regression import Regression
+from builder.model.kinds.tagging import Tagging
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression(), Multilabel(), Tagging())}
 
 
 def get_kind(name: str) -> Kind:

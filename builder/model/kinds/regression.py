@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from builder.model.kinds.base import AnswerSpace, Kind
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Regression(Kind):
@@ -19,14 +23,21 @@ class Regression(Kind):
     """
 
     name: ClassVar[str] = "regression"
-    uses_labels: ClassVar[bool] = False
     uses_range: ClassVar[bool] = True
+    # A number has no softmax.
+    softens: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("pearson_spearman", "pearson", "spearman")
+    agreement_is: ClassVar[str] = "correlation"
 
     def outputs(self, space: AnswerSpace) -> int:
         """One."""
         return 1
 
-    def encode(self, label: object, space: AnswerSpace) -> float:
+    def describe(self, space: AnswerSpace) -> str:
+        """Its range."""
+        return "a number from {:g} to {:g}".format(*_range(space))
+
+    def encode(self, label: object, space: AnswerSpace, text: str = "") -> float:
         """The number, scaled to 0..1."""
         low, high = _range(space)
         try:
@@ -37,7 +48,15 @@ class Regression(Kind):
             raise ValueError(f"label {label!r} is not a number from {low:g} to {high:g}")
         return (number - low) / (high - low)
 
-    def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+    def targets(
+        self, encoded: Sequence[float], space: AnswerSpace, offsets: Offsets | None = None
+    ) -> NDArray[np.float32]:
+        """Numbers from 0 to 1. *Shape:* (rows,)."""
+        return np.array(encoded, dtype=np.float32)
+
+    def loss(
+        self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Mean squared error on the 0..1 scale."""
         from torch.nn import functional
 
@@ -49,10 +68,36 @@ class Regression(Kind):
 
         return functional.mse_loss(raw, teacher)
 
-    def scores(self, raw: Tensor, space: AnswerSpace) -> Tensor:
+    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
         """The number in the task's range."""
         low, high = _range(space)
         return raw * (high - low) + low
+
+    def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[np.float64]:
+        """The number, scaled back to 0..1. *Shape:* (rows,)."""
+        low, high = _range(space)
+        return np.asarray((scores[:, 0].astype(np.float64) - low) / (high - low))
+
+    def agreement(self, first: Scores, second: Scores, space: AnswerSpace) -> float | None:
+        """The correlation of both; None where one of them never changes."""
+        one, other = self.predictions(first, space), self.predictions(second, space)
+        if len(one) < 2 or one.std() == 0 or other.std() == 0:
+            return None
+        return float(np.corrcoef(one, other)[0, 1])
+
+    def distance(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.float32]:
+        """How far the numbers are apart."""
+        found: NDArray[np.float32] = np.abs(first - second)[:, 0]
+        return found
+
+    def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
+        """The greatest difference of two numbers, as a share of the range."""
+        low, high = _range(space)
+        return super().difference(found, expected, space) / (high - low)
+
+    def shown(self, scores: Scores, space: AnswerSpace) -> str:
+        """The number."""
+        return f"{scores[0]:.2f}"
 
 
 def _range(space: AnswerSpace) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Padded:
-    """What the trunk reads. *Shape:* (batch_size, bucket) each, `truncated` (batch_size, 1)."""
+    """What the trunk reads. *Shape:* (batch_size, bucket) each, `truncated` (batch_size, 1).
+
+    Attributes:
+        encodings: Of texts, by which their words are found again.
+    """
 
     ids: Array
     mask: Array
     types: Array
     truncated: Array
+    encodings: Sequence[Encoding] = ()
 
     def tensors(self) -> dict[str, Array]:
         """Gives the arrays under the model's output names."""
@@ -86,6 +91,21 @@ class Padded:
             "padded_token_type_ids": self.types,
             "truncated": self.truncated,
         }
+
+    def token_words(self) -> Array:
+        """Which word of its text a token is part of, and where it stands there. *Shape:* (batch_size, bucket, 3).
+
+        The number of the word; the token's first character and the one after its last. Three times -1 for special
+        tokens, padding, second texts, and where token ids came in place of a text.
+        """
+        found = np.full((*self.ids.shape, 3), -1, dtype=np.int64)
+        for row, encoding in enumerate(self.encodings):
+            for token, (word, sequence, offsets) in enumerate(
+                zip(encoding.word_ids, encoding.sequence_ids, encoding.offsets, strict=True)
+            ):
+                if word is not None and sequence == 0:
+                    found[row, token] = (word, *offsets)
+        return found
 
 
 def pad(
@@ -240,12 +260,13 @@ def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: S
         for sequence, name in enumerate(TEXT_INPUTS if isinstance(text, tuple) else TEXT_INPUTS[:1]):
             if sequence not in read:
                 raise BadInputError(f"{name} {row}: nothing to read (empty, blanks or control characters only)")
-    return pad(
+    padded = pad(
         [encoding.ids for encoding in encodings],
         [encoding.type_ids for encoding in encodings],
         [bool(encoding.overflowing) for encoding in encodings],
         settings,
     )
+    return replace(padded, encodings=encodings)
 
 
 def bad_input(message: str) -> Any:
@@ -307,6 +328,7 @@ class TritonPythonModel:
 
     def _respond(self, request: Any, padded: Padded) -> Any:
         wanted = request.requested_output_names()
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, value) for name, value in padded.tensors().items() if name in wanted]
-        )
+        tensors = {name: value for name, value in padded.tensors().items() if name in wanted}
+        if "token_words" in wanted:
+            tensors["token_words"] = padded.token_words()
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in tensors.items()])

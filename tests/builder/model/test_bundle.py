@@ -94,7 +94,7 @@ def edit_weights(edit):
     ("change", "message"),
     [
         (edit_spec(kind="poetry"), "kind 'poetry' is not known; known are: classification, regression"),
-        (edit_spec(labels=["one"]), "at least two labels"),
+        (edit_spec(labels=["one"]), "labels needs at least two"),
         (edit_spec(labels=["a", "a"]), "all different"),
         (edit_spec(labels=["a", "b\nc"]), "line break"),
         (edit_spec(task="../evil"), "task"),

@@ -2,14 +2,19 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from builder.errors import UserError
+from builder.model.card import card_text
+from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
+from builder.model.kinds.calibration import calibration_error
 
-SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None)
-SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0))
+SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, options={}, fitted={})
+SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), options={}, fitted={})
 
 
 def test_classification():
@@ -49,3 +54,130 @@ def test_number_out_of_range_names_the_range(label):
 def test_unknown_kind_names_the_known_ones():
     with pytest.raises(UserError, match="known are: classification, regression"):
         get_kind("poetry")
+
+
+TOPICS = SimpleNamespace(labels=("film", "music", "light"), range=None, options={}, fitted={})
+
+
+def test_multilabel():
+    kind = get_kind("multilabel")
+    assert kind.outputs(TOPICS) == 3
+    encoded = [kind.encode(label, TOPICS) for label in (["light", "film"], [], "music|light", "", '["film"]')]
+    assert encoded == [(0, 2), (), (1, 2), (), (0,)]
+    assert kind.targets(encoded[:3], TOPICS).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
+    assert kind.absent(encoded[:2], TOPICS) == ["music"]
+    # The mean of -log(0.75), -log(0.5), -log(0.75), by hand.
+    raw = torch.tensor([[1.0986123, 0.0, -1.0986123]])
+    loss = kind.loss(raw, torch.tensor([[1.0, 1.0, 0.0]]))
+    assert loss.item() == pytest.approx((2 * 0.2876821 + 0.6931472) / 3, abs=1e-6)
+    torch.testing.assert_close(kind.scores(raw, TOPICS), torch.tensor([[0.75, 0.5, 0.25]]))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (["film", "poetry"], "label 'poetry' is not one of: film, music, light"),
+        ("film|film", "label .* has one twice"),
+        ({"film": 1}, r"label .* is no list of labels, nor a text with \| between them"),
+        (3, "is no list"),
+    ],
+)
+def test_labels_that_cannot_be_are_told(label, message):
+    with pytest.raises(ValueError, match=message):
+        get_kind("multilabel").encode(label, TOPICS)
+
+
+def test_thresholds_are_those_of_the_best_f1_of_each_label():
+    """Against every threshold there could be, on scores with ties."""
+    kind, draw = get_kind("multilabel"), np.random.default_rng(0)
+    raw = torch.from_numpy(draw.normal(size=(80, 3)).round(1)).float()
+    targets = (raw.numpy() + draw.normal(size=(80, 3)) > 0.7).astype(np.float32)
+    targets[:, 2] = 0
+    fitted = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted=kind.fit(raw, targets, TOPICS))
+    scores = kind.scores(raw, TOPICS).numpy()
+    decided = kind.predictions(scores, fitted) >= 0
+    for label in (0, 1):
+        held = targets[:, label]
+        best = max(f1_score(held, scores[:, label] >= score) for score in scores[:, label])
+        assert f1_score(held, decided[:, label]) == pytest.approx(best)
+    assert fitted.fitted["thresholds"][2] == 0.5, "of a label that never occurs nothing is known"
+
+
+def test_thresholds_must_be_one_a_label():
+    wrong = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted={"thresholds": [0.5]})
+    with pytest.raises(ValueError, match="1 thresholds for 3 labels"):
+        get_kind("multilabel").check(wrong)
+
+
+def space(labels=("a", "b", "c"), options=None, fitted=None):
+    return SimpleNamespace(labels=labels, range=None, options=options or {}, fitted=fitted or {})
+
+
+def test_balanced_weights_make_every_label_count_alike():
+    targets = np.array([0] * 6 + [1] * 3 + [3])
+    weights = get_kind("classification").weights(targets, space("abcd", {"class_weights": "balanced"}))
+    assert [weights[targets == label].sum() for label in (0, 1, 3)] == pytest.approx([10 / 3] * 3)
+
+
+def test_weights_of_labels_weigh_their_rows():
+    kind, targets = get_kind("classification"), np.array([0, 1])
+    weights = kind.weights(targets, space(options={"class_weights": {"b": 3.0}}))
+    assert weights.tolist() == [1, 3]
+    assert kind.weights(targets, space()) is None
+    # (1 * -log(0.75) + 3 * -log(0.25)) / 4, by hand
+    raw, labels = torch.tensor([[1.0986123, 0.0]] * 2), torch.tensor([0, 1])
+    loss = kind.loss(raw, labels, weights=torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx((0.2876821 + 3 * 1.3862944) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("classification", {"class_weights": {"d": 1}}, "options.class_weights names d, which labels has not"),
+        ("classification", {"class_weights": {"a": 0}}, r"options.class_weights.* greater than 0 \(found 0\)"),
+        ("classification", {"class_weights": "some"}, "'balanced'"),
+        ("classification", {"none_below": 1.5}, r"options.none_below: .* less than 1 \(found 1.5\)"),
+        ("classification", {"wights": 1}, "options has wights; allowed for this kind: class_weights, none_below"),
+        ("multilabel", {"none_below": 0.5}, "options has none_below; allowed for this kind: none"),
+    ],
+)
+def test_options_that_cannot_be_are_told(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        get_kind(kind).check(space(options=options))
+
+
+def test_temperature_makes_an_overconfident_head_calibrated():
+    """Labels drawn from the very probabilities, and raw outputs three times as far apart as they should be."""
+    draw, kind = np.random.default_rng(0), get_kind("classification")
+    true = torch.from_numpy(draw.normal(size=(4000, 3))).float()
+    chances = torch.softmax(true, -1).numpy()
+    targets = np.array([draw.choice(3, p=row / row.sum()) for row in chances.astype(np.float64)])
+    fitted = kind.fit(3 * true, targets, space())
+    assert fitted["temperature"] == pytest.approx(3, rel=0.1)
+    error = fitted["calibration_error"]
+    assert error["before"] > 0.15 > 0.03 > error["after"]
+    torch.testing.assert_close(kind.scores(3 * true, space(fitted={"temperature": 3.0})), torch.softmax(true, -1))
+
+
+def test_calibration_error_by_hand():
+    """Two rows sure by 0.9, of which one is right, and one by 0.6 that is: (|1.8 - 1| + |0.6 - 1|) / 3."""
+    chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    assert calibration_error(chances, np.array([0, 1, 1])) == pytest.approx(1.2 / 3)
+
+
+def test_a_card_tells_what_was_fitted():
+    spec = HeadSpec(
+        task="mood", kind="classification", form="single", labels=("bad", "good"), tap=1, layers=1, trunk="t", width=8,
+        max_length=8, metric="accuracy", scores={}, created="", onetrunk_version="0", options={"none_below": 0.4},
+        fitted={"temperature": 1.3, "calibration_error": {"before": 0.08, "after": 0.02}},
+    )  # fmt: skip
+    card = card_text(spec)
+    assert "- temperature: 1.3\n- calibration error: before 0.08, after 0.02\n" in card
+    assert "- none below: 0.4" in card
+    several = spec.model_copy(update={"kind": "multilabel", "options": {}, "fitted": {"thresholds": [0.3, 0.6]}})
+    assert "- thresholds: bad 0.3, good 0.6\n" in card_text(several)
+
+
+def test_a_head_that_is_never_wrong_is_not_made_certain():
+    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * 9), np.zeros(9, int), space())
+    assert 0.1 <= fitted["temperature"] < 1

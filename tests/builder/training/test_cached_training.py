@@ -101,7 +101,7 @@ def test_student_on_joined_texts(tiny_trunk, mood, cached, layers):
     joined = JoinedStates([(cached(TRAIN), np.arange(len(TRAIN))), (cached(OTHER), drawn)])
     rows = [*TRAIN, *(OTHER[row] for row in drawn)]
     teacher = torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0))
-    objective = DistilObjective(mood.answers, targets(TRAIN), teacher, 2.0)
+    objective = DistilObjective(LabelObjective(mood.answers, targets(TRAIN)), teacher, 2.0)
     live = LiveStates(tiny_trunk, texts(rows))
     assert joined.lengths.tolist() == live.lengths.tolist()
     of_cache = steps_of(tiny_trunk, mood, layers, joined, cached(DEV), objective)

@@ -50,19 +50,19 @@ def test_gradient_does_not_shrink_with_temperature():
 
 
 def test_both_terms_of_the_paper():
-    objective = DistilObjective(CLASSIFICATION, torch.tensor([0, 0]), TEACHER, 2.0)
+    objective = DistilObjective(LabelObjective(CLASSIFICATION, torch.tensor([0, 0])), TEACHER, 2.0)
     expected = sum(SOFT_2) / 2 + HARD[0]
     assert objective(STUDENT, ROWS).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_rows_choose_teacher_and_label():
-    objective = DistilObjective(CLASSIFICATION, torch.tensor([0, 1]), TEACHER, 2.0)
+    objective = DistilObjective(LabelObjective(CLASSIFICATION, torch.tensor([0, 1])), TEACHER, 2.0)
     # Row 1 alone: the teacher's second answer, and label 1.
     assert objective(STUDENT[:1], torch.tensor([1])).item() == pytest.approx(SOFT_2[1] + HARD[1], rel=1e-6)
 
 
 def test_rows_without_a_label_add_the_soft_term_alone():
-    objective = DistilObjective(CLASSIFICATION, torch.tensor([1]), TEACHER, 2.0)
+    objective = DistilObjective(LabelObjective(CLASSIFICATION, torch.tensor([1])), TEACHER, 2.0)
     # Of two rows one has a label, so its hard term weighs a half, as in a mean over the batch.
     expected = sum(SOFT_2) / 2 + HARD[1] / 2
     assert objective(STUDENT, ROWS).item() == pytest.approx(expected, rel=1e-6)
@@ -72,7 +72,7 @@ def test_rows_without_a_label_add_the_soft_term_alone():
 
 def test_regression_is_squared_error_to_teacher_and_label():
     teacher = torch.tensor([[0.5], [0.25]])
-    objective = DistilObjective(REGRESSION, torch.tensor([1.0]), teacher, 2.0)
+    objective = DistilObjective(LabelObjective(REGRESSION, torch.tensor([1.0])), teacher, 2.0)
     raw = torch.tensor([[0.75], [0.0]])
     # To the teacher: (0.25^2 + 0.25^2) / 2; to the label of the first row: 0.25^2, weighing a half.
     assert objective(raw, ROWS).item() == pytest.approx(0.0625 + 0.5 * 0.0625)

@@ -1,0 +1,167 @@
+"""Utterances for an assistant, understood: intent and slots of SNIPS as two heads, beside full fine-tuning of each.
+
+    PYTHONPATH=. python benchmarks/understanding.py --study docs/results/understanding
+
+Runs the whole pipeline (baselines, search, plan, bundles) where its records are not in the study's folder yet, writes
+the bundles to heads/, and the table to the study's README.md and summary.json. What was killed goes on.
+
+Needs the data (see tasks/intent.toml). Everything is chosen on the dev set; the test set is only measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+from torch import nn
+
+from builder.machine import processor_model, usable_cores
+from builder.planning.costs import measure_costs
+from builder.planning.plan_file import PlanFile
+from builder.search.baseline import baseline_spec, run_baseline, save_baselines
+from builder.search.bundles import carry_out
+from builder.search.depths import search_task
+from builder.search.planned import make_plan, servable_options
+from builder.search.settings import SearchSettings
+from builder.tasks import Task, load_task
+from builder.tasks.metrics import measure
+from builder.tasks.span_metrics import word_spans
+from builder.training.evaluation import raw_outputs
+from builder.training.execute import find_run, fine_tuned, trained_head
+from builder.training.objective import output_of
+from builder.training.workbench import BenchSettings, Workbench, open_workbench
+from builder.whole_file import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST = "slu/snips/test.jsonl.gz"
+INTENT, CRF, SOFTMAX = "intent", "slots", "slots_softmax"
+# Of each task's full fine-tuning, on the dev set.
+FLOOR = 0.99
+STUDY = ROOT / "docs" / "results" / "understanding"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answers for the texts of a split.
+
+    Attributes:
+        score: by its task's first metric.
+        right: which texts are right as a whole: their intent, or all their spans. *Shape:* (texts,)
+    """
+
+    score: float
+    right: np.ndarray
+
+
+def the_tasks() -> list[Task]:
+    """Intent, slots with a CRF, and slots without."""
+    intent, slots = (load_task(ROOT / "tasks" / f"{name}.toml") for name in (INTENT, CRF))
+    return [intent, slots, slots.model_copy(update={"name": SOFTMAX, "options": {"output": "softmax"}})]
+
+
+def answer(model: nn.Module, bench: Workbench, task: Task, tap: int | None) -> Answers:
+    """Asks a head, or a whole encoder where there is no tap, about the bench's dev texts."""
+    states = bench.tokens(task.name, "dev") if tap is None else bench.states(task.name, "dev", [tap]).states[tap]
+    raw, targets = raw_outputs(model, states), bench.targets(task.name, "dev").numpy()
+    scores = task.answers.scores(raw, task, output_of(model)).detach().numpy()
+    predictions = task.answers.predictions(scores, task)
+    found = measure(task.metrics[:1], predictions, targets)[0][task.metric]
+    if task.answers.by_token:
+        right = np.array([answered == wanted for answered, wanted in word_spans(predictions, targets)])
+    else:
+        right = predictions == targets
+    return Answers(found, right)
+
+
+Models = Iterator[tuple[str, str, nn.Module]]
+
+
+def models(bench: Workbench, plans: dict[str, PlanFile], settings: SearchSettings) -> Models:
+    """Of each task, the fine-tuned encoder and the head, with where the head stands."""
+    for task in bench.tasks:
+        record = find_run(baseline_spec(task, bench, settings, 0), bench)
+        assert record is not None, "the baselines have been trained"
+        yield task, "", fine_tuned(record, bench)
+        run = bench.store.by_key(plans[task].tasks[task].run)
+        yield task, f"tap {run.spec.recipe.standing}, layers {run.spec.recipe.layers}", trained_head(run, bench)
+
+
+@click.command()
+@click.option("--study", type=click.Path(path_type=Path), default=STUDY, show_default=True)
+@click.option("--heads", type=click.Path(path_type=Path), default=ROOT / "heads", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="Where slu/snips is looked for first.")
+@click.option("--epochs", type=int, default=SearchSettings().epochs, help="Of full fine-tuning and of teachers.")
+def main(study: Path, heads: Path, data: Path | None, epochs: int) -> None:
+    """Trains what is missing, and writes bundles and table."""
+    # All tasks have the same texts, so that none has more to lend to another.
+    settings = SearchSettings(epochs=epochs, seeds=1, other_texts=0)
+    tasks = the_tasks()
+    bench_settings = BenchSettings(tasks=tuple(tasks), runs=study / "runs", data_root=data)
+    bench = open_workbench(bench_settings)
+    tell = lambda what, done, total: click.echo(f"\r{what} {done}/{total}   ", nl=False, err=True)  # noqa: E731
+    for task in tasks:
+        run_baseline(task.name, 0, bench, settings, tell)
+        save_baselines(task.name, bench, settings)
+        search_task(task.name, bench, settings, tell)
+    table = measure_costs(bench.trunk, progress=tell)
+    plans = {
+        task.name: make_plan(
+            study / f"{task.name}.plan.toml",
+            servable_options(bench.settings.runs, [task.name]),
+            table,
+            floor_task=FLOOR,
+            floor_average=FLOOR,
+            most_share=None,
+        )
+        for task in tasks
+    }
+    for name in (INTENT, CRF):
+        carry_out(name, plans[name], bench, heads, tell)
+    on_test = tuple(task.model_copy(update={"dev": TEST}) for task in tasks)
+    tested = open_workbench(replace(bench_settings, tasks=on_test))
+    lines, summary = [], {}
+    found: dict[tuple[str, str, str], Answers] = {}
+    where = {}
+    for name, stands, model in models(bench, plans, settings):
+        tap = plans[name].tasks[name].tap if stands else None
+        where[name] = stands or where.get(name, "")
+        for split, asked in (("dev", bench), ("test", tested)):
+            found[name, "head" if stands else "full", split] = answer(model, asked, bench.task(name), tap)
+    for split in ("dev", "test"):
+        for what, names in (
+            ("intent accuracy", (INTENT,)),
+            ("slot F1, CRF", (CRF,)),
+            ("slot F1, softmax", (SOFTMAX,)),
+            ("whole utterance, CRF", (INTENT, CRF)),
+            ("whole utterance, softmax", (INTENT, SOFTMAX)),
+        ):
+            full, head = (
+                found[names[0], role, split].score
+                if len(names) == 1
+                else float(np.logical_and(*(found[name, role, split].right for name in names)).mean())
+                for role in ("full", "head")
+            )
+            summary[f"{split}: {what}"] = {"full": full, "heads": head, "kept": head / full}
+            lines.append(f"| {split} | {what} | {100 * full:.2f} | {100 * head:.2f} | {100 * head / full:.2f}% |")
+    stands = "\n".join(f"- {name}: {place}" for name, place in where.items())
+    write_text(study / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(
+        study / "README.md",
+        "# Understanding utterances\n\n"
+        f"`python benchmarks/understanding.py`: SNIPS (13,084 train utterances, 700 dev, 700 test), one seed, on "
+        f"{processor_model()}, {usable_cores()} cores. Full fine-tuning is the whole encoder for each task; heads "
+        "stand on the frozen trunk. All choices were made on dev; test was only measured. Spans count by words, as in "
+        "seqeval. A whole utterance is right where its intent and all its slots are.\n\n"
+        "| split | what | full fine-tuning | heads | kept |\n|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + f"\n\nHeads, the cheapest that keep {FLOOR:.0%} on dev:\n\n{stands}\n",
+    )
+    click.echo(f"\n{study / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()

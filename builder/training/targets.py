@@ -1,0 +1,24 @@
+"""Labels as tensors: what training compares raw outputs with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from builder.model.offsets import token_offsets
+from builder.model.trunk import Trunk
+from builder.tasks import Examples, Task
+
+
+def labelled_targets(task: Task, examples: Examples, trunk: Trunk, max_length: int) -> Tensor:
+    """What the kind's ``targets`` gives. *Shape:* (texts, ...).
+
+    Args:
+        task: the task.
+        examples: its rows.
+        trunk: reads the texts, for a kind whose answers are about tokens.
+        max_length: longest text in tokens.
+    """
+    kind = task.answers
+    offsets = token_offsets(trunk.tokenizer(), examples.texts, max_length) if kind.by_token else None
+    return torch.from_numpy(kind.targets(examples.targets, task, offsets))
