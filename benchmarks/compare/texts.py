@@ -13,14 +13,15 @@ from builder.model.trunk import Trunk
 def texts_of_length(trunk: Trunk, tokens: int, count: int = 64) -> list[str]:
     """Different texts that the trunk's tokenizer reads as exactly ``tokens`` tokens, without padding.
 
-    They are real sentences, put one after the other and cut at a word: as long as the bucket, so that no system gains
-    by padding less than another.
+    They are real sentences, put one after the other, over again where they do not last, and cut at a word: as long as
+    the bucket, so that no system gains by padding less than another.
     """
     tokenizer = trunk.tokenizer()
     words = " ".join(" ".join(pair) for pair in parity_texts()).split()
     found: list[str] = []
     for start in range(len(words)):
-        text = _grow(tokenizer, words[start:] + words[:start], tokens)
+        # A word is a token at least.
+        text = _grow(tokenizer, (words[start:] + words[:start]) * (tokens // len(words) + 1), tokens)
         if text is not None:
             found.append(text)
         if len(found) == count:

@@ -16,11 +16,13 @@ from benchmarks.compare.texts import texts_of_length
 from clients.commands.bench_repo import bench_repo
 
 
-def test_texts_are_as_long_as_they_are_asked_for(tiny_trunk):
+@pytest.mark.parametrize("tokens", [24, 4000])
+def test_texts_are_as_long_as_they_are_asked_for(tiny_trunk, tokens):
+    """However few the sentences are that they are made of."""
     tokenizer = tiny_trunk.tokenizer()
-    texts = texts_of_length(tiny_trunk, 24, 5)
+    texts = texts_of_length(tiny_trunk, tokens, 5)
     assert len(set(texts)) == 5
-    assert {len(tokenizer.encode(text).ids) for text in texts} == {24}
+    assert {len(tokenizer.encode(text).ids) for text in texts} == {tokens}
 
 
 @pytest.mark.triton
