@@ -56,6 +56,10 @@ class Task(BaseModel):
     recipe: Recipe = Recipe()
     folder: Path = Path()
 
+    def __hash__(self) -> int:
+        """Of its JSON: a table of options has no hash of its own. Workbenches are known by their tasks."""
+        return hash(self.model_dump_json())
+
     @property
     def answers(self) -> Kind:
         """The kind itself."""

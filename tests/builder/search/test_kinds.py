@@ -14,6 +14,7 @@ from builder.tasks import Task
 from builder.training.evaluation import LabelledStates, evaluate
 from builder.training.execute import execute, fine_tuned, run_key
 from builder.training.run_spec import Distillation
+from builder.training.workbench import BenchSettings
 
 from ..conftest import mood_rows, write_rows
 
@@ -102,3 +103,9 @@ def test_a_run_with_other_options_is_another_run(task, new_bench):
     spec = baseline_spec("things", new_bench(task), SETTINGS, 0)
     other = task.model_copy(update={"options": {"output": "crf"}})
     assert run_key(spec, new_bench(task)) != run_key(spec, new_bench(other))
+
+
+def test_a_workbench_is_known_by_its_tasks(task, tmp_path):
+    settings = [BenchSettings(tasks=(one,), runs=tmp_path) for one in (task, task.model_copy(deep=True))]
+    assert len(set(settings)) == 1
+    assert hash(settings[0]) != hash(BenchSettings(tasks=(task.model_copy(update={"dev": "other"}),), runs=tmp_path))
