@@ -200,7 +200,7 @@ def test_no_request_fails_and_no_answer_is_a_mixture_under_load(live, server, bu
 
 def test_a_proof_that_fails_leaves_no_trace(live, repository, ask, bundle, visible, monkeypatch):
     before, answers = visible(repository), ask("mood")["mood"]
-    monkeypatch.setattr(proof, "TOLERANCE", -1.0)
+    monkeypatch.setattr(change_module, "TOLERANCE", -1.0)
     for call in (lambda: live.deploy(bundle()), lambda: live.deploy(bundle(task="urgent", tap=2))):
         with pytest.raises(ProofError, match=r"the server's answers are .* from those expected"):
             call()

@@ -89,7 +89,8 @@ def test_a_number_may_be_off_by_a_share_of_its_range(tiny_trunk, tiny_heads, exp
     export_head(head, spec, tmp_path / "grade.onnx", RELEASE)
     grade = ServedTask("head_grade", tmp_path / "grade.onnx", spec, ServedHead(bundle.head(tiny_trunk), spec))
     if passes:
-        assert check_parity(tiny_trunk, segments, [grade], BUCKETS)["head_grade"] > TOLERANCE
+        share = check_parity(tiny_trunk, segments, [grade], BUCKETS)["head_grade"]
+        assert share == pytest.approx(off_by / 100, rel=0.1)
     else:
         with pytest.raises(ParityError, match="head_grade: answers differ from torch's"):
             check_parity(tiny_trunk, segments, [grade], BUCKETS)
