@@ -127,8 +127,8 @@ def test_tasks_are_found_by_name_and_by_path(write, tmp_path):
 
 def test_every_task_file_of_the_project_is_a_task(pytestconfig):
     tasks = {task.name: task for task in map(load_task, find_tasks(pytestconfig.rootpath / "tasks"))}
-    assert sorted(tasks) == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
-    assert {name for name, task in tasks.items() if task.form == "single"} == {"cola", "sst2"}
+    assert sorted(tasks) == ["cola", "intent", "mnli", "mrpc", "qnli", "qqp", "rte", "slots", "sst2", "stsb"]
+    assert {name for name, task in tasks.items() if task.form == "single"} == {"cola", "intent", "slots", "sst2"}
     # GLUE's F1 is that of the second label, so the order of these labels is not a matter of taste.
     assert tasks["mrpc"].labels == ("not_equivalent", "equivalent")
     assert tasks["qqp"].labels == ("not_duplicate", "duplicate")

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from builder.model.kinds.classification import Classification
+from builder.model.kinds.multilabel import Multilabel
+from builder.model.kinds.tagging import Tagging
 from builder.tasks.metrics import METRICS, measure
 
 # Of six rows: 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
@@ -23,6 +26,19 @@ TARGETS = np.array([1, 1, 0, 1, 0, 0])
 def test_metrics_on_labels(name, value):
     scores, notes = measure([name], PREDICTIONS, TARGETS)
     assert scores[name] == pytest.approx(value)
+    assert notes == ()
+
+
+def test_metrics_on_several_labels_a_text():
+    """Two labels, three texts; by how much a score exceeds its label's threshold."""
+    targets = np.array([[1, 0], [0, 1], [1, 1]])
+    margins = np.array([[0.3, -0.1], [0.2, 0.4], [-0.2, 0.1]])
+    # First label: ranked 1, 0, 1: (1/1 + 2/3) / 2. Second: 1, 1, 0: 1.
+    scores, notes = measure(["mean_average_precision", "micro_f1", "macro_f1"], margins, targets)
+    assert scores["mean_average_precision"] == pytest.approx((5 / 6 + 1) / 2)
+    # Held by the thresholds: 1 of 2 and wrongly 1 of the first label, 2 of 2 of the second.
+    assert scores["micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert scores["macro_f1"] == pytest.approx((0.5 + 1) / 2)
     assert notes == ()
 
 
@@ -48,7 +64,14 @@ def test_correlations():
     [([1], [1]), ([0], [0]), ([0, 0, 0], [0, 1, 0]), ([0, 1, 0], [1, 1, 1]), ([0, 0], [0, 0])],
 )
 def test_degenerate_rows_give_a_number_and_never_a_warning(name, predictions, targets):
-    scores, notes = measure([name], np.array(predictions), np.array(targets))
+    answered, expected = np.array(predictions), np.array(targets)
+    if name in Tagging.metrics:
+        # One text, its words in the place of the rows.
+        answered, expected = answered[None], np.stack([expected, np.arange(len(expected))], axis=-1)[None]
+    elif name in Multilabel.metrics and name not in Classification.metrics:
+        # One label; it holds or not.
+        answered, expected = Multilabel().right(answered)[:, None], expected[:, None]
+    scores, notes = measure([name], answered, expected)
     assert 0 <= scores[name] <= 1
     assert all(note.startswith(f"{name} is not defined and counts as 0: ") for note in notes)
 
