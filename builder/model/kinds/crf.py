@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OUTSIDE_TAG = 0
+_LEAST = 1e-30
 
 
 def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor) -> Tensor:
@@ -26,12 +27,17 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
     """
     real, wanted = tags >= 0, tags.clamp(min=0)
     alpha = transitions[OUTSIDE_TAG] + emissions[:, 0]
+    # A sum of exponentials over all tags before, as a product of matrices: tags squared are added up a token and text.
+    moves = transitions.exp()
     before = torch.full_like(wanted[:, 0], OUTSIDE_TAG)
     score = emissions.new_zeros(len(tags))
     for step in range(tags.shape[1]):
         here = real[:, step]
         if step:
-            moved = torch.logsumexp(alpha[:, :, None] + transitions, dim=1) + emissions[:, step]
+            most = alpha.max(dim=1, keepdim=True).values.detach()
+            # What is less likely than the likeliest by e^70 counts as that, so that no logarithm is of nought.
+            total = ((alpha - most).exp() @ moves).clamp(min=_LEAST)
+            moved = total.log() + most + emissions[:, step]
             alpha = torch.where(here[:, None], moved, alpha)
         now = wanted[:, step]
         gained = transitions[before, now] + emissions[:, step].gather(1, now[:, None])[:, 0]

@@ -65,6 +65,34 @@ def test_likelihoods_of_all_sequences_sum_to_one():
     assert total.item() == pytest.approx(1)
 
 
+def test_likelihood_and_its_gradient_are_those_of_logarithms_of_sums():
+    """Also where scores are so far apart that most sequences are next to impossible."""
+    for factor in (1.0, 30.0):
+        emissions, transitions = (factor * torch.from_numpy(some).float() for some in chains(3, 6, 5, 4))
+        transitions[1, 2] = -1e4
+        tags = torch.randint(5, (3, 6), generator=torch.Generator().manual_seed(0))
+        tags[:, 1:] = torch.where(tags[:, 1:] == 2, torch.zeros_like(tags[:, 1:]), tags[:, 1:])
+        found = []
+        for likelihood in (negative_log_likelihood, plain_likelihood):
+            inputs = [emissions.clone().requires_grad_(), transitions.clone().requires_grad_()]
+            value = likelihood(*inputs, tags)
+            found.append([value, *torch.autograd.grad(value, inputs)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def plain_likelihood(emissions, transitions, tags):
+    alpha = transitions[0] + emissions[:, 0]
+    before, score = torch.zeros_like(tags[:, 0]), 0.0
+    for step in range(tags.shape[1]):
+        if step:
+            alpha = torch.logsumexp(alpha[:, :, None] + transitions, dim=1) + emissions[:, step]
+        now = tags[:, step]
+        score = score + (transitions[before, now] + emissions[:, step].gather(1, now[:, None])[:, 0]).sum()
+        before = now
+    return torch.logsumexp(alpha, dim=1).sum() - score
+
+
 def test_padding_changes_no_likelihood():
     emissions, transitions = (torch.from_numpy(some) for some in chains(2, 5, 3, 2))
     tags = torch.tensor([[0, 1, 2, -1, -1], [2, 2, 0, 1, 1]])
