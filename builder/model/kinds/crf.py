@@ -6,6 +6,7 @@ section 2.2. The token before the first one counts as tagged O, so what may begi
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,9 +47,7 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
     return (torch.logsumexp(alpha, dim=1) - score).sum()
 
 
-# Scripted: a loop whose length is that of the text has to be one in the exported file too.
-@torch.jit.script
-def viterbi(emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def _viterbi(emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """The likeliest tags of each text.
 
     Args:
@@ -77,3 +76,10 @@ def viterbi(emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tens
     for place in range(len(backwards)):
         tags.append(backwards[len(backwards) - 1 - place])
     return torch.cat(tags, dim=1)
+
+
+with warnings.catch_warnings():
+    # torch would rather have another way by now; the exporter in use (docs/decisions/0002) knows this one.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    # Scripted: a loop whose length is that of the text has to be one in the exported file too.
+    viterbi = torch.jit.script(_viterbi)
