@@ -26,7 +26,7 @@ _ALONE = "one task of eight"
 # What, how it comes out, and the bound that it must stay below.
 BOUNDS: tuple[tuple[str, Callable[[dict[str, Measured]], float], float], ...] = (
     ("eight tasks, grouped, against one single-task model", lambda m: _ratio(m, GROUPED, SINGLE), 1.6),
-    ("eight tasks, grouped and in int8, against one single-task model", lambda m: _ratio(m, INT8, SINGLE), 0.95),
+    ("eight tasks, grouped and in int8, against one single-task model", lambda m: _ratio(m, INT8, SINGLE), 1.10),
     ("eight tasks, a model a head, against one single-task model", lambda m: _ratio(m, SEPARATE, SINGLE), 2.8),
     ("one task of eight against all eight", lambda m: _ratio(m, _ALONE, SEPARATE), 0.75),
 )
