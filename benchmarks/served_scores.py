@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.deploying.live_server import LiveServer
-from builder.model.head_spec import HeadSpec, read_spec
+from builder.model.head_spec import HeadSpec, find_bundles, read_spec
 from builder.model.kinds.base import stack_rows
 from builder.model.trunk import Trunk, load_trunk
 from builder.tasks import Task, find_tasks, load_task, read_examples
@@ -46,16 +46,18 @@ def main() -> None:
         Server(ROOT / "model_repository", http_port=0, grpc_port=0, metrics_port=0) as server,
         LiveServer(server.grpc_url) as live,
     ):
-        for file in find_tasks(ROOT / "tasks"):
-            task = load_task(file)
+        served = {folder.name for folder in find_bundles(ROOT / "heads")}
+        for task in map(load_task, find_tasks(ROOT / "tasks")):
+            if task.name not in served:
+                continue
             print(f"asking {task.name} ...", file=sys.stderr)
             spec = read_spec(ROOT / "heads" / task.name)
             rows, scores = served_scores(live, trunk, task, spec)
             card = spec.scores[task.metric]
-            served = scores[task.metric]
+            found = scores[task.metric]
             print(
-                f"| {task.name} | {rows:,} | {task.metric} | {100 * card:.2f} | {100 * served:.2f} "
-                f"| {100 * (served - card):+.2f} |"
+                f"| {task.name} | {rows:,} | {task.metric} | {100 * card:.2f} | {100 * found:.2f} "
+                f"| {100 * (found - card):+.2f} |"
             )
 
 
