@@ -33,7 +33,7 @@ from builder.tasks.span_metrics import word_spans
 from builder.training.evaluation import raw_outputs
 from builder.training.execute import find_run, fine_tuned, trained_head
 from builder.training.objective import output_of
-from builder.training.workbench import BenchSettings, Workbench, open_workbench
+from builder.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
 from builder.whole_file import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +41,13 @@ TEST = "slu/snips/test.jsonl.gz"
 INTENT, CRF, SOFTMAX = "intent", "slots", "slots_softmax"
 # Of each task's full fine-tuning, on the dev set.
 FLOOR = 0.99
+ROWS = (
+    ("intent accuracy", (INTENT,)),
+    ("slot F1, CRF", (CRF,)),
+    ("slot F1, softmax", (SOFTMAX,)),
+    ("whole utterance, CRF", (INTENT, CRF)),
+    ("whole utterance, softmax", (INTENT, SOFTMAX)),
+)
 STUDY = ROOT / "docs" / "results" / "understanding"
 
 
@@ -77,6 +84,8 @@ def answer(model: nn.Module, bench: Workbench, task: Task, tap: int | None) -> A
     return Answers(found, right)
 
 
+# Task, "full" or "head", and split -> what that model answers.
+Found = dict[tuple[str, str, str], Answers]
 Models = Iterator[tuple[str, str, nn.Module]]
 
 
@@ -88,6 +97,75 @@ def models(bench: Workbench, plans: dict[str, PlanFile], settings: SearchSetting
         yield task, "", fine_tuned(record, bench)
         run = bench.store.by_key(plans[task].tasks[task].run)
         yield task, f"tap {run.spec.recipe.standing}, layers {run.spec.recipe.layers}", trained_head(run, bench)
+
+
+def study_all(bench: Workbench, settings: SearchSettings, study: Path) -> dict[str, PlanFile]:
+    """Baselines, searches and a plan for each task; what has a record is not done again."""
+    for task in bench.tasks:
+        run_baseline(task, 0, bench, settings, tell)
+        save_baselines(task, bench, settings)
+        search_task(task, bench, settings, tell)
+    table = measure_costs(bench.trunk, progress=tell)
+    return {
+        task: make_plan(
+            study / f"{task}.plan.toml",
+            servable_options(bench.settings.runs, [task]),
+            table,
+            floor_task=FLOOR,
+            floor_average=FLOOR,
+            most_share=None,
+        )
+        for task in bench.tasks
+    }
+
+
+def compare(found: Found) -> dict[str, tuple[float, float]]:
+    """What is measured, on which split -> full fine-tuning and heads."""
+    return {
+        f"{split} | {what}": tuple(_value(found, names, role, split) for role in ("full", "head"))
+        for split in ("dev", "test")
+        for what, names in ROWS
+    }
+
+
+def _value(found: Found, names: tuple[str, ...], role: str, split: str) -> float:
+    """A model's score, or of several models the share of texts that are right in all of them."""
+    if len(names) == 1:
+        return found[names[0], role, split].score
+    return float(np.logical_and(*(found[name, role, split].right for name in names)).mean())
+
+
+def page(compared: dict[str, tuple[float, float]], where: dict[str, str], rows: tuple[int, int, int]) -> str:
+    """The table, as Markdown; ``rows`` are the utterances of train, dev and test."""
+    train, dev, test = (f"{count:,}" for count in rows)
+    lines = [
+        f"| {what} | {100 * full:.2f} | {100 * head:.2f} | {100 * head / full:.2f}% |"
+        for what, (full, head) in compared.items()
+    ]
+    return "\n".join(
+        [
+            "# Understanding utterances",
+            "",
+            f"`python benchmarks/understanding.py`: SNIPS ({train} train utterances, {dev} dev, {test} test), one seed, "
+            f"on {processor_model()}, {usable_cores()} cores. Full fine-tuning is the whole encoder for each task; heads "
+            "stand on the frozen trunk. All choices were made on dev; test was only measured. Spans count by words, as "
+            "in seqeval. A whole utterance is right where its intent and all its slots are.",
+            "",
+            "| split | what | full fine-tuning | heads | kept |",
+            "|---|---|---|---|---|",
+            *lines,
+            "",
+            f"Heads, the cheapest that keep {FLOOR:.0%} on dev:",
+            "",
+            *(f"- {name}: {place}" for name, place in where.items()),
+            "",
+        ]
+    )
+
+
+def tell(what: str, done: int, total: int) -> None:
+    """Says what is being done, in one line."""
+    click.echo(f"\r{what} {done}/{total}   ", nl=False, err=True)
 
 
 @click.command()
@@ -102,64 +180,22 @@ def main(study: Path, heads: Path, data: Path | None, epochs: int) -> None:
     tasks = the_tasks()
     bench_settings = BenchSettings(tasks=tuple(tasks), runs=study / "runs", data_root=data)
     bench = open_workbench(bench_settings)
-    tell = lambda what, done, total: click.echo(f"\r{what} {done}/{total}   ", nl=False, err=True)  # noqa: E731
-    for task in tasks:
-        run_baseline(task.name, 0, bench, settings, tell)
-        save_baselines(task.name, bench, settings)
-        search_task(task.name, bench, settings, tell)
-    table = measure_costs(bench.trunk, progress=tell)
-    plans = {
-        task.name: make_plan(
-            study / f"{task.name}.plan.toml",
-            servable_options(bench.settings.runs, [task.name]),
-            table,
-            floor_task=FLOOR,
-            floor_average=FLOOR,
-            most_share=None,
-        )
-        for task in tasks
-    }
+    plans = study_all(bench, settings, study)
     for name in (INTENT, CRF):
         carry_out(name, plans[name], bench, heads, tell)
     on_test = tuple(task.model_copy(update={"dev": TEST}) for task in tasks)
-    tested = open_workbench(replace(bench_settings, tasks=on_test))
-    lines, summary = [], {}
-    found: dict[tuple[str, str, str], Answers] = {}
-    where = {}
+    benches = {"dev": bench, "test": open_workbench(replace(bench_settings, tasks=on_test))}
+    found, where = Found(), {}
     for name, stands, model in models(bench, plans, settings):
         tap = plans[name].tasks[name].tap if stands else None
-        where[name] = stands or where.get(name, "")
-        for split, asked in (("dev", bench), ("test", tested)):
+        where[name] = stands
+        for split, asked in benches.items():
             found[name, "head" if stands else "full", split] = answer(model, asked, bench.task(name), tap)
-    for split in ("dev", "test"):
-        for what, names in (
-            ("intent accuracy", (INTENT,)),
-            ("slot F1, CRF", (CRF,)),
-            ("slot F1, softmax", (SOFTMAX,)),
-            ("whole utterance, CRF", (INTENT, CRF)),
-            ("whole utterance, softmax", (INTENT, SOFTMAX)),
-        ):
-            full, head = (
-                found[names[0], role, split].score
-                if len(names) == 1
-                else float(np.logical_and(*(found[name, role, split].right for name in names)).mean())
-                for role in ("full", "head")
-            )
-            summary[f"{split}: {what}"] = {"full": full, "heads": head, "kept": head / full}
-            lines.append(f"| {split} | {what} | {100 * full:.2f} | {100 * head:.2f} | {100 * head / full:.2f}% |")
-    stands = "\n".join(f"- {name}: {place}" for name, place in where.items())
-    write_text(study / "summary.json", json.dumps(summary, indent=2) + "\n")
-    write_text(
-        study / "README.md",
-        "# Understanding utterances\n\n"
-        f"`python benchmarks/understanding.py`: SNIPS (13,084 train utterances, 700 dev, 700 test), one seed, on "
-        f"{processor_model()}, {usable_cores()} cores. Full fine-tuning is the whole encoder for each task; heads "
-        "stand on the frozen trunk. All choices were made on dev; test was only measured. Spans count by words, as in "
-        "seqeval. A whole utterance is right where its intent and all its slots are.\n\n"
-        "| split | what | full fine-tuning | heads | kept |\n|---|---|---|---|---|\n"
-        + "\n".join(lines)
-        + f"\n\nHeads, the cheapest that keep {FLOOR:.0%} on dev:\n\n{stands}\n",
-    )
+    compared = compare(found)
+    write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
+    train, dev = (len(bench.examples(INTENT, split)) for split in SPLITS)
+    rows = (train, dev, len(benches["test"].examples(INTENT, "dev")))
+    write_text(study / "README.md", page(compared, where, rows))
     click.echo(f"\n{study / 'README.md'}")
 
 
