@@ -17,7 +17,15 @@ from clients.plan import Batch, plan_batches
 from clients.retry import Backoff, Deadline
 from clients.rows import Rows
 from clients.traffic import Traffic
-from clients.wire import Misfit, batch_readers, batch_scores, batch_truncated, batch_words, request_message
+from clients.wire import (
+    Misfit,
+    batch_readers,
+    batch_scores,
+    batch_truncated,
+    batch_words,
+    request_message,
+    response_arrays,
+)
 
 # The deadline is kept on this side: gRPC is told a later one, and a request that nobody waits for any
 # more is left to end by itself. Told the deadline, gRPC would cancel the request, and Triton 24.10
@@ -114,9 +122,10 @@ class Flight:
         self._flying.remove(batch)
         ms = (self._deadline.clock() - self._first_sent[batch]) * 1000
         try:
-            scores = {task: array.tolist() for task, array in batch_scores(response, batch).items()}
-            words = batch_words(response, batch) if _about_words(batch) else None
-            truncated = batch_truncated(response, batch) if self._rows.reports_truncation else [False] * len(batch.rows)
+            arrays = response_arrays(response)
+            scores = {task: array.tolist() for task, array in batch_scores(arrays, batch).items()}
+            words = batch_words(arrays, batch) if _about_words(batch) else None
+            truncated = batch_truncated(arrays, batch) if self._rows.reports_truncation else [False] * len(batch.rows)
         except Misfit as error:
             raise Outdated(error) from None
         readers = batch_readers(batch)

@@ -14,6 +14,9 @@ from clients.kinds import Reader, reader_of
 from clients.plan import Batch
 from clients.tensor import Tensor
 
+Arrays = Mapping[str, NDArray[Any]]
+"""Output name -> array, as of response_arrays."""
+
 DTYPES: Mapping[str, str] = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
 
 
@@ -57,14 +60,13 @@ def batch_readers(batch: Batch) -> dict[str, Reader]:
     return {task.name: reader for task in batch.tasks if (reader := reader_of(task))}
 
 
-def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
+def batch_scores(arrays: Arrays, batch: Batch) -> dict[str, NDArray[Any]]:
     """Task -> scores of every row of the batch. *Shape:* (rows, the task's own).
 
     Raises:
         Misfit: a task is missing or has another number of scores than the catalogue says.
         ServerError: a score is not a finite number.
     """
-    arrays = response_arrays(response)
     scores: dict[str, NDArray[Any]] = {}
     for task, reader in zip(batch.tasks, batch_readers(batch).values(), strict=True):
         if task.name not in arrays:
@@ -81,25 +83,25 @@ def batch_scores(response: Any, batch: Batch) -> dict[str, NDArray[Any]]:
     return scores
 
 
-def batch_words(response: Any, batch: Batch) -> NDArray[np.int64]:
+def batch_words(arrays: Arrays, batch: Batch) -> NDArray[np.int64]:
     """Word and place of every token. *Shape:* (rows, tokens, 3).
 
     Raises:
         Misfit: the output is missing or of another shape.
     """
-    array = response_arrays(response).get("token_words")
+    array = arrays.get("token_words")
     if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (len(batch.rows), 3):
         raise Misfit("the answer does not say for every row where its tokens stand")
     return array
 
 
-def batch_truncated(response: Any, batch: Batch) -> list[bool]:
+def batch_truncated(arrays: Arrays, batch: Batch) -> list[bool]:
     """Row of the batch -> whether its end was cut off.
 
     Raises:
         Misfit: the output is missing or has another number of rows.
     """
-    array = response_arrays(response).get("truncated")
+    array = arrays.get("truncated")
     if array is None or array.size != len(batch.rows):
         raise Misfit("the answer does not say for every row whether it was truncated")
     return [bool(value) for value in array.ravel()]

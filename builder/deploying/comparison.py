@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from builder.errors import UserError
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
 from builder.model.kinds.base import stack_rows
-from builder.model.offsets import token_offsets
+from builder.model.offsets import targets_of
 from builder.progress import Progress, silent
 from builder.repository.contents import Contents, candidate_output
 from builder.repository.ensemble import candidate_name
-from builder.tasks.metrics import measure
+from builder.tasks.metrics import metric_of
 from builder.tasks.records import BrokenLine, read_records
 
 _BATCH = 16
@@ -127,8 +128,8 @@ def compare(
         agreement_is=kind.agreement_is,
         mean_difference=None if old is None else kind.mean_difference(old, new, spec),
         metric=spec.metric,
-        live_score=None if old is None or not known else _score(old[known], targets, spec),
-        candidate_score=_score(new[known], targets, spec) if known else None,
+        live_score=None if old is None or not known else metric_of(old[known], targets, spec),
+        candidate_score=metric_of(new[known], targets, spec) if known else None,
         live_p50_ms=_percentile(times.get(task), 50),
         candidate_p50_ms=_percentile(times[candidate_output(task)], 50) or 0.0,
         live_p99_ms=_percentile(times.get(task), 99),
@@ -174,15 +175,9 @@ def _targets(file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path) -> tupl
         except ValueError as error:
             raise UserError(f"{file}, text {row + 1}: {error}") from error
         known.append(row)
-    offsets = None
-    if kind.by_token:
-        rows = [texts.rows[row][0] for row in known]
-        offsets = token_offsets(Tokenizer.from_file(str(tokenizer)), rows, spec.max_length)
-    return kind.targets(encoded, spec, offsets), known
-
-
-def _score(scores: NDArray[np.float32], targets: NDArray[Any], spec: HeadSpec) -> float:
-    return measure([spec.metric], get_kind(spec.kind).predictions(scores, spec), targets)[0][spec.metric]
+    rows = [texts.rows[row][0] for row in known]
+    reader = partial(Tokenizer.from_file, str(tokenizer))
+    return targets_of(kind, encoded, spec, rows, reader, spec.max_length), known
 
 
 def _disagreements(

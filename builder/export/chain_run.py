@@ -23,10 +23,8 @@ from builder.export.names import (
 )
 from builder.export.parity import open_session
 from builder.model.head_spec import HeadSpec
-from builder.model.kinds import get_kind
-from builder.model.kinds.base import Offsets, stack_rows
+from builder.model.kinds.base import stack_rows
 from builder.model.trunk import Trunk
-from builder.tasks.metrics import measure
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -108,18 +106,3 @@ def padded_batches(
             arrays[ATTENTION_MASK][place, :length] = 1
             arrays[TOKEN_TYPE_IDS][place, :length] = encoded[row].type_ids
         yield rows, arrays
-
-
-def metric_of(
-    scores: NDArray[np.float32], targets: Sequence[Any], spec: HeadSpec, offsets: Offsets | None = None
-) -> float:
-    """The head's first metric, as a share.
-
-    Args:
-        scores: what was served. *Shape:* (rows, outputs of the head)
-        targets: encoded labels of the rows.
-        spec: the head.
-        offsets: the rows' tokens, for a kind by token.
-    """
-    kind = get_kind(spec.kind)
-    return measure([spec.metric], kind.predictions(scores, spec), kind.targets(targets, spec, offsets))[0][spec.metric]

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from builder.errors import OneTrunkError, UserError
-from builder.export.chain_run import Chain, metric_of, padded_batches
+from builder.export.chain_run import Chain, padded_batches
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import get_kind
-from builder.model.offsets import token_offsets
+from builder.model.offsets import targets_of
 from builder.model.trunk import Trunk
 from builder.progress import Progress
 from builder.repository.gate_result import GateResult
 from builder.repository.gate_settings import GateSettings
 from builder.tasks import Examples, find_task, load_task, read_examples
+from builder.tasks.metrics import metric_of
 
 BUILD_REMEDY = (
     "keep a part in fp32, as by --precision trunk=fp32,heads=int8, or measure on all rows by --gate-rows 0, or allow "
@@ -100,16 +101,14 @@ def measure_losses(
         batches = list(padded_batches(trunk, examples.texts, buckets))
         counter, what = itertools.count(1), f"measuring {spec.task} in fp32 and reduced"
         total = 2 * len(batches)
-        offsets = None
-        if get_kind(spec.kind).by_token:
-            offsets = token_offsets(trunk.tokenizer(), examples.texts, buckets[-1])
+        kind, texts = get_kind(spec.kind), examples.texts
+        targets = targets_of(kind, examples.targets, spec, texts, trunk.tokenizer, buckets[-1])
         progress(what, 0, total)
         before, after = (
             metric_of(
                 chain.scores(spec, batches, lambda c=counter, w=what, t=total: progress(w, next(c), t)),  # type: ignore[misc]
-                examples.targets,
+                targets,
                 spec,
-                offsets,
             )
             for chain in (fp32, reduced)
         )

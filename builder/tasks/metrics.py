@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.model.kinds import Kind
+from builder.model.head_spec import HeadSpec
+from builder.model.kinds import Kind, get_kind
 from builder.tasks.span_metrics import span_f1, token_accuracy
 
 Numbers = NDArray[Any]
@@ -50,6 +51,17 @@ def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tup
             scores[name] = 0.0
             notes.append(f"{name} is not defined and counts as 0: {reason}")
     return scores, tuple(notes)
+
+
+def metric_of(scores: NDArray[np.float32], targets: Numbers, spec: HeadSpec) -> float:
+    """A head's first metric, as a share.
+
+    Args:
+        scores: what was served. *Shape:* (rows, dims of the head)
+        targets: of the same rows; see Kind.targets. *Shape:* (rows, ...)
+        spec: the head.
+    """
+    return measure([spec.metric], get_kind(spec.kind).predictions(scores, spec), targets)[0][spec.metric]
 
 
 def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.model.offsets import Texts
 from builder.model.trunk import Trunk
 from builder.progress import Progress, silent
 from builder.training.arithmetic import Arithmetic
 from builder.training.cache_pass import StatePass, tap_file
 from builder.training.states import CachedStates
-from builder.training.tokens import Texts, TokenRows, check_max_length, texts_sha256, tokenise
+from builder.training.tokens import TokenRows, check_max_length, texts_sha256, tokenise
 from builder.whole_file import write_text, written_whole
 
 CACHE_VARIABLE = "ONETRUNK_CACHE"

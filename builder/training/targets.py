@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from builder.model.offsets import token_offsets
+from builder.model.offsets import targets_of
 from builder.model.trunk import Trunk
 from builder.tasks import Examples, Task
 
@@ -19,6 +19,6 @@ def labelled_targets(task: Task, examples: Examples, trunk: Trunk, max_length: i
         trunk: reads the texts, for a kind whose answers are about tokens.
         max_length: longest text in tokens.
     """
-    kind = task.answers
-    offsets = token_offsets(trunk.tokenizer(), examples.texts, max_length) if kind.by_token else None
-    return torch.from_numpy(kind.targets(examples.targets, task, offsets))
+    return torch.from_numpy(
+        targets_of(task.answers, examples.targets, task, examples.texts, trunk.tokenizer, max_length)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from builder.errors import UserError
+from builder.model.offsets import Texts
 from builder.model.trunk import Trunk
 
-Texts = Sequence[str] | Sequence[tuple[str, str]]
 _TEXTS_AT_A_TIME = 2048
 
 

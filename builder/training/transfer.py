@@ -9,9 +9,9 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.model.offsets import Texts
 from builder.training.run_spec import Distillation
 from builder.training.states import CachedStates, JoinedStates
-from builder.training.tokens import Texts
 from builder.training.workbench import Workbench
 
 MASKED_SHARE = 0.2

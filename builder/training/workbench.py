@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from builder.errors import UserError
+from builder.model.offsets import Texts
 from builder.model.trunk import Trunk, load_trunk
 from builder.progress import Progress, silent
 from builder.tasks import Examples, Split, Task, read_examples
@@ -20,7 +21,7 @@ from builder.training.labelling import TeacherAnswers
 from builder.training.run_record import RunStore
 from builder.training.states import TokenStates
 from builder.training.targets import labelled_targets
-from builder.training.tokens import Texts, tokenise
+from builder.training.tokens import tokenise
 
 SPLITS: tuple[Split, ...] = ("train", "dev")
 

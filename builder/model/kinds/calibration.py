@@ -29,16 +29,16 @@ def calibrate(raw: NDArray[Any], targets: NDArray[np.int64]) -> dict[str, Any]:
         ``temperature``, and ``calibration_error`` before and after.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax, softmax
 
     values = raw.astype(np.float64)
 
     def surprise(log_temperature: float) -> float:
-        scaled = values / np.exp(log_temperature)
-        return float(np.mean(_log_sum(scaled) - scaled[np.arange(len(scaled)), targets]))
+        return -float(np.mean(log_softmax(values / np.exp(log_temperature), axis=-1)[np.arange(len(values)), targets]))
 
     found = minimize_scalar(surprise, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded")
     temperature = round(float(np.exp(found.x)), _DIGITS)
-    errors = [round(calibration_error(_softmax(values / one), targets), _DIGITS) for one in (1.0, temperature)]
+    errors = [round(calibration_error(softmax(values / one, axis=-1), targets), _DIGITS) for one in (1.0, temperature)]
     return {"temperature": temperature, "calibration_error": {"before": errors[0], "after": errors[1]}}
 
 
@@ -55,14 +55,3 @@ def calibration_error(probabilities: Array, targets: NDArray[np.int64]) -> float
     bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
     gaps = [abs(sure[bins == one].sum() - right[bins == one].sum()) for one in np.unique(bins)]
     return float(sum(gaps) / len(sure))
-
-
-def _log_sum(values: Array) -> Array:
-    most = values.max(axis=-1, keepdims=True)
-    found: Array = np.log(np.exp(values - most).sum(axis=-1)) + most[:, 0]
-    return found
-
-
-def _softmax(values: Array) -> Array:
-    found: Array = np.exp(values - _log_sum(values)[:, None])
-    return found
