@@ -146,10 +146,10 @@ def page(compared: dict[str, tuple[float, float]], where: dict[str, str], rows: 
         [
             "# Understanding utterances",
             "",
-            f"`python benchmarks/understanding.py`: SNIPS ({train} train utterances, {dev} dev, {test} test), one "
-            f"seed, on {processor_model()}, {usable_cores()} cores. Full fine-tuning is the whole encoder for each task; "
-            "heads stand on the frozen trunk. All choices were made on dev; test was only measured. Spans count by words, as "
-            "in seqeval. A whole utterance is right where its intent and all its slots are.",
+            f"`python benchmarks/understanding.py`: SNIPS ({train} train utterances, {dev} dev, {test} test), "
+            f"one seed, on {processor_model()}, {usable_cores()} cores. Full fine-tuning is the whole encoder "
+            "for each task; heads stand on the frozen trunk. All choices were made on dev; test was only measured. "
+            "Spans count by words, as in seqeval. A whole utterance is right where its intent and all its slots are.",
             "",
             "| split | what | full fine-tuning | heads | kept |",
             "|---|---|---|---|---|",
