@@ -15,7 +15,7 @@ from builder.commands.console import errors_end_command, progress_line
 from builder.errors import UserError
 from builder.machine import usable_cores
 
-NAMES = ("base", "small", "shipped", "tasks", "subset", "lengths", "hops", "peers")
+NAMES = ("base", "small", "shipped", "understanding", "tasks", "subset", "lengths", "hops", "peers")
 
 
 def compare(

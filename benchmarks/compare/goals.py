@@ -128,6 +128,18 @@ def _tasks64_memory(results: Results, folder: Path) -> Value:
     return (over[0] / over[1],) * 3
 
 
+def _all_vs_eight(precision: str, cpu: bool = False) -> _Measure:
+    """Time of a text for all tasks that ship, over that for GLUE's eight, of 32 tokens, 4 at a time."""
+
+    def measure(results: Results, folder: Path) -> Value:
+        result = results["understanding"]
+        count = int(result.figures["tasks"])
+        everything, eight = (result.find(f"{precision}: {tasks}", 32, 4).measured for tasks in (count, 8))
+        return ratios(everything, eight, "cpu_ms") if cpu else ratios(eight, everything)
+
+    return measure
+
+
 def _vs_best_peer(results: Results, folder: Path) -> Value:
     """The least ratio over all peers, lengths and concurrencies: above 1, ours is ahead everywhere."""
     result = results["peers"]
@@ -214,6 +226,15 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
     ),
     ("subset_error_4", "the same, 4 at a time", None, 0.25, _subset_error(4)),
     ("subset_error_4_cpu", "the same, 4 at a time, by processor time", None, 0.25, _subset_error(4, cpu=True)),
+    (
+        "ten_vs_eight",
+        "shipped bundles, 32 tokens: time of all ten tasks against the eight of GLUE",
+        None,
+        1.25,
+        _all_vs_eight(scenarios.GROUPED),
+    ),
+    ("ten_vs_eight_cpu", "the same by processor time", None, 1.25, _all_vs_eight(scenarios.GROUPED, cpu=True)),
+    ("ten_vs_eight_int8", "the same, all in int8, time", None, 1.25, _all_vs_eight(scenarios.INT8)),
     ("tasks64_time", "64 tasks against 8: time", None, 2.0, _tasks64_time),
     ("tasks64_memory", "64 tasks against 8: memory of the server over the weights", None, 2.0, _tasks64_memory),
     (

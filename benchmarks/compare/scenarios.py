@@ -12,7 +12,7 @@ from benchmarks.compare.kept import whole_folder
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.result import Point, Result, describe_machine
-from benchmarks.compare.shapes import Shape, base_shape, distil_trunk, shipped_shape, small_shape
+from benchmarks.compare.shapes import GLUE, Shape, base_shape, distil_trunk, glue_shape, shipped_shape, small_shape
 from benchmarks.compare.systems import Systems, Target, TritonSystem, threads_text
 from benchmarks.compare.texts import texts_of_length
 from benchmarks.peers.checkpoints import SHAPES, write_checkpoints
@@ -74,6 +74,11 @@ class Ours:
     max_length: int = 128
 
     @property
+    def tasks(self) -> int:
+        """How many tasks it has."""
+        return len(self.shape.tasks or find_bundles(self.shape.heads))
+
+    @property
     def trunk(self) -> Trunk:
         """The trunk."""
         return load_trunk(self.shape.trunk)
@@ -86,6 +91,7 @@ class Ours:
         build_repository(
             folder,
             heads=self.shape.heads,
+            tasks=self.shape.tasks,
             trunk=self.shape.trunk,
             max_length=self.max_length,
             group_heads=grouped,
@@ -95,7 +101,7 @@ class Ours:
             gate=GateSettings(on=False),
             progress=self.bench.progress,
         )
-        return TritonSystem(name, f"build-repo, {what}", folder, len(find_bundles(self.shape.heads)))
+        return TritonSystem(name, f"build-repo, {what}", folder, self.tasks)
 
     def others(self, ours: TritonSystem) -> Systems:
         """What is put together for comparison, from the separate files of one of ours."""
@@ -138,8 +144,8 @@ def small(bench: Bench) -> Result:
 
 
 def shipped(bench: Bench) -> Result:
-    """What ships: the plan and the bundles of heads/."""
-    ours = Ours(bench, shipped_shape(bench.heads))
+    """What ships for GLUE: the plan and the bundles of heads/."""
+    ours = Ours(bench, glue_shape(bench.heads))
     separate = ours.build(SEPARATE, grouped=False)
     others = ours.others(separate)
     systems = [
@@ -147,6 +153,21 @@ def shipped(bench: Bench) -> Result:
         *(ours.build(INT8, precision="int8"), *_trunks(others), *_single(others), others.singles(8, SINGLES)),
     ]
     return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4])
+
+
+def understanding(bench: Bench) -> Result:
+    """All that ships, with the heads that understand utterances, beside GLUE's eight tasks alone."""
+    eight, everything = Ours(bench, glue_shape(bench.heads)), Ours(bench, shipped_shape(bench.heads))
+    systems = [
+        replace(system, name=f"{system.name}: {ours.tasks}")
+        for ours in (eight, everything)
+        for system in (ours.build(SEPARATE, grouped=False), ours.build(GROUPED), ours.build(INT8, precision="int8"))
+    ]
+    some = f"{GROUPED}: {eight.tasks} asked of {everything.tasks}"
+    systems.append(replace(everything.build(GROUPED), name=some, outputs=GLUE))
+    result = _measure(bench, "understanding", everything.shape.what, systems, everything.trunk, [16, 32, 128], [1, 4])
+    result.figures["tasks"] = everything.tasks
+    return result
 
 
 def tasks(bench: Bench) -> Result:
@@ -241,7 +262,8 @@ def peers(bench: Bench) -> Result:
 
 
 SCENARIOS: Mapping[str, Callable[[Bench], Result]] = {
-    scenario.__name__: scenario for scenario in (base, small, shipped, tasks, subset, lengths, hops, peers)
+    scenario.__name__: scenario
+    for scenario in (base, small, shipped, understanding, tasks, subset, lengths, hops, peers)
 }
 assert tuple(SCENARIOS) == NAMES
 

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.compare.kept import whole_folder
 from builder.model.bundle import save_bundle
+from builder.model.head_spec import find_bundles
 from builder.model.trunk import Trunk, load_trunk, trunk_folder
 from builder.planning.sessions import untrained_head
 
@@ -19,6 +20,9 @@ SEED = 0
 
 # The taps of the paper's eight tasks in its served system; two one-layer heads on each make the eight.
 PAPER_TAPS = (2, 4, 6, 7)
+
+# Of the tasks that ship, those that the goals of serving are about; the others understand utterances.
+GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
 
 _BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 
@@ -32,12 +36,14 @@ class Shape:
         what: what it is, for a reader.
         trunk: the trunk's folder; None for the default trunk.
         heads: the folder of bundles.
+        tasks: which of them; None for all.
     """
 
     name: str
     what: str
     trunk: Path | None
     heads: Path
+    tasks: tuple[str, ...] | None = None
 
 
 def base_shape(folder: Path, heads: int = 8) -> Shape:
@@ -70,9 +76,15 @@ def small_shape(folder: Path, tap: int = 4, heads: int = 8) -> Shape:
     return Shape("small", f"default trunk (6 x 384), {heads} one-layer heads on tap {tap}", None, bundles)
 
 
+def glue_shape(heads: Path) -> Shape:
+    """The default trunk with GLUE's eight bundles, of those that ship."""
+    return Shape("glue", "default trunk (6 x 384), the eight GLUE bundles that ship", None, heads, GLUE)
+
+
 def shipped_shape(heads: Path) -> Shape:
-    """The default trunk with the bundles that ship."""
-    return Shape("shipped", "default trunk (6 x 384), the eight bundles that ship", None, heads)
+    """The default trunk with all bundles that ship."""
+    count = len(find_bundles(heads))
+    return Shape(f"shipped_{count}", f"default trunk (6 x 384), the {count} bundles that ship", None, heads)
 
 
 def _write_random_bert(folder: Path, layers: int = 12) -> None:

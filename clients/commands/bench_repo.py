@@ -81,7 +81,7 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     "--scenarios",
     metavar="A,B",
     callback=names,
-    help="With --compare: base, small, shipped, tasks, subset, lengths, hops, peers. [default: all]",
+    help="With --compare: base, small, shipped, understanding, tasks, subset, lengths, hops, peers. [default: all]",
 )
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="With --compare: of each measurement."

@@ -39,6 +39,12 @@ RESULTS = {
         point(f"{scenarios.INT8_HEADS}: 8", [24, 24], memory=110, weights=10),
         point(f"{scenarios.INT8_HEADS}: 64", [12, 16], tasks=64, memory=230, weights=80),
     ),
+    "understanding": result(
+        "understanding",
+        point(f"{scenarios.GROUPED}: 8", [30, 33], tokens=32, cpu=20.0),
+        point(f"{scenarios.GROUPED}: 10", [20, 30], tokens=32, tasks=10, cpu=23.0),
+        tasks=10,
+    ),
     "subset": result(
         "subset",
         *(point("one task on tap 2", [70, 70], tasks=1, concurrency=n, cpu=22.0) for n in (1, 4)),
@@ -79,6 +85,14 @@ def test_ratios_against_the_others(goals):
 def test_more_tasks(goals):
     assert goals["tasks64_time"].value == pytest.approx((1.75, 1.5, 2.0))
     assert goals["tasks64_memory"].value == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_tasks_that_understand_utterances_beside_those_of_glue(goals):
+    assert goals["ten_vs_eight"].value == pytest.approx((1.3, 1.1, 1.5))
+    assert goals["ten_vs_eight"].reached is False
+    assert goals["ten_vs_eight_cpu"].value == pytest.approx((1.15, 1.15, 1.15))
+    assert goals["ten_vs_eight_cpu"].reached
+    assert goals["ten_vs_eight_int8"].value is None
 
 
 def test_share_of_a_shallow_task(goals):

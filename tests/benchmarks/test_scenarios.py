@@ -9,8 +9,8 @@ from benchmarks.compare import scenarios
 from benchmarks.compare.goals import best_of
 from benchmarks.compare.measure import Measured, Sample
 from benchmarks.compare.result import Point, Result
-from benchmarks.compare.scenarios import Bench
-from benchmarks.compare.shapes import Shape
+from benchmarks.compare.scenarios import Bench, Ours
+from benchmarks.compare.shapes import GLUE, Shape, glue_shape, shipped_shape
 from benchmarks.compare.systems import Systems, TritonSystem
 
 
@@ -57,6 +57,19 @@ def test_one_model_is_tried_in_all_ways_to_use_the_cores(cores, single, trunks):
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 1), (12, 2), (16, 2)])
 def test_eight_models_together_use_every_core(cores, threads):
     assert Written(cores).singles(8, "eight").models == [(1, threads)] * 8
+
+
+def test_glue_is_served_by_its_eight_heads_whatever_else_ships(monkeypatch, tmp_path):
+    for task in (*GLUE, "intent"):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "head.json").touch()
+    built = []
+    monkeypatch.setattr(scenarios, "build_repository", lambda folder, *, tasks, **_: built.append((folder, tasks)))
+    bench = Bench(tmp_path / "work", tmp_path, 1.0, 3, 2, None, lambda *_: None)
+    systems = [Ours(bench, shape(tmp_path)).build("ours") for shape in (glue_shape, shipped_shape)]
+    assert [system.tasks for system in systems] == [8, 9]
+    assert [tasks for _, tasks in built] == [GLUE, None]
+    assert built[0][0] != built[1][0]
 
 
 def test_numbers_of_tasks_that_a_goal_compares_are_measured_in_one_run(monkeypatch):
