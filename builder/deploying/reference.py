@@ -26,7 +26,7 @@ def reference_answers(trunk: Trunk, head: ServedTask, rows: Sequence[Row], max_l
         max_length: longest row in tokens; longer ones are cut as the server's tokenizer cuts them.
 
     Returns:
-        *Shape:* (rows, outputs of the head)
+        *Shape:* (rows, outputs of the head), or of a head that answers for every token (rows, tokens, 2)
     """
     tokenizer = trunk.tokenizer()
     tokenizer.enable_truncation(max_length)
