@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,8 +145,10 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
         if isinstance(record, BrokenLine):
             raise UserError(f"{file}, line {record.line}: {record.why}")
         text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
-        with contextlib.suppress(ValueError):
-            text = kind.text(text)
+        try:
+            text = kind.text(text) if text is not None else ""
+        except ValueError as error:
+            raise UserError(f"{file}, line {record.line}: the text {error}") from error
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
         if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):

@@ -101,7 +101,8 @@ def _value(record: Record, field: str) -> object:
     value = record.values.get(field)
     if value is None:
         shown = ", ".join(list(record.values)[:6])
-        raise RowError("missing field", f"no {field!r}; there are: {shown}")
+        what = f"{field!r} is null" if field in record.values else f"no {field!r}; there are: {shown}"
+        raise RowError("missing field", what)
     return value
 
 

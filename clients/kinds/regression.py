@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,13 @@ from clients.task_info import TaskInfo
 
 @dataclass(frozen=True)
 class NumberPrediction(Prediction):
-    """A number."""
+    """A number.
+
+    Attributes:
+        decimals: how many a reader is shown.
+    """
+
+    decimals: int = 2
 
     def record(self, top: int | None) -> dict[str, Any]:
         """See Prediction.record."""
@@ -20,7 +27,7 @@ class NumberPrediction(Prediction):
 
     def lines(self, top: int) -> list[tuple[str, str]]:
         """See Prediction.lines."""
-        return [("", f"{self.score:.2f}")]
+        return [("", f"{self.score:.{self.decimals}f}")]
 
 
 class RegressionReader(Reader):
@@ -38,8 +45,14 @@ class RegressionReader(Reader):
 
     def read(self, task: TaskInfo, scores: Any, row: RowRead | None = None) -> Prediction:
         """See Reader.read."""
-        return NumberPrediction(task.name, None, scores[0], {})
+        return NumberPrediction(task.name, None, scores[0], {}, _decimals(task))
 
     def answers(self, task: TaskInfo) -> str:
         """Its range."""
-        return f"{task.range[0]:g} to {task.range[1]:g}" if task.range else "a number"
+        return "{:.10g} to {:.10g}".format(*task.range) if task.range else "a number"
+
+
+def _decimals(task: TaskInfo) -> int:
+    """For a five-hundredth of the range or better, and at least two."""
+    size = task.range[1] - task.range[0] if task.range else 1.0
+    return max(2, 2 - math.floor(math.log10(size))) if 0 < size < math.inf else 2

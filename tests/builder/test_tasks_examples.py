@@ -47,7 +47,7 @@ def test_pairs_and_numbers_are_read_from_the_fields_named(make_task):
 FAULTS = [
     ("{", "broken line: 1: line 2 (invalid JSON"),
     ({"label": "good"}, "missing field: 1: line 2 (no 'sentence'; there are: label)"),
-    ({"sentence": None, "label": "good"}, "missing field: 1: line 2 (no 'sentence'"),
+    ({"sentence": None, "label": "good"}, "missing field: 1: line 2 ('sentence' is null)"),
     ({"sentence": "x"}, "missing field: 1: line 2 (no 'label'; there are: sentence)"),
     ({"sentence": 5, "label": "good"}, "not a text: 1: line 2 ('sentence' is 5)"),
     ({"sentence": "\ud800", "label": "good"}, "not a text: 1: line 2 ('sentence' has half of a surrogate pair in it)"),

@@ -10,6 +10,8 @@ import grpc
 import pytest
 
 from clients import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
+from clients.kinds import reader_of
+from clients.task_info import TaskInfo
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Server is stopping")
 DEAD_STUB = (grpc.StatusCode.INTERNAL, "in ensemble 'multitask', Stub process 'head_sst2_0_0' is not healthy.")
@@ -31,6 +33,13 @@ def test_regression_gives_its_number(fake, make_client):
     with make_client(fake.url) as client:
         (answer,) = client.predict("abcd", "x", tasks=["stsb"])
     assert (answer["stsb"].label, answer["stsb"].score, answer["stsb"].scores) == (None, 4.0, {})
+    assert answer["stsb"].lines(1) == [("", "4.00")]
+
+
+@pytest.mark.parametrize(("bounds", "shown"), [((0, 1e-6), "0.00000042"), ((-1, 1), "0.00"), (None, "0.00")])
+def test_a_number_is_shown_as_exactly_as_its_range_asks(bounds, shown):
+    task = TaskInfo(name="n", kind="regression", form="single", range=bounds, metric="m", tap=1, layers=1, version=1)
+    assert reader_of(task).read(task, [4.2e-7]).lines(1) == [("", shown)]
 
 
 def test_each_row_asks_the_tasks_of_its_form(fake, make_client):

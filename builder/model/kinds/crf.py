@@ -19,7 +19,7 @@ _LEAST = 1e-30
 
 
 def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor) -> Tensor:
-    """How unlikely the tags are, summed over the batch.
+    """How unlikely the tags are, summed over the batch; to rounding, while a token's scores are less than 70 apart.
 
     Args:
         emissions: a score a token and tag. *Shape:* (batch_size, tokens, tags)
@@ -29,7 +29,8 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
     real, wanted = tags >= 0, tags.clamp(min=0)
     alpha = transitions[OUTSIDE_TAG] + emissions[:, 0]
     # A sum of exponentials over all tags before, as a product of matrices: tags squared are added up a token and text.
-    moves = transitions.exp()
+    likeliest = transitions.max(dim=0).values.detach()
+    moves = (transitions - likeliest).exp()
     before = torch.full_like(wanted[:, 0], OUTSIDE_TAG)
     score = emissions.new_zeros(len(tags))
     for step in range(tags.shape[1]):
@@ -38,7 +39,7 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
             most = alpha.max(dim=1, keepdim=True).values.detach()
             # What is less likely than the likeliest by e^70 counts as that, so that no logarithm is of nought.
             total = ((alpha - most).exp() @ moves).clamp(min=_LEAST)
-            moved = total.log() + most + emissions[:, step]
+            moved = total.log() + likeliest + most + emissions[:, step]
             alpha = torch.where(here[:, None], moved, alpha)
         now = wanted[:, step]
         gained = transitions[before, now] + emissions[:, step].gather(1, now[:, None])[:, 0]
@@ -64,6 +65,8 @@ def _viterbi(emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Ten
     for step in range(1, emissions.size(1)):
         score, source = (best.unsqueeze(2) + transitions).max(dim=1)
         here = real[:, step].unsqueeze(1)
+        # Only differences count. So sums stay small, and exact also in a file that computes in fp16.
+        score = score - score.max(dim=1, keepdim=True).values
         best = torch.where(here, score + emissions[:, step], best)
         # Through padding the last tag is carried on, so that all texts can be followed back from the same place.
         came.append(torch.where(here, source, stay.expand_as(source)))

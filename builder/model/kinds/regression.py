@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# Answers shall be as exact as a percentage with a digit behind its point.
+_FEWEST_STEPS = 1000
+
+
 class Regression(Kind):
     """One number a text.
 
@@ -29,23 +33,34 @@ class Regression(Kind):
     metrics: ClassVar[tuple[str, ...]] = ("pearson_spearman", "pearson", "spearman")
     agreement_is: ClassVar[str] = "correlation"
 
+    def check(self, space: AnswerSpace) -> None:
+        """See Kind.check. Answers are 32-bit floats, which must tell the numbers of the range apart."""
+        super().check(space)
+        low, high = _range(space)
+        greatest = max(abs(low), abs(high))
+        if greatest > np.finfo(np.float32).max or (high - low) < _FEWEST_STEPS * np.spacing(np.float32(greatest)):
+            raise ValueError(
+                f"range {[low, high]}: answers are 32-bit floats, which have too few numbers in it; "
+                "subtract a number from the labels, or give them in another unit"
+            )
+
     def outputs(self, space: AnswerSpace) -> int:
         """One."""
         return 1
 
     def describe(self, space: AnswerSpace) -> str:
         """Its range."""
-        return "a number from {:g} to {:g}".format(*_range(space))
+        return "a number from {:.10g} to {:.10g}".format(*_range(space))
 
     def encode(self, label: object, space: AnswerSpace, text: str = "") -> float:
         """The number, scaled to 0..1."""
         low, high = _range(space)
         try:
             number = math.nan if isinstance(label, bool) else float(label)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not low <= number <= high:
-            raise ValueError(f"label {label!r} is not a number from {low:g} to {high:g}")
+            raise ValueError(f"label {label!r:.60} is not a number from {low:.10g} to {high:.10g}")
         return (number - low) / (high - low)
 
     def targets(
@@ -96,8 +111,9 @@ class Regression(Kind):
         return super().difference(found, expected, space) / (high - low)
 
     def shown(self, scores: Scores, space: AnswerSpace) -> str:
-        """The number."""
-        return f"{scores[0]:.2f}"
+        """The number, to a five-hundredth of its range or better."""
+        low, high = _range(space)
+        return f"{scores[0]:.{max(2, 2 - math.floor(math.log10(high - low)))}f}"
 
 
 def _range(space: AnswerSpace) -> tuple[float, float]:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _PADDING = -1
-# Far below any score, and far from infinity, which is no number that a sum can be taken back from.
-_NEVER = -1e4
+# What a move that cannot be adds to the score of a sequence. When tags are looked for, no score makes up for it. In the
+# loss it is far below any score too, and still a number that a sum can be taken back from.
+_NEVER, _UNLIKELY = -1e30, -1e4
 
 # A word of a row of data: its first character in the text, the one after its last, and the number of its tag.
 Word = tuple[int, int, int]
@@ -125,7 +126,7 @@ class Tagging(Kind):
         transitions = getattr(output, "transitions", None)
         if transitions is None:
             return functional.cross_entropy(raw.transpose(1, 2), tags, ignore_index=_PADDING)
-        moves = transitions + self._never(raw)
+        moves = transitions + self._forbidden(raw, _UNLIKELY)
         return negative_log_likelihood(raw, moves, tags) / (tags != _PADDING).sum()
 
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -149,7 +150,11 @@ class Tagging(Kind):
         from builder.model.kinds.crf import viterbi
 
         real, transitions = _real(raw), getattr(output, "transitions", None)
-        tags = raw.argmax(dim=-1) if transitions is None else viterbi(raw, transitions + self._never(raw), real)
+        tags = (
+            raw.argmax(dim=-1)
+            if transitions is None
+            else viterbi(raw, transitions + self._forbidden(raw, _NEVER), real)
+        )
         chosen = torch.softmax(raw, dim=-1).gather(2, tags[..., None])[..., 0]
         padding = torch.full_like(chosen, _PADDING)
         return torch.stack([torch.where(real, tags.to(raw.dtype), padding), chosen * real.to(raw.dtype)], dim=-1)
@@ -203,9 +208,9 @@ class Tagging(Kind):
         return ", ".join(kind for _, _, kind in spans) or "(no spans)"
 
     @staticmethod
-    def _never(raw: Tensor) -> Tensor:
-        """What is added to the scores of tags after tags, so that what cannot be is never chosen."""
-        return raw.new_tensor(_NEVER * forbidden_moves(raw.shape[-1] // 2))
+    def _forbidden(raw: Tensor, score: float) -> Tensor:
+        """The score for each tag after each tag that it must not follow, else 0. *Shape:* (tags, tags)."""
+        return raw.new_tensor(score * forbidden_moves(raw.shape[-1] // 2))
 
 
 def _real(raw: Tensor) -> Tensor:
@@ -213,20 +218,27 @@ def _real(raw: Tensor) -> Tensor:
 
 
 def _token_targets(words: Sequence[Word], tokens: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Tag and word of each token of a text. *Shape:* (tokens, 2)."""
+    """Tag and word of each token of a text. *Shape:* (tokens, 2).
+
+    The first piece of a span has B-, also where the tokenizer leaves nothing of the span's first words.
+    """
     found = np.zeros((len(tokens), 2), dtype=np.int64)
     found[:, 1] = _PADDING
-    place, begun = 0, _PADDING
+    place, begun = 0, False
     for token, (start, end) in enumerate(tokens):
         # A special token is no part of the text.
         if start == end:
             continue
         while place < len(words) and words[place][1] <= start:
             place += 1
+            # A word with B-, which is odd, begins a span.
+            begun = begun and place < len(words) and words[place][2] % 2 == 0
         if place == len(words) or end <= words[place][0]:
             continue
         number = words[place][2]
-        # B- stands on the first piece alone.
-        found[token] = (number + 1 if number % 2 and begun == place else number, place)
-        begun = place
+        if number:
+            first = number - (number % 2 == 0)
+            number = first + begun
+            begun = True
+        found[token] = (number, place)
     return found

@@ -3,12 +3,16 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from builder.export.half import halve_file
 from builder.export.names import Segment
 from builder.export.onnx_file import export_head, export_segment
 from builder.export.parity import open_session
 from builder.export.release import IR_VERSION, get_release
+from builder.model.head import new_head
+from builder.model.head_spec import HeadSpec
+from builder.model.kinds import get_kind
 
 RELEASE = get_release("24.10")
 
@@ -41,6 +45,23 @@ def test_head_answers_nearly_the_same(tiny_trunk, mood_bundle, feeds, tmp_path):
     wanted, found = (open_session(tmp_path / f"{name}.onnx", name).run(None, named)[0] for name in ("mood", "fp16"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted, atol=5e-3)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 5.0), (-1e5, 1e5), (60_000.0, 60_100.0), (0.0, 1e-6)])
+def test_a_number_keeps_its_range(tiny_trunk, feeds, tmp_path, bounds):
+    """fp16 ends at 65,504, has steps of 32 before that, and none below 1e-7."""
+    spec = HeadSpec(
+        task="price", kind="regression", form="single", range=bounds, tap=2, layers=1, trunk=tiny_trunk.identity,
+        width=tiny_trunk.width, max_length=32, metric="pearson", scores={}, created="2026-01-01", onetrunk_version="0",
+    )  # fmt: skip
+    head = new_head(tiny_trunk, outputs=1, tap=2, layers=1)
+    torch.nn.init.normal_(head.output.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    export_head(head, spec, tmp_path / "price.onnx", RELEASE)
+    halve_file(tmp_path / "price.onnx", tmp_path / "fp16.onnx")
+    named = dict(zip(("hidden_state", "attention_mask"), feeds, strict=True))
+    wanted, found = (open_session(tmp_path / f"{name}.onnx", name).run(None, named)[0] for name in ("price", "fp16"))
+    assert np.ptp(wanted) > 0.05 * (bounds[1] - bounds[0])
+    assert get_kind("regression").difference(found, wanted, spec) < 5e-3
 
 
 def test_segment_answers_nearly_the_same_and_is_half_as_large(tiny_trunk, feeds, tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score as seqeval_f1
 
+from builder.export.half import halve_file
 from builder.model.kinds import get_kind
 from builder.model.kinds.crf import negative_log_likelihood, viterbi
 from builder.model.kinds.span_tags import bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
@@ -93,6 +94,13 @@ def plain_likelihood(emissions, transitions, tags):
     return torch.logsumexp(alpha, dim=1).sum() - score
 
 
+def test_a_great_score_of_a_move_is_a_number_all_the_same():
+    """Powers of e end at 88."""
+    transitions, emissions, tags = torch.full((2, 2), 95.0), torch.zeros(1, 4, 2), torch.tensor([[0, 1, 0, 1]])
+    found, plain = (some(emissions, transitions, tags) for some in (negative_log_likelihood, plain_likelihood))
+    torch.testing.assert_close(found, plain)
+
+
 def test_padding_changes_no_likelihood():
     emissions, transitions = (torch.from_numpy(some) for some in chains(2, 5, 3, 2))
     tags = torch.tensor([[0, 1, 2, -1, -1], [2, 2, 0, 1, 1]])
@@ -121,10 +129,15 @@ def exported(tmp_path_factory):
         dynamic_axes={"raw": {0: "batch", 1: "tokens"}, "scores": {0: "batch", 1: "tokens"}}, dynamo=False,
     )  # fmt: skip
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return module, lambda raw: session.run(None, {"raw": raw.astype(np.float32)})[0]
+
+    def run(raw):
+        return session.run(None, {"raw": raw.astype(np.float32)})[0]
+
+    run.path = path
+    return module, run
 
 
-@pytest.mark.parametrize("case", ["random", "ties", "forbidden is likeliest", "huge", "padding"])
+@pytest.mark.parametrize("case", ["random", "ties", "forbidden is likeliest", "huge", "beyond all bounds", "padding"])
 def test_the_exported_decoder_equals_the_reference(exported, case):
     module, run = exported
     draw = np.random.default_rng(3)
@@ -136,10 +149,12 @@ def test_the_exported_decoder_equals_the_reference(exported, case):
         raw[:, 3:, 4] += 18
     elif case == "huge":
         raw *= 1e3
+    elif case == "beyond all bounds":
+        raw *= 1e6
     elif case == "padding":
         raw[1, 2:], raw[2, 1:] = 0, 0
-    moves = module.output.transitions.detach().numpy() - 1e4 * forbidden_moves(2)
     found, forbidden = run(raw), forbidden_moves(2)
+    moves = np.where(forbidden, -np.inf, module.output.transitions.detach().numpy())
     for row, emissions in enumerate(raw):
         real = np.abs(emissions).sum(-1) > 0
         tags = found[row, real, 0].astype(int).tolist()
@@ -160,6 +175,19 @@ def test_an_exported_decoder_reads_any_number_of_tokens_and_texts(exported):
         raw = np.random.default_rng(tokens).normal(size=(texts, tokens, 5)).astype(np.float32)
         with torch.no_grad():
             np.testing.assert_allclose(run(raw), module(torch.from_numpy(raw)).numpy(), atol=1e-6)
+
+
+def test_in_fp16_a_long_text_is_decoded_as_in_fp32(exported, tmp_path):
+    """Where the best sequence is ahead by a little at each token, of sums that fp16 has no room for."""
+    _, run = exported
+    halve_file(run.path, tmp_path / "fp16.onnx")
+    halved = onnxruntime.InferenceSession(str(tmp_path / "fp16.onnx"), providers=["CPUExecutionProvider"])
+    raw = np.random.default_rng(5).normal(size=(4, 512, 5)).astype(np.float32)
+    raw += 6 * np.eye(5, dtype=np.float32)[run(raw)[..., 0].astype(int)]
+    found, forbidden = halved.run(None, {"raw": raw})[0], forbidden_moves(2)
+    assert (found[..., 0] != run(raw)[..., 0]).mean() < 0.002
+    for tags in found[..., 0].astype(int).tolist():
+        assert not any(forbidden[before, now] for before, now in zip((0, *tags), tags, strict=False))
 
 
 @given(
@@ -243,6 +271,19 @@ def test_every_piece_gets_the_tag_of_its_word(tiny_trunk):
     assert set(by_word[3][1:]) == {"I-album"}
     assert by_word[4] == ["B-artist"]
     assert (named[0], named[-1], found[0, 1], found[-1, 1]) == ("O", "O", -1, -1)
+
+
+@pytest.mark.parametrize("gone", ["\ufffd", "\u200b", "\u0301"])
+def test_a_span_begins_at_the_first_word_that_the_tokenizer_leaves(tiny_trunk, gone):
+    """So that no sequence of the data is one that cannot be."""
+    words, tags = ["play", gone, "zyx", "zyx", gone, "you", "you"], "O B-album I-album I-album B-album I-album B-album"
+    text = KIND.text(words)
+    found = KIND.targets(
+        [KIND.encode(tags, space(), text)], space(), token_offsets(tiny_trunk.tokenizer(), [text], 32)
+    )[0]
+    named = [bio_tags(TYPES)[number] for number, word in found if word >= 0]
+    # `zyx` falls into three pieces.
+    assert named == ["O", "B-album", *["I-album"] * 5, "B-album", "B-album"]
 
 
 def test_what_is_cut_off_is_neither_learned_nor_measured(tiny_trunk):
