@@ -22,11 +22,11 @@ class Word:
     """A word of the text.
 
     Attributes:
-        text: as it stands in the text.
+        text: as it stands in the text, with accents and other marks that the tokenizer drops.
         start: its first character.
         end: the character after its last.
-        tag: as the task's scheme writes it, such as ``B-artist``; None where the word was cut off.
-        score: the probability of its first piece's tag; 0 where it was cut off.
+        tag: as the task's scheme writes it, such as ``B-artist``; None where nothing of the word was read.
+        score: the probability of its first piece's tag; 0 where nothing of it was read.
     """
 
     text: str
@@ -60,7 +60,7 @@ class SpansPrediction(Prediction):
     """Spans and words of a text. ``score`` is the least of all spans', or 1 where there is none.
 
     Attributes:
-        words: all words of the text, those too that were cut off.
+        words: all words of the text, those too that were not read; these are whatever stands between blanks.
         spans: in the text's order.
     """
 
@@ -177,6 +177,7 @@ def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: Ro
         found.append(Word(text[start:end], start, end, tag, some[0].score))
     if not row.truncated:
         return tuple(found)
-    # What the tokenizer did not get to: words as blanks make them, the first may be the rest of one.
+    # What the tokenizer did not get to: as blanks make words. The first is less than that where the last word that was
+    # read ends without a blank, at a hyphen say. What is left of a word that was cut is in that word already.
     cut = _WORD.finditer(text, found[-1].end if found else 0)
     return (*found, *(Word(match[0], match.start(), match.end(), None, 0.0) for match in cut))
