@@ -137,17 +137,20 @@ def _pieces(scores: NDArray[Any], words: NDArray[np.int64]) -> list[_Piece]:
 
 
 def _spans(pieces: Sequence[_Piece], types: Sequence[str], text: str) -> tuple[Span, ...]:
-    """Whole words, of whose pieces one or more are in the span; a word is in one span at most, the first."""
+    """Whole words, of whose pieces one or more are in the span; a word is in one span at most, the first.
+
+    So a span that begins inside another one's word begins with the word after it, if it goes on that far.
+    """
     found: list[tuple[int, list[_Piece]]] = []
     before, begun = 0, False
     for piece in pieces:
         goes_on = piece.tag > 0 and piece.tag % 2 == 0 and before in (piece.tag, piece.tag - 1)
-        if goes_on and begun:
+        begun = begun and goes_on
+        if begun:
             found[-1][1].append(piece)
-        elif piece.tag > 0 and not goes_on:
-            begun = not (found and found[-1][1][-1].word == piece.word)
-            if begun:
-                found.append(((piece.tag - 1) // 2, [piece]))
+        elif piece.tag > 0 and not (found and found[-1][1][-1].word == piece.word):
+            found.append(((piece.tag - 1) // 2, [piece]))
+            begun = True
         before = max(piece.tag, 0)
     return tuple(_span(types[kind], some, pieces, text) for kind, some in found)
 

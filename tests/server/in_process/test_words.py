@@ -128,6 +128,22 @@ def test_a_second_text_changes_no_word_of_the_first(ask: Callable[..., Any]) -> 
     assert words(row)[:2] == [("the", 0, 3), (f"cafe{ACCENT}", 4, 9)]
 
 
+def test_a_span_that_begins_in_the_middle_of_another_ones_word_has_the_words_after_it(ask: Callable[..., Any]) -> None:
+    """`zy` is two pieces; the album begins at the second, the third album has no word of its own."""
+    (row,) = ask("zy film zy a")
+    tags = [0, 1, 3, 4, 3, 1, 0, 0]
+    said = read(row, [*tags, 0, 0, 0, 0])
+    assert [(span.type, span.text, span.start, span.end) for span in said.spans] == [
+        ("artist", "zy", 0, 2),
+        ("album", "film", 3, 7),
+        ("album", "zy", 8, 10),
+    ]
+    assert [word.tag for word in said.words] == ["B-artist", "B-album", "B-album", "O"]
+    targets = np.stack([np.zeros(8, dtype=np.int64), [-1, 0, 0, 1, 2, 2, 3, -1]], axis=-1)
+    ((answered, _),) = word_spans(np.array([tags]), targets[None])
+    assert answered == {(0, 0, "0"), (1, 1, "1"), (2, 2, "1")}
+
+
 def test_client_and_metric_have_the_same_spans(ask: Callable[..., Any], tiny_trunk: Any) -> None:
     """Of 3,000 random rows of tags, on texts whose words by blanks are the tokenizer's; a third of them is cut."""
     draw = np.random.default_rng(0)
