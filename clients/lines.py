@@ -14,7 +14,9 @@ from typing import BinaryIO
 MAX_LINE_BYTES = 64 * 2**20
 
 TEXT_FIELDS = ("text", "sentence")
+WORDS_FIELD = "tokens"
 PAIR_FIELDS = ("text_pair", "sentence2")
+_EXPECTED = f"{', '.join(TEXT_FIELDS)} or {WORDS_FIELD}"
 PLAIN_SUFFIXES = (".txt",)
 
 
@@ -87,10 +89,12 @@ def _read_line(number: int, raw: bytes, *, plain: bool) -> Line | BadLine:
             return Line(number, text)
         row = json.loads(text)
         if not isinstance(row, dict):
-            return BadLine(number, f"a JSON {type(row).__name__}, expected an object with {' or '.join(TEXT_FIELDS)!s}")
+            return BadLine(number, f"a JSON {type(row).__name__}, expected an object with {_EXPECTED}")
         first = _field(row, TEXT_FIELDS)
+        # A row may have its text and, for others to read, its tokens too.
+        first = _joined_words(row) if first is None else first
         if first is None:
-            return BadLine(number, f"no field {' or '.join(TEXT_FIELDS)}; found {', '.join(row) or 'none'}")
+            return BadLine(number, f"no field {_EXPECTED}; found {', '.join(row) or 'none'}")
         return Line(number, first, _field(row, PAIR_FIELDS))
     except UnicodeDecodeError as error:
         return BadLine(number, f"not UTF-8: byte {raw[error.start]:#04x} at {error.start}")
@@ -110,3 +114,18 @@ def _field(row: dict[str, object], names: tuple[str, ...]) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"field {found[0]} is {type(value).__name__}, expected a string")
     return value
+
+
+def _joined_words(row: dict[str, object]) -> str | None:
+    """A text that is given as a list of words: these with a blank between them, as training reads it."""
+    value = row.get(WORDS_FIELD)
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"field {WORDS_FIELD} is {type(value).__name__}, expected a list of words")
+    for place, word in enumerate(value, start=1):
+        if not isinstance(word, str):
+            raise ValueError(f"field {WORDS_FIELD} has {word!r:.40} as word {place}, expected a string")
+        if word.split() != [word]:
+            raise ValueError(f"field {WORDS_FIELD} has {word!r:.40} as word {place}: empty, or with a blank in it")
+    return " ".join(value)

@@ -6,7 +6,6 @@ One of them is made up here, of what a new kind may be made of: one class. Nothi
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -258,44 +257,80 @@ def test_a_hundred_and_more_labels_with_weights_and_none_of_these(client, traine
 def test_spans_that_are_served_score_as_the_card_says(client, trained, name):
     """Spans by their characters, as a user gets them, against those of the data."""
     right = found = wanted = 0
-    dev = [(" ".join(words), tags) for words, tags in lamps(60, 1)]
-    for (text, tags), answer in zip(dev, client.predict([text for text, _ in dev], tasks=[name]), strict=True):
-        spans = {(span.type, span.start, span.end) for span in answer[name].spans}
-        assert all(text[span.start : span.end] == span.text for span in answer[name].spans)
-        words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    dev = lamps(60, 1)
+    for (words, tags), answer in zip(dev, client.predict([" ".join(row) for row, _ in dev], tasks=[name]), strict=True):
+        spans = {(span.type, span.text, span.start, span.end) for span in answer[name].spans}
+        starts = [sum(len(word) + 1 for word in words[:place]) for place in range(len(words))]
         expected = {
-            (kind, words[first][0], words[last][1]) for first, last, kind in read_spans(tags, ("lamp", "medium"), "BIO")
+            (kind, " ".join(words[first : last + 1]), starts[first], starts[last] + len(words[last]))
+            for first, last, kind in read_spans(tags, ("lamp", "medium"), "BIO")
         }
         right, found, wanted = right + len(spans & expected), found + len(spans), wanted + len(expected)
     f1 = 2 * right / (found + wanted)
     assert f1 == pytest.approx(trained[0][name][1].spec.scores["span_f1"], abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "tags"), [("slots", ["B-lamp", "I-lamp"]), ("plain_slots", ["B-lamp", "L-lamp"])])
-def test_words_and_spans_stand_where_they_are_in_the_text(client, name, tags):
+@pytest.mark.parametrize(
+    ("text", "words", "lamp"),
+    [
+        (
+            "\u00e4\u4e2d \U0001f3b5\tplease\n\n the  RED light , film",
+            [
+                ("\u00e4", 0, 1), ("\u4e2d", 1, 2), ("\U0001f3b5", 3, 4), ("please", 5, 11), ("the", 14, 17),
+                ("RED", 19, 22), ("light", 23, 28), (",", 29, 30), ("film", 31, 35),
+            ],
+            ("RED light", 19, 28),
+        ),
+        # The same to the tokenizer, which drops combining accents, a variation selector and a joiner.
+        (
+            "a\u0308\u4e2d \u2764\ufe0f\tplease\n\n the  RE\u0301D light\u0323 , film\u200d",
+            [
+                ("a\u0308", 0, 2), ("\u4e2d", 2, 3), ("\u2764\ufe0f", 4, 6), ("please", 7, 13), ("the", 16, 19),
+                ("RE\u0301D", 21, 25), ("light\u0323", 26, 32), (",", 33, 34), ("film\u200d", 35, 40),
+            ],
+            ("RE\u0301D light\u0323", 21, 32),
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [("slots", ["O", "B-lamp", "I-lamp", "B-medium"]), ("plain_slots", ["O", "B-lamp", "L-lamp", "U-medium"])],
+)
+def test_words_and_spans_stand_where_they_are_in_the_text(client, name, tags, text, words, lamp):
     """Tabs, line breaks, an emoji and letters of several bytes before them."""
-    text = "\u00e4\u4e2d \U0001f3b5\tplease\n\n the  RED light , film"
     said = client.predict(text, tasks=[name])[0][name]
-    assert {("lamp", "RED light"), ("medium", "film")} <= {(span.type, span.text) for span in said.spans}
-    for part in (*said.spans, *said.words):
-        assert text[part.start : part.end] == part.text
-    words = {word.text: word.tag for word in said.words}
-    assert [words["RED"], words["light"]] == tags
-    assert words["film"] in ("B-medium", "U-medium")
-    assert words["please"] == "O"
-    assert "\U0001f3b5" in words
+    assert [(word.text, word.start, word.end) for word in said.words] == words
+    assert [said.words[place].tag for place in (3, 5, 6, 8)] == tags
+    assert {("lamp", *lamp), ("medium", *words[8])} <= {
+        (span.type, span.text, span.start, span.end) for span in said.spans
+    }
 
 
-def test_words_that_were_cut_off_say_so(client):
-    text = "please the red light " * 40
-    answer = client.predict(text, tasks=["slots"])[0]
-    said = answer["slots"]
+@pytest.mark.parametrize("name", ["slots", "plain_slots"])
+def test_words_that_were_cut_off_say_so(client, name):
+    """Of 32 tokens, 30 are words: 7 times 4, and "please the"."""
+    answer = client.predict("please the red light " * 40, tasks=[name])[0]
     assert answer.truncated
-    assert len(said.words) == 160
-    cut = [word for word in said.words if word.tag is None]
-    assert 100 < len(cut) < 140
-    assert all(word.tag is None for word in said.words[-len(cut) :])
-    assert all(text[word.start : word.end] == word.text for word in said.words)
+    words = [(word.text, word.start, word.end) for word in answer[name].words]
+    assert len(words) == 160
+    assert [word.tag is None for word in answer[name].words] == [False] * 30 + [True] * 130
+    assert words[:3] == [("please", 0, 6), ("the", 7, 10), ("red", 11, 14)]
+    assert words[28:31] == [("please", 147, 153), ("the", 154, 157), ("red", 158, 161)]
+    assert words[-1] == ("light", 834, 839)
+
+
+def test_a_word_that_was_cut_in_its_middle_is_one_word(client):
+    """`zyxzyx` is six pieces, of which the first two are read."""
+    answer = client.predict("please the red light " * 7 + "zyxzyx film, red", tasks=["slots"])[0]
+    assert answer.truncated
+    words = answer["slots"].words
+    assert [word.tag is None for word in words] == [False] * 29 + [True] * 2
+    assert [(word.text, word.start, word.end) for word in words[27:]] == [
+        ("light", 141, 146),
+        ("zyxzyx", 147, 153),
+        ("film,", 154, 159),
+        ("red", 160, 163),
+    ]
 
 
 def test_a_text_that_was_read_to_its_end_has_no_words_without_a_tag(client):

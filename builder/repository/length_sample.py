@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import UserError
+from builder.model.kinds import get_kind
 from builder.model.trunk import Trunk
 from builder.progress import Progress, silent
 from builder.tasks import find_task, load_task, read_examples
@@ -21,7 +22,8 @@ from builder.training.tokens import tokenise
 Row = str | tuple[str, str]
 
 # As ask-repo and bench-repo read them.
-_TEXT, _PAIR = ("text", "sentence"), ("text_pair", "sentence2")
+_WORDS = "tokens"
+_TEXT, _PAIR = ("text", "sentence", _WORDS), ("text_pair", "sentence2")
 _ROWS_AT_A_TIME = 8192
 
 
@@ -80,7 +82,7 @@ def sample_tasks(
 
 
 def sample_file(file: Path, trunk: Trunk, max_length: int, progress: Progress = silent) -> LengthSample:
-    """The texts of a file: one a line in a .txt, else rows with ``text`` and, for pairs, ``text_pair``.
+    """The texts of a file: one a line in a .txt, else rows with ``text``, or ``tokens``, and for pairs ``text_pair``.
 
     Lines that cannot be read are left out, as a server would refuse them, and that is noted.
 
@@ -126,7 +128,7 @@ def _rows(file: Path, faults: Faults) -> Iterator[Row]:
             text, pair = (_text(record, names) for names in (_TEXT, _PAIR))
             if text is None:
                 there = ", ".join(list(record.values)[:6])
-                raise RowError("missing field", f"no {' or '.join(_TEXT)}; there are: {there}")
+                raise RowError("missing field", f"no {', '.join(_TEXT[:-1])} or {_WORDS}; there are: {there}")
             if not text.strip():
                 raise RowError("empty text", f"{text!r:.40}")
         except RowError as fault:
@@ -136,7 +138,13 @@ def _rows(file: Path, faults: Faults) -> Iterator[Row]:
 
 
 def _text(record: Record, names: Sequence[str]) -> str | None:
-    value = next((record.values[name] for name in names if record.values.get(name) is not None), None)
+    name = next((name for name in names if record.values.get(name) is not None), "")
+    value = record.values.get(name)
+    if name == _WORDS and isinstance(value, list):
+        try:
+            value = get_kind("tagging").text(value)
+        except ValueError as error:
+            raise RowError("not a text", f"{name!r} {error}") from None
     if value is not None and (not isinstance(value, str) or is_not_utf8(value)):
         raise RowError("not a text", f"{value!r:.40}")
     return value

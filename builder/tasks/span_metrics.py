@@ -49,6 +49,7 @@ def word_spans(predictions: Numbers, targets: Numbers) -> Iterator[tuple[set[Any
 def _in_words(tags: Numbers, words: Numbers) -> set[tuple[int, int, str]]:
     """Spans of the data's words; a word is in one span at most, the first that one of its pieces is in.
 
+    So a span that begins inside another one's word begins with the word after it, if it goes on that far.
     Clients do the same with the tokenizer's words, which are shorter: it ends a word at a hyphen or an apostrophe too.
     """
     # What is tagged at a special token or at padding is no part of a text.
@@ -56,6 +57,8 @@ def _in_words(tags: Numbers, words: Numbers) -> set[tuple[int, int, str]]:
     types = [str(one) for one in range(int(tags.max(initial=0)) // 2 + 1)]
     found: list[tuple[int, int, str]] = []
     for first, last, kind in spans_of(tags.tolist(), types):
-        if not found or found[-1][1] != words[first]:
-            found.append((int(words[first]), int(words[last]), kind))
+        taken = found[-1][1] if found else -1
+        inside = [int(word) for word in words[first : last + 1] if word > taken]
+        if inside:
+            found.append((inside[0], inside[-1], kind))
     return set(found)

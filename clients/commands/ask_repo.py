@@ -32,7 +32,8 @@ Examples:
   tail -f log.txt | ask-repo --file - --tasks sst2
   ask-repo --list
 
-A line of JSON has the field "text" or "sentence", and for a pair "text_pair" or "sentence2".
+A line of JSON has the field "text" or "sentence", and for a pair "text_pair" or "sentence2". A list of words, "tokens",
+will do for a text: they are read with a blank between them.
 
 \b
 Exit codes: 0 all answered; 1 the server failed; 2 some input could not be answered."""

@@ -22,11 +22,11 @@ class Word:
     """A word of the text.
 
     Attributes:
-        text: as it stands in the text.
+        text: as it stands in the text, with accents and other marks that the tokenizer drops.
         start: its first character.
         end: the character after its last.
-        tag: as the task's scheme writes it, such as ``B-artist``; None where the word was cut off.
-        score: the probability of its first piece's tag; 0 where it was cut off.
+        tag: as the task's scheme writes it, such as ``B-artist``; None where nothing of the word was read.
+        score: the probability of its first piece's tag; 0 where nothing of it was read.
     """
 
     text: str
@@ -60,7 +60,7 @@ class SpansPrediction(Prediction):
     """Spans and words of a text. ``score`` is the least of all spans', or 1 where there is none.
 
     Attributes:
-        words: all words of the text, those too that were cut off.
+        words: all words of the text, those too that were not read; these are whatever stands between blanks.
         spans: in the text's order.
     """
 
@@ -137,17 +137,20 @@ def _pieces(scores: NDArray[Any], words: NDArray[np.int64]) -> list[_Piece]:
 
 
 def _spans(pieces: Sequence[_Piece], types: Sequence[str], text: str) -> tuple[Span, ...]:
-    """Whole words, of whose pieces one or more are in the span; a word is in one span at most, the first."""
+    """Whole words, of whose pieces one or more are in the span; a word is in one span at most, the first.
+
+    So a span that begins inside another one's word begins with the word after it, if it goes on that far.
+    """
     found: list[tuple[int, list[_Piece]]] = []
     before, begun = 0, False
     for piece in pieces:
         goes_on = piece.tag > 0 and piece.tag % 2 == 0 and before in (piece.tag, piece.tag - 1)
-        if goes_on and begun:
+        begun = begun and goes_on
+        if begun:
             found[-1][1].append(piece)
-        elif piece.tag > 0 and not goes_on:
-            begun = not (found and found[-1][1][-1].word == piece.word)
-            if begun:
-                found.append(((piece.tag - 1) // 2, [piece]))
+        elif piece.tag > 0 and not (found and found[-1][1][-1].word == piece.word):
+            found.append(((piece.tag - 1) // 2, [piece]))
+            begun = True
         before = max(piece.tag, 0)
     return tuple(_span(types[kind], some, pieces, text) for kind, some in found)
 
@@ -177,6 +180,7 @@ def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: Ro
         found.append(Word(text[start:end], start, end, tag, some[0].score))
     if not row.truncated:
         return tuple(found)
-    # What the tokenizer did not get to: words as blanks make them, the first may be the rest of one.
+    # What the tokenizer did not get to: as blanks make words. The first is less than that where the last word that was
+    # read ends without a blank, at a hyphen say. What is left of a word that was cut is in that word already.
     cut = _WORD.finditer(text, found[-1].end if found else 0)
     return (*found, *(Word(match[0], match.start(), match.end(), None, 0.0) for match in cut))

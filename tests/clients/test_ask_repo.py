@@ -86,6 +86,16 @@ def test_a_file_of_json_lines(ask, tmp_path):
     assert "40 rows answered, 0 could not be" in result.stderr
 
 
+def test_a_file_of_words(ask, tmp_path):
+    path = tmp_path / "words.jsonl"
+    path.write_text('{"tokens": ["play", "it"], "tags": ["O", "O"]}\n{"tokens": ["play it"]}\n{"tokens": []}\n')
+    result = ask("--file", str(path), "--tasks", "sst2")
+    assert result.exit_code == 2
+    assert [record["text"] for record in records(result)] == ["play it"]
+    assert f"{path}:2: field tokens has 'play it' as word 1: empty, or with a blank in it\n" in result.stderr
+    assert f"{path}:3: text is empty" in result.stderr
+
+
 def test_a_file_of_plain_text(ask, tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text('{"text": "not read as JSON"}\n\nsecond\n')

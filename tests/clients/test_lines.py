@@ -24,6 +24,17 @@ def test_both_spellings_of_the_fields():
     assert read(content) == [Line(1, "a", "b"), Line(2, "c"), Line(3, "d")]
 
 
+def test_words_in_a_list_are_a_text():
+    """As training and comparing read them."""
+    content = '{"tokens": ["play", "caf\u00e9", ","], "tags": ["O", "O", "O"]}\n{"tokens": "play it"}\n{"tokens": []}\n'
+    assert read(content.encode()) == [Line(1, "play caf\u00e9 ,"), Line(2, "play it"), Line(3, "")]
+
+
+def test_a_text_comes_before_its_tokens():
+    content = b'{"tokens": [1, 2], "text": "a"}\n{"sentence": "b", "tokens": ["c"]}\n{"text": null, "tokens": ["d"]}\n'
+    assert read(content) == [Line(1, "a"), Line(2, "b"), Line(3, "d")]
+
+
 def test_blank_lines_are_no_rows_but_are_counted():
     assert read(b"\n\none\n \t\ntwo\n\n") == [Line(3, "one"), Line(5, "two")]
 
@@ -38,12 +49,17 @@ def test_the_first_row_decides_when_nobody_does():
     ("line", "reason"),
     [
         (b"nope", "not JSON: Expecting value at 0"),
-        (b'["a"]', "a JSON list, expected an object with text or sentence"),
-        (b'{"txt": "a"}', "no field text or sentence; found txt"),
+        (b'["a"]', "a JSON list, expected an object with text, sentence or tokens"),
+        (b'{"txt": "a"}', "no field text, sentence or tokens; found txt"),
         (b"{}", "found none"),
         (b'{"text": 3}', "field text is int, expected a string"),
         (b'{"text": "a", "sentence": "b"}', "fields text and sentence both given"),
         (b'{"text": "a", "text_pair": ["b"]}', "field text_pair is list"),
+        (b'{"tokens": 3}', "field tokens is int, expected a list of words"),
+        (b'{"tokens": ["a", 3]}', "field tokens has 3 as word 2, expected a string"),
+        (b'{"tokens": ["play a"]}', "field tokens has 'play a' as word 1: empty, or with a blank in it"),
+        (b'{"tokens": ["a", ""]}', "field tokens has '' as word 2: empty, or with a blank in it"),
+        (b'{"tokens": ["a\\n"]}', r"field tokens has 'a\n' as word 1"),
         (b'{"text": "\xff"}', "not UTF-8: byte 0xff at 10"),
         (b"[" * 100_000, "recursion"),
         (b'{"text": 1' + b"0" * 5000 + b"}", "digits"),

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,15 @@ class Padded:
     """What the trunk reads. *Shape:* (batch_size, bucket) each, `truncated` (batch_size, 1).
 
     Attributes:
-        encodings: Of texts, by which their words are found again.
+        rows: The texts, where it was texts that came.
+        encodings: Of these, by which their words are found again.
     """
 
     ids: Array
     mask: Array
     types: Array
     truncated: Array
+    rows: Sequence[Row] = ()
     encodings: Sequence[Encoding] = ()
 
     def tensors(self) -> dict[str, Array]:
@@ -95,17 +98,45 @@ class Padded:
     def token_words(self) -> Array:
         """Which word of its text a token is part of, and where it stands there. *Shape:* (batch_size, bucket, 3).
 
-        The number of the word; the token's first character and the one after its last. Three times -1 for special
-        tokens, padding, second texts, and where token ids came in place of a text.
+        The number of the word; the token's first character and the one after its last, see ``word_pieces``. Three
+        times -1 for special tokens, padding, second texts, and where token ids came in place of a text.
         """
         found = np.full((*self.ids.shape, 3), -1, dtype=np.int64)
-        for row, encoding in enumerate(self.encodings):
-            for token, (word, sequence, offsets) in enumerate(
-                zip(encoding.word_ids, encoding.sequence_ids, encoding.offsets, strict=True)
-            ):
-                if word is not None and sequence == 0:
-                    found[row, token] = (word, *offsets)
+        for row, (texts, encoding) in enumerate(zip(self.rows, self.encodings, strict=True)):
+            for token, *place in word_pieces(encoding, texts if isinstance(texts, str) else texts[0]):
+                found[row, token] = place
         return found
+
+
+def pieces_of(encoding: Encoding) -> Iterator[list[int]]:
+    """Token, number of its word, first character and the one after the last, of each token of the first text."""
+    for token, (word, sequence, offsets) in enumerate(
+        zip(encoding.word_ids, encoding.sequence_ids, encoding.offsets, strict=True)
+    ):
+        if word is not None and sequence == 0:
+            yield [token, word, *offsets]
+
+
+def word_pieces(encoding: Encoding, text: str) -> list[list[int]]:
+    """As ``pieces_of``, with ends so that the pieces of a word make up all of it.
+
+    A piece goes on over characters behind it that no token covers, up to a blank: the tokenizer drops some (accents,
+    variation selectors, joiners), but to a reader they are part of the word. Where the text was cut inside a word,
+    the last piece that was read goes on to that word's end.
+    """
+    pieces = list(pieces_of(encoding))
+    beyond = len(text)
+    for _, word, start, end in chain.from_iterable(map(pieces_of, encoding.overflowing)):
+        # Where only the second text was cut, what overflows has the first one again.
+        if word > pieces[-1][1]:
+            beyond = start
+            break
+        if word == pieces[-1][1]:
+            pieces[-1][3] = max(pieces[-1][3], end)
+    for piece, following in zip(pieces, [*(start for _, _, start, _ in pieces[1:]), beyond], strict=True):
+        while piece[3] < following and not text[piece[3]].isspace():
+            piece[3] += 1
+    return pieces
 
 
 def pad(
@@ -266,7 +297,7 @@ def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: S
         [bool(encoding.overflowing) for encoding in encodings],
         settings,
     )
-    return replace(padded, encodings=encodings)
+    return replace(padded, rows=rows, encodings=encodings)
 
 
 def bad_input(message: str) -> Any:

@@ -94,12 +94,18 @@ class TestSample:
         rows = [{"text": "good film", "text_pair": None}, {"text": "good film", "text_pair": ""}]
         assert sample_file(write_lines(tmp_path / "t.jsonl", rows), tiny_trunk, 48).lengths == {4: 2}
 
+    def test_words_in_a_list_are_a_text(self, tmp_path, tiny_trunk):
+        rows = [{"tokens": ["good", "film"]}, {"tokens": "good film"}, {"tokens": ["good film"]}]
+        sample = sample_file(write_lines(tmp_path / "t.jsonl", rows), tiny_trunk, 48)
+        assert sample.lengths == {4: 2}
+        assert "not a text: 1: line 3 ('tokens' has 'good film' as word 1" in sample.notes[0]
+
     def test_rows_that_no_server_takes_are_left_out_and_told(self, tmp_path, tiny_trunk):
         rows = [*ROWS, "{broken\n", {"text": 3}, {"text": " "}, {"words": "good film"}]
         sample = sample_file(write_lines(tmp_path / "t.jsonl", rows), tiny_trunk, 48)
         assert sample.lengths.total() == len(ROWS)
         assert all(f"{sort}: 1: line" in sample.notes[0] for sort in ("broken line", "not a text", "empty text"))
-        assert "missing field: 1: line 8 (no text or sentence; there are: words)" in sample.notes[0]
+        assert "missing field: 1: line 8 (no text, sentence or tokens; there are: words)" in sample.notes[0]
 
     @pytest.mark.parametrize("rows", [[], [{"words": "good film"}]])
     def test_file_without_texts_is_refused(self, tmp_path, tiny_trunk, rows):
