@@ -165,19 +165,50 @@ def test_calibration_error_by_hand():
     assert calibration_error(chances, np.array([0, 1, 1])) == pytest.approx(1.2 / 3)
 
 
+HEAD = HeadSpec(
+    task="mood", kind="classification", form="single", labels=("bad", "good"), tap=1, layers=1, trunk="t", width=8,
+    max_length=8, metric="accuracy", scores={}, created="", onetrunk_version="0", options={"none_below": 0.6},
+    fitted={"temperature": 1.3, "calibration_error": {"before": 0.08, "after": 0.02}},
+)  # fmt: skip
+
+
 def test_a_card_tells_what_was_fitted():
-    spec = HeadSpec(
-        task="mood", kind="classification", form="single", labels=("bad", "good"), tap=1, layers=1, trunk="t", width=8,
-        max_length=8, metric="accuracy", scores={}, created="", onetrunk_version="0", options={"none_below": 0.4},
-        fitted={"temperature": 1.3, "calibration_error": {"before": 0.08, "after": 0.02}},
-    )  # fmt: skip
-    card = card_text(spec)
+    card = card_text(HEAD)
     assert "- temperature: 1.3\n- calibration error: before 0.08, after 0.02\n" in card
-    assert "- none below: 0.4" in card
-    several = spec.model_copy(update={"kind": "multilabel", "options": {}, "fitted": {"thresholds": [0.3, 0.6]}})
+    assert "- none below: 0.6" in card
+    several = HEAD.model_copy(update={"kind": "multilabel", "options": {}, "fitted": {"thresholds": [0.3, 0.6]}})
     assert "- thresholds: bad 0.3, good 0.6\n" in card_text(several)
 
 
-def test_a_head_that_is_never_wrong_is_not_made_certain():
-    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * 9), np.zeros(9, int), space())
-    assert 0.1 <= fitted["temperature"] < 1
+@pytest.mark.parametrize(("rows", "label"), [(1, 0), (9, 0), (1, 1)])
+def test_a_temperature_of_few_rows_by_hand(rows, label):
+    """Right on all of nine rows, a head is not made certain; wrong on one, it is not made to know nothing.
+
+    With rows that are all alike, the error e of the best temperature is the mean of what was seen, and of what the head
+    itself said on ten rows more: softmax(2 / T, 0, 0) = (1 - e, e / 2, e / 2).
+    """
+    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * rows), np.full(rows, label), space())
+    said = 2 / (np.exp(2) + 2)
+    error = (rows * (label != 0) + 10 * said) / (rows + 10)
+    assert fitted["temperature"] == pytest.approx(2 / np.log(2 * (1 - error) / error), abs=1e-3)
+    assert 0.7 < fitted["temperature"] < 1.3
+    assert fitted["calibration_error"]["after"] > 0.1
+    assert "note" not in fitted
+
+
+def test_many_rows_are_fitted_as_if_there_were_no_others():
+    draw, kind = np.random.default_rng(2), get_kind("classification")
+    true = torch.from_numpy(draw.normal(size=(700, 3))).float()
+    targets = np.array([draw.choice(3, p=row / row.sum()) for row in torch.softmax(true.double(), -1).numpy()])
+    steps = np.linspace(1, 5, 4001)
+    losses = [torch.nn.functional.cross_entropy(2 * true / step, torch.from_numpy(targets)) for step in steps]
+    likeliest = steps[int(np.argmin(losses))]
+    assert kind.fit(2 * true, targets, space())["temperature"] == pytest.approx(likeliest, rel=0.02)
+
+
+def test_a_temperature_at_its_bound_is_told_on_the_card():
+    """Three thousand rows that are all right, of a head that is hardly sure of one."""
+    fitted = get_kind("classification").fit(torch.tensor([[0.2, 0.0]] * 3000), np.zeros(3000, int), space("ab"))
+    assert fitted["temperature"] == pytest.approx(0.1, abs=1e-3)
+    card = card_text(HEAD.model_copy(update={"fitted": fitted}))
+    assert "- note: the temperature is at its bound, 0.1 to 10: do not trust the probabilities\n" in card
