@@ -14,7 +14,10 @@ from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_l
 # In a table, where a cell is one text.
 SEPARATOR = "|"
 _USUAL_THRESHOLD = 0.5
-_THRESHOLD_DIGITS = 4
+# The sigmoids of two runtimes differ by up to 2e-7 in float32: scores nearer than this are told apart by neither. So a
+# threshold of seven digits, half-way between scores that are further apart, is on the same side of both everywhere.
+_APART = 1e-6
+_THRESHOLD_DIGITS = 7
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ class Multilabel(Kind):
         return temperature**2 * functional.binary_cross_entropy_with_logits(raw / temperature, wanted)
 
     def fit(self, raw: Tensor, targets: NDArray[np.float32], space: AnswerSpace) -> dict[str, Any]:
-        """A threshold for each label: half-way between two scores, where the label's F1 on the dev data is best."""
+        """A threshold for each label, above 0 and below 1: where the label's F1 on these data is best."""
         scores = self.scores(raw, space).numpy().astype(np.float64)
         columns = range(scores.shape[1])
         return {"thresholds": [_best_threshold(scores[:, column], targets[:, column]) for column in columns]}
@@ -151,10 +154,12 @@ def _split(text: str) -> object:
 
 
 def _best_threshold(scores: NDArray[np.float64], targets: NDArray[np.float32]) -> float:
-    """Of all thresholds between two scores, the one with the best F1; of equal ones, the one nearest to a half.
+    """Of all thresholds half-way between two scores, the one with the best F1; of equal ones, the one nearest to 0.5.
+
+    Scores that cannot be told apart as they are served have no threshold between them. Where there is none, it is 0.5.
 
     Args:
-        scores: of one label. *Shape:* (rows,)
+        scores: of one label, from 0 to 1. *Shape:* (rows,)
         targets: whether it holds. *Shape:* (rows,)
     """
     if not targets.any():
@@ -163,9 +168,10 @@ def _best_threshold(scores: NDArray[np.float64], targets: NDArray[np.float32]) -
     ranked, held = scores[order], np.cumsum(targets[order])
     count = np.arange(1, len(ranked) + 1)
     f1 = 2 * held / (count + held[-1])
-    # Between equal scores there is no threshold.
-    possible = np.append(ranked[:-1] > ranked[1:], True)
     below = np.append(ranked[1:], 0.0)
+    possible = ranked - below > _APART
+    if not possible.any():
+        return _USUAL_THRESHOLD
     middles = (ranked + below) / 2
     best = f1[possible].max()
     candidates = middles[possible & (f1 >= best - 1e-12)]

@@ -103,6 +103,47 @@ def test_thresholds_are_those_of_the_best_f1_of_each_label():
     assert fitted.fitted["thresholds"][2] == 0.5, "of a label that never occurs nothing is known"
 
 
+@pytest.mark.parametrize(
+    ("held", "others"),
+    [
+        ([-11.0], [-13.0, -13.5, -14.0]),
+        ([11.0, 12.0], [10.5, 10.4]),
+        ([0.00004], [0.0, -0.00002]),
+        ([30.0, 40.0], [10.0, -40.0]),
+        ([-12.0], [-120.0, -130.0]),
+    ],
+)
+def test_a_threshold_lies_between_the_scores_that_it_divides(held, others):
+    """As another runtime serves them, too, whose sigmoid in float32 is another."""
+    kind, one = get_kind("multilabel"), space(labels=("rare",))
+    raw = torch.tensor([*held, *others])[:, None]
+    targets = np.array([1] * len(held) + [0] * len(others), dtype=np.float32)[:, None]
+    one.fitted = kind.fit(raw, targets, one)
+    assert 0 < one.fitted["thresholds"][0] < 1
+    scores = kind.scores(raw, one).numpy()
+    for error in (-2e-7, 0.0, 2e-7):
+        assert ((kind.predictions(scores + np.float32(error), one) >= 0) == targets).all()
+
+
+@pytest.mark.parametrize(
+    ("raw", "held"),
+    [([-120.0, -130.0], [1, 0]), ([-16.0, -17.0, -18.0], [1, 0, 1]), ([-120.0], [1])],
+)
+def test_scores_that_are_the_same_when_served_are_not_divided(raw, held):
+    one = space(labels=("rare",))
+    fitted = get_kind("multilabel").fit(torch.tensor(raw)[:, None], np.array(held, np.float32)[:, None], one)
+    assert fitted == {"thresholds": [0.5]}
+
+
+def test_saturated_scores_are_taken_together():
+    """Three scores that are 1 in float32, then one far below: the threshold is between those, not among the three."""
+    one = space(labels=("sure",))
+    fitted = get_kind("multilabel").fit(
+        torch.tensor([[30.0], [20.0], [18.0], [0.0]]), np.array([[1], [0], [1], [0]], np.float32), one
+    )
+    assert fitted == {"thresholds": [0.75]}
+
+
 def test_thresholds_must_be_one_a_label():
     wrong = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted={"thresholds": [0.5]})
     with pytest.raises(ValueError, match="1 thresholds for 3 labels"):
