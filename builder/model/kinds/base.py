@@ -74,7 +74,10 @@ class Kind(ABC):
     agreement_is: ClassVar[str] = "share"
 
     def check(self, space: AnswerSpace) -> None:
-        """Raises ValueError where a task of this kind cannot have these labels, this range or these options."""
+        """Raises ValueError where a task of this kind cannot have these labels, this range or these options.
+
+        A kind that fits something checks that too: bundles come from anywhere.
+        """
         if self.uses_labels != (space.labels is not None):
             raise ValueError(f"a {self.name} task {'needs' if self.uses_labels else 'has no'} labels")
         if self.uses_range != (space.range is not None):

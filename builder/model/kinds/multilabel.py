@@ -37,11 +37,15 @@ class Multilabel(Kind):
     metrics: ClassVar[tuple[str, ...]] = ("mean_average_precision", "micro_f1", "macro_f1")
 
     def check(self, space: AnswerSpace) -> None:
-        """Labels as of any kind, and where thresholds are given, one a label."""
+        """Labels as of any kind, and where thresholds are given, one a label, above 0 and below 1."""
         super().check(space)
-        thresholds = space.fitted.get("thresholds")
-        if thresholds is not None and len(thresholds) != len(labels_of(space)):
-            raise ValueError(f"{len(thresholds)} thresholds for {len(labels_of(space))} labels")
+        if "thresholds" not in space.fitted:
+            return
+        thresholds = space.fitted["thresholds"]
+        if not isinstance(thresholds, list) or not all(isinstance(one, float) and 0 < one < 1 for one in thresholds):
+            raise ValueError(f"fitted.thresholds must be numbers above 0 and below 1; found {thresholds!r:.60}")
+        if len(thresholds) != len(labels_of(space)):
+            raise ValueError(f"fitted has {len(thresholds)} thresholds for {len(labels_of(space))} labels")
 
     def outputs(self, space: AnswerSpace) -> int:
         """One a label."""
@@ -58,7 +62,7 @@ class Multilabel(Kind):
     def thresholds(self, space: AnswerSpace) -> NDArray[np.float64]:
         """From which score on a label holds. *Shape:* (labels,)."""
         usual = [_USUAL_THRESHOLD] * len(labels_of(space))
-        return np.array(space.fitted.get("thresholds") or usual, dtype=np.float64)
+        return np.array(space.fitted.get("thresholds", usual), dtype=np.float64)
 
     def encode(self, label: object, space: AnswerSpace, text: str = "") -> tuple[int, ...]:
         """Indices of the labels that hold, of a list or of a text with ``|`` between them; empty for none."""

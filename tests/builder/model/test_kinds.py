@@ -144,14 +144,41 @@ def test_saturated_scores_are_taken_together():
     assert fitted == {"thresholds": [0.75]}
 
 
-def test_thresholds_must_be_one_a_label():
-    wrong = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted={"thresholds": [0.5]})
-    with pytest.raises(ValueError, match="1 thresholds for 3 labels"):
-        get_kind("multilabel").check(wrong)
-
-
 def space(labels=("a", "b", "c"), options=None, fitted=None):
     return SimpleNamespace(labels=labels, range=None, options=options or {}, fitted=fitted or {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "fitted", "message"),
+    [
+        ("multilabel", {"thresholds": [0.5]}, "fitted has 1 thresholds for 3 labels"),
+        ("multilabel", {"thresholds": []}, "fitted has 0 thresholds for 3 labels"),
+        *(
+            ("multilabel", {"thresholds": wrong}, "fitted.thresholds must be numbers above 0 and below 1; found ")
+            for wrong in (5, None, "abc", {"a": 0.5}, ["a"] * 3, [0.5, 0.5, 0], [1, 0.5, 0.5], [True] * 3, [np.nan] * 3)
+        ),
+        *(
+            ("classification", {"temperature": wrong}, "fitted.temperature must be a number from 0.1 to 10; found ")
+            for wrong in ("x", None, 0, -1, 1e-30, 11, True, [1.0], float("nan"), float("inf"), 10**400)
+        ),
+    ],
+)
+def test_what_no_fit_comes_to_is_refused(kind, fitted, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        get_kind(kind).check(space(fitted=fitted))
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "fitted"),
+    [
+        ("multilabel", {"thresholds": [0.5, 1e-6, 1 - 1e-6]}),
+        ("classification", {"temperature": 10}),
+        ("multilabel", {}),
+    ],
+)
+def test_what_a_fit_may_come_to_is_not(kind, fitted):
+    get_kind(kind).check(space(fitted=fitted))
 
 
 def test_balanced_weights_make_every_label_count_alike():
@@ -176,7 +203,15 @@ def test_weights_of_labels_weigh_their_rows():
     [
         ("classification", {"class_weights": {"d": 1}}, "options.class_weights names d, which labels has not"),
         ("classification", {"class_weights": {"a": 0}}, r"options.class_weights.* greater than 0 \(found 0\)"),
-        ("classification", {"class_weights": "some"}, "'balanced'"),
+        *(
+            ("classification", {"class_weights": wrong}, "weights: must be 'balanced', or a table of labels as in")
+            for wrong in ("some", [1, 2], 3, True)
+        ),
+        ("classification", {"class_weights": {"a": True}}, r"options.class_weights: .* valid number \(found True\)"),
+        ("classification", {"class_weights": {"a": "3"}}, r"options.class_weights: .* valid number \(found '3'\)"),
+        ("classification", {"none_below": "0.5"}, r"options.none_below: .* valid number \(found '0.5'\)"),
+        ("classification", {"none_below": True}, r"options.none_below: .* valid number \(found True\)"),
+        ("classification", {"none_below": 1 / 3}, "options.none_below = 0.333333 can never be: the likeliest of 3"),
         ("classification", {"none_below": 1.5}, r"options.none_below: .* less than 1 \(found 1.5\)"),
         ("classification", {"wights": 1}, "options has wights; allowed for this kind: class_weights, none_below"),
         ("multilabel", {"none_below": 0.5}, "options has none_below; allowed for this kind: none"),
