@@ -287,7 +287,7 @@ def known_label(label: object, space: AnswerSpace) -> int:
     text = label if isinstance(label, str) else str(label)
     if text not in labels:
         shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise ValueError(f"label {label!r} is not one of: {shown}")
+        raise ValueError(f"label {label!r:.60} is not one of: {shown}")
     return labels.index(text)
 
 

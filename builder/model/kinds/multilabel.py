@@ -69,7 +69,7 @@ class Multilabel(Kind):
         if isinstance(label, str):
             label = _split(label)
         if not isinstance(label, list):
-            raise ValueError(f"label {label!r} is no list of labels, nor a text with {SEPARATOR} between them")
+            raise ValueError(f"label {label!r:.60} is no list of labels, nor a text with {SEPARATOR} between them")
         found = [known_label(one, space) for one in label]
         if len(set(found)) < len(found):
             raise ValueError(f"label {label!r:.60} has one twice")
@@ -152,8 +152,8 @@ def _split(text: str) -> object:
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
-            pass  # a label may begin so
+        except (ValueError, RecursionError):
+            pass  # a label may begin so, brackets without end too
     return [label.strip() for label in text.split(SEPARATOR)] if text.strip() else []
 
 

@@ -80,11 +80,17 @@ def test_multilabel():
         ("film|film", "label .* has one twice"),
         ({"film": 1}, r"label .* is no list of labels, nor a text with \| between them"),
         (3, "is no list"),
+        ({"film": "x" * 999}, "is no list"),
+        ("[" * 3000, r"label '\[\[.* is not one of: film, music, light"),
+        (f"[{'1' * 5000}]", r"label '\[11.* is not one of"),
+        ("poetry" * 999, "label 'poetry.* is not one of"),
+        (["poetry" * 999], "label 'poetry.* is not one of"),
     ],
 )
 def test_labels_that_cannot_be_are_told(label, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         get_kind("multilabel").encode(label, TOPICS)
+    assert len(str(raised.value)) < 150
 
 
 def test_thresholds_are_those_of_the_best_f1_of_each_label():
