@@ -38,8 +38,11 @@ def in_order(parts: Sequence[Tensor], rows_of: Sequence[NDArray[np.int64]]) -> T
     """The rows of several batches in the order of the data; where batches differ in length, filled up with noughts.
 
     Args:
-        parts: a tensor a batch. *Shape:* (batch_size, ...)
+        parts: a tensor a batch. *Shape:* (batch_size, ...), as (batch_size, outputs) or (batch_size, tokens, outputs)
         rows_of: which rows these are. *Shape:* (batch_size,)
+
+    Returns:
+        *Shape:* (rows, ...), of as many tokens as the longest batch has
     """
     sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
     found = torch.zeros(sum(len(rows) for rows in rows_of), *sizes)
