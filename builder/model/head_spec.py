@@ -69,11 +69,14 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
         raise UserError(f"{folder}: no head.json in it, so it is not a bundle") from None
     except ValidationError as error:
         first = error.errors()[0]
+        # Of all fields together: the whole file would be what was found.
+        if first["type"] == "value_error":
+            raise UserError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"{path}: {where + ': ' if where else ''}{first['msg']} (found {first['input']!r:.80})"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets without end
         raise UserError(f"{path} is not JSON: {error}") from error
     if spec.task != folder.name and not any_folder:
         raise UserError(f"{path}: its task is {spec.task!r}; a bundle's folder has the name of its task")

@@ -12,7 +12,7 @@ from builder.model.bundle import save_bundle
 from builder.planning.plan_file import PlanFile
 from builder.progress import Progress, silent
 from builder.search.trials import Trials, load_trials
-from builder.training.evaluation import LabelledStates, fit_answers
+from builder.training.evaluation import LabelledStates, evaluate
 from builder.training.execute import execute, trained_head
 from builder.training.provenance import finished_spec, planned_spec
 from builder.training.result import TrainResult
@@ -55,10 +55,9 @@ def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress
     examples = {split: bench.examples(task, split) for split in SPLITS}
     planned = planned_spec(bench.task(task), bench.trunk, recipe, examples)
     data = LabelledStates(dev, bench.targets(task, "dev"))
-    planned, evaluation = fit_answers(head, data, bench.task(task), planned)
     spec = finished_spec(
         planned,
-        evaluation.scores,
+        evaluate(head, data, bench.task(task)),
         bench.arithmetic,
         record.best_epoch,
         bench.states(task, "train", [recipe.standing]).pass_seconds,

@@ -123,5 +123,5 @@ def _target(record: Record, task: Task, text: str | tuple[str, str]) -> Any:
     value = _value(record, task.label_field)
     try:
         return task.answers.encode(value, task, text if isinstance(text, str) else "")
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise RowError("bad label", str(error)) from None

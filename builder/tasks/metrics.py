@@ -1,4 +1,8 @@
-"""Metrics by name, as GLUE defines them. Where a metric is not defined, the score is 0 and a note says why."""
+"""Metrics by name. Where a metric has no value, the score is 0 and a note says why.
+
+Sources: GLUE (Wang et al. 2018) for those of one label and of numbers; average precision, micro and macro F1 are those
+of scikit-learn's guide; ``span_metrics`` says its own.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.errors import UndefinedError
 from builder.model.head_spec import HeadSpec
 from builder.model.kinds import Kind, get_kind
 from builder.tasks.span_metrics import span_f1, token_accuracy
 
 Numbers = NDArray[Any]
-
-
-class _UndefinedError(Exception):
-    """The metric has no value on these rows; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tup
     for name in names:
         try:
             scores[name] = float(METRICS[name].compute(predictions, targets))
-        except _UndefinedError as reason:
+        except UndefinedError as reason:
             scores[name] = 0.0
             notes.append(f"{name} is not defined and counts as 0: {reason}")
     return scores, tuple(notes)
@@ -81,16 +82,44 @@ def _f1(predictions: Numbers, targets: Numbers) -> float:
     from sklearn.metrics import f1_score
 
     if not (predictions == 1).any() and not (targets == 1).any():
-        raise _UndefinedError("the second label is neither in the data nor in the answers")
+        raise UndefinedError("the second label is neither in the data nor in the answers")
     return float(f1_score(targets, predictions, pos_label=1, average="binary", zero_division=0))
 
 
-def _averaged_f1(predictions: Numbers, targets: Numbers, average: str) -> float:
-    """Of labels' indices; or of decisions about each label, which holds from 0 on (see ``Multilabel.predictions``)."""
+def _macro_f1(predictions: Numbers, targets: Numbers) -> float:
+    """The mean of the labels' F1, without labels that neither the data nor the answers have.
+
+    Args:
+        predictions: indices of labels, *Shape:* (rows,); or see _label_counts.
+        targets: of the same shape.
+    """
     from sklearn.metrics import f1_score
 
-    decided = predictions >= 0 if predictions.ndim == 2 else predictions
-    return float(f1_score(targets, decided, average=average, zero_division=0))
+    if predictions.ndim == 1:
+        return float(f1_score(targets, predictions, average="macro", zero_division=0))
+    right, answered, wanted = _label_counts(predictions, targets)
+    there = answered + wanted > 0
+    return float(np.mean(2 * right[there] / (answered + wanted)[there]))
+
+
+def _micro_f1(predictions: Numbers, targets: Numbers) -> float:
+    """F1 of all decisions about a label of a text together; see _label_counts."""
+    right, answered, wanted = (counts.sum() for counts in _label_counts(predictions, targets))
+    return float(2 * right / (answered + wanted))
+
+
+def _label_counts(predictions: Numbers, targets: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """How often each label was answered rightly, was answered, and is in the data. *Shape of each:* (labels,).
+
+    Args:
+        predictions: a label holds from 0 on; see ``Multilabel.predictions``. *Shape:* (rows, labels)
+        targets: 1 where it holds, 0 where not. *Shape:* (rows, labels)
+    """
+    # Counted here, since scikit-learn takes a single column for indices of labels, of which "no" would be one.
+    held, wanted = predictions >= 0, targets > 0
+    if not wanted.any():
+        raise UndefinedError("no row has a label")
+    return (held & wanted).sum(axis=0), held.sum(axis=0), wanted.sum(axis=0)
 
 
 def _matthews(predictions: Numbers, targets: Numbers) -> float:
@@ -106,7 +135,7 @@ def _mean_average_precision(predictions: Numbers, targets: Numbers) -> float:
 
     present = targets.any(axis=0)
     if not present.any():
-        raise _UndefinedError("no row has a label")
+        raise UndefinedError("no row has a label")
     return float(average_precision_score(targets[:, present], predictions[:, present], average="macro"))
 
 
@@ -126,21 +155,21 @@ def _spearman(predictions: Numbers, targets: Numbers) -> float:
 
 def _must_vary(predictions: Numbers, targets: Numbers) -> None:
     if len(targets) < 2:
-        raise _UndefinedError("a correlation needs two rows or more")
+        raise UndefinedError("a correlation needs two rows or more")
     for name, values in (("answers", predictions), ("data", targets)):
         if (values == values[0]).all():
-            raise _UndefinedError(f"all {name} are the same")
+            raise UndefinedError(f"all {name} are the same")
 
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_accuracy),
     "f1": Metric(_f1, exactly_two_labels=True),
-    "macro_f1": Metric(lambda p, t: _averaged_f1(p, t, "macro")),
+    "macro_f1": Metric(_macro_f1),
     "matthews": Metric(_matthews),
     # GLUE's summary takes the mean where a task has two metrics.
     "f1_accuracy": Metric(lambda p, t: (_f1(p, t) + _accuracy(p, t)) / 2, exactly_two_labels=True),
     "mean_average_precision": Metric(_mean_average_precision),
-    "micro_f1": Metric(lambda p, t: _averaged_f1(p, t, "micro")),
+    "micro_f1": Metric(_micro_f1),
     "span_f1": Metric(span_f1),
     "token_accuracy": Metric(token_accuracy),
     "pearson": Metric(_pearson),

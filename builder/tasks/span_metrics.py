@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.errors import UndefinedError
 from builder.model.kinds.span_tags import spans_of
 
 Numbers = NDArray[Any]
@@ -16,32 +17,52 @@ Numbers = NDArray[Any]
 def span_f1(predictions: Numbers, targets: Numbers) -> float:
     """F1 over spans of all texts together; a span counts where its first word, its last one and its type are right.
 
-    That is what the package seqeval calls f1_score. Where there is no span at all, in neither, it is 1.
+    That is what the package seqeval calls f1_score.
 
     Args:
         predictions: numbers of tags. *Shape:* (rows, tokens), more or fewer than those of the targets
         targets: tag and word of each token; see Tagging.targets. *Shape:* (rows, tokens, 2)
+
+    Raises:
+        UndefinedError: the data have no span.
     """
     right = found = wanted = 0
     for answered, expected in word_spans(predictions, targets):
         right += len(answered & expected)
         found += len(answered)
         wanted += len(expected)
-    return 2 * right / (found + wanted) if found + wanted else 1.0
+    if not wanted:
+        raise UndefinedError("no row has a span")
+    return 2 * right / (found + wanted)
 
 
 def token_accuracy(predictions: Numbers, targets: Numbers) -> float:
-    """The share of words whose first piece has the right tag. Shapes as for span_f1."""
+    """The share of words whose first piece has the right tag.
+
+    Args:
+        predictions: numbers of tags. *Shape:* (rows, tokens), more or fewer than those of the targets
+        targets: tag and word of each token; see Tagging.targets. *Shape:* (rows, tokens, 2)
+
+    Raises:
+        UndefinedError: the data have no word.
+    """
     width = min(predictions.shape[1], targets.shape[1])
     answered, (tags, words) = predictions[:, :width], np.moveaxis(targets[:, :width], 2, 0)
     first = (words >= 0) & (np.diff(words, axis=1, prepend=-1) != 0)
     # Tokens beyond the longest prediction were read by nobody.
     all_first = (targets[..., 1] >= 0) & (np.diff(targets[..., 1], axis=1, prepend=-1) != 0)
-    return float((answered == tags)[first].sum() / max(int(all_first.sum()), 1))
+    if not all_first.any():
+        raise UndefinedError("no row has a word")
+    return float((answered == tags)[first].sum() / all_first.sum())
 
 
 def word_spans(predictions: Numbers, targets: Numbers) -> Iterator[tuple[set[Any], set[Any]]]:
-    """For each row, the spans that were answered and those of the data, as (first word, last word, type)."""
+    """For each row, the spans that were answered and those of the data, as (first word, last word, number of a type).
+
+    Args:
+        predictions: numbers of tags. *Shape:* (rows, tokens), more or fewer than those of the targets
+        targets: tag and word of each token; see Tagging.targets. *Shape:* (rows, tokens, 2)
+    """
     for row, (tags, words) in zip(predictions, np.moveaxis(targets, 2, 1), strict=True):
         yield _in_words(row[: len(words)], words), _in_words(tags, words)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from builder.model.head_spec import HeadSpec
-from builder.model.kinds import AnswerSpace
 from builder.tasks import Task
 from builder.tasks.metrics import measure
 from builder.training.batches import plain_batches
@@ -39,8 +38,11 @@ def in_order(parts: Sequence[Tensor], rows_of: Sequence[NDArray[np.int64]]) -> T
     """The rows of several batches in the order of the data; where batches differ in length, filled up with noughts.
 
     Args:
-        parts: a tensor a batch. *Shape:* (batch_size, ...)
+        parts: a tensor a batch. *Shape:* (batch_size, ...), as (batch_size, outputs) or (batch_size, tokens, outputs)
         rows_of: which rows these are. *Shape:* (batch_size,)
+
+    Returns:
+        *Shape:* (rows, ...), of as many tokens as the longest batch has
     """
     sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
     found = torch.zeros(sum(len(rows) for rows in rows_of), *sizes)
@@ -57,44 +59,43 @@ class Evaluation:
     Attributes:
         scores: by metric, as shares: 0.5 is 50%.
         notes: metrics that had no value.
+        fitted: what the kind fitted to the data; see ``Kind.fit``.
     """
 
     scores: dict[str, float]
     notes: tuple[str, ...]
+    fitted: dict[str, Any] = field(default_factory=dict)
 
 
-def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
-    """Measures a model by its task's metrics, with nothing fitted. The model is left in evaluation mode."""
-    return measure_raw(raw_outputs(model, data.states), data.targets, task, task, output_of(model))
+@dataclass(frozen=True)
+class _Fitted:
+    """A task's answers with what was fitted for one model: an AnswerSpace."""
 
-
-def fit_answers(model: nn.Module, data: LabelledStates, task: Task, plan: HeadSpec) -> tuple[HeadSpec, Evaluation]:
-    """Fits what the kind fits on the dev data, and measures the model as it will answer with that.
-
-    Args:
-        model: the trained model; it is left in evaluation mode.
-        data: the dev data.
-        task: its task.
-        plan: its head.json, with nothing fitted.
-
-    Returns:
-        The head.json with what was fitted, and the scores.
-    """
-    raw = raw_outputs(model, data.states)
-    spec = plan.model_copy(update={"fitted": task.answers.fit(raw, data.targets.numpy(), plan)})
-    return spec, measure_raw(raw, data.targets, task, spec, output_of(model))
+    labels: tuple[str, ...] | None
+    range: tuple[float, float] | None
+    options: Mapping[str, Any]
+    fitted: Mapping[str, Any]
 
 
 @torch.no_grad()
-def measure_raw(
-    raw: Tensor, targets: Tensor, task: Task, space: AnswerSpace, output: nn.Module | None = None
-) -> Evaluation:
-    """The scores of raw outputs. *Shape:* (texts, outputs) and (texts, ...)."""
-    # Where the output is: it may have a part in it.
+def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
+    """Fits what the kind fits to the data, and measures the model by its task's metrics as it will answer with that.
+
+    After each epoch as at the end: by the thresholds of another epoch, or by none, a good one may look worthless.
+
+    Args:
+        model: the model; it is left in evaluation mode.
+        data: the dev data.
+        task: its task.
+    """
+    kind, raw, targets = task.answers, raw_outputs(model, data.states), data.targets.numpy()
+    space = _Fitted(task.labels, task.range, task.options, kind.fit(raw, targets, task))
+    output = output_of(model)
+    # The output may have a part in the scores, so they are computed where it is.
     device = raw.device if output is None else next(output.parameters()).device
-    served = task.answers.scores(raw.to(device), space, output).cpu().numpy()
-    scores, notes = measure(task.metrics, task.answers.predictions(served, space), targets.numpy())
-    return Evaluation(scores, notes)
+    served = kind.scores(raw.to(device), space, output).cpu().numpy()
+    scores, notes = measure(task.metrics, kind.predictions(served, space), targets)
+    return Evaluation(scores, notes, dict(space.fitted))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from builder.model.head_spec import HeadSpec
 from builder.model.trunk import Trunk
 from builder.tasks import Examples, Recipe, Split, Task
 from builder.training.arithmetic import Arithmetic
+from builder.training.evaluation import Evaluation
 
 # Fields that say what came out, not what went in.
 _OUTCOME = {"fitted", "scores", "recipe", "story", "created", "onetrunk_version"}
@@ -55,7 +56,7 @@ def planned_spec(task: Task, trunk: Trunk, recipe: Recipe, examples: Mapping[Spl
 
 def finished_spec(
     plan: HeadSpec,
-    scores: dict[str, float],
+    evaluation: Evaluation,
     arithmetic: Arithmetic,
     best_epoch: int,
     trunk_seconds: float,
@@ -70,7 +71,8 @@ def finished_spec(
         "train_seconds": round(train_seconds, 1),
     }
     created = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return plan.model_copy(update={"scores": scores, "recipe": {**plan.recipe, **outcome}, "created": created})
+    found = {"scores": evaluation.scores, "fitted": evaluation.fitted}
+    return plan.model_copy(update={**found, "recipe": {**plan.recipe, **outcome}, "created": created})
 
 
 def find_finished(bundle: Path, plan: HeadSpec) -> HeadSpec | None:

@@ -17,7 +17,7 @@ from builder.tasks.overlap import overlap_notes
 from builder.training.arithmetic import Arithmetic, DeviceName, Precision, choose_arithmetic
 from builder.training.cache import CachedTexts, StateCache, cache_root
 from builder.training.checkpoint import Checkpoint
-from builder.training.evaluation import LabelledStates, fit_answers
+from builder.training.evaluation import LabelledStates, evaluate
 from builder.training.fitting import DivergedError, FitState, fit
 from builder.training.provenance import find_finished, finished_spec, planned_spec, run_key
 from builder.training.result import TrainResult
@@ -82,12 +82,12 @@ def train(
     data = {split: _labelled(task, trunk, recipe, cached[split], examples[split]) for split in _SPLITS}
     state = _fit(head, task, recipe, data, arithmetic, checkpoint, progress)
     _take_best(head, state)
-    fitted, evaluation = fit_answers(head, data["dev"], task, plan)
+    evaluation = evaluate(head, data["dev"], task)
     train_seconds = time.monotonic() - started
 
     trunk_seconds = sum(texts.pass_seconds for texts in cached.values())
     best_epoch = state.best_epoch(task.metric) + 1
-    spec = finished_spec(fitted, evaluation.scores, arithmetic, best_epoch, trunk_seconds, train_seconds)
+    spec = finished_spec(plan, evaluation, arithmetic, best_epoch, trunk_seconds, train_seconds)
     save_bundle(bundle, spec, head)
     checkpoint.remove()
     return TrainResult(

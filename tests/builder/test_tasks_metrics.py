@@ -42,6 +42,25 @@ def test_metrics_on_several_labels_a_text():
     assert notes == ()
 
 
+def test_metrics_on_one_label_that_holds_or_not():
+    """One true positive, one false negative, two true negatives."""
+    targets, margins = np.array([[1], [1], [0], [0]]), np.array([[0.3], [-0.1], [-0.2], [-0.3]])
+    scores, notes = measure(["mean_average_precision", "micro_f1", "macro_f1"], margins, targets)
+    assert scores == {
+        "mean_average_precision": 1,
+        "micro_f1": pytest.approx(2 / 3),
+        "macro_f1": pytest.approx(2 / 3),
+    }
+    assert notes == ()
+
+
+@pytest.mark.parametrize(("answered", "expected"), [(-0.1, 1), (0.1, 1 / 2)])
+def test_macro_f1_is_without_labels_that_neither_data_nor_answers_have(answered, expected):
+    """Of several labels a text as of one: a label that no row has counts as 0 as soon as it is answered."""
+    targets, margins = np.array([[1, 0], [0, 0]]), np.array([[0.3, answered], [-0.2, -0.1]])
+    assert measure(["macro_f1"], margins, targets) == ({"macro_f1": pytest.approx(expected)}, ())
+
+
 def test_f1_is_that_of_the_second_label():
     # All wrong about label 0, which F1 of label 1 forgives in part and macro F1 does not.
     scores, _ = measure(["f1", "macro_f1"], np.array([1, 1, 1, 1]), np.array([1, 1, 1, 0]))
@@ -57,23 +76,57 @@ def test_correlations():
     assert scores["pearson_spearman"] == pytest.approx((scores["pearson"] + scores["spearman"]) / 2)
 
 
+# Answers and data. Where a metric has no value on them, it is None.
+DEGENERATE = [([1], [1]), ([0], [0]), ([0, 0, 0], [0, 1, 0]), ([0, 1, 0], [1, 1, 1]), ([0, 0], [0, 0])]
+VALUES = {
+    "accuracy": [1, 1, 2 / 3, 1 / 3, 1],
+    "f1": [1, None, 0, 1 / 2, None],
+    # Of the two labels in the third case 4/5 and 0, in the fourth 0 and 1/2.
+    "macro_f1": [1, 1, 2 / 5, 1 / 4, 1],
+    "matthews": [None] * 5,
+    "f1_accuracy": [1, None, 1 / 3, (1 / 2 + 1 / 3) / 2, None],
+    # All scores alike: precision is the share of rows that have the label.
+    "mean_average_precision": [1, None, 1 / 3, 1, None],
+    "micro_f1": [1, None, 0, 1 / 2, None],
+    "span_f1": [1, None, 0, 1 / 2, None],
+    "token_accuracy": [1, 1, 2 / 3, 1 / 3, 1],
+    "pearson": [None] * 5,
+    "spearman": [None] * 5,
+    "pearson_spearman": [None] * 5,
+}
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize(
-    ("predictions", "targets"),
-    [([1], [1]), ([0], [0]), ([0, 0, 0], [0, 1, 0]), ([0, 1, 0], [1, 1, 1]), ([0, 0], [0, 0])],
-)
-def test_degenerate_rows_give_a_number_and_never_a_warning(name, predictions, targets):
-    answered, expected = np.array(predictions), np.array(targets)
+@pytest.mark.parametrize("case", range(len(DEGENERATE)))
+def test_degenerate_rows_give_a_number_or_a_note_and_never_a_warning(name, case):
+    answered, expected = map(np.array, DEGENERATE[case])
     if name in Tagging.metrics:
-        # One text, its words in the place of the rows.
+        # One text, its words in the place of the rows; 1 is a span's B-.
         answered, expected = answered[None], np.stack([expected, np.arange(len(expected))], axis=-1)[None]
     elif name in Multilabel.metrics and name not in Classification.metrics:
         # One label; it holds or not.
         answered, expected = Multilabel().right(answered)[:, None], expected[:, None]
     scores, notes = measure([name], answered, expected)
-    assert 0 <= scores[name] <= 1
-    assert all(note.startswith(f"{name} is not defined and counts as 0: ") for note in notes)
+    value = VALUES[name][case]
+    assert scores[name] == pytest.approx(value or 0)
+    assert [note.startswith(f"{name} is not defined and counts as 0: ") for note in notes] == [True] * (value is None)
+
+
+@pytest.mark.parametrize("name", Multilabel.metrics)
+@pytest.mark.parametrize("margin", [-0.1, 0.1])
+def test_where_no_row_has_a_label_nothing_is_measured(name, margin):
+    scores, notes = measure([name], np.full((3, 2), margin), np.zeros((3, 2)))
+    assert scores == {name: 0}
+    assert notes == (f"{name} is not defined and counts as 0: no row has a label",)
+
+
+@pytest.mark.parametrize("tag", [0, 1])
+def test_where_no_row_has_a_span_no_spans_are_measured(tag):
+    """Else an epoch that tags nothing would be the best."""
+    scores, notes = measure(["span_f1"], np.full((2, 3), tag), np.stack([np.zeros((2, 3)), np.ones((2, 3))], axis=-1))
+    assert scores == {"span_f1": 0}
+    assert notes == ("span_f1 is not defined and counts as 0: no row has a span",)
 
 
 @pytest.mark.parametrize(

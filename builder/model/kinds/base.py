@@ -47,6 +47,9 @@ class AnswerSpace(Protocol):
 class Kind(ABC):
     """A kind of task. It has no state: what differs between tasks comes in as an AnswerSpace.
 
+    Raw outputs are (rows, outputs), or of a kind ``by_token`` (rows, tokens, outputs) with noughts at padding. Scores,
+    which are what is served, are (rows, dims): ``dims`` says what follows the rows, (outputs,) or, say, (tokens, 2).
+
     Attributes:
         name: as a task file and head.json give it.
         forms: whether it may read one text, a pair, or both.
@@ -74,7 +77,10 @@ class Kind(ABC):
     agreement_is: ClassVar[str] = "share"
 
     def check(self, space: AnswerSpace) -> None:
-        """Raises ValueError where a task of this kind cannot have these labels, this range or these options."""
+        """Raises ValueError where a task of this kind cannot have these labels, this range or these options.
+
+        A kind that fits something checks that too: bundles come from anywhere.
+        """
         if self.uses_labels != (space.labels is not None):
             raise ValueError(f"a {self.name} task {'needs' if self.uses_labels else 'has no'} labels")
         if self.uses_range != (space.range is not None):
@@ -94,7 +100,7 @@ class Kind(ABC):
         """How many numbers a head of this kind gives for a text, or for a token."""
 
     def dims(self, space: AnswerSpace) -> list[int]:
-        """Dims of what is served for a text; -1 stands for its tokens."""
+        """Dims of what is served for a text, as Triton's configs have them; -1 stands for its tokens."""
         return [self.outputs(space)]
 
     def output(self, width: int, space: AnswerSpace) -> nn.Linear:
@@ -160,31 +166,31 @@ class Kind(ABC):
     def loss(
         self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """Mean loss over the batch.
+        """Mean loss: over the batch's rows, or of a kind ``by_token`` over its tokens. One number.
 
         Args:
-            raw: a head's raw outputs. *Shape:* (batch_size, outputs), or (batch_size, tokens, outputs)
-            targets: see ``targets``. *Shape:* (batch_size, ...)
+            raw: a head's raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
+            targets: see ``targets``; by token of as many tokens or more. *Shape:* (rows, ...)
             output: the head's output, for a kind whose output has more parameters than a matrix.
-            weights: of the rows, where the kind's ``weights`` gives some. *Shape:* (batch_size,)
+            weights: of the rows, where the kind's ``weights`` gives some. *Shape:* (rows,)
         """
 
     @abstractmethod
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """How far a student's answers are from its teacher's: mean over the batch.
+        """How far a student's answers are from its teacher's: mean over rows, or tokens, as ``loss``. One number.
 
         Args:
-            raw: the student's raw outputs. *Shape:* (batch_size, outputs)
-            teacher: the teacher's raw outputs. *Shape:* (batch_size, outputs)
+            raw: the student's raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
+            teacher: the teacher's; by token of as many tokens or more. *Shape:* as of ``raw``
             temperature: how much both are softened, where the kind has something to soften.
         """
 
     def fit(self, raw: Tensor, targets: NDArray[Any], space: AnswerSpace) -> dict[str, Any]:
-        """What is chosen on the dev data once a head is trained, such as thresholds: JSON, kept in the bundle.
+        """What is chosen on the dev data, such as thresholds, after each epoch: JSON, the best epoch's in the bundle.
 
         Args:
-            raw: the head's raw outputs. *Shape:* (rows, outputs)
-            targets: of the same rows; see ``targets``.
+            raw: the head's raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
+            targets: of the same rows; see ``targets``. *Shape:* (rows, ...)
             space: what it may answer; with nothing fitted yet.
         """
         return {}
@@ -193,10 +199,10 @@ class Kind(ABC):
 
     @abstractmethod
     def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
-        """What is served: numbers that a user can read. *Shape:* (batch_size, outputs) to (batch_size, ``dims``).
+        """What is served: numbers that a user can read. *Shape:* (rows, dims).
 
         Args:
-            raw: raw outputs.
+            raw: raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
             space: what the task may answer.
             output: the head's output, as for ``loss``.
         """
@@ -206,29 +212,29 @@ class Kind(ABC):
         """What the metrics compare with the targets.
 
         Args:
-            scores: what is served. *Shape:* (rows, outputs)
+            scores: what is served. *Shape:* (rows, dims)
             space: what it may answer.
 
         Returns:
-            *Shape:* (rows, ...)
+            In the form of ``right``. *Shape:* (rows, ...), as (rows,), (rows, labels) or (rows, tokens)
         """
 
     def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
         """By how much served scores are not what they should be: the greatest difference of a number.
 
-        Infinite where they differ in shape.
+        Infinite where they differ in shape. *Shape of both:* (rows, dims).
         """
         return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
     def right(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """The predictions that are all right. *Shape:* (rows, ...), in and out."""
+        """The predictions that are all right. *Shape:* (rows, ...) as of ``targets``, to that of ``predictions``."""
         return targets
 
     def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
         """What is wrong with scores that a head of unknown origin gives for real texts; None where nothing is.
 
         Args:
-            scores: what it gave. *Shape:* (batch_size, outputs)
+            scores: what it gave. *Shape:* (rows, dims)
             space: what it may answer.
         """
         return None if np.isfinite(scores).all() else "NaN or infinity among its scores"
@@ -236,12 +242,12 @@ class Kind(ABC):
     def agreement(self, first: Scores, second: Scores, space: AnswerSpace) -> float | None:
         """How far two heads agree on the same texts: by default, the share of texts with the same prediction.
 
-        None where there is no saying. *Shape of both:* (rows, outputs)
+        None where there is no saying. *Shape of both:* (rows, dims).
         """
         return float(self._same(first, second, space).mean())
 
     def distance(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.float32]:
-        """By how much two heads disagree on each text, 0 where they agree. *Shape:* (rows, outputs) to (rows,)."""
+        """By how much two heads disagree on each text, 0 where they agree. *Shape:* (rows, dims) to (rows,)."""
         found: NDArray[np.float32] = np.abs(first - second).max(axis=-1) * ~self._same(first, second, space)
         return found
 
@@ -251,7 +257,7 @@ class Kind(ABC):
 
     @abstractmethod
     def shown(self, scores: Scores, space: AnswerSpace) -> str:
-        """One text's answer in a few letters. *Shape:* (outputs,)."""
+        """One text's answer in a few letters. *Shape of the scores:* ``dims``, without rows."""
 
     def _same(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.bool_]:
         one, other = (self.predictions(scores, space) for scores in (first, second))
@@ -284,15 +290,18 @@ def known_label(label: object, space: AnswerSpace) -> int:
     text = label if isinstance(label, str) else str(label)
     if text not in labels:
         shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise ValueError(f"label {label!r} is not one of: {shown}")
+        raise ValueError(f"label {label!r:.60} is not one of: {shown}")
     return labels.index(text)
 
 
 def stack_rows(rows: Sequence[Scores]) -> Scores:
-    """The scores of several texts as one array; where they differ in tokens, filled up with -1, as a kind's padding.
+    """The scores of several texts as one array; where they differ in tokens, filled up with -1, which no tag is.
 
     Args:
-        rows: *Shape:* (outputs,), or (tokens, 2)
+        rows: a text's scores each. *Shape:* (outputs,), or (tokens, 2)
+
+    Returns:
+        *Shape:* (rows, outputs), or (rows, tokens of the longest, 2)
     """
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)

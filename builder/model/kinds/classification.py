@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_label, labels_of
-from builder.model.kinds.calibration import calibrate
+from builder.model.kinds.calibration import LEAST, MOST, calibrate
 from builder.model.kinds.options import Options
 
 _SUM_TOLERANCE = 1e-3
@@ -20,17 +20,29 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# Strict, so that neither a text nor true is taken for a number.
+_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+
+
 class ClassificationOptions(Options):
     """Options of a classification task.
 
     Attributes:
         class_weights: how much a row of a label counts in training: ``balanced`` for as much as makes all labels
             count alike together, or label -> weight, 1 for those that are not named.
-        none_below: where the best label's probability is lower, the answer is "none of these".
+        none_below: where the best label's probability is lower, the answer is "none of these"; more than 1 / labels,
+            which it always has.
     """
 
-    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
-    none_below: float | None = Field(default=None, gt=0, lt=1)
+    class_weights: Literal["balanced"] | dict[str, _Weight] | None = None
+    none_below: float | None = Field(default=None, gt=0, lt=1, strict=True)
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _balanced_or_a_table(cls, given: object) -> object:
+        if given not in (None, "balanced") and not isinstance(given, dict):
+            raise ValueError("must be 'balanced', or a table of labels as in {alarm = 3, play = 0.5}")
+        return given
 
 
 class Classification(Kind):
@@ -42,11 +54,23 @@ class Classification(Kind):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "macro_f1", "matthews", "f1_accuracy")
 
     def check(self, space: AnswerSpace) -> None:
-        """Labels as of any kind, and weights for none but those."""
+        """Labels as of any kind, weights for none but those, and a temperature that calibrate could have come to."""
         super().check(space)
-        weights = ClassificationOptions.read(space.options).class_weights
-        if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels_of(space)))):
-            raise ValueError(f"options.class_weights names {', '.join(unknown)}, which labels has not")
+        options, labels = ClassificationOptions.read(space.options), labels_of(space)
+        weights, least = options.class_weights, 1 / len(labels)
+        if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels))):
+            raise ValueError(f"options.class_weights names {', '.join(unknown):.60}, which labels has not")
+        if options.none_below is not None and options.none_below <= least:
+            raise ValueError(
+                f"options.none_below = {options.none_below:g} can never be: the likeliest of {len(labels)} labels has "
+                f"{least:.3g} or more"
+            )
+        temperature = space.fitted.get("temperature", 1.0)
+        # JSON's true is a number to Python.
+        if type(temperature) not in (int, float) or not LEAST <= temperature <= MOST:
+            raise ValueError(
+                f"fitted.temperature must be a number from {LEAST:g} to {MOST:g}; found {temperature!r:.60}"
+            )
 
     def outputs(self, space: AnswerSpace) -> int:
         """One a label."""

@@ -14,7 +14,10 @@ from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_l
 # In a table, where a cell is one text.
 SEPARATOR = "|"
 _USUAL_THRESHOLD = 0.5
-_THRESHOLD_DIGITS = 4
+# The sigmoids of two runtimes differ by up to 2e-7 in float32: scores nearer than this are told apart by neither. So a
+# threshold of seven digits, half-way between scores that are further apart, is on the same side of both everywhere.
+_APART = 1e-6
+_THRESHOLD_DIGITS = 7
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
@@ -34,11 +37,15 @@ class Multilabel(Kind):
     metrics: ClassVar[tuple[str, ...]] = ("mean_average_precision", "micro_f1", "macro_f1")
 
     def check(self, space: AnswerSpace) -> None:
-        """Labels as of any kind, and where thresholds are given, one a label."""
+        """Labels as of any kind, and where thresholds are given, one a label, above 0 and below 1."""
         super().check(space)
-        thresholds = space.fitted.get("thresholds")
-        if thresholds is not None and len(thresholds) != len(labels_of(space)):
-            raise ValueError(f"{len(thresholds)} thresholds for {len(labels_of(space))} labels")
+        if "thresholds" not in space.fitted:
+            return
+        thresholds = space.fitted["thresholds"]
+        if not isinstance(thresholds, list) or not all(isinstance(one, float) and 0 < one < 1 for one in thresholds):
+            raise ValueError(f"fitted.thresholds must be numbers above 0 and below 1; found {thresholds!r:.60}")
+        if len(thresholds) != len(labels_of(space)):
+            raise ValueError(f"fitted has {len(thresholds)} thresholds for {len(labels_of(space))} labels")
 
     def outputs(self, space: AnswerSpace) -> int:
         """One a label."""
@@ -55,14 +62,14 @@ class Multilabel(Kind):
     def thresholds(self, space: AnswerSpace) -> NDArray[np.float64]:
         """From which score on a label holds. *Shape:* (labels,)."""
         usual = [_USUAL_THRESHOLD] * len(labels_of(space))
-        return np.array(space.fitted.get("thresholds") or usual, dtype=np.float64)
+        return np.array(space.fitted.get("thresholds", usual), dtype=np.float64)
 
     def encode(self, label: object, space: AnswerSpace, text: str = "") -> tuple[int, ...]:
         """Indices of the labels that hold, of a list or of a text with ``|`` between them; empty for none."""
         if isinstance(label, str):
             label = _split(label)
         if not isinstance(label, list):
-            raise ValueError(f"label {label!r} is no list of labels, nor a text with {SEPARATOR} between them")
+            raise ValueError(f"label {label!r:.60} is no list of labels, nor a text with {SEPARATOR} between them")
         found = [known_label(one, space) for one in label]
         if len(set(found)) < len(found):
             raise ValueError(f"label {label!r:.60} has one twice")
@@ -99,7 +106,7 @@ class Multilabel(Kind):
         return temperature**2 * functional.binary_cross_entropy_with_logits(raw / temperature, wanted)
 
     def fit(self, raw: Tensor, targets: NDArray[np.float32], space: AnswerSpace) -> dict[str, Any]:
-        """A threshold for each label: half-way between two scores, where the label's F1 on the dev data is best."""
+        """A threshold for each label, above 0 and below 1: where the label's F1 on these data is best."""
         scores = self.scores(raw, space).numpy().astype(np.float64)
         columns = range(scores.shape[1])
         return {"thresholds": [_best_threshold(scores[:, column], targets[:, column]) for column in columns]}
@@ -145,16 +152,18 @@ def _split(text: str) -> object:
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
-            pass  # a label may begin so
+        except (ValueError, RecursionError):
+            pass  # a label may begin so, brackets without end too
     return [label.strip() for label in text.split(SEPARATOR)] if text.strip() else []
 
 
 def _best_threshold(scores: NDArray[np.float64], targets: NDArray[np.float32]) -> float:
-    """Of all thresholds between two scores, the one with the best F1; of equal ones, the one nearest to a half.
+    """Of all thresholds half-way between two scores, the one with the best F1; of equal ones, the one nearest to 0.5.
+
+    Scores that cannot be told apart as they are served have no threshold between them. Where there is none, it is 0.5.
 
     Args:
-        scores: of one label. *Shape:* (rows,)
+        scores: of one label, from 0 to 1. *Shape:* (rows,)
         targets: whether it holds. *Shape:* (rows,)
     """
     if not targets.any():
@@ -163,9 +172,10 @@ def _best_threshold(scores: NDArray[np.float64], targets: NDArray[np.float32]) -
     ranked, held = scores[order], np.cumsum(targets[order])
     count = np.arange(1, len(ranked) + 1)
     f1 = 2 * held / (count + held[-1])
-    # Between equal scores there is no threshold.
-    possible = np.append(ranked[:-1] > ranked[1:], True)
     below = np.append(ranked[1:], 0.0)
+    possible = ranked - below > _APART
+    if not possible.any():
+        return _USUAL_THRESHOLD
     middles = (ranked + below) / 2
     best = f1[possible].max()
     candidates = middles[possible & (f1 >= best - 1e-12)]

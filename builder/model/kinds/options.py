@@ -29,4 +29,5 @@ class Options(BaseModel):
         except ValidationError as error:
             # Of the forms that a value may have, the one that fits furthest is the one that was meant.
             fault = max(error.errors(), key=lambda one: len(one["loc"]))
-            raise ValueError(f"options.{fault['loc'][0]}: {fault['msg']} (found {fault['input']!r:.60})") from None
+            rule = fault["msg"].removeprefix("Value error, ")
+            raise ValueError(f"options.{fault['loc'][0]}: {rule} (found {fault['input']!r:.60})") from None

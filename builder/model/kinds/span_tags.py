@@ -1,6 +1,7 @@
 """Spans of words as tags: BIO, in which heads answer, and BILOU, in which data may be written too.
 
-Source: Ramshaw and Marcus 1995 (BIO, there called IOB2's ancestor), Ratinov and Roth 2009 (BILOU).
+Sources: Ramshaw and Marcus 1995 (tags for inside, outside and beginning; there a B- stands only between two spans that
+touch, here every span begins with one), Ratinov and Roth 2009 (BILOU).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _check_known(tag: str, letter: str, kind: str, place: int, types: Sequence[s
     if not fits:
         letters = ", ".join(f"{one}-..." for one in scheme.replace(OUTSIDE, ""))
         shown = ", ".join(types[:8]) + (", ..." if len(types) > 8 else "")
-        raise ValueError(f"tag {place + 1}: {tag!r} is not known; known are O, {letters} with {shown}")
+        raise ValueError(f"tag {place + 1}: {tag!r:.60} is not known; known are O, {letters} with {shown}")
 
 
 def bio_tags(types: Sequence[str]) -> tuple[str, ...]:

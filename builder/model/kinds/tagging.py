@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from builder.model.kinds.base import AnswerSpace, Kind, Offsets, Scores, labels_of, stack_rows
 from builder.model.kinds.options import Options
-from builder.model.kinds.span_tags import Scheme, bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
+from builder.model.kinds.span_tags import OUTSIDE, Scheme, bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
 if TYPE_CHECKING:
@@ -53,6 +53,15 @@ class Tagging(Kind):
     by_token: ClassVar[bool] = True
     options: ClassVar[type[Options]] = TaggingOptions
     metrics: ClassVar[tuple[str, ...]] = ("span_f1", "token_accuracy")
+
+    def check(self, space: AnswerSpace) -> None:
+        """Labels as of any kind, which are types: none looks like a tag, nor has a blank, by which tags are parted."""
+        super().check(space)
+        for label in labels_of(space):
+            if label == OUTSIDE or label[:2] in ("B-", "I-", "L-", "U-"):
+                raise ValueError(f"labels of a tagging task are types of spans, as artist; {label!r:.60} is a tag")
+            if label.split() != [label]:
+                raise ValueError(f"labels of a tagging task must have no blanks; found {label!r:.60}")
 
     def outputs(self, space: AnswerSpace) -> int:
         """One a tag: O, and B- and I- of each type."""

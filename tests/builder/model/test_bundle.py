@@ -101,6 +101,8 @@ def edit_weights(edit):
         (edit_spec(task="another"), "folder has the name of its task"),
         (edit_spec(schema_version=9), "schema_version"),
         (edit_spec(surprise=1), "surprise"),
+        (edit_spec(fitted={"temperature": 0}), "head.json: fitted.temperature must be .* found 0$"),
+        (lambda folder: (folder / "head.json").write_text("[" * 9999), "not JSON"),
         (lambda folder: (folder / "head.json").write_text("[]"), "head.json"),
         (lambda folder: (folder / "head.json").write_text("{"), "not JSON"),
         (lambda folder: (folder / "head.json").unlink(), "not a bundle"),

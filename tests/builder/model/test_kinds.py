@@ -80,11 +80,17 @@ def test_multilabel():
         ("film|film", "label .* has one twice"),
         ({"film": 1}, r"label .* is no list of labels, nor a text with \| between them"),
         (3, "is no list"),
+        ({"film": "x" * 999}, "is no list"),
+        ("[" * 3000, r"label '\[\[.* is not one of: film, music, light"),
+        (f"[{'1' * 5000}]", r"label '\[11.* is not one of"),
+        ("poetry" * 999, "label 'poetry.* is not one of"),
+        (["poetry" * 999], "label 'poetry.* is not one of"),
     ],
 )
 def test_labels_that_cannot_be_are_told(label, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         get_kind("multilabel").encode(label, TOPICS)
+    assert len(str(raised.value)) < 150
 
 
 def test_thresholds_are_those_of_the_best_f1_of_each_label():
@@ -103,14 +109,82 @@ def test_thresholds_are_those_of_the_best_f1_of_each_label():
     assert fitted.fitted["thresholds"][2] == 0.5, "of a label that never occurs nothing is known"
 
 
-def test_thresholds_must_be_one_a_label():
-    wrong = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted={"thresholds": [0.5]})
-    with pytest.raises(ValueError, match="1 thresholds for 3 labels"):
-        get_kind("multilabel").check(wrong)
+@pytest.mark.parametrize(
+    ("held", "others"),
+    [
+        ([-11.0], [-13.0, -13.5, -14.0]),
+        ([11.0, 12.0], [10.5, 10.4]),
+        ([0.00004], [0.0, -0.00002]),
+        ([30.0, 40.0], [10.0, -40.0]),
+        ([-12.0], [-120.0, -130.0]),
+    ],
+)
+def test_a_threshold_lies_between_the_scores_that_it_divides(held, others):
+    """As another runtime serves them, too, whose sigmoid in float32 is another."""
+    kind, one = get_kind("multilabel"), space(labels=("rare",))
+    raw = torch.tensor([*held, *others])[:, None]
+    targets = np.array([1] * len(held) + [0] * len(others), dtype=np.float32)[:, None]
+    one.fitted = kind.fit(raw, targets, one)
+    assert 0 < one.fitted["thresholds"][0] < 1
+    scores = kind.scores(raw, one).numpy()
+    for error in (-2e-7, 0.0, 2e-7):
+        assert ((kind.predictions(scores + np.float32(error), one) >= 0) == targets).all()
+
+
+@pytest.mark.parametrize(
+    ("raw", "held"),
+    [([-120.0, -130.0], [1, 0]), ([-16.0, -17.0, -18.0], [1, 0, 1]), ([-120.0], [1])],
+)
+def test_scores_that_are_the_same_when_served_are_not_divided(raw, held):
+    one = space(labels=("rare",))
+    fitted = get_kind("multilabel").fit(torch.tensor(raw)[:, None], np.array(held, np.float32)[:, None], one)
+    assert fitted == {"thresholds": [0.5]}
+
+
+def test_saturated_scores_are_taken_together():
+    """Three scores that are 1 in float32, then one far below: the threshold is between those, not among the three."""
+    one = space(labels=("sure",))
+    fitted = get_kind("multilabel").fit(
+        torch.tensor([[30.0], [20.0], [18.0], [0.0]]), np.array([[1], [0], [1], [0]], np.float32), one
+    )
+    assert fitted == {"thresholds": [0.75]}
 
 
 def space(labels=("a", "b", "c"), options=None, fitted=None):
     return SimpleNamespace(labels=labels, range=None, options=options or {}, fitted=fitted or {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "fitted", "message"),
+    [
+        ("multilabel", {"thresholds": [0.5]}, "fitted has 1 thresholds for 3 labels"),
+        ("multilabel", {"thresholds": []}, "fitted has 0 thresholds for 3 labels"),
+        *(
+            ("multilabel", {"thresholds": wrong}, "fitted.thresholds must be numbers above 0 and below 1; found ")
+            for wrong in (5, None, "abc", {"a": 0.5}, ["a"] * 3, [0.5, 0.5, 0], [1, 0.5, 0.5], [True] * 3, [np.nan] * 3)
+        ),
+        *(
+            ("classification", {"temperature": wrong}, "fitted.temperature must be a number from 0.1 to 10; found ")
+            for wrong in ("x", None, 0, -1, 1e-30, 11, True, [1.0], float("nan"), float("inf"), 10**400)
+        ),
+    ],
+)
+def test_what_no_fit_comes_to_is_refused(kind, fitted, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        get_kind(kind).check(space(fitted=fitted))
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "fitted"),
+    [
+        ("multilabel", {"thresholds": [0.5, 1e-6, 1 - 1e-6]}),
+        ("classification", {"temperature": 10}),
+        ("multilabel", {}),
+    ],
+)
+def test_what_a_fit_may_come_to_is_not(kind, fitted):
+    get_kind(kind).check(space(fitted=fitted))
 
 
 def test_balanced_weights_make_every_label_count_alike():
@@ -135,7 +209,15 @@ def test_weights_of_labels_weigh_their_rows():
     [
         ("classification", {"class_weights": {"d": 1}}, "options.class_weights names d, which labels has not"),
         ("classification", {"class_weights": {"a": 0}}, r"options.class_weights.* greater than 0 \(found 0\)"),
-        ("classification", {"class_weights": "some"}, "'balanced'"),
+        *(
+            ("classification", {"class_weights": wrong}, "weights: must be 'balanced', or a table of labels as in")
+            for wrong in ("some", [1, 2], 3, True)
+        ),
+        ("classification", {"class_weights": {"a": True}}, r"options.class_weights: .* valid number \(found True\)"),
+        ("classification", {"class_weights": {"a": "3"}}, r"options.class_weights: .* valid number \(found '3'\)"),
+        ("classification", {"none_below": "0.5"}, r"options.none_below: .* valid number \(found '0.5'\)"),
+        ("classification", {"none_below": True}, r"options.none_below: .* valid number \(found True\)"),
+        ("classification", {"none_below": 1 / 3}, "options.none_below = 0.333333 can never be: the likeliest of 3"),
         ("classification", {"none_below": 1.5}, r"options.none_below: .* less than 1 \(found 1.5\)"),
         ("classification", {"wights": 1}, "options has wights; allowed for this kind: class_weights, none_below"),
         ("multilabel", {"none_below": 0.5}, "options has none_below; allowed for this kind: none"),
@@ -165,19 +247,50 @@ def test_calibration_error_by_hand():
     assert calibration_error(chances, np.array([0, 1, 1])) == pytest.approx(1.2 / 3)
 
 
+HEAD = HeadSpec(
+    task="mood", kind="classification", form="single", labels=("bad", "good"), tap=1, layers=1, trunk="t", width=8,
+    max_length=8, metric="accuracy", scores={}, created="", onetrunk_version="0", options={"none_below": 0.6},
+    fitted={"temperature": 1.3, "calibration_error": {"before": 0.08, "after": 0.02}},
+)  # fmt: skip
+
+
 def test_a_card_tells_what_was_fitted():
-    spec = HeadSpec(
-        task="mood", kind="classification", form="single", labels=("bad", "good"), tap=1, layers=1, trunk="t", width=8,
-        max_length=8, metric="accuracy", scores={}, created="", onetrunk_version="0", options={"none_below": 0.4},
-        fitted={"temperature": 1.3, "calibration_error": {"before": 0.08, "after": 0.02}},
-    )  # fmt: skip
-    card = card_text(spec)
+    card = card_text(HEAD)
     assert "- temperature: 1.3\n- calibration error: before 0.08, after 0.02\n" in card
-    assert "- none below: 0.4" in card
-    several = spec.model_copy(update={"kind": "multilabel", "options": {}, "fitted": {"thresholds": [0.3, 0.6]}})
+    assert "- none below: 0.6" in card
+    several = HEAD.model_copy(update={"kind": "multilabel", "options": {}, "fitted": {"thresholds": [0.3, 0.6]}})
     assert "- thresholds: bad 0.3, good 0.6\n" in card_text(several)
 
 
-def test_a_head_that_is_never_wrong_is_not_made_certain():
-    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * 9), np.zeros(9, int), space())
-    assert 0.1 <= fitted["temperature"] < 1
+@pytest.mark.parametrize(("rows", "label"), [(1, 0), (9, 0), (1, 1)])
+def test_a_temperature_of_few_rows_by_hand(rows, label):
+    """Right on all of nine rows, a head is not made certain; wrong on one, it is not made to know nothing.
+
+    With rows that are all alike, the error e of the best temperature is the mean of what was seen, and of what the head
+    itself said on ten rows more: softmax(2 / T, 0, 0) = (1 - e, e / 2, e / 2).
+    """
+    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * rows), np.full(rows, label), space())
+    said = 2 / (np.exp(2) + 2)
+    error = (rows * (label != 0) + 10 * said) / (rows + 10)
+    assert fitted["temperature"] == pytest.approx(2 / np.log(2 * (1 - error) / error), abs=1e-3)
+    assert 0.7 < fitted["temperature"] < 1.3
+    assert fitted["calibration_error"]["after"] > 0.1
+    assert "note" not in fitted
+
+
+def test_many_rows_are_fitted_as_if_there_were_no_others():
+    draw, kind = np.random.default_rng(2), get_kind("classification")
+    true = torch.from_numpy(draw.normal(size=(700, 3))).float()
+    targets = np.array([draw.choice(3, p=row / row.sum()) for row in torch.softmax(true.double(), -1).numpy()])
+    steps = np.linspace(1, 5, 4001)
+    losses = [torch.nn.functional.cross_entropy(2 * true / step, torch.from_numpy(targets)) for step in steps]
+    likeliest = steps[int(np.argmin(losses))]
+    assert kind.fit(2 * true, targets, space())["temperature"] == pytest.approx(likeliest, rel=0.02)
+
+
+def test_a_temperature_at_its_bound_is_told_on_the_card():
+    """Three thousand rows that are all right, of a head that is hardly sure of one."""
+    fitted = get_kind("classification").fit(torch.tensor([[0.2, 0.0]] * 3000), np.zeros(3000, int), space("ab"))
+    assert fitted["temperature"] == pytest.approx(0.1, abs=1e-3)
+    card = card_text(HEAD.model_copy(update={"fitted": fitted}))
+    assert "- note: the temperature is at its bound, 0.1 to 10: do not trust the probabilities\n" in card

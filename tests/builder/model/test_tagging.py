@@ -236,6 +236,37 @@ def test_tags_that_cannot_be_are_told(tags, scheme, message):
         KIND.encode(tags, space(scheme=scheme), " ".join("w" for _ in tags.split()))
 
 
+@pytest.mark.parametrize("tags", ["B-" + "x" * 999, "B-artist " + "x" * 999, "B-artist B-" + "x" * 999])
+@pytest.mark.parametrize("scheme", ["BIO", "BILOU"])
+def test_a_long_tag_is_told_in_short(tags, scheme):
+    with pytest.raises(ValueError, match="is not known; known are O, ") as raised:
+        KIND.encode(tags, space(scheme=scheme), " ".join("w" for _ in tags.split()))
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("O", "labels of a tagging task are types of spans, as artist; 'O' is a tag"),
+        ("B-artist", "'B-artist' is a tag"),
+        ("I-artist", "is a tag"),
+        ("L-artist", "is a tag"),
+        ("U-artist", "is a tag"),
+        ("song name", "labels of a tagging task must have no blanks; found 'song name'"),
+        ("song\u00a0name", "no blanks"),
+        (" artist", "no blanks"),
+    ],
+)
+def test_labels_are_types_and_no_tags(label, message):
+    with pytest.raises(ValueError, match=message):
+        KIND.check(SimpleNamespace(labels=("artist", label), range=None, options={}, fitted={}))
+
+
+@pytest.mark.parametrize("label", ["OUT", "Band", "B", "b-side", "sub-I-type", "\u6b4c"])
+def test_labels_that_are_no_tags_are_types(label):
+    KIND.check(SimpleNamespace(labels=("artist", label), range=None, options={}, fitted={}))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from builder.model.head import new_head
-from builder.tasks import read_examples
+from builder.tasks import Task, read_examples
 from builder.training.arithmetic import Arithmetic
 from builder.training.cache import StateCache
 from builder.training.evaluation import LabelledStates, evaluate, raw_outputs
@@ -160,6 +160,29 @@ def test_best_weights_are_those_of_the_best_epoch(mood, tiny_trunk, head, data):
     state = fit(head, mood, mood.recipe, *data)
     head.load_state_dict(state.best_weights)
     assert evaluate(head, dev, mood).scores == state.scores[state.best_epoch("accuracy")]
+
+
+def test_an_epoch_is_judged_by_thresholds_of_its_own():
+    """A head that ranks a rare label's texts rightly, and is sure of none of them."""
+
+    class Ready(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = torch.nn.Linear(1, 1)
+
+        def forward(self, raw):
+            return raw
+
+    class Raw:
+        lengths = np.array([3, 1, 2, 2])
+
+        def batch(self, rows):
+            return (torch.tensor([[-3.0], [-5.0], [-4.0], [-6.0]])[torch.from_numpy(rows)],)
+
+    task = Task(name="rare", kind="multilabel", labels=("one",), metrics=("micro_f1",), train="a.csv", dev="b.csv")
+    found = evaluate(Ready(), LabelledStates(Raw(), torch.tensor([[1.0], [0.0], [1.0], [0.0]])), task)
+    assert found.scores == {"micro_f1": 1}
+    assert found.fitted["thresholds"] == pytest.approx([torch.tensor([-4.0, -5.0]).sigmoid().mean().item()], abs=1e-6)
 
 
 def test_outputs_come_in_the_order_of_the_data(head, data):
