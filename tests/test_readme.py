@@ -84,7 +84,10 @@ def test_serve_and_ask(built):
         code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
         result = run([sys.executable, "-c", code], built)
         assert result.returncode == 0, result.stderr
-        assert [line.split()[0] for line in result.stdout.splitlines()] == ["positive", "negative"]
+        *reviews, request = result.stdout.splitlines()
+        assert [line.split()[0] for line in reviews] == ["positive", "negative"]
+        assert request.startswith("PlayMusic ")
+        assert "('artist', 'nina simone', 24, 36)" in request
     finally:
         # Not SIGINT: where the tests run in the background, it is ignored from the start.
         server.send_signal(signal.SIGTERM)
