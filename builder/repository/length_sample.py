@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import UserError
-from builder.model.kinds import get_kind
+from builder.model.kinds.base import text_of_words
 from builder.model.trunk import Trunk
 from builder.progress import Progress, silent
 from builder.tasks import find_task, load_task, read_examples
@@ -142,7 +142,7 @@ def _text(record: Record, names: Sequence[str]) -> str | None:
     value = record.values.get(name)
     if name == _WORDS and isinstance(value, list):
         try:
-            value = get_kind("tagging").text(value)
+            value = text_of_words(value)
         except ValueError as error:
             raise RowError("not a text", f"{name!r} {error}") from None
     if value is not None and (not isinstance(value, str) or is_not_utf8(value)):

@@ -125,7 +125,7 @@ class Kind(ABC):
     def text(self, value: object) -> str:
         """A text of the data, or its words with a blank between them. Raises ValueError with what is in its place."""
         if isinstance(value, list):
-            return " ".join(_word(place, word) for place, word in enumerate(value, start=1))
+            return text_of_words(value)
         if not isinstance(value, str):
             raise ValueError(f"is {value!r:.40}")
         return value
@@ -263,6 +263,11 @@ class Kind(ABC):
         one, other = (self.predictions(scores, space) for scores in (first, second))
         same: NDArray[np.bool_] = (one == other).reshape(len(one), -1).all(axis=-1)
         return same
+
+
+def text_of_words(words: list[object]) -> str:
+    """The words with a blank between them. Raises ValueError with the word that is none."""
+    return " ".join(_word(place, word) for place, word in enumerate(words, start=1))
 
 
 def _word(place: int, word: object) -> str:

@@ -159,11 +159,10 @@ class Tagging(Kind):
         from builder.model.kinds.crf import viterbi
 
         real, transitions = _real(raw), getattr(output, "transitions", None)
-        tags = (
-            raw.argmax(dim=-1)
-            if transitions is None
-            else viterbi(raw, transitions + self._forbidden(raw, _NEVER), real)
-        )
+        if transitions is None:
+            tags = raw.argmax(dim=-1)
+        else:
+            tags = viterbi(raw, transitions + self._forbidden(raw, _NEVER), real)
         chosen = torch.softmax(raw, dim=-1).gather(2, tags[..., None])[..., 0]
         padding = torch.full_like(chosen, _PADDING)
         return torch.stack([torch.where(real, tags.to(raw.dtype), padding), chosen * real.to(raw.dtype)], dim=-1)
