@@ -87,7 +87,7 @@ def test_serve_and_ask(built):
         *reviews, request = result.stdout.splitlines()
         assert [line.split()[0] for line in reviews] == ["positive", "negative"]
         assert request.startswith("PlayMusic ")
-        assert "('artist', 'nina simone', 24, 36)" in request
+        assert "('artist', 'nina simone', 25, 36)" in request
     finally:
         # Not SIGINT: where the tests run in the background, it is ignored from the start.
         server.send_signal(signal.SIGTERM)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 # ONNX Runtime collects usage telemetry unless this is set before it is imported.
@@ -29,7 +31,6 @@ def halve_file(source: Path, target: Path) -> None:
         ExportError: the result is no valid ONNX.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(source)
     scaling = _take_scaling(model.graph)
@@ -42,12 +43,31 @@ def halve_file(source: Path, target: Path) -> None:
         )
     _put_scaling(model.graph, scaling)
     # The converter puts its casts at the end of the list of nodes.
-    OnnxModel(model).topological_sort(is_deterministic=True)
+    _sort(model.graph)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{source.name}: in fp16, it is no valid ONNX: {error}") from error
     onnx.save(model, target)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Puts each node behind those whose values it reads, or a graph within it does, as the body of a loop."""
+    nodes = list(graph.node)
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output}
+    reads = {place: {makers[name] for name in _reads(node) if name in makers} for place, node in enumerate(nodes)}
+    order = TopologicalSorter(reads).static_order()
+    del graph.node[:]
+    graph.node.extend(nodes[place] for place in order)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield from (output.name for output in attribute.g.output)
+            for inner in attribute.g.node:
+                yield from _reads(inner)
 
 
 def _take_scaling(graph: onnx.GraphProto) -> onnx.GraphProto:

@@ -105,12 +105,17 @@ def _export(
             opset_version=OPSET,
             dynamo=False,
         )
-    _check_file(path, axes, release)
+    _check_file(path, axes, result.shape, release)
 
 
-def _check_file(path: Path, axes: dict[str, dict[int, str]], release: Release) -> None:
+def _check_file(path: Path, axes: dict[str, dict[int, str]], shape: Sequence[int], release: Release) -> None:
     model = onnx.load(path)
     model.ir_version = IR_VERSION
+    (output,) = model.graph.output
+    for axis, size in enumerate(shape):
+        # Behind a loop, the exporter has lost what size it is, and made up a name.
+        if axis not in axes[output.name]:
+            output.type.tensor_type.shape.dim[axis].dim_value = size
     onnx.checker.check_model(model)
     onnx.save(model, path)
     check_release(model, path.name, release)

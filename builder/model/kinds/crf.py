@@ -1,4 +1,4 @@
-"""A linear-chain conditional random field over tokens: its loss, and its decoding, which is exported with the head.
+"""A linear-chain conditional random field over tokens: its loss, and its answers, which are exported with the head.
 
 Source: Lafferty, McCallum and Pereira 2001; Lample et al. 2016, "Neural Architectures for Named Entity Recognition",
 section 2.2. The token before the first one counts as tagged O, so what may begin is what may follow an O.
@@ -48,8 +48,12 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
     return (torch.logsumexp(alpha, dim=1) - score).sum()
 
 
-def _viterbi(emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """The likeliest tags of each text.
+def _decode(
+    emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest tags of each text (Viterbi), and how likely each tag is over all sequences (forward-backward).
+
+    Both in one loop forwards and one backwards: in the exported file, what a step costs is the step, not its numbers.
 
     Args:
         emissions: a score a token and tag. *Shape:* (batch_size, tokens, tags)
@@ -57,32 +61,44 @@ def _viterbi(emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Ten
         real: whether a token is one; padding stands on the right. *Shape:* (batch_size, tokens)
 
     Returns:
-        Numbers of tags; what stands at padding means nothing. *Shape:* (batch_size, tokens)
+        Numbers of tags, *Shape:* (batch_size, tokens); and probabilities, to rounding while a token's scores are less
+        than 70 apart, *Shape:* (batch_size, tokens, tags). What stands at padding means nothing.
     """
+    # As in the loss, a sum of exponentials over all tags is a product of matrices, and what is less likely than the
+    # likeliest by e^69 counts as that. Only differences count, so that all is brought back to nought at each step: sums
+    # stay small, and exact also in a file that computes in fp16.
+    likeliest = transitions.max(dim=0)[0]
+    moves = (transitions - likeliest).exp()
     best = transitions[0].unsqueeze(0) + emissions[:, 0]
+    alpha = best
     stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0)
     came: list[torch.Tensor] = []
+    forwards = [alpha]
     for step in range(1, emissions.size(1)):
+        here, emission = real[:, step].unsqueeze(1), emissions[:, step]
         score, source = (best.unsqueeze(2) + transitions).max(dim=1)
-        here = real[:, step].unsqueeze(1)
-        # Only differences count. So sums stay small, and exact also in a file that computes in fp16.
-        score = score - score.max(dim=1, keepdim=True).values
-        best = torch.where(here, score + emissions[:, step], best)
+        best = torch.where(here, score - score.max(dim=1, keepdim=True)[0] + emission, best)
         # Through padding the last tag is carried on, so that all texts can be followed back from the same place.
         came.append(torch.where(here, source, stay.expand_as(source)))
-    tag = best.argmax(dim=1, keepdim=True)
-    backwards = [tag]
+        total = (alpha - alpha.max(dim=1, keepdim=True)[0]).exp().matmul(moves).clamp(min=1e-30)
+        alpha = torch.where(here, total.log() + likeliest + emission, alpha)
+        forwards.append(alpha)
+    tag, beta = best.argmax(dim=1, keepdim=True), torch.zeros_like(alpha)
+    tags, backwards = [tag], [beta]
     for back in range(len(came)):
-        tag = came[len(came) - 1 - back].gather(1, tag)
-        backwards.append(tag)
-    tags: list[torch.Tensor] = []
-    for place in range(len(backwards)):
-        tags.append(backwards[len(backwards) - 1 - place])
-    return torch.cat(tags, dim=1)
+        step = len(came) - back
+        tag = came[step - 1].gather(1, tag)
+        tags.append(tag)
+        after = likeliest + emissions[:, step] + beta
+        total = (after - after.max(dim=1, keepdim=True)[0]).exp().matmul(moves.t()).clamp(min=1e-30)
+        beta = torch.where(real[:, step].unsqueeze(1), total.log(), beta)
+        backwards.append(beta)
+    chances = torch.stack(forwards, dim=1) + torch.stack(backwards, dim=1).flip(1)
+    return torch.cat(tags, dim=1).flip(1), chances.softmax(dim=2)
 
 
 with warnings.catch_warnings():
     # torch would rather have another way by now; the exporter in use (docs/decisions/0002) knows this one.
     warnings.simplefilter("ignore", DeprecationWarning)
     # Scripted: a loop whose length is that of the text has to be one in the exported file too.
-    viterbi = torch.jit.script(_viterbi)
+    decode = torch.jit.script(_decode)

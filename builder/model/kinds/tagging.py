@@ -151,19 +151,18 @@ class Tagging(Kind):
     def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
         """Number and probability of each token's tag; -1 and 0 at padding. *Shape:* (batch_size, tokens, 2).
 
-        With ``crf`` the tags are those of the likeliest sequence; the probability is the token's own, without its
-        neighbours.
+        With ``crf`` the tags are those of the likeliest sequence, and a tag's probability is over all sequences.
         """
         import torch
 
-        from builder.model.kinds.crf import viterbi
+        from builder.model.kinds.crf import decode
 
         real, transitions = _real(raw), getattr(output, "transitions", None)
         if transitions is None:
-            tags = raw.argmax(dim=-1)
+            tags, chances = raw.argmax(dim=-1), torch.softmax(raw, dim=-1)
         else:
-            tags = viterbi(raw, transitions + self._forbidden(raw, _NEVER), real)
-        chosen = torch.softmax(raw, dim=-1).gather(2, tags[..., None])[..., 0]
+            tags, chances = decode(raw, transitions + self._forbidden(raw, _NEVER), real)
+        chosen = chances.gather(2, tags[..., None])[..., 0]
         padding = torch.full_like(chosen, _PADDING)
         return torch.stack([torch.where(real, tags.to(raw.dtype), padding), chosen * real.to(raw.dtype)], dim=-1)
 
