@@ -69,6 +69,8 @@ def _decode(
     # stay small, and exact also in a file that computes in fp16.
     likeliest = transitions.max(dim=0)[0]
     moves = (transitions - likeliest).exp()
+    # To and from: what is compared stands side by side in memory.
+    into = transitions.t().contiguous()
     best = transitions[0].unsqueeze(0) + emissions[:, 0]
     alpha = best
     stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0)
@@ -76,7 +78,7 @@ def _decode(
     forwards = [alpha]
     for step in range(1, emissions.size(1)):
         here, emission = real[:, step].unsqueeze(1), emissions[:, step]
-        score, source = (best.unsqueeze(2) + transitions).max(dim=1)
+        score, source = (best.unsqueeze(1) + into).max(dim=2)
         best = torch.where(here, score - score.max(dim=1, keepdim=True)[0] + emission, best)
         # Through padding the last tag is carried on, so that all texts can be followed back from the same place.
         came.append(torch.where(here, source, stay.expand_as(source)))
