@@ -18,6 +18,7 @@ from clients.lines import Line
 from clients.task_info import TaskInfo
 
 _MOST_CHARACTERS = 300
+_MOST_ANSWERS = 120
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
@@ -53,7 +54,7 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
         if line.pair is not None:
             text.append(f"\n{_readable(line.pair)}")
         if answer.truncated:
-            text.append("\n(its end was cut off)", style="yellow")
+            text.append("\n(too long: its end was not read)", style="yellow")
         marks = [mark for said in answer.predictions.values() for mark in said.marks()]
         styles = _styles(kind for *_, kind in marks)
         for start, end, kind in marks:
@@ -97,19 +98,19 @@ def task_record(task: TaskInfo) -> dict[str, Any]:
 
 
 def task_table(catalogue: Catalogue) -> Table:
-    """The tasks that a server has."""
+    """The tasks that a server has. ``at`` is the tap and the head's layers."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("task", no_wrap=True)
     table.add_column("form", no_wrap=True)
     table.add_column("kind", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("at", no_wrap=True)
+    table.add_column("v.", justify="right", no_wrap=True)
     table.add_column("answers", overflow="fold")
-    table.add_column("metric", overflow="fold")
-    table.add_column("tap+layers", no_wrap=True)
-    table.add_column("version", justify="right", no_wrap=True)
     for task in catalogue.tasks.values():
         table.add_row(
-            *(task.name, task.form, task.kind, escape(_answers(task)), task.metric),
-            *(f"{task.tap}+{task.layers}", str(task.version)),
+            *(task.name, task.form, task.kind, task.metric),
+            *(f"{task.tap}+{task.layers}", str(task.version), escape(_readable(_answers(task), _MOST_ANSWERS))),
         )
     return table
 

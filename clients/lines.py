@@ -94,7 +94,9 @@ def _read_line(number: int, raw: bytes, *, plain: bool) -> Line | BadLine:
         # A row may have its text and, for others to read, its tokens too.
         first = _joined_words(row) if first is None else first
         if first is None:
-            return BadLine(number, f"no field {_EXPECTED}; found {', '.join(row) or 'none'}")
+            nulls = [name for name in (*TEXT_FIELDS, WORDS_FIELD) if name in row]
+            what = f"field {nulls[0]} is null" if nulls else f"no field {_EXPECTED}"
+            return BadLine(number, f"{what}; found {', '.join(row) or 'none'}")
         return Line(number, first, _field(row, PAIR_FIELDS))
     except UnicodeDecodeError as error:
         return BadLine(number, f"not UTF-8: byte {raw[error.start]:#04x} at {error.start}")

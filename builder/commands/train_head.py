@@ -36,12 +36,15 @@ Examples:
   train-head --report                          its tables and plots
 
 \b
-A task of your own is a CSV with a header, or JSON lines, and a file like spam.toml:
+A task of your own is a CSV or TSV with a header, or JSON lines, also as .gz, and a
+file like spam.toml:
   labels = ["ham", "spam"]
   train = "train.csv"
   dev = "dev.csv"
 Columns are sentence, sentence2 (for form = "pair") and label; text_field = "..."
-names another.
+names another. kind = "multilabel", "regression" (with range = [0, 5]) or "tagging"
+(labels are types of spans; the data have words and tags) asks for something else than
+one label: docs/tasks.md has an example of each.
 
 \b
 The trunk runs once per text; its states are kept under --cache. A run that was
@@ -69,7 +72,7 @@ _STEPS = {
 @click.option(
     "--query",
     type=click.Choice(["cls", "mean", "learned"]),
-    help="What the head's last layer is computed for. [default: the task's recipe]",
+    help="What the head's last layer is computed for; not for tagging. [default: the task's recipe]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the train data. [default: the task's recipe]")
 @click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: the task's recipe]")

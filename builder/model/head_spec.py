@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from builder.errors import UserError
 from builder.model.kinds import get_kind
+from builder.model.task_name import check_task_name
 
-TASK_NAME = r"^[a-z][a-z0-9_]{0,47}$"
 HEAD_JSON = "head.json"
 
 # What a head's last layer is computed for; builder.model.query says how.
@@ -24,7 +24,7 @@ class HeadSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    task: str = Field(pattern=TASK_NAME)
+    task: Annotated[str, AfterValidator(check_task_name)]
     kind: str
     form: Literal["single", "pair"]
     labels: tuple[str, ...] | None = None
@@ -70,7 +70,7 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
     except ValidationError as error:
         first = error.errors()[0]
         # Of all fields together: the whole file would be what was found.
-        if first["type"] == "value_error":
+        if first["type"] == "value_error" and not first["loc"]:
             raise UserError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(

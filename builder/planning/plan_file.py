@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +9,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from builder.errors import UserError
-from builder.model.head_spec import TASK_NAME, Query
+from builder.model.head_spec import Query
+from builder.model.task_name import check_task_name
 from builder.model.trunk import Trunk
 from builder.planning.cost_table import CostTable
 from builder.planning.options import Option
@@ -137,8 +137,10 @@ class PlanFile(_Table):
     @classmethod
     def _task_names(cls, tasks: dict[str, PlannedHead]) -> dict[str, PlannedHead]:
         for task in tasks:
-            if not re.match(TASK_NAME, task):
-                raise ValueError(f"task {task!r}: a task's name is small letters, digits and _, as in sst2")
+            try:
+                check_task_name(task)
+            except ValueError as error:
+                raise ValueError(f"task {task!r}: {error}") from None
         return tasks
 
     @property

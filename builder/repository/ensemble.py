@@ -8,7 +8,6 @@ segments, of which a request runs those below its deepest tap.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,6 @@ from builder.repository.grouping import Group
 
 MULTITASK = "multitask"
 MULTITASK_TOKENS = "multitask_tokens"
-
-# Inputs, outputs and inner tensors of the ensembles, beside the trunk's states: no task may have such a name.
-_TENSORS = {"text", "text_pair", "truncated", TOKEN_WORDS, *PADDED, *PADDED.values()}
 
 # What an ensemble pins is in its config, which is replaced in place: its own version never changes.
 ENSEMBLE_VERSION = 1
@@ -151,17 +147,10 @@ def candidate_name(task: str) -> str:
     return f"candidate_{task}"
 
 
-def check_task_name(task: str) -> None:
-    """Raises UserError where a task has the name of another tensor of the ensembles."""
-    if task in _TENSORS or re.fullmatch(r"hidden_\d+", task):
-        raise UserError(f"task {task!r} has the name of a tensor that the ensembles use: give it another name")
-
-
 def _check_parts(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> None:
     trunks = {parameters_of(config)["trunk"] for config in segments.values()}
     taps = {segment.stop for segment in segments}
     for head in heads:
-        check_task_name(head.task)
         if parameters_of(head.config)["trunk"] not in trunks:
             raise OneTrunkError(f"{head.config.name}: its trunk is not the one in the repository ({', '.join(trunks)})")
         if head.tap not in taps:

@@ -72,7 +72,8 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
     if not targets:
         raise UserError(f"{place}: no rows in it that can be used")
     if absent := task.answers.absent(targets, task):
-        notes.append(f"no row of the {split} data has the label {', '.join(map(repr, absent))}")
+        what = "label" if len(absent) == 1 else "labels"
+        notes.append(f"no row of the {split} data has the {what} {', '.join(map(repr, absent))}")
     return Examples(str(place), tuple(texts), tuple(targets), sha256, faults.total, tuple(notes))  # type: ignore[arg-type]
 
 
@@ -115,7 +116,7 @@ def _text(record: Record, field: str, task: Task) -> str:
         raise RowError("not a text", f"{field!r} has half of a surrogate pair in it")
     # Neither blanks nor control characters leave the tokenizer anything to read.
     if not any(character.isprintable() and character != " " for character in value):
-        raise RowError("empty text", f"{field!r} is {value!r:.40}")
+        raise RowError("empty text", f"{field!r} is {record.values[field]!r:.40}")
     return value
 
 

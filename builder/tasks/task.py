@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from builder.model.head_spec import TASK_NAME
 from builder.model.kinds import KINDS, Kind, get_kind
+from builder.model.task_name import check_task_name
 from builder.tasks.metrics import METRICS, check_metric
 from builder.tasks.recipe import Recipe
 
 Split = Literal["train", "dev"]
+
+
+_FORMS = {
+    "labels": ("a list", '["ham", "spam"]'),
+    "metrics": ("a list", '["accuracy", "macro_f1"]'),
+    "range": ("the lowest and the highest number", "[0, 5]"),
+    "options": ("a table", '{output = "softmax"}'),
+}
+
+
+def _is_range(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(one, (int, float)) and math.isfinite(one) for one in value)
 
 
 class Task(BaseModel):
@@ -40,13 +53,13 @@ class Task(BaseModel):
     # A label that is written as a number in a data file may be one in the task file too.
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    name: str = Field(pattern=TASK_NAME)
+    name: Annotated[str, AfterValidator(check_task_name)]
     kind: str = "classification"
     form: Literal["single", "pair"] = "single"
     labels: tuple[str, ...] | None = None
     range: tuple[float, float] | None = None
     options: dict[str, Any] = {}
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[str, ...]
     train: str
     dev: str
     text_field: str = "sentence"
@@ -82,19 +95,31 @@ class Task(BaseModel):
             raise ValueError(f"allowed are {', '.join(KINDS)}")
         return kind
 
+    @field_validator("labels", "metrics", "range", "options", mode="before")
+    @classmethod
+    def _has_the_form(cls, value: object, info: ValidationInfo) -> object:
+        # In the file's words: pydantic's are Python's.
+        form, example = _FORMS[str(info.field_name)]
+        fits = isinstance(value, dict) if form == "a table" else isinstance(value, (list, tuple))
+        if value is not None and not (fits and (info.field_name != "range" or _is_range(value))):
+            raise ValueError(f"give {form}, as in {example}")
+        return value
+
     @field_validator("metrics")
     @classmethod
     def _metrics_are_known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         for name in metrics:
             if name not in METRICS:
                 raise ValueError(f"{name!r} is not known; allowed are {', '.join(METRICS)}")
+        if not metrics:
+            raise ValueError("give one or more, or leave the key out")
         return tuple(dict.fromkeys(metrics))
 
     @model_validator(mode="before")
     @classmethod
     def _default_metric(cls, values: object) -> object:
         # Depends on the kind, so it cannot be a field's default.
-        if isinstance(values, dict) and not values.get("metrics"):
+        if isinstance(values, dict) and "metrics" not in values:
             kind = KINDS.get(str(values.get("kind", "classification")))
             # Of an unknown kind the next check tells.
             return {**values, "metrics": kind.metrics[:1] if kind else ("accuracy",)}

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from builder.errors import UserError
 from builder.model.bundle import save_bundle
 from builder.model.head import Head, new_head
+from builder.model.head_spec import read_spec
 from builder.model.trunk import Trunk
 from builder.progress import Progress, silent
 from builder.tasks import Examples, Recipe, Split, Task, read_examples
@@ -63,7 +65,10 @@ def train(
     """
     recipe = _with_tap(recipe or task.recipe, trunk)
     # Before any data are read: a tap that the trunk does not have is told at once.
-    head = _fresh_head(task, trunk, recipe)
+    try:
+        head = _fresh_head(task, trunk, recipe)
+    except UserError as error:
+        raise UserError(f"task {task.name}: {error}") from error
     examples = {
         split: read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows) for split in _SPLITS
     }
@@ -88,6 +93,9 @@ def train(
     trunk_seconds = sum(texts.pass_seconds for texts in cached.values())
     best_epoch = state.best_epoch(task.metric) + 1
     spec = finished_spec(plan, evaluation, arithmetic, best_epoch, trunk_seconds, train_seconds)
+    told = [*_cut_notes(examples, cached, recipe.max_length), *evaluation.notes, *_replaced_notes(bundle)]
+    if "note" in spec.fitted:
+        told.append(spec.fitted["note"])
     save_bundle(bundle, spec, head)
     checkpoint.remove()
     return TrainResult(
@@ -97,8 +105,18 @@ def train(
         trunk_seconds=trunk_seconds,
         train_seconds=train_seconds,
         cache_bytes=sum(texts.size_bytes for texts in cached.values()),
-        notes=(*_notes(examples), *_cut_notes(examples, cached, recipe.max_length), *evaluation.notes),
+        notes=(*_notes(examples), *told),
     )
+
+
+def _replaced_notes(bundle: Path) -> list[str]:
+    """What stood in a bundle's place, which may have been better."""
+    try:
+        old = read_spec(bundle)
+    except UserError:
+        return []
+    score = f"{old.metric} {100 * old.scores[old.metric]:.1f}" if old.metric in old.scores else "no score"
+    return [f"takes the place of a head on tap {old.tap} with {old.layers} layer(s): {score}"]
 
 
 def _with_tap(recipe: Recipe, trunk: Trunk) -> Recipe:

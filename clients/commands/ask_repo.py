@@ -92,6 +92,8 @@ def ask_repo(
         raise click.UsageError(
             f"{len(pairs)} --pair for {len(texts)} texts: give --pair once for each text, or not at all"
         )
+    if file is not None and file.removesuffix(".gz").endswith((".csv", ".tsv")):
+        raise click.UsageError(f"--file {file}: read are JSON lines, and .txt with a text a line, but no CSV or TSV")
     # Twice, so that what went wrong is told before the client waits for what is still on its way.
     with errors_end_command(), Client(url, timeout_s=timeout_s, retries=3) as client, errors_end_command():
         if list_tasks:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from builder.toml_file import did_you_mean
+
 T = TypeVar("T", bound="Options")
 
 
@@ -23,11 +25,14 @@ class Options(BaseModel):
         """
         if unknown := sorted(set(given) - set(cls.model_fields)):
             allowed = ", ".join(cls.model_fields) or "none"
-            raise ValueError(f"options has {', '.join(unknown)}; allowed for this kind: {allowed}")
+            hint = did_you_mean(unknown[0], list(cls.model_fields))
+            raise ValueError(f"options has {', '.join(unknown)}{hint}; allowed for this kind: {allowed}")
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
             # Of the forms that a value may have, the one that fits furthest is the one that was meant.
             fault = max(error.errors(), key=lambda one: len(one["loc"]))
             rule = fault["msg"].removeprefix("Value error, ")
-            raise ValueError(f"options.{fault['loc'][0]}: {rule} (found {fault['input']!r:.60})") from None
+            # Between the first and the last stand names of pydantic's.
+            where = ".".join(str(part) for part in dict.fromkeys((fault["loc"][0], *fault["loc"][2:])))
+            raise ValueError(f"options.{where}: {rule} (found {fault['input']!r:.60})") from None

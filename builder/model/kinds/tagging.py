@@ -90,8 +90,11 @@ class Tagging(Kind):
         """The words of the text with their tags: of a list of tags, or of a text with blanks between them."""
         types, words = labels_of(space), text.split()
         tags = label.split() if isinstance(label, str) else label
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        if not isinstance(tags, list):
             raise ValueError(f"tags {label!r:.40} are no list of tags, nor a text of tags")
+        for place, tag in enumerate(tags, start=1):
+            if not isinstance(tag, str):
+                raise ValueError(f"tag {place}: {tag!r:.40} is no text")
         if len(tags) != len(words):
             raise ValueError(f"{len(tags)} tags for {len(words)} words")
         spans = read_spans(tags, types, TaggingOptions.read(space.options).scheme)

@@ -213,13 +213,17 @@ def test_weights_of_labels_weigh_their_rows():
             ("classification", {"class_weights": wrong}, "weights: must be 'balanced', or a table of labels as in")
             for wrong in ("some", [1, 2], 3, True)
         ),
-        ("classification", {"class_weights": {"a": True}}, r"options.class_weights: .* valid number \(found True\)"),
-        ("classification", {"class_weights": {"a": "3"}}, r"options.class_weights: .* valid number \(found '3'\)"),
+        ("classification", {"class_weights": {"a": True}}, r"options.class_weights.a: .* valid number \(found True\)"),
+        ("classification", {"class_weights": {"a": "3"}}, r"options.class_weights.a: .* valid number \(found '3'\)"),
         ("classification", {"none_below": "0.5"}, r"options.none_below: .* valid number \(found '0.5'\)"),
         ("classification", {"none_below": True}, r"options.none_below: .* valid number \(found True\)"),
         ("classification", {"none_below": 1 / 3}, "options.none_below = 0.333333 can never be: the likeliest of 3"),
         ("classification", {"none_below": 1.5}, r"options.none_below: .* less than 1 \(found 1.5\)"),
-        ("classification", {"wights": 1}, "options has wights; allowed for this kind: class_weights, none_below"),
+        (
+            "classification",
+            {"wights": 1},
+            "options has wights .*class_weights.*; allowed for this kind: class_weights, none_below",
+        ),
         ("multilabel", {"none_below": 0.5}, "options has none_below; allowed for this kind: none"),
     ],
 )
