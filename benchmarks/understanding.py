@@ -167,7 +167,7 @@ def page(compared: dict[str, tuple[float, float]], where: dict[str, str], rows: 
             "*Kept* is of the full fine-tuning in the same row. "
             f"Of {test} test utterances, one is {100 / rows[2]:.2f} points.",
             "",
-            f"Heads, the cheapest that keep {FLOOR:.0%} of their own score on dev:",
+            f"Heads, the cheapest that keep {FLOOR:.0%} of their own full fine-tuning on dev:",
             "",
             *(f"- {name}: {place}" for name, place in where.items()),
             "",
