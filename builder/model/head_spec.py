@@ -69,13 +69,12 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
         raise UserError(f"{folder}: no head.json in it, so it is not a bundle") from None
     except ValidationError as error:
         first = error.errors()[0]
-        # Of all fields together: the whole file would be what was found.
-        if first["type"] == "value_error" and not first["loc"]:
-            raise UserError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
+        rule = first["msg"].removeprefix("Value error, ")
+        # Of all fields together: what was found would be the whole file.
+        if not first["loc"]:
+            raise UserError(f"{path}: {rule}") from error
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path}: {where + ': ' if where else ''}{first['msg']} (found {first['input']!r:.80})"
-        ) from error
+        raise UserError(f"{path}: {where}: {rule} (found {first['input']!r:.80})") from error
     except (ValueError, RecursionError) as error:  # brackets without end
         raise UserError(f"{path} is not JSON: {error}") from error
     if spec.task != folder.name and not any_folder:

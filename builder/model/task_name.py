@@ -15,7 +15,7 @@ TENSORS = frozenset(
 def check_task_name(name: str) -> str:
     """Gives the name back. Raises ValueError where no task can have it."""
     if not _PATTERN.fullmatch(name):
-        raise ValueError("small letters, digits and _, beginning with a letter, at most 48")
+        raise ValueError("a task's name is small letters, digits and _, beginning with a letter, at most 48")
     if name in TENSORS or name == "hidden_state" or re.fullmatch(r"hidden_\d+", name):
         raise ValueError(f"{name} is the name of a tensor that the ensembles use: give it another name")
     return name

@@ -77,7 +77,10 @@ def test_labels_may_be_numbers_as_in_the_data(write):
         (MINIMAL + 'form = "triple"', r"key form: found 'triple': input should be 'single' or 'pair'"),
         (MINIMAL + 'metrics = ["acuracy"]', r"key metrics: .*'acuracy' is not known; allowed are accuracy"),
         (MINIMAL + 'metrics = ["pearson"]', r"metric pearson does not fit kind classification; allowed are accuracy"),
-        (MINIMAL + 'name = "Spam!"', r"key name: found 'Spam!': small letters, digits and _, beginning with a letter"),
+        (
+            MINIMAL + 'name = "Spam!"',
+            r"key name: found 'Spam!': a task's name is small letters, digits and _, beginning with a letter",
+        ),
         (MINIMAL + 'name = "text"', r"key name: found 'text': text is the name of a tensor"),
         (MINIMAL + 'name = "hidden_3"', r"hidden_3 is the name of a tensor"),
         (MINIMAL + 'metrics = "accuracy"', r"key metrics: found 'accuracy': give a list, as in \[\"accuracy\""),

@@ -122,7 +122,7 @@ def foreign(folder):
         ({"trunk": ""}, None, "key trunk is missing"),
         ({"kind": '"guess"'}, None, "kind 'guess' is not known; known are: classification, regression"),
         ({"labels_": "1"}, None, "key labels_ is not known \\(did you mean labels\\?\\)"),
-        ({"labels": 2, "task": '"hidden_02"', "output": "hidden_02"}, None, "has the name of a tensor|its task is"),
+        ({"labels": 2, "task": '"hidden_02"', "output": "hidden_02"}, None, "is the name of a tensor|its task is"),
         ({}, not_onnx, "is not an ONNX file|opset 0"),
         ({}, outside, "has weights outside of the file"),
         ({}, foreign, "uses operators of org.example"),
