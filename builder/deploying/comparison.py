@@ -149,7 +149,7 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
             text = kind.text(text) if text is not None else ""
         except ValueError as error:
             raise UserError(f"{file}, line {record.line}: the text {error}") from error
-        if not isinstance(text, str) or not text.strip():
+        if not text.strip():
             raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
         if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
             names = ", ".join(_PAIR)
