@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,16 +17,25 @@ from builder.tasks.recipe import Recipe
 Split = Literal["train", "dev"]
 
 
-_FORMS = {
-    "labels": ("a list", '["ham", "spam"]'),
-    "metrics": ("a list", '["accuracy", "macro_f1"]'),
-    "range": ("the lowest and the highest number", "[0, 5]"),
-    "options": ("a table", '{output = "softmax"}'),
-}
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _is_range(value: Any) -> bool:
-    return len(value) == 2 and all(isinstance(one, (int, float)) and math.isfinite(one) for one in value)
+    return (
+        _is_list(value)
+        and len(value) == 2
+        and all(isinstance(one, (int, float)) and math.isfinite(one) for one in value)
+    )
+
+
+# In the file's words: pydantic's are Python's.
+_FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "labels": (_is_list, 'a list, as in ["ham", "spam"]'),
+    "metrics": (_is_list, 'a list, as in ["accuracy", "macro_f1"]'),
+    "range": (_is_range, "the lowest and the highest number, as in [0, 5]"),
+    "options": (lambda value: isinstance(value, dict), 'a table, as in {output = "softmax"}'),
+}
 
 
 class Task(BaseModel):
@@ -98,11 +107,9 @@ class Task(BaseModel):
     @field_validator("labels", "metrics", "range", "options", mode="before")
     @classmethod
     def _has_the_form(cls, value: object, info: ValidationInfo) -> object:
-        # In the file's words: pydantic's are Python's.
-        form, example = _FORMS[str(info.field_name)]
-        fits = isinstance(value, dict) if form == "a table" else isinstance(value, (list, tuple))
-        if value is not None and not (fits and (info.field_name != "range" or _is_range(value))):
-            raise ValueError(f"give {form}, as in {example}")
+        fits, form = _FORMS[str(info.field_name)]
+        if value is not None and not fits(value):
+            raise ValueError(f"give {form}")
         return value
 
     @field_validator("metrics")

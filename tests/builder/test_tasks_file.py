@@ -3,6 +3,9 @@
 import pytest
 
 from builder.errors import UserError
+from builder.export.names import HIDDEN_STATE, hidden_name
+from builder.model.task_name import TENSORS, check_task_name
+from builder.repository.configs import PADDED, TOKEN_WORDS
 from builder.tasks import Recipe, find_task, find_tasks, load_task
 
 MINIMAL = 'labels = ["ham", "spam"]\ntrain = "train.csv"\ndev = "dev.csv"\n'
@@ -156,3 +159,20 @@ def test_every_task_file_of_the_project_is_a_task(pytestconfig):
         # A bundle that ships is at most 4 MB, which is one layer of the default trunk.
         assert task.recipe.tap is not None
         assert task.recipe.layers == 1
+
+
+def test_no_tensor_of_the_ensembles_can_be_a_task():
+    """Their names stand in two places, since a task's name is checked where nothing is known of repositories."""
+    assert {
+        *PADDED,
+        *PADDED.values(),
+        TOKEN_WORDS,
+        HIDDEN_STATE,
+        hidden_name(12),
+        "text",
+        "text_pair",
+        "truncated",
+    } == {*TENSORS, HIDDEN_STATE, hidden_name(12)}
+    for name in (*TENSORS, HIDDEN_STATE, hidden_name(12)):
+        with pytest.raises(ValueError, match="the name of a tensor"):
+            check_task_name(name)
