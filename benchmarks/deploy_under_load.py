@@ -27,19 +27,18 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-
-from builder.deploying.deployer import Deployer
-from builder.deploying.live_server import LiveServer
-from builder.deploying.reference import reference_answers
-from builder.export.modules import ServedHead
-from builder.export.names import head_name
-from builder.export.parity import ServedTask
-from builder.export.parity_texts import parity_texts
-from builder.model.bundle import load_bundle, save_bundle
-from builder.model.head_spec import find_bundles
-from builder.model.trunk import load_trunk
-from builder.repository.build import build_repository
-from server import Server
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy.live_server import LiveServer
+from onetrunk.deploy.reference import reference_answers
+from onetrunk.export.modules import ServedHead
+from onetrunk.export.names import head_name
+from onetrunk.export.parity import ServedTask
+from onetrunk.export.parity_texts import parity_texts
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.repository.build import build_repository
+from onetrunk.serving import Server
+from onetrunk.tasks.head_spec import find_bundles
 
 CLIENTS = 8
 TOLERANCE = 1e-4

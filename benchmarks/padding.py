@@ -24,19 +24,18 @@ import click
 import numpy as np
 import onnxruntime
 import tokenizers
-
-import builder
-from builder.export.names import Segment
-from builder.export.onnx_file import export_segment
-from builder.export.release import DEFAULT_RELEASE, get_release
-from builder.machine import processor_name
-from builder.model.trunk import load_trunk
-from builder.repository.bucket_choice import choose_buckets, padding_share
-from builder.repository.buckets import buckets_up_to
-from builder.repository.configs import MAX_BATCH_SIZE
-from builder.repository.length_sample import count_lengths
-from builder.repository.padding import MOST_BUCKETS, STEP
-from builder.tasks import find_tasks, load_task, read_examples
+from onetrunk.export.names import Segment
+from onetrunk.export.onnx_file import export_segment
+from onetrunk.export.release import DEFAULT_RELEASE, get_release
+from onetrunk.machine import processor_name
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.protocol import __version__
+from onetrunk.repository.bucket_choice import choose_buckets, padding_share
+from onetrunk.repository.buckets import buckets_up_to
+from onetrunk.repository.configs import MAX_BATCH_SIZE
+from onetrunk.repository.length_sample import count_lengths
+from onetrunk.repository.padding import MOST_BUCKETS, STEP
+from onetrunk.tasks import find_tasks, load_task, read_examples
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LENGTH = 128
@@ -131,7 +130,7 @@ def measure(trunk, data):
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": processor_name(),
         "versions": {
-            "onetrunk": builder.__version__,
+            "onetrunk": __version__,
             "python": platform.python_version(),
             "tokenizers": tokenizers.__version__,
             "onnxruntime": onnxruntime.__version__,

@@ -14,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from onetrunk.export.precision import parse_precision
+from onetrunk.repository.build import BuildReport, build_repository
+from onetrunk.repository.gate_settings import GateSettings
+
 from benchmarks.compare.result import describe_machine
-from builder.export.precision import parse_precision
-from builder.repository.build import BuildReport, build_repository
-from builder.repository.gate_settings import GateSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows a task: all of them where it is the figure that counts, the gate's usual sample elsewhere.

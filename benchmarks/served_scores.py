@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-from builder.deploying.live_server import LiveServer
-from builder.model.head_spec import HeadSpec, find_bundles, read_spec
-from builder.model.kinds.base import stack_rows
-from builder.model.trunk import Trunk, load_trunk
-from builder.tasks import Task, find_tasks, load_task, read_examples
-from builder.tasks.metrics import measure
-from builder.training.targets import labelled_targets
-from server import Server
+from onetrunk.deploy.live_server import LiveServer
+from onetrunk.nn.trunk import Trunk, load_trunk
+from onetrunk.serving import Server
+from onetrunk.tasks import Task, find_tasks, load_task, read_examples
+from onetrunk.tasks.head_spec import HeadSpec, find_bundles, read_spec
+from onetrunk.tasks.kinds.base import stack_rows
+from onetrunk.tasks.metrics import measure
+from onetrunk.training.targets import labelled_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 16

@@ -17,24 +17,23 @@ from pathlib import Path
 
 import click
 import numpy as np
+from onetrunk.distill.baseline import baseline_spec, run_baseline, save_baselines
+from onetrunk.distill.bundles import carry_out
+from onetrunk.distill.costs import measure_costs
+from onetrunk.distill.depths import search_task
+from onetrunk.distill.plan_file import PlanFile
+from onetrunk.distill.planned import make_plan, servable_options
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.machine import processor_model, usable_cores
+from onetrunk.tasks import Task, load_task
+from onetrunk.tasks.metrics import measure
+from onetrunk.tasks.span_metrics import word_spans
+from onetrunk.training.evaluation import raw_outputs
+from onetrunk.training.execute import find_run, fine_tuned, trained_head
+from onetrunk.training.objective import output_of
+from onetrunk.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
+from onetrunk.whole_file import write_text
 from torch import nn
-
-from builder.machine import processor_model, usable_cores
-from builder.planning.costs import measure_costs
-from builder.planning.plan_file import PlanFile
-from builder.search.baseline import baseline_spec, run_baseline, save_baselines
-from builder.search.bundles import carry_out
-from builder.search.depths import search_task
-from builder.search.planned import make_plan, servable_options
-from builder.search.settings import SearchSettings
-from builder.tasks import Task, load_task
-from builder.tasks.metrics import measure
-from builder.tasks.span_metrics import word_spans
-from builder.training.evaluation import raw_outputs
-from builder.training.execute import find_run, fine_tuned, trained_head
-from builder.training.objective import output_of
-from builder.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
-from builder.whole_file import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "slu/snips/test.jsonl.gz"

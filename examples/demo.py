@@ -6,12 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+from onetrunk.client import Client
+from onetrunk.client.display import answer_table
+from onetrunk.client.lines import Line
+from onetrunk.serving import Server
 from rich.console import Console
-
-from clients import Client
-from clients.display import answer_table
-from clients.lines import Line
-from server import Server
 
 HERE = Path(__file__).parent
 

@@ -79,7 +79,7 @@ def tiny_trunk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_trunk(tiny_trunk_folder: Path):
     """The tiny trunk, loaded."""
-    from builder.model.trunk import load_trunk
+    from onetrunk.nn.trunk import load_trunk
 
     return load_trunk(tiny_trunk_folder)
 
@@ -87,11 +87,10 @@ def tiny_trunk(tiny_trunk_folder: Path):
 def write_tiny_heads(folder: Path, trunk) -> Path:
     """Untrained heads of every kind, form and depth."""
     import torch
-
-    from builder.model.bundle import save_bundle
-    from builder.model.head import new_head
-    from builder.model.head_spec import HeadSpec
-    from builder.model.kinds import get_kind
+    from onetrunk.nn.bundle import save_bundle
+    from onetrunk.nn.head import new_head
+    from onetrunk.tasks.head_spec import HeadSpec
+    from onetrunk.tasks.kinds import get_kind
 
     shapes = [
         ("grade", "regression", "pair", None, (0.0, 5.0), 3, 1),
@@ -135,9 +134,8 @@ def tiny_heads(tiny_trunk, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tmp_path: Path):
     """The bundle `mood`, once for every query of a last layer."""
     import torch
-
-    from builder.model.bundle import load_bundle, save_bundle
-    from builder.model.head import empty_head
+    from onetrunk.nn.bundle import load_bundle, save_bundle
+    from onetrunk.nn.head import empty_head
 
     bundle = load_bundle(tiny_heads / "mood")
     head = empty_head(tiny_trunk, outputs=2, layers=bundle.spec.layers, query=request.param)
@@ -151,7 +149,7 @@ def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tm
 @pytest.fixture(scope="session")
 def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What build-repo makes of the tiny heads; tests that write into it take a copy."""
-    from builder.repository.build import build_repository
+    from onetrunk.repository.build import build_repository
 
     output = tmp_path_factory.mktemp("built") / "model_repository"
     build_repository(output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
@@ -161,7 +159,7 @@ def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory:
 @pytest.fixture(scope="session")
 def served(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory):
     """A real Triton on a copy of the tiny repository, ready. It asks itself nothing: tests count its statistics."""
-    from server import Server
+    from onetrunk.serving import Server
 
     # Triton's Python backend leaves byte code in what it serves, which tests of the repository must not meet.
     repository = shutil.copytree(tiny_repository, tmp_path_factory.mktemp("served") / "model_repository")

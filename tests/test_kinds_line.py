@@ -14,23 +14,22 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-
-from builder.deploying.deployer import Deployer
-from builder.export.precision import parse_precision
-from builder.model.bundle import load_bundle, save_bundle
-from builder.model.kinds import KINDS
-from builder.model.kinds.base import Kind
-from builder.model.kinds.span_tags import read_spans
-from builder.model.trunk import load_trunk
-from builder.repository.build import build_repository
-from builder.repository.gate_settings import GateSettings
-from builder.tasks import load_task, read_examples
-from builder.tasks.metrics import measure
-from builder.training.run import train
-from clients import BadInput, Client
-from clients.display import answer_record, task_table
-from clients.lines import Line
-from server import Server
+from onetrunk.client import BadInput, Client
+from onetrunk.client.display import answer_record, task_table
+from onetrunk.client.lines import Line
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.export.precision import parse_precision
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.gate_settings import GateSettings
+from onetrunk.serving import Server
+from onetrunk.tasks import load_task, read_examples
+from onetrunk.tasks.kinds import KINDS
+from onetrunk.tasks.kinds.base import Kind
+from onetrunk.tasks.kinds.span_tags import read_spans
+from onetrunk.tasks.metrics import measure
+from onetrunk.training.run import train
 
 pytestmark = pytest.mark.triton
 

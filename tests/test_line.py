@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as grpcclient
-
-from builder.export.modules import ServedHead
-from builder.model.bundle import load_bundle
-from builder.model.head_spec import find_bundles
-from clients import Client
+from onetrunk.client import Client
+from onetrunk.export.modules import ServedHead
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.tasks.head_spec import find_bundles
 
 pytestmark = pytest.mark.triton
 

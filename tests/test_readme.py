@@ -98,9 +98,8 @@ def test_serve_and_ask(built):
 def write_urgent(folder, shift):
     """A bundle of the task `urgent`, made of a shipped one."""
     import torch
-
-    from builder.model.bundle import load_bundle, save_bundle
-    from builder.model.trunk import load_trunk
+    from onetrunk.nn.bundle import load_bundle, save_bundle
+    from onetrunk.nn.trunk import load_trunk
 
     bundle = load_bundle(ROOT / "heads" / "sst2")
     head = bundle.head(load_trunk())

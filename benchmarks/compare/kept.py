@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.digest import sha256_file
-from builder.whole_file import writing
+from onetrunk.digest import sha256_file
+from onetrunk.whole_file import writing
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of what is kept, all that the content of a file depends on; the default trunk's own files are named by their SHA-256

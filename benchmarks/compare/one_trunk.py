@@ -8,11 +8,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf import text_format
+from onetrunk.export.merged import merge_models
+from onetrunk.repository.configs import config_text
+from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 from tritonclient.grpc import model_config_pb2 as pb
-
-from builder.export.merged import merge_models
-from builder.repository.configs import config_text
-from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 
 _TRUNK = "trunk_whole"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.compare.result import Result
-from builder.quality.plots.style import HEADS, OVERHEAD, style, write_plot
+from benchmarks.study.plots.style import HEADS, OVERHEAD, style, write_plot
 
 
 def plot_systems(result: Result, path: Path) -> None:

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from onetrunk.export.names import Segment, segment_named
+from onetrunk.nn.trunk import Trunk
+from onetrunk.serving import Server
+from onetrunk.tasks.head_spec import read_spec
+
 from benchmarks.compare.texts import triton_request
 from benchmarks.compare.whole_models import (
     TRUNK_OUTPUT,
@@ -19,10 +24,6 @@ from benchmarks.compare.whole_models import (
     write_repository,
 )
 from benchmarks.peers.peer import HttpRequest
-from builder.export.names import Segment, segment_named
-from builder.model.head_spec import read_spec
-from builder.model.trunk import Trunk
-from server import Server
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onetrunk.distill.sessions import untrained_head
+from onetrunk.export.merged import merge_models
+from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
+from onetrunk.export.onnx_file import export_single
+from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
+from onetrunk.nn.trunk import Trunk
+from onetrunk.repository.buckets import buckets_up_to
+from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
+from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
+from onetrunk.repository.plan import tokenizer_files
+from onetrunk.whole_file import written_whole
 from onnx import helper
 from tritonclient.grpc import model_config_pb2 as pb
-
-from builder.export.merged import merge_models
-from builder.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
-from builder.export.onnx_file import export_single
-from builder.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
-from builder.model.trunk import Trunk
-from builder.planning.sessions import untrained_head
-from builder.repository.buckets import buckets_up_to
-from builder.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
-from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
-from builder.repository.plan import tokenizer_files
-from builder.whole_file import written_whole
 
 TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)

@@ -2,11 +2,11 @@
 
 import onnx
 import pytest
+from onetrunk.protocol.errors import OneTrunkError
 
 from benchmarks.compare import kept, shapes, whole_models
 from benchmarks.compare.kept import kept_folder, whole_folder
 from benchmarks.compare.whole_models import empty_file, single_file
-from builder.errors import OneTrunkError
 
 
 def interrupt(*_):
@@ -17,7 +17,7 @@ def interrupt(*_):
 def root(tmp_path):
     for source in kept._SOURCES:
         (tmp_path / "root" / source).mkdir(parents=True)
-    (tmp_path / "root" / "builder/model/trunk.py").write_text("layers = 12")
+    (tmp_path / "root" / "builder/onetrunk/nn/trunk.py").write_text("layers = 12")
     return tmp_path / "root"
 
 
@@ -28,7 +28,7 @@ def test_what_is_kept_is_deleted_when_the_code_changes(root, tmp_path):
     (work / "results").mkdir()
     assert kept_folder(work, root) == folder
     assert (folder / "model.onnx").exists()
-    (root / "builder/model/trunk.py").write_text("layers = 6")
+    (root / "builder/onetrunk/nn/trunk.py").write_text("layers = 6")
     changed = kept_folder(work, root)
     assert sorted(work.iterdir()) == sorted([changed, work / "results"])
     assert not any(changed.iterdir())

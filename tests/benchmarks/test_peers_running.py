@@ -11,7 +11,7 @@ import pytest
 from benchmarks.peers.peers import PEERS, TASKS, Peer, running_peer
 
 PYTHON = os.environ.get("ONETRUNK_PEERS_PYTHON")
-TEXTS = Path(__file__).parents[2] / "clients/bench/texts.jsonl"
+TEXTS = Path(__file__).parents[2] / "clients/onetrunk/client/bench/texts.jsonl"
 # Softmax of logits of a few units: ONNX Runtime's fused GELU and attention differ from torch's in the last digits.
 TOLERANCE = {"infinity-optimum": 1e-3}
 

@@ -5,11 +5,10 @@ import random
 from types import SimpleNamespace
 
 import pytest
-
-from builder.tasks import Recipe, Task
-from builder.training.arithmetic import Arithmetic
-from builder.training.run_record import RunStore
-from builder.training.workbench import BenchSettings, Workbench
+from onetrunk.tasks import Recipe, Task
+from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training.run_record import RunStore
+from onetrunk.training.workbench import BenchSettings, Workbench
 
 FILLING = ["the", "a", "film", "music", "was", "very", "scene", "and", "plot", "who", "it"]
 
@@ -97,7 +96,7 @@ def fits(monkeypatch):
 
     Each has ``start``, the epochs that were done before, and ``state`` at its end, None where it did not come so far.
     """
-    import builder.training.execute as module
+    import onetrunk.training.execute as module
 
     real, begun = module.fit, []
 

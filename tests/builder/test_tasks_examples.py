@@ -4,10 +4,9 @@ import hashlib
 import json
 
 import pytest
-
-from builder.errors import UserError
-from builder.tasks import Task, read_examples
-from builder.tasks.location import locate
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Task, read_examples
+from onetrunk.tasks.location import locate
 
 
 @pytest.fixture

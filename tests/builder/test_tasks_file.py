@@ -1,12 +1,11 @@
 """Task files: three lines are enough, and whatever is wrong is named with file, key, value and what is allowed."""
 
 import pytest
-
-from builder.errors import UserError
-from builder.export.names import HIDDEN_STATE, hidden_name
-from builder.model.task_name import TENSORS, check_task_name
-from builder.repository.configs import PADDED, TOKEN_WORDS
-from builder.tasks import Recipe, find_task, find_tasks, load_task
+from onetrunk.export.names import HIDDEN_STATE, hidden_name
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.task_name import TENSORS, check_task_name
+from onetrunk.repository.configs import PADDED, TOKEN_WORDS
+from onetrunk.tasks import Recipe, find_task, find_tasks, load_task
 
 MINIMAL = 'labels = ["ham", "spam"]\ntrain = "train.csv"\ndev = "dev.csv"\n'
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-
-from builder.model.kinds.classification import Classification
-from builder.model.kinds.multilabel import Multilabel
-from builder.model.kinds.tagging import Tagging
-from builder.tasks.metrics import METRICS, measure
+from onetrunk.tasks.kinds.classification import Classification
+from onetrunk.tasks.kinds.multilabel import Multilabel
+from onetrunk.tasks.kinds.tagging import Tagging
+from onetrunk.tasks.metrics import METRICS, measure
 
 # Of six rows: 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
 PREDICTIONS = np.array([1, 1, 1, 0, 0, 0])

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-
-from builder.tasks import read_examples
-from builder.tasks.examples import Examples
-from builder.tasks.overlap import overlap_notes
-from builder.training import train
+from onetrunk.tasks import read_examples
+from onetrunk.tasks.examples import Examples
+from onetrunk.tasks.overlap import overlap_notes
+from onetrunk.training import train
 
 
 def examples(*texts):

@@ -10,10 +10,9 @@ import types
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from builder.errors import UserError
-from builder.tasks.hub import read_hub
-from builder.tasks.records import BrokenLine, Record, read_records
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.hub import read_hub
+from onetrunk.tasks.records import BrokenLine, Record, read_records
 
 # Any text that UTF-8 can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -6,8 +6,7 @@ import asyncio
 import time
 
 import pytest
-
-from clients import AsyncClient, OneTrunkError
+from onetrunk.client import AsyncClient, OneTrunkError
 
 
 def test_calls_run_beside_each_other(fake):

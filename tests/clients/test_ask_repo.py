@@ -11,10 +11,9 @@ import threading
 import grpc
 import pytest
 from click.testing import CliRunner
+from onetrunk.client.cli import ask_repo
 
-from clients.cli import ask_repo
-
-COMMAND = [sys.executable, "-c", "from clients.cli import ask_repo; ask_repo(prog_name='ask-repo')"]
+COMMAND = [sys.executable, "-c", "from onetrunk.client.cli import ask_repo; ask_repo(prog_name='ask-repo')"]
 
 
 @pytest.fixture
@@ -216,7 +215,7 @@ def test_help_shows_examples():
 
 def test_the_commands_load_neither_torch_nor_onnxruntime_nor_the_other_packages():
     program = (
-        "import sys, clients, clients.cli\n"
+        "import sys, clients, onetrunk.client.cli\n"
         "print(*{name.partition('.')[0] for name in sys.modules} & "
         "{'torch', 'onnxruntime', 'transformers', 'builder', 'server'})"
     )

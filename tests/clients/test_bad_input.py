@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from clients import BadInput, UnknownTask
+from onetrunk.client import BadInput, UnknownTask
 
 
 def test_the_servers_complaint_names_the_callers_row(fake, make_client):

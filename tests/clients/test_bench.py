@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-from clients.bench.load import read_load
-from clients.bench.samples import read_texts
-from clients.bench.server import BenchServer
-from clients.bench.statistics import Counters, part_times, read_counters
-from clients.cli import bench_repo
-from clients.errors import BadInput, ServerError
+from onetrunk.client.bench.load import read_load
+from onetrunk.client.bench.samples import read_texts
+from onetrunk.client.bench.server import BenchServer
+from onetrunk.client.bench.statistics import Counters, part_times, read_counters
+from onetrunk.client.cli import bench_repo
+from onetrunk.client.errors import BadInput, ServerError
 
 # As perf_analyzer 2.51.0 writes it.
 CSV_REPORT = (

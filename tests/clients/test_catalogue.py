@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from onetrunk.client.catalogue import read_catalogue
+from onetrunk.client.errors import ServerError, UnknownTask
+from onetrunk.client.kinds import reader_of
 from tritonclient.grpc import model_config_pb2
-
-from clients.catalogue import read_catalogue
-from clients.errors import ServerError, UnknownTask
-from clients.kinds import reader_of
 
 # The example of docs/contracts.md.
 PARAMETER = json.loads("""

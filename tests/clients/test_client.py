@@ -8,10 +8,9 @@ import time
 
 import grpc
 import pytest
-
-from clients import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
-from clients.kinds import reader_of
-from clients.task_info import TaskInfo
+from onetrunk.client import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
+from onetrunk.client.kinds import reader_of
+from onetrunk.client.task_info import TaskInfo
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Server is stopping")
 DEAD_STUB = (grpc.StatusCode.INTERNAL, "in ensemble 'multitask', Stub process 'head_sst2_0_0' is not healthy.")

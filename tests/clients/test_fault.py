@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
-
-from clients.errors import BadInput, DeadlineExceeded, NotReady, ServerError
-from clients.fault import read_fault
+from onetrunk.client.errors import BadInput, DeadlineExceeded, NotReady, ServerError
+from onetrunk.client.fault import read_fault
 
 Code = grpc.StatusCode
 

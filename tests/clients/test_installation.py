@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from clients.bench import installation
-from clients.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.client.bench import installation
+from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
 
 
 def test_a_program_that_is_missing_or_does_not_start(monkeypatch, tmp_path):

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from clients import lines as lines_module
-from clients.lines import BadLine, Line, is_plain, open_lines, read_lines
+from onetrunk.client import lines as lines_module
+from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
 
 
 def read(content, *, plain=None):

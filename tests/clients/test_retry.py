@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from clients.errors import DeadlineExceeded, NotReady
-from clients.fault import Fault
-from clients.retry import Backoff, Deadline
+from onetrunk.client.errors import DeadlineExceeded, NotReady
+from onetrunk.client.fault import Fault
+from onetrunk.client.retry import Backoff, Deadline
 
 PASSING = Fault(NotReady("down"), passing=True)
 

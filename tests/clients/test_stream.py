@@ -7,10 +7,9 @@ import threading
 import time
 
 import pytest
-
-from clients import Client, NotReady
-from clients.lines import BadLine, Line
-from clients.stream import CHUNK_ROWS, answer_lines, chunks
+from onetrunk.client import Client, NotReady
+from onetrunk.client.lines import BadLine, Line
+from onetrunk.client.stream import CHUNK_ROWS, answer_lines, chunks
 
 
 def test_chunks_keep_order_and_size():

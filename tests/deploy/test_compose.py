@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-
-from builder.export.release import DEFAULT_RELEASE
-from builder.repository.configs import MAX_TEXT_BYTES
-from builder.repository.ensemble import MULTITASK, MULTITASK_TOKENS
-from clients.bench.installation import NoPerfAnalyzer, find_perf_analyzer
-from server.command import ADMIN_HEADER, ADMIN_PROTOCOLS
-from server.installation import find_triton
+from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.export.release import DEFAULT_RELEASE
+from onetrunk.repository.configs import MAX_TEXT_BYTES
+from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
+from onetrunk.serving.command import ADMIN_HEADER, ADMIN_PROTOCOLS
+from onetrunk.serving.installation import find_triton
 
 from .compose_file import COMPOSE, ROOT, TRITONS, VARIABLE, flags, read_compose
 

@@ -15,12 +15,11 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-
-from clients.bench.installation import NoPerfAnalyzer, find_perf_analyzer
-from server.command import ADMIN_HEADER
-from server.installation import find_triton
-from server.process import TritonProcess
-from server.runtime import environment, make_runtime
+from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.serving.command import ADMIN_HEADER
+from onetrunk.serving.installation import find_triton
+from onetrunk.serving.process import TritonProcess
+from onetrunk.serving.runtime import environment, make_runtime
 
 from .compose_file import ROOT
 

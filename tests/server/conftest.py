@@ -26,7 +26,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "topic": {"kind": "classification", "form": "single", "labels": ["art", "law", "sport"], "range": None},
     "match": {"kind": "regression", "form": "pair", "labels": None, "range": [0, 5]},
 }
-TOKENIZER_MODEL = Path(__file__).parents[2] / "server/models/tokenizer/model.py"
+TOKENIZER_MODEL = Path(__file__).parents[2] / "builder/onetrunk/repository/tokenizer/model.py"
 
 
 def write_tokenizer() -> str:

@@ -7,9 +7,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-
-from server.address import Address, choose_ports, listens_on, resolve_host
-from server.errors import PortTakenError, UserError
+from onetrunk.serving.address import Address, choose_ports, listens_on, resolve_host
+from onetrunk.serving.errors import PortTakenError, UserError
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-from server import Server
-from server.cli import serve_repo
+from onetrunk.serving import Server
+from onetrunk.serving.cli import serve_repo
 
 
 def test_help_has_examples_and_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from server.cli import serve_repo\n"
+        "from onetrunk.serving.cli import serve_repo\n"
         "try:\n    serve_repo(['--help'])\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'torch', 'onnxruntime', 'numpy', 'grpc', 'tritonclient'} & sys.modules.keys()\n"

@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from server import installation
-from server.address import Address
-from server.command import admin_headers, triton_command
-from server.errors import UserError
-from server.installation import Installation, find_libpython, find_triton
-from server.runtime import Runtime, environment, make_runtime
+from onetrunk.serving import installation
+from onetrunk.serving.address import Address
+from onetrunk.serving.command import admin_headers, triton_command
+from onetrunk.serving.errors import UserError
+from onetrunk.serving.installation import Installation, find_libpython, find_triton
+from onetrunk.serving.runtime import Runtime, environment, make_runtime
 
 HERE = Installation(
     binary=Path("/triton/bin/tritonserver"),
@@ -77,7 +76,7 @@ def test_the_environment_leads_to_our_libraries_and_python() -> None:
 
 def test_triton_is_found_without_importing_its_package() -> None:
     code = (
-        "import sys; from server.installation import find_triton; found = find_triton(); "
+        "import sys; from onetrunk.serving.installation import find_triton; found = find_triton(); "
         "assert 'pytriton' not in sys.modules; assert found.binary.is_file() and found.stub.is_file(); "
         "assert found.libraries.is_dir()"
     )
@@ -150,7 +149,7 @@ def test_the_private_folder_holds_both_backends(tmp_path: Path) -> None:
         assert files == {
             "backends/python/libtriton_python.so",
             "backends/python/triton_python_backend_stub",
-            "backends/onnxruntime/model.py",
+            "server/onetrunk/serving/backends/onnxruntime/model.py",
             "lib/libpython3.99.so.1.0",
         }
         assert not any(path.is_symlink() for path in runtime.backends.rglob("*")), "Triton refuses links there"

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from server import guard
+from onetrunk.serving import guard
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from server.log import PORT_TAKEN, failed_models, loaded_models, read_since, why_it_failed
+from onetrunk.serving.log import PORT_TAKEN, failed_models, loaded_models, read_since, why_it_failed
 
 BROKEN_MODEL = """\
 W1123 22:30:53.514830 16868 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"

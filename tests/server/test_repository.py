@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from server.errors import UserError
-from server.repository import read_repository
+from onetrunk.serving.errors import UserError
+from onetrunk.serving.repository import read_repository
 
 
 def test_a_whole_repository_tells_its_tasks_and_models(repository: Path) -> None:

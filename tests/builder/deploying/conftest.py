@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from google.protobuf import text_format
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.head import new_head
+from onetrunk.repository.publication import STAGING
 from tritonclient.grpc import model_config_pb2 as pb
-
-from builder.deploying.deployer import Deployer
-from builder.model.bundle import load_bundle, save_bundle
-from builder.model.head import new_head
-from builder.repository.publication import STAGING
 
 
 @pytest.fixture

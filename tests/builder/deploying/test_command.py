@@ -6,8 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-
-from builder.commands.deploy_head import deploy_head
+from onetrunk.cli.deploy_head import deploy_head
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_url_with_a_protocol_is_refused(repository):
 def test_help_and_rollback_import_no_torch(repository, deployer, bundle):
     deployer.deploy(bundle())
     code = (
-        "import sys\nfrom click.testing import CliRunner\nfrom builder.commands.deploy_head import deploy_head\n"
+        "import sys\nfrom click.testing import CliRunner\nfrom onetrunk.cli.deploy_head import deploy_head\n"
         "assert CliRunner().invoke(deploy_head, ['--help']).exit_code == 0\n"
         f"where = ['--offline', '--repository', {str(repository)!r}]\n"
         "for arguments in (['--rollback', 'mood'], ['--remove', 'grade'], ['--list'], ['--verify']):\n"

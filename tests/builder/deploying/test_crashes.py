@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from builder.deploying import history
-from builder.deploying.deployer import Deployer
-from builder.export import onnx_file
-from builder.repository import exports, publication
-from server.repository import read_repository
+from onetrunk.deploy import history
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.export import onnx_file
+from onetrunk.repository import exports, publication
+from onetrunk.serving.repository import read_repository
 
 ENSEMBLES = ("multitask", "multitask_tokens")
 FILES = (publication.__file__, history.__file__)

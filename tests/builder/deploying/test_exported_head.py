@@ -3,11 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.repository.build import build_repository
 from onnx import TensorProto, helper, numpy_helper
-
-from builder.deploying.deployer import Deployer
-from builder.errors import OneTrunkError
-from builder.repository.build import build_repository
 
 WIDTH = 32
 

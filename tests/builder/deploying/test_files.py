@@ -6,15 +6,14 @@ import os
 import shutil
 
 import pytest
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.export import parity
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.manifest import read_manifest
+from onetrunk.repository.publication import locked
+from onetrunk.serving.repository import read_repository
 from safetensors.torch import load_file, save_file
-
-from builder.deploying.deployer import Deployer
-from builder.errors import OneTrunkError, UserError
-from builder.export import parity
-from builder.repository.build import build_repository
-from builder.repository.manifest import read_manifest
-from builder.repository.publication import locked
-from server.repository import read_repository
 
 
 def pinned(repository, task, ensemble="multitask"):
@@ -23,7 +22,7 @@ def pinned(repository, task, ensemble="multitask"):
 
 
 def read_config(repository, model):
-    from server.repository import read_config
+    from onetrunk.serving.repository import read_config
 
     return read_config(repository, model, model)
 

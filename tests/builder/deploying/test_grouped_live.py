@@ -4,11 +4,10 @@ import threading
 
 import numpy as np
 import pytest
-
-from builder.deploying.deployer import Deployer
-from builder.deploying.live_server import LiveServer
-from builder.repository.build import build_repository
-from server import Server
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy.live_server import LiveServer
+from onetrunk.repository.build import build_repository
+from onetrunk.serving import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 

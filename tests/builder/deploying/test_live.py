@@ -14,20 +14,19 @@ import numpy as np
 import psutil
 import pytest
 from google.protobuf import text_format
+from onetrunk.deploy import change as change_module
+from onetrunk.deploy import proof
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy.live_server import LiveServer, ServerGoneError
+from onetrunk.deploy.proof import ProofError
+from onetrunk.deploy.reference import reference_answers
+from onetrunk.export.modules import ServedHead
+from onetrunk.export.parity import ServedTask
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository.build import build_repository
+from onetrunk.serving import Server
 from tritonclient.grpc import model_config_pb2
-
-from builder.deploying import change as change_module
-from builder.deploying import proof
-from builder.deploying.deployer import Deployer
-from builder.deploying.live_server import LiveServer, ServerGoneError
-from builder.deploying.proof import ProofError
-from builder.deploying.reference import reference_answers
-from builder.errors import OneTrunkError, UserError
-from builder.export.modules import ServedHead
-from builder.export.parity import ServedTask
-from builder.model.bundle import load_bundle
-from builder.repository.build import build_repository
-from server import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -261,7 +260,7 @@ def test_killed_deployers_are_cleaned_up_after(server, live, repository, ask, bu
     """kill -9 at many moments of a deployment, the server under it; then one more deployment."""
     new = bundle(shift=2.0)
     code = (
-        "import sys; from pathlib import Path; from builder.deploying.deployer import Deployer\n"
+        "import sys; from pathlib import Path; from onetrunk.deploy.deployer import Deployer\n"
         f"where = dict(url={server.grpc_url!r}, trunk={str(tiny_trunk_folder)!r}, admin_key={KEY!r})\n"
         f"d = Deployer(Path({str(repository)!r}), **where)\n"
         f"d.deploy(Path({str(new)!r}), only_try=True)\n"  # everything is imported now
@@ -331,7 +330,7 @@ def test_what_a_dead_deployer_left_loads_on_a_fresh_server(
     repository, deployer, bundle, reference, tiny_heads, monkeypatch
 ):
     """After the files of step 1, and between the switches of both ensembles: Triton itself starts on what is there."""
-    from builder.repository import publication
+    from onetrunk.repository import publication
 
     new = bundle(shift=2.0)
     expected = {"old": reference(tiny_heads / "mood"), "new": reference(new)}

@@ -7,22 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from onetrunk.deploy.change import Change
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy.live_server import LiveServer
+from onetrunk.deploy.making import Making
+from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
+from onetrunk.export import quantization
+from onetrunk.export.precision import FP32, Precision
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.configs import parameters_of
+from onetrunk.repository.gate import GateError
+from onetrunk.repository.gate_settings import GateRule, GateSettings, GateWish
+from onetrunk.repository.manifest import read_manifest
+from onetrunk.repository.standing import read_standing
+from onetrunk.serving import Server
 from tritonclient.grpc import model_config_pb2 as pb
-
-from builder.deploying.change import Change
-from builder.deploying.deployer import Deployer
-from builder.deploying.live_server import LiveServer
-from builder.deploying.making import Making
-from builder.deploying.proof import ProofError, check_answers, smoke_rows
-from builder.export import quantization
-from builder.export.precision import FP32, Precision
-from builder.repository.build import build_repository
-from builder.repository.configs import parameters_of
-from builder.repository.gate import GateError
-from builder.repository.gate_settings import GateRule, GateSettings, GateWish
-from builder.repository.manifest import read_manifest
-from builder.repository.standing import read_standing
-from server import Server
 
 KEY = "a-key"
 

@@ -4,15 +4,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
-from builder.export.half import halve_file
-from builder.export.names import Segment
-from builder.export.onnx_file import export_head, export_segment
-from builder.export.parity import open_session
-from builder.export.release import IR_VERSION, get_release
-from builder.model.head import new_head
-from builder.model.head_spec import HeadSpec
-from builder.model.kinds import get_kind
+from onetrunk.export.half import halve_file
+from onetrunk.export.names import Segment
+from onetrunk.export.onnx_file import export_head, export_segment
+from onetrunk.export.parity import open_session
+from onetrunk.export.release import IR_VERSION, get_release
+from onetrunk.nn.head import new_head
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds import get_kind
 
 RELEASE = get_release("24.10")
 

@@ -2,12 +2,11 @@
 
 import onnx
 import pytest
-
-from builder.errors import UserError
-from builder.export.names import Segment, cut_trunk
-from builder.export.onnx_file import ExportError, export_head, export_segment
-from builder.export.release import RELEASES, Release, get_release
-from builder.model.bundle import load_bundle
+from onetrunk.export.names import Segment, cut_trunk
+from onetrunk.export.onnx_file import ExportError, export_head, export_segment
+from onetrunk.export.release import RELEASES, Release, get_release
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.errors import UserError
 
 RELEASE = get_release("24.10")
 

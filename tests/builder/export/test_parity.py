@@ -6,16 +6,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onetrunk.export import parity
+from onetrunk.export.modules import ServedHead
+from onetrunk.export.names import Segment
+from onetrunk.export.onnx_file import export_head, export_segment
+from onetrunk.export.parity import TOLERANCE, ParityError, ServedTask, check_parity
+from onetrunk.export.parity_batches import parity_batches
+from onetrunk.export.release import get_release
+from onetrunk.nn.bundle import Bundle, load_bundle
 from onnx import numpy_helper
-
-from builder.export import parity
-from builder.export.modules import ServedHead
-from builder.export.names import Segment
-from builder.export.onnx_file import export_head, export_segment
-from builder.export.parity import TOLERANCE, ParityError, ServedTask, check_parity
-from builder.export.parity_batches import parity_batches
-from builder.export.release import get_release
-from builder.model.bundle import Bundle, load_bundle
 
 BUCKETS = (16, 32)
 RELEASE = get_release("24.10")

@@ -1,10 +1,9 @@
 """What --precision may say."""
 
 import pytest
-
-from builder.errors import UserError
-from builder.export.names import Segment
-from builder.export.precision import FP32, Precision, parse_precision
+from onetrunk.export.names import Segment
+from onetrunk.export.precision import FP32, Precision, parse_precision
+from onetrunk.protocol.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onetrunk.export.names import Segment
+from onetrunk.export.onnx_file import ExportError, export_head, export_segment
+from onetrunk.export.parity import open_session
+from onetrunk.export.quantization import quantize_file
+from onetrunk.export.release import IR_VERSION, get_release
+from onetrunk.nn.bundle import load_bundle
 from onnx import numpy_helper
-
-from builder.export.names import Segment
-from builder.export.onnx_file import ExportError, export_head, export_segment
-from builder.export.parity import open_session
-from builder.export.quantization import quantize_file
-from builder.export.release import IR_VERSION, get_release
-from builder.model.bundle import load_bundle
 
 RELEASE = get_release("24.10")
 MASK = np.ones((3, 9), dtype=np.int64)

@@ -5,14 +5,13 @@ import shutil
 
 import pytest
 import torch
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.card import card_text
+from onetrunk.nn.head import new_head
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.head_spec import find_bundles
 from safetensors.torch import load_file, save_file
-
-from builder.errors import UserError
-from builder.model.bundle import load_bundle, save_bundle
-from builder.model.card import card_text
-from builder.model.head import new_head
-from builder.model.head_spec import find_bundles
-from builder.model.trunk import load_trunk
 
 
 @pytest.mark.parametrize("query", ["cls", "mean", "learned"])

@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from builder.model.head import new_head
-from builder.model.head_spec import Query
-from builder.model.query import query_state
+from onetrunk.nn.head import new_head
+from onetrunk.nn.query import query_state
+from onetrunk.tasks.head_spec import Query
 
 QUERIES = get_args(Query)
 

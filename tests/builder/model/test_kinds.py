@@ -5,13 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from onetrunk.nn.card import card_text
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.calibration import calibration_error
 from sklearn.metrics import f1_score
-
-from builder.errors import UserError
-from builder.model.card import card_text
-from builder.model.head_spec import HeadSpec
-from builder.model.kinds import get_kind
-from builder.model.kinds.calibration import calibration_error
 
 SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, options={}, fitted={})
 SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), options={}, fitted={})

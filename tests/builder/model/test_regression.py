@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from builder.model.kinds import get_kind
+from onetrunk.tasks.kinds import get_kind
 
 KIND = get_kind("regression")
 

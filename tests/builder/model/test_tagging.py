@@ -11,15 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onetrunk.export.half import halve_file
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.crf import decode, negative_log_likelihood
+from onetrunk.tasks.kinds.span_tags import bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
+from onetrunk.tasks.kinds.token_output import TokenOutput
+from onetrunk.tasks.offsets import token_offsets
+from onetrunk.tasks.span_metrics import span_f1, token_accuracy
 from seqeval.metrics import f1_score as seqeval_f1
-
-from builder.export.half import halve_file
-from builder.model.kinds import get_kind
-from builder.model.kinds.crf import decode, negative_log_likelihood
-from builder.model.kinds.span_tags import bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
-from builder.model.kinds.token_output import TokenOutput
-from builder.model.offsets import token_offsets
-from builder.tasks.span_metrics import span_f1, token_accuracy
 
 TYPES = ("artist", "album")
 KIND = get_kind("tagging")

@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 import torch
+from onetrunk.nn.head import new_head
+from onetrunk.nn.trunk import DEFAULT_NAME, load_trunk
+from onetrunk.protocol.errors import UserError
 from safetensors.torch import load_file, save_file
-
-from builder.errors import UserError
-from builder.model.head import new_head
-from builder.model.trunk import DEFAULT_NAME, load_trunk
 
 
 def tokens(trunk, batch=3, length=12):

@@ -5,13 +5,12 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from builder.errors import UserError
-from builder.planning.choice import choose
-from builder.planning.frontier import frontier
-from builder.planning.options import Option
-from builder.planning.plan import Plan
-from builder.planning.rates import Rates
+from onetrunk.distill.choice import choose
+from onetrunk.distill.frontier import frontier
+from onetrunk.distill.options import Option
+from onetrunk.distill.plan import Plan
+from onetrunk.distill.rates import Rates
+from onetrunk.protocol.errors import UserError
 
 RATES = Rates(
     trunk_ms=(1.0, 11.0, 21.0, 31.0, 41.0),

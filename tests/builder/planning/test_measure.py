@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from onetrunk.distill.costs import measure_costs
+from onetrunk.distill.sessions import Files, Session, time_in_turn, token_batch
+from onetrunk.protocol.errors import UserError
 
-from builder.errors import UserError
-from builder.planning.costs import measure_costs
-from builder.planning.sessions import Files, Session, time_in_turn, token_batch
-from builder.planning.share import measure_share
+from benchmarks.study.share import measure_share
 
 
 def test_costs_are_measured_part_by_part(tiny_trunk):

@@ -1,13 +1,12 @@
 """Plan files: read as they were written, and whatever is wrong is named with file, key, value and what is allowed."""
 
 import pytest
-
-from builder.errors import UserError
-from builder.planning.choice import choose
-from builder.planning.cost_table import BucketCosts, CostTable
-from builder.planning.options import Option
-from builder.planning.plan_file import plan_file, read_plan, write_plan
-from builder.planning.spread import Spread
+from onetrunk.distill.choice import choose
+from onetrunk.distill.cost_table import BucketCosts, CostTable
+from onetrunk.distill.options import Option
+from onetrunk.distill.plan_file import plan_file, read_plan, write_plan
+from onetrunk.distill.spread import Spread
+from onetrunk.protocol.errors import UserError
 
 FLOORS = {"floor_task": 0.97, "floor_average": 0.996}
 

@@ -1,12 +1,11 @@
 """What a set of heads costs, by hand."""
 
 import pytest
-
-from builder.errors import UserError
-from builder.planning.cost_table import BucketCosts, CostTable
-from builder.planning.options import Option
-from builder.planning.rates import Rates
-from builder.planning.spread import Spread
+from onetrunk.distill.cost_table import BucketCosts, CostTable
+from onetrunk.distill.options import Option
+from onetrunk.distill.rates import Rates
+from onetrunk.distill.spread import Spread
+from onetrunk.protocol.errors import UserError
 
 RATES = Rates(
     trunk_ms=(1.0, 11.0, 21.0, 31.0, 41.0),

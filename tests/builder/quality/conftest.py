@@ -1,15 +1,15 @@
 """A small study as a search leaves it: two tasks on a trunk of three layers, figures that can be checked by hand."""
 
 import pytest
+from onetrunk.distill.cost_table import BucketCosts, CostTable
+from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, write_plan
+from onetrunk.distill.spread import Spread
+from onetrunk.distill.trials import Trials, as_trial, save_trials
+from onetrunk.tasks import Recipe
+from onetrunk.training.run_record import RunRecord, RunStore
+from onetrunk.training.run_spec import Distillation, RunSpec
 
-from builder.planning.cost_table import BucketCosts, CostTable
-from builder.planning.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, write_plan
-from builder.planning.share import ShareReport, ShareRow
-from builder.planning.spread import Spread
-from builder.search.trials import Trials, as_trial, save_trials
-from builder.tasks import Recipe
-from builder.training.run_record import RunRecord, RunStore
-from builder.training.run_spec import Distillation, RunSpec
+from benchmarks.study.share import ShareReport, ShareRow
 
 TRUNK = "bert-3x32@0123456789ab"
 

@@ -3,9 +3,9 @@
 import struct
 
 import pytest
+from onetrunk.protocol.errors import UserError
 
-from builder.errors import UserError
-from builder.quality import write_quality_report
+from benchmarks.study import write_quality_report
 
 
 def rows_of(writer):

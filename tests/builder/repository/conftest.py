@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from builder.export.chain_run import Chain, padded_batches
-from builder.export.names import Segment
-from builder.model.bundle import load_bundle
-from builder.repository.gate_settings import GateSettings
+from onetrunk.export.chain_run import Chain, padded_batches
+from onetrunk.export.names import Segment
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.repository.gate_settings import GateSettings
 
 _WORDS = "a the is was very good bad film play music song red blue who what great poor plot actor short"
 _TEXTS = 120

@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from builder.repository.bucket_choice import choose_buckets, padding_share, tokens
+from onetrunk.repository.bucket_choice import choose_buckets, padding_share, tokens
 
 MAX_LENGTH = 14
 mixes = st.dictionaries(st.integers(1, 20), st.integers(0, 50), max_size=8).map(Counter)

@@ -7,15 +7,14 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-
-from builder.commands.build_repo import build_repo
-from builder.errors import UserError
-from builder.repository import exports
-from builder.repository.build import build_repository
-from builder.repository.configs import parameters_of
-from builder.repository.length_sample import sample_file, sample_tasks
-from builder.repository.padding import BucketWish
-from builder.repository.standing import changed_texts, read_standing
+from onetrunk.cli.build_repo import build_repo
+from onetrunk.protocol.errors import UserError
+from onetrunk.repository import exports
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.configs import parameters_of
+from onetrunk.repository.length_sample import sample_file, sample_tasks
+from onetrunk.repository.padding import BucketWish
+from onetrunk.repository.standing import changed_texts, read_standing
 
 LONG = " ".join(["film"] * 38)
 # 40, 4, 4 and, as a pair with three special tokens, 9 tokens.

@@ -6,13 +6,12 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-
-from builder.commands.build_repo import build_repo
-from builder.errors import OneTrunkError, UserError
-from builder.export import parity
-from builder.model.bundle import load_bundle, save_bundle
-from builder.repository.build import build_repository
-from builder.repository.manifest import read_manifest
+from onetrunk.cli.build_repo import build_repo
+from onetrunk.export import parity
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.manifest import read_manifest
 
 
 def hashes(repository):
@@ -158,7 +157,7 @@ def test_full_disk_publishes_nothing(build, repository, heads, tiny_trunk, monke
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("builder.export.onnx_file.export_head", full)
+    monkeypatch.setattr("onetrunk.export.onnx_file.export_head", full)
     with pytest.raises(OneTrunkError, match="No space left on device while writing; nothing was published"):
         build()
     assert hashes(repository) == before
@@ -167,7 +166,7 @@ def test_full_disk_publishes_nothing(build, repository, heads, tiny_trunk, monke
 def test_cut_off_publication_is_completed_first(build, repository, heads, tiny_trunk, monkeypatch):
     retrain(heads, "mood", tiny_trunk)
     with monkeypatch.context() as patch:
-        patch.setattr("builder.repository.publication.finish_publication", lambda repository: None)
+        patch.setattr("onetrunk.repository.publication.finish_publication", lambda repository: None)
         build()
     assert (repository / ".staging/commit.json").exists()
     report = build()

@@ -4,12 +4,11 @@ import itertools
 import json
 
 import pytest
-
-from builder.errors import OneTrunkError
-from builder.export.names import cut_trunk
-from builder.model.head_spec import HeadSpec
-from builder.repository.configs import head_config, segment_config, tokenizer_config
-from builder.repository.ensemble import HeadModel, ensemble_configs
+from onetrunk.export.names import cut_trunk
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.repository.configs import head_config, segment_config, tokenizer_config
+from onetrunk.repository.ensemble import HeadModel, ensemble_configs
+from onetrunk.tasks.head_spec import HeadSpec
 
 TOKENIZER = tokenizer_config(buckets=(16, 32), vocab_size=100, pad_token_id=0, version=1)
 

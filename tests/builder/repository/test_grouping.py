@@ -8,20 +8,19 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
+from onetrunk.cli.build_repo import build_repo
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.export import grouped_heads, parity
+from onetrunk.export.exported_head import HEAD_ONNX
+from onetrunk.export.grouped_heads import fits_group
+from onetrunk.export.merged import merge_models
+from onetrunk.export.onnx_file import ExportError
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.grouping import read_group
+from onetrunk.repository.manifest import read_manifest
 from tritonclient.grpc import model_config_pb2
-
-from builder.commands.build_repo import build_repo
-from builder.deploying.deployer import Deployer
-from builder.errors import OneTrunkError, UserError
-from builder.export import grouped_heads, parity
-from builder.export.exported_head import HEAD_ONNX
-from builder.export.grouped_heads import fits_group
-from builder.export.merged import merge_models
-from builder.export.onnx_file import ExportError
-from builder.model.bundle import load_bundle, save_bundle
-from builder.repository.build import build_repository
-from builder.repository.grouping import read_group
-from builder.repository.manifest import read_manifest
 
 
 def config(repository, model):

@@ -3,9 +3,8 @@
 import weakref
 
 import pytest
-
-from builder.repository import part_times
-from builder.repository.part_times import measure_parts
+from onetrunk.repository import part_times
+from onetrunk.repository.part_times import measure_parts
 
 
 @pytest.fixture

@@ -8,21 +8,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from google.protobuf import text_format
+from onetrunk.cli.build_repo import build_repo
+from onetrunk.deploy.deployer import Deployer
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.head import new_head
+from onetrunk.protocol.errors import UserError
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.manifest import read_manifest
+from onetrunk.repository.padding import Buckets
+from onetrunk.repository.part_times import Measurement, PartTime
+from onetrunk.repository.placement import CPU, Placement, Threads
+from onetrunk.repository.standing import changed_texts, read_standing
+from onetrunk.serving.repository import read_repository
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2 as pb
-
-from builder.commands.build_repo import build_repo
-from builder.deploying.deployer import Deployer
-from builder.errors import UserError
-from builder.model.bundle import load_bundle, save_bundle
-from builder.model.head import new_head
-from builder.repository.build import build_repository
-from builder.repository.manifest import read_manifest
-from builder.repository.padding import Buckets
-from builder.repository.part_times import Measurement, PartTime
-from builder.repository.placement import CPU, Placement, Threads
-from builder.repository.standing import changed_texts, read_standing
-from server.repository import read_repository
 
 GPU, ON_CPU = pb.ModelInstanceGroup.KIND_GPU, pb.ModelInstanceGroup.KIND_CPU
 
@@ -75,9 +74,9 @@ def measured(monkeypatch):
         fast = {1: PartTime(0.2, 0.2), 2: PartTime(0.3, 0.4)}
         return Measurement({name: slow if name == "trunk_01_03" else fast for name in files}, free_share=0.6)
 
-    monkeypatch.setattr("builder.repository.tuning.measure_parts", measure)
-    monkeypatch.setattr("builder.repository.tuning.usable_cores", lambda: 2)
-    monkeypatch.setattr("builder.repository.tuning.processor_model", lambda: "Abacus 3")
+    monkeypatch.setattr("onetrunk.repository.tuning.measure_parts", measure)
+    monkeypatch.setattr("onetrunk.repository.tuning.usable_cores", lambda: 2)
+    monkeypatch.setattr("onetrunk.repository.tuning.processor_model", lambda: "Abacus 3")
     return calls
 
 
@@ -144,7 +143,7 @@ class TestTune:
         assert "\n" not in str(raised.value)
 
     def test_for_real(self, build, repository, monkeypatch):
-        monkeypatch.setattr("builder.repository.part_times._ENOUGH_S", 1.0)
+        monkeypatch.setattr("onetrunk.repository.part_times._ENOUGH_S", 1.0)
         report = build(tune="latency")
         assert report.placement.threads.keys() == threads(repository).keys()
         assert all(1 <= one.count == threads(repository)[name] for name, one in report.placement.threads.items())

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
+from onetrunk.cli.build_repo import build_repo
+from onetrunk.export import quantization
+from onetrunk.export.parity import open_session
+from onetrunk.export.precision import Precision
+from onetrunk.protocol.errors import UserError
+from onetrunk.repository import build as build_module
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.configs import parameters_of
+from onetrunk.repository.gate import GateError
+from onetrunk.repository.manifest import read_manifest
 from tritonclient.grpc import model_config_pb2 as pb
-
-from builder.commands.build_repo import build_repo
-from builder.errors import UserError
-from builder.export import quantization
-from builder.export.parity import open_session
-from builder.export.precision import Precision
-from builder.repository import build as build_module
-from builder.repository.build import build_repository
-from builder.repository.configs import parameters_of
-from builder.repository.gate import GateError
-from builder.repository.manifest import read_manifest
 
 INT8 = Precision(trunk="int8", heads="int8")
 ALL = {"grade", "match", "mood", "topic"}

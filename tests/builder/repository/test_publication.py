@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from builder.errors import OneTrunkError, UserError
-from builder.repository import publication as module
-from builder.repository.publication import Publication, finish_publication, locked
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository import publication as module
+from onetrunk.repository.publication import Publication, finish_publication, locked
 
 
 class Crash(BaseException):

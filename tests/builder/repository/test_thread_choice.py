@@ -1,9 +1,8 @@
 """How many threads follow from what was measured, and what a reader is told of it."""
 
 import pytest
-
-from builder.repository.part_times import PartTime, thread_counts
-from builder.repository.thread_choice import choose_threads
+from onetrunk.repository.part_times import PartTime, thread_counts
+from onetrunk.repository.thread_choice import choose_threads
 
 
 def part(*times):

@@ -1,18 +1,18 @@
 """The search of one task: what it tries, what it writes down, and that a kill costs nothing."""
 
+import onetrunk.training.execute as execute_module
 import optuna
 import pytest
+from onetrunk.distill.baseline import run_baseline
+from onetrunk.distill.depths import search_task
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.trials import load_trials, read_trials, save_trials
+from onetrunk.training import fitting
+from onetrunk.training.evaluation import Evaluation
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-import builder.training.execute as execute_module
-from builder.search.baseline import run_baseline
-from builder.search.depths import search_task
-from builder.search.grid import run_grid
-from builder.search.settings import SearchSettings
-from builder.search.trials import load_trials, read_trials, save_trials
-from builder.training import fitting
-from builder.training.evaluation import Evaluation
+from benchmarks.study.grid import run_grid
 
 from ..conftest import mood_rows, write_rows
 
@@ -187,7 +187,7 @@ def test_grid_that_finishes_a_loser_does_not_change_the_search(new, scored, fits
 
 def test_no_lower_tap_once_a_teacher_is_as_good_as_full_fine_tuning(new, scored, monkeypatch):
     scored({1: 0.5, 2: 0.9, 3: 0.95})
-    monkeypatch.setattr("builder.search.depths.find_run", lambda spec, bench: type("Record", (), {"score": 0.9}))
+    monkeypatch.setattr("onetrunk.distill.depths.find_run", lambda spec, bench: type("Record", (), {"score": 0.9}))
     trials = search_task("mood", new(), SETTINGS)
     assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False)]
     assert trials.notes == ("the teacher on tap 2 keeps 100.0% of full fine-tuning: no lower tap tried",)

@@ -4,12 +4,11 @@ import os
 import sys
 
 import pytest
-
-from builder.errors import OneTrunkError, UserError
-from builder.search.jobs import check_backend, run_jobs, threads_for
-from builder.search.settings import SearchSettings
-from builder.search.units import Unit, run_unit
-from builder.training.workbench import BenchSettings
+from onetrunk.distill.jobs import check_backend, run_jobs, threads_for
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.units import Unit, run_unit
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.training.workbench import BenchSettings
 
 BACKENDS = [("local",), ("cloud",), ("ray",), ("ray://head:10001",), ("ray:head",)]
 

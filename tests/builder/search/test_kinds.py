@@ -2,19 +2,18 @@
 
 import pytest
 import torch
-
-from builder.errors import UserError
-from builder.model.bundle import load_bundle
-from builder.search.baseline import baseline_spec, run_baseline, save_baselines
-from builder.search.bundles import carry_out
-from builder.search.depths import search_task
-from builder.search.planned import servable_options
-from builder.search.settings import SearchSettings
-from builder.tasks import Task
-from builder.training.evaluation import LabelledStates, evaluate
-from builder.training.execute import execute, fine_tuned, run_key
-from builder.training.run_spec import Distillation
-from builder.training.workbench import BenchSettings
+from onetrunk.distill.baseline import baseline_spec, run_baseline, save_baselines
+from onetrunk.distill.bundles import carry_out
+from onetrunk.distill.depths import search_task
+from onetrunk.distill.planned import servable_options
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Task
+from onetrunk.training.evaluation import LabelledStates, evaluate
+from onetrunk.training.execute import execute, fine_tuned, run_key
+from onetrunk.training.run_spec import Distillation
+from onetrunk.training.workbench import BenchSettings
 
 from ..conftest import mood_rows, write_rows
 

@@ -1,8 +1,7 @@
 """From the scores of probes to the taps that get teachers."""
 
 import pytest
-
-from builder.search.depths import promising_taps
+from onetrunk.distill.depths import promising_taps
 
 
 @pytest.mark.parametrize(

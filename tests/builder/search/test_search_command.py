@@ -7,22 +7,22 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from onetrunk.cli.train_head import train_head
+from onetrunk.distill import costs, jobs
+from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, read_plan, write_plan
+from onetrunk.distill.trials import load_trials
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.nn.whole import WholeModel
+from onetrunk.tasks import Recipe
+from onetrunk.training import fitting
+from onetrunk.training.evaluation import Evaluation
+from onetrunk.training.execute import execute
+from onetrunk.training.run_record import RunStore
+from onetrunk.training.run_spec import Distillation, RunSpec
 
-from builder.commands.train_head import train_head
-from builder.model.bundle import load_bundle
-from builder.model.trunk import load_trunk
-from builder.model.whole import WholeModel
-from builder.planning import costs, share
-from builder.planning.cost_table import CostTable
-from builder.planning.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, read_plan, write_plan
-from builder.search import jobs
-from builder.search.trials import load_trials
-from builder.tasks import Recipe
-from builder.training import fitting
-from builder.training.evaluation import Evaluation
-from builder.training.execute import execute
-from builder.training.run_record import RunStore
-from builder.training.run_spec import Distillation, RunSpec
+from benchmarks.study import share
 
 from ...conftest import write_tiny_trunk
 
@@ -229,7 +229,7 @@ def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, messag
 
 def test_help_needs_neither_torch_nor_optuna():
     code = (
-        "import sys; from builder.cli import train_head\n"
+        "import sys; from onetrunk.cli.train_head import train_head\n"
         "try: train_head(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'optuna', 'joblib', 'ray', 'matplotlib', 'pydantic'} & set(sys.modules)"

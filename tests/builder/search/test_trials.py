@@ -1,12 +1,11 @@
 """The files that say which runs belong to a study."""
 
 import pytest
-
-from builder.errors import UserError
-from builder.search.planned import servable_options
-from builder.search.trials import Trial, Trials, load_trials, save_trials
-from builder.tasks import Recipe
-from builder.training.run_spec import RunSpec
+from onetrunk.distill.planned import servable_options
+from onetrunk.distill.trials import Trial, Trials, load_trials, save_trials
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Recipe
+from onetrunk.training.run_spec import RunSpec
 
 
 def test_they_are_read_as_they_were_written(tmp_path):

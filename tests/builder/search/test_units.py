@@ -5,10 +5,9 @@ import os
 from types import SimpleNamespace
 
 import pytest
-
-from builder.errors import OneTrunkError
-from builder.search.units import Unit, _ends_with_parent
-from builder.training.run_spec import RunSpec
+from onetrunk.distill.units import Unit, _ends_with_parent
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.training.run_spec import RunSpec
 
 
 def test_worker_ends_when_its_command_is_no_more(monkeypatch):

@@ -1,10 +1,9 @@
 """The four roles of recorded runs on the task ``mood``, as the tests of these runs use them."""
 
 import torch
-
-from builder.tasks import Recipe
-from builder.training.execute import execute
-from builder.training.run_spec import Distillation, RunSpec
+from onetrunk.tasks import Recipe
+from onetrunk.training.execute import execute
+from onetrunk.training.run_spec import Distillation, RunSpec
 
 ROLES = ("full", "teacher", "student", "fork")
 SHAPES = {"full": (0, 4), "teacher": (1, 3), "student": (1, 2), "fork": (2, 1)}

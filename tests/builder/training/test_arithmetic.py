@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-
-from builder.errors import UserError
-from builder.training import arithmetic
-from builder.training.arithmetic import Arithmetic, choose_arithmetic
+from onetrunk.protocol.errors import UserError
+from onetrunk.training import arithmetic
+from onetrunk.training.arithmetic import Arithmetic, choose_arithmetic
 
 
 @pytest.fixture

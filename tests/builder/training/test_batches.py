@@ -3,8 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
-from builder.training.batches import epoch_batches, plain_batches
+from onetrunk.training.batches import epoch_batches, plain_batches
 
 
 @given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=200), size=st.integers(1, 40), seed=st.integers(0, 9))

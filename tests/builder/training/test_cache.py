@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from builder.errors import OneTrunkError, UserError
-from builder.training import cache_pass
-from builder.training.arithmetic import Arithmetic
-from builder.training.cache import StateCache, cache_root
-from builder.training.tokens import tokenise
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.training import cache_pass
+from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training.cache import StateCache, cache_root
+from onetrunk.training.tokens import tokenise
 
 from ..conftest import mood_rows
 
@@ -175,7 +174,7 @@ def test_time_of_the_pass_is_known_later(cache):
 
 
 def _cache_in_process(trunk_folder, root, ran):
-    from builder.model.trunk import load_trunk
+    from onetrunk.nn.trunk import load_trunk
 
     torch.set_num_threads(1)
     ran.put(StateCache(root, load_trunk(trunk_folder), FP32).states(TEXTS, [1], max_length=32).trunk_ran)

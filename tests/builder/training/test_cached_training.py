@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
-
-from builder.model.head import new_head
-from builder.training import cache_pass
-from builder.training.arithmetic import Arithmetic
-from builder.training.cache import StateCache
-from builder.training.evaluation import LabelledStates
-from builder.training.fitting import fit
-from builder.training.objective import DistilObjective, LabelObjective
-from builder.training.states import JoinedStates
-from builder.training.tokens import tokenise
+from onetrunk.nn.head import new_head
+from onetrunk.training import cache_pass
+from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training.cache import StateCache
+from onetrunk.training.evaluation import LabelledStates
+from onetrunk.training.fitting import fit
+from onetrunk.training.objective import DistilObjective, LabelObjective
+from onetrunk.training.states import JoinedStates
+from onetrunk.training.tokens import tokenise
 
 from ..conftest import mood_rows
 

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
-from builder.model.head import new_head
-from builder.tasks import Task, read_examples
-from builder.training.arithmetic import Arithmetic
-from builder.training.cache import StateCache
-from builder.training.evaluation import LabelledStates, evaluate, raw_outputs
-from builder.training.fitting import DivergedError, fit, schedule
-from builder.training.tokens import tokenise
+from onetrunk.nn.head import new_head
+from onetrunk.tasks import Task, read_examples
+from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training.cache import StateCache
+from onetrunk.training.evaluation import LabelledStates, evaluate, raw_outputs
+from onetrunk.training.fitting import DivergedError, fit, schedule
+from onetrunk.training.tokens import tokenise
 
 
 class LiveStates:

@@ -5,16 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from onetrunk import whole_file
+from onetrunk.distill.trials import Trials, save_trials
+from onetrunk.nn import bundle
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.training import cache, checkpoint, execute, train
+from onetrunk.training.execute import find_run
+from onetrunk.whole_file import written_whole
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-
-from builder import whole_file
-from builder.errors import OneTrunkError
-from builder.model import bundle
-from builder.search.trials import Trials, save_trials
-from builder.training import cache, checkpoint, execute, train
-from builder.training.execute import find_run
-from builder.whole_file import written_whole
 
 from .recorded_runs import spec_of
 

@@ -6,12 +6,11 @@ import signal
 
 import pytest
 import torch
-
-from builder.model.trunk import load_trunk
-from builder.training.arithmetic import Arithmetic
-from builder.training.execute import execute
-from builder.training.run_record import RunStore
-from builder.training.workbench import BenchSettings, Workbench
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training.execute import execute
+from onetrunk.training.run_record import RunStore
+from onetrunk.training.workbench import BenchSettings, Workbench
 
 from .recorded_runs import same, spec_of
 

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-
-from builder.model.kinds import get_kind
-from builder.training.objective import DistilObjective, LabelObjective, StateObjective
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.training.objective import DistilObjective, LabelObjective, StateObjective
 
 CLASSIFICATION, REGRESSION = get_kind("classification"), get_kind("regression")
 ROWS = torch.tensor([0, 1])

@@ -3,12 +3,11 @@
 import dataclasses
 
 import pytest
+from onetrunk.protocol.errors import UserError
+from onetrunk.training.execute import execute, find_run, trained_head
+from onetrunk.training.fitting import DivergedError
+from onetrunk.training.run_spec import Distillation
 from safetensors.torch import load_file
-
-from builder.errors import UserError
-from builder.training.execute import execute, find_run, trained_head
-from builder.training.fitting import DivergedError
-from builder.training.run_spec import Distillation
 
 from .recorded_runs import ROLES, kill_at, same, spec_of
 

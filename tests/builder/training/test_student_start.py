@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
-
-from builder.model.head import new_head
-from builder.training.execute import start_student
-from builder.training.run_spec import Distillation
+from onetrunk.nn.head import new_head
+from onetrunk.training.execute import start_student
+from onetrunk.training.run_spec import Distillation
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from builder.errors import UserError
-from builder.training.tokens import ragged_index, texts_sha256, tokenise
+from onetrunk.protocol.errors import UserError
+from onetrunk.training.tokens import ragged_index, texts_sha256, tokenise
 
 TEXTS = ["the film was very good", "bad", "who plays blue music ? " * 20]
 

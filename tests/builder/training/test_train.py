@@ -2,17 +2,16 @@
 
 import json
 
+import onetrunk.training.run as run_module
 import pytest
 import torch
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Recipe, Task, read_examples
+from onetrunk.training import train
+from onetrunk.training.evaluation import evaluate
+from onetrunk.training.fitting import DivergedError
 from safetensors.torch import load_file
-
-import builder.training.run as run_module
-from builder.errors import UserError
-from builder.model.bundle import load_bundle
-from builder.tasks import Recipe, Task, read_examples
-from builder.training import train
-from builder.training.evaluation import evaluate
-from builder.training.fitting import DivergedError
 
 
 @pytest.fixture
@@ -69,9 +68,9 @@ def test_bundle_says_all_about_its_head(run, mood, tiny_trunk):
 
 
 def test_scores_are_those_of_the_weights_as_stored(run, mood, tiny_trunk, tmp_path):
-    from builder.training.arithmetic import Arithmetic
-    from builder.training.cache import StateCache
-    from builder.training.evaluation import LabelledStates
+    from onetrunk.training.arithmetic import Arithmetic
+    from onetrunk.training.cache import StateCache
+    from onetrunk.training.evaluation import LabelledStates
 
     result = run(mood)
     examples = read_examples(mood, "dev")

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-
-from builder.commands.train_head import train_head
+from onetrunk.cli.train_head import train_head
 
 TOML = """
 labels = ["bad", "good"]
@@ -111,7 +110,7 @@ def test_divergence_is_exit_code_1(invoke):
 
 def test_help_has_examples_and_needs_no_torch():
     code = (
-        "import sys; from builder.cli import train_head\n"
+        "import sys; from onetrunk.cli.train_head import train_head\n"
         "try: train_head(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'transformers', 'sklearn', 'pydantic'} & set(sys.modules)"

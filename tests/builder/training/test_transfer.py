@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from builder.training.run_spec import Distillation
-from builder.training.tokens import tokenise
-from builder.training.transfer import masked, other_tasks, student_states
+from onetrunk.training.run_spec import Distillation
+from onetrunk.training.tokens import tokenise
+from onetrunk.training.transfer import masked, other_tasks, student_states
 
 
 @pytest.fixture

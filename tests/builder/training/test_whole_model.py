@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-
-from builder.model.whole import new_whole_model
-from builder.tasks import Recipe
-from builder.training.evaluation import LabelledStates
-from builder.training.fitting import fit
-from builder.training.states import TokenStates
-from builder.training.tokens import tokenise
+from onetrunk.nn.whole import new_whole_model
+from onetrunk.tasks import Recipe
+from onetrunk.training.evaluation import LabelledStates
+from onetrunk.training.fitting import fit
+from onetrunk.training.states import TokenStates
+from onetrunk.training.tokens import tokenise
 
 from ..conftest import mood_rows
 

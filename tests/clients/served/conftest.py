@@ -6,10 +6,9 @@ The fixture ``served`` is a running server: ``grpc_url``, ``http_url`` and the f
 from __future__ import annotations
 
 import pytest
-
-from clients import Client
-from clients.bench.samples import read_texts
-from clients.bench.server import BenchServer
+from onetrunk.client import Client
+from onetrunk.client.bench.samples import read_texts
+from onetrunk.client.bench.server import BenchServer
 
 LINES = read_texts(None)
 

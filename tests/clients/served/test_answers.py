@@ -8,10 +8,9 @@ import re
 
 import numpy as np
 import pytest
-
-from clients import AsyncClient
-from clients.bench.samples import read_texts, sort_into_buckets
-from clients.bench.statistics import settled_counters
+from onetrunk.client import AsyncClient
+from onetrunk.client.bench.samples import read_texts, sort_into_buckets
+from onetrunk.client.bench.statistics import settled_counters
 
 pytestmark = pytest.mark.triton
 

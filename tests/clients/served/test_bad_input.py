@@ -7,9 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from clients import BadInput, Client, DeadlineExceeded, ServerError
-from clients.tensor import Tensor, bytes_tensor, int64_tensor
+from onetrunk.client import BadInput, Client, DeadlineExceeded, ServerError
+from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
 
 pytestmark = pytest.mark.triton
 

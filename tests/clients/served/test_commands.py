@@ -6,10 +6,9 @@ import json
 
 import pytest
 from click.testing import CliRunner
-
-from clients.bench.installation import NoPerfAnalyzer, find_perf_analyzer
-from clients.bench.samples import read_texts, sort_into_buckets
-from clients.cli import ask_repo, bench_repo
+from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.client.bench.samples import read_texts, sort_into_buckets
+from onetrunk.client.cli import ask_repo, bench_repo
 
 pytestmark = pytest.mark.triton
 

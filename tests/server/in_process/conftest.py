@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-SERVER = Path(__file__).parents[3] / "server"
+ROOT = Path(__file__).parents[3]
 
 
 class TritonModelException(Exception):
@@ -76,10 +76,10 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def load(triton: ModuleType) -> Callable[[str], Any]:
-    """Imports a model file by its path below server/, as Triton's stub does."""
+    """Imports a model file by its path below the checkout, as Triton's stub does."""
 
     def load(path: str) -> Any:
-        spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), SERVER / path)
+        spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), ROOT / path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -25,7 +25,7 @@ def read_config(repository: Path, name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def backend(load: Callable[[str], Any]) -> Any:
-    return load("backends/onnxruntime/model.py")
+    return load("server/onetrunk/serving/backends/onnxruntime/model.py")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def start(module: Any, folder: Path, tokenizer_json: str, **changes: str) -> Any
 
 @pytest.fixture
 def module(load: Callable[[str], Any]) -> Any:
-    return load("models/tokenizer/model.py")
+    return load("builder/onetrunk/repository/tokenizer/model.py")
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from builder.model.kinds import get_kind
-from builder.model.offsets import token_offsets
-from builder.tasks.span_metrics import word_spans
-from clients.kinds import READERS, RowRead
-from clients.task_info import TaskInfo
+from onetrunk.client.kinds import READERS, RowRead
+from onetrunk.client.task_info import TaskInfo
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.offsets import token_offsets
+from onetrunk.tasks.span_metrics import word_spans
 
 TYPES = ("artist", "album")
 TASK = TaskInfo(
@@ -36,7 +35,7 @@ def ask(load: Callable[[str], Any], triton: ModuleType, tmp_path: Path, tiny_tru
         "pad_token_id": "0",
     }  # fmt: skip
     config = json.dumps({"parameters": {key: {"string_value": value} for key, value in parameters.items()}})
-    model = load("models/tokenizer/model.py").TritonPythonModel()
+    model = load("builder/onetrunk/repository/tokenizer/model.py").TritonPythonModel()
     model.initialize(
         {"model_name": "t", "model_version": "1", "model_repository": str(tmp_path), "model_config": config}
     )

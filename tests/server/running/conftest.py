@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from onetrunk.serving import Server
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
-
-from server import Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
+from onetrunk.serving import Server
 from tritonclient.grpc import InferenceServerClient
-
-from server import Server
 
 TASKS = ("match", "mood", "topic")
 Ask = Callable[..., dict[str, np.ndarray]]

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onetrunk.serving import Server, ServerError
 from tritonclient.utils import InferenceServerException
-
-from server import Server, ServerError
 
 FREE_PORTS = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
 FREE_PORT_OPTIONS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-SERVE_REPO = [sys.executable, "-c", "from server.cli import serve_repo; serve_repo()"]
+SERVE_REPO = [sys.executable, "-c", "from onetrunk.serving.cli import serve_repo; serve_repo()"]
 
 
 def answers(ask: Callable[..., Any], **inputs: Any) -> bool:
@@ -189,7 +188,7 @@ def test_a_port_lost_at_the_last_moment_is_replaced(repository: Path, monkeypatc
     import socket
     from dataclasses import replace
 
-    from server import launcher
+    from onetrunk.serving import launcher
 
     choose = launcher.choose_ports
     with socket.socket() as other:

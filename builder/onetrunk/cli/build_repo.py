@@ -1,0 +1,296 @@
+"""``build-repo``: bundles in, Triton model repository out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from onetrunk.cli.bucket_options import bucket_options, wished_buckets
+from onetrunk.cli.console import errors_end_command, progress_line, typed_options
+from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.protocol.errors import OneTrunkError
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from onetrunk.repository.build import BuildReport
+    from onetrunk.repository.gate_result import GateResult
+    from onetrunk.repository.placement import Device
+    from onetrunk.repository.thread_choice import Goal
+
+_EPILOG = """\b
+Examples:
+  build-repo --tasks all                       every head in heads/
+  build-repo --tasks sst2,cola                 these two and no others
+  build-repo --tasks all --group-heads         fast: one model a tap, not one a head
+  build-repo --tasks all --dry-run             only say what would be written
+  build-repo --trunk ./my-bert --heads ./mine --output ./repository
+  build-repo --tasks all --buckets auto        padded lengths that suit the dev texts
+  build-repo --tasks all --buckets auto --texts traffic.jsonl
+  build-repo --tasks all --buckets 16,32,48,64,96,128
+  build-repo --tasks all --tune                threads for the most texts a second, on this machine
+  build-repo --tasks all --tune latency        threads for the quickest answer to one request
+  build-repo --tasks all --device gpu          for NVIDIA's container on a machine with a GPU
+
+\b
+In fewer bits:
+  build-repo --tasks all --precision int8      for CPUs, about twice as fast
+  build-repo --tasks all --precision fp16      for GPUs
+  build-repo --tasks all --precision trunk=fp32,heads=int8
+A task that then loses more than --max-loss on its dev data stops the build.
+
+A check that fails publishes nothing: what was served before stays whole.
+Next: serve-repo, then ask-repo "a text"."""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--tasks", required=True, metavar="all|A,B", help="Heads to serve: all of them, or names with commas.")
+@click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
+@click.option(
+    "--heads", type=click.Path(path_type=Path), default="heads", show_default=True, help="The folder of bundles."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="model_repository",
+    show_default=True,
+    help="The repository to write or bring up to date.",
+)
+@click.option("--max-length", default=128, show_default=True, help="Longest text in tokens; longer ones are cut.")
+@click.option(
+    "--triton-release",
+    default="24.10",
+    show_default=True,
+    help="The Triton that must load the files; newer files are refused.",
+)
+@bucket_options
+@click.option(
+    "--group-heads",
+    is_flag=True,
+    help="Serve the heads of one tap by one model: fewer processes and hops. A head that is deployed later stays by "
+    "itself until the next build.",
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    metavar="P|trunk=P,heads=P",
+    help="What models compute in: fp32, int8 (CPU) or fp16 (GPU). Inputs and outputs stay FP32.",
+)
+@click.option(
+    "--gate",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether dev data must show that a lower precision loses little.",
+)
+@max_loss_option("Points of its metric that a task may lose.")
+@click.option(
+    "--gate-rows",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="Dev rows a task, the same sample each time; 0 for all.",
+)
+@task_dir_option(
+    "The folder of task files, which say where dev data are: for --buckets auto, and the gate of a precision."
+)
+@data_option
+@click.option(
+    "--tune",
+    type=click.Choice(["throughput", "latency"]),
+    is_flag=False,
+    flag_value="throughput",
+    help="Measure every model on this machine, and give each the threads that suit: as few as keep all cores busy, or "
+    "as many as make one answer quick. [default: usual numbers; without a word behind it: throughput]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where segments and heads run. The tokenizer stays on the CPU.",
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def build_repo(
+    tasks: str,
+    trunk: str | None,
+    heads: Path,
+    output: Path,
+    max_length: int,
+    triton_release: str,
+    group_heads: bool,
+    precision: str,
+    gate: str,
+    max_loss: float,
+    gate_rows: int,
+    task_dir: Path,
+    data: Path | None,
+    tune: Goal | None,
+    device: Device,
+    dry_run: bool,
+    as_json: bool,
+    **bucket_settings: Any,
+) -> None:
+    """Builds a Triton model repository: the frozen trunk in segments, a model a head, and the ensembles.
+
+    Every model is exported to ONNX and checked against torch on real text before anything is published.
+    A second run with nothing changed writes nothing.
+    """
+    from onetrunk.export.precision import parse_precision
+
+    with errors_end_command():
+        names = _task_names(tasks)
+        wish = wished_buckets(**bucket_settings)
+        wanted = parse_precision(precision)
+        _refuse_idle_gate(precision, gate, wanted.is_reduced)
+        with _gate_shown(), progress_line() as progress:
+            progress("loading torch", 0, 1)
+            # Imported here: --help and a mistyped option need no torch.
+            from onetrunk.repository.build import build_repository
+            from onetrunk.repository.gate_settings import GateSettings
+            from onetrunk.repository.padding import BucketWish
+
+            report = build_repository(
+                output,
+                heads=heads,
+                tasks=names,
+                trunk=trunk,
+                max_length=max_length,
+                buckets=BucketWish(**wish, task_dir=task_dir, data_root=data),
+                triton_release=triton_release,
+                group_heads=group_heads,
+                precision=wanted,
+                gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
+                tune=tune,
+                device=device,
+                dry_run=dry_run,
+                progress=progress,
+            )
+    if as_json:
+        fields = {**dataclasses.asdict(report), "output": str(output), "changed": report.changed}
+        fields |= {"precision": report.precision.model_dump(), "gate": _plain_gate(report.gate)}
+        fields["placement"] = report.placement.model_dump(mode="json")
+        click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
+    else:
+        _print_report(report, dry_run, gate == "on")
+
+
+def _refuse_idle_gate(precision: str, gate: str, reduced: bool) -> None:
+    """Refuses options of a gate that there is none of: what a user typed is meant to do something."""
+    from onetrunk.protocol.errors import UserError
+
+    typed = typed_options()
+    options = {"gate": "--gate", "max_loss": "--max-loss", "gate_rows": "--gate-rows"}
+    if not reduced and (idle := [option for name, option in options.items() if name in typed]):
+        raise UserError(
+            f"{' and '.join(idle)}: nothing is lost with --precision {precision}; give int8 or fp16, or leave this out"
+        )
+    if gate == "off" and (idle := [options[name] for name in ("max_loss", "gate_rows") if name in typed]):
+        raise UserError(f"{' and '.join(idle)}: there is no gate with --gate off; leave one of them out")
+
+
+def _task_names(tasks: str) -> list[str] | None:
+    from onetrunk.protocol.errors import UserError
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise UserError("--tasks is empty: give all, or names with commas, as in --tasks sst2,cola")
+    if "all" in names and len(names) > 1:
+        raise UserError(f"--tasks {tasks}: give all, or names with commas, not both")
+    return None if names == ["all"] else names
+
+
+def _print_buckets(report: BuildReport) -> None:
+    buckets = report.buckets
+    for note in buckets.notes:
+        click.echo(f"note: {note}", err=True)
+    if buckets.fit and not buckets.chosen:
+        click.echo("--buckets auto would choose others from these texts", err=True)
+    shown = ",".join(map(str, buckets.lengths))
+    click.echo(f"texts are padded to {shown} tokens" + (f" ({buckets.fit})" if buckets.fit else ""))
+
+
+@contextmanager
+def _gate_shown() -> Iterator[None]:
+    """Shows what the gate found where it refuses, on stderr, before the error is told."""
+    try:
+        yield
+    except OneTrunkError as error:
+        from onetrunk.repository.gate import GateError
+
+        if isinstance(error, GateError):
+            Console(stderr=True, highlight=False).print(_gate_table(error.results))
+        raise
+
+
+def _plain_gate(results: Mapping[str, GateResult]) -> dict[str, dict[str, float | str]]:
+    return {
+        task: {**result.model_dump(exclude={"key", "data"}), "loss": round(result.loss, 4)}
+        for task, result in sorted(results.items())
+    }
+
+
+def _gate_table(results: Mapping[str, GateResult]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("rows", "fp32", "reduced", "loss"):
+        table.add_column(name, justify="right")
+    for task, result in sorted(results.items()):
+        scores = [f"{100 * score:.2f}" for score in (result.fp32, result.reduced)]
+        table.add_row(task, result.metric, f"{result.rows:,}", *scores, f"{result.loss:+.2f}")
+    return table
+
+
+def _print_placement(report: BuildReport) -> None:
+    if report.placement.device != "cpu":
+        click.echo(f"segments and heads run on the {report.placement.device.upper()}, the tokenizer on the CPU")
+    for model, threads in report.placement.threads.items():
+        click.echo(f"{model}: {threads.reason}")
+    if report.placement.measured:
+        click.echo(report.placement.measured)
+
+
+def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
+    if report.finished_earlier:
+        click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if not report.changed:
+        click.echo(f"{report.output}: nothing changed, nothing written ({', '.join(report.tasks)})")
+        if report.buckets.fit:
+            _print_buckets(report)
+        _print_gate(report, gate_on)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    table.add_column("state")
+    table.add_column("differs from torch by", justify="right")
+    for model, state in report.models.items():
+        difference = report.differences.get(model)
+        table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
+    Console(highlight=False).print(table)
+    _print_buckets(report)
+    _print_gate(report, gate_on)
+    _print_placement(report)
+    verb = "would write" if dry_run else "wrote"
+    gone = f", removed {len(report.removed)} models" if report.removed else ""
+    click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")
+    if not dry_run:
+        click.echo('next: serve-repo, then ask-repo "a text"', err=True)
+
+
+def _print_gate(report: BuildReport, gate_on: bool) -> None:
+    if report.gate:
+        Console(highlight=False).print(_gate_table(report.gate))
+    if not report.gated:
+        # With the gate on, only a dry run leaves something open.
+        why = "would be found out by the gate" if gate_on else "is not known: no gate, by --gate off"
+        click.echo(f"precision {report.precision}: what tasks lose by it {why}", err=True)

@@ -1,0 +1,51 @@
+"""Options that several commands have: where a task's data are, and what a task may lose by a lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from onetrunk.cli.console import errors_end_command
+from onetrunk.protocol.errors import UserError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data files are looked for first. [default: $ONETRUNK_DATA]",
+)
+
+
+def task_dir_option(what_for: str) -> Callable[[Command], Command]:
+    """``--task-dir``, with a help that says what the command reads task files for."""
+    return click.option(
+        "--task-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="tasks",
+        show_default=True,
+        help=what_for,
+    )
+
+
+def max_loss_option(what_for: str, default: float | str = 0.5) -> Callable[[Command], Command]:
+    """``--max-loss``, in points of a metric; None where ``default`` is no number, but words for the help."""
+    return click.option(
+        "--max-loss",
+        type=float,
+        metavar="POINTS",
+        default=None if isinstance(default, str) else default,
+        show_default=default if isinstance(default, str) else True,
+        help=what_for,
+        callback=_checked_points,
+    )
+
+
+def _checked_points(context: click.Context, option: click.Parameter, points: float | None) -> float | None:
+    with errors_end_command():
+        # click's own FloatRange lets NaN pass, by which every loss would be too much.
+        if points is not None and not 0 <= points <= 100:
+            raise UserError(f"--max-loss {points:g}: give points from 0 to 100, as in 0.5")
+    return points

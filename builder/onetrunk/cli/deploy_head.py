@@ -1,0 +1,297 @@
+"""``deploy-head``: one head into a running server, and out of it, without a failed request."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from onetrunk.cli.console import errors_end_command, progress_line, typed_options
+from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from onetrunk.deploy.comparison import Comparison
+    from onetrunk.deploy.deployer import Deployer
+    from onetrunk.deploy.listing import ListedTask
+    from onetrunk.deploy.report import DeploymentReport
+
+_EPILOG = """\b
+Examples:
+  deploy-head heads/rte                       add the task, or update it
+  deploy-head heads/rte --dry-run             the files and the config changes
+  deploy-head --rollback rte                  the version before, at once
+  deploy-head --rollback rte --to 3           another one
+  deploy-head --remove rte                    out of the ensembles
+  deploy-head --list
+
+\b
+Trying a head beside the live one:
+  deploy-head --candidate candidates/rte      served as rte_candidate, aside
+  deploy-head --compare texts.jsonl           agreement, metric and latency
+  deploy-head --promote                       live; or --discard
+
+\b
+The rest:
+  deploy-head --verify                        manifest, disk and server agree?
+  deploy-head --sync                          after a build-repo
+  deploy-head --prune --keep 2                delete older versions
+
+\b
+The server's model-control endpoints ask for a key: one, set once, for the
+server and for whoever deploys:
+  export ONETRUNK_ADMIN_KEY=$(head -c 24 /dev/urandom | base64)
+
+\b
+Exit codes: 0 done (--verify: all agrees), 1 it failed (--verify: it does not),
+2 the input was wrong. What was served before a failure goes on being served.
+"""
+
+_ACTIONS = (
+    "bundle",
+    "candidate",
+    "compare",
+    "promote",
+    "discard",
+    "remove",
+    "rollback",
+    "list",
+    "prune",
+    "verify",
+    "sync",
+    "log",
+)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--candidate", metavar="BUNDLE", type=click.Path(path_type=Path), help="Serve a head beside the live one."
+)
+@click.option("--compare", metavar="FILE", type=click.Path(path_type=Path), help="Candidate against live, on texts.")
+@click.option("--promote", is_flag=True, help="Make the candidate live.")
+@click.option("--discard", is_flag=True, help="End the candidate's trial.")
+@click.option("--remove", metavar="TASK", help="Take a task out; --rollback brings it back.")
+@click.option("--rollback", metavar="TASK", help="Serve the version before again.")
+@click.option("--to", metavar="VERSION", type=click.IntRange(min=1), help="With --rollback: which version.")
+@click.option("--list", "list_", is_flag=True, help="Tasks, versions, taps, scores.")
+@click.option("--prune", is_flag=True, help="Delete older versions, and tasks that were removed.")
+@click.option("--keep", metavar="N", type=click.IntRange(min=1), help="With --prune: versions of a head.  [default: 2]")
+@click.option("--verify", is_flag=True, help="Whether manifest, disk and server agree.")
+@click.option("--sync", is_flag=True, help="Make the server serve what the files say.")
+@click.option("--log", is_flag=True, help="What was deployed, by whom.")
+@click.option("--task", metavar="TASK", help="Which candidate, where there are several.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default="model_repository",
+    show_default=True,
+    help="The repository's folder.",
+)
+@click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint.")
+@click.option("--offline", is_flag=True, help="Change the files only; a server serves them when it starts.")
+@click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
+@click.option(
+    "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
+)
+@max_loss_option("Points that a head may lose by the repository's precision.", "as the repository was built")
+@task_dir_option("The folder of task files, which say where dev data for that are.")
+@data_option
+@click.option("--dry-run", is_flag=True, help="Change nothing; show files and config changes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def deploy_head(
+    repository: Path,
+    url: str,
+    offline: bool,
+    trunk: str | None,
+    wait: float,
+    max_loss: float | None,
+    task_dir: Path,
+    data: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Changes what a running server serves, one head at a time, without a failed request.
+
+    BUNDLE is a folder that train-head wrote, or one with a head.onnx and a head.toml of somebody else's.
+    It is exported, checked against torch, loaded, proved under another name, and only then switched to.
+    The version before stays loaded, for --rollback.
+    """
+    with errors_end_command():
+        action = _action({name.rstrip("_"): value for name, value in asked.items()}, dry_run)
+        from onetrunk.deploy.deployer import Deployer
+        from onetrunk.repository.gate_settings import GateWish
+
+        gate = GateWish(max_loss, task_dir, data)
+        place = None if offline else url
+        with (
+            progress_line() as progress,
+            Deployer(repository, url=place, trunk=trunk, wait_s=wait, gate=gate, progress=progress) as deployer,
+        ):
+            result = action(deployer)
+    if as_json:
+        click.echo(json.dumps(_plain(result), indent=2))
+    else:
+        _show(result, dry_run)
+    if asked["verify"] and not result and not as_json:
+        click.echo("manifest and disk agree" if offline else "manifest, disk and server agree")
+    if asked["verify"] and result:
+        raise SystemExit(1)
+
+
+def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
+    """The one thing that was asked for. Raises UserError where it is none, several, or one with a stray option."""
+    from onetrunk.protocol.errors import UserError
+
+    chosen = [name for name in _ACTIONS if asked[name]]
+    if chosen == ["candidate", "compare"]:
+        chosen = ["compare"]
+    if len(chosen) != 1:
+        found = " and ".join("a bundle" if name == "bundle" else f"--{name}" for name in chosen) or "nothing to do"
+        raise UserError(f"{found}: give one bundle, or one of {', '.join(f'--{name}' for name in _ACTIONS[1:])}")
+    (name,) = chosen
+    for option, owners in {
+        "to": ("rollback",),
+        "keep": ("prune",),
+        "task": ("compare", "promote", "discard", "log"),
+    }.items():
+        if asked[option] is not None and name not in owners:
+            raise UserError(f"--{option} goes with {' or '.join(f'--{owner}' for owner in owners)} only")
+    if asked["bundle"] is None and asked["candidate"] is None:
+        for option in ("max_loss", "task_dir", "data"):
+            if option in typed_options():
+                raise UserError(f"--{option.replace('_', '-')} is for a head that comes in: a bundle, or --candidate")
+    if dry_run and name in ("compare", "list", "verify", "sync", "log"):
+        raise UserError(f"--{name} has no --dry-run")
+    task = asked["task"]
+
+    def compare(deployer: Deployer) -> Comparison:
+        tried = deployer.candidate(asked["candidate"]).task if asked["candidate"] else task
+        return deployer.compare(asked["compare"], tried)
+
+    actions: dict[str, Callable[[Deployer], Any]] = {
+        "bundle": lambda deployer: deployer.deploy(asked["bundle"], only_try=dry_run),
+        "candidate": lambda deployer: deployer.candidate(asked["candidate"], only_try=dry_run),
+        "compare": compare,
+        "promote": lambda deployer: deployer.promote(task, only_try=dry_run),
+        "discard": lambda deployer: deployer.discard(task, only_try=dry_run),
+        "remove": lambda deployer: deployer.remove(asked["remove"], only_try=dry_run),
+        "rollback": lambda deployer: deployer.rollback(asked["rollback"], asked["to"], only_try=dry_run),
+        "list": lambda deployer: deployer.tasks(),
+        "prune": lambda deployer: deployer.prune(asked["keep"] or 2, only_try=dry_run),
+        "verify": lambda deployer: deployer.verify(),
+        "sync": lambda deployer: deployer.sync(),
+        "log": lambda deployer: [e for e in deployer.history.entries() if task in (None, e.get("task"))],
+    }
+    return actions[name]
+
+
+def _plain(result: Any) -> Any:
+    if isinstance(result, list):
+        return [_plain(item) for item in result]
+    return dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+
+
+def _show(result: Any, dry_run: bool) -> None:
+    from onetrunk.deploy.comparison import Comparison
+    from onetrunk.deploy.report import DeploymentReport
+
+    if isinstance(result, DeploymentReport):
+        _show_report(result, dry_run)
+    elif isinstance(result, Comparison):
+        _show_comparison(result)
+    elif result and isinstance(result[0], dict):
+        _show_log(result)
+    elif result and isinstance(result[0], str):
+        click.echo("\n".join(result))
+    elif result:
+        _show_tasks(result)
+
+
+def _show_report(report: DeploymentReport, dry_run: bool) -> None:
+    for line in report.settled:
+        click.echo(f"first: {line}", err=True)
+    version, before = report.to_version, report.from_version
+    if not report.changed:
+        served = f"{report.task}: version {version} is served already; " if report.task else ""
+        click.echo(f"{served}nothing to do")
+        return
+    if dry_run:
+        for name in report.written:
+            click.echo(f"would write {name}")
+        for name in report.removed:
+            click.echo(f"would remove {name}/")
+        if report.diff:
+            click.echo(report.diff, nl=False)
+        moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
+        click.echo(f"{moves}{len(report.written)} files; no server was asked, nothing exported", err=True)
+        return
+    former = f" (before: {before})" if before not in (None, version) else ""
+    done = {
+        "deploy": f"{report.task} version {version} is live{former}",
+        "candidate": f"{report.task} version {version} is tried as {report.task}_candidate"
+        + (f", beside version {before}" if before else ""),
+        "promote": f"{report.task} version {version} is live{former}",
+        "rollback": f"{report.task} version {version} is live again{former}",
+        "discard": f"candidate version {before} of {report.task} is not tried any more; "
+        + (f"version {version} is live" if version else "none is live"),
+        "remove": f"{report.task} is not served any more{former}",
+        "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
+        "sync": "the server serves what the files say",
+    }[report.action]
+    click.echo(f"{done}, {report.seconds['all']:.2f} s")
+    for note in report.notes:
+        click.echo(note, err=True)
+
+
+def _show_comparison(result: Comparison) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (result.task, "live", "candidate"):
+        table.add_column(column, justify="left" if column == result.task else "right")
+    table.add_row("version", _shown(result.live_version, "d"), str(result.candidate_version))
+    if result.labelled:
+        table.add_row(
+            f"{result.metric}, {result.labelled} texts", _shown(result.live_score), _shown(result.candidate_score)
+        )
+    table.add_row("ms, median", _shown(result.live_p50_ms, ".1f"), _shown(result.candidate_p50_ms, ".1f"))
+    table.add_row("ms, 99 %", _shown(result.live_p99_ms, ".1f"), _shown(result.candidate_p99_ms, ".1f"))
+    console = Console(highlight=False)
+    console.print(table)
+    if result.agreement is not None:
+        share = f"agree on {result.agreement:.1%} of {result.rows} texts"
+        number = f"correlate by {result.agreement:.3f} over {result.rows} texts"
+        agreed = share if result.agreement_is == "share" else number
+        click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
+    for text, live, candidate in result.disagreements:
+        console.print(f"  {live} -> {candidate}   {text:.100}", markup=False, soft_wrap=True)
+
+
+def _show_tasks(rows: list[ListedTask]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "since (UTC)"):
+        table.add_column(column, no_wrap=column == "task")
+    for row in rows:
+        since = "" if row.since is None else row.since[:16].replace("T", " ")
+        numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
+        table.add_row(
+            row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
+            _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), since,
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+def _show_log(entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        versions = " -> ".join(str(entry.get(end) or "-") for end in ("from", "to"))
+        reason = f" ({entry['reason']})" if entry.get("reason") else ""
+        action = f"{entry.get('action')} {entry.get('task') or ''}".strip()
+        click.echo(f"{entry.get('time')}  {entry.get('who')}  {action}  {versions}  {entry.get('result')}{reason}")
+
+
+def _shown(value: float | None, form: str = ".3f", nothing: str = "-") -> str:
+    return nothing if value is None else format(value, form)

@@ -1,0 +1,209 @@
+"""A candidate beside the live head, on a user's own texts: agreement, metric, latency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onetrunk.deploy.live_server import LiveServer, Row
+from onetrunk.progress import Progress, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.repository.contents import Contents, candidate_output
+from onetrunk.repository.ensemble import candidate_name
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.base import stack_rows
+from onetrunk.tasks.metrics import metric_of
+from onetrunk.tasks.offsets import targets_of
+from onetrunk.tasks.records import BrokenLine, read_records
+from tokenizers import Tokenizer
+
+_BATCH = 16
+_TEXT, _PAIR = ("text", "sentence", "sentence1", "tokens", "words"), ("text_pair", "pair", "sentence2")
+_LABEL = ("label", "score", "tags", "labels")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing came to. ``live`` values are None where the task is not served yet.
+
+    Attributes:
+        task: the task.
+        live_version: the version that is served.
+        candidate_version: the candidate's.
+        rows: texts.
+        labelled: those with a label.
+        agreement: how far both agree, as ``agreement_is`` says; None where there is no saying.
+        agreement_is: ``share`` of texts with the same answer, or ``correlation`` of the numbers.
+        mean_difference: mean distance of the scores.
+        metric: the metric's name.
+        live_score: the live head's on the labelled texts; None where there are none.
+        candidate_score: the candidate's.
+        live_p50_ms: median time of a request for one text.
+        candidate_p50_ms: the candidate's.
+        live_p99_ms: 99th percentile.
+        candidate_p99_ms: the candidate's.
+        disagreements: the texts on which they differ most, with both answers.
+    """
+
+    task: str
+    live_version: int | None
+    candidate_version: int
+    rows: int
+    labelled: int
+    agreement: float | None
+    agreement_is: str
+    mean_difference: float | None
+    metric: str
+    live_score: float | None
+    candidate_score: float | None
+    live_p50_ms: float | None
+    candidate_p50_ms: float
+    live_p99_ms: float | None
+    candidate_p99_ms: float
+    disagreements: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Texts:
+    rows: list[Row]
+    labels: list[object]
+
+
+def compare(
+    contents: Contents,
+    server: LiveServer,
+    task: str,
+    file: Path,
+    tokenizer: Path,
+    progress: Progress = silent,
+    most_timed: int = 200,
+) -> Comparison:
+    """Asks the live head and the candidate about the same texts. The live ensembles are not touched.
+
+    Args:
+        contents: what the repository serves.
+        server: the server.
+        task: a task that has a candidate.
+        file: texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` where it is known.
+        tokenizer: the tokenizer.json that is served, by which labels of words are put on tokens.
+        progress: see Progress.
+        most_timed: on how many texts latency is measured, one request at a time, both in turn.
+
+    Raises:
+        UserError: the file has no texts, or a label that the task has not.
+        OneTrunkError: the server does not answer.
+    """
+    head = contents.heads[task]
+    if head.candidate is None:
+        raise UserError(f"task {task} has no candidate")
+    spec, ensemble = head.specs[head.candidate], candidate_name(task)
+    texts = _read(file, spec)
+    outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
+    answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}  # a row each
+    for start in range(0, len(texts.rows), _BATCH):
+        progress("asking both", start, len(texts.rows))
+        found = server.ask(ensemble, texts.rows[start : start + _BATCH], outputs)
+        for output in outputs:
+            answers[output] += list(found[output])
+    scores = {output: stack_rows(rows) for output, rows in answers.items()}
+    times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
+    new, old = scores[candidate_output(task)], scores.get(task)
+    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec, tokenizer)
+    return Comparison(
+        task=task,
+        live_version=head.served,
+        candidate_version=head.candidate,
+        rows=len(texts.rows),
+        labelled=len(known),
+        agreement=None if old is None else kind.agreement(old, new, spec),
+        agreement_is=kind.agreement_is,
+        mean_difference=None if old is None else kind.mean_difference(old, new, spec),
+        metric=spec.metric,
+        live_score=None if old is None or not known else metric_of(old[known], targets, spec),
+        candidate_score=metric_of(new[known], targets, spec) if known else None,
+        live_p50_ms=_percentile(times.get(task), 50),
+        candidate_p50_ms=_percentile(times[candidate_output(task)], 50) or 0.0,
+        live_p99_ms=_percentile(times.get(task), 99),
+        candidate_p99_ms=_percentile(times[candidate_output(task)], 99) or 0.0,
+        disagreements=() if old is None else _disagreements(texts.rows, old, new, spec),
+    )
+
+
+def _read(file: Path, spec: HeadSpec) -> _Texts:
+    rows: list[Row] = []
+    labels: list[object] = []
+    kind = get_kind(spec.kind)
+    for record in read_records(file):
+        if isinstance(record, BrokenLine):
+            raise UserError(f"{file}, line {record.line}: {record.why}")
+        text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
+        try:
+            text = kind.text(text) if text is not None else ""
+        except ValueError as error:
+            raise UserError(f"{file}, line {record.line}: the text {error}") from error
+        if not text.strip():
+            raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
+        if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
+            names = ", ".join(_PAIR)
+            raise UserError(f"{file}, line {record.line}: {spec.task} reads pairs; the second is looked for as {names}")
+        rows.append((text, pair if spec.form == "pair" and isinstance(pair, str) else ""))
+        labels.append(_field(record.values, _LABEL))
+    if not rows:
+        raise UserError(f"{file}: no texts in it")
+    return _Texts(rows, labels)
+
+
+def _field(values: dict[str, object], names: Sequence[str]) -> object:
+    return next((values[name] for name in names if values.get(name) not in (None, "")), None)
+
+
+def _targets(file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path) -> tuple[NDArray[Any], list[int]]:
+    """The targets of the rows that have a label, and which these are."""
+    kind, known, encoded = get_kind(spec.kind), [], []
+    for row, label in enumerate(texts.labels):
+        if label is None:
+            continue
+        try:
+            encoded.append(kind.encode(label, spec, texts.rows[row][0]))
+        except ValueError as error:
+            raise UserError(f"{file}, text {row + 1}: {error}") from error
+        known.append(row)
+    rows = [texts.rows[row][0] for row in known]
+    reader = partial(Tokenizer.from_file, str(tokenizer))
+    return targets_of(kind, encoded, spec, rows, reader, spec.max_length), known
+
+
+def _disagreements(
+    rows: Sequence[Row], old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec, most: int = 5
+) -> tuple[tuple[str, str, str], ...]:
+    kind = get_kind(spec.kind)
+    distance = kind.distance(old, new, spec)
+    order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]
+    return tuple(
+        (" | ".join(filter(None, rows[row])), kind.shown(old[row], spec), kind.shown(new[row], spec)) for row in order
+    )
+
+
+def _latencies(
+    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: Progress
+) -> dict[str, list[float]]:
+    """Seconds of requests for one text and one output, the outputs in turn, so that both meet the same machine."""
+    times: dict[str, list[float]] = {output: [] for output in outputs}
+    for done, row in enumerate(rows):
+        progress("timing both", done, len(rows))
+        for output in outputs if done % 2 else reversed(outputs):
+            began = time.perf_counter()
+            server.ask(ensemble, [row], [output])
+            times[output].append(time.perf_counter() - began)
+    return times
+
+
+def _percentile(seconds: Sequence[float] | None, percent: int) -> float | None:
+    return None if not seconds else round(1e3 * float(np.percentile(seconds, percent)), 2)

@@ -1,0 +1,251 @@
+"""The plan on disk: TOML that a person reads, changes and hands to ``train-head --plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.options import Option
+from onetrunk.distill.plan import Plan
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.task_name import check_task_name
+from onetrunk.tasks.head_spec import Query
+from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
+from onetrunk.whole_file import write_text
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+_HEADER = """\
+# A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.
+# Scores are on the dev data, as shares: 0.825 is 82.5. `full` is full fine-tuning of the same encoder.
+# To make its heads:    train-head --plan PATH-OF-THIS-FILE
+# To serve them:        build-repo --tasks all
+# `run` is the record, in runs/ beside this file, of the training that becomes the head. To serve another one, name
+# its record and what it says of tap, layers and query; [kept] and [cost] are then no longer those of the plan.
+
+"""
+
+
+class _Table(BaseModel):
+    # Strict: tap = "2" is a mistake to be told, not a number to be guessed.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Floors(_Table):
+    """What was asked for, as shares of full fine-tuning's score.
+
+    Attributes:
+        task: kept by every task.
+        average: kept by the mean over the tasks.
+        most_share: greatest cost, as a share of as many single-task models; absent where any was allowed.
+    """
+
+    task: float = Field(gt=0)
+    average: float = Field(gt=0)
+    most_share: float | None = Field(default=None, gt=0)
+
+
+class Kept(_Table):
+    """What the plan keeps of full fine-tuning's score.
+
+    Attributes:
+        average: mean score over mean score.
+        worst: of the task that keeps least.
+        worst_task: that task.
+        meets_floor: whether the floors are kept.
+        note: where not, which task falls short and by how much.
+    """
+
+    average: float
+    worst: float
+    worst_task: str
+    meets_floor: bool
+    note: str = ""
+
+
+class PlanCost(_Table):
+    """What the plan costs for one text, mean over the buckets that were measured.
+
+    Attributes:
+        machine: where it was measured.
+        threads: ONNX Runtime's threads for each session.
+        trunk_ms: the trunk, once.
+        heads_ms: all heads.
+        overhead_ms: a step for each segment and head.
+        total_ms: all three.
+        single_model_ms: one single-task model of the usual kind.
+        share: the total as a share of one such model for each task.
+        folded_share: the same against single-task models whose last layer is folded too.
+    """
+
+    machine: str
+    threads: int = Field(ge=1)
+    trunk_ms: float = Field(ge=0)
+    heads_ms: float = Field(ge=0)
+    overhead_ms: float = Field(ge=0)
+    total_ms: float = Field(ge=0)
+    single_model_ms: float = Field(ge=0)
+    share: float = Field(ge=0)
+    folded_share: float = Field(ge=0)
+
+
+class PlannedHead(_Table):
+    """A task's head.
+
+    Attributes:
+        tap: where it stands.
+        layers: how many layers it has, the folded one among them.
+        query: the query of its folded layer.
+        score: the student's score on the dev data, as a share.
+        full: full fine-tuning's, in the same metric.
+        run: the key of the run record that the score comes from.
+        by_token: whether it answers for every token, and so has no folded layer; left out for no.
+    """
+
+    tap: int = Field(ge=0)
+    layers: int = Field(ge=1)
+    query: Query = "cls"
+    score: float = Field(ge=-1, le=1)
+    full: float = Field(gt=0, le=1)
+    run: str = ""
+    by_token: bool | None = None
+
+
+class PlanFile(_Table):
+    """A plan file.
+
+    Attributes:
+        schema_version: of this form.
+        trunk: identity of the trunk that the heads stand on.
+        floors: what was asked for.
+        kept: what the plan keeps.
+        cost: what it costs.
+        tasks: task -> its head.
+    """
+
+    schema_version: Literal[1] = 1
+    trunk: str
+    floors: Floors
+    kept: Kept
+    cost: PlanCost
+    tasks: dict[str, PlannedHead] = Field(min_length=1)
+
+    @field_validator("tasks")
+    @classmethod
+    def _task_names(cls, tasks: dict[str, PlannedHead]) -> dict[str, PlannedHead]:
+        for task in tasks:
+            try:
+                check_task_name(task)
+            except ValueError as error:
+                raise ValueError(f"task {task!r}: {error}") from None
+        return tasks
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """Its heads as options, by the task's name."""
+        return tuple(Option(task=task, **dict(self.tasks[task])) for task in sorted(self.tasks))
+
+    def check_trunk(self, trunk: Trunk) -> None:
+        """Raises UserError where the plan is for another trunk, or a head of it does not fit this one."""
+        if self.trunk != trunk.identity:
+            raise UserError(
+                f"the plan is for trunk {self.trunk}, but this trunk is {trunk.identity}; give its own trunk by "
+                "--trunk, or search again on this one"
+            )
+        for task, head in self.tasks.items():
+            if head.tap + head.layers > trunk.depth:
+                raise UserError(
+                    f"tasks.{task}: {head.layers} layers on tap {head.tap}: this trunk has {trunk.depth} layers, so "
+                    f"give at most {trunk.depth - head.tap} layers there"
+                    if head.tap < trunk.depth
+                    else f"tasks.{task}: tap {head.tap}: this trunk has a layer above taps 0 to {trunk.depth - 1} only"
+                )
+
+
+_TABLES: dict[str, type[BaseModel]] = {"floors": Floors, "kept": Kept, "cost": PlanCost}
+
+
+def plan_file(
+    plan: Plan, table: CostTable, *, floor_task: float, floor_average: float, most_share: float | None = None
+) -> PlanFile:
+    """A chosen plan in the form of its file.
+
+    Args:
+        plan: the plan.
+        table: the costs that it was chosen by.
+        floor_task: as given to ``choose``.
+        floor_average: as given to ``choose``.
+        most_share: as given to ``choose``.
+    """
+    cost = plan.cost
+    return PlanFile(
+        trunk=table.trunk,
+        floors=Floors(task=floor_task, average=floor_average, most_share=most_share),
+        kept=Kept(
+            average=round(plan.average, 6),
+            worst=round(plan.worst.retention, 6),
+            worst_task=plan.worst.task,
+            meets_floor=plan.meets_floor,
+            note=plan.note,
+        ),
+        cost=PlanCost(
+            machine=table.machine,
+            threads=table.threads,
+            trunk_ms=round(cost.trunk_ms, 6),
+            heads_ms=round(cost.heads_ms, 6),
+            overhead_ms=round(cost.overhead_ms, 6),
+            total_ms=round(cost.total_ms, 6),
+            single_model_ms=round(cost.singles_ms / len(plan.options), 6),
+            share=round(cost.share, 6),
+            folded_share=round(cost.folded_share, 6),
+        ),
+        tasks={
+            option.task: PlannedHead(
+                tap=option.tap,
+                layers=option.layers,
+                query=option.query,
+                score=option.score,
+                full=option.full,
+                run=option.run,
+                by_token=option.by_token,
+            )
+            for option in plan.options
+        },
+    )
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Writes a plan, whole or not at all.
+
+    Raises:
+        UserError: the file's name does not end in .toml, or it cannot be written.
+    """
+    if path.suffix != ".toml":
+        raise UserError(f"{path}: a plan is a file *.toml")
+    write_text(path, _HEADER + tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Reads a plan.
+
+    Raises:
+        UserError: the file is missing, not TOML, or a key of it is unknown, missing or has a value that is not allowed.
+    """
+    values = read_toml(path, "plan file")
+    refuse_unknown_keys(path, values, tuple(PlanFile.model_fields))
+    for name, table in _TABLES.items():
+        _refuse_unknown(path, values.get(name), table, f"{name}.")
+    tasks = values.get("tasks")
+    for task, head in tasks.items() if isinstance(tasks, dict) else ():
+        _refuse_unknown(path, head, PlannedHead, f"tasks.{task}.")
+    try:
+        return PlanFile.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(path, fault) for fault in error.errors())) from error
+
+
+def _refuse_unknown(path: Path, values: Any, table: type[BaseModel], prefix: str) -> None:
+    if isinstance(values, dict):
+        refuse_unknown_keys(path, values, tuple(table.model_fields), prefix)

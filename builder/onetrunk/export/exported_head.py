@@ -1,0 +1,137 @@
+"""A head that someone else exported: ``head.onnx`` and ``head.toml`` in a folder named after its task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from google.protobuf.message import DecodeError, Message
+from onetrunk.export.onnx_file import ExportError, check_release
+from onetrunk.export.release import Release
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol import __version__
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.metrics import check_metric
+from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+HEAD_ONNX = "head.onnx"
+HEAD_TOML = "head.toml"
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+
+
+class _TaskFile(BaseModel):
+    """``head.toml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    task: str | None = None
+    kind: str = "classification"
+    form: Literal["single", "pair"] = "single"
+    labels: tuple[str, ...] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
+    tap: int = Field(ge=0)
+    trunk: str
+    metric: str | None = None
+    layers: int = Field(default=1, ge=1)
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportedHead:
+    """A head without weights that torch could read: its ONNX file is taken as it is.
+
+    Attributes:
+        folder: where it was read from.
+        spec: what its task file says, as a head.json.
+    """
+
+    folder: Path
+    spec: HeadSpec
+
+    @property
+    def file(self) -> Path:
+        """Its ONNX file."""
+        return self.folder / HEAD_ONNX
+
+    def check_trunk(self, trunk: Trunk) -> None:
+        """Raises UserError where it was made for another trunk."""
+        if self.spec.trunk != trunk.identity:
+            raise UserError(f"{self.folder}: made for trunk {self.spec.trunk}, but this trunk is {trunk.identity}")
+        trunk.check_tap(self.spec.tap)
+
+    def check_file(self, release: Release) -> None:
+        """Checks what can be seen without running the file.
+
+        Raises:
+            UserError: it is no ONNX file, has weights outside of it, or asks for more than the release has.
+        """
+        try:
+            model = onnx.load(self.file, load_external_data=False)
+        except (DecodeError, ValueError, OSError) as error:
+            raise UserError(f"{self.file} is not an ONNX file: {error}") from error
+        # A path to weights elsewhere would be read by whoever loads the file.
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
+            raise UserError(f"{self.file}: has weights outside of the file: export it as one file")
+        foreign = sorted({entry.domain for entry in model.opset_import} - set(_DOMAINS))
+        if foreign:
+            raise UserError(f"{self.file}: uses operators of {', '.join(foreign)}, which Triton has not")
+        try:
+            check_release(model, HEAD_ONNX, release)
+        except ExportError as error:
+            raise UserError(f"{self.folder}: {error}") from error
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor in an ONNX file, wherever it stands: initializers, attributes, subgraphs, functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in [value] if isinstance(value, Message) else value:
+                yield from _tensors(inner)
+
+
+def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> ExportedHead:
+    """Reads ``head.toml``; the ONNX file is looked at later.
+
+    Args:
+        folder: a folder with the name of its task.
+        trunk: the trunk that it shall stand on.
+        any_folder: whether the folder may have another name, as a candidate's has.
+
+    Raises:
+        UserError: the file is missing or broken, or says what cannot be.
+    """
+    path = folder / HEAD_TOML
+    values = read_toml(path, "task file of an exported head")
+    refuse_unknown_keys(path, values, tuple(_TaskFile.model_fields))
+    try:
+        said = _TaskFile.model_validate(values)
+        spec = HeadSpec(
+            **said.model_dump(exclude={"task", "metric"}),
+            task=said.task or folder.name,
+            width=trunk.width,
+            max_length=trunk.max_positions,
+            metric=said.metric or get_kind(said.kind).metrics[0],
+            scores={},
+            created="",
+            onetrunk_version=__version__,
+        )
+    except ValidationError as error:
+        raise UserError(explain(path, error.errors()[0])) from error
+    try:
+        check_metric(spec.metric, get_kind(spec.kind), spec.labels)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not (folder / HEAD_ONNX).is_file():
+        raise UserError(f"{folder}: no {HEAD_ONNX} in it, which its {HEAD_TOML} is about")
+    if spec.task != folder.name and not any_folder:
+        raise UserError(f"{path}: its task is {spec.task!r}; a head's folder has the name of its task")
+    return ExportedHead(folder, spec)

@@ -1,0 +1,67 @@
+"""Several ONNX files in one: nothing is computed otherwise than in the files themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onetrunk.export.onnx_file import ExportError
+from onnx import compose, helper
+
+
+def merge_models(parts: Mapping[str, onnx.ModelProto], outputs: Sequence[str], name: str) -> onnx.ModelProto:
+    """One model of several that share inputs, or of which one reads what another gives.
+
+    Inputs and outputs keep their names, and those of one name are one tensor. All other names get their part's name in
+    front.
+
+    Args:
+        parts: name -> model, in an order in which each comes after those whose outputs it reads.
+        outputs: which outputs of the parts the model has.
+        name: the graph's name.
+
+    Raises:
+        ExportError: the parts use different operator sets, or there is no such output.
+    """
+    prefixed = [
+        # No name of a tensor or a task has `/` in it.
+        compose.add_prefix(part, f"{prefix}/", rename_inputs=False, rename_outputs=False)
+        for prefix, part in parts.items()
+    ]
+    graphs = [part.graph for part in prefixed]
+    made = {tensor.name: tensor for graph in graphs for tensor in graph.output}
+    if missing := set(outputs) - made.keys():
+        raise ExportError(f"{name}: none of its parts gives {', '.join(sorted(missing))}")
+    read = {tensor.name: tensor for graph in graphs for tensor in graph.input if tensor.name not in made}
+    merged = helper.make_graph(
+        [node for graph in graphs for node in graph.node],
+        name,
+        list(read.values()),
+        [made[output] for output in outputs],
+        [tensor for graph in graphs for tensor in graph.initializer],
+    )
+    model = helper.make_model(
+        merged,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in _opsets(parts).items()],
+        ir_version=max(part.ir_version for part in parts.values()),
+        functions=[function for part in prefixed for function in part.functions],
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
+    """Domain -> operator set; the standard domain is the empty name."""
+    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+
+
+def _opsets(parts: Mapping[str, onnx.ModelProto]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, part in parts.items():
+        for domain, version in opsets_of(part).items():
+            if found.setdefault(domain, version) != version:
+                raise ExportError(
+                    f"{name} uses operator set {version} of {domain or 'ai.onnx'}, another part {found[domain]}: "
+                    "they cannot be put into one file"
+                )
+    return found

@@ -1,0 +1,85 @@
+"""BERT behind the encoder adapter: Hugging Face's layers, with nothing copied from them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from onetrunk.nn.encoder import Encoder, LayerParts
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertModel
+
+# In a checkpoint, but not part of an encoder: the pooler, heads of pre-training, and a buffer of old versions.
+_NOT_ENCODER = ("pooler.", "cls.", "embeddings.position_ids")
+
+
+class BertEncoder(Encoder):
+    """The encoder of Hugging Face's ``BertModel``."""
+
+    family: ClassVar[str] = "bert"
+
+    def __init__(self, config: BertConfig) -> None:
+        # Eager attention is the one form that every exporter and every transformers release knows.
+        model = BertModel._from_config(config, attn_implementation="eager", add_pooling_layer=False)
+        self._model = model
+        self.embeddings = model.embeddings
+        self.layers = model.encoder.layer
+        self.width = config.hidden_size
+        self.vocab_size = config.vocab_size
+        self.max_positions = config.max_position_embeddings
+        self.pad_token_id = config.pad_token_id or 0
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> BertEncoder:
+        """See Encoder.from_config."""
+        return cls(BertConfig.from_dict(config))
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """See Encoder.load. Names may carry the prefix ``bert.``, as in checkpoints of BertForPreTraining."""
+        named = {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
+        named = {name: tensor for name, tensor in named.items() if not name.startswith(_NOT_ENCODER)}
+        result = self._model.load_state_dict(named, strict=False)
+        if result.missing_keys:
+            raise KeyError(", ".join(result.missing_keys[:3]))
+        if result.unexpected_keys:
+            # Weights for more layers than config.json says, say: it would run, and be another model.
+            raise RuntimeError(f"config.json has no place for {', '.join(result.unexpected_keys[:3])}")
+
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """See Encoder.embed."""
+        embedded: Tensor = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        return embedded
+
+    @staticmethod
+    def mask_bias(attention_mask: Tensor, like: Tensor) -> Tensor:
+        """See Encoder.mask_bias."""
+        return (1.0 - attention_mask[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
+
+    @staticmethod
+    def run_layer(layer: nn.Module, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:
+        """See Encoder.run_layer."""
+        result = layer(hidden_state, mask_bias)
+        # transformers 4 gives a tuple, 5 the tensor.
+        state: Tensor = result[0] if isinstance(result, tuple) else result
+        return state
+
+    @staticmethod
+    def take_apart(layer: nn.Module) -> LayerParts:
+        """See Encoder.take_apart."""
+        attention: Any = layer.attention
+        inner: Any = attention.self
+
+        def finish(context: Tensor, residual: Tensor) -> Tensor:
+            attended = attention.output(context, residual)
+            state: Tensor = layer.output(layer.intermediate(attended), attended)  # type: ignore[operator]
+            return state
+
+        return LayerParts(
+            query=inner.query,
+            key=inner.key,
+            value=inner.value,
+            attention_heads=inner.num_attention_heads,
+            dropout=inner.dropout,
+            finish=finish,
+        )

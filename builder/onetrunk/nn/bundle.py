@@ -1,0 +1,120 @@
+"""A trained head on disk: ``head.json``, ``head.safetensors`` and a card, in a folder named after its task."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from onetrunk.nn.card import card_text
+from onetrunk.nn.head import Head, empty_head
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.whole_file import writing
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A head as read from disk, before it is put on a trunk.
+
+    Attributes:
+        folder: where it was read from.
+        spec: the content of head.json.
+        weights: parameter name -> tensor, in 32-bit floats.
+    """
+
+    folder: Path
+    spec: HeadSpec
+    weights: dict[str, Tensor]
+
+    def check_trunk(self, trunk: Trunk) -> None:
+        """Raises UserError where the head was trained on another trunk."""
+        if self.spec.trunk != trunk.identity:
+            raise UserError(
+                f"{self.folder}: trained on trunk {self.spec.trunk}, but this trunk is {trunk.identity}; "
+                f"give its own trunk by --trunk, or train it again on this one"
+            )
+        trunk.check_tap(self.spec.tap)
+
+    def head(self, trunk: Trunk) -> Head:
+        """The head in evaluation mode on its trunk.
+
+        Raises:
+            UserError: it was trained on another trunk, or its weights do not fit head.json.
+        """
+        self.check_trunk(trunk)
+        spec = self.spec
+        outputs = get_kind(spec.kind).output(trunk.width, spec)
+        head = empty_head(trunk, outputs=outputs, layers=spec.layers, query=spec.query)
+        try:
+            head.load_state_dict(self.weights)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise UserError(f"{self.folder}: head.safetensors does not fit head.json: {first}") from error
+        return head
+
+
+def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
+    """Writes a bundle aside and moves it in whole: a reader never sees half of one.
+
+    A crash between the two moves of a replacement leaves the old bundle beside its place, as ``.<task>.*.old``.
+
+    Weights are stored as fp16: half the size, and for the weights of a head no difference in its answers that a
+    metric sees.
+
+    Raises:
+        OneTrunkError: the disk is full, or the folder cannot be written for another reason.
+    """
+    with writing(folder):
+        _write(folder, spec, head)
+
+
+def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
+    weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(weights, staging / "head.safetensors")
+        (staging / "head.json").write_text(spec.model_dump_json(indent=2) + "\n")
+        (staging / "README.md").write_text(card_text(spec))
+        # Made for one user alone, as temporary files are; a bundle is to be read by whoever may read the folder.
+        staging.chmod(0o755)
+        for file in staging.iterdir():
+            file.chmod(0o644)
+        if folder.exists():
+            retired = staging.with_name(staging.name + ".old")
+            os.replace(folder, retired)
+            os.replace(staging, folder)
+            shutil.rmtree(retired)
+        else:
+            os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_bundle(folder: Path, *, any_folder: bool = False) -> Bundle:
+    """Reads and checks a bundle; see read_spec for the arguments.
+
+    Raises:
+        UserError: a file is missing, broken or of another schema, or a weight is not a finite number.
+    """
+    spec = read_spec(folder, any_folder=any_folder)
+    try:
+        stored = load_file(folder / "head.safetensors")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no head.safetensors in it: train the head again") from None
+    except SafetensorError as error:
+        raise UserError(f"{folder}/head.safetensors is broken: {error}") from error
+    weights = {name: tensor.float() for name, tensor in stored.items()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{folder}/head.safetensors: {name} holds NaN or infinity: train the head again")
+    return Bundle(folder, spec, weights)

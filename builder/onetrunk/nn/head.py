@@ -1,0 +1,121 @@
+"""A head: a task's own layers on a tap of the trunk, the last of them folded, and its output."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from onetrunk.nn.encoder import Encoder
+from onetrunk.nn.fold import folded_state
+from onetrunk.nn.query import query_state
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.head_spec import Query
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """Own layers on a trunk's state, the last of them for one query, and a linear output on what that gives.
+
+    Where its output says that it is ``by_token``, the last layer runs whole, and there is an output for every token.
+
+    Attributes:
+        layers: the head's layers, first to last, of the trunk's own form.
+        output: Linear, width -> outputs; a kind's own may have more parameters.
+        by_token: whether it answers for every token.
+        query: what the last layer is computed for.
+        pool: the vector of a learned query, None for others. *Shape:* (width,)
+    """
+
+    def __init__(
+        self,
+        encoder: type[Encoder],
+        layers: nn.ModuleList,
+        output: nn.Linear,
+        dropout: float = 0.1,
+        query: Query = "cls",
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.layers = layers
+        self.dropout = nn.Dropout(dropout)
+        self.output = output
+        self.by_token = bool(getattr(output, "by_token", False))
+        if self.by_token and query != "cls":
+            raise UserError(f"query {query!r}: a head that answers for every token has none; leave it out")
+        self.query = query
+        self.pool = nn.Parameter(torch.zeros(output.in_features)) if query == "learned" else None
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raw outputs, the last layer folded.
+
+        Args:
+            hidden_state: the trunk's state at the head's tap. *Shape:* (batch_size, tokens, width)
+            attention_mask: ones and zeros. *Shape:* (batch_size, tokens)
+
+        Returns:
+            *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs), with noughts at padding.
+        """
+        if self.by_token:
+            return self.forward_whole(hidden_state, attention_mask)
+        bias = self.encoder.mask_bias(attention_mask, hidden_state)
+        for layer in self.layers[:-1]:
+            hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
+        query = query_state(self.query, hidden_state, bias, self.pool)
+        return self._answer(folded_state(self.encoder.take_apart(self.layers[-1]), query, hidden_state, bias))
+
+    def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """The same outputs with every layer run whole: what the fold is checked against. Shapes as in forward."""
+        bias = self.encoder.mask_bias(attention_mask, hidden_state)
+        for layer in self.layers[:-1]:
+            hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
+        if self.by_token:
+            state = self.encoder.run_layer(self.layers[-1], hidden_state, bias)
+            return self._answer(state) * attention_mask[..., None].to(state.dtype)
+        if self.query != "cls":
+            # The query goes in front as one more token, which asks as all do and which none can see.
+            query = query_state(self.query, hidden_state, bias, self.pool)
+            hidden_state = torch.cat([query[:, None], hidden_state], dim=1)
+            bias = self.encoder.mask_bias(nn.functional.pad(attention_mask, (1, 0)), hidden_state)
+        return self._answer(self.encoder.run_layer(self.layers[-1], hidden_state, bias)[:, 0])
+
+    def _answer(self, state: Tensor) -> Tensor:
+        raw: Tensor = self.output(self.dropout(state))
+        return raw
+
+
+def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, query: Query = "cls") -> Head:
+    """A head to be trained: a copy of the trunk's layers ``tap + 1`` to ``tap + layers``, and a fresh output.
+
+    A learned query starts as the mean. The output's weights come from torch's global generator: seed it first for a
+    result that can be repeated.
+
+    Args:
+        trunk: the trunk.
+        outputs: how many, or an output of a kind's own (``Kind.output``).
+        tap: where it stands.
+        layers: how many layers it has.
+        query: what the last of them is computed for.
+
+    Raises:
+        UserError: the trunk has no such tap, or not that many layers above it.
+    """
+    trunk.check_tap(tap)
+    most = trunk.depth - tap
+    if most < 1:
+        raise UserError(f"tap {tap} has no layer above it on this trunk: give 0 to {trunk.depth - 1}")
+    if not 1 <= layers <= most:
+        raise UserError(f"a head on tap {tap} of this trunk has 1 to {most} layers, not {layers}")
+    own = copy.deepcopy(trunk.layers[tap : tap + layers])
+    own.requires_grad_(True)
+    output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
+    nn.init.normal_(output.weight, std=0.02)
+    nn.init.zeros_(output.bias)
+    return Head(type(trunk.encoder), own, output, query=query).train()
+
+
+def empty_head(trunk: Trunk, *, outputs: int | nn.Linear, layers: int, query: Query = "cls") -> Head:
+    """A head of the trunk's form in evaluation mode, whose weights are still to be loaded."""
+    own = nn.ModuleList([copy.deepcopy(trunk.layers[0]) for _ in range(layers)])
+    output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
+    return Head(type(trunk.encoder), own, output, query=query).eval().requires_grad_(False)

@@ -1,0 +1,167 @@
+"""Triton's configs of the parts: tokenizer, segments, heads. Protobuf messages, so that the schema itself checks them.
+
+Source of the rules: Triton's documents "Model Configuration" and "Ensemble Models", and the ONNX Runtime backend's
+README.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from google.protobuf import text_format
+from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
+from onetrunk.export.precision import Numbers
+from onetrunk.repository.grouping import Group
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds import get_kind
+from tritonclient.grpc import model_config_pb2 as pb
+
+MAX_BATCH_SIZE = 32
+MAX_TEXT_BYTES = 1 << 20
+TOKENIZER = "tokenizer"
+TOKEN_WORDS = "token_words"
+PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)}
+
+# Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
+# nearly all of the work and gets two threads; a folded head is too small to share out.
+_TRUNK_THREADS, _HEAD_THREADS = 2, 1
+
+
+def tokenizer_config(
+    *, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int, buckets_from: str | None = None
+) -> pb.ModelConfig:
+    """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
+    config = _part(TOKENIZER, "python", [version])
+    for name in ("text", "text_pair"):
+        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
+    for name in PADDED:
+        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], optional=True))
+    for name in PADDED.values():
+        config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
+    config.output.append(pb.ModelOutput(name="truncated", data_type=pb.TYPE_BOOL, dims=[1]))
+    config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
+    _set_parameters(
+        config,
+        {
+            "max_length": str(buckets[-1]),
+            "buckets": ",".join(map(str, buckets)),
+            "vocab_size": str(vocab_size),
+            "pad_token_id": str(pad_token_id),
+            "max_text_bytes": str(MAX_TEXT_BYTES),
+        },
+    )
+    if buckets_from is not None:
+        _set_parameters(config, {"buckets_from": buckets_from})
+    return config
+
+
+def segment_config(
+    segment: Segment, *, width: int, trunk: str, version: int, numbers: Numbers = "fp32"
+) -> pb.ModelConfig:
+    """A segment of the trunk."""
+    config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
+    for name in segment.inputs:
+        if name in PADDED:
+            config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
+        else:
+            config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
+    config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
+    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": numbers})
+    return config
+
+
+def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "fp32") -> pb.ModelConfig:
+    """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
+    config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
+    _add_state(config, spec.width)
+    output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).dims(spec))
+    if has_label_file(spec):
+        output.label_filename = label_file(spec.task)
+    config.output.append(output)
+    parameters = {
+        "task": spec.task,
+        "kind": spec.kind,
+        "form": spec.form,
+        "metric": spec.metric,
+        "tap": str(spec.tap),
+        "layers": str(spec.layers),
+        "trunk": spec.trunk,
+        "precision": numbers,
+    }
+    if spec.range:
+        parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
+    kind = get_kind(spec.kind)
+    if served := kind.served(spec) | ({"reads_as": kind.reads_as} if kind.reads_as else {}):
+        parameters["served"] = json.dumps(served)
+    _set_parameters(config, parameters)
+    return config
+
+
+def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
+    """Several heads of one tap in one model."""
+    config = _onnx_part(group.name, [version], _HEAD_THREADS)
+    _add_state(config, width)
+    for task, member in sorted(group.heads.items()):
+        config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[member.outputs]))
+    heads = ",".join(f"{task}:{member.version}" for task, member in sorted(group.heads.items()))
+    _set_parameters(config, {"tap": str(group.tap), "trunk": group.trunk, "heads": heads})
+    return config
+
+
+def has_label_file(spec: HeadSpec) -> bool:
+    """Whether the head's scores are one a label, so that Triton's classification extension can name them."""
+    return spec.labels is not None and get_kind(spec.kind).dims(spec) == [len(spec.labels)]
+
+
+def label_file(task: str) -> str:
+    """The file beside a config that names a task's labels, one a line, in the order of the scores."""
+    return f"labels_{task}.txt"
+
+
+def config_text(config: pb.ModelConfig) -> str:
+    """The content of config.pbtxt."""
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def parameters_of(config: pb.ModelConfig) -> dict[str, str]:
+    """A config's parameters as plain text."""
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+def pinned_version(config: pb.ModelConfig) -> int:
+    """The one version that the config of the tokenizer or of a segment serves."""
+    (version,) = config.version_policy.specific.versions
+    return int(version)
+
+
+def _part(name: str, backend: str, versions: Sequence[int]) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, backend=backend, max_batch_size=MAX_BATCH_SIZE)
+    config.version_policy.specific.versions.extend(versions)
+    # Without a count there would be two instances, each with its own copy of the weights.
+    config.instance_group.append(pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU))
+    # Present but empty: whatever waits is batched, nothing waits to be batched.
+    config.dynamic_batching.SetInParent()
+    return config
+
+
+def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConfig:
+    config = _part(name, "onnxruntime", versions)
+    _set_parameters(config, {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"})
+    return config
+
+
+def _add_state(config: pb.ModelConfig, width: int) -> None:
+    config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, width]))
+    config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
+
+
+def _shortest(number: float) -> str:
+    """As short as can be read back."""
+    return short if float(short := f"{number:g}") == number else repr(number)
+
+
+def _set_parameters(config: pb.ModelConfig, parameters: Mapping[str, str]) -> None:
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value

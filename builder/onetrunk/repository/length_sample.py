@@ -1,0 +1,166 @@
+"""How long real texts are, in the trunk's tokens: of the served tasks' dev data, or of a user's own traffic."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import Progress, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import find_task, load_task, read_examples
+from onetrunk.tasks.faults import Faults, RowError
+from onetrunk.tasks.kinds.base import text_of_words
+from onetrunk.tasks.records import BrokenLine, Record, is_not_utf8, read_records
+from onetrunk.training.tokens import tokenise
+
+Row = str | tuple[str, str]
+
+# As ask-repo and bench-repo read them.
+_WORDS = "tokens"
+_TEXT, _PAIR = ("text", "sentence", _WORDS), ("text_pair", "sentence2")
+_ROWS_AT_A_TIME = 8192
+
+
+@dataclass(frozen=True)
+class LengthSample:
+    """Lengths of texts.
+
+    Attributes:
+        source: which texts they are, as in ``dev texts of cola, sst2``. No path of the machine is in it.
+        lengths: length in tokens, special ones included, cut at the longest allowed -> how many texts have it.
+        notes: what a user should know of it, such as how many rows were left out.
+    """
+
+    source: str
+    lengths: Counter[int]
+    notes: tuple[str, ...] = ()
+
+
+def sample_tasks(
+    tasks: Sequence[str],
+    task_dir: Path,
+    data_root: Path | None,
+    trunk: Trunk,
+    max_length: int,
+    progress: Progress = silent,
+) -> LengthSample:
+    """The dev texts of these tasks; a task whose file or data are not found is left out, and that is noted.
+
+    Args:
+        tasks: their names.
+        task_dir: the folder of task files.
+        data_root: where data files are looked for first, see onetrunk.tasks.location.locate.
+        trunk: its tokenizer is the one that counts.
+        max_length: where texts are cut, in tokens.
+        progress: see Progress.
+
+    Raises:
+        UserError: no task's texts were found.
+    """
+    lengths: Counter[int] = Counter()
+    found, missing = [], {}
+    for done, name in enumerate(tasks):
+        progress(f"measuring the dev texts of {name}", done, len(tasks))
+        try:
+            dev = read_examples(load_task(find_task(name, task_dir)), "dev", data_root=data_root, skip_bad_rows=True)
+        except UserError as error:
+            missing[name] = str(error).splitlines()[0]
+            continue
+        lengths += count_lengths(dev.texts, trunk, max_length)
+        found.append(name)
+    if not found:
+        reason = next(iter(missing.values()), "no tasks")
+        raise UserError(f"no dev texts of {', '.join(tasks)} to choose buckets from; give --texts FILE, or: {reason}")
+    notes = tuple(f"no dev texts of {name}: {reason}" for name, reason in missing.items())
+    return LengthSample(f"dev texts of {', '.join(found)}", lengths, notes)
+
+
+def sample_file(file: Path, trunk: Trunk, max_length: int, progress: Progress = silent) -> LengthSample:
+    """The texts of a file: one a line in a .txt, else rows with ``text``, or ``tokens``, and for pairs ``text_pair``.
+
+    Lines that cannot be read are left out, as a server would refuse them, and that is noted.
+
+    Args:
+        file: .txt, JSON lines, CSV or TSV, each also with .gz.
+        trunk: its tokenizer is the one that counts.
+        max_length: where texts are cut, in tokens.
+        progress: see Progress.
+
+    Raises:
+        UserError: it cannot be read, or no text is in it.
+    """
+    progress(f"measuring the texts of {file.name}", 0, 1)
+    faults = Faults()
+    lengths = count_lengths(_rows(file, faults), trunk, max_length)
+    left_out = "; ".join(line.strip() for line in faults.lines())
+    if not lengths:
+        raise UserError(f"{file}: no texts in it" + (f"; lines that cannot be used: {left_out}" if left_out else ""))
+    notes = (f"{file}: lines that cannot be used are left out: {left_out}",) if left_out else ()
+    return LengthSample(file.name, lengths, notes)
+
+
+def count_lengths(rows: Iterable[Row], trunk: Trunk, max_length: int) -> Counter[int]:
+    """Length in tokens -> how many of these texts and pairs have it. Never more than some thousand are held."""
+    lengths: Counter[int] = Counter()
+    remaining = iter(rows)
+    while chunk := list(itertools.islice(remaining, _ROWS_AT_A_TIME)):
+        singles = [row for row in chunk if isinstance(row, str)]
+        pairs = [row for row in chunk if not isinstance(row, str)]
+        for texts in (singles, pairs):
+            if texts:
+                lengths.update(tokenise(trunk, texts, max_length).lengths.tolist())
+    return lengths
+
+
+def _rows(file: Path, faults: Faults) -> Iterator[Row]:
+    records = _plain_lines(file) if file.name.removesuffix(".gz").endswith(".txt") else read_records(file)
+    for record in records:
+        if isinstance(record, BrokenLine):
+            faults.add(record.line, "broken line", record.why)
+            continue
+        try:
+            text, pair = (_text(record, names) for names in (_TEXT, _PAIR))
+            if text is None:
+                there = ", ".join(list(record.values)[:6])
+                raise RowError("missing field", f"no {', '.join(_TEXT[:-1])} or {_WORDS}; there are: {there}")
+            if not text.strip():
+                raise RowError("empty text", f"{text!r:.40}")
+        except RowError as fault:
+            faults.add(record.line, fault.sort, fault.why)
+            continue
+        yield (text, pair) if pair else text
+
+
+def _text(record: Record, names: Sequence[str]) -> str | None:
+    name = next((name for name in names if record.values.get(name) is not None), "")
+    value = record.values.get(name)
+    if name == _WORDS and isinstance(value, list):
+        try:
+            value = text_of_words(value)
+        except ValueError as error:
+            raise RowError("not a text", f"{name!r} {error}") from None
+    if value is not None and (not isinstance(value, str) or is_not_utf8(value)):
+        raise RowError("not a text", f"{value!r:.40}")
+    return value
+
+
+def _plain_lines(file: Path) -> Iterator[Record | BrokenLine]:
+    number = 0
+    try:
+        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                try:
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    yield BrokenLine(number, f"invalid UTF-8 at byte {error.start + 1}")
+                    continue
+                if text.strip():
+                    yield Record(number, {_TEXT[0]: text})
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read beyond line {number}: {error}") from error

@@ -1,6 +1,0 @@
-"""What a study came to: figures, tables and plots, all made from recorded runs, without training anything."""
-
-from builder.quality.events import write_events
-from builder.quality.report import write_quality_report
-
-__all__ = ["write_events", "write_quality_report"]

@@ -1,0 +1,32 @@
+"""Ask a running OneTrunk server: `Client`, `AsyncClient`, and what they give back."""
+
+from onetrunk.client.aio import AsyncClient
+from onetrunk.client.answer import Answer, Prediction
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.client.client import Client
+from onetrunk.client.errors import (
+    BadInput,
+    DeadlineExceeded,
+    NotReady,
+    OneTrunkError,
+    Problem,
+    ServerError,
+    UnknownTask,
+)
+from onetrunk.client.task_info import TaskInfo
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "BadInput",
+    "Catalogue",
+    "Client",
+    "DeadlineExceeded",
+    "NotReady",
+    "OneTrunkError",
+    "Prediction",
+    "Problem",
+    "ServerError",
+    "TaskInfo",
+    "UnknownTask",
+]

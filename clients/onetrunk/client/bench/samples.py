@@ -1,0 +1,100 @@
+"""Texts to measure with, sorted into the buckets that the server pads them to."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from onetrunk.client.bench.server import BenchServer
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.client.errors import BadInput, Problem
+from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
+from onetrunk.client.rows import TextRows
+from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row, as text and as the server's tokenizer reads it."""
+
+    text: str
+    pair: str | None
+    input_ids: tuple[int, ...]
+    token_type_ids: tuple[int, ...]
+
+    def step(self, model: str) -> dict[str, Any]:
+        """The row for this ensemble in the format of perf_analyzer's ``--input-data``."""
+        if model == "multitask":
+            return {"text": [self.text]} | ({"text_pair": [self.pair]} if self.pair is not None else {})
+        shape = [len(self.input_ids)]
+        return {
+            "input_ids": {"content": list(self.input_ids), "shape": shape},
+            "token_type_ids": {"content": list(self.token_type_ids), "shape": shape},
+        }
+
+    def inputs(self, model: str) -> list[Tensor]:
+        """The same row as a request of its own."""
+        if model == "multitask":
+            pair = [] if self.pair is None else [bytes_tensor("text_pair", [self.pair.encode()])]
+            return [bytes_tensor("text", [self.text.encode()]), *pair]
+        return [
+            int64_tensor("input_ids", np.array([self.input_ids], np.int64)),
+            int64_tensor("token_type_ids", np.array([self.token_type_ids], np.int64)),
+        ]
+
+
+def read_texts(path: Path | None) -> list[Line]:
+    """The rows of a file of JSON lines or plain text, or without one the few dozen that come with this package.
+
+    Raises:
+        BadInput: a line cannot be read, or there is none: nothing is measured on half of a file.
+    """
+    if path is None:
+        content: BinaryIO = io.BytesIO((files("onetrunk.client.bench") / "texts.jsonl").read_bytes())
+        lines = list(read_lines(content, plain=False))
+    else:
+        try:
+            raw, content = open_lines(path)
+            with raw:
+                lines = list(read_lines(content, plain=is_plain(path)))
+        except OSError as error:
+            raise BadInput([Problem(None, f"{path}: {error.strerror or error}")]) from None
+    bad = [Problem(None, f"{path}:{line.number}: {line.reason}") for line in lines if isinstance(line, BadLine)]
+    if bad or not lines:
+        raise BadInput(bad or [Problem(None, f"{path}: no rows in it")])
+    good = [line for line in lines if isinstance(line, Line)]
+    TextRows.check([line.text for line in good], [line.pair for line in good])
+    return good
+
+
+def sort_into_buckets(server: BenchServer, catalogue: Catalogue, lines: Sequence[Line]) -> dict[int, list[Sample]]:
+    """Bucket -> its rows, by the length that the server's own tokenizer gives them; empty buckets are left out."""
+    buckets: dict[int, list[Sample]] = defaultdict(list)
+    for start in range(0, len(lines), catalogue.max_batch_size):
+        for sample in _tokenized(server, lines[start : start + catalogue.max_batch_size]):
+            buckets[next(size for size in catalogue.buckets if size >= len(sample.input_ids))].append(sample)
+    return dict(sorted(buckets.items()))
+
+
+def _tokenized(server: BenchServer, lines: Sequence[Line]) -> list[Sample]:
+    inputs = [
+        bytes_tensor("text", [line.text.encode() for line in lines]),
+        bytes_tensor("text_pair", [(line.pair or "").encode() for line in lines]),  # empty: no second text
+    ]
+    padded = server.infer("tokenizer", inputs)
+    lengths = padded["padded_attention_mask"].sum(axis=1).tolist()
+    return [
+        Sample(
+            line.text,
+            line.pair,
+            tuple(padded["padded_input_ids"][row, : lengths[row]].tolist()),
+            tuple(padded["padded_token_type_ids"][row, : lengths[row]].tolist()),
+        )
+        for row, line in enumerate(lines)
+    ]

@@ -1,0 +1,55 @@
+"""Options and errors that the commands of this package share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from onetrunk.client.errors import NotReady, OneTrunkError
+
+
+def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Callback of an option that takes names between commas."""
+    if value is None:
+        return None
+    found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if not found:
+        raise click.BadParameter(f"no name in {value!r}; give names between commas", ctx, param)
+    return found
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Callback of an option that takes whole numbers above 0: between commas, or as ``first:last[:step]``."""
+    if value is None:
+        return None
+    try:
+        if ":" in value:
+            first, last, *steps = (int(part) for part in value.split(":"))
+            (step,) = steps or (1,)
+            found = set(range(first, last + 1, step))
+        else:
+            found = {int(part) for part in value.split(",")}
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r}: give numbers as in 1,2,4 or a range as in 1:8 or 2:16:2", ctx, param
+        ) from None
+    if not found or min(found) < 1:
+        raise click.BadParameter(f"{value!r}: give whole numbers from 1 up, rising", ctx, param)
+    return tuple(sorted(found))
+
+
+@contextmanager
+def errors_end_command() -> Iterator[None]:
+    """Turns the client's errors into a message on stderr and the exit code that they carry."""
+    try:
+        yield
+    except OneTrunkError as error:
+        click.echo(f"error: {error}", err=True)
+        if isinstance(error, NotReady):
+            click.echo("start a server with: serve-repo", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        sys.exit(130)

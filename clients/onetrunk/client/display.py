@@ -1,0 +1,119 @@
+"""Answers for people (a table) and for programs (JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from onetrunk.client.answer import Answer, Prediction
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.client.kinds import reader_of
+from onetrunk.client.lines import Line
+from onetrunk.client.task_info import TaskInfo
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_MOST_CHARACTERS = 300
+_MOST_ANSWERS = 120
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+
+
+def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool) -> dict[str, Any]:
+    """One JSON line.
+
+    Args:
+        line: the row.
+        answer: to it.
+        top: how many labels to give the scores of; None gives all.
+        numbered: whether the row's line number is worth saying.
+    """
+    record: dict[str, Any] = {"line": line.number} if numbered else {}
+    record["text"] = line.text
+    if line.pair is not None:
+        record["text_pair"] = line.pair
+    record["truncated"] = answer.truncated
+    record["ms"] = round(answer.ms, 2)
+    record["predictions"] = {task: said.record(top) for task, said in answer.predictions.items()}
+    return record
+
+
+def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
+    """A table with the ``top`` likeliest labels of each task."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("text", max_width=48, overflow="fold")
+    table.add_column("task")
+    table.add_column("label")
+    table.add_column("score", justify="right")
+    table.add_column("ms", justify="right")
+    for line, answer in answered:
+        text = Text(_readable(line.text))
+        if line.pair is not None:
+            text.append(f"\n{_readable(line.pair)}")
+        if answer.truncated:
+            text.append("\n(too long: its end was not read)", style="yellow")
+        marks = [mark for said in answer.predictions.values() for mark in said.marks()]
+        styles = _styles(kind for *_, kind in marks)
+        for start, end, kind in marks:
+            text.stylize(styles[kind], start, min(end, _MOST_CHARACTERS))
+        rows = [row for said in answer.predictions.values() for row in _table_rows(said, top, styles)]
+        for at, (task, label, score) in enumerate(rows):
+            first = at == 0
+            table.add_row(
+                text if first else "",
+                task,
+                label,
+                score,
+                f"{answer.ms:.1f}" if first else "",
+                end_section=at == len(rows) - 1,
+            )
+    return table
+
+
+def _styles(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour for each kind of mark, the same in the text and beside its label."""
+    return {kind: f"bold {_COLOURS[at % len(_COLOURS)]}" for at, kind in enumerate(dict.fromkeys(kinds))}
+
+
+def _table_rows(prediction: Prediction, top: int, styles: Mapping[str, str]) -> list[tuple[str, Text, str]]:
+    kinds = [styles[kind] for *_, kind in prediction.marks()]
+    return [
+        (prediction.task if at == 0 else "", Text(_readable(label), style=style or ""), score)
+        for at, ((label, score), style) in enumerate(zip_longest(prediction.lines(top), kinds))
+    ]
+
+
+def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Without control characters, which could move a terminal's cursor, and not longer than a reader wants."""
+    clean = "".join(char if char.isprintable() else " " for char in text[: most + 1])
+    return clean[:most] + "…" if len(text) > most else clean
+
+
+def task_record(task: TaskInfo) -> dict[str, Any]:
+    """One task as JSON."""
+    return task.model_dump(mode="json")
+
+
+def task_table(catalogue: Catalogue) -> Table:
+    """The tasks that a server has. ``at`` is the tap and the head's layers."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("form", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("at", no_wrap=True)
+    table.add_column("v.", justify="right", no_wrap=True)
+    table.add_column("answers", overflow="fold")
+    for task in catalogue.tasks.values():
+        table.add_row(
+            *(task.name, task.form, task.kind, task.metric),
+            *(f"{task.tap}+{task.layers}", str(task.version), escape(_readable(_answers(task), _MOST_ANSWERS))),
+        )
+    return table
+
+
+def _answers(task: TaskInfo) -> str:
+    reader = reader_of(task)
+    return reader.answers(task) if reader else "(this client cannot read it)"

@@ -1,0 +1,117 @@
+"""`serve-repo`: a real Triton on a repository, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from onetrunk.serving.errors import ServerError
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from onetrunk.serving.launcher import Server
+
+ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
+
+EPILOG = f"""\b
+Examples:
+  serve-repo                                  serve model_repository on 127.0.0.1
+  serve-repo out/repo --grpc-port 9001        another repository, another port
+  serve-repo --log triton.log --verbose       log every request to a file
+  serve-repo --json > ready.json              urls and tasks for a script
+  serve-repo --host 0.0.0.0                   for the whole network (see below)
+
+\b
+Loading models, shared memory, trace and logging settings are closed to everybody
+but serve-repo itself. Set {ADMIN_KEY_VARIABLE} to a key of your own
+to open them to those who send it in the header onetrunk-admin-key
+(over gRPC: triton-grpc-protocol-onetrunk-admin-key), as deploy-head does.
+
+\b
+Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.option("--host", default="127.0.0.1", help="Address or name to listen on.")
+@click.option("--http-port", default=8000, type=click.IntRange(0, 65535), help="0 for a free one, as for the others.")
+@click.option("--grpc-port", default=8001, type=click.IntRange(0, 65535), help="Where ask-repo asks.")
+@click.option("--metrics-port", default=8002, type=click.IntRange(0, 65535), help="For Prometheus.")
+@click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
+@click.option("--verbose", is_flag=True, help="Let Triton log every request.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
+def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
+    """Serve REPOSITORY with a real Triton, without Docker, until Ctrl-C or SIGTERM.
+
+    Ready means that every task has answered. A model's process that dies is brought back.
+    """
+    from onetrunk.serving.launcher import Server
+
+    console = Console(stderr=True)
+    logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
+    try:
+        server = Server(repository, admin_key=os.environ.get(ADMIN_KEY_VARIABLE), **options)
+        try:
+            start(server, console)
+            announce(server, repository, console, as_json)
+            server.wait()
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+        finally:
+            # Nobody's impatience may leave processes behind: stopping is bounded in time.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            server.stop()
+    except ServerError as error:
+        click.echo(f"serve-repo: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def start(server: Server, console: Console) -> None:
+    """Starts the server and shows how far it is."""
+    with console.status("Starting Triton") as status:
+        server.start()
+        server.wait_ready(
+            on_progress=lambda loaded, total: status.update(f"Starting Triton: {loaded} of {total} models loaded")
+        )
+
+
+def announce(server: Server, repository: Path, console: Console, as_json: bool) -> None:
+    """Says that the server is ready: to people on stderr, with --json to a script on stdout."""
+    if as_json:
+        ready = {
+            "repository": str(repository),
+            "grpc": server.grpc_url,
+            "http": server.http_url,
+            "metrics": server.metrics_url,
+            "log": str(server.log_path),
+            "pid": server.pid,
+            "tasks": server.tasks,
+        }
+        click.echo(json.dumps(ready))
+        return
+    table = Table("task", "kind", "form", "answers", box=None, pad_edge=False)
+    for name, task in sorted(server.tasks.items()):
+        answers = ", ".join(task["labels"]) if task.get("labels") else "a number"
+        if task.get("range"):
+            answers += " from {} to {}".format(*task["range"])
+        table.add_row(name, task["kind"], task["form"], answers)
+    console.print(f"[green]Ready[/]: {len(server.tasks)} tasks of {repository}")
+    console.print(table)
+    url = "" if server.grpc_url == "127.0.0.1:8001" else f" --url {server.grpc_url}"
+    for line in (
+        f"gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}",
+        f"log  {server.log_path}",
+        f'Ask it: ask-repo "It was a wonderful film."{url}   Stop it: Ctrl-C',
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

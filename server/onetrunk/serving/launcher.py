@@ -1,0 +1,283 @@
+"""`Server`: a Triton on a repository, from start to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from onetrunk.serving.address import Address, choose_ports, listens_on, resolve_host
+from onetrunk.serving.command import triton_command
+from onetrunk.serving.control import Control
+from onetrunk.serving.errors import PortTakenError, ServerError, UserError
+from onetrunk.serving.installation import find_triton
+from onetrunk.serving.log import PORT_TAKEN, loaded_models, read_since, why_it_failed
+from onetrunk.serving.process import TritonProcess
+from onetrunk.serving.repository import Repository, read_repository
+from onetrunk.serving.runtime import environment, make_runtime
+from onetrunk.serving.watchdog import Watchdog, Watched
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+# A free port can be lost to another process before Triton listens on it.
+TRIES_FOR_FREE_PORTS = 5
+
+
+class Server:
+    """A running Triton that serves a repository, with a watchdog.
+
+    As a context manager it is started, and has answered for every task, when the block begins; nothing of it is left
+    when the block ends::
+
+        with Server("model_repository", http_port=0, grpc_port=0, metrics_port=0) as server:
+            client = InferenceServerClient(server.grpc_url)
+    """
+
+    def __init__(
+        self,
+        repository: str | os.PathLike[str],
+        *,
+        host: str = "127.0.0.1",
+        http_port: int | None = 8000,
+        grpc_port: int | None = 8001,
+        metrics_port: int | None = 8002,
+        log_path: str | os.PathLike[str] | None = None,
+        admin_key: str | None = None,
+        verbose: bool = False,
+        start_timeout_s: float = 120.0,
+        probe_interval_s: float | None = 60.0,
+    ) -> None:
+        """Says what to serve and where; starts nothing.
+
+        Args:
+            repository: What `build-repo` wrote.
+            host: IPv4 address or host name to listen on.
+            http_port: Port for HTTP; 0 or None for a free one. So are the next two.
+            grpc_port: Port for gRPC.
+            metrics_port: Port for Prometheus.
+            log_path: Where Triton's log is appended; by default a temporary file, kept only after a failure.
+            admin_key: What loading models and the like asks for, in the header `onetrunk-admin-key`; by default a
+                random one, so that these endpoints are closed to everybody else.
+            verbose: Whether Triton logs every request.
+            start_timeout_s: How long until the first answer.
+            probe_interval_s: Seconds between two checks that an idle server still answers; None for no checks.
+        """
+        self._path = Path(repository).absolute()
+        self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
+        self._address = self._wanted
+        # On loopback too: whoever may load a model may run code as this user, and other users share the machine.
+        self._admin_key = admin_key or secrets.token_urlsafe(24)
+        self._verbose = verbose
+        self._start_timeout_s = start_timeout_s
+        self._probe_interval_s = probe_interval_s
+        self._log_is_temporary = log_path is None
+        self._log_path = Path(log_path).absolute() if log_path is not None else None
+        self._log_offset = 0
+        self._repository: Repository | None = None
+        self._running: Watched | None = None
+        self._watchdog: Watchdog | None = None
+        self._lock = threading.Lock()  # guards the starting and the ending of processes
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._failure: ServerError | None = None
+
+    @property
+    def grpc_url(self) -> str:
+        """Where this machine reaches gRPC, as `host:port`."""
+        return f"{self._address.reachable_host}:{self._address.grpc_port}"
+
+    @property
+    def http_url(self) -> str:
+        """Where this machine reaches HTTP, as `host:port`."""
+        return f"{self._address.reachable_host}:{self._address.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus finds the metrics, with scheme and path."""
+        return f"http://{self._address.reachable_host}:{self._address.metrics_port}/metrics"
+
+    @property
+    def log_path(self) -> Path:
+        """Triton's log."""
+        if self._log_path is None:
+            raise ServerError("the server was not started, and has no log")
+        return self._log_path
+
+    @property
+    def repository(self) -> Path:
+        """The repository's folder."""
+        return self._path
+
+    @property
+    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is served, by task, as the ensembles describe it."""
+        return self._repository.tasks if self._repository is not None else {}
+
+    @property
+    def pid(self) -> int | None:
+        """Triton's process id: another one after a restart, None while there is none."""
+        running = self._running
+        return running.process.pid if running is not None else None
+
+    def __enter__(self) -> Server:
+        """Starts the server and waits until it answers."""
+        self.start()
+        self.wait_ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops the server."""
+        self.stop()
+
+    def start(self) -> None:
+        """Checks the repository and the ports, and starts Triton without waiting for it.
+
+        Raises:
+            UserError: The repository is incomplete, Triton is not installed, or the log cannot be written.
+            PortTakenError: A port is in use.
+        """
+        self._repository = read_repository(self._path)
+        address = choose_ports(self._wanted)
+        find_triton()
+        self._open_log()
+        try:
+            self._launch(address)
+        except BaseException as error:
+            self._failure = error if isinstance(error, ServerError) else None
+            self.stop()
+            raise
+
+    def wait_ready(self, timeout_s: float | None = None, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Waits until a request for all outputs of both ensembles was answered with finite numbers.
+
+        Args:
+            timeout_s: How long; by default `start_timeout_s`.
+            on_progress: Called with the number of models loaded, and to be loaded.
+
+        Raises:
+            ServerError: It never will be; the message gives Triton's own reason. Nothing of the server is left then.
+        """
+        if self._watchdog is not None:
+            return
+        deadline = time.monotonic() + (timeout_s if timeout_s is not None else self._start_timeout_s)
+        try:
+            for tries_left in reversed(range(TRIES_FOR_FREE_PORTS)):
+                try:
+                    watched = self._await_answer(deadline, on_progress)
+                    break
+                except PortTakenError:
+                    if not tries_left or self._address == self._wanted:
+                        raise
+                    self._launch(choose_ports(self._wanted))
+        except BaseException as error:
+            self._failure = error if isinstance(error, ServerError) else None
+            self.stop()
+            raise
+        self._watchdog = Watchdog(watched, self._restart, self._give_up, probe_interval_s=self._probe_interval_s)
+        self._watchdog.start()
+
+    def wait(self) -> None:
+        """Waits until the server is stopped.
+
+        Raises:
+            ServerError: It ended by itself, and could not be kept running.
+        """
+        self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Stops the server, and clears what it left: processes, shared memory, folder. May be called twice."""
+        self._stopping.set()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        with self._lock:
+            running, self._running = self._running, None
+            if running is not None:
+                running.process.stop()
+                running.control.close()
+        if self._watchdog is not None and self._watchdog is not threading.current_thread():
+            self._watchdog.join()
+        if self._log_is_temporary and self._log_path is not None and self._failure is None:
+            self._log_path.unlink(missing_ok=True)
+        self._ended.set()
+
+    def _open_log(self) -> None:
+        if self._log_path is None:
+            handle, name = tempfile.mkstemp(prefix="onetrunk-", suffix=".log")
+            os.close(handle)
+            self._log_path = Path(name)
+        try:
+            self._log_path.open("ab").close()
+        except OSError as error:
+            raise UserError(f"the log {self._log_path} cannot be written: {error.strerror}") from None
+
+    def _launch(self, address: Address) -> Watched:
+        """Starts a Triton in the place of the one that runs, if any."""
+        installation = find_triton()
+        with self._lock:
+            if self._running is not None:
+                self._running.process.stop()
+                self._running.control.close()
+                self._running = None
+            if self._stopping.is_set():
+                raise ServerError("the server was stopped")
+            self._log_offset = self.log_path.stat().st_size
+            runtime = make_runtime(installation)
+            command = triton_command(
+                installation, runtime, self._path, address, admin_key=self._admin_key, verbose=self._verbose
+            )
+            process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
+            self._address = address
+            self._running = Watched(process, Control(self.grpc_url, self._admin_key))
+            return self._running
+
+    def _await_answer(self, deadline: float, on_progress: Callable[[int, int], None] | None = None) -> Watched:
+        """Waits for the first answers of the Triton that was launched last."""
+        running = self._running
+        if running is None or self._repository is None:
+            raise ServerError("the server was not started")
+        models = self._repository.models
+        while True:
+            if running.process.exit_status() is not None:
+                raise self._start_failure()
+            if listens_on(running.process.pid, self._address.ports):
+                running.control.ask_for_everything(max(deadline - time.monotonic(), 1.0))
+                return running
+            if on_progress is not None:
+                on_progress(len(loaded_models(self._logged()) & models), len(models))
+            if time.monotonic() > deadline:
+                missing = ", ".join(sorted(models - loaded_models(self._logged()))) or "an answer"
+                raise ServerError(f"Triton is not ready in time; still missing: {missing} (log: {self.log_path})")
+            if self._stopping.wait(POLL_S):
+                raise ServerError("the server was stopped while it was starting")
+
+    def _logged(self) -> str:
+        return read_since(self.log_path, self._log_offset)
+
+    def _start_failure(self) -> ServerError:
+        """Makes Triton's own reason for not starting an error."""
+        logged = self._logged()
+        reason = why_it_failed(logged)
+        if reason is not None and PORT_TAKEN.search(reason):
+            return PortTakenError(f"Triton cannot listen: {reason}")
+        return ServerError(f"{reason or 'Triton ended without a reason'} (log: {self.log_path})")
+
+    def _restart(self) -> Watched:
+        self._launch(self._address)
+        return self._await_answer(time.monotonic() + self._start_timeout_s)
+
+    def _give_up(self, failure: ServerError) -> None:
+        self._failure = failure
+        log.error("%s", failure)
+        self.stop()

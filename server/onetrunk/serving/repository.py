@@ -1,0 +1,92 @@
+"""Reads a model repository before Triton does, since Triton's own words for a user's mistakes fill pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from onetrunk.serving.command import ENSEMBLES
+from onetrunk.serving.errors import UserError
+from tritonclient.grpc import model_config_pb2
+
+BUILD_HINT = "run build-repo"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository that looks complete. Whether its models work, only Triton can say."""
+
+    path: Path
+    tasks: Mapping[str, Mapping[str, Any]]  # name -> kind, form, labels, ... as in the ensembles' parameter
+    models: frozenset[str]  # all that will be loaded: the ensembles and their parts
+
+
+def read_repository(path: Path) -> Repository:
+    """Reads the ensembles and looks for their parts.
+
+    Raises:
+        UserError: What is missing or broken, and what to do.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
+    if not _may_be_loaded(path / ".staging" / "commit.json"):
+        raise UserError(
+            f"{path}: a build was cut off while it was publishing: {BUILD_HINT} again, it finishes the work"
+        )
+    if not any(path.glob("*/config.pbtxt")):
+        raise UserError(f"{path} holds no models: {BUILD_HINT} first")
+    models = set(ENSEMBLES)
+    ensembles = {name: read_config(path, name, f"the ensemble {name}") for name in ENSEMBLES}
+    for name, ensemble in ensembles.items():
+        for step in ensemble.ensemble_scheduling.step:
+            check_part(path, name, step.model_name, step.model_version)
+            models.add(step.model_name)
+    tasks, _ = (read_tasks(path, ensemble) for ensemble in ensembles.values())
+    return Repository(path, tasks, frozenset(models))
+
+
+def _may_be_loaded(commit: Path) -> bool:
+    """Whether no publication is half moved in, or one of which each move leaves a repository that can be served."""
+    try:
+        return json.loads(commit.read_bytes()).get("loadable") is True
+    except FileNotFoundError:
+        return True
+    except (ValueError, AttributeError, OSError):
+        return False
+
+
+def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:
+    """Parses one model's config.pbtxt."""
+    file = path / model / "config.pbtxt"
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except FileNotFoundError:
+        raise UserError(f"{path} lacks {what} ({model}/config.pbtxt): {BUILD_HINT} again") from None
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not a Triton config (line:column : what) {error}: {BUILD_HINT} again") from None
+
+
+def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
+    """Checks that a model which an ensemble names has a config, and the version that the ensemble pins."""
+    read_config(path, model, f"{model}, a part of {ensemble}")
+    folder = path / model / str(version)
+    if version > 0 and not (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{path}: {ensemble} pins version {version} of {model}, which is missing: {BUILD_HINT} again")
+
+
+def read_tasks(path: Path, ensemble: model_config_pb2.ModelConfig) -> Mapping[str, Mapping[str, Any]]:
+    """Reads what an ensemble says about its tasks."""
+    try:
+        tasks = json.loads(ensemble.parameters["onetrunk"].string_value)["tasks"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: {ensemble.name} has no readable parameter `onetrunk`, from which clients learn the tasks: "
+            f"{BUILD_HINT} again"
+        ) from None
+    if not isinstance(tasks, dict) or not tasks:
+        raise UserError(f"{path}: {ensemble.name} has no tasks: {BUILD_HINT} with at least one")
+    return tasks
