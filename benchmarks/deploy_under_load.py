@@ -27,6 +27,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.reference import reference_answers

@@ -14,12 +14,12 @@ import threading
 from pathlib import Path
 
 import psutil
-from onetrunk.nn.trunk import load_trunk
-from onetrunk.serving.stubs import parse_stub
 
 from benchmarks.compare.load import run_load
 from benchmarks.compare.systems import TritonSystem
 from benchmarks.compare.texts import texts_of_length
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.serving.stubs import parse_stub
 
 
 def process_of(triton: int, model: str) -> int:

@@ -24,6 +24,7 @@ import click
 import numpy as np
 import onnxruntime
 import tokenizers
+
 from onetrunk.export.names import Segment
 from onetrunk.export.onnx_file import export_segment
 from onetrunk.export.release import DEFAULT_RELEASE, get_release

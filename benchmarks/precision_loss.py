@@ -14,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.compare.result import describe_machine
 from onetrunk.export.precision import parse_precision
 from onetrunk.repository.build import BuildReport, build_repository
 from onetrunk.repository.gate_settings import GateSettings
-
-from benchmarks.compare.result import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows a task: all of them where it is the figure that counts, the gate's usual sample elsewhere.

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.serving import Server

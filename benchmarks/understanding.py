@@ -17,6 +17,8 @@ from pathlib import Path
 
 import click
 import numpy as np
+from torch import nn
+
 from onetrunk.distill.baseline import baseline_spec, run_baseline, save_baselines
 from onetrunk.distill.bundles import carry_out
 from onetrunk.distill.costs import measure_costs
@@ -33,7 +35,6 @@ from onetrunk.training.execute import find_run, fine_tuned, trained_head
 from onetrunk.training.objective import output_of
 from onetrunk.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
 from onetrunk.whole_file import write_text
-from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "slu/snips/test.jsonl.gz"

@@ -6,11 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from onetrunk.client import Client
 from onetrunk.client.display import answer_table
 from onetrunk.client.lines import Line
 from onetrunk.serving import Server
-from rich.console import Console
 
 HERE = Path(__file__).parent
 

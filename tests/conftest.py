@@ -87,6 +87,7 @@ def tiny_trunk(tiny_trunk_folder: Path):
 def write_tiny_heads(folder: Path, trunk) -> Path:
     """Untrained heads of every kind, form and depth."""
     import torch
+
     from onetrunk.nn.bundle import save_bundle
     from onetrunk.nn.head import new_head
     from onetrunk.tasks.head_spec import HeadSpec
@@ -134,6 +135,7 @@ def tiny_heads(tiny_trunk, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tmp_path: Path):
     """The bundle `mood`, once for every query of a last layer."""
     import torch
+
     from onetrunk.nn.bundle import load_bundle, save_bundle
     from onetrunk.nn.head import empty_head
 

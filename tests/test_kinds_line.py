@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+
 from onetrunk.client import BadInput, Client
 from onetrunk.client.display import answer_record, task_table
 from onetrunk.client.lines import Line

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as grpcclient
+
 from onetrunk.client import Client
 from onetrunk.export.modules import ServedHead
 from onetrunk.nn.bundle import load_bundle

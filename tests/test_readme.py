@@ -98,6 +98,7 @@ def test_serve_and_ask(built):
 def write_urgent(folder, shift):
     """A bundle of the task `urgent`, made of a shipped one."""
     import torch
+
     from onetrunk.nn.bundle import load_bundle, save_bundle
     from onetrunk.nn.trunk import load_trunk
 

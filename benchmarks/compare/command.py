@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from onetrunk.cli.console import errors_end_command, progress_line
-from onetrunk.machine import usable_cores
-from onetrunk.protocol.errors import UserError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from onetrunk.cli.console import errors_end_command, progress_line
+from onetrunk.machine import usable_cores
+from onetrunk.protocol.errors import UserError
 
 NAMES = ("base", "small", "shipped", "understanding", "tasks", "subset", "lengths", "hops", "peers")
 

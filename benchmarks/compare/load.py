@@ -14,9 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from onetrunk.client.errors import ServerError
-
 from benchmarks.peers.peer import HttpRequest
+from onetrunk.client.errors import ServerError
 
 # No request of a comparison takes this long on a server that is well.
 TIMEOUT_S = 120.0

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psutil
-from onetrunk.serving.stubs import parse_stub
 
 from benchmarks.compare.load import ask, run_load
 from benchmarks.compare.systems import Target
+from onetrunk.serving.stubs import parse_stub
 
 
 @dataclass(frozen=True)

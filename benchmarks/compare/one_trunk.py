@@ -8,10 +8,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.export.merged import merge_models
 from onetrunk.repository.configs import config_text
 from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
-from tritonclient.grpc import model_config_pb2 as pb
 
 _TRUNK = "trunk_whole"
 

@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from onetrunk.whole_file import write_text
-
 from benchmarks.compare import scenarios
 from benchmarks.compare.goals import Goal, beside, find_goals
 from benchmarks.compare.measure import ratios
 from benchmarks.compare.plots import plot_lengths, plot_systems, plot_tasks
 from benchmarks.compare.result import Point, Result, load_result
+from onetrunk.whole_file import write_text
 
 # What the rows of a scenario are compared with.
 _VERSIONS = ("onnxruntime", "nvidia-pytriton")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from onetrunk.machine import processor_model, usable_cores
-from onetrunk.whole_file import write_text
 
 from benchmarks.compare.measure import Measured, Sample
+from onetrunk.machine import processor_model, usable_cores
+from onetrunk.whole_file import write_text
 
 _PACKAGES = ("onetrunk", "onnxruntime", "torch", "transformers", "nvidia-pytriton", "tritonclient")
 

@@ -7,13 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onetrunk.export.precision import parse_precision
-from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress
-from onetrunk.repository.build import build_repository
-from onetrunk.repository.gate_settings import GateSettings
-from onetrunk.tasks.head_spec import find_bundles, read_spec
-
 from benchmarks.compare.command import NAMES
 from benchmarks.compare.kept import whole_folder
 from benchmarks.compare.measure import measure_in_turn
@@ -25,6 +18,12 @@ from benchmarks.compare.texts import texts_of_length
 from benchmarks.peers.checkpoints import SHAPES, write_checkpoints
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.peers import PEERS, running_peer
+from onetrunk.export.precision import parse_precision
+from onetrunk.nn.trunk import Trunk, load_trunk
+from onetrunk.progress import Progress
+from onetrunk.repository.build import build_repository
+from onetrunk.repository.gate_settings import GateSettings
+from onetrunk.tasks.head_spec import find_bundles, read_spec
 
 SEPARATE = "ours, a model a head"
 GROUPED = "ours, heads grouped"

@@ -8,11 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from onetrunk.export.names import Segment, segment_named
-from onetrunk.nn.trunk import Trunk
-from onetrunk.serving import Server
-from onetrunk.tasks.head_spec import read_spec
-
 from benchmarks.compare.texts import triton_request
 from benchmarks.compare.whole_models import (
     TRUNK_OUTPUT,
@@ -24,6 +19,10 @@ from benchmarks.compare.whole_models import (
     write_repository,
 )
 from benchmarks.peers.peer import HttpRequest
+from onetrunk.export.names import Segment, segment_named
+from onetrunk.nn.trunk import Trunk
+from onetrunk.serving import Server
+from onetrunk.tasks.head_spec import read_spec
 
 
 @dataclass(frozen=True)

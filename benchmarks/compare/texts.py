@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from benchmarks.peers.peer import HttpRequest
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.trunk import Trunk
-
-from benchmarks.peers.peer import HttpRequest
 
 
 def texts_of_length(trunk: Trunk, tokens: int, count: int = 64) -> list[str]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onnx import helper
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.distill.sessions import untrained_head
 from onetrunk.export.merged import merge_models
 from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
@@ -20,8 +23,6 @@ from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, confi
 from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.plan import tokenizer_files
 from onetrunk.whole_file import written_whole
-from onnx import helper
-from tritonclient.grpc import model_config_pb2 as pb
 
 TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)

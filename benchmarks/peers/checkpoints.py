@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from onetrunk.nn.trunk import load_trunk
 from tokenizers import Tokenizer
 from transformers import (
     BertConfig,
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from benchmarks.peers.tasks import TASKS
+from onetrunk.nn.trunk import load_trunk
 
 VOCABULARY = 30522
 # As the repository truncates, so that all answer about the same tokens.

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from onetrunk.serving import guard
 
 from benchmarks.peers.peer import PREPARED, Peer
+from onetrunk.serving import guard
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 900.0

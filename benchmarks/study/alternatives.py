@@ -6,15 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.study.mixed import mixed_plans
+from benchmarks.study.recorded_study import RecordedStudy
 from onetrunk.distill.frontier import frontier
 from onetrunk.distill.options import Option
 from onetrunk.distill.plan import Plan
 from onetrunk.distill.planned import servable_options
 from onetrunk.distill.rates import Rates
 from onetrunk.protocol.errors import UserError
-
-from benchmarks.study.mixed import mixed_plans
-from benchmarks.study.recorded_study import RecordedStudy
 
 _ROUNDING = 1e-9
 

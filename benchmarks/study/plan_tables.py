@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from onetrunk.distill.plan import Plan
-
 from benchmarks.study.alternatives import Alternatives
 from benchmarks.study.markdown import percent, table
+from onetrunk.distill.plan import Plan
 
 CHOSEN = "chosen plan"
 FULL = "full fine-tuning"

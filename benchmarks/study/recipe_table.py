@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onetrunk.distill.trials import Stage, Study, Trial
-
 from benchmarks.study.markdown import NOT_YET, table
 from benchmarks.study.recorded_study import RecordedStudy
+from onetrunk.distill.trials import Stage, Study, Trial
 
 _ROWS: tuple[tuple[str, Study, Stage], ...] = (
     ("full fine-tuning", "baseline", "baseline"),

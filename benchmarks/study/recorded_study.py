@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.study.share import ShareReport
 from onetrunk.distill.cost_table import CostTable
 from onetrunk.distill.plan_file import PlanFile, read_plan
 from onetrunk.distill.trials import Study, Trial, Trials, load_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.run_record import RunRecord, RunStore
 from onetrunk.training.run_spec import RunSpec
-
-from benchmarks.study.share import ShareReport
 
 RUNS = "runs"
 

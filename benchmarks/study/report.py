@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from onetrunk.whole_file import write_text
-
 from benchmarks.study.events import write_events
 from benchmarks.study.plots.cost_plot import COST_PLOT, draw_costs
 from benchmarks.study.plots.depth_plot import depth_plot_name, draw_depths
@@ -14,6 +12,7 @@ from benchmarks.study.plots.frontier_plot import FRONTIER_PLOT, draw_frontier
 from benchmarks.study.readme import readme
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.summary import Summary
+from onetrunk.whole_file import write_text
 
 
 def write_quality_report(folder: Path, *, tensorboard: Path | None = None) -> list[Path]:

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from onetrunk.distill.trials import Trial, Trials
-
 from benchmarks.study.recorded_study import RecordedStudy
+from onetrunk.distill.trials import Trial, Trials
 
 
 @dataclass(frozen=True)

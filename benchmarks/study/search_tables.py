@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from onetrunk.distill.trials import Trial
-
 from benchmarks.study.markdown import NOT_YET, gain, percent, points, seconds, table, times
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.search_cost import GridProof, SearchCost, TaskSearch, task_searches
 from benchmarks.study.seed_scores import SeedScores
+from onetrunk.distill.trials import Trial
 
 _SEARCH = (
     "task",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from onetrunk.distill.sessions import (
     Arrays,
     Files,
@@ -24,7 +26,6 @@ from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import Query
 from onetrunk.whole_file import write_text
-from pydantic import BaseModel, ConfigDict
 
 
 class ShareRow(BaseModel):

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from onetrunk.protocol.errors import UserError
-
 from benchmarks.study.alternatives import Alternatives
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.search_cost import SearchCost
 from benchmarks.study.task_result import TaskResult
+from onetrunk.protocol.errors import UserError
 
 _DIGITS = 6
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onetrunk.tasks.head_spec import Query
-from onetrunk.training.run_spec import RunSpec
-
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.seed_scores import SeedScores
+from onetrunk.tasks.head_spec import Query
+from onetrunk.training.run_spec import RunSpec
 
 
 @dataclass(frozen=True)

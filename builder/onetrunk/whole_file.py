@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from onetrunk.protocol.errors import OneTrunkError
 from safetensors import SafetensorError
+
+from onetrunk.protocol.errors import OneTrunkError
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from onetrunk.client.commands.bench_repo import bench_repo
 
 from benchmarks.compare.load import ask
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.systems import Systems, TritonSystem
 from benchmarks.compare.texts import texts_of_length
+from onetrunk.client.commands.bench_repo import bench_repo
 
 
 @pytest.mark.parametrize("tokens", [24, 4000])

@@ -2,11 +2,11 @@
 
 import onnx
 import pytest
-from onetrunk.protocol.errors import OneTrunkError
 
 from benchmarks.compare import kept, shapes, whole_models
 from benchmarks.compare.kept import kept_folder, whole_folder
 from benchmarks.compare.whole_models import empty_file, single_file
+from onetrunk.protocol.errors import OneTrunkError
 
 
 def interrupt(*_):

@@ -5,10 +5,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from onetrunk.client.errors import ServerError
 
 from benchmarks.compare.load import ask, run_load
 from benchmarks.peers.peer import HttpRequest
+from onetrunk.client.errors import ServerError
 
 
 class Handler(BaseHTTPRequestHandler):

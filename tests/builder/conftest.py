@@ -5,6 +5,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+
 from onetrunk.tasks import Recipe, Task
 from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.run_record import RunStore

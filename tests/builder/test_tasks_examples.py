@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Task, read_examples
 from onetrunk.tasks.location import locate

@@ -1,6 +1,7 @@
 """Task files: three lines are enough, and whatever is wrong is named with file, key, value and what is allowed."""
 
 import pytest
+
 from onetrunk.export.names import HIDDEN_STATE, hidden_name
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.task_name import TENSORS, check_task_name

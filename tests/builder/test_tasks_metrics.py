@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from onetrunk.tasks.kinds.classification import Classification
 from onetrunk.tasks.kinds.multilabel import Multilabel
 from onetrunk.tasks.kinds.tagging import Tagging

@@ -10,6 +10,7 @@ import types
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.hub import read_hub
 from onetrunk.tasks.records import BrokenLine, Record, read_records

@@ -16,8 +16,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from onetrunk.client import AsyncClient, Client
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from onetrunk.client import AsyncClient, Client
 
 TASKS = {
     "sst2": {"kind": "classification", "form": "single", "labels": ["negative", "positive"], "metric": "accuracy"},

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+
 from onetrunk.client import AsyncClient, OneTrunkError
 
 

@@ -11,6 +11,7 @@ import threading
 import grpc
 import pytest
 from click.testing import CliRunner
+
 from onetrunk.client.cli import ask_repo
 
 COMMAND = [sys.executable, "-c", "from onetrunk.client.cli import ask_repo; ask_repo(prog_name='ask-repo')"]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from onetrunk.client.bench.load import read_load
 from onetrunk.client.bench.samples import read_texts
 from onetrunk.client.bench.server import BenchServer

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from tritonclient.grpc import model_config_pb2
+
 from onetrunk.client.catalogue import read_catalogue
 from onetrunk.client.errors import ServerError, UnknownTask
 from onetrunk.client.kinds import reader_of
-from tritonclient.grpc import model_config_pb2
 
 # The example of docs/contracts.md.
 PARAMETER = json.loads("""

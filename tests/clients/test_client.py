@@ -8,6 +8,7 @@ import time
 
 import grpc
 import pytest
+
 from onetrunk.client import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.task_info import TaskInfo

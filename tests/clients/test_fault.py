@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+
 from onetrunk.client.errors import BadInput, DeadlineExceeded, NotReady, ServerError
 from onetrunk.client.fault import read_fault
 

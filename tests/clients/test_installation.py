@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from onetrunk.client.bench import installation
 from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from onetrunk.client import lines as lines_module
 from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
 

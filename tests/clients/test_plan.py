@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from onetrunk.client.plan import MAX_BATCH_BYTES, WINDOW_BATCHES, Group, plan_batches
 from onetrunk.client.task_info import TaskInfo
 

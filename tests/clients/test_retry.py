@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from onetrunk.client.errors import DeadlineExceeded, NotReady
 from onetrunk.client.fault import Fault
 from onetrunk.client.retry import Backoff, Deadline

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+
 from onetrunk.client import Client, NotReady
 from onetrunk.client.lines import BadLine, Line
 from onetrunk.client.stream import CHUNK_ROWS, answer_lines, chunks

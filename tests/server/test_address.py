@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from onetrunk.serving.address import Address, choose_ports, listens_on, resolve_host
 from onetrunk.serving.errors import PortTakenError, UserError
 

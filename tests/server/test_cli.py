@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from onetrunk.serving import Server
 from onetrunk.serving.cli import serve_repo
 

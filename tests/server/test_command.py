@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from onetrunk.serving import installation
 from onetrunk.serving.address import Address
 from onetrunk.serving.command import admin_headers, triton_command

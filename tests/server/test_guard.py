@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from onetrunk.serving import guard
 
 Start = Callable[..., "subprocess.Popen[bytes]"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from onetrunk.serving.errors import UserError
 from onetrunk.serving.repository import read_repository
 

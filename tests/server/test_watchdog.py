@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tritonclient.utils import InferenceServerException
+
 from onetrunk.serving import watchdog
 from onetrunk.serving.control import NoAnswerError
 from onetrunk.serving.errors import ServerError
 from onetrunk.serving.stubs import Stub, parse_stub
 from onetrunk.serving.watchdog import Backoff, Watchdog, Watched
-from tritonclient.utils import InferenceServerException
 
 MOOD, TOPIC = Stub("head_mood", 1, "head_mood_0_0"), Stub("head_topic", 1, "head_topic_0_0")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from onetrunk.distill.trials import Trial
 
 from benchmarks.study.plots.style import CHOSEN, FULL, PROBE, STUDENTS, TEACHER, style, whole_ticks, write_plot
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.task_result import TaskResult
+from onetrunk.distill.trials import Trial
 
 
 def depth_plot_name(task: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from onetrunk.protocol.errors import UserError
 
 # One colour for one thing, in all plots; distinguishable without red and green (Okabe and Ito).

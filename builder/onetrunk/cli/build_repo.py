@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+
 from onetrunk.cli.bucket_options import bucket_options, wished_buckets
 from onetrunk.cli.console import errors_end_command, progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
 from onetrunk.protocol.errors import OneTrunkError
-from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from onetrunk.repository.build import BuildReport

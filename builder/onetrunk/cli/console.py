@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import click
 from click.core import ParameterSource
-from onetrunk.protocol.errors import OneTrunkError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from onetrunk.protocol.errors import OneTrunkError
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
 from onetrunk.cli.console import errors_end_command
 from onetrunk.protocol.errors import UserError
 

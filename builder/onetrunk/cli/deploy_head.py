@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from onetrunk.cli.console import errors_end_command, progress_line, typed_options
-from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
 from rich.console import Console
 from rich.table import Table
+
+from onetrunk.cli.console import errors_end_command, progress_line, typed_options
+from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison

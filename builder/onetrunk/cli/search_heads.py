@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from onetrunk.cli.console import progress_line
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from onetrunk.cli.console import progress_line
 
 if TYPE_CHECKING:
     from onetrunk.distill.cost_table import CostTable
@@ -123,9 +124,8 @@ def _costs(study: Study, path: Path) -> CostTable:
 
 def _share(study: Study, plan: PlanFile, path: Path) -> None:
     """What the plan's models cost beside single-task models, measured in one run, where that is not on disk."""
-    from onetrunk.machine import processor_name
-
     from benchmarks.study.share import ShareReport, measure_share
+    from onetrunk.machine import processor_name
 
     heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
     trunk, lengths = study.bench.trunk, _lengths(study)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from onetrunk.cli.console import errors_end_command
-from onetrunk.cli.data_options import data_option, task_dir_option
-from onetrunk.cli.search_options import search_options
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from onetrunk.cli.console import errors_end_command
+from onetrunk.cli.data_options import data_option, task_dir_option
+from onetrunk.cli.search_options import search_options
 
 if TYPE_CHECKING:
     from onetrunk.progress import Progress as Told
@@ -304,9 +305,10 @@ def _load_tasks(names: list[str] | None, task_dir: Path) -> list[Task]:
 
 
 def _recipe(task: Task, options: dict[str, float | str | None]) -> Recipe:
+    from pydantic import ValidationError
+
     from onetrunk.protocol.errors import UserError
     from onetrunk.tasks import Recipe
-    from pydantic import ValidationError
 
     given = {key: value for key in Recipe.model_fields if (value := options.get(key)) is not None}
     try:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.deploy.live_server import Answers, LiveServer, ServerGoneError
 from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, outputs_of, prove, smoke_rows
 from onetrunk.deploy.synchrony import synchronise
@@ -32,7 +34,6 @@ from onetrunk.repository.publication import Publication, is_decided
 from onetrunk.repository.publishing import publish, told_on_disk
 from onetrunk.repository.versions import PlannedModel
 from onetrunk.tasks.head_spec import HeadSpec
-from tritonclient.grpc import model_config_pb2 as pb
 
 Scores = NDArray[np.float32]
 Write = Callable[[Publication], Mapping[str, GateResult]]

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
 from onetrunk.deploy.live_server import LiveServer, Row
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
@@ -22,7 +24,6 @@ from onetrunk.tasks.kinds.base import stack_rows
 from onetrunk.tasks.metrics import metric_of
 from onetrunk.tasks.offsets import targets_of
 from onetrunk.tasks.records import BrokenLine, read_records
-from tokenizers import Tokenizer
 
 _BATCH = 16
 _TEXT, _PAIR = ("text", "sentence", "sentence1", "tokens", "words"), ("text_pair", "pair", "sentence2")

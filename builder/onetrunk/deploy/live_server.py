@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
-from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.ensemble import ENSEMBLE_VERSION
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException
+
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository.ensemble import ENSEMBLE_VERSION
 
 ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
 _ADMIN_HEADER = "triton-grpc-protocol-onetrunk-admin-key"

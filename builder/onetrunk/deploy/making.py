@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.deploy.proof import smoke_rows
 from onetrunk.deploy.reference import own_answers, reference_answers
 from onetrunk.export.chain_run import Chain

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.deploy.live_server import Answers, LiveServer, Row
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.repository.configs import TOKEN_WORDS
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
-from tritonclient.grpc import model_config_pb2 as pb
 
 PROOF = "onetrunk_proof"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from onetrunk.deploy.live_server import Row
 from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE

@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Literal
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.proof import PROOF
 from onetrunk.export.names import head_name
@@ -13,7 +15,6 @@ from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.repository.configs import TOKENIZER, pinned_version
 from onetrunk.repository.contents import Contents
 from onetrunk.repository.ensemble import candidate_name
-from tritonclient.grpc import model_config_pb2 as pb
 
 _PARTS = ("head_", "heads_", "trunk_")
 

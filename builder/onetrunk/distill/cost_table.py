@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from onetrunk.distill.rates import Cost, Rates, Standing
 from onetrunk.distill.spread import Spread
 from onetrunk.protocol.errors import UserError
 from onetrunk.whole_file import write_text
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class BucketCosts(BaseModel):

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
 from onetrunk.distill.baseline import baseline_spec
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
@@ -18,9 +22,6 @@ from onetrunk.training.execute import execute, find_run, run_key
 from onetrunk.training.run_record import RunRecord
 from onetrunk.training.run_spec import RunSpec
 from onetrunk.training.workbench import Workbench
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 
 def search_task(name: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:

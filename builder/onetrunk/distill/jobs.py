@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
+
 from onetrunk.protocol.errors import OneTrunkError, UserError
 
 Result = TypeVar("Result")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
 from onetrunk.distill.cost_table import CostTable
 from onetrunk.distill.options import Option
 from onetrunk.distill.plan import Plan
@@ -15,7 +17,6 @@ from onetrunk.protocol.task_name import check_task_name
 from onetrunk.tasks.head_spec import Query
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 from onetrunk.whole_file import write_text
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 _HEADER = """\
 # A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.

@@ -19,6 +19,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+
 from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.export.onnx_file import export_head, export_segment, export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release

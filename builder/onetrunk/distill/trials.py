@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.run_record import RunRecord
 from onetrunk.training.run_spec import RunSpec
 from onetrunk.whole_file import write_text
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
 Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]

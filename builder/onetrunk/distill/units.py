@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.study.ablation import run_ablation
+from benchmarks.study.grid import run_grid
 from onetrunk.distill.baseline import run_baseline
 from onetrunk.distill.depths import search_task
 from onetrunk.distill.settings import SearchSettings
@@ -17,9 +19,6 @@ from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import RunSpec
 from onetrunk.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
-
-from benchmarks.study.ablation import run_ablation
-from benchmarks.study.grid import run_grid
 
 UnitName = Literal["trunk", "baseline", "search", "grid", "ablation", "student"]
 

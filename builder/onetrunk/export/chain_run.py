@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
+
 from onetrunk.export.names import (
     ATTENTION_MASK,
     HIDDEN_STATE,
@@ -23,7 +25,6 @@ from onetrunk.export.parity import open_session
 from onetrunk.nn.trunk import Trunk
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_rows
-from tokenizers import Encoding
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -9,6 +9,8 @@ from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError, Message
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
 from onetrunk.export.onnx_file import ExportError, check_release
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
@@ -18,7 +20,6 @@ from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import check_metric
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 HEAD_ONNX = "head.onnx"
 HEAD_TOML = "head.toml"

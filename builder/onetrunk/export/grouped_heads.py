@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
+
 from onetrunk.export.merged import merge_models, opsets_of
 from onetrunk.export.onnx_file import check_release
 from onetrunk.export.release import OPSET, Release

@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnx
+
 from onetrunk.export.onnx_file import ExportError
 
 # Sums over many values, and powers of e: what fp16 has too few bits and too small a range for.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import onnx
-from onetrunk.export.onnx_file import ExportError
 from onnx import compose, helper
+
+from onetrunk.export.onnx_file import ExportError
 
 
 def merge_models(parts: Mapping[str, onnx.ModelProto], outputs: Sequence[str], name: str) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from onetrunk.export.parity_batches import Batch, parity_batches

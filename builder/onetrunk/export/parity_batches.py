@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
 from onetrunk.export.names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.trunk import Trunk
-from torch import Tensor
 
 _BATCH = 4
 

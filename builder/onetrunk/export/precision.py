@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from pydantic import BaseModel, ConfigDict
+
 from onetrunk.export.names import Segment
 from onetrunk.protocol.errors import UserError
-from pydantic import BaseModel, ConfigDict
 
 Numbers = Literal["fp32", "int8", "fp16"]
 """``int8``: products of 8-bit integers, for CPUs. ``fp16``: 16-bit floats, for GPUs. Inputs and outputs stay FP32."""

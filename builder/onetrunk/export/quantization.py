@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
 from onetrunk.export.graph_view import GraphView, names_read
 from onetrunk.export.onnx_file import ExportError
 

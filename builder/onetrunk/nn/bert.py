@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from onetrunk.nn.encoder import Encoder, LayerParts
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
+
+from onetrunk.nn.encoder import Encoder, LayerParts
 
 # In a checkpoint, but not part of an encoder: the pooler, heads of pre-training, and a buffer of old versions.
 _NOT_ENCODER = ("pooler.", "cls.", "embeddings.position_ids")

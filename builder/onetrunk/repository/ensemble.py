@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKEN_WORDS, parameters_of, pinned_version
 from onetrunk.repository.grouping import Group
 from onetrunk.tasks.kinds import get_kind
-from tritonclient.grpc import model_config_pb2 as pb
 
 MULTITASK = "multitask"
 MULTITASK_TOKENS = "multitask_tokens"

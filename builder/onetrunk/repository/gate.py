@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from onetrunk.export.names import group_name
 from onetrunk.protocol.errors import UserError
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 GROUP_JSON = "group.json"
 

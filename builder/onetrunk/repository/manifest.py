@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
 from onetrunk.export.precision import FP32, Numbers, Precision
 from onetrunk.protocol.errors import UserError
 from onetrunk.repository.gate_result import GateResult
 from onetrunk.repository.gate_settings import DEFAULT_RULE, GateRule
 from onetrunk.repository.placement import CPU, Placement
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 MANIFEST = "manifest.json"
 SCHEMA: Literal[2] = 2

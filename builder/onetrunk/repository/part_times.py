@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+
 from onetrunk.export.names import ATTENTION_MASK, INPUT_IDS
 from onetrunk.progress import Progress, silent
 from onetrunk.repository.quiet import QUIET, free_share

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from onetrunk.repository.configs import config_text
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tritonclient.grpc import model_config_pb2 as pb
+
+from onetrunk.repository.configs import config_text
 
 Device = Literal["cpu", "gpu"]
 

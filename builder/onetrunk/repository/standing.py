@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.export.names import segment_named
 from onetrunk.protocol.errors import UserError
 from onetrunk.repository.arrivals import holds_text
@@ -15,7 +17,6 @@ from onetrunk.repository.contents import Contents, GroupState, HeadState
 from onetrunk.repository.grouping import read_group
 from onetrunk.repository.manifest import Manifest, ModelEntry, read_manifest
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
-from tritonclient.grpc import model_config_pb2 as pb
 
 
 @dataclass(frozen=True)

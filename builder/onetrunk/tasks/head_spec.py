@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.task_name import check_task_name
 from onetrunk.tasks.kinds import get_kind
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 HEAD_JSON = "head.json"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.protocol.errors import UndefinedError
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import Kind, get_kind

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
-from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets
 from tokenizers import Tokenizer
+
+from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 _TEXTS_AT_A_TIME = 2048

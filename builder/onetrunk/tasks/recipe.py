@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onetrunk.tasks.head_spec import Query
 from pydantic import BaseModel, ConfigDict, Field
+
+from onetrunk.tasks.head_spec import Query
 
 
 class Recipe(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.protocol.errors import UndefinedError
 from onetrunk.tasks.kinds.span_tags import spans_of
 

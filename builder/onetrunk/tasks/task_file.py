@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.recipe import Recipe
 from onetrunk.tasks.task import Task
 from onetrunk.toml_file import did_you_mean, explain, read_toml, refuse_unknown_keys
-from pydantic import ValidationError
 
 _TASK_KEYS = tuple(key for key in Task.model_fields if key != "folder")
 _RECIPE_KEYS = tuple(Recipe.model_fields)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.tasks.offsets import Texts

@@ -13,6 +13,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress
 from onetrunk.protocol.errors import OneTrunkError

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+
 from onetrunk.training.fitting import FitState
 from onetrunk.whole_file import written_whole
 

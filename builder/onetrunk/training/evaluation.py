@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
 from onetrunk.tasks import Task
 from onetrunk.tasks.metrics import measure
 from onetrunk.training.batches import plain_batches
 from onetrunk.training.objective import output_of
 from onetrunk.training.states import States
-from torch import Tensor, nn
-from torch.nn import functional
 
 _BATCH = 128
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from onetrunk.nn.head import Head, empty_head, new_head
 from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
 from onetrunk.progress import Progress, silent
@@ -26,9 +30,6 @@ from onetrunk.training.run_spec import Distillation, RunSpec
 from onetrunk.training.transfer import student_states
 from onetrunk.training.workbench import SPLITS, Workbench
 from onetrunk.whole_file import write_text, written_whole
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 ShouldStop = Callable[[int, float], bool]
 """Asked after each epoch with its number, from 1, and its dev score."""

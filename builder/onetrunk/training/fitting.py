@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.tasks import Recipe, Task
@@ -17,7 +19,6 @@ from onetrunk.training.batches import epoch_batches
 from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.objective import LabelObjective, Objective
 from onetrunk.training.states import States
-from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 

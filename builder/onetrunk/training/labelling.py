@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from onetrunk.nn.head import Head
 from onetrunk.training.batches import plain_batches
 from onetrunk.training.evaluation import in_order
 from onetrunk.training.states import States
-from torch import Tensor, nn
 
 _BATCH = 128
 

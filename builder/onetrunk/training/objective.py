@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from onetrunk.tasks import Task
-from onetrunk.tasks.kinds import Kind
 from torch import Tensor, nn
 from torch.nn import functional
+
+from onetrunk.tasks import Task
+from onetrunk.tasks.kinds import Kind
 
 
 class Objective(Protocol):

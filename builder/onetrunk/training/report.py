@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from onetrunk.machine import processor_name
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.result import TrainResult

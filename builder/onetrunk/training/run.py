@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
 from onetrunk.nn.bundle import save_bundle
 from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.trunk import Trunk

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.run_spec import RunSpec
 from onetrunk.whole_file import write_text
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class RunRecord(BaseModel):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from onetrunk.tasks import Recipe
 from pydantic import BaseModel, ConfigDict, Field
+
+from onetrunk.tasks import Recipe
 
 Role = Literal["full", "teacher", "student", "fork"]
 Start = Literal["teacher", "trunk", "random"]

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onetrunk.training.tokens import TokenRows, ragged_index
 from torch import Tensor
+
+from onetrunk.training.tokens import TokenRows, ragged_index
 
 
 class States(Protocol):

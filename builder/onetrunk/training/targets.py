@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from onetrunk.nn.trunk import Trunk
 from onetrunk.tasks import Examples, Task
 from onetrunk.tasks.offsets import targets_of
-from torch import Tensor
 
 
 def labelled_targets(task: Task, examples: Examples, trunk: Trunk, max_length: int) -> Tensor:

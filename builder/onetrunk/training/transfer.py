@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.tasks.offsets import Texts
 from onetrunk.training.run_spec import Distillation
 from onetrunk.training.states import CachedStates, JoinedStates

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
@@ -20,7 +22,6 @@ from onetrunk.training.run_record import RunStore
 from onetrunk.training.states import TokenStates
 from onetrunk.training.targets import labelled_targets
 from onetrunk.training.tokens import tokenise
-from torch import Tensor
 
 SPLITS: tuple[Split, ...] = ("train", "dev")
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.flight import Flight, Outdated
@@ -17,7 +19,6 @@ from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Rows, TextRows, TokenRows
 from onetrunk.client.session import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, Session, Settings
 from onetrunk.client.task_info import TaskInfo
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 
 class AsyncClient:

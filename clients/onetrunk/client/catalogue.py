@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
 from onetrunk.client.errors import ServerError, UnknownTask
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.task_info import TaskInfo
-from pydantic import BaseModel, Field, ValidationError, model_validator
 
 SCHEMA = 1
 

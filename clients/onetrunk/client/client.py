@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.flight import Flight, Outdated
@@ -18,7 +20,6 @@ from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Rows, TextRows, TokenRows
 from onetrunk.client.session import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, Session, Settings
 from onetrunk.client.task_info import TaskInfo
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 
 class Client:

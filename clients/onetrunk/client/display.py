@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
 from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.lines import Line
 from onetrunk.client.task_info import TaskInfo
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 _MOST_CHARACTERS = 300
 _MOST_ANSWERS = 120

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+
 from onetrunk.client.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, Problem, ServerError
 
 # The tokenizer names the row within the request: "in ensemble 'multitask', text 3: nothing to read".

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
+
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.errors import BadInput, Problem
 from onetrunk.client.kinds import reader_of

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import psutil
+
 from onetrunk.serving.errors import PortTakenError, UserError
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from onetrunk.serving.errors import ServerError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+
+from onetrunk.serving.errors import ServerError
 
 if TYPE_CHECKING:
     from onetrunk.serving.launcher import Server

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import json_format
-from onetrunk.serving.command import ENSEMBLES, LOAD_TIMEOUT_S, admin_headers
-from onetrunk.serving.errors import ServerError
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
+
+from onetrunk.serving.command import ENSEMBLES, LOAD_TIMEOUT_S, admin_headers
+from onetrunk.serving.errors import ServerError
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from onetrunk.serving.command import ENSEMBLES
 from onetrunk.serving.errors import UserError
-from tritonclient.grpc import model_config_pb2
 
 BUILD_HINT = "run build-repo"
 

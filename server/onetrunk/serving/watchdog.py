@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tritonclient.utils import InferenceServerException
+
 from onetrunk.serving.control import Control, NoAnswerError
 from onetrunk.serving.errors import ServerError
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.stubs import Stub, living_stubs
-from tritonclient.utils import InferenceServerException
 
 log = logging.getLogger(__name__)
 

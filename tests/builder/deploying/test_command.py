@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+
 from onetrunk.cli.deploy_head import deploy_head
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from onetrunk.deploy import history
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.export import onnx_file

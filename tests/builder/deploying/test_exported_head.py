@@ -3,10 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.repository.build import build_repository
-from onnx import TensorProto, helper, numpy_helper
 
 WIDTH = 32
 

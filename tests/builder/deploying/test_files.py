@@ -6,6 +6,8 @@ import os
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
+
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.export import parity
 from onetrunk.protocol.errors import OneTrunkError, UserError
@@ -13,7 +15,6 @@ from onetrunk.repository.build import build_repository
 from onetrunk.repository.manifest import read_manifest
 from onetrunk.repository.publication import locked
 from onetrunk.serving.repository import read_repository
-from safetensors.torch import load_file, save_file
 
 
 def pinned(repository, task, ensemble="multitask"):

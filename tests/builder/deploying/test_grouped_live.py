@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.repository.build import build_repository

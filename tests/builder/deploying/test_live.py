@@ -14,6 +14,8 @@ import numpy as np
 import psutil
 import pytest
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from onetrunk.deploy import change as change_module
 from onetrunk.deploy import proof
 from onetrunk.deploy.deployer import Deployer
@@ -26,7 +28,6 @@ from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.repository.build import build_repository
 from onetrunk.serving import Server
-from tritonclient.grpc import model_config_pb2
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.deploy.change import Change
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.live_server import LiveServer
@@ -21,7 +23,6 @@ from onetrunk.repository.gate_settings import GateRule, GateSettings, GateWish
 from onetrunk.repository.manifest import read_manifest
 from onetrunk.repository.standing import read_standing
 from onetrunk.serving import Server
-from tritonclient.grpc import model_config_pb2 as pb
 
 KEY = "a-key"
 

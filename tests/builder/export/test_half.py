@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from onetrunk.export.half import halve_file
 from onetrunk.export.names import Segment
 from onetrunk.export.onnx_file import export_head, export_segment

@@ -2,6 +2,7 @@
 
 import onnx
 import pytest
+
 from onetrunk.export.names import Segment, cut_trunk
 from onetrunk.export.onnx_file import ExportError, export_head, export_segment
 from onetrunk.export.release import RELEASES, Release, get_release

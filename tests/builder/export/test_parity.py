@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+
 from onetrunk.export import parity
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.names import Segment
@@ -14,7 +16,6 @@ from onetrunk.export.parity import TOLERANCE, ParityError, ServedTask, check_par
 from onetrunk.export.parity_batches import parity_batches
 from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import Bundle, load_bundle
-from onnx import numpy_helper
 
 BUCKETS = (16, 32)
 RELEASE = get_release("24.10")

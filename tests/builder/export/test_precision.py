@@ -1,6 +1,7 @@
 """What --precision may say."""
 
 import pytest
+
 from onetrunk.export.names import Segment
 from onetrunk.export.precision import FP32, Precision, parse_precision
 from onetrunk.protocol.errors import UserError

@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.card import card_text
 from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import find_bundles
-from safetensors.torch import load_file, save_file
 
 
 @pytest.mark.parametrize("query", ["cls", "mean", "learned"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onetrunk.nn.head import new_head
 from onetrunk.nn.query import query_state
 from onetrunk.tasks.head_spec import Query

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
+
 from onetrunk.nn.card import card_text
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.calibration import calibration_error
-from sklearn.metrics import f1_score
 
 SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, options={}, fitted={})
 SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), options={}, fitted={})

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from onetrunk.tasks.kinds import get_kind
 
 KIND = get_kind("regression")

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seqeval.metrics import f1_score as seqeval_f1
+
 from onetrunk.export.half import halve_file
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.crf import decode, negative_log_likelihood
@@ -18,7 +20,6 @@ from onetrunk.tasks.kinds.span_tags import bio_tags, forbidden_moves, read_spans
 from onetrunk.tasks.kinds.token_output import TokenOutput
 from onetrunk.tasks.offsets import token_offsets
 from onetrunk.tasks.span_metrics import span_f1, token_accuracy
-from seqeval.metrics import f1_score as seqeval_f1
 
 TYPES = ("artist", "album")
 KIND = get_kind("tagging")

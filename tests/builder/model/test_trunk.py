@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import DEFAULT_NAME, load_trunk
 from onetrunk.protocol.errors import UserError
-from safetensors.torch import load_file, save_file
 
 
 def tokens(trunk, batch=3, length=12):

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onetrunk.distill.choice import choose
 from onetrunk.distill.frontier import frontier
 from onetrunk.distill.options import Option

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+
+from benchmarks.study.share import measure_share
 from onetrunk.distill.costs import measure_costs
 from onetrunk.distill.sessions import Files, Session, time_in_turn, token_batch
 from onetrunk.protocol.errors import UserError
-
-from benchmarks.study.share import measure_share
 
 
 def test_costs_are_measured_part_by_part(tiny_trunk):

@@ -1,11 +1,11 @@
 """The paper's selection, by hand."""
 
 import pytest
+
+from benchmarks.study.mixed import mixed, mixed_plans, uniform
 from onetrunk.distill.options import Option
 from onetrunk.distill.rates import Rates
 from onetrunk.protocol.errors import UserError
-
-from benchmarks.study.mixed import mixed, mixed_plans, uniform
 
 RATES = Rates((1.0, 11.0, 21.0, 31.0, 41.0), 9.0, 0.5, 0.25, 42.0, 33.0)
 

@@ -1,6 +1,7 @@
 """Plan files: read as they were written, and whatever is wrong is named with file, key, value and what is allowed."""
 
 import pytest
+
 from onetrunk.distill.choice import choose
 from onetrunk.distill.cost_table import BucketCosts, CostTable
 from onetrunk.distill.options import Option

@@ -1,6 +1,7 @@
 """What a set of heads costs, by hand."""
 
 import pytest
+
 from onetrunk.distill.cost_table import BucketCosts, CostTable
 from onetrunk.distill.options import Option
 from onetrunk.distill.rates import Rates

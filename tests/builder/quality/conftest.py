@@ -1,6 +1,8 @@
 """A small study as a search leaves it: two tasks on a trunk of three layers, figures that can be checked by hand."""
 
 import pytest
+
+from benchmarks.study.share import ShareReport, ShareRow
 from onetrunk.distill.cost_table import BucketCosts, CostTable
 from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, write_plan
 from onetrunk.distill.spread import Spread
@@ -8,8 +10,6 @@ from onetrunk.distill.trials import Trials, as_trial, save_trials
 from onetrunk.tasks import Recipe
 from onetrunk.training.run_record import RunRecord, RunStore
 from onetrunk.training.run_spec import Distillation, RunSpec
-
-from benchmarks.study.share import ShareReport, ShareRow
 
 TRUNK = "bert-3x32@0123456789ab"
 

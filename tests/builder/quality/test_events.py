@@ -1,11 +1,11 @@
 """Recorded runs, read back by TensorBoard's own reader."""
 
 import pytest
-from onetrunk.protocol.errors import UserError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 from benchmarks.study import write_events, write_quality_report
+from onetrunk.protocol.errors import UserError
 
 
 def read(folder):

@@ -3,9 +3,9 @@
 import struct
 
 import pytest
-from onetrunk.protocol.errors import UserError
 
 from benchmarks.study import write_quality_report
+from onetrunk.protocol.errors import UserError
 
 
 def rows_of(writer):

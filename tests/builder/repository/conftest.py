@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.export.names import Segment
 from onetrunk.nn.bundle import load_bundle

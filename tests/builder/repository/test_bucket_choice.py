@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onetrunk.repository.bucket_choice import choose_buckets, padding_share, tokens
 
 MAX_LENGTH = 14

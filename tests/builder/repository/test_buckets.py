@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.protocol.errors import UserError
 from onetrunk.repository import exports

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import parity
 from onetrunk.nn.bundle import load_bundle, save_bundle

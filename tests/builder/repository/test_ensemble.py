@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+
 from onetrunk.export.names import cut_trunk
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.repository.configs import head_config, segment_config, tokenizer_config

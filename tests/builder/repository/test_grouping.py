@@ -8,6 +8,8 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.export import grouped_heads, parity
@@ -20,7 +22,6 @@ from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.repository.build import build_repository
 from onetrunk.repository.grouping import read_group
 from onetrunk.repository.manifest import read_manifest
-from tritonclient.grpc import model_config_pb2
 
 
 def config(repository, model):

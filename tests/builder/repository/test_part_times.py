@@ -3,6 +3,7 @@
 import weakref
 
 import pytest
+
 from onetrunk.repository import part_times
 from onetrunk.repository.part_times import measure_parts
 

@@ -8,6 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from google.protobuf import text_format
+from pydantic import ValidationError
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.nn.bundle import load_bundle, save_bundle
@@ -20,8 +23,6 @@ from onetrunk.repository.part_times import Measurement, PartTime
 from onetrunk.repository.placement import CPU, Placement, Threads
 from onetrunk.repository.standing import changed_texts, read_standing
 from onetrunk.serving.repository import read_repository
-from pydantic import ValidationError
-from tritonclient.grpc import model_config_pb2 as pb
 
 GPU, ON_CPU = pb.ModelInstanceGroup.KIND_GPU, pb.ModelInstanceGroup.KIND_CPU
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import quantization
 from onetrunk.export.parity import open_session
@@ -18,7 +20,6 @@ from onetrunk.repository.build import build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate import GateError
 from onetrunk.repository.manifest import read_manifest
-from tritonclient.grpc import model_config_pb2 as pb
 
 INT8 = Precision(trunk="int8", heads="int8")
 ALL = {"grade", "match", "mood", "topic"}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.repository import publication as module
 from onetrunk.repository.publication import Publication, finish_publication, locked

@@ -1,6 +1,7 @@
 """How many threads follow from what was measured, and what a reader is told of it."""
 
 import pytest
+
 from onetrunk.repository.part_times import PartTime, thread_counts
 from onetrunk.repository.thread_choice import choose_threads
 

@@ -1,18 +1,18 @@
 """The search of one task: what it tries, what it writes down, and that a kill costs nothing."""
 
-import onetrunk.training.execute as execute_module
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+import onetrunk.training.execute as execute_module
+from benchmarks.study.grid import run_grid
 from onetrunk.distill.baseline import run_baseline
 from onetrunk.distill.depths import search_task
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import load_trials, read_trials, save_trials
 from onetrunk.training import fitting
 from onetrunk.training.evaluation import Evaluation
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-
-from benchmarks.study.grid import run_grid
 
 from ..conftest import mood_rows, write_rows
 

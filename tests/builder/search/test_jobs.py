@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+
 from onetrunk.distill.jobs import check_backend, run_jobs, threads_for
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.units import Unit, run_unit

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from onetrunk.distill.baseline import baseline_spec, run_baseline, save_baselines
 from onetrunk.distill.bundles import carry_out
 from onetrunk.distill.depths import search_task

@@ -1,6 +1,7 @@
 """A search's heads as a plan's options, and the plan that is written."""
 
 import pytest
+
 from onetrunk.distill.cost_table import BucketCosts, CostTable
 from onetrunk.distill.plan_file import read_plan
 from onetrunk.distill.planned import make_plan, servable_options

@@ -1,6 +1,7 @@
 """From the scores of probes to the taps that get teachers."""
 
 import pytest
+
 from onetrunk.distill.depths import promising_taps
 
 

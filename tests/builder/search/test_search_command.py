@@ -7,6 +7,8 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+
+from benchmarks.study import share
 from onetrunk.cli.train_head import train_head
 from onetrunk.distill import costs, jobs
 from onetrunk.distill.cost_table import CostTable
@@ -21,8 +23,6 @@ from onetrunk.training.evaluation import Evaluation
 from onetrunk.training.execute import execute
 from onetrunk.training.run_record import RunStore
 from onetrunk.training.run_spec import Distillation, RunSpec
-
-from benchmarks.study import share
 
 from ...conftest import write_tiny_trunk
 

@@ -1,6 +1,7 @@
 """The files that say which runs belong to a study."""
 
 import pytest
+
 from onetrunk.distill.planned import servable_options
 from onetrunk.distill.trials import Trial, Trials, load_trials, save_trials
 from onetrunk.protocol.errors import UserError

@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+
 from onetrunk.distill.units import Unit, _ends_with_parent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training.run_spec import RunSpec

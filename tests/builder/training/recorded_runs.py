@@ -1,6 +1,7 @@
 """The four roles of recorded runs on the task ``mood``, as the tests of these runs use them."""
 
 import torch
+
 from onetrunk.tasks import Recipe
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import Distillation, RunSpec

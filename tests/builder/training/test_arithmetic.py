@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.training import arithmetic
 from onetrunk.training.arithmetic import Arithmetic, choose_arithmetic

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.training import cache_pass
 from onetrunk.training.arithmetic import Arithmetic

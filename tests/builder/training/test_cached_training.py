@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from onetrunk.nn.head import new_head
 from onetrunk.training import cache_pass
 from onetrunk.training.arithmetic import Arithmetic

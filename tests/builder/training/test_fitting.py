@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
 from onetrunk.training.arithmetic import Arithmetic

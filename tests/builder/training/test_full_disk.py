@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
 from onetrunk import whole_file
 from onetrunk.distill.trials import Trials, save_trials
 from onetrunk.nn import bundle
@@ -12,8 +15,6 @@ from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training import cache, checkpoint, execute, train
 from onetrunk.training.execute import find_run
 from onetrunk.whole_file import written_whole
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from .recorded_runs import spec_of
 

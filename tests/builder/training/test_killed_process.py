@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.execute import execute

@@ -1,6 +1,7 @@
 """Data that can be trained on, but about which a user should know something: it is told."""
 
 import pytest
+
 from onetrunk.training import train
 
 from ..conftest import mood_rows, write_rows

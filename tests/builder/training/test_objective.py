@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.objective import DistilObjective, LabelObjective, StateObjective
 

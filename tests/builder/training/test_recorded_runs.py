@@ -3,11 +3,12 @@
 import dataclasses
 
 import pytest
+from safetensors.torch import load_file
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.execute import execute, find_run, trained_head
 from onetrunk.training.fitting import DivergedError
 from onetrunk.training.run_spec import Distillation
-from safetensors.torch import load_file
 
 from .recorded_runs import ROLES, kill_at, same, spec_of
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from onetrunk.nn.head import new_head
 from onetrunk.training.execute import start_student
 from onetrunk.training.run_spec import Distillation

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.tokens import ragged_index, texts_sha256, tokenise
 

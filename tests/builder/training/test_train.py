@@ -2,16 +2,17 @@
 
 import json
 
-import onetrunk.training.run as run_module
 import pytest
 import torch
+from safetensors.torch import load_file
+
+import onetrunk.training.run as run_module
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task, read_examples
 from onetrunk.training import train
 from onetrunk.training.evaluation import evaluate
 from onetrunk.training.fitting import DivergedError
-from safetensors.torch import load_file
 
 
 @pytest.fixture

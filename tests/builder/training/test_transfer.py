@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from onetrunk.training.run_spec import Distillation
 from onetrunk.training.tokens import tokenise
 from onetrunk.training.transfer import masked, other_tasks, student_states

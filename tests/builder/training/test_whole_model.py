@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from onetrunk.nn.whole import new_whole_model
 from onetrunk.tasks import Recipe
 from onetrunk.training.evaluation import LabelledStates

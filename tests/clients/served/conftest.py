@@ -6,6 +6,7 @@ The fixture ``served`` is a running server: ``grpc_url``, ``http_url`` and the f
 from __future__ import annotations
 
 import pytest
+
 from onetrunk.client import Client
 from onetrunk.client.bench.samples import read_texts
 from onetrunk.client.bench.server import BenchServer

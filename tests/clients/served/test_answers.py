@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+
 from onetrunk.client import AsyncClient
 from onetrunk.client.bench.samples import read_texts, sort_into_buckets
 from onetrunk.client.bench.statistics import settled_counters

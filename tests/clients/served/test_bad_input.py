@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from onetrunk.client import BadInput, Client, DeadlineExceeded, ServerError
 from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
 

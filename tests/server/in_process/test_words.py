@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from onetrunk.client.kinds import READERS, RowRead
 from onetrunk.client.task_info import TaskInfo
 from onetrunk.tasks.kinds import get_kind

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from onetrunk.serving import Server
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+
+from onetrunk.serving import Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
-from onetrunk.serving import Server
 from tritonclient.grpc import InferenceServerClient
+
+from onetrunk.serving import Server
 
 TASKS = ("match", "mood", "topic")
 Ask = Callable[..., dict[str, np.ndarray]]

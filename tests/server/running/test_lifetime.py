@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onetrunk.serving import Server, ServerError
 from tritonclient.utils import InferenceServerException
+
+from onetrunk.serving import Server, ServerError
 
 FREE_PORTS = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
 FREE_PORT_OPTIONS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]

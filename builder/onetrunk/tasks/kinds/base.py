@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.tasks.kinds.options import Options
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
 from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_label, labels_of
 from onetrunk.tasks.kinds.calibration import LEAST, MOST, calibrate
 from onetrunk.tasks.kinds.options import Options
-from pydantic import Field, field_validator
 
 _SUM_TOLERANCE = 1e-3
 

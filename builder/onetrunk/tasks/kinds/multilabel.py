@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_label, labels_of
 
 # In a table, where a cell is one text.

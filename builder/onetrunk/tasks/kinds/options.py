@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from onetrunk.toml_file import did_you_mean
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from onetrunk.toml_file import did_you_mean
 
 T = TypeVar("T", bound="Options")
 

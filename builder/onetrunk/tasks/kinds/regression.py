@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets, Scores
 
 # torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets, Scores, labels_of, stack_rows
 from onetrunk.tasks.kinds.options import Options
 from onetrunk.tasks.kinds.span_tags import OUTSIDE, Scheme, bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
@@ -129,8 +130,9 @@ class Tagging(Kind):
         self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
     ) -> Tensor:
         """Cross entropy a token, or the CRF's negative log-likelihood a token."""
-        from onetrunk.tasks.kinds.crf import negative_log_likelihood
         from torch.nn import functional
+
+        from onetrunk.tasks.kinds.crf import negative_log_likelihood
 
         tags = targets[:, : raw.shape[1], 0]
         transitions = getattr(output, "transitions", None)
@@ -155,6 +157,7 @@ class Tagging(Kind):
         With ``crf`` the tags are those of the likeliest sequence, and a tag's probability is over all sequences.
         """
         import torch
+
         from onetrunk.tasks.kinds.crf import decode
 
         real, transitions = _real(raw), getattr(output, "transitions", None)

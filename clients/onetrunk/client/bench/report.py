@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from onetrunk.client.bench.run import Report
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from onetrunk.client.bench.run import Report
 
 LOAD_COLUMNS = ("model", "tokens", "at a time", "requests/s", "spread %", "p50 ms", "p99 ms")
 PART_COLUMNS = ("model", "tokens", "at a time", "part", "requests", "rows a run", "queue ms", "compute ms")

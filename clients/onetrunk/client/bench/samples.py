@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
 from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.errors import BadInput, Problem

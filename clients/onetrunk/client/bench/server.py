@@ -8,11 +8,12 @@ from typing import Any
 
 import grpc
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from onetrunk.client.fault import read_fault
 from onetrunk.client.session import CHANNEL_OPTIONS
 from onetrunk.client.tensor import Tensor
 from onetrunk.client.wire import request_message, response_arrays
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 # Nothing asked here takes long on a server that is well.
 TIMEOUT_S = 60.0

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import MODELS, BenchPlan, Report, run_bench
 from onetrunk.client.commands.options import errors_end_command, names, numbers
 from onetrunk.client.errors import BadInput, Problem
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # Options of one of the two ways alone; the others have a meaning in both.
 _SERVER_ONLY = ("url", "models", "texts", "buckets", "concurrency", "program")

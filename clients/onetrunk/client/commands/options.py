@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+
 from onetrunk.client.errors import NotReady, OneTrunkError
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.client.answer import Prediction
 from onetrunk.client.task_info import TaskInfo
 

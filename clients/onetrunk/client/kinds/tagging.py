@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onetrunk.client.answer import Prediction, short
 from onetrunk.client.kinds.reader import Reader, RowRead
 from onetrunk.client.task_info import TaskInfo
