@@ -37,7 +37,7 @@ from onetrunk.export.parity import ServedTask
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import find_bundles
 
@@ -164,7 +164,7 @@ def run(work: Path, key: str, heads: Path, additions: int, updates: int, rollbac
     """Everything, in a folder of its own."""
     trunk = load_trunk()
     repository = work / "model_repository"
-    build_repository(repository, heads=heads)
+    build_repository(BuildRequest(output=repository, heads=heads))
     references, bundles = variants(trunk, heads, work, max(updates, 7), additions)
     spans, seconds = [], defaultdict(list)
     context = multiprocessing.get_context("spawn")

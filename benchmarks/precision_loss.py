@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.compare.result import describe_machine
 from onetrunk.export.precision import parse_precision
-from onetrunk.repository.build import BuildReport, build_repository
+from onetrunk.repository import BuildReport, BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,10 +31,9 @@ def measure(precision: str, folder: Path) -> BuildReport:
         max_loss=100, rows=PRECISIONS[precision], task_dir=ROOT / "tasks", data_root=Path(data) if data else None
     )
     return build_repository(
-        folder / "repository",
-        heads=ROOT / "heads",
-        precision=parse_precision(precision),
-        gate=gate,
+        BuildRequest(
+            output=folder / "repository", heads=ROOT / "heads", precision=parse_precision(precision), gate=gate
+        ),
         progress=lambda what, done, total: print(f"{precision}: {what} {done}/{total}", file=sys.stderr, end="\r"),
     )
 

@@ -151,10 +151,10 @@ def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tm
 @pytest.fixture(scope="session")
 def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What build-repo makes of the tiny heads; tests that write into it take a copy."""
-    from onetrunk.repository.build import build_repository
+    from onetrunk.repository import BuildRequest, build_repository
 
     output = tmp_path_factory.mktemp("built") / "model_repository"
-    build_repository(output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32))
     return output
 
 

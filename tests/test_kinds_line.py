@@ -22,7 +22,7 @@ from onetrunk.deploy.deployer import Deployer
 from onetrunk.export.precision import parse_precision
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.serving import Server
 from onetrunk.tasks import load_task, read_examples
@@ -172,7 +172,7 @@ def trained(made_up, tiny_trunk, tmp_path_factory):
 def served(trained, tiny_trunk_folder, tmp_path_factory):
     """A running server of all of them, and its repository."""
     repository = tmp_path_factory.mktemp("served") / "repository"
-    build_repository(repository, heads=trained[1], trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=repository, heads=trained[1], trunk=tiny_trunk_folder, max_length=32))
     with Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY) as server:
         yield server, repository
 
@@ -379,13 +379,15 @@ def test_kinds_are_grouped_and_reduced(trained, tiny_trunk_folder, tmp_path, pre
     """Every file is checked against torch, or against the files it is made of; int8 is judged on dev data."""
     gate = GateSettings(max_loss=20, task_dir=trained[1].parent)
     report = build_repository(
-        tmp_path / "repository",
-        heads=trained[1],
-        trunk=tiny_trunk_folder,
-        max_length=32,
-        group_heads=True,
-        precision=parse_precision(precision),
-        gate=GateSettings() if precision == "fp32" else gate,
+        BuildRequest(
+            output=tmp_path / "repository",
+            heads=trained[1],
+            trunk=tiny_trunk_folder,
+            max_length=32,
+            group_heads=True,
+            precision=parse_precision(precision),
+            gate=GateSettings() if precision == "fp32" else gate,
+        )
     )
     group = json.loads((tmp_path / "repository" / "heads_01" / "1" / "group.json").read_text())
     assert set(group["heads"]) == {"about", "rating", "pairs"}, "what answers for every token stays by itself"

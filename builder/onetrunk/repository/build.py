@@ -73,72 +73,95 @@ class BuildReport:
         return bool(self.written or self.removed)
 
 
-def build_repository(
-    output: Path,
-    *,
-    heads: Path = Path("heads"),
-    tasks: Sequence[str] | None = None,
-    trunk: str | Path | None = None,
-    max_length: int = 128,
-    buckets: BucketWish | None = None,
-    triton_release: str = DEFAULT_RELEASE,
-    group_heads: bool = False,
-    precision: Precision = FP32,
-    gate: GateSettings = DEFAULT_GATE,
-    device: Device = "cpu",
-    tune: Goal | None = None,
-    dry_run: bool = False,
-    progress: Progress = silent,
-) -> BuildReport:
-    """Builds a Triton model repository from bundles, or brings an existing one up to date.
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """The repository to build.
 
-    Args:
-        output: the repository's folder; made where it is not there.
-        heads: the folder of bundles.
-        tasks: which tasks; None for all. The repository then has these and no others.
-        trunk: see onetrunk.nn.trunk.load_trunk.
-        max_length: longest text in tokens, and the last bucket.
-        buckets: the padded lengths, or what to choose them from; None for 16, 32, 64 ...
-        triton_release: the Triton release that must be able to load the files, as in ``24.10``.
-        group_heads: whether the heads of one tap are served by one model, where there are several.
-        precision: what trunk and heads compute in.
-        gate: how a reduced precision is judged.
-        device: where segments and heads run.
-        tune: measure the models on this machine, and give each the threads that suit this goal; None for usual numbers.
-        dry_run: only say what would be done.
-        progress: see Progress.
+    Attributes:
+        output: The repository's folder. It is created if it does not exist, and brought up to date if it does.
+        heads: The folder of bundles.
+        tasks: The tasks to serve, and no others. None serves every bundle in ``heads``.
+        trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
+        max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
+        buckets: The padded lengths, or the texts from which to choose them. None uses 16, 32, 64, ...
+        triton_release: The Triton release that must be able to load the files, such as ``24.10``.
+        group_heads: Whether heads that share a tap are served by one model.
+        precision: The precision of the trunk and of the heads.
+        gate: How much a task may lose by a reduced precision, and on which data that is measured.
+        device: Where segments and heads run. The tokenizer always runs on the CPU.
+        tune: The goal for which the models are measured on this machine and given threads. None keeps the defaults.
+        dry_run: Whether to report what would be done and write nothing.
 
     Raises:
-        UserError: an argument, a bundle or the trunk is wrong, or a task has no dev data to judge a precision by.
-        GateError: a task loses too much by the precision. Nothing was published then.
-        OneTrunkError: an export or a check failed. Nothing was published then either.
+        UserError: Two settings exclude each other, or the Triton release is unknown.
+    """
+
+    output: Path
+    heads: Path = Path("heads")
+    tasks: Sequence[str] | None = None
+    trunk: str | Path | None = None
+    max_length: int = 128
+    buckets: BucketWish = field(default_factory=BucketWish)
+    triton_release: str = DEFAULT_RELEASE
+    group_heads: bool = False
+    precision: Precision = FP32
+    gate: GateSettings = DEFAULT_GATE
+    device: Device = "cpu"
+    tune: Goal | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        get_release(self.triton_release)
+        if self.tune is not None and self.device != "cpu":
+            raise UserError(
+                f"--tune measures threads on the CPU, and --device {self.device} needs none: leave one of them out"
+            )
+        if self.tune is not None and self.dry_run:
+            raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+        if self.device == "gpu" and "int8" in (self.precision.trunk, self.precision.heads):
+            raise UserError(f"--precision {self.precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
+
+
+def build_repository(request: BuildRequest, progress: Progress = silent) -> BuildReport:
+    """Build a Triton model repository from bundles, or bring an existing one up to date.
+
+    Args:
+        request: The repository to build.
+        progress: Called as the build proceeds; see ``onetrunk.progress.Progress``.
+
+    Returns:
+        What was done, or with ``dry_run`` would be done.
+
+    Raises:
+        UserError: A bundle or the trunk cannot be used, or a task has no dev data on which to judge a precision.
+        GateError: A task loses too much by the precision. Nothing was published.
+        OneTrunkError: An export or a check failed. Nothing was published.
     """
     started = time.monotonic()
-    _check_tune(tune, device, dry_run)
-    _check_precision(precision, device)
-    release = get_release(triton_release)
+    output, gate = request.output, request.gate
+    release = get_release(request.triton_release)
     progress("loading the trunk", 0, 1)
-    loaded = load_trunk(trunk)
-    chosen = select_heads(heads, tasks, loaded)
-    settled = (buckets or BucketWish()).settle(loaded, max_length, list(chosen), progress)
-    with nullcontext() if dry_run else locked(output):
-        finished = not dry_run and finish_earlier(output)
+    trunk = load_trunk(request.trunk)
+    heads = select_heads(request.heads, request.tasks, trunk)
+    buckets = request.buckets.settle(trunk, request.max_length, list(heads), progress)
+    with nullcontext() if request.dry_run else locked(output):
+        finished = not request.dry_run and finish_earlier(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(
             output,
-            loaded,
-            chosen,
-            settled.lengths,
+            trunk,
+            heads,
+            buckets.lengths,
             manifest,
-            settled.origin,
-            group_heads=group_heads,
-            precision=precision,
-            placement=_placement(device, tune, manifest),
+            buckets.origin,
+            group_heads=request.group_heads,
+            precision=request.precision,
+            placement=_placement(request.device, request.tune, manifest),
         )
         gating = plan_gate(plan, manifest, gate)
         if gate.on:
-            # What is known already is judged too: it may have been found when more was allowed.
+            # Known results are judged again: they may come from a build that allowed a greater loss.
             judge(gating.known, gate.max_loss)
         texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
         written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
@@ -146,15 +169,15 @@ def build_repository(
         changed = bool(written or plan.removed or gating.open) or settings != (release.name, gating.rule)
         differences: dict[str, float] = {}
         results = dict(gating.known)
-        if changed and not dry_run:
-            differences, results = _publish(output, plan, gating, loaded, release, manifest, texts, progress)
+        if changed and not request.dry_run:
+            differences, results = _publish(output, plan, gating, trunk, release, manifest, texts, progress)
         tuning = Tuning(plan.contents.placement)
-        if tune is not None:
-            tuning = tune_repository(output, tune, settled.typical, progress)
+        if request.tune is not None:
+            tuning = tune_repository(output, request.tune, buckets.typical, progress)
     return BuildReport(
         output=output,
-        tasks=tuple(chosen),
-        buckets=settled,
+        tasks=tuple(heads),
+        buckets=buckets,
         models={
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
@@ -162,38 +185,26 @@ def build_repository(
         written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else [])])),
         removed=tuple(plan.removed),
         differences=differences,
-        precision=precision,
+        precision=request.precision,
         gate=results,
         gated=set(gating.tasks) <= set(results),
         finished_earlier=finished,
         seconds=time.monotonic() - started,
         placement=tuning.placement,
-        notes=(*_notes(plan, group_heads, device), *tuning.notes),
+        notes=(*_notes(plan, request), *tuning.notes),
     )
 
 
-def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
-    if tune is not None and device != "cpu":
-        raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
-    if tune is not None and dry_run:
-        raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
-
-
-def _check_precision(precision: Precision, device: Device) -> None:
-    if device == "gpu" and "int8" in (precision.trunk, precision.heads):
-        raise UserError(f"--precision {precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
-
-
-def _notes(plan: RepositoryPlan, group_heads: bool, device: Device) -> list[str]:
-    """What was asked for and makes no sense or no difference, though it can be built."""
+def _notes(plan: RepositoryPlan, request: BuildRequest) -> list[str]:
+    """Return remarks on settings that have no effect, or an unwanted one."""
     notes = []
-    precision = plan.contents.precision
-    if device == "cpu" and "fp16" in (precision.trunk, precision.heads):
+    precision = request.precision
+    if request.device == "cpu" and "fp16" in (precision.trunk, precision.heads):
         notes.append(
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
             "for speed"
         )
-    if group_heads and not plan.groups:
+    if request.group_heads and not plan.groups:
         notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")
     return notes
 

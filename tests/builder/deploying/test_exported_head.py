@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 
 WIDTH = 32
 
@@ -83,10 +83,12 @@ def test_it_is_built_like_a_bundle(exported, tiny_heads, tiny_trunk_folder, tmp_
     heads = shutil.copytree(tiny_heads, tmp_path / "heads")
     shutil.copytree(exported(), heads / "urgent")
     output = tmp_path / "built"
-    report = build_repository(output, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    report = build_repository(BuildRequest(output=output, heads=heads, trunk=tiny_trunk_folder, max_length=32))
     assert report.models["head_urgent"] == "version 1, new"
     assert "head_urgent" not in report.differences, "there is nothing to compare it with"
-    assert not build_repository(output, heads=heads, trunk=tiny_trunk_folder, max_length=32).changed
+    assert not build_repository(
+        BuildRequest(output=output, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    ).changed
     assert Deployer(output, url=None).verify() == []
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.export import parity
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.manifest import read_manifest
 from onetrunk.repository.publication import locked
 from onetrunk.serving.repository import read_repository
@@ -210,7 +210,7 @@ def test_rollback_does_not_change_what_a_name_means(
     heads = shutil.copytree(tiny_heads, tmp_path / "heads")
     shutil.rmtree(heads / "mood")
     shutil.copytree(bundle(labels=("good", "bad")), heads / "mood")
-    build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=repository, heads=heads, trunk=tiny_trunk_folder, max_length=32))
     with pytest.raises(UserError, match="version 1: task mood is taken by a head with labels good, bad, in this order"):
         deployer.rollback("mood")
 
@@ -274,7 +274,7 @@ def test_build_drops_an_old_version_that_is_damaged(
     shutil.copytree(bundle(), heads / "mood")
     deployer.deploy(heads / "mood")
     (repository / "head_mood/1/model.onnx").write_bytes(b"damaged")
-    build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=repository, heads=heads, trunk=tiny_trunk_folder, max_length=32))
     assert loaded(repository, "mood") == (2,), "a server that starts would stumble over it"
 
 
@@ -420,7 +420,7 @@ def test_candidate_stands_in_the_way_of_others(deployer, repository, bundle, tin
     with pytest.raises(UserError, match="version 2 of mood is the candidate"):
         deployer.rollback("mood", to=2)
     with pytest.raises(UserError, match="a candidate of mood is being tried, which a build would end"):
-        build_repository(repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
+        build_repository(BuildRequest(output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32))
 
 
 def test_damaged_version_is_not_gone_back_to(deployer, repository, bundle):
@@ -459,10 +459,12 @@ def test_build_after_deployments_keeps_them_where_the_bundles_are_the_same(
     shutil.copytree(bundle(), heads / "mood")
     deployer.deploy(heads / "mood")
     before = visible(repository)
-    assert not build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32).changed
+    assert not build_repository(
+        BuildRequest(output=repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    ).changed
     assert visible(repository) == before
     deployer.rollback("mood")
-    report = build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    report = build_repository(BuildRequest(output=repository, heads=heads, trunk=tiny_trunk_folder, max_length=32))
     assert report.models["head_mood"] == "version 2, kept"
     assert pinned(repository, "mood") == 2
     assert deployer.verify() == []

@@ -7,7 +7,7 @@ import pytest
 
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.live_server import LiveServer
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -19,7 +19,11 @@ TASKS = ("grade", "match", "mood", "topic")
 
 @pytest.fixture
 def repository(tiny_heads, tiny_trunk_folder, tmp_path):
-    build_repository(tmp_path / "grouped", heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, group_heads=True)
+    build_repository(
+        BuildRequest(
+            output=tmp_path / "grouped", heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, group_heads=True
+        )
+    )
     return tmp_path / "grouped"
 
 

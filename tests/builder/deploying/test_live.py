@@ -26,7 +26,7 @@ from onetrunk.export.modules import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -244,7 +244,7 @@ def test_sync_brings_a_server_up_to_date_after_a_build(
     heads = shutil.copytree(tiny_heads, tmp_path / "heads")
     shutil.rmtree(heads / "mood")
     shutil.copytree(bundle(shift=1.5), heads / "mood")
-    build_repository(repository, heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=repository, heads=heads, trunk=tiny_trunk_folder, max_length=32))
     assert live.verify() == [
         "server: head_mood version 2 is not loaded",
         "server: multitask serves head_mood 1 instead of 2",

@@ -16,7 +16,7 @@ from onetrunk.deploy.making import Making
 from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
 from onetrunk.export import quantization
 from onetrunk.export.precision import FP32, Precision
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate import GateError
 from onetrunk.repository.gate_settings import GateRule, GateSettings, GateWish
@@ -32,12 +32,14 @@ def repository(tiny_heads, tiny_trunk_folder, tmp_path):
     """The tiny heads in int8."""
     output = tmp_path / "repository"
     build_repository(
-        output,
-        heads=tiny_heads,
-        trunk=tiny_trunk_folder,
-        max_length=32,
-        precision=Precision(trunk="int8", heads="int8"),
-        gate=GateSettings(on=False),
+        BuildRequest(
+            output=output,
+            heads=tiny_heads,
+            trunk=tiny_trunk_folder,
+            max_length=32,
+            precision=Precision(trunk="int8", heads="int8"),
+            gate=GateSettings(on=False),
+        )
     )
     return output
 
@@ -116,7 +118,9 @@ def test_next_build_knows_what_a_deployment_found(judged, repository, tiny_heads
     heads = shutil.copytree(tiny_heads, tmp_path / "heads")
     shutil.copytree(bundle(), heads / "mood", dirs_exist_ok=True)
     settings = {"heads": heads, "trunk": tiny_trunk_folder, "max_length": 32, "gate": GateSettings(on=False)}
-    report = build_repository(repository, **settings, precision=read_manifest(repository).precision, dry_run=True)
+    report = build_repository(
+        BuildRequest(output=repository, **settings, precision=read_manifest(repository).precision, dry_run=True)
+    )
     assert report.gate == {"mood": read_manifest(repository).gate["mood"]}
 
 
@@ -130,7 +134,7 @@ def test_head_that_loses_too_much_is_refused(judged, repository, bundle, monkeyp
 
 
 def test_version_of_before_keeps_its_own_precision(deployer, repository, tiny_heads, tiny_trunk_folder, bundle):
-    build_repository(repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32))
     assert precision_of(repository, "head_mood") == "fp32"
     deployer.rollback("mood")
     assert precision_of(repository, "head_mood") == "int8"

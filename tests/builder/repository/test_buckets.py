@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository import exports
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository, exports
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.length_sample import sample_file, sample_tasks
 from onetrunk.repository.padding import BucketWish
@@ -67,7 +66,9 @@ def repository(tiny_repository, tmp_path):
 def build(tiny_heads, tiny_trunk_folder, repository):
     def run(**wish):
         return build_repository(
-            repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=48, buckets=BucketWish(**wish)
+            BuildRequest(
+                output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=48, buckets=BucketWish(**wish)
+            )
         )
 
     return run

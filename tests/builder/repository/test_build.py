@@ -11,7 +11,7 @@ from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import parity
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.manifest import read_manifest
 
 
@@ -39,7 +39,7 @@ def repository(tiny_repository, tmp_path):
 def build(heads, tiny_trunk_folder, repository):
     def run(**changes):
         settings = {"heads": heads, "trunk": tiny_trunk_folder, "max_length": 32, **changes}
-        return build_repository(settings.pop("output", repository), **settings)
+        return build_repository(BuildRequest(output=settings.pop("output", repository), **settings))
 
     return run
 

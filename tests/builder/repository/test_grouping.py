@@ -19,7 +19,7 @@ from onetrunk.export.merged import merge_models
 from onetrunk.export.onnx_file import ExportError
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.grouping import read_group
 from onetrunk.repository.manifest import read_manifest
 
@@ -38,7 +38,9 @@ def steps(repository, ensemble="multitask"):
 def built(tiny_heads, tiny_trunk_folder, tmp_path_factory):
     """grade and mood stand on tap 3; match and topic have taps of their own."""
     output = tmp_path_factory.mktemp("grouped") / "repository"
-    build_repository(output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, group_heads=True)
+    build_repository(
+        BuildRequest(output=output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, group_heads=True)
+    )
     return output
 
 
@@ -51,7 +53,7 @@ def repository(built, tmp_path):
 def build(tiny_heads, tiny_trunk_folder, repository):
     def run(**changes):
         settings = {"heads": tiny_heads, "trunk": tiny_trunk_folder, "max_length": 32, "group_heads": True, **changes}
-        return build_repository(repository, **settings)
+        return build_repository(BuildRequest(output=repository, **settings))
 
     return run
 

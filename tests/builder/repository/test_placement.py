@@ -16,7 +16,7 @@ from onetrunk.deploy.deployer import Deployer
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository.build import build_repository
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.manifest import read_manifest
 from onetrunk.repository.padding import Buckets
 from onetrunk.repository.part_times import Measurement, PartTime
@@ -58,7 +58,9 @@ def repository(tiny_repository, tmp_path):
 @pytest.fixture
 def build(tiny_heads, tiny_trunk_folder, repository):
     def run(**changes):
-        return build_repository(repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, **changes)
+        return build_repository(
+            BuildRequest(output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, **changes)
+        )
 
     return run
 

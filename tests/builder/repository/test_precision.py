@@ -15,8 +15,8 @@ from onetrunk.export import quantization
 from onetrunk.export.parity import open_session
 from onetrunk.export.precision import Precision
 from onetrunk.protocol.errors import UserError
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
-from onetrunk.repository.build import build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate import GateError
 from onetrunk.repository.manifest import read_manifest
@@ -29,7 +29,7 @@ ALL = {"grade", "match", "mood", "topic"}
 def build(tiny_heads, tiny_trunk_folder, tmp_path, gate):
     def run(**changes):
         settings = {"heads": tiny_heads, "trunk": tiny_trunk_folder, "max_length": 32, "gate": gate, **changes}
-        return build_repository(settings.pop("output", tmp_path / "repository"), **settings)
+        return build_repository(BuildRequest(output=settings.pop("output", tmp_path / "repository"), **settings))
 
     return run
 
@@ -38,7 +38,7 @@ def build(tiny_heads, tiny_trunk_folder, tmp_path, gate):
 def int8_built(tiny_heads, tiny_trunk_folder, tmp_path_factory, gate):
     output = tmp_path_factory.mktemp("int8") / "repository"
     report = build_repository(
-        output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, precision=INT8, gate=gate
+        BuildRequest(output=output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, precision=INT8, gate=gate)
     )
     return output, report
 
