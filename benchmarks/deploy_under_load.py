@@ -32,11 +32,11 @@ from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.reference import reference_answers
 from onetrunk.export.modules import ServedHead
-from onetrunk.export.names import head_name
 from onetrunk.export.parity import ServedTask
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
+from onetrunk.protocol.names import head_name
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import find_bundles

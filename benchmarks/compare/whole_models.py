@@ -14,13 +14,23 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.distill.sessions import untrained_head
 from onetrunk.export.merged import merge_models
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
 from onetrunk.export.onnx_file import export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    HIDDEN_STATE,
+    INPUT_IDS,
+    MULTITASK,
+    MULTITASK_TOKENS,
+    PADDED,
+    TOKEN_TYPE_IDS,
+    TOKENIZER,
+    Segment,
+    hidden_name,
+)
 from onetrunk.repository.buckets import buckets_up_to
-from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
-from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
+from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, tokenizer_config
 from onetrunk.repository.plan import tokenizer_files
 from onetrunk.whole_file import written_whole
 

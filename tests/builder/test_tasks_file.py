@@ -2,10 +2,9 @@
 
 import pytest
 
-from onetrunk.export.names import HIDDEN_STATE, hidden_name
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import HIDDEN_STATE, PADDED, TOKEN_WORDS, hidden_name
 from onetrunk.protocol.task_name import TENSORS, check_task_name
-from onetrunk.repository.configs import PADDED, TOKEN_WORDS
 from onetrunk.tasks import Recipe, find_task, find_tasks, load_task
 
 MINIMAL = 'labels = ["ham", "spam"]\ntrain = "train.csv"\ndev = "dev.csv"\n'

@@ -16,8 +16,8 @@ import yaml
 
 from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
 from onetrunk.export.release import DEFAULT_RELEASE
+from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.configs import MAX_TEXT_BYTES
-from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 from onetrunk.serving.command import ADMIN_HEADER, ADMIN_PROTOCOLS
 from onetrunk.serving.installation import find_triton
 

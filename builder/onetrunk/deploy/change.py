@@ -25,9 +25,9 @@ from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_a
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS, candidate_ensemble, candidate_output
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions
-from onetrunk.repository.contents import Contents, candidate_output
-from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS, candidate_name
+from onetrunk.repository.contents import Contents
 from onetrunk.repository.gate_result import GateResult
 from onetrunk.repository.manifest import MANIFEST, Manifest
 from onetrunk.repository.publication import Publication, is_decided
@@ -105,14 +105,14 @@ class Change:
     @property
     def gone(self) -> list[str]:
         """Folders of ensembles that are there no more."""
-        return [candidate_name(task) for task in self.before.candidates if task not in self.after.candidates]
+        return [candidate_ensemble(task) for task in self.before.candidates if task not in self.after.candidates]
 
     @property
     def ensemble(self) -> str:
         """The ensemble that the change is seen in: that of the candidate, where only that one differs."""
         tried = self.after.heads[self.task].candidate
         if tried is not None and self.before.tasks == self.after.tasks and self._serves_the_same():
-            return candidate_name(self.task)
+            return candidate_ensemble(self.task)
         return MULTITASK
 
     def _serves_the_same(self) -> bool:
@@ -235,7 +235,7 @@ def clear_candidates(repository: Path, contents: Contents) -> list[str]:
 
     A server must have unloaded them: one whose folder is gone goes on being served, and is not listed any more.
     """
-    names = [candidate_name(task) for task in sorted(contents.heads) if task not in contents.candidates]
+    names = [candidate_ensemble(task) for task in sorted(contents.heads) if task not in contents.candidates]
     gone = [name for name in names if (repository / name).is_dir()]
     if gone:
         with Publication(repository) as publication:

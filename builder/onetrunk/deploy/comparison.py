@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from onetrunk.deploy.live_server import LiveServer, Row
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository.contents import Contents, candidate_output
-from onetrunk.repository.ensemble import candidate_name
+from onetrunk.protocol.names import candidate_ensemble, candidate_output
+from onetrunk.repository.contents import Contents
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import stack_rows
@@ -104,7 +104,7 @@ def compare(
     head = contents.heads[task]
     if head.candidate is None:
         raise UserError(f"task {task} has no candidate")
-    spec, ensemble = head.specs[head.candidate], candidate_name(task)
+    spec, ensemble = head.specs[head.candidate], candidate_ensemble(task)
     texts = _read(file, spec)
     outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
     answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}  # a row each

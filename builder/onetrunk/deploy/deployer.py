@@ -27,10 +27,10 @@ from onetrunk.deploy.transitions import (
     with_version,
 )
 from onetrunk.deploy.verification import verify
-from onetrunk.export.names import head_name
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.configs import TOKENIZER, pinned_version
+from onetrunk.protocol.names import TOKENIZER, head_name
+from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.contents import Contents, HeadState
 from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
 from onetrunk.repository.manifest import Manifest

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from onetrunk.deploy.history import History
-from onetrunk.export.names import MODEL_FILE, head_name
+from onetrunk.protocol.names import MODEL_FILE, head_name
 from onetrunk.repository.standing import read_standing
 
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.ensemble import ENSEMBLE_VERSION
+from onetrunk.protocol.names import ENSEMBLE_VERSION
 
 ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
 _ADMIN_HEADER = "triton-grpc-protocol-onetrunk-admin-key"

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from onetrunk.deploy.proof import smoke_rows
 from onetrunk.deploy.reference import own_answers, reference_answers
 from onetrunk.export.chain_run import Chain
-from onetrunk.export.names import MODEL_FILE, Segment, head_name
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import MODEL_FILE, Segment, candidate_output, head_name
 from onetrunk.repository.arrivals import served_task
-from onetrunk.repository.contents import Contents, candidate_output
+from onetrunk.repository.contents import Contents
 from onetrunk.repository.exports import Exports, is_reduced_task
 from onetrunk.repository.gate import judge, measure_losses, read_dev
 from onetrunk.repository.gate_plan import gate_key

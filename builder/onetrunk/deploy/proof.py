@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from onetrunk.deploy.live_server import Answers, LiveServer, Row
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.repository.configs import TOKEN_WORDS
+from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
@@ -111,4 +111,4 @@ def check_answers(
 
 def outputs_of(ensemble: pb.ModelConfig) -> Sequence[str]:
     """Its outputs that are scores."""
-    return [output.name for output in ensemble.output if output.name not in ("truncated", TOKEN_WORDS)]
+    return [output.name for output in ensemble.output if output.name not in (TRUNCATED, TOKEN_WORDS)]

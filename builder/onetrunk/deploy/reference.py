@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from onetrunk.deploy.live_server import Row
 from onetrunk.export.chain_run import Chain, padded_batches
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE
 from onetrunk.export.parity import ServedTask, open_session
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE
 from onetrunk.tasks.head_spec import HeadSpec
 
 

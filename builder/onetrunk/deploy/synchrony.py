@@ -10,11 +10,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.proof import PROOF
-from onetrunk.export.names import head_name
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.repository.configs import TOKENIZER, pinned_version
+from onetrunk.protocol.names import TOKENIZER, candidate_ensemble, head_name
+from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.contents import Contents
-from onetrunk.repository.ensemble import candidate_name
 
 _PARTS = ("head_", "heads_", "trunk_")
 
@@ -59,7 +58,7 @@ def differences(contents: Contents, server: LiveServer) -> list[Difference]:
     ensembles = [config for config, _ in contents.ensembles]
     names = {config.name for config in ensembles} | expected.keys()
     # A candidate's ensemble that is gone goes first: loading another one loads its parts anew, and all that names them.
-    ended = {candidate_name(task) for task in contents.heads} - names
+    ended = {candidate_ensemble(task) for task in contents.heads} - names
     for model in sorted(loaded):
         if model in ended:
             found.append(Difference(model, "is loaded, and its trial has ended", "unload", "ensemble"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from onetrunk.export.names import Segment, cut_trunk, segment_named
 from onetrunk.export.precision import Numbers
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import Segment, cut_trunk, segment_named
 from onetrunk.repository.contents import Contents, HeadState
 from onetrunk.repository.standing import Standing
 from onetrunk.tasks.head_spec import HeadSpec

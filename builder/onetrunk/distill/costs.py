@@ -17,11 +17,11 @@ from onetrunk.distill.sessions import (
     versions,
 )
 from onetrunk.distill.spread import Spread
-from onetrunk.export.names import HIDDEN_STATE
 from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import HIDDEN_STATE
 
 
 def measure_costs(

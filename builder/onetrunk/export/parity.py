@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from onetrunk.export.modules import ServedHead
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from onetrunk.export.parity_batches import Batch, parity_batches
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 

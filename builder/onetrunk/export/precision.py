@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from onetrunk.export.names import Segment
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import Segment
 
 Numbers = Literal["fp32", "int8", "fp16"]
 """``int8``: products of 8-bit integers, for CPUs. ``fp16``: 16-bit floats, for GPUs. Inputs and outputs stay FP32."""

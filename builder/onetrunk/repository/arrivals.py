@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.digest import sha256_file
-from onetrunk.export.names import MODEL_FILE, head_name
 from onetrunk.export.precision import reduce_file
 from onetrunk.protocol import __version__
-from onetrunk.repository.configs import TOKENIZER, parameters_of, pinned_version
+from onetrunk.protocol.names import ENSEMBLE_VERSION, MODEL_FILE, TOKENIZER, head_name
+from onetrunk.repository.configs import parameters_of, pinned_version
 from onetrunk.repository.contents import Contents
-from onetrunk.repository.ensemble import ENSEMBLE_VERSION
 from onetrunk.repository.gate_settings import DEFAULT_RULE, GateRule
 from onetrunk.repository.grouping import Group
 from onetrunk.repository.manifest import Manifest, ModelEntry, VersionEntry

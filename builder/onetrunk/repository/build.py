@@ -9,14 +9,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onetrunk.export.names import head_name
 from onetrunk.export.precision import FP32, Precision
 from onetrunk.export.release import DEFAULT_RELEASE, Release, get_release
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.names import TOKENIZER, head_name
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
-from onetrunk.repository.configs import TOKENIZER
 from onetrunk.repository.exports import Exports
 from onetrunk.repository.gate import judge, measure_losses
 from onetrunk.repository.gate_plan import GatePlan, plan_gate

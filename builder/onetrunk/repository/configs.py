@@ -12,17 +12,23 @@ from collections.abc import Mapping, Sequence
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
 from onetrunk.export.precision import Numbers
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    HIDDEN_STATE,
+    PADDED,
+    TOKEN_WORDS,
+    TOKENIZER,
+    TRUNCATED,
+    Segment,
+    head_name,
+)
 from onetrunk.repository.grouping import Group
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
 MAX_BATCH_SIZE = 32
 MAX_TEXT_BYTES = 1 << 20
-TOKENIZER = "tokenizer"
-TOKEN_WORDS = "token_words"
-PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)}
 
 # Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
 # nearly all of the work and gets two threads; a folded head is too small to share out.
@@ -40,7 +46,7 @@ def tokenizer_config(
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], optional=True))
     for name in PADDED.values():
         config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
-    config.output.append(pb.ModelOutput(name="truncated", data_type=pb.TYPE_BOOL, dims=[1]))
+    config.output.append(pb.ModelOutput(name=TRUNCATED, data_type=pb.TYPE_BOOL, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
     _set_parameters(
         config,

@@ -11,10 +11,10 @@ from functools import cached_property
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.names import Segment, head_name
 from onetrunk.export.precision import FP32, Numbers, Precision
+from onetrunk.protocol.names import ENSEMBLE_VERSION, Segment, candidate_output, head_name
 from onetrunk.repository.configs import config_text, group_config, head_config, label_file, segment_config
-from onetrunk.repository.ensemble import ENSEMBLE_VERSION, GroupModel, HeadModel, candidate_config, ensemble_configs
+from onetrunk.repository.ensemble import GroupModel, HeadModel, candidate_config, ensemble_configs
 from onetrunk.repository.grouping import Group
 from onetrunk.repository.placement import CPU, Placement
 from onetrunk.tasks.head_spec import HeadSpec
@@ -189,11 +189,6 @@ class Contents:
     def texts(self) -> Mapping[str, str]:
         """All texts, in the order in which they are moved in: no config before that of what it names."""
         return {**self.part_texts, **self.ensemble_texts}
-
-
-def candidate_output(task: str) -> str:
-    """The output under which a task's candidate answers."""
-    return f"{task}_candidate"
 
 
 def label_text(head: HeadModel) -> str:

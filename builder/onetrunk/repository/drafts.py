@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from onetrunk.export.exported_head import ExportedHead
-from onetrunk.export.names import Segment, head_name
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.release import Release
 from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import Segment, head_name
 
 
 class Drafts:

@@ -14,17 +14,23 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKEN_WORDS, parameters_of, pinned_version
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    ENSEMBLE_VERSION,
+    HIDDEN_STATE,
+    MULTITASK,
+    MULTITASK_TOKENS,
+    PADDED,
+    TOKEN_WORDS,
+    TRUNCATED,
+    Segment,
+    candidate_ensemble,
+    hidden_name,
+)
+from onetrunk.repository.configs import MAX_BATCH_SIZE, parameters_of, pinned_version
 from onetrunk.repository.grouping import Group
 from onetrunk.tasks.kinds import get_kind
-
-MULTITASK = "multitask"
-MULTITASK_TOKENS = "multitask_tokens"
-
-# What an ensemble pins is in its config, which is replaced in place: its own version never changes.
-ENSEMBLE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def candidate_config(
     Errors as for ensemble_configs.
     """
     _check_parts(segments, heads)
-    return _ensemble(candidate_name(task), ("text",), ("text_pair",), tokenizer, _used(segments, heads), heads)
+    return _ensemble(candidate_ensemble(task), ("text",), ("text_pair",), tokenizer, _used(segments, heads), heads)
 
 
 def _used(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> dict[Segment, pb.ModelConfig]:
@@ -140,11 +146,6 @@ def _used(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
         for segment, config in segments.items()
         if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
     }
-
-
-def candidate_name(task: str) -> str:
-    """The name of the ensemble by which a task's candidate is tried."""
-    return f"candidate_{task}"
 
 
 def _check_parts(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> None:
@@ -186,7 +187,7 @@ def _ensemble(
     if name != MULTITASK_TOKENS:
         # Token ids are never cut, so only text can be; and only text has words.
         about_words = any(head.by_token for head in heads)
-        for tensor in ("truncated", TOKEN_WORDS) if about_words else ("truncated",):
+        for tensor in (TRUNCATED, TOKEN_WORDS) if about_words else (TRUNCATED,):
             config.output.append(_output_of(tokenizer, tensor))
             outputs[tensor] = tensor
     _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, outputs)

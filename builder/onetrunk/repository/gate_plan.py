@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onetrunk.export.names import head_name
+from onetrunk.protocol.names import head_name
 from onetrunk.repository.exports import is_reduced_task
 from onetrunk.repository.gate import GATE_FORMAT, read_dev, rows_hash
 from onetrunk.repository.gate_result import GateResult

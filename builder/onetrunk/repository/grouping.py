@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from onetrunk.export.names import group_name
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import group_name
 
 GROUP_JSON = "group.json"
 

@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from onetrunk.export.names import ATTENTION_MASK, INPUT_IDS
 from onetrunk.progress import Progress, silent
+from onetrunk.protocol.names import ATTENTION_MASK, INPUT_IDS
 from onetrunk.repository.quiet import QUIET, free_share
 
 # The first runs allocate memory and choose kernels.

@@ -10,13 +10,13 @@ from pathlib import Path
 from onetrunk.digest import sha256_file
 from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
 from onetrunk.export.grouped_heads import fits_group
-from onetrunk.export.names import Segment, cut_trunk, head_name
 from onetrunk.export.precision import FP32, Numbers, Precision
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository.configs import TOKENIZER, tokenizer_config
+from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
+from onetrunk.repository.configs import tokenizer_config
 from onetrunk.repository.contents import Contents, GroupState, HeadState
 from onetrunk.repository.grouping import Group, Member
 from onetrunk.repository.manifest import Manifest, source_hash

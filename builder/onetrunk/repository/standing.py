@@ -9,10 +9,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.names import segment_named
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import TOKENIZER, segment_named
 from onetrunk.repository.arrivals import holds_text
-from onetrunk.repository.configs import TOKENIZER, parameters_of
+from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.contents import Contents, GroupState, HeadState
 from onetrunk.repository.grouping import read_group
 from onetrunk.repository.manifest import Manifest, ModelEntry, read_manifest

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onetrunk.export.names import MODEL_FILE
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.progress import Progress, silent
-from onetrunk.repository.configs import TOKENIZER, parameters_of
+from onetrunk.protocol.names import MODEL_FILE, TOKENIZER
+from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.contents import Contents
 from onetrunk.repository.part_times import Measurement, measure_parts
 from onetrunk.repository.placement import Placement

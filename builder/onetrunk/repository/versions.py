@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onetrunk.digest import sha256_file
-from onetrunk.export.names import MODEL_FILE, Segment
 from onetrunk.export.precision import Numbers
 from onetrunk.export.release import IR_VERSION, OPSET
-from onetrunk.repository.configs import TOKENIZER
+from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment
 from onetrunk.repository.grouping import GROUP_JSON, grouped_versions
 from onetrunk.repository.manifest import Manifest, ModelEntry, source_hash
 from onetrunk.tasks.head_spec import HEAD_JSON

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from onetrunk.export.half import halve_file
-from onetrunk.export.names import Segment
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.parity import open_session
 from onetrunk.export.release import IR_VERSION, get_release
 from onetrunk.nn.head import new_head
+from onetrunk.protocol.names import Segment
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 

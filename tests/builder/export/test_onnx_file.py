@@ -3,11 +3,11 @@
 import onnx
 import pytest
 
-from onetrunk.export.names import Segment, cut_trunk
 from onetrunk.export.onnx_file import ExportError, export_head, export_segment
 from onetrunk.export.release import RELEASES, Release, get_release
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import Segment, cut_trunk
 
 RELEASE = get_release("24.10")
 

@@ -10,12 +10,12 @@ from onnx import numpy_helper
 
 from onetrunk.export import parity
 from onetrunk.export.modules import ServedHead
-from onetrunk.export.names import Segment
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.parity import TOLERANCE, ParityError, ServedTask, check_parity
 from onetrunk.export.parity_batches import parity_batches
 from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import Bundle, load_bundle
+from onetrunk.protocol.names import Segment
 
 BUCKETS = (16, 32)
 RELEASE = get_release("24.10")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from onetrunk.export.names import Segment
 from onetrunk.export.precision import FP32, Precision, parse_precision
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import Segment
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from onetrunk.export.names import Segment
 from onetrunk.export.onnx_file import ExportError, export_head, export_segment
 from onetrunk.export.parity import open_session
 from onetrunk.export.quantization import quantize_file
 from onetrunk.export.release import IR_VERSION, get_release
 from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.names import Segment
 
 RELEASE = get_release("24.10")
 MASK = np.ones((3, 9), dtype=np.int64)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from onetrunk.export.chain_run import Chain, padded_batches
-from onetrunk.export.names import Segment
 from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.names import Segment
 from onetrunk.repository.gate_settings import GateSettings
 
 _WORDS = "a the is was very good bad film play music song red blue who what great poor plot actor short"

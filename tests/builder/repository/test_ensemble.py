@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from onetrunk.export.names import cut_trunk
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import cut_trunk
 from onetrunk.repository.configs import head_config, segment_config, tokenizer_config
 from onetrunk.repository.ensemble import HeadModel, ensemble_configs
 from onetrunk.tasks.head_spec import HeadSpec
