@@ -19,9 +19,8 @@ from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_opt
 from onetrunk.protocol.errors import OneTrunkError
 
 if TYPE_CHECKING:
+    from onetrunk.protocol.manifest import Device, GateResult
     from onetrunk.repository import BuildReport
-    from onetrunk.repository.gate_result import GateResult
-    from onetrunk.repository.placement import Device
     from onetrunk.repository.thread_choice import Goal
 
 _EPILOG = """\b

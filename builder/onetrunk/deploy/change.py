@@ -25,11 +25,11 @@ from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_a
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.manifest import MANIFEST, GateResult, Manifest
 from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS, candidate_ensemble, candidate_output
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions
+from onetrunk.repository.configs import placed_text
 from onetrunk.repository.contents import Contents
-from onetrunk.repository.gate_result import GateResult
-from onetrunk.repository.manifest import MANIFEST, Manifest
 from onetrunk.repository.publication import Publication, is_decided
 from onetrunk.repository.publishing import publish, told_on_disk
 from onetrunk.repository.versions import PlannedModel
@@ -79,7 +79,7 @@ class Change:
     def new_segment_texts(self) -> dict[str, str]:
         """The configs of segments that only ``after`` has."""
         return {
-            f"{config.name}/config.pbtxt": self.after.placement.config_text(config)
+            f"{config.name}/config.pbtxt": placed_text(config, self.after.placement)
             for segment, config in self.after.segment_configs().items()
             if self.before.segments.get(segment) != self.after.segments[segment]
         }

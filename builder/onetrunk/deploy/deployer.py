@@ -29,11 +29,11 @@ from onetrunk.deploy.transitions import (
 from onetrunk.deploy.verification import verify
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import Manifest
 from onetrunk.protocol.names import TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.contents import Contents, HeadState
 from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
-from onetrunk.repository.manifest import Manifest
 from onetrunk.repository.publication import finish_earlier, locked
 from onetrunk.repository.publishing import publish
 from onetrunk.repository.standing import Standing, changed_texts, read_standing, required_manifest

@@ -16,13 +16,13 @@ from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import GateResult
 from onetrunk.protocol.names import MODEL_FILE, Segment, candidate_output, head_name
 from onetrunk.repository.arrivals import served_task
 from onetrunk.repository.contents import Contents
 from onetrunk.repository.exports import Exports, is_reduced_task
 from onetrunk.repository.gate import judge, measure_losses, read_dev
 from onetrunk.repository.gate_plan import gate_key
-from onetrunk.repository.gate_result import GateResult
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.plan import HeadSource
 from onetrunk.repository.publication import Publication

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from onetrunk.export.precision import Numbers
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import Dtype
 from onetrunk.protocol.names import Segment, cut_trunk, segment_named
 from onetrunk.repository.contents import Contents, HeadState
 from onetrunk.repository.standing import Standing
@@ -69,7 +69,7 @@ def _shown(value: object) -> str:
 
 
 def with_version(
-    task: str, head: HeadState, version: int, spec: HeadSpec, action: str, numbers: Numbers = "fp32"
+    task: str, head: HeadState, version: int, spec: HeadSpec, action: str, numbers: Dtype = "fp32"
 ) -> HeadState:
     """The head with a version that has come in: live for ``deploy``, else beside the live one.
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from onetrunk.digest import sha256_file
 from onetrunk.export.precision import reduce_file
 from onetrunk.protocol import __version__
+from onetrunk.protocol.manifest import DEFAULT_RULE, GateRule, Manifest, ModelEntry, VersionEntry
 from onetrunk.protocol.names import ENSEMBLE_VERSION, MODEL_FILE, TOKENIZER, head_name
 from onetrunk.repository.configs import parameters_of, pinned_version
 from onetrunk.repository.contents import Contents
-from onetrunk.repository.gate_settings import DEFAULT_RULE, GateRule
 from onetrunk.repository.grouping import Group
-from onetrunk.repository.manifest import Manifest, ModelEntry, VersionEntry
 from onetrunk.repository.publication import Publication
 from onetrunk.repository.versions import PlannedModel
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from onetrunk.export.parity import ServedTask
     from onetrunk.export.release import Release
     from onetrunk.nn.trunk import Trunk
-    from onetrunk.repository.gate_result import GateResult
+    from onetrunk.protocol.manifest import GateResult
     from onetrunk.repository.plan import HeadSource
 
 Versions = Mapping[str, dict[int, VersionEntry]]
@@ -117,7 +116,7 @@ def merged_versions(
         if model.fresh:
             files = {name: sha256_file(publication.current(name)) for name in model.files}
             found.setdefault(model.name, {})[model.version] = VersionEntry(
-                source=model.source, files=files, numbers=model.numbers
+                source=model.source, files=files, dtype=model.numbers
             )
     return found
 

@@ -9,21 +9,28 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onetrunk.export.precision import FP32, Precision
 from onetrunk.export.release import DEFAULT_RELEASE, Release, get_release
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import (
+    CPU,
+    FP32,
+    MANIFEST,
+    Device,
+    GateResult,
+    Manifest,
+    Placement,
+    Precision,
+    read_manifest,
+)
 from onetrunk.protocol.names import TOKENIZER, head_name
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
 from onetrunk.repository.exports import Exports
 from onetrunk.repository.gate import judge, measure_losses
 from onetrunk.repository.gate_plan import GatePlan, plan_gate
-from onetrunk.repository.gate_result import GateResult
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
-from onetrunk.repository.manifest import MANIFEST, Manifest, read_manifest
 from onetrunk.repository.padding import Buckets, BucketWish
-from onetrunk.repository.placement import CPU, Device, Placement
 from onetrunk.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
 from onetrunk.repository.publication import Publication, finish_earlier, locked
 from onetrunk.repository.thread_choice import Goal

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.precision import Numbers
+from onetrunk.protocol.manifest import Dtype, Placement
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
     HIDDEN_STATE,
@@ -29,6 +29,9 @@ from onetrunk.tasks.kinds import get_kind
 
 MAX_BATCH_SIZE = 32
 MAX_TEXT_BYTES = 1 << 20
+
+_ONNX_BACKEND = "onnxruntime"
+_THREADS = "intra_op_thread_count"
 
 # Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
 # nearly all of the work and gets two threads; a folded head is too small to share out.
@@ -63,9 +66,7 @@ def tokenizer_config(
     return config
 
 
-def segment_config(
-    segment: Segment, *, width: int, trunk: str, version: int, numbers: Numbers = "fp32"
-) -> pb.ModelConfig:
+def segment_config(segment: Segment, *, width: int, trunk: str, version: int, dtype: Dtype = "fp32") -> pb.ModelConfig:
     """A segment of the trunk."""
     config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
     for name in segment.inputs:
@@ -74,11 +75,11 @@ def segment_config(
         else:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
-    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": numbers})
+    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": dtype})
     return config
 
 
-def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "fp32") -> pb.ModelConfig:
+def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32") -> pb.ModelConfig:
     """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     _add_state(config, spec.width)
@@ -94,7 +95,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
         "tap": str(spec.tap),
         "layers": str(spec.layers),
         "trunk": spec.trunk,
-        "precision": numbers,
+        "precision": dtype,
     }
     if spec.range:
         parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
@@ -127,9 +128,36 @@ def label_file(task: str) -> str:
 
 
 def config_text(config: pb.ModelConfig) -> str:
-    """The content of config.pbtxt."""
+    """Return the content of ``config.pbtxt``."""
     text: str = text_format.MessageToString(config)
     return text
+
+
+def placed_text(config: pb.ModelConfig, placement: Placement) -> str:
+    """Return the content of a part's ``config.pbtxt`` in a placement, with the measurement as a leading comment."""
+    threads = placement.threads.get(config.name)
+    lines = [threads.reason, placement.measured] if threads and config.backend == _ONNX_BACKEND else []
+    return "".join(f"# {line}\n" for line in lines if line) + config_text(place(config, placement))
+
+
+def place(config: pb.ModelConfig, placement: Placement) -> pb.ModelConfig:
+    """Return a part's config with the device and threads of a placement. Only ONNX models are placed.
+
+    Configs are written for the CPU with default threads, and placed afterwards, so that a model of which the placement
+    knows nothing, such as a head that is deployed later, keeps its defaults.
+    """
+    placed = pb.ModelConfig()
+    placed.CopyFrom(config)
+    if config.backend != _ONNX_BACKEND:
+        return placed
+    if placement.device == "gpu":
+        for group in placed.instance_group:
+            group.kind = pb.ModelInstanceGroup.KIND_GPU
+        # The CPU only computes shapes then. Without a number, each model would start a thread a core, all waiting.
+        placed.parameters[_THREADS].string_value = "1"
+    elif threads := placement.threads.get(config.name):
+        placed.parameters[_THREADS].string_value = str(threads.count)
+    return placed
 
 
 def parameters_of(config: pb.ModelConfig) -> dict[str, str]:
@@ -154,8 +182,8 @@ def _part(name: str, backend: str, versions: Sequence[int]) -> pb.ModelConfig:
 
 
 def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConfig:
-    config = _part(name, "onnxruntime", versions)
-    _set_parameters(config, {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"})
+    config = _part(name, _ONNX_BACKEND, versions)
+    _set_parameters(config, {_THREADS: str(threads), "inter_op_thread_count": "1"})
     return config
 
 

@@ -11,12 +11,11 @@ from functools import cached_property
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.precision import FP32, Numbers, Precision
+from onetrunk.protocol.manifest import CPU, FP32, Dtype, Placement, Precision
 from onetrunk.protocol.names import ENSEMBLE_VERSION, Segment, candidate_output, head_name
-from onetrunk.repository.configs import config_text, group_config, head_config, label_file, segment_config
+from onetrunk.repository.configs import config_text, group_config, head_config, label_file, placed_text, segment_config
 from onetrunk.repository.ensemble import GroupModel, HeadModel, candidate_config, ensemble_configs
 from onetrunk.repository.grouping import Group
-from onetrunk.repository.placement import CPU, Placement
 from onetrunk.tasks.head_spec import HeadSpec
 
 
@@ -39,7 +38,7 @@ class HeadState:
     loaded: tuple[int, ...]
     candidate: int | None = None
     previous: int | None = None
-    numbers: Mapping[int, Numbers] = field(default_factory=dict)
+    numbers: Mapping[int, Dtype] = field(default_factory=dict)
 
     def at_rest(self) -> HeadState:
         """The same with those versions loaded that should be while nothing is being changed."""
@@ -49,7 +48,7 @@ class HeadState:
     def model(self, version: int, output: str | None = None) -> HeadModel:
         """One version, as an ensemble names it."""
         spec = self.specs[version]
-        config = head_config(spec, versions=self.loaded, numbers=self.numbers.get(version, "fp32"))
+        config = head_config(spec, versions=self.loaded, dtype=self.numbers.get(version, "fp32"))
         return HeadModel(config, spec.labels, version, output or spec.task)
 
 
@@ -133,7 +132,7 @@ class Contents:
         """The segments' configs."""
         return {
             segment: segment_config(
-                segment, width=self.width, trunk=self.trunk, version=version, numbers=self.precision.of_segment(segment)
+                segment, width=self.width, trunk=self.trunk, version=version, dtype=self.precision.of_segment(segment)
             )
             for segment, version in self.segments.items()
         }
@@ -148,7 +147,7 @@ class Contents:
         texts = {f"{head_name(head.task)}/{label_file(head.task)}": label_text(head) for head in named}
         groups = (group.config for group in self._group_models())
         for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown), *groups):
-            texts[f"{config.name}/config.pbtxt"] = self.placement.config_text(config)
+            texts[f"{config.name}/config.pbtxt"] = placed_text(config, self.placement)
         return texts
 
     @cached_property

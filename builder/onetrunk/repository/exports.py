@@ -14,10 +14,11 @@ from pathlib import Path
 from onetrunk.export.chain_run import Chain
 from onetrunk.export.onnx_file import export_segment
 from onetrunk.export.parity import GroupedFile, check_parity
-from onetrunk.export.precision import Precision, reduce_file
+from onetrunk.export.precision import reduce_file
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress
+from onetrunk.protocol.manifest import Precision
 from onetrunk.protocol.names import MODEL_FILE, Segment, head_name
 from onetrunk.repository.arrivals import served_task, write_head
 from onetrunk.repository.drafts import Drafts

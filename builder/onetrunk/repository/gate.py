@@ -13,7 +13,7 @@ from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.gate_result import GateResult
+from onetrunk.protocol.manifest import GateResult
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
 from onetrunk.tasks.head_spec import HeadSpec

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest
 from onetrunk.protocol.names import head_name
 from onetrunk.repository.exports import is_reduced_task
 from onetrunk.repository.gate import GATE_FORMAT, read_dev, rows_hash
-from onetrunk.repository.gate_result import GateResult
-from onetrunk.repository.gate_settings import DEFAULT_RULE, GateRule, GateSettings
-from onetrunk.repository.manifest import Manifest, source_hash
+from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.repository.plan import RepositoryPlan
+from onetrunk.repository.versions import source_hash
 from onetrunk.tasks import Examples
 from onetrunk.tasks.head_spec import HeadSpec
 

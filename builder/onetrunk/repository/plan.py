@@ -10,17 +10,15 @@ from pathlib import Path
 from onetrunk.digest import sha256_file
 from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
 from onetrunk.export.grouped_heads import fits_group
-from onetrunk.export.precision import FP32, Numbers, Precision
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import CPU, FP32, Dtype, Manifest, Placement, Precision
 from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
 from onetrunk.repository.configs import tokenizer_config
 from onetrunk.repository.contents import Contents, GroupState, HeadState
 from onetrunk.repository.grouping import Group, Member
-from onetrunk.repository.manifest import Manifest, source_hash
-from onetrunk.repository.placement import CPU, Placement
 from onetrunk.repository.versions import (
     EXPORT_FORMAT,
     TOKENIZER_CONTENTS,
@@ -29,6 +27,7 @@ from onetrunk.repository.versions import (
     plan_model,
     reduction_source,
     segment_source,
+    source_hash,
 )
 from onetrunk.tasks.head_spec import HEAD_JSON, HeadSpec, find_bundles
 from onetrunk.tasks.kinds import get_kind
@@ -177,12 +176,12 @@ def plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str
     return [Group(tap=tap, trunk=trunk, heads=members) for tap, members in sorted(by_tap.items()) if len(members) > 1]
 
 
-def numbers_of(head: HeadSource, precision: Precision) -> Numbers:
+def numbers_of(head: HeadSource, precision: Precision) -> Dtype:
     """What a head's file computes in. One that was exported elsewhere is taken as it is."""
     return "fp32" if isinstance(head, ExportedHead) else precision.heads
 
 
-def head_source(head: HeadSource, numbers: Numbers = "fp32") -> str:
+def head_source(head: HeadSource, numbers: Dtype = "fp32") -> str:
     """Hash over all that a head's file and its config are made from."""
     if isinstance(head, ExportedHead):
         return source_hash("exported", _served_spec(head.spec), head.spec.trunk, sha256_file(head.file))

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.manifest import MANIFEST, Manifest
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions
 from onetrunk.repository.contents import Contents
-from onetrunk.repository.manifest import MANIFEST, Manifest
 from onetrunk.repository.publication import Publication
 
 

@@ -10,12 +10,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import Manifest, ModelEntry, read_manifest
 from onetrunk.protocol.names import TOKENIZER, segment_named
 from onetrunk.repository.arrivals import holds_text
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.contents import Contents, GroupState, HeadState
 from onetrunk.repository.grouping import read_group
-from onetrunk.repository.manifest import Manifest, ModelEntry, read_manifest
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 
 
@@ -92,7 +92,7 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
             if version in in_use or spec.trunk == trunk:
                 specs[version] = spec
     loaded = tuple(version for version in entry.loaded if version in specs)
-    numbers = {version: made.numbers for version, made in entry.versions.items() if made.numbers != "fp32"}
+    numbers = {version: made.dtype for version, made in entry.versions.items() if made.dtype != "fp32"}
     return HeadState(specs, entry.served, loaded, entry.candidate, entry.previous, numbers)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.progress import Progress, silent
+from onetrunk.protocol.manifest import Placement
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.contents import Contents
 from onetrunk.repository.part_times import Measurement, measure_parts
-from onetrunk.repository.placement import Placement
 from onetrunk.repository.publishing import publish
 from onetrunk.repository.quiet import QUIET
 from onetrunk.repository.standing import read_standing

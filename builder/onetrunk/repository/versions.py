@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from onetrunk.digest import sha256_file
-from onetrunk.export.precision import Numbers
 from onetrunk.export.release import IR_VERSION, OPSET
+from onetrunk.protocol.manifest import Dtype, Manifest, ModelEntry
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment
 from onetrunk.repository.grouping import GROUP_JSON, grouped_versions
-from onetrunk.repository.manifest import Manifest, ModelEntry, source_hash
 from onetrunk.tasks.head_spec import HEAD_JSON
 
 # Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
@@ -21,6 +22,11 @@ REDUCTION_FORMAT = 1
 TOKENIZER_CONTENTS = ("model.py", "tokenizer.json")
 HEAD_CONTENTS = (MODEL_FILE, HEAD_JSON)
 GROUP_CONTENTS = (MODEL_FILE, GROUP_JSON)
+
+
+def source_hash(*parts: str | int) -> str:
+    """Return one hash over the parts that something is made from."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class PlannedModel:
     fresh: bool
     source: str
     contents: tuple[str, ...] = (MODEL_FILE,)
-    numbers: Numbers = "fp32"
+    numbers: Dtype = "fp32"
 
     @property
     def files(self) -> list[str]:
@@ -49,18 +55,18 @@ class PlannedModel:
         return [f"{self.name}/{self.version}/{name}" for name in self.contents]
 
 
-def segment_source(segment: Segment, trunk: str, numbers: Numbers = "fp32") -> str:
+def segment_source(segment: Segment, trunk: str, numbers: Dtype = "fp32") -> str:
     """Hash over all that a segment's file is made from."""
     return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop, *reduction_source(numbers))
 
 
-def reduction_source(numbers: Numbers) -> tuple[str | int, ...]:
+def reduction_source(numbers: Dtype) -> tuple[str | int, ...]:
     """What a file is made from beside its fp32 file; nothing for that one itself, as before there were others."""
     return () if numbers == "fp32" else (numbers, REDUCTION_FORMAT)
 
 
 def plan_model(
-    repository: Path, name: str, source: str, manifest: Manifest | None, numbers: Numbers = "fp32"
+    repository: Path, name: str, source: str, manifest: Manifest | None, numbers: Dtype = "fp32"
 ) -> PlannedModel:
     """The newest whole version on disk that was made from this source; else a fresh one."""
     contents = _contents_of(name)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.export import parity
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import read_manifest
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.manifest import read_manifest
 from onetrunk.repository.publication import locked
 from onetrunk.serving.repository import read_repository
 

@@ -15,12 +15,11 @@ from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.making import Making
 from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
 from onetrunk.export import quantization
-from onetrunk.export.precision import FP32, Precision
+from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate import GateError
-from onetrunk.repository.gate_settings import GateRule, GateSettings, GateWish
-from onetrunk.repository.manifest import read_manifest
+from onetrunk.repository.gate_settings import GateSettings, GateWish
 from onetrunk.repository.standing import read_standing
 from onetrunk.serving import Server
 
@@ -73,7 +72,7 @@ def test_head_gets_the_precision_of_its_repository(deployer, repository, bundle)
     path = repository / "head_mood/2/model.onnx"
     assert b"MatMulIntegerToFloat" in path.read_bytes()
     assert precision_of(repository, "head_mood") == "int8"
-    assert read_manifest(repository).models["head_mood"].versions[2].numbers == "int8"
+    assert read_manifest(repository).models["head_mood"].versions[2].dtype == "int8"
     assert "what it loses by int8 is not known: task mood: no dev data" in report.notes[0]
     assert deployer.verify() == []
 

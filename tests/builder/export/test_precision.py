@@ -2,8 +2,9 @@
 
 import pytest
 
-from onetrunk.export.precision import FP32, Precision, parse_precision
+from onetrunk.export.precision import parse_precision
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import FP32, Precision
 from onetrunk.protocol.names import Segment
 
 

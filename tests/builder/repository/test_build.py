@@ -11,8 +11,8 @@ from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import parity
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import read_manifest
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.manifest import read_manifest
 
 
 def hashes(repository):

@@ -19,9 +19,9 @@ from onetrunk.export.merged import merge_models
 from onetrunk.export.onnx_file import ExportError
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.grouping import read_group
-from onetrunk.repository.manifest import read_manifest
 
 
 def config(repository, model):

@@ -16,11 +16,10 @@ from onetrunk.deploy.deployer import Deployer
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import CPU, Placement, Threads, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.manifest import read_manifest
 from onetrunk.repository.padding import Buckets
 from onetrunk.repository.part_times import Measurement, PartTime
-from onetrunk.repository.placement import CPU, Placement, Threads
 from onetrunk.repository.standing import changed_texts, read_standing
 from onetrunk.serving.repository import read_repository
 
