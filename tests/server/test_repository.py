@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onetrunk.serving.errors import UserError
+from onetrunk.protocol.errors import UserError
 from onetrunk.serving.repository import read_repository
 
 

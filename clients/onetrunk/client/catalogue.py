@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from onetrunk.client.errors import ServerError, UnknownTask
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.errors import ServerError, UnknownTask
 
 SCHEMA = 1
 

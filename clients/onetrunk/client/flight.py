@@ -10,7 +10,6 @@ from typing import Any
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import OneTrunkError
 from onetrunk.client.fault import read_fault
 from onetrunk.client.kinds import RowRead
 from onetrunk.client.plan import Batch, plan_batches
@@ -26,6 +25,7 @@ from onetrunk.client.wire import (
     request_message,
     response_arrays,
 )
+from onetrunk.protocol.errors import OneTrunkError
 
 # The deadline is kept on this side: gRPC is told a later one, and a request that nobody waits for any
 # more is left to end by itself. Told the deadline, gRPC would cancel the request, and Triton 24.10

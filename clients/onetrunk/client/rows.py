@@ -12,11 +12,11 @@ from typing import NoReturn, Protocol, TypeVar
 import numpy as np
 
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import BadInput, Problem
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.plan import Group
 from onetrunk.client.task_info import TaskInfo
 from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
+from onetrunk.protocol.errors import BadInput, Problem
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from onetrunk.client.errors import ServerError
 from onetrunk.client.kinds import Reader, reader_of
 from onetrunk.client.plan import Batch
 from onetrunk.client.tensor import Tensor
+from onetrunk.protocol.errors import ServerError
 
 Arrays = Mapping[str, NDArray[Any]]
 """Output name -> array, as of response_arrays."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from onetrunk.serving.errors import ServerError
+from onetrunk.protocol.errors import OneTrunkError
 
 if TYPE_CHECKING:
     from onetrunk.serving.launcher import Server
@@ -73,7 +73,7 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             server.stop()
-    except ServerError as error:
+    except OneTrunkError as error:
         click.echo(f"serve-repo: {error}", err=True)
         sys.exit(error.exit_code)
 

@@ -11,8 +11,8 @@ from google.protobuf import json_format
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from onetrunk.protocol.errors import ServerError
 from onetrunk.serving.command import ENSEMBLES, LOAD_TIMEOUT_S, admin_headers
-from onetrunk.serving.errors import ServerError
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from onetrunk.protocol.errors import UserError
 from onetrunk.serving.command import ENSEMBLES
-from onetrunk.serving.errors import UserError
 
 BUILD_HINT = "run build-repo"
 

@@ -15,7 +15,7 @@ from onetrunk.client.bench.samples import Sample, read_texts, sort_into_buckets
 from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.bench.statistics import PartTimes, part_times, settled_counters
 from onetrunk.client.client import Client
-from onetrunk.client.errors import BadInput, Problem
+from onetrunk.protocol.errors import BadInput, Problem
 
 MODELS = ("multitask", "multitask_tokens")
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import BadInput, Problem
 from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
 from onetrunk.client.rows import TextRows
 from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
+from onetrunk.protocol.errors import BadInput, Problem
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import MODELS, BenchPlan, Report, run_bench
 from onetrunk.client.commands.options import errors_end_command, names, numbers
-from onetrunk.client.errors import BadInput, Problem
+from onetrunk.protocol.errors import BadInput, Problem
 
 # Options of one of the two ways alone; the others have a meaning in both.
 _SERVER_ONLY = ("url", "models", "texts", "buckets", "concurrency", "program")
