@@ -4,7 +4,7 @@ from onetrunk.client.aio import AsyncClient
 from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.client import Client
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import (
     BadInput,
     DeadlineExceeded,

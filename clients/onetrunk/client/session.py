@@ -14,9 +14,10 @@ from onetrunk.client.retry import Backoff, Deadline
 from onetrunk.client.rows import Rows
 from onetrunk.client.traffic import Traffic
 from onetrunk.protocol.errors import BadInput, OneTrunkError, UnknownTask
+from onetrunk.protocol.names import MULTITASK
 
 # The ensemble whose configuration tells the tasks of both.
-CATALOGUE_MODEL = "multitask"
+CATALOGUE_MODEL = MULTITASK
 
 # A head replaced on a running server is noticed after this time at the latest, at the price of one
 # small request. Answers that do not fit any more are noticed at once.

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
 from onetrunk.serving.address import Address, PortTakenError, choose_ports, listens_on, resolve_host
 from onetrunk.serving.command import triton_command
@@ -117,7 +117,7 @@ class Server:
         return self._path
 
     @property
-    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+    def tasks(self) -> Mapping[str, TaskInfo]:
         """What is served, by task, as the ensembles describe it."""
         return self._repository.tasks if self._repository is not None else {}
 
