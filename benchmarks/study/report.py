@@ -158,9 +158,7 @@ def _draw(results: SearchResults, paper: Mapping[str, Plan] | None, measured: Me
         marks.append(mark_plan(chosen, "chosen plan, by the cost table", "*", CHOSEN, size=15))
     if measured is not None and average is not None:
         label = "chosen plan, measured, all seeds"
-        marks.append(
-            PlanMark(label=label, share=measured.share, average=average, marker="*", colour=HEADS, size=15)
-        )
+        marks.append(PlanMark(label=label, share=measured.share, average=average, marker="*", colour=HEADS, size=15))
     # The bars of Mixed-c would be near copies of those of KD-l.
     bars = {CHOSEN_PLAN: chosen} if chosen else {}
     bars |= {name: plan for name, plan in (paper or {}).items() if name.startswith("KD")}

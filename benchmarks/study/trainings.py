@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from onetrunk.distill.results import best_teacher
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Trial, Trials, as_trial, load_trials, save_trials
-from onetrunk.distill.results import best_teacher
-from onetrunk.progress import Progress, silent
+from onetrunk.distill.units import working
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import Distillation, RunSpec
-from onetrunk.training.workbench import Workbench
+from onetrunk.training.workbench import BenchSettings, Workbench
 
 # The shortest student with a layer below the folded one, so that the layers that it starts from can matter.
 _ABLATION_LAYERS = 2
@@ -34,7 +35,7 @@ _VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 )
 
 
-def run_grid(task: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def run_grid(task: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
     """Train a teacher on every tap to its end, and record that as ``<task>.grid.json``.
 
     Runs that the search has finished are not repeated, but count with their whole cost.
@@ -56,7 +57,7 @@ def run_grid(task: str, bench: Workbench, settings: SearchSettings, progress: Pr
     return grid
 
 
-def run_ablation(task: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def run_ablation(task: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
     """Train variants of a student of the task's best teacher, and record that as ``<task>.ablation.json``.
 
     Args:
@@ -87,7 +88,15 @@ def run_ablation(task: str, bench: Workbench, settings: SearchSettings, progress
     return ablation
 
 
-TRAININGS: dict[str, Callable[[str, Workbench, SearchSettings, Progress], Trials]] = {
+def run_training(training: str, task: str, bench_settings: BenchSettings, settings: SearchSettings) -> str:
+    """Run one training of ``TRAININGS`` in this process and return its name, as ``task: training``."""
+    name = f"{task}: {training}"
+    with working(name, bench_settings) as (bench, progress):
+        TRAININGS[training](task, bench, settings, progress)
+    return name
+
+
+TRAININGS: dict[str, Callable[[str, Workbench, SearchSettings, ProgressCallback], Trials]] = {
     "grid": run_grid,
     "ablation": run_ablation,
 }

@@ -41,8 +41,6 @@ class SearchOptions:
         jobs: pieces of work at a time.
         backend: see ``onetrunk.distill.jobs.run_jobs``.
         seeds: how often baselines and chosen heads of small tasks are trained.
-        grid: tasks that get a full grid.
-        ablation: tasks that get ablations.
         floor_task: least share of full fine-tuning's score that every task keeps.
         floor_average: the same for the mean.
         most_share: greatest cost, as a share of single-task models.
@@ -53,8 +51,6 @@ class SearchOptions:
     jobs: int
     backend: str
     seeds: int
-    grid: tuple[str, ...]
-    ablation: tuple[str, ...]
     floor_task: float
     floor_average: float
     most_share: float | None
@@ -72,7 +68,6 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
     from onetrunk.distill.study import Study
 
     check_backend(options.backend)
-    _check_named(tasks, (*options.grid, *options.ablation))
     study = Study(bench, settings, options.jobs, options.backend)
     plan_path = options.study / "plan.toml"
     with _table(study.bench.root, bench.runs, tasks) as told:
@@ -82,20 +77,10 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
         study.save_baselines(tasks)
         table = _costs(study, options.study / "costs.json")
         plan = _plan(plan_path, tasks, table, bench, options)
-        _share(study, plan, options.study / "share.json")
         _run(study, study.seeds(tasks, plan), told)
         study.save_seeds(tasks, plan_path)
-        _run(study, study.proofs(options.grid, options.ablation), told)
     _tell_notes(bench.runs, tasks)
     _tell_plan(plan, plan_path, options.as_json)
-
-
-def _check_named(tasks: Sequence[str], named: Sequence[str]) -> None:
-    from onetrunk.protocol.errors import UserError
-
-    for name in named:
-        if name not in tasks:
-            raise UserError(f"--grid or --ablation names {name}, which is not searched; allowed are {', '.join(tasks)}")
 
 
 def _run(study: Study, units: Sequence[Unit], told: Callable[[Unit | OneTrunkError], None]) -> None:
@@ -120,27 +105,6 @@ def _costs(study: Study, path: Path) -> CostTable:
         table = measure_costs(trunk, tokens=_lengths(study), progress=progress)
     table.write(path)
     return table
-
-
-def _share(study: Study, plan: PlanFile, path: Path) -> None:
-    """What the plan's models cost beside single-task models, measured in one run, where that is not on disk."""
-    from benchmarks.study.share import ShareReport, measure_share
-    from onetrunk.machine import processor_name
-
-    heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
-    trunk, lengths = study.bench.trunk, _lengths(study)
-    if path.is_file():
-        there = ShareReport.read(path)
-        measured = {row.tokens for row in there.rows}
-        if (there.heads, there.trunk, there.machine, measured) == (
-            heads,
-            trunk.identity,
-            processor_name(),
-            set(lengths),
-        ):
-            return
-    with progress_line() as progress:
-        measure_share(heads, trunk, tokens=lengths, progress=progress).write(path)
 
 
 def _lengths(study: Study) -> tuple[int, ...]:

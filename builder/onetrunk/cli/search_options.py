@@ -8,12 +8,29 @@ from typing import Any, TypeVar
 
 import click
 
+from onetrunk.cli.console import errors_end_command
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # As 0.97, not 97; a head may well keep more than all.
 _SHARE = click.FloatRange(0, 2, min_open=True)
 
+
+def _refuse_moved(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Name the command that an option has moved to."""
+    if value is not None:
+        from onetrunk.protocol.errors import UserError
+
+        with errors_end_command():
+            raise UserError(
+                f"{option.opts[0]} is not an option of this command: give `python -m benchmarks.study {option.name} "
+                f"--tasks {value}` in a checkout of the project"
+            )
+
+
 _OPTIONS = (
+    click.option("--grid", hidden=True, expose_value=False, is_eager=True, callback=_refuse_moved),
+    click.option("--ablation", hidden=True, expose_value=False, is_eager=True, callback=_refuse_moved),
     click.option("--search", is_flag=True, help="Search taps and layers of all named tasks, and write a plan."),
     click.option(
         "--plan", "plan_path", type=click.Path(path_type=Path), metavar="FILE.toml", help="Make the heads of a plan."
@@ -45,8 +62,6 @@ _OPTIONS = (
         show_default=True,
         help="How often full fine-tuning and the chosen heads of small tasks are trained.",
     ),
-    click.option("--grid", metavar="A,B", help="Also train every depth of these tasks, to compare the search with."),
-    click.option("--ablation", metavar="A,B", help="Also measure what each part of distillation is worth, on these."),
     click.option(
         "--floor",
         "floor_average",

@@ -20,7 +20,7 @@ from onetrunk.cli.data_options import data_option, task_dir_option
 from onetrunk.cli.search_options import search_options
 
 if TYPE_CHECKING:
-    from onetrunk.progress import Progress as Told
+    from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Recipe, Task
     from onetrunk.training import TrainResult
     from onetrunk.training.workbench import BenchSettings
@@ -54,7 +54,7 @@ killed goes on. Next: build-repo --tasks all."""
 # What an option is for, where that is not everything: one head's training, a search, a plan, a report.
 _STEPS = {
     **dict.fromkeys(("tap", "layers", "query", "epochs", "learning_rate", "batch_size", "seed", "force"), ("",)),
-    **dict.fromkeys(("jobs", "backend", "seeds", "grid", "ablation"), ("--search",)),
+    **dict.fromkeys(("jobs", "backend", "seeds"), ("--search",)),
     **dict.fromkeys(("floor_average", "task_floor", "most_share"), ("--search",)),
     **dict.fromkeys(("heads", "results"), ("", "--plan")),
     **dict.fromkeys(("trunk", "task_dir", "data", "cache", "device", "precision"), ("", "--search", "--plan")),
@@ -174,7 +174,7 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
             else:
                 loaded = load_trunk(trunk)
 
-                def make(task: Task, progress: Told) -> TrainResult:
+                def make(task: Task, progress: ProgressCallback) -> TrainResult:
                     return train(
                         task,
                         loaded,
@@ -203,7 +203,7 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
 
 def _plan_maker(
     plan_path: Path, chosen: list[Task], trunk: str | None, options: dict[str, Any]
-) -> Callable[[Task, Told], TrainResult]:
+) -> Callable[[Task, ProgressCallback], TrainResult]:
     from onetrunk.distill.bundles import carry_out, planned_length
     from onetrunk.distill.plan_file import read_plan
     from onetrunk.training.workbench import open_workbench
@@ -230,9 +230,6 @@ def _search(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> N
     from onetrunk.cli.search_heads import SearchOptions, search_heads
     from onetrunk.distill.settings import SearchSettings
 
-    def named(value: str | None) -> tuple[str, ...]:
-        return tuple(name.strip() for name in (value or "").split(",") if name.strip())
-
     search_heads(
         [task.name for task in chosen],
         _bench_settings(chosen, trunk, options),
@@ -242,8 +239,6 @@ def _search(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> N
             jobs=options["jobs"],
             backend=options["backend"],
             seeds=options["seeds"],
-            grid=named(options["grid"]),
-            ablation=named(options["ablation"]),
             floor_task=options["task_floor"],
             floor_average=options["floor_average"],
             most_share=options["most_share"],
@@ -271,9 +266,9 @@ def _bench_settings(chosen: list[Task], trunk: str | None, options: dict[str, An
 
 
 def _report(options: dict[str, Any]) -> None:
-    from benchmarks.study import write_quality_report
+    from onetrunk.distill import write_report
 
-    for path in write_quality_report(options["study"], tensorboard=options["tensorboard"]):
+    for path in write_report(options["study"], tensorboard=options["tensorboard"]):
         click.echo(f"wrote {path}", err=True)
 
 

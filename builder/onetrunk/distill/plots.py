@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from onetrunk.distill.plan import Plan
 from onetrunk.distill.results import SearchRecords, TaskResult
 from onetrunk.distill.trials import Trial
-from onetrunk.protocol.errors import UserError
+from onetrunk.files import atomic_write
 
 FRONTIER_PLOT = "frontier.png"
 COST_PLOT = "cost_split.png"
@@ -69,14 +67,14 @@ def draw_depths(result: TaskResult, records: SearchRecords, path: Path) -> bool:
         Whether there was anything to draw.
 
     Raises:
-        UserError: The file cannot be written.
+        OneTrunkError: The file cannot be written.
     """
     search, grid = records.trials("search", result.task), records.trials("grid", result.task)
     trials = (*grid, *search)
     if not trials:
         return False
     depth = max(trial.spec.recipe.standing + trial.spec.recipe.layers for trial in trials)
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(9.2, 3.3), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True, width_ratios=[depth, 3, depth])
         for number, panel in enumerate(axes):
@@ -89,7 +87,7 @@ def draw_depths(result: TaskResult, records: SearchRecords, path: Path) -> bool:
         for panel in axes:
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(loc="best")
-        _write(figure, path)
+        write_figure(figure, path)
     return True
 
 
@@ -131,10 +129,10 @@ def draw_frontier(
         goal: The greatest cost share and least average retention that are aimed for, drawn as a region.
 
     Raises:
-        UserError: The file cannot be written.
+        OneTrunkError: The file cannot be written.
     """
     marks = (*marks, FULL_FINE_TUNING)
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(7.4, 4.4), layout="constrained")
         axes = figure.subplots()
         axes.step(
@@ -156,7 +154,7 @@ def draw_frontier(
         _scale_shares(axes)
         axes.set_ylabel("kept of full fine-tuning, average of the tasks, %")
         axes.legend(loc="lower right")
-        _write(figure, path)
+        write_figure(figure, path)
 
 
 def draw_costs(plans: Mapping[str, Plan], path: Path) -> None:
@@ -167,9 +165,9 @@ def draw_costs(plans: Mapping[str, Plan], path: Path) -> None:
         path: The PNG to write.
 
     Raises:
-        UserError: The file cannot be written.
+        OneTrunkError: The file cannot be written.
     """
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.subplots()
         axes.grid(visible=False, axis="x")
@@ -191,7 +189,7 @@ def draw_costs(plans: Mapping[str, Plan], path: Path) -> None:
         # Room above the bars for the legend.
         axes.set_ylim(0, 1.35 * float(bottom.max()))
         axes.legend(loc="upper center", ncols=3)
-        _write(figure, path)
+        write_figure(figure, path)
 
 
 def _draw_full(axes: Axes, result: TaskResult, label: str | None) -> None:
@@ -279,7 +277,7 @@ def _draw_mark(axes: Axes, mark: PlanMark) -> None:
 
 
 def _limit_to_marks(axes: Axes, frontier: Sequence[Plan], marks: Sequence[PlanMark]) -> None:
-    """Cut the axes at the marks: the frontier's cheapest plans may retain so little that they would flatten the rest."""
+    """Fit the axes to the marks: the frontier's cheapest plans may retain so little that they flatten the rest."""
     low = min(mark.average for mark in marks) - _MARGIN_BELOW
     high = max([*(mark.average for mark in marks), *(plan.average for plan in frontier)])
     shares = [*(mark.share for mark in marks), *(plan.share for plan in frontier if plan.average >= low)]
@@ -303,7 +301,7 @@ def _tick_integers(axes: Axes, first: int, last: int) -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Apply the plots' style to what is drawn within, whatever the user's own Matplotlib settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -311,15 +309,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     """Write a PNG atomically. The same figure always gives the same bytes."""
-    image = io.BytesIO()
-    # The key "Software" would hold Matplotlib's version, so that an update would change every plot.
-    figure.savefig(image, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(image.getvalue())
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error}") from error
+    with atomic_write(path) as aside:
+        # The key "Software" would hold Matplotlib's version, so that an update would change every plot.
+        figure.savefig(aside, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})

@@ -26,10 +26,18 @@ from onetrunk.distill.plots import (
 from onetrunk.distill.results import PlanChoices, SearchRecords, SearchResults, TaskResult, TaskSearch
 from onetrunk.distill.tensorboard import write_events
 from onetrunk.distill.trials import Stage, Study, Trial
-from onetrunk.whole_file import write_text
+from onetrunk.files import atomic_write_text
 
 CHOSEN_PLAN = "chosen plan"
-PLAN_COLUMNS = ("configuration", "kept on average", "keeps least", "taps", "layers in all", "cost share", "milliseconds")
+PLAN_COLUMNS = (
+    "configuration",
+    "kept on average",
+    "keeps least",
+    "taps",
+    "layers in all",
+    "cost share",
+    "milliseconds",
+)
 CAVEAT = (
     "Best epochs, depths and the plan are chosen on the same dev data that the scores are of, so all scores are a "
     "little optimistic, and those of the chosen students, picked among more runs, more so than those of full "
@@ -89,8 +97,8 @@ def write_page(folder: Path, sections: Iterable[Section], summary: Mapping[str, 
         OneTrunkError: A file cannot be written.
     """
     summary_path, page_path = folder / "summary.json", folder / "README.md"
-    write_text(summary_path, json.dumps(_rounded(summary), indent=2) + "\n")
-    write_text(page_path, "\n\n".join("\n".join([title, "", *lines]) for title, lines in sections) + "\n")
+    atomic_write_text(summary_path, json.dumps(_rounded(summary), indent=2) + "\n")
+    atomic_write_text(page_path, "\n\n".join("\n".join([title, "", *lines]) for title, lines in sections) + "\n")
     return [summary_path, page_path]
 
 
@@ -181,7 +189,18 @@ def headline(results: SearchResults, *, cost_share: float | None = None) -> list
 
 def score_table(results: SearchResults) -> list[str]:
     """Return the table of tasks: full fine-tuning, teacher, and the chosen student."""
-    columns = ("task", "metric", "full fine-tuning", "teacher", "student", "new seeds", "tap", "layers", "query", "kept")
+    columns = (
+        "task",
+        "metric",
+        "full fine-tuning",
+        "teacher",
+        "student",
+        "new seeds",
+        "tap",
+        "layers",
+        "query",
+        "kept",
+    )
     return [
         *table(columns, [_score_row(result) for result in results.tasks]),
         "",

@@ -18,7 +18,7 @@ from onetrunk.distill.planned import servable_options
 from onetrunk.distill.rates import Rates
 from onetrunk.distill.trials import Study, Trial, Trials, load_trials
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 from onetrunk.training.run_record import RunRecord, RunStore
 from onetrunk.training.run_spec import RunSpec
 
@@ -298,7 +298,8 @@ class SearchResults:
             choices = PlanChoices.of(records)
         except UserError as error:
             why = str(error)
-        searches = [_task_search(records.studies["search"][task], records) for task in records.tasks if task in records.studies["search"]]
+        found = records.studies["search"]
+        searches = [_task_search(found[task], records) for task in records.tasks if task in found]
         tasks = [TaskResult.of(task, records) for task in records.tasks]
         return cls(records, tasks, searches, _search_cost(searches, records.tasks), choices, why)
 

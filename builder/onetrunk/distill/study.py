@@ -65,12 +65,6 @@ class Study:
             units += [Unit("student", task, seed, spec) for seed, spec in self._students(task, plan, count)]
         return units
 
-    def proofs(self, grid: Sequence[str], ablation: Sequence[str]) -> list[Unit]:
-        """Full grids and ablations, of the tasks that are named."""
-        return [Unit("grid", task) for task in self._longest_first(grid)] + [
-            Unit("ablation", task) for task in self._longest_first(ablation)
-        ]
-
     def run(self, units: Sequence[Unit], told: Told) -> list[OneTrunkError]:
         """Does pieces of work side by side, tells of each as it ends, and gives the errors of those that failed."""
         calls = [(unit, self.bench_settings, self.settings) for unit in units]

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.study.ablation import run_ablation
-from benchmarks.study.grid import run_grid
 from onetrunk.distill.baseline import run_baseline
 from onetrunk.distill.depths import search_task
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.status import StatusBoard
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import RunSpec
 from onetrunk.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
 
-UnitName = Literal["trunk", "baseline", "search", "grid", "ablation", "student"]
+UnitName = Literal["trunk", "baseline", "search", "student"]
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,28 @@ class Unit:
 
 def run_unit(unit: Unit, bench_settings: BenchSettings, settings: SearchSettings) -> Unit:
     """Does a piece of work in this process, and gives it back when it is done. What comes of it is on disk."""
-    bench = open_workbench(bench_settings)
-    board = StatusBoard(bench.root / "status")
-    with board.reporting(str(unit)) as progress:
-        _WORK[unit.name](unit, bench, settings, _ends_with_parent(progress))
+    with working(str(unit), bench_settings) as (bench, progress):
+        _WORK[unit.name](unit, bench, settings, progress)
     return unit
 
 
-def _ends_with_parent(progress: Progress) -> Progress:
+@contextmanager
+def working(what: str, bench_settings: BenchSettings) -> Iterator[tuple[Workbench, ProgressCallback]]:
+    """Open the workbench in this process and yield it, with a callback that shows progress on the status board.
+
+    Args:
+        what: The name of the work on the board, as ``task: name``.
+        bench_settings: The workbench to open.
+
+    Raises:
+        OneTrunkError: From within the callback, when the command that this worker belongs to is gone.
+    """
+    bench = open_workbench(bench_settings)
+    with StatusBoard(bench.root / "status").reporting(what) as progress:
+        yield bench, _ends_with_parent(progress)
+
+
+def _ends_with_parent(progress: ProgressCallback) -> ProgressCallback:
     """Raises from a step of training when the process that started this one is no more.
 
     A command that is killed cannot end its workers, which would go on beside those of the next command.
@@ -71,37 +84,27 @@ def _ends_with_parent(progress: Progress) -> Progress:
     return report
 
 
-def _trunk(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _trunk(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     for split in SPLITS:
         bench.states(unit.task, split, range(bench.trunk.depth), progress)
 
 
-def _baseline(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _baseline(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     run_baseline(unit.task, unit.seed, bench, settings, progress)
 
 
-def _search(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _search(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     search_task(unit.task, bench, settings, progress)
 
 
-def _grid(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
-    run_grid(unit.task, bench, settings, progress)
-
-
-def _ablation(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
-    run_ablation(unit.task, bench, settings, progress)
-
-
-def _student(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _student(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     assert unit.spec is not None
     execute(unit.spec, bench, progress=progress)
 
 
-_WORK: dict[UnitName, Callable[[Unit, Workbench, SearchSettings, Progress], None]] = {
+_WORK: dict[UnitName, Callable[[Unit, Workbench, SearchSettings, ProgressCallback], None]] = {
     "trunk": _trunk,
     "baseline": _baseline,
     "search": _search,
-    "grid": _grid,
-    "ablation": _ablation,
     "student": _student,
 }

@@ -6,7 +6,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import onetrunk.training.execute as execute_module
-from benchmarks.study.grid import run_grid
+from benchmarks.study.trainings import run_grid
 from onetrunk.distill.baseline import run_baseline
 from onetrunk.distill.depths import search_task
 from onetrunk.distill.settings import SearchSettings

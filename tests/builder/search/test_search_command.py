@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.study import share
+from benchmarks.study.__main__ import study as study_command
 from onetrunk.cli.train_head import train_head
 from onetrunk.distill import costs, jobs
 from onetrunk.distill.cost_table import CostTable
@@ -60,13 +60,12 @@ def invoke(folder, tiny_trunk_folder, monkeypatch):
 @pytest.fixture
 def few_rounds(monkeypatch):
     """Measures costs in few rounds: a tiny trunk's are of no interest."""
-    for module, name in ((costs, "measure_costs"), (share, "measure_share")):
-        real = getattr(module, name)
+    real = costs.measure_costs
 
-        def measure(*args, real=real, **options):
-            return real(*args, **{**options, "tokens": (8,), "repeats": 3})
+    def measure(*args, **options):
+        return real(*args, **{**options, "tokens": (8,), "repeats": 3})
 
-        monkeypatch.setattr(module, name, measure)
+    monkeypatch.setattr(costs, "measure_costs", measure)
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def scored(monkeypatch):
 @pytest.mark.usefixtures("few_rounds", "scored")
 def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder):
     search = ("--tasks", "all", "--search", "--max-length", "32", "--seeds", "2", "--task-floor", "0.5")
-    result = invoke(*search, "--floor", "0.5", "--grid", "second", "--ablation", "second")
+    result = invoke(*search, "--floor", "0.5")
     assert result.exit_code == 0, result.output
     assert "done: mood: search" in result.stderr
     assert "done: second: baseline, seed 1" in result.stderr
@@ -123,11 +122,7 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
         (study.task, study.study): study
         for study in load_trials(folder / "study" / "runs", ["baseline", "search", "grid", "ablation", "seeds"])
     }
-    assert set(studies) == {
-        *((task, name) for task in ("mood", "second") for name in ("baseline", "search", "seeds")),
-        ("second", "grid"),
-        ("second", "ablation"),
-    }
+    assert set(studies) == {(task, name) for task in ("mood", "second") for name in ("baseline", "search", "seeds")}
     for task in ("mood", "second"):
         assert {trial.stage for trial in studies[task, "search"].trials} == {"probe", "fork", "teacher", "student"}
         assert len(studies[task, "baseline"].trials) == 2
@@ -143,6 +138,15 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
     assert again.exit_code == 0, again.output
     assert len(fits) == begun
     assert json.loads(again.stdout)["tasks"] == plan.model_dump(mode="json")["tasks"]
+
+    # What the study of the paper trains beside a search.
+    for training in ("grid", "ablation"):
+        common = ["--trunk", str(tiny_trunk_folder), "--data", str(folder), "--device", "cpu", "--precision", "fp32"]
+        trained = CliRunner().invoke(study_command, [training, "--tasks", "second", "--max-length", "32", *common])
+        assert trained.exit_code == 0, trained.output
+        assert f"done: second: {training}" in trained.stderr
+        assert load_trials(folder / "study" / "runs", [training])[0].trials
+    begun = len(fits)
 
     made = invoke("--plan", "study/plan.toml", "--json")
     assert made.exit_code == 0, made.output
@@ -202,8 +206,8 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("mood --search --grid second", "--grid or --ablation names second, which is not searched; allowed are mood"),
-        ("mood --search --ablation moo", "--grid or --ablation names moo, which is not searched; allowed are mood"),
+        ("mood --search --grid second", "python -m benchmarks.study grid --tasks second"),
+        ("mood --search --ablation mood", "python -m benchmarks.study ablation --tasks mood"),
         ("--tasks all --search --plan plan.toml", "--search and --plan are steps of their own"),
         ("--plan plan.toml --report", "--plan and --report are steps of their own"),
         ("--tasks all --search --lr 1e-4", "--lr has no effect with --search: it is for the training of a head"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.study import write_quality_report
+from benchmarks.study.report import write_quality_report
 
 
 def summary_of(writer):
