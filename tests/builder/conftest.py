@@ -1,4 +1,4 @@
-"""Small tasks that a tiny random trunk can learn, and a workbench for them."""
+"""Small tasks that a tiny random trunk can learn, and an experiment for them."""
 
 import json
 import random
@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from onetrunk.tasks import Recipe, Task
-from onetrunk.training.arithmetic import Arithmetic
-from onetrunk.training.run_record import RunStore
-from onetrunk.training.workbench import BenchSettings, Workbench
+from onetrunk.training.compute import ComputeConfig
+from onetrunk.training.experiment import Experiment, ExperimentConfig
 
 FILLING = ["the", "a", "film", "music", "was", "very", "scene", "and", "plot", "who", "it"]
 
@@ -80,13 +79,12 @@ def likeness(tmp_path):
 
 
 @pytest.fixture
-def new_bench(tiny_trunk, tmp_path):
-    """Makes a workbench of some tasks. It has read nothing yet, as in a process that has just started."""
+def new_experiment(tiny_trunk, tmp_path):
+    """Makes an experiment of some tasks. It has read nothing yet, as in a process that has just started."""
 
     def make(*tasks):
-        settings = BenchSettings(tasks=tasks, runs=tmp_path / "runs", max_length=32)
-        store = RunStore(settings.runs)
-        return Workbench(settings, tiny_trunk, Arithmetic("cpu", "fp32"), tmp_path / "cache", store)
+        config = ExperimentConfig(tasks=tasks, cache=tmp_path / "cache", runs=tmp_path / "runs", max_length=32)
+        return Experiment(config, tiny_trunk, ComputeConfig("cpu", "fp32"))
 
     return make
 
@@ -97,7 +95,7 @@ def fits(monkeypatch):
 
     Each has ``start``, the epochs that were done before, and ``state`` at its end, None where it did not come so far.
     """
-    import onetrunk.training.execute as module
+    import onetrunk.training.trainer as module
 
     real, begun = module.fit, []
 

@@ -19,13 +19,12 @@ from onetrunk.cli.console import progress_line
 
 if TYPE_CHECKING:
     from onetrunk.distill.cost_table import CostTable
+    from onetrunk.distill.jobs import StatusBoard, Unit
+    from onetrunk.distill.pipeline import Study
     from onetrunk.distill.plan_file import PlanFile
     from onetrunk.distill.settings import SearchSettings
-    from onetrunk.distill.status import StatusBoard
-    from onetrunk.distill.study import Study
-    from onetrunk.distill.units import Unit
     from onetrunk.protocol.errors import OneTrunkError
-    from onetrunk.training.workbench import BenchSettings
+    from onetrunk.training.experiment import ExperimentConfig
 
 _SECONDS_BETWEEN = 1.0
 # Padded lengths at which parts are measured, and the longest text that there is.
@@ -61,7 +60,9 @@ class SearchOptions:
     as_json: bool
 
 
-def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSettings, options: SearchOptions) -> None:
+def search_heads(
+    tasks: Sequence[str], experiment: ExperimentConfig, settings: SearchSettings, options: SearchOptions
+) -> None:
     """Trains baselines, searches depths, distils, measures costs, and writes a plan.
 
     Raises:
@@ -69,24 +70,24 @@ def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSet
         OneTrunkError: a piece of work failed; what others came to is kept.
     """
     from onetrunk.distill.jobs import check_backend
-    from onetrunk.distill.study import Study
+    from onetrunk.distill.pipeline import Study
 
     check_backend(options.backend)
     _check_named(tasks, (*options.grid, *options.ablation))
-    study = Study(bench, settings, options.jobs, options.backend)
+    study = Study(experiment, settings, options.jobs, options.backend)
     plan_path = options.study / "plan.toml"
-    with _table(study.bench.root, bench.runs, tasks) as told:
+    with _table(study.experiment.cache_root, experiment.runs, tasks) as told:
         _run(study, study.trunk(tasks), told)
         _run(study, study.baselines(tasks), told)
         _run(study, study.searches(tasks), told)
         study.save_baselines(tasks)
         table = _costs(study, options.study / "costs.json")
-        plan = _plan(plan_path, tasks, table, bench, options)
+        plan = _plan(plan_path, tasks, table, experiment, options)
         _share(study, plan, options.study / "share.json")
         _run(study, study.seeds(tasks, plan), told)
         study.save_seeds(tasks, plan_path)
         _run(study, study.proofs(options.grid, options.ablation), told)
-    _tell_notes(bench.runs, tasks)
+    _tell_notes(experiment.runs, tasks)
     _tell_plan(plan, plan_path, options.as_json)
 
 
@@ -110,7 +111,7 @@ def _costs(study: Study, path: Path) -> CostTable:
     from onetrunk.distill.costs import measure_costs
     from onetrunk.machine import processor_name
 
-    trunk = study.bench.trunk
+    trunk = study.experiment.trunk
     if path.is_file():
         table = CostTable.read(path)
         measured = {bucket.tokens for bucket in table.buckets}
@@ -128,7 +129,7 @@ def _share(study: Study, plan: PlanFile, path: Path) -> None:
     from onetrunk.machine import processor_name
 
     heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
-    trunk, lengths = study.bench.trunk, _lengths(study)
+    trunk, lengths = study.experiment.trunk, _lengths(study)
     if path.is_file():
         there = ShareReport.read(path)
         measured = {row.tokens for row in there.rows}
@@ -145,16 +146,18 @@ def _share(study: Study, plan: PlanFile, path: Path) -> None:
 
 def _lengths(study: Study) -> tuple[int, ...]:
     """The padded lengths to measure at: some short ones, and the longest text that there is."""
-    longest = study.bench_settings.max_length
+    longest = study.config.max_length
     return (*(length for length in _COST_TOKENS if length < longest), longest)
 
 
-def _plan(path: Path, tasks: Sequence[str], table: CostTable, bench: BenchSettings, options: SearchOptions) -> PlanFile:
-    from onetrunk.distill.planned import make_plan, servable_options
+def _plan(
+    path: Path, tasks: Sequence[str], table: CostTable, experiment: ExperimentConfig, options: SearchOptions
+) -> PlanFile:
+    from onetrunk.distill.pipeline import make_plan, servable_options
 
     return make_plan(
         path,
-        servable_options(bench.runs, tasks),
+        servable_options(experiment.runs, tasks),
         table,
         floor_task=options.floor_task,
         floor_average=options.floor_average,
@@ -197,7 +200,7 @@ def _tell_plan(plan: PlanFile, path: Path, as_json: bool) -> None:
 @contextmanager
 def _table(root: Path, runs: Path, tasks: Sequence[str]) -> Iterator[Callable[[Unit | OneTrunkError], None]]:
     """A live table on a terminal; elsewhere a line for each piece of work that ends."""
-    from onetrunk.distill.status import StatusBoard
+    from onetrunk.distill.jobs import StatusBoard
 
     console = Console(stderr=True)
 

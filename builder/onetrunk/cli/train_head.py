@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onetrunk.progress import Progress as Told
     from onetrunk.tasks import Recipe, Task
     from onetrunk.training import TrainResult
-    from onetrunk.training.workbench import BenchSettings
+    from onetrunk.training.experiment import ExperimentConfig
 
 _EPILOG = """\b
 Examples:
@@ -161,7 +161,8 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
     # Imported here: --help and a mistyped option need no torch.
     from onetrunk.nn.trunk import load_trunk
     from onetrunk.training import train
-    from onetrunk.training.report import check_report_path, write_report
+    from onetrunk.training.compute import describe_machine
+    from onetrunk.training.results import check_report_path, write_report
 
     results = options["results"]
     if results is not None:
@@ -183,7 +184,7 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
                         cache=options["cache"],
                         data_root=options["data"],
                         device=options["device"],
-                        precision=options["precision"],
+                        trunk_dtype=options["precision"],
                         force=options["force"],
                         skip_bad_rows=options["skip_bad_rows"],
                         progress=progress,
@@ -198,22 +199,22 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
         if done:
             _print_results(done, options["as_json"])
     if results is not None:
-        write_report(results, done, _command_line())
+        write_report(results, done, command=_command_line(), machine=describe_machine())
 
 
 def _plan_maker(
     plan_path: Path, chosen: list[Task], trunk: str | None, options: dict[str, Any]
 ) -> Callable[[Task, Told], TrainResult]:
-    from onetrunk.distill.bundles import carry_out, planned_length
     from onetrunk.distill.plan_file import read_plan
-    from onetrunk.training.workbench import open_workbench
+    from onetrunk.distill.planned_heads import make_head, planned_length
+    from onetrunk.training.experiment import open_experiment
 
     plan = read_plan(plan_path)
     given = options["max_length"] or planned_length(plan, options["study"] / "runs")
     # The tasks of the plan that are not made now still lend their texts.
-    bench = open_workbench(_bench_settings(chosen, trunk, {**options, "max_length": given}))
-    plan.check_trunk(bench.trunk)
-    return lambda task, progress: carry_out(task.name, plan, bench, options["heads"], progress)
+    experiment = open_experiment(_experiment_config(chosen, trunk, {**options, "max_length": given}))
+    plan.check_trunk(experiment.trunk)
+    return lambda task, progress: make_head(task.name, plan, experiment, heads=options["heads"], progress=progress)
 
 
 def _planned_names(plan_path: Path, arguments: tuple[str, ...], task_list: str | None) -> list[str]:
@@ -235,7 +236,7 @@ def _search(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> N
 
     search_heads(
         [task.name for task in chosen],
-        _bench_settings(chosen, trunk, options),
+        _experiment_config(chosen, trunk, options),
         SearchSettings(seeds=options["seeds"]),
         SearchOptions(
             study=options["study"],
@@ -252,18 +253,18 @@ def _search(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> N
     )
 
 
-def _bench_settings(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> BenchSettings:
+def _experiment_config(chosen: list[Task], trunk: str | None, options: dict[str, Any]) -> ExperimentConfig:
     from onetrunk.distill.jobs import threads_for
-    from onetrunk.training.workbench import BenchSettings
+    from onetrunk.training.experiment import ExperimentConfig
 
-    return BenchSettings(
+    return ExperimentConfig(
         tasks=tuple(chosen),
         trunk=trunk,
         cache=options["cache"],
         runs=options["study"] / "runs",
         data_root=options["data"],
         device=options["device"],
-        precision=options["precision"],
+        trunk_dtype=options["precision"],
         max_length=options["max_length"] or 128,
         skip_bad_rows=options["skip_bad_rows"],
         threads=threads_for(options["jobs"], options["backend"]),
@@ -368,7 +369,7 @@ def _tell(result: TrainResult) -> None:
 
 
 def _print_results(results: list[TrainResult], as_json: bool) -> None:
-    from onetrunk.training.report import COLUMNS, as_values, row_cells
+    from onetrunk.training.results import COLUMNS, as_values, row_cells
 
     if as_json:
         click.echo(json.dumps([as_values(result) for result in results], indent=2))

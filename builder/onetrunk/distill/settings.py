@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from onetrunk.tasks import Recipe
-from onetrunk.training.run_spec import Distillation
+from onetrunk.training.runs import Distillation
 
 # A small task would otherwise learn more about other tasks' texts than about its own.
 _MOST_OTHER = 2.0

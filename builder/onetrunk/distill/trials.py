@@ -10,8 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.run_record import RunRecord
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.whole_file import write_text
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]

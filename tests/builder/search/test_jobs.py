@@ -5,11 +5,10 @@ import sys
 
 import pytest
 
-from onetrunk.distill.jobs import check_backend, run_jobs, threads_for
+from onetrunk.distill.jobs import Unit, check_backend, run_jobs, run_unit, threads_for
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.distill.units import Unit, run_unit
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training.workbench import BenchSettings
+from onetrunk.training.experiment import ExperimentConfig
 
 BACKENDS = [("local",), ("cloud",), ("ray",), ("ray://head:10001",), ("ray:head",)]
 
@@ -75,7 +74,7 @@ def test_local_ray(monkeypatch, mood, second, tiny_trunk_folder, tmp_path):
     assert not ray.is_initialized()
 
     # A piece of a search, for two tasks: what comes of it is on disk.
-    settings = BenchSettings(
+    settings = ExperimentConfig(
         tasks=(mood, second), trunk=str(tiny_trunk_folder), cache=tmp_path / "cache", max_length=32, threads=1
     )
     units = [Unit("trunk", "mood"), Unit("trunk", "second")]

@@ -18,11 +18,10 @@ from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.nn.whole import WholeModel
 from onetrunk.tasks import Recipe
-from onetrunk.training import fitting
+from onetrunk.training import loop as fitting
 from onetrunk.training.evaluation import Evaluation
-from onetrunk.training.execute import execute
-from onetrunk.training.run_record import RunStore
-from onetrunk.training.run_spec import Distillation, RunSpec
+from onetrunk.training.runs import Distillation, RunSpec
+from onetrunk.training.trainer import execute
 
 from ...conftest import write_tiny_trunk
 
@@ -70,15 +69,17 @@ def few_rounds(monkeypatch):
 
 
 @pytest.fixture
-def small_plan(folder, new_bench, mood, second, tiny_trunk):
+def small_plan(folder, new_experiment, mood, second, tiny_trunk):
     """A plan for ``mood`` alone, made by hand, with the records and weights of its run and of its teacher."""
-    bench = new_bench(mood)
-    bench = dataclasses.replace(bench, store=RunStore(folder / "study" / "runs"))
+    experiment = new_experiment(mood)
+    experiment = dataclasses.replace(
+        experiment, config=dataclasses.replace(experiment.config, runs=folder / "study" / "runs")
+    )
     values = {"epochs": 1, "batch_size": 16, "max_length": 32}
-    teacher = execute(RunSpec(task="mood", role="teacher", recipe=Recipe(tap=2, layers=2, **values)), bench)
+    teacher = execute(RunSpec(task="mood", role="teacher", recipe=Recipe(tap=2, layers=2, **values)), experiment)
     recipe = Recipe(tap=2, layers=1, **values)
     spec = RunSpec(task="mood", role="student", recipe=recipe, distillation=Distillation(teacher=teacher.key))
-    student = execute(spec, bench)
+    student = execute(spec, experiment)
     ms = {name: 1.0 for name in PlanCost.model_fields if name not in ("machine", "threads")}
     plan = PlanFile(
         trunk=tiny_trunk.identity,

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from onetrunk.distill.units import Unit, _ends_with_parent
+from onetrunk.distill.jobs import Unit, _ends_with_parent
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunSpec
 
 
 def test_worker_ends_when_its_command_is_no_more(monkeypatch):

@@ -3,21 +3,21 @@
 import torch
 
 from onetrunk.tasks import Recipe
-from onetrunk.training.execute import execute
-from onetrunk.training.run_spec import Distillation, RunSpec
+from onetrunk.training.runs import Distillation, RunSpec
+from onetrunk.training.trainer import execute
 
 ROLES = ("full", "teacher", "student", "fork")
 SHAPES = {"full": (0, 4), "teacher": (1, 3), "student": (1, 2), "fork": (2, 1)}
 
 
-def spec_of(role, bench, **changes):
+def spec_of(role, experiment, **changes):
     """A run of this role; a student's teacher is trained first."""
     tap, layers = SHAPES[role]
     values = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_length": 32}
     recipe = Recipe(tap=tap, layers=layers, **{**values, **changes})
     how = None
     if role == "student":
-        teacher = execute(spec_of("teacher", bench), bench)
+        teacher = execute(spec_of("teacher", experiment), experiment)
         how = Distillation(teacher=teacher.key, other_texts=0.2, masked_texts=0.1)
     return RunSpec(task="mood", role=role, recipe=recipe, distillation=how)
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training import cache_pass
-from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training import cache as cache_pass
 from onetrunk.training.cache import StateCache, cache_root
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.compute import ComputeConfig
+from onetrunk.training.states import tokenise
 
 from ..conftest import mood_rows
 
 TEXTS = [row["sentence"] for row in mood_rows(120, seed=3)]
-FP32 = Arithmetic("cpu", "fp32")
+FP32 = ComputeConfig("cpu", "fp32")
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_other_texts_cut_or_arithmetic_make_another_cache(cache, tiny_trunk, tmp
     cache.states(TEXTS, [1], max_length=32)
     cache.states(TEXTS[1:], [1], max_length=32)
     cache.states(TEXTS, [1], max_length=31)
-    StateCache(tmp_path, tiny_trunk, Arithmetic("cpu", "bf16")).states(TEXTS, [1], max_length=32)
+    StateCache(tmp_path, tiny_trunk, ComputeConfig("cpu", "bf16")).states(TEXTS, [1], max_length=32)
     assert len(list(cache.folder.iterdir())) == 4
 
 

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from onetrunk.nn.head import new_head
-from onetrunk.training import cache_pass
-from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training import cache as cache_pass
 from onetrunk.training.cache import StateCache
+from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import LabelledStates
-from onetrunk.training.fitting import fit
+from onetrunk.training.loop import fit
 from onetrunk.training.objective import DistilObjective, LabelObjective
-from onetrunk.training.states import JoinedStates
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.states import JoinedStates, tokenise
 
 from ..conftest import mood_rows
 
@@ -53,7 +52,7 @@ def cached(tiny_trunk, tmp_path, monkeypatch):
     """Gives cached states of texts."""
     # One text a batch, as LiveStates has it: in a batch of another shape, sums are rounded otherwise.
     monkeypatch.setattr(cache_pass, "_BATCH_TOKENS", {"cpu": 1})
-    cache = StateCache(tmp_path, tiny_trunk, Arithmetic("cpu", "fp32"))
+    cache = StateCache(tmp_path, tiny_trunk, ComputeConfig("cpu", "fp32"))
     return lambda rows: cache.states(texts(rows), [TAP], max_length=32).states[TAP]
 
 

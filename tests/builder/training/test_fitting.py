@@ -6,11 +6,11 @@ import torch
 
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
-from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.cache import StateCache
+from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import LabelledStates, evaluate, raw_outputs
-from onetrunk.training.fitting import DivergedError, fit, schedule
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.loop import DivergedError, fit, schedule
+from onetrunk.training.states import tokenise
 
 
 class LiveStates:
@@ -34,7 +34,7 @@ def head(tiny_trunk):
 
 @pytest.fixture
 def data(mood, tiny_trunk, tmp_path):
-    cache = StateCache(tmp_path / "cache", tiny_trunk, Arithmetic("cpu", "fp32"))
+    cache = StateCache(tmp_path / "cache", tiny_trunk, ComputeConfig("cpu", "fp32"))
     split = {}
     for name in ("train", "dev"):
         examples = read_examples(mood, name)

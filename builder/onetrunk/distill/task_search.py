@@ -11,20 +11,18 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from onetrunk.distill.baseline import baseline_spec
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.overlap import overlap_notes
-from onetrunk.training.execute import execute, find_run, run_key
-from onetrunk.training.run_record import RunRecord
-from onetrunk.training.run_spec import RunSpec
-from onetrunk.training.workbench import Workbench
+from onetrunk.training.experiment import Experiment
+from onetrunk.training.runs import RunRecord, RunSpec
+from onetrunk.training.trainer import execute, find_run, run_key
 
 
-def search_task(name: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def search_task(name: str, experiment: Experiment, settings: SearchSettings, progress: Progress = silent) -> Trials:
     """Looks for a task's best teachers and students, and writes down what it tried as ``<task>.search.json``.
 
     Every run is a record, so a search that was killed finds what it had done and goes on with the rest.
@@ -39,11 +37,11 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
 
     Args:
         name: the task.
-        bench: trunk, data, cache and records.
+        experiment: trunk, data, cache and records.
         settings: budgets.
         progress: see Progress.
     """
-    search = _TaskSearch(name, bench, settings, progress)
+    search = _TaskSearch(name, experiment, settings, progress)
     taps = search.probe()
     search.fork(taps)
     teachers = search.teach(taps)
@@ -55,40 +53,40 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
 
 
 class _TaskSearch:
-    def __init__(self, name: str, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
-        self._name, self._bench, self._settings, self._progress = name, bench, settings, progress
-        self._task = bench.task(name)
-        self._rows = len(bench.examples(name, "train"))
+    def __init__(self, name: str, experiment: Experiment, settings: SearchSettings, progress: Progress) -> None:
+        self._name, self._experiment, self._settings, self._progress = name, experiment, settings, progress
+        self._task = experiment.task(name)
+        self._rows = len(experiment.examples(name, "train"))
         self._trials: list[Trial] = []
-        self._notes = list(_data_notes(name, bench))
-        self._earlier = _earlier_trials(name, bench)
+        self._notes = list(_data_notes(name, experiment))
+        self._earlier = _earlier_trials(name, experiment)
         self._trunk_cpu_seconds = 0.0
         # The baseline is not of the search, and not among its costs; but where it is known, it says what is enough.
-        baseline = find_run(baseline_spec(name, bench, settings, 0), bench)
+        baseline = find_run(baseline_spec(name, experiment, settings, 0), experiment)
         # A score of nought, as of spans after too few steps, says nothing.
         self._full = baseline.score if baseline is not None and baseline.score > 0 else None
 
     def probe(self) -> list[int]:
         """Trains the probes. Gives the taps to put teachers on, the deepest, and so cheapest, first."""
-        depth = self._bench.trunk.depth
+        depth = self._experiment.trunk.depth
         for split in ("train", "dev"):
-            cached = self._bench.states(self._name, split, range(depth), self._progress)
+            cached = self._experiment.states(self._name, split, range(depth), self._progress)
             self._trunk_cpu_seconds += cached.pass_cpu_seconds
         scores = {}
         for tap in range(depth):
-            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._bench.settings.max_length)
+            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._experiment.config.max_length)
             scores[tap] = self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "probe").score
         return promising_taps(scores, self._settings.depths_for(self._rows))
 
     def teach(self, taps: Sequence[int]) -> list[RunRecord]:
         """Trains teachers on these taps. Gives those that were not stopped, the one on the highest tap first."""
         study = _open_study(
-            self._bench.settings.runs.parent / "optuna" / f"{self._study_name()}.log", self._study_name()
+            self._experiment.config.runs.parent / "optuna" / f"{self._study_name()}.log", self._study_name()
         )
         records = []
         for tap in taps:
             spec = self._teacher_spec(tap)
-            earlier = self._earlier.get(run_key(spec, self._bench))
+            earlier = self._earlier.get(run_key(spec, self._experiment))
             if earlier is not None and earlier.stopped:
                 # Its run may have gone on since, for a full grid; this search stopped it, and that is what it cost.
                 self._keep(earlier)
@@ -111,7 +109,7 @@ class _TaskSearch:
             return
         for tap in sorted(taps, reverse=True)[:2]:
             recipe = self._settings.probing(
-                tap=tap, seed=0, max_length=self._bench.settings.max_length, epochs=self._settings.fork_epochs
+                tap=tap, seed=0, max_length=self._experiment.config.max_length, epochs=self._settings.fork_epochs
             )
             self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork")
 
@@ -145,25 +143,25 @@ class _TaskSearch:
             trials=(*self._trials, *ahead),
             notes=tuple(self._notes),
         )
-        save_trials(self._bench.settings.runs, trials)
+        save_trials(self._experiment.config.runs, trials)
         return trials
 
     def _teacher_spec(self, tap: int) -> RunSpec:
-        layers, max_length = self._bench.trunk.depth - tap, self._bench.settings.max_length
+        layers, max_length = self._experiment.trunk.depth - tap, self._experiment.config.max_length
         recipe = self._settings.tuning(self._rows, tap=tap, layers=layers, seed=0, max_length=max_length)
         return RunSpec(task=self._name, role="teacher", recipe=recipe)
 
     def _teach_one(self, study: optuna.Study, spec: RunSpec, tap: int) -> RunRecord:
         if any(trial.params.get("tap") == tap for trial in study.get_trials(states=(TrialState.COMPLETE,))):
             # Told already, and not to be told twice: the median would count it double.
-            return execute(spec, self._bench, progress=self._progress)
-        trial = _open_trial(study, tap, self._bench.trunk.depth)
+            return execute(spec, self._experiment, progress=self._progress)
+        trial = _open_trial(study, tap, self._experiment.trunk.depth)
 
         def is_behind(epoch: int, score: float) -> bool:
             trial.report(score, epoch)
             return epoch < spec.recipe.epochs and trial.should_prune()
 
-        record = execute(spec, self._bench, should_stop=is_behind, progress=self._progress)
+        record = execute(spec, self._experiment, should_stop=is_behind, progress=self._progress)
         if not trial.storage.get_trial(trial._trial_id).intermediate_values:
             # Found, not trained just now: the next ones are to be compared with it all the same.
             for epoch, scores in enumerate(record.epoch_scores, start=1):
@@ -176,7 +174,7 @@ class _TaskSearch:
         return record
 
     def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
-        record = execute(spec, self._bench, progress=self._progress)
+        record = execute(spec, self._experiment, progress=self._progress)
         self._add(record, stage)
         return record
 
@@ -193,8 +191,10 @@ class _TaskSearch:
         self.save(going_on=True)
 
     def _study_name(self) -> str:
-        recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=self._bench.settings.max_length)
-        key = run_key(RunSpec(task=self._name, role="teacher", recipe=recipe), self._bench)
+        recipe = self._settings.tuning(
+            self._rows, tap=0, layers=1, seed=0, max_length=self._experiment.config.max_length
+        )
+        key = run_key(RunSpec(task=self._name, role="teacher", recipe=recipe), self._experiment)
         return f"{self._name}-{key}"
 
 
@@ -212,19 +212,19 @@ def promising_taps(scores: dict[int, float], count: int) -> list[int]:
     return sorted([*chosen, *above], reverse=True)
 
 
-def _data_notes(name: str, bench: Workbench) -> tuple[str, ...]:
+def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
     """What a reader of the scores should know of the data."""
-    train, dev = bench.examples(name, "train"), bench.examples(name, "dev")
-    task, targets = bench.task(name), bench.targets(name, "dev").numpy()
+    train, dev = experiment.examples(name, "train"), experiment.examples(name, "dev")
+    task, targets = experiment.task(name), experiment.targets(name, "dev").numpy()
     # With the data's own labels as answers, a metric that has no value has none on any answers.
     undefined = measure(task.metrics, task.answers.right(targets), targets)[1]
     return (*train.notes, *dev.notes, *overlap_notes(train, dev), *undefined)
 
 
-def _earlier_trials(name: str, bench: Workbench) -> dict[str, Trial]:
+def _earlier_trials(name: str, experiment: Experiment) -> dict[str, Trial]:
     """Run's key -> its trial, of a search of this task before, whole or killed."""
     try:
-        studies = load_trials(bench.settings.runs, ["search"])
+        studies = load_trials(experiment.config.runs, ["search"])
     except UserError:
         # Broken: the search writes its own anew.
         return {}
@@ -250,3 +250,43 @@ def _open_study(log: Path, name: str) -> optuna.Study:
         pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
         load_if_exists=True,
     )
+
+
+def baseline_spec(name: str, experiment: Experiment, settings: SearchSettings, seed: int) -> RunSpec:
+    """Full fine-tuning of a task with one seed: the same data, epochs and recipe as its teachers have."""
+    rows = len(experiment.examples(name, "train"))
+    recipe = settings.tuning(
+        rows, tap=0, layers=experiment.trunk.depth, seed=seed, max_length=experiment.config.max_length
+    )
+    return RunSpec(task=name, role="full", recipe=recipe)
+
+
+def run_baseline(
+    name: str, seed: int, experiment: Experiment, settings: SearchSettings, progress: Progress = silent
+) -> RunRecord:
+    """Fine-tunes the whole encoder on a task, or finds the record of it."""
+    return execute(baseline_spec(name, experiment, settings, seed), experiment, progress=progress)
+
+
+def save_baselines(name: str, experiment: Experiment, settings: SearchSettings) -> Trials:
+    """Writes down which runs with the settings' recipe there are, of all seeds, as ``<task>.baseline.json``."""
+    wanted = baseline_spec(name, experiment, settings, 0)
+    found = [
+        record
+        for record in experiment.store
+        if record.state == "finished" and record.spec == _with_seed(wanted, record.spec.recipe.seed)
+    ]
+    found.sort(key=lambda record: record.spec.recipe.seed)
+    trials = tuple(as_trial(record, "baseline", f"seed {record.spec.recipe.seed}") for record in found)
+    study = Trials(study="baseline", task=name, metric=experiment.task(name).metric, trials=trials)
+    save_trials(experiment.config.runs, study)
+    return study
+
+
+def seeds_of(name: str, experiment: Experiment, settings: SearchSettings) -> int:
+    """How many seeds a task's baseline and chosen head are trained with: one for large tasks."""
+    return settings.seeds if len(experiment.examples(name, "train")) <= settings.large else 1
+
+
+def _with_seed(spec: RunSpec, seed: int) -> RunSpec:
+    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"seed": seed})})
