@@ -25,8 +25,8 @@ from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_a
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.manifest import MANIFEST, GateResult, Manifest
-from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS, candidate_ensemble, candidate_output
+from onetrunk.protocol.manifest import GateResult, Manifest
+from onetrunk.protocol.names import MANIFEST, MULTITASK, MULTITASK_TOKENS, candidate_ensemble, candidate_output
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions
 from onetrunk.repository.configs import placed_text
 from onetrunk.repository.contents import Contents

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from onetrunk.deploy.change import Change, carry_out, clear_candidates
 from onetrunk.deploy.history import History
 from onetrunk.deploy.listing import ListedTask, list_tasks
-from onetrunk.deploy.live_server import ADMIN_KEY_VARIABLE, LiveServer
+from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.report import DeploymentReport, dry_run
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.deploy.transitions import (
@@ -30,7 +30,7 @@ from onetrunk.deploy.verification import verify
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import Manifest
-from onetrunk.protocol.names import TOKENIZER, head_name
+from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.contents import Contents, HeadState
 from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish

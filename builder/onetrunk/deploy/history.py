@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import OneTrunkError
-
-LOG = "deployments.jsonl"
+from onetrunk.protocol.names import DEPLOYMENTS_LOG
 
 
 class History:
     """``deployments.jsonl`` of a repository."""
 
     def __init__(self, repository: Path) -> None:
-        self.path = repository / LOG
+        self.path = repository / DEPLOYMENTS_LOG
 
     def add(self, **fields: Any) -> None:
         """Adds a line with the time and who it is.

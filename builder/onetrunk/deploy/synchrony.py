@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.proof import PROOF
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import TOKENIZER, candidate_ensemble, head_name
+from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.contents import Contents
 
@@ -110,7 +110,7 @@ def _differs(expected: pb.ModelConfig, found: pb.ModelConfig | None) -> str | No
         return f"serves {', '.join(of)}"
     if found.ensemble_scheduling != expected.ensemble_scheduling:
         return "chains its parts in another way"
-    if found.parameters["onetrunk"].string_value != expected.parameters["onetrunk"].string_value:
+    if found.parameters[ONETRUNK_PARAMETER].string_value != expected.parameters[ONETRUNK_PARAMETER].string_value:
         return "says something else about its tasks"
     return None
 

@@ -16,7 +16,6 @@ from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import (
     CPU,
     FP32,
-    MANIFEST,
     Device,
     GateResult,
     Manifest,
@@ -24,7 +23,7 @@ from onetrunk.protocol.manifest import (
     Precision,
     read_manifest,
 )
-from onetrunk.protocol.names import TOKENIZER, head_name
+from onetrunk.protocol.names import MANIFEST, TOKENIZER, head_name
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
 from onetrunk.repository.exports import Exports
 from onetrunk.repository.gate import judge, measure_losses

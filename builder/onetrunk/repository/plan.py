@@ -14,6 +14,7 @@ from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import CPU, FP32, Dtype, Manifest, Placement, Precision
 from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
 from onetrunk.repository.configs import tokenizer_config
@@ -29,7 +30,7 @@ from onetrunk.repository.versions import (
     segment_source,
     source_hash,
 )
-from onetrunk.tasks.head_spec import HEAD_JSON, HeadSpec, find_bundles
+from onetrunk.tasks.head_spec import HeadSpec, find_bundles
 from onetrunk.tasks.kinds import get_kind
 
 HeadSource = Bundle | ExportedHead

@@ -19,9 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-
-STAGING = ".staging"
-COMMIT = "commit.json"
+from onetrunk.protocol.names import COMMIT, STAGING
 
 _LOCK_POLL_S = 0.1
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.manifest import MANIFEST, Manifest
+from onetrunk.protocol.manifest import Manifest
+from onetrunk.protocol.names import MANIFEST
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions
 from onetrunk.repository.contents import Contents
 from onetrunk.repository.publication import Publication

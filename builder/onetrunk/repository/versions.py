@@ -9,10 +9,10 @@ from pathlib import Path
 
 from onetrunk.digest import sha256_file
 from onetrunk.export.release import IR_VERSION, OPSET
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, ModelEntry
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment
 from onetrunk.repository.grouping import GROUP_JSON, grouped_versions
-from onetrunk.tasks.head_spec import HEAD_JSON
 
 # Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2

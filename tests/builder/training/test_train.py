@@ -154,17 +154,15 @@ def test_killed_training_goes_on_and_ends_bit_for_bit_the_same(run, mood, epochs
 def test_resumed_training_reports_the_seconds_of_both_sessions(run, mood):
     def slow_first_epoch_then_killed(what, done, total):
         if "epoch 1" in what and done == 5:
-            time.sleep(2)
+            time.sleep(3)
         if "epoch 2" in what:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(mood, progress=slow_first_epoch_then_killed)
-    started = time.monotonic()
     result = run(mood)
-    second_session = time.monotonic() - started
-    # The second session began after the sleep, so its own seconds do not hold it.
-    assert result.train_seconds >= 2 + 0.2 * second_session
+    # The second session alone takes a fraction of a second.
+    assert 3 < result.train_seconds < 60
     assert result.spec.recipe["train_seconds"] == round(result.train_seconds, 1)
 
 
