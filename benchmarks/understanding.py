@@ -25,6 +25,7 @@ from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.planned_heads import make_head
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import baseline_spec, run_baseline, save_baselines, search_task
+from onetrunk.files import write_text
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.tasks import Task, load_task
 from onetrunk.tasks.metrics import measure
@@ -34,7 +35,6 @@ from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig, o
 from onetrunk.training.models import fine_tuned_model, trained_head
 from onetrunk.training.objective import output_of
 from onetrunk.training.trainer import find_run
-from onetrunk.whole_file import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "slu/snips/test.jsonl.gz"
@@ -69,7 +69,7 @@ class Answers:
 
 def settings_of(task: str) -> SearchSettings:
     """What its search may spend. All tasks have the same texts, so none has more to lend to another."""
-    return SearchSettings(epochs=EPOCHS[task], seeds=1, other_texts=0)
+    return SearchSettings(epochs=EPOCHS[task], other_texts=0)
 
 
 def the_tasks() -> list[Task]:
@@ -102,7 +102,7 @@ Models = Iterator[tuple[str, str, nn.Module]]
 def models(experiment: Experiment, plans: dict[str, PlanFile]) -> Models:
     """Of each task, the fine-tuned encoder and the head, with where the head stands."""
     for task in experiment.tasks:
-        record = find_run(baseline_spec(task, experiment, settings_of(task), 0), experiment)
+        record = find_run(baseline_spec(task, experiment, settings_of(task)), experiment)
         assert record is not None, "the baselines have been trained"
         yield task, "", fine_tuned_model(record, experiment)
         run = experiment.store.by_key(plans[task].tasks[task].run)
@@ -117,7 +117,7 @@ def study_all(experiment: Experiment, study: Path) -> dict[str, PlanFile]:
     """Baselines, searches and a plan for each task; what has a record is not done again."""
     for task in experiment.tasks:
         settings = settings_of(task)
-        run_baseline(task, 0, experiment, settings, tell)
+        run_baseline(task, experiment, settings, tell)
         save_baselines(task, experiment, settings)
         search_task(task, experiment, settings, tell)
     table = measure_costs(experiment.trunk, progress=tell)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Trial, Trials, as_trial, save_trials
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
 
 
-def run_grid(name: str, experiment: Experiment, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def run_grid(
+    name: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback = silent
+) -> Trials:
     """Trains a teacher on every tap to its end, and writes that down as ``<task>.grid.json``.
 
     Runs that the search has done already are not done again, but count with their whole cost.

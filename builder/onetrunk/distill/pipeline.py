@@ -1,140 +1,164 @@
-"""A whole study: baselines, searches, a plan, and what proves it, as pieces of work side by side."""
+"""The search over all tasks: reference scores, the search of each task, measured costs, and one plan."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from onetrunk.distill.choice import choose
 from onetrunk.distill.cost_table import CostTable
-from onetrunk.distill.jobs import LOCAL, Unit, run_jobs, run_unit
+from onetrunk.distill.costs import measure_costs
+from onetrunk.distill.jobs import LOCAL, Job, JobRunner, check_backend, threads_for
 from onetrunk.distill.options import Option
 from onetrunk.distill.plan_file import PlanFile, plan_file, read_plan, write_plan
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.distill.task_search import save_baselines, seeds_of
-from onetrunk.distill.trials import Trials, as_trial, load_trials, save_trials
+from onetrunk.distill.task_search import run_baseline, save_baselines, search_task
+from onetrunk.distill.trials import Trials, load_trials
+from onetrunk.machine import processor_name
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
-from onetrunk.training.runs import RunSpec
-from onetrunk.training.trainer import find_run
+from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig, open_experiment
 
-Told = Callable[[Unit | OneTrunkError], None]
+# Padded lengths at which costs are measured, besides the longest text.
+_COST_TOKENS = (32, 64)
 
 
-@dataclass(frozen=True)
-class Study:
-    """Runs pieces of work of one study.
+def search(
+    config: ExperimentConfig,
+    *,
+    study: Path = Path("study"),
+    settings: SearchSettings | None = None,
+    floor_task: float = 0.97,
+    floor_average: float = 0.996,
+    most_share: float | None = None,
+    jobs: int = 1,
+    backend: str = LOCAL,
+    on_done: Callable[[Job | OneTrunkError], None] = lambda result: None,
+    progress: ProgressCallback = silent,
+) -> PlanFile:
+    """Search the heads of all tasks together, and write the plan that serves them at the least measured cost.
 
-    Attributes:
-        config: tasks, trunk, cache and records.
-        settings: budgets.
-        jobs: how many pieces at a time.
-        backend: see ``run_jobs``.
+    For each task: full fine-tuning as the reference, probes of every tap, teachers on the best of them, and students
+    distilled from these. What was done before is found, so a search that was killed goes on.
+
+    Args:
+        config: The tasks, the trunk and the cache. Its folder of run records is ``runs`` in the study's folder.
+        study: The folder for run records, ``costs.json`` and ``plan.toml``.
+        settings: The budgets of the search; None is the defaults.
+        floor_task: The least share of full fine-tuning's score that every task keeps.
+        floor_average: The same for the mean over the tasks.
+        most_share: The greatest cost, as a share of as many single-task models; None allows any.
+        jobs: The number of trainings at a time.
+        backend: Where they run: ``local``, ``ray`` or ``ray://HOST:PORT``.
+        on_done: Called with each job that is done, and with the error of each that failed.
+        progress: Called as costs are measured.
+
+    Returns:
+        The plan. Its ``kept.note`` says where it misses a floor.
+
+    Raises:
+        UserError: A task, the trunk, or an argument is not valid.
+        OneTrunkError: A job failed; what the others came to is kept.
     """
+    check_backend(backend)
+    settings = settings or SearchSettings()
+    config = study_config(config, study, jobs=jobs, backend=backend)
+    runner = JobRunner(config, settings, jobs, backend, on_done)
+    experiment = open_experiment(config)
+    tasks = longest_first(experiment)
+    # All states first: a search also reads other tasks' states. Then the baselines: a search stops at their scores.
+    runner.run([Job(task, "trunk", cache_states) for task in tasks])
+    runner.run([Job(task, "baseline", run_baseline) for task in tasks])
+    runner.run([Job(task, "search", search_task) for task in tasks])
+    for task in tasks:
+        save_baselines(task, experiment, settings)
+    return make_plan(
+        study / "plan.toml",
+        servable_options(config.runs, tasks),
+        current_costs(study / "costs.json", experiment, progress),
+        floor_task=floor_task,
+        floor_average=floor_average,
+        most_share=most_share,
+    )
 
-    config: ExperimentConfig
-    settings: SearchSettings
-    jobs: int = 1
-    backend: str = LOCAL
 
-    @property
-    def experiment(self) -> Experiment:
-        """The experiment, in this process."""
-        return open_experiment(self.config)
+def study_config(config: ExperimentConfig, study: Path, *, jobs: int = 1, backend: str = LOCAL) -> ExperimentConfig:
+    """Return a configuration with its run records in the study's folder, and its threads shared out among the jobs.
 
-    def trunk(self, tasks: Sequence[str]) -> list[Unit]:
-        """The trunk's pass over each task's texts. Before all else: a search also reads other tasks' states."""
-        return [Unit("trunk", task) for task in self._longest_first(tasks)]
+    Args:
+        config: The configuration.
+        study: The study's folder.
+        jobs: The number of jobs at a time.
+        backend: Where they run.
+    """
+    return dataclasses.replace(config, runs=study / "runs", threads=config.threads or threads_for(jobs, backend))
 
-    def baselines(self, tasks: Sequence[str]) -> list[Unit]:
-        """Full fine-tuning of each task, with all seeds. Before its search, which goes no further than this is good."""
-        return [
-            Unit("baseline", task, seed)
-            for task in self._longest_first(tasks)
-            for seed in range(seeds_of(task, self.experiment, self.settings))
-        ]
 
-    def searches(self, tasks: Sequence[str]) -> list[Unit]:
-        """The search of each task."""
-        return [Unit("search", task) for task in self._longest_first(tasks)]
+def longest_first(experiment: Experiment) -> list[str]:
+    """Return the experiment's tasks, those with the most train text first, so that no long job is left for the end."""
 
-    def seeds(self, tasks: Sequence[str], plan: PlanFile) -> list[Unit]:
-        """The other seeds of the heads that the plan chose."""
-        units = []
-        for task in self._longest_first(tasks):
-            count = seeds_of(task, self.experiment, self.settings)
-            units += [Unit("student", task, seed, spec) for seed, spec in self._students(task, plan, count)]
-        return units
+    def size(task: str) -> int:
+        return sum(len("".join(text)) for text in experiment.examples(task, "train").texts)
 
-    def proofs(self, grid: Sequence[str], ablation: Sequence[str]) -> list[Unit]:
-        """Full grids and ablations, of the tasks that are named."""
-        return [Unit("grid", task) for task in self._longest_first(grid)] + [
-            Unit("ablation", task) for task in self._longest_first(ablation)
-        ]
+    return sorted(experiment.tasks, key=size, reverse=True)
 
-    def run(self, units: Sequence[Unit], told: Told) -> list[OneTrunkError]:
-        """Does pieces of work side by side, tells of each as it ends, and gives the errors of those that failed."""
-        calls = [(unit, self.config, self.settings) for unit in units]
-        errors = []
-        for result in run_jobs(run_unit, calls, jobs=self.jobs, backend=self.backend):
-            told(result)
-            if isinstance(result, OneTrunkError):
-                errors.append(result)
-        return errors
 
-    def save_baselines(self, tasks: Sequence[str]) -> None:
-        """Writes down each task's baselines, of all seeds that there are."""
-        for task in tasks:
-            save_baselines(task, self.experiment, self.settings)
+def cache_states(task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback) -> None:
+    """Compute a task's hidden states at every tap below the top into the cache.
 
-    def save_seeds(self, tasks: Sequence[str], plan_path: Path) -> None:
-        """Writes down each chosen head's runs, of all seeds that there are, as ``<task>.seeds.json``."""
-        plan = read_plan(plan_path)
-        for task in tasks:
-            if task not in plan.tasks:
-                continue
-            count = seeds_of(task, self.experiment, self.settings)
-            specs = [(0, self._chosen(task, plan)), *self._students(task, plan, count)]
-            trials = tuple(
-                as_trial(record, "student", f"seed {seed}")
-                for seed, spec in specs
-                if (record := find_run(spec, self.experiment)) is not None
-            )
-            study = Trials(study="seeds", task=task, metric=self.experiment.task(task).metric, trials=trials)
-            save_trials(self.config.runs, study)
+    Args:
+        task: The task.
+        experiment: The trunk, the data and the cache.
+        settings: The budgets of the search; this job needs none.
+        progress: Called as the trunk's pass goes on.
+    """
+    for split in SPLITS:
+        experiment.states(task, split, range(experiment.trunk.depth), progress)
 
-    def _students(self, task: str, plan: PlanFile, count: int) -> Iterator[tuple[int, RunSpec]]:
-        if task not in plan.tasks:
-            return
-        chosen = self._chosen(task, plan)
-        for seed in range(1, count):
-            yield seed, chosen.model_copy(update={"recipe": chosen.recipe.model_copy(update={"seed": seed})})
 
-    def _chosen(self, task: str, plan: PlanFile) -> RunSpec:
-        return self.experiment.store.by_key(plan.tasks[task].run).spec
+def current_costs(path: Path, experiment: Experiment, progress: ProgressCallback = silent) -> CostTable:
+    """Read the measured costs, or measure and write them where the file is missing or of another trunk or machine.
 
-    def _longest_first(self, tasks: Sequence[str]) -> list[str]:
-        def size(task: str) -> int:
-            return sum(len("".join(text)) for text in self.experiment.examples(task, "train").texts)
+    Args:
+        path: The file of the cost table.
+        experiment: The trunk, and the longest text.
+        progress: Called after every round of the measurement.
 
-        return sorted(tasks, key=size, reverse=True)
+    Raises:
+        UserError: The file is not a cost table.
+        OneTrunkError: The file cannot be written.
+    """
+    lengths = cost_lengths(experiment.config.max_length)
+    if path.is_file():
+        table = CostTable.read(path)
+        measured = {bucket.tokens for bucket in table.buckets}
+        if (table.trunk, table.machine, measured) == (experiment.trunk.identity, processor_name(), set(lengths)):
+            return table
+    table = measure_costs(experiment.trunk, tokens=lengths, progress=progress)
+    table.write(path)
+    return table
+
+
+def cost_lengths(max_length: int) -> tuple[int, ...]:
+    """Return the padded lengths to measure costs at: some short ones, and the longest text."""
+    return (*(length for length in _COST_TOKENS if length < max_length), max_length)
 
 
 def servable_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
-    """Every head of the search that could be served, with what full fine-tuning reached.
+    """Return every head of the search that could be served, with the score of full fine-tuning.
 
     These are students, one-layer forks, and teachers: a teacher of three layers on tap 3 is a head like any other.
     Probes are not: they are trained just long enough to compare taps.
 
     Args:
-        runs: the folder of run records.
-        tasks: of which tasks.
+        runs: The folder of run records.
+        tasks: The tasks.
 
     Raises:
-        UserError: a task has not been searched, or its baseline has not been trained, or has learned nothing.
+        UserError: A task has not been searched, its baseline has not been trained, or the baseline learned nothing.
     """
     baselines = {study.task: study for study in load_trials(runs, ["baseline"]) if study.trials}
     searches = {study.task: study for study in load_trials(runs, ["search"])}
@@ -162,9 +186,21 @@ def make_plan(
     floor_average: float,
     most_share: float | None,
 ) -> PlanFile:
-    """Chooses the cheapest plan above the floors, and writes it. See ``choose`` for the arguments.
+    """Choose the cheapest plan above the floors, and write it.
 
-    A plan of other heads that is there already is kept beside it, as ``plan.toml.old``.
+    An existing plan with other heads is kept beside the new one, as ``plan.toml.old``.
+
+    Args:
+        path: The plan file.
+        options: The heads to choose from.
+        table: The measured costs.
+        floor_task: The least share of full fine-tuning's score that every task keeps.
+        floor_average: The same for the mean over the tasks.
+        most_share: The greatest cost, as a share of as many single-task models; None allows any.
+
+    Raises:
+        UserError: There is nothing to choose from, or a floor or the share is not above 0.
+        OneTrunkError: The file cannot be written.
     """
     plan = choose(options, table.rates(), floor_task=floor_task, floor_average=floor_average, most_share=most_share)
     written = plan_file(plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share)

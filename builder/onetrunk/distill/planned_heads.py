@@ -9,7 +9,7 @@ from typing import Any
 
 from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.trials import Trials, load_trials
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.experiment import Experiment
@@ -20,7 +20,7 @@ from onetrunk.training.trainer import execute
 
 
 def make_head(
-    task: str, plan: PlanFile, experiment: Experiment, *, heads: Path, progress: Progress = silent
+    task: str, plan: PlanFile, experiment: Experiment, *, heads: Path, progress: ProgressCallback = silent
 ) -> TrainResult:
     """Write the bundle of a task from the run that the plan names, evaluated again with its weights as they are stored.
 
@@ -69,7 +69,7 @@ def planned_length(plan: PlanFile, runs: Path) -> int:
     return RunStore(runs).by_key(first.run).spec.recipe.max_length
 
 
-def _trained_run(spec: RunSpec, experiment: Experiment, progress: Progress) -> RunRecord:
+def _trained_run(spec: RunSpec, experiment: Experiment, progress: ProgressCallback) -> RunRecord:
     """Return the record of a run, trained again where its weights are missing."""
     how = spec.distillation
     if how is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
@@ -39,7 +39,7 @@ def train(
     trunk_dtype: TrunkDtype = "auto",
     force: bool = False,
     skip_bad_rows: bool = False,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> TrainResult:
     """Train a task's head on the trunk's cached states, and write its bundle.
 

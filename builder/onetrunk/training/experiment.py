@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Split, Task, read_examples
 from onetrunk.tasks.offsets import Texts
@@ -130,7 +130,7 @@ class Experiment:
             self._tokens[name, split] = TokenStates(rows, self.trunk.pad_token_id)
         return self._tokens[name, split]
 
-    def states(self, name: str, split: Split, taps: Sequence[int], progress: Progress = silent) -> CachedTexts:
+    def states(self, name: str, split: Split, taps: Sequence[int], progress: ProgressCallback = silent) -> CachedTexts:
         """Return a task's hidden states at some taps, computing into the cache those that are missing.
 
         Args:
@@ -154,7 +154,7 @@ class Experiment:
         *,
         what: str,
         compute: ComputeConfig | None = None,
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
     ) -> CachedTexts:
         """Return the hidden states of any texts at some taps, computing into the cache those that are missing.
 

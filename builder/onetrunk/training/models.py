@@ -9,13 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from onetrunk.files import atomic_write
 from onetrunk.nn.head import Head, empty_head, new_head
 from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.experiment import SPLITS, Experiment
 from onetrunk.training.loop import Weights
 from onetrunk.training.runs import RunRecord, RunSpec, Start
-from onetrunk.whole_file import written_whole
 
 
 def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
@@ -102,7 +102,7 @@ def save_weights(key: str, weights: Weights, experiment: Experiment) -> None:
     Raises:
         OneTrunkError: The file cannot be written; the one before is kept.
     """
-    with written_whole(weights_file(key, experiment)) as aside:
+    with atomic_write(weights_file(key, experiment)) as aside:
         save_file({name: tensor.half().contiguous() for name, tensor in weights.items()}, aside)
 
 

@@ -1,4 +1,4 @@
-"""What a recorded training is: everything that its result depends on, and the key it is found by."""
+"""Runs: what a training is and depends on, what it leaves on disk, and the key by which it is found."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe
-from onetrunk.whole_file import write_text
 
 Role = Literal["full", "teacher", "student", "fork"]
 Start = Literal["teacher", "trunk", "random"]
@@ -22,14 +22,16 @@ class Distillation(BaseModel):
     """How a student learns from its teacher.
 
     Attributes:
-        teacher: key of the teacher's run.
-        start: where the student's layers come from: the teacher's lowest layers (the paper's choice), the trunk's own
-            layers at the same place, or nowhere (random).
-        soft: learn the teacher's outputs; without it, the labels alone.
-        temperature: how much the teacher's probabilities are softened.
-        state_weight: weight of the difference between the two last states; 0 leaves it out.
-        other_texts: texts of other tasks of the same form, labelled by the teacher, for each of the task's own texts.
-        masked_texts: copies of the task's own texts with words masked, labelled by the teacher, for each of them.
+        teacher: The key of the teacher's run.
+        start: Where the student's first weights come from: the teacher's lowest layers (the paper's choice), the
+            trunk's own layers at the same depth, or a random initialisation.
+        soft: Whether the student learns the teacher's outputs; otherwise it learns the labels alone.
+        temperature: The temperature by which the teacher's probabilities are softened.
+        state_weight: The weight of the difference between the two last states; 0 leaves it out.
+        other_texts: The number of texts of other tasks of the same form, labelled by the teacher, for each of the
+            task's own texts.
+        masked_texts: The number of copies of the task's own texts with words masked, labelled by the teacher, for each
+            of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,15 +46,15 @@ class Distillation(BaseModel):
 
 
 class RunSpec(BaseModel):
-    """One training.
+    """The specification of one training.
 
     Attributes:
-        task: the task's name.
-        role: ``full``: the whole encoder is fine-tuned, embeddings too. ``teacher``: all layers above the tap are.
-            ``student``: a shorter head learns from a teacher. ``fork``: a head is trained on the labels alone,
+        task: The name of the task.
+        role: ``full``: the whole encoder is fine-tuned, embeddings included. ``teacher``: all layers above the tap
+            are. ``student``: a shorter head learns from a teacher. ``fork``: a head is trained on the labels alone,
             starting from the trunk's own layers.
-        recipe: how; with its tap and layers.
-        distillation: for a student.
+        recipe: How it is trained, with its tap and layers.
+        distillation: How a student learns; None for other roles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,34 +65,42 @@ class RunSpec(BaseModel):
     distillation: Distillation | None = None
 
     def key(self, *facts: str) -> str:
-        """A hash over the spec and the facts that are not in it: trunk, data, device."""
-        # Without what is at its default: a new setting, off by default, does not make old runs new ones.
-        said = self.model_dump_json(exclude_defaults=True)
-        return hashlib.sha256("\0".join([said, *facts]).encode()).hexdigest()[:16]
+        """Return a hash over the spec and the facts that are not in it: trunk, data, device."""
+        # Defaults are left out: a new setting that is off by default does not change the keys of recorded runs.
+        spec = self.model_dump_json(exclude_defaults=True)
+        return hashlib.sha256("\0".join([spec, *facts]).encode()).hexdigest()[:16]
+
+    def with_seed(self, seed: int) -> RunSpec:
+        """Return the same run with another seed."""
+        return self.model_copy(update={"recipe": self.recipe.model_copy(update={"seed": seed})})
 
 
 class RunRecord(BaseModel):
-    """A finished or stopped training.
+    """The record of a training that is finished or was stopped: a small JSON file that reports are made from.
 
     Attributes:
-        key: what it is found by.
-        spec: what was trained, and how.
-        state: ``finished``, or ``stopped`` where it was a loser of a search; such a run goes on if it is wanted whole.
-        metric: the metric that chose the best epoch.
-        scores: on the dev data after the best epoch, by metric, as shares.
-        best_epoch: from 1.
-        losses: mean training loss of each epoch.
-        epoch_scores: dev scores after each epoch, by metric.
-        seconds: by the clock, all epochs with their evaluations, and the teacher's labelling.
-        cpu_seconds: of this process's threads; what other work on the machine took does not count.
-        labelling_cpu_seconds: the part of it in which the teacher labelled texts.
-        parameters: how many numbers were trained.
-        texts: training texts an epoch, unlabelled ones too.
-        data: hashes and rows of the data.
-        trunk: the trunk's identity.
-        device: where it ran.
-        machine: processor and versions.
-        created: the day.
+        schema_version: The version of this schema.
+        key: The key by which the run is found.
+        spec: What was trained, and how.
+        state: ``finished``, or ``stopped`` where a search stopped it early; such a run is resumed when it is needed
+            whole.
+        metric: The metric that chose the best epoch.
+        scores: The dev scores after the best epoch by metric, as shares.
+        best_epoch: The number of the best epoch, from 1.
+        losses: The mean training loss of each epoch.
+        epoch_scores: The dev scores after each epoch, by metric.
+        seconds: The wall-clock time of all epochs with their evaluations and of the teacher's labelling, over all
+            sessions of a resumed training.
+        cpu_seconds: The processor time of this process, all its threads added up; other work on the machine does not
+            count.
+        labelling_cpu_seconds: The part of it in which the training data were prepared: the teacher's labelling.
+        parameters: The number of trained parameters.
+        texts: The number of train texts an epoch, those without a label included.
+        data: The hashes and row counts of the data.
+        trunk: The identity of the trunk.
+        device: The device.
+        machine: The processor or GPU, and the versions of Python and torch.
+        created: The day.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,28 +132,44 @@ class RunRecord(BaseModel):
 
 
 class RunStore:
-    """A folder of run records, one JSON file each, named ``<task>-<role>-<key>.json``."""
+    """A folder of run records, one JSON file each, named ``<task>-<role>-<key>.json``.
+
+    Attributes:
+        folder: The folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def find(self, spec: RunSpec, key: str) -> RunRecord | None:
-        """The record of a run; None where it has not been done."""
+        """Return the record of a run; None where there is none.
+
+        Raises:
+            UserError: The record is broken.
+        """
         path = self._path(spec, key)
         return read_record(path) if path.is_file() else None
 
     def by_key(self, key: str) -> RunRecord:
-        """The record of a key. Raises UserError where there is none."""
+        """Return the record with a key.
+
+        Raises:
+            UserError: There is none, or it is broken.
+        """
         for path in self.folder.glob(f"*-{key}.json"):
             return read_record(path)
         raise UserError(f"{self.folder}: no record of run {key}; give the folder of its search by --study")
 
     def save(self, record: RunRecord) -> None:
-        """Writes a record, whole or not at all. Raises OneTrunkError where that fails."""
-        write_text(self._path(record.spec, record.key), record.model_dump_json(indent=1) + "\n")
+        """Write a record.
+
+        Raises:
+            OneTrunkError: It cannot be written.
+        """
+        atomic_write_text(self._path(record.spec, record.key), record.model_dump_json(indent=1) + "\n")
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """All records, by file name."""
+        """Iterate over all records in the order of their file names."""
         for path in sorted(self.folder.glob("*-*-*.json")):
             yield read_record(path)
 
@@ -152,9 +178,13 @@ class RunStore:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Reads a record. Raises UserError where it is broken or of another schema."""
+    """Read a record.
+
+    Raises:
+        UserError: It is broken or of another schema.
+    """
     try:
         return RunRecord.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a run record: {first}; remove it, and the run is done again") from error
+        raise UserError(f"{path}: not a run record: {first}; remove it, and the run is trained again") from error

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from onetrunk.progress import Progress, silent
+from onetrunk.files import atomic_write
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.tasks import Task
 from onetrunk.training.compute import describe_machine
 from onetrunk.training.distillation import training_data
@@ -24,7 +25,6 @@ from onetrunk.training.experiment import Experiment
 from onetrunk.training.loop import DivergedError, FitState, Weights, fit
 from onetrunk.training.models import new_model, save_weights, weights_file
 from onetrunk.training.runs import RunRecord, RunSpec
-from onetrunk.whole_file import written_whole
 
 ShouldStop = Callable[[int, float], bool]
 """Called after each epoch with its number, from 1, and its dev score; training stops where it returns True."""
@@ -96,7 +96,7 @@ class Checkpoint:
             OneTrunkError: The file cannot be written.
         """
         fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-        with written_whole(self._path) as aside:
+        with atomic_write(self._path) as aside:
             torch.save({"state": fields, "costs": asdict(costs), "answers": self._answers}, aside)
 
     def load(self) -> tuple[FitState, Costs] | None:
@@ -154,7 +154,7 @@ class Trainer:
         path = experiment.cache_root / "runs" / f"{spec.task}-{spec.role}-{self.key}.pt"
         self.checkpoint = Checkpoint(path, self._task)
 
-    def train(self, should_stop: ShouldStop = never_stop, progress: Progress = silent) -> TrainedRun:
+    def train(self, should_stop: ShouldStop = never_stop, progress: ProgressCallback = silent) -> TrainedRun:
         """Train to the last epoch, or until ``should_stop``, starting from the checkpoint where there is one.
 
         Args:
@@ -241,7 +241,7 @@ def execute(
     experiment: Experiment,
     *,
     should_stop: ShouldStop = never_stop,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> RunRecord:
     """Return the record of a run, training it where it is not recorded yet.
 

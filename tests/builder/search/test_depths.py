@@ -204,7 +204,7 @@ def test_students_grow_until_one_is_good_enough(new, scored):
 
 
 def test_full_fine_tuning_is_not_among_the_searchs_costs(new):
-    record = run_baseline("mood", 0, new(), SETTINGS)
+    record = run_baseline("mood", new(), SETTINGS)
     assert record.key not in {trial.key for trial in search_task("mood", new(), SETTINGS).trials}
 
 

@@ -19,7 +19,7 @@ from onetrunk.training.trainer import execute, run_key
 from ..conftest import mood_rows, write_rows
 
 SETTINGS = SearchSettings(
-    epochs=2, probe_epochs=1, depths=3, fork_epochs=1, learning_rate=3e-3, student_layers=(1,), batch_size=16, seeds=1
+    epochs=2, probe_epochs=1, depths=3, fork_epochs=1, learning_rate=3e-3, student_layers=(1,), batch_size=16
 )
 LABELS = {
     "multilabel": lambda words: sorted({word for word in words if word in ("film", "music")}),
@@ -59,7 +59,7 @@ def test_a_kind_is_searched_and_its_student_becomes_a_bundle(task, second, new_e
     # Until there are spans, all scores are nought, and nothing can be planned.
     enough = {"epochs": 40, "probe_epochs": 12, "probe_learning_rate": 1e-2, "folded_epochs": 1.0, "depths": 1}
     settings = SETTINGS.model_copy(update=enough)
-    baseline = run_baseline("things", 0, experiment, settings)
+    baseline = run_baseline("things", experiment, settings)
     save_baselines("things", experiment, settings)
     trials = search_task("things", experiment, settings)
     assert {trial.stage for trial in trials.trials} >= {"probe", "teacher", "student"}
@@ -88,7 +88,7 @@ def test_a_student_by_token_learns_no_states(task, second, new_experiment):
 
 def test_fine_tuned_encoder_reads_words_that_it_never_saw(task, second, new_experiment, tiny_trunk, tmp_path):
     experiment = new_experiment(task, second)
-    record = run_baseline("things", 0, experiment, SETTINGS)
+    record = run_baseline("things", experiment, SETTINGS)
     model = fine_tuned_model(record, experiment)
     data = LabelledStates(experiment.tokens("things", "dev"), experiment.targets("things", "dev"))
     assert evaluate(model, data, task).scores == pytest.approx(record.scores, abs=0.02)
@@ -105,7 +105,7 @@ def test_fine_tuned_encoder_reads_words_that_it_never_saw(task, second, new_expe
 
 @pytest.mark.parametrize("task", ["softmax"], indirect=True)
 def test_a_run_with_other_options_is_another_run(task, new_experiment):
-    spec = baseline_spec("things", new_experiment(task), SETTINGS, 0)
+    spec = baseline_spec("things", new_experiment(task), SETTINGS)
     other = task.model_copy(update={"options": {"output": "crf"}})
     assert run_key(spec, new_experiment(task)) != run_key(spec, new_experiment(other))
 

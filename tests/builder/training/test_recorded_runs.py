@@ -180,7 +180,7 @@ def test_record_that_is_broken_is_one_line(new, content):
     [path] = new().store.folder.glob("mood-fork-*.json")
     path.write_text(content)
     for read in (lambda: execute(spec, new()), lambda: new().store.by_key(record.key), lambda: list(new().store)):
-        with pytest.raises(UserError, match=r"not a run record: .*; remove it, and the run is done again") as caught:
+        with pytest.raises(UserError, match=r"not a run record: .*; remove it, and the run is trained again") as caught:
             read()
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
