@@ -392,3 +392,10 @@ def test_a_likelier_sequence_has_a_smaller_loss_and_padding_none():
 def test_what_a_foreign_head_answers_is_checked(scores, fault):
     found = KIND.fault(np.array([scores], dtype=np.float32), space())
     assert found is None if fault is None else fault in found
+
+
+@pytest.mark.parametrize("tag", [1.0, 2.0])
+def test_a_difference_from_nan_is_nan(tag):
+    expected = np.array([[[1.0, 0.5], [2.0, 0.5]]], dtype=np.float32)
+    found = np.array([[[tag, 0.5], [2.0, np.nan]]], dtype=np.float32)
+    assert np.isnan(KIND.difference(found, expected, space()))
