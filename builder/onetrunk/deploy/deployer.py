@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.change import Change, carry_out, clear_candidates
 from onetrunk.deploy.history import History
 from onetrunk.deploy.listing import ListedTask, list_tasks
-from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.report import DeploymentReport, dry_run
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.deploy.transitions import (
@@ -27,7 +27,7 @@ from onetrunk.deploy.transitions import (
     with_version,
 )
 from onetrunk.deploy.verification import verify
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import Manifest
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
@@ -65,7 +65,7 @@ class Deployer:
         admin_key: str | None = None,
         wait_s: float = 0.0,
         gate: GateWish = DEFAULT_WISH,
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
     ) -> None:
         """Says where; touches nothing.
 
@@ -77,14 +77,14 @@ class Deployer:
                 ``ONETRUNK_ADMIN_KEY``.
             wait_s: seconds to wait for another deployment or build to end, before it is refused.
             gate: how a head is judged where the repository is of a reduced precision; by default as its build judged.
-            progress: see Progress.
+            progress: see ProgressCallback.
 
         Raises:
             UserError: the url names a protocol.
         """
         self.repository = repository
         self.history = History(repository)
-        self.server = LiveServer(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
+        self.server = AdminClient(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
         self._trunk_source = trunk
         self._trunk: Trunk | None = None
         self._wait_s = wait_s
