@@ -23,7 +23,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from onetrunk.deploy.live_server import Answers, LiveServer, ServerGoneError
 from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, outputs_of, prove, smoke_rows
 from onetrunk.deploy.synchrony import synchronise
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.manifest import GateResult, Manifest
 from onetrunk.protocol.names import MANIFEST, MULTITASK, MULTITASK_TOKENS, candidate_ensemble, candidate_output
@@ -144,7 +144,7 @@ def carry_out(
     repository: Path,
     manifest: Manifest,
     server: LiveServer | None,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> Outcome:
     """Carries a change out. The caller holds the repository, and files and server agree with ``change.before``.
 
@@ -153,7 +153,7 @@ def carry_out(
         repository: its folder.
         manifest: the manifest of ``change.before``.
         server: the server on it; None changes the files only.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Raises:
         OneTrunkError: something failed; what was served before is served still or again, or the message says what is.
@@ -188,7 +188,9 @@ def carry_out(
     return outcome
 
 
-def _switch_server(change: Change, server: LiveServer, outcome: Outcome, clock: _Clock, progress: Progress) -> None:
+def _switch_server(
+    change: Change, server: LiveServer, outcome: Outcome, clock: _Clock, progress: ProgressCallback
+) -> None:
     try:
         synchronise(change.after, server)
         outcome.seconds["switch"] = clock.lap()
@@ -258,7 +260,7 @@ def _bring_in(
     manifest: Manifest,
     outcome: Outcome,
     replaced: dict[str, str],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> Manifest:
     """Publishes the new versions and the configs that let a server hold them. Gives the manifest that stands then.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from onetrunk.deploy.live_server import LiveServer, Row
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import candidate_ensemble, candidate_output
 from onetrunk.repository.contents import Contents
@@ -83,7 +83,7 @@ def compare(
     task: str,
     file: Path,
     tokenizer: Path,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     most_timed: int = 200,
 ) -> Comparison:
     """Asks the live head and the candidate about the same texts. The live ensembles are not touched.
@@ -94,7 +94,7 @@ def compare(
         task: a task that has a candidate.
         file: texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` where it is known.
         tokenizer: the tokenizer.json that is served, by which labels of words are put on tokens.
-        progress: see Progress.
+        progress: see ProgressCallback.
         most_timed: on how many texts latency is measured, one request at a time, both in turn.
 
     Raises:
@@ -193,7 +193,7 @@ def _disagreements(
 
 
 def _latencies(
-    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: Progress
+    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: ProgressCallback
 ) -> dict[str, list[float]]:
     """Seconds of requests for one text and one output, the outputs in turn, so that both meet the same machine."""
     times: dict[str, list[float]] = {output: [] for output in outputs}

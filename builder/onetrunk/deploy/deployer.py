@@ -27,7 +27,7 @@ from onetrunk.deploy.transitions import (
     with_version,
 )
 from onetrunk.deploy.verification import verify
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import Manifest
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
@@ -65,7 +65,7 @@ class Deployer:
         admin_key: str | None = None,
         wait_s: float = 0.0,
         gate: GateWish = DEFAULT_WISH,
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
     ) -> None:
         """Says where; touches nothing.
 
@@ -77,7 +77,7 @@ class Deployer:
                 ``ONETRUNK_ADMIN_KEY``.
             wait_s: seconds to wait for another deployment or build to end, before it is refused.
             gate: how a head is judged where the repository is of a reduced precision; by default as its build judged.
-            progress: see Progress.
+            progress: see ProgressCallback.
 
         Raises:
             UserError: the url names a protocol.

@@ -14,7 +14,7 @@ from onetrunk.deploy.reference import own_answers, reference_answers
 from onetrunk.export.chain_run import Chain
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult
 from onetrunk.protocol.names import MODEL_FILE, Segment, candidate_output, head_name
@@ -42,7 +42,7 @@ class Making:
         arrivals: versions that ``after`` needs; the fresh ones are made.
         head: where the new head comes from; None where there is none.
         gate: how a reduced precision is judged.
-        progress: see Progress.
+        progress: see ProgressCallback.
         notes: what a user should know of what was written.
     """
 
@@ -53,7 +53,7 @@ class Making:
     arrivals: tuple[PlannedModel, ...]
     head: HeadSource | None
     gate: GateSettings = DEFAULT_GATE
-    progress: Progress = silent
+    progress: ProgressCallback = silent
     notes: list[str] = field(default_factory=list)
 
     def write(self, publication: Publication) -> Mapping[str, GateResult]:

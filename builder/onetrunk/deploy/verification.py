@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.synchrony import differences
-from onetrunk.digest import sha256_file
+from onetrunk.files import sha256_file
 from onetrunk.repository.publication import is_decided
 from onetrunk.repository.standing import changed_texts, read_standing
 

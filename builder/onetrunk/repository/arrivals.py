@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onetrunk.digest import sha256_file
 from onetrunk.export.precision import reduce_file
+from onetrunk.files import sha256_file
 from onetrunk.protocol import __version__
 from onetrunk.protocol.manifest import DEFAULT_RULE, GateRule, Manifest, ModelEntry, VersionEntry
 from onetrunk.protocol.names import ENSEMBLE_VERSION, MODEL_FILE, TOKENIZER, head_name

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from onetrunk.export.release import DEFAULT_RELEASE, Release, get_release
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import (
     CPU,
@@ -127,12 +127,12 @@ class BuildRequest:
             raise UserError(f"--precision {self.precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
 
 
-def build_repository(request: BuildRequest, progress: Progress = silent) -> BuildReport:
+def build_repository(request: BuildRequest, progress: ProgressCallback = silent) -> BuildReport:
     """Build a Triton model repository from bundles, or bring an existing one up to date.
 
     Args:
         request: The repository to build.
-        progress: Called as the build proceeds; see ``onetrunk.progress.Progress``.
+        progress: Called as the build proceeds; see ``onetrunk.progress.ProgressCallback``.
 
     Returns:
         What was done, or with ``dry_run`` would be done.
@@ -239,7 +239,7 @@ def _publish(
     release: Release,
     manifest: Manifest | None,
     texts: Sequence[str],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> tuple[dict[str, float], dict[str, GateResult]]:
     """Writes fresh versions and texts aside, checks the whole, moves it in.
 
@@ -269,7 +269,7 @@ def _publish(
 
 
 def _export(
-    plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: Progress
+    plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: ProgressCallback
 ) -> Exports:
     segments = {segment.name: segment for segment in plan.segments}
     groups = {group.name: group for group in plan.groups}

@@ -17,7 +17,7 @@ from onetrunk.export.parity import GroupedFile, check_parity
 from onetrunk.export.precision import reduce_file
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.manifest import Precision
 from onetrunk.protocol.names import MODEL_FILE, Segment, head_name
 from onetrunk.repository.arrivals import served_task, write_head
@@ -96,7 +96,7 @@ class Exports:
         draft = None if model.numbers == "fp32" else self._drafts.head(head)
         write_head(head, self.trunk, self.release, self.publication, model, draft)
 
-    def check(self, progress: Progress) -> dict[str, float]:
+    def check(self, progress: ProgressCallback) -> dict[str, float]:
         """Checks the fp32 files against torch, then that the reduced ones have the same form and answer with numbers.
 
         Returns:
@@ -123,7 +123,7 @@ class Exports:
         )
 
     def _check(
-        self, chain: Chain, what: str, progress: Progress, allowed: float | None, groups: Sequence[GroupedFile]
+        self, chain: Chain, what: str, progress: ProgressCallback, allowed: float | None, groups: Sequence[GroupedFile]
     ) -> dict[str, float]:
         heads = [served_task(head, self.trunk, chain.heads[head.spec.task]) for head, _ in self.heads]
         counter, total = itertools.count(1), 2 * len(self.buckets)

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from onetrunk.digest import sha256_file
 from onetrunk.export.release import IR_VERSION, OPSET
+from onetrunk.files import sha256_file
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, ModelEntry
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment
