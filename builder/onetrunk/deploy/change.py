@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.live_server import Answers, LiveServer, ServerGoneError
+from onetrunk.admin import AdminClient, Answers
 from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, outputs_of, prove, smoke_rows
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.errors import NotReady, OneTrunkError
 from onetrunk.protocol.manifest import GateResult, Manifest
 from onetrunk.protocol.names import MANIFEST, MULTITASK, MULTITASK_TOKENS, candidate_ensemble, candidate_output
 from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions
@@ -143,7 +143,7 @@ def carry_out(
     change: Change,
     repository: Path,
     manifest: Manifest,
-    server: LiveServer | None,
+    server: AdminClient | None,
     progress: ProgressCallback = silent,
 ) -> Outcome:
     """Carries a change out. The caller holds the repository, and files and server agree with ``change.before``.
@@ -189,18 +189,18 @@ def carry_out(
 
 
 def _switch_server(
-    change: Change, server: LiveServer, outcome: Outcome, clock: _Clock, progress: ProgressCallback
+    change: Change, server: AdminClient, outcome: Outcome, clock: _Clock, progress: ProgressCallback
 ) -> None:
     try:
         synchronise(change.after, server)
         outcome.seconds["switch"] = clock.lap()
         progress("asking again", 3, 4)
         _ask_again(change, server, outcome.answers)
-    except ServerGoneError:
+    except NotReady:
         # It died in the middle: its launcher starts it anew, from files that are switched already.
         try:
             server.wait_until_back(_BACK_S)
-        except ServerGoneError as error:
+        except NotReady as error:
             raise _NotBackError(
                 f"the files are switched, but the server went away and has not come back ({error}); "
                 "started anew, it serves the new state: then see deploy-head --verify"
@@ -211,7 +211,7 @@ def _switch_server(
 
 
 def _switch_back(
-    change: Change, repository: Path, switched: Manifest, server: LiveServer, error: BaseException
+    change: Change, repository: Path, switched: Manifest, server: AdminClient, error: BaseException
 ) -> None:
     """Serves again what was served before, after the new state turned out to be wrong. Raises what to tell the user."""
     if isinstance(error, _NotBackError):
@@ -245,7 +245,7 @@ def clear_candidates(repository: Path, contents: Contents) -> list[str]:
     return gone
 
 
-def synchronise_parts(change: Change, server: LiveServer) -> None:
+def synchronise_parts(change: Change, server: AdminClient) -> None:
     """Loads what ``between`` names and the server lacks, and the new segments, which no config names yet."""
     synchronise(change.between, server)
     held = server.loaded_versions()
@@ -287,7 +287,7 @@ def _bring_in(
     return stands
 
 
-def _prove(change: Change, server: LiveServer) -> Answers:
+def _prove(change: Change, server: AdminClient) -> Answers:
     answers = prove(server, _ensemble(change.after, change.ensemble), change.expected(), change.allowed)
     live = answers
     if change.ensemble != MULTITASK and change.before.segments != change.after.segments:
@@ -305,7 +305,7 @@ def _ensemble(contents: Contents, name: str) -> pb.ModelConfig:
 
 
 def _undo(
-    change: Change, repository: Path, manifest: Manifest, replaced: Mapping[str, str], server: LiveServer | None
+    change: Change, repository: Path, manifest: Manifest, replaced: Mapping[str, str], server: AdminClient | None
 ) -> None:
     """Takes back what was brought in: texts as before, and the fresh versions are gone."""
     before = change.before
@@ -326,7 +326,7 @@ def _undo(
         synchronise(before, server)
 
 
-def _ask_again(change: Change, server: LiveServer, expected: Answers) -> None:
+def _ask_again(change: Change, server: AdminClient, expected: Answers) -> None:
     ensemble = change.ensemble
     outputs = outputs_of(_ensemble(change.after, ensemble))
     check_answers(server.ask(ensemble, smoke_rows(), outputs), expected, change.allowed)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.change import Change, carry_out, clear_candidates
 from onetrunk.deploy.history import History
 from onetrunk.deploy.listing import ListedTask, list_tasks
-from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.report import DeploymentReport, dry_run
 from onetrunk.deploy.synchrony import synchronise
 from onetrunk.deploy.transitions import (
@@ -84,7 +84,7 @@ class Deployer:
         """
         self.repository = repository
         self.history = History(repository)
-        self.server = LiveServer(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
+        self.server = AdminClient(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
         self._trunk_source = trunk
         self._trunk: Trunk | None = None
         self._wait_s = wait_s

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.live_server import Answers, LiveServer, Row
+from onetrunk.admin import AdminClient, Answers, Row
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
@@ -58,7 +58,7 @@ def smoke_rows() -> list[Row]:
 
 
 def prove(
-    server: LiveServer,
+    server: AdminClient,
     ensemble: pb.ModelConfig,
     expected: Mapping[str, NDArray[np.float32]],
     allowed: Allowed | None = None,
@@ -83,7 +83,7 @@ def prove(
     aside.name = PROOF
     for output in aside.output:
         output.label_filename = ""  # the files lie in the folder of the ensemble that it stands for
-    server.load_aside(aside)
+    server.load_ensemble(aside)
     try:
         answers = server.ask(PROOF, smoke_rows(), outputs_of(ensemble))
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.deploy.live_server import Row
+from onetrunk.admin import Row
 from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.export.parity import ServedTask, open_session
 from onetrunk.nn.trunk import Trunk

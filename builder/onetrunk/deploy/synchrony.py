@@ -8,7 +8,7 @@ from typing import Literal
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.live_server import LiveServer
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.proof import PROOF
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name
@@ -44,11 +44,11 @@ def expected_versions(contents: Contents) -> dict[str, set[int]]:
     return parts
 
 
-def differences(contents: Contents, server: LiveServer) -> list[Difference]:
+def differences(contents: Contents, server: AdminClient) -> list[Difference]:
     """All that differs, in the order in which it can be put right without a request that fails.
 
     Raises:
-        ServerGoneError: nobody answers.
+        NotReady: nobody answers.
     """
     loaded, expected = server.loaded_versions(), expected_versions(contents)
     found = []
@@ -73,7 +73,7 @@ def differences(contents: Contents, server: LiveServer) -> list[Difference]:
     return found
 
 
-def synchronise(contents: Contents, server: LiveServer) -> list[Difference]:
+def synchronise(contents: Contents, server: AdminClient) -> list[Difference]:
     """Makes the server serve what the files say; gives what differed.
 
     Raises:

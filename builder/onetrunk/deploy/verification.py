@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onetrunk.deploy.live_server import LiveServer
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.synchrony import differences
 from onetrunk.files import sha256_file
 from onetrunk.repository.publication import is_decided
 from onetrunk.repository.standing import changed_texts, read_standing
 
 
-def verify(repository: Path, server: LiveServer | None) -> list[str]:
+def verify(repository: Path, server: AdminClient | None) -> list[str]:
     """What does not agree, a line each; empty where all does.
 
     Args:
@@ -20,7 +20,7 @@ def verify(repository: Path, server: LiveServer | None) -> list[str]:
 
     Raises:
         UserError: there is no repository, or it cannot be read at all.
-        ServerGoneError: nobody answers at the server's address.
+        NotReady: nobody answers at the server's address.
     """
     found = []
     if is_decided(repository):

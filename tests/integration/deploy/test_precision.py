@@ -9,9 +9,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.change import Change
 from onetrunk.deploy.deployer import Deployer
-from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.making import Making
 from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
 from onetrunk.export import quantization
@@ -165,7 +165,7 @@ def test_running_server_takes_it_and_a_wrong_one_not(repository, tiny_trunk_fold
     with (
         server as running,
         Deployer(repository, url=running.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer,
-        LiveServer(running.grpc_url) as client,
+        AdminClient(running.grpc_url) as client,
     ):
         before = client.ask("multitask", smoke_rows(), ["mood"])["mood"]
         assert deployer.deploy(bundle(shift=-3.0)).to_version == 2

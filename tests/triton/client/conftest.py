@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from onetrunk.admin import AdminClient
 from onetrunk.client import Client
 from onetrunk.client.bench.samples import read_texts
-from onetrunk.client.bench.server import BenchServer
 
 LINES = read_texts(None)
 
@@ -23,7 +23,7 @@ def client(served):
 @pytest.fixture(scope="session")
 def raw(served):
     """Requests that the client would not send."""
-    with BenchServer(served.grpc_url) as server:
+    with AdminClient(served.grpc_url) as server:
         yield server
 
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.deployer import Deployer
-from onetrunk.deploy.live_server import LiveServer
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 
@@ -30,12 +30,12 @@ def repository(tiny_heads, tiny_trunk_folder, tmp_path):
 def test_groups_answer_as_separate_heads_and_a_deployment_goes_by_without_a_failure(
     repository, served, tiny_trunk_folder, bundle
 ):
-    with LiveServer(served.grpc_url) as separate:
+    with AdminClient(served.grpc_url) as separate:
         expected = separate.ask("multitask", ROWS, TASKS)
     failures, seen, stop = [], set(), threading.Event()
 
     def client(url):
-        with LiveServer(url) as asking:
+        with AdminClient(url) as asking:
             while not stop.is_set():
                 try:
                     answers = asking.ask("multitask", ROWS, ("grade", "mood"))
@@ -48,7 +48,7 @@ def test_groups_answer_as_separate_heads_and_a_deployment_goes_by_without_a_fail
     with (
         Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None) as server,
         Deployer(repository, url=server.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer,
-        LiveServer(server.grpc_url, KEY) as live,
+        AdminClient(server.grpc_url, KEY) as live,
     ):
         assert "head_mood" not in live.loaded_versions()
         for subset in (TASKS, *((task,) for task in TASKS), ("mood", "topic")):

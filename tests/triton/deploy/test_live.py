@@ -16,16 +16,16 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy import change as change_module
 from onetrunk.deploy import proof
 from onetrunk.deploy.deployer import Deployer
-from onetrunk.deploy.live_server import LiveServer, ServerGoneError
 from onetrunk.deploy.proof import ProofError
 from onetrunk.deploy.reference import reference_answers
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.nn.bundle import load_bundle
-from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 
@@ -57,7 +57,7 @@ def live(server, repository, tiny_trunk_folder):
 @pytest.fixture
 def ask(server):
     """Asks the ensemble of all tasks, or another one, about ROWS."""
-    with LiveServer(server.grpc_url) as client:
+    with AdminClient(server.grpc_url) as client:
 
         def ask(*outputs, ensemble="multitask", rows=ROWS):
             return client.ask(ensemble, rows, outputs)
@@ -130,7 +130,7 @@ def test_candidate_on_a_tap_of_its_own_and_a_proof_that_was_left_behind(live, re
         found = ask(f"deep{tap}_candidate", ensemble=f"candidate_deep{tap}")
         assert near(found[f"deep{tap}_candidate"], reference(tried))
         assert near(ask("match")["match"], before["match"])
-    live.server.load_aside(proof_of(repository))
+    live.server.load_ensemble(proof_of(repository))
     live.discard("deep0")
     live.promote("deep3")
     live.rollback("topic")
@@ -158,7 +158,7 @@ def test_no_request_fails_and_no_answer_is_a_mixture_under_load(live, server, bu
 
     def client(seed):
         generator = random.Random(seed)
-        with LiveServer(server.grpc_url) as connection:
+        with AdminClient(server.grpc_url) as connection:
             while not stop.is_set():
                 rows = generator.sample(range(len(ROWS)), 2)
                 wanted = generator.sample(tasks, generator.randint(1, 3))
@@ -229,8 +229,8 @@ def test_wrong_key_and_no_server_are_told_before_anything_is_touched(
 ):
     before = visible(repository)
     for key, url, error, message in (
-        ("wrong", server.grpc_url, UserError, "the key given is not its: set ONETRUNK_ADMIN_KEY"),
-        ("wrong", "127.0.0.1:1", ServerGoneError, "no answer while asking what is loaded"),
+        ("wrong", server.grpc_url, UserError, "ONETRUNK_ADMIN_KEY"),
+        ("wrong", "127.0.0.1:1", NotReady, "127.0.0.1:1: no answer"),
     ):
         deployer = Deployer(repository, url=url, trunk=tiny_trunk_folder, admin_key=key)
         with deployer, pytest.raises(error, match=message):
@@ -352,7 +352,7 @@ def test_what_a_dead_deployer_left_loads_on_a_fresh_server(
             with pytest.raises(Dead):
                 deployer.deploy(new)
         server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None)
-        with server, LiveServer(server.grpc_url) as client:
+        with server, AdminClient(server.grpc_url) as client:
             scores = client.ask("multitask", ROWS, ["mood"])["mood"]
         assert near(scores, expected["new" if last.startswith("multitask") else "old"])
     deployer.remove("grade")

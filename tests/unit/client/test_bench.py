@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from onetrunk.admin import AdminClient
 from onetrunk.client.bench.load import read_load
 from onetrunk.client.bench.samples import read_texts
-from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.bench.statistics import Counters, part_times, read_counters
 from onetrunk.client.cli import bench_repo
 from onetrunk.protocol.errors import BadInput, ServerError
@@ -67,8 +67,8 @@ def server(fake, monkeypatch):
         asked.append((model, inputs))
         if model != "tokenizer":
             return {}
-        columns = [_words(tensor.content) for tensor in inputs]
-        lengths = [len(text) + len(pair) for text, pair in zip(*columns, strict=True)]
+        columns = zip(inputs["text"][:, 0], inputs["text_pair"][:, 0], strict=True)
+        lengths = [len(text.split()) + len(pair.split()) for text, pair in columns]
         mask = np.zeros((len(lengths), 16), np.int64)
         for row, length in enumerate(lengths):
             mask[row, : min(length, 16)] = 1
@@ -86,20 +86,11 @@ def server(fake, monkeypatch):
             _model("multitask", reading, 0, 9),
         ]
 
-    monkeypatch.setattr(BenchServer, "infer", infer)
-    monkeypatch.setattr(BenchServer, "statistics", statistics)
-    monkeypatch.setattr(BenchServer, "version", lambda self: "2.51.0")
+    monkeypatch.setattr(AdminClient, "infer", infer)
+    monkeypatch.setattr(AdminClient, "statistics", statistics)
+    monkeypatch.setattr(AdminClient, "version", lambda self: "2.51.0")
     fake.asked = asked
     return fake
-
-
-def _words(content):
-    texts = []
-    while content:
-        length = int.from_bytes(content[:4], "little")
-        texts.append(content[4 : 4 + length].decode().split())
-        content = content[4 + length :]
-    return texts
 
 
 def _model(name, reading, queue_ms, compute_ms):

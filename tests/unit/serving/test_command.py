@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER
 from onetrunk.serving import installation
 from onetrunk.serving.address import Address
-from onetrunk.serving.command import admin_headers, triton_command
+from onetrunk.serving.command import triton_command
 from onetrunk.serving.installation import Installation, find_libpython, find_triton
 from onetrunk.serving.runtime import Runtime, environment, make_runtime
 
@@ -59,8 +60,7 @@ def test_an_admin_key_closes_what_changes_the_server_but_not_reading() -> None:
         f"--http-restricted-api={protocols}",
         "--log-verbose=1",
     ]
-    assert admin_headers("k") == {"triton-grpc-protocol-onetrunk-admin-key": "k"}
-    assert admin_headers(None) == {}
+    assert ADMIN_GRPC_HEADER == "triton-grpc-protocol-onetrunk-admin-key"
 
 
 def test_the_environment_leads_to_our_libraries_and_python() -> None:
@@ -150,7 +150,7 @@ def test_the_private_folder_holds_both_backends(tmp_path: Path) -> None:
         assert files == {
             "backends/python/libtriton_python.so",
             "backends/python/triton_python_backend_stub",
-            "server/onetrunk/serving/backends/onnxruntime/model.py",
+            "backends/onnxruntime/model.py",
             "lib/libpython3.99.so.1.0",
         }
         assert not any(path.is_symlink() for path in runtime.backends.rglob("*")), "Triton refuses links there"

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tritonclient.utils import InferenceServerException
 
-from onetrunk.protocol.errors import ServerError
+from onetrunk.protocol.errors import NotReady, ServerError
 from onetrunk.serving import watchdog
-from onetrunk.serving.control import NoAnswerError
 from onetrunk.serving.stubs import Stub, parse_stub
 from onetrunk.serving.watchdog import Backoff, Watchdog, Watched
 
@@ -19,7 +17,7 @@ MOOD, TOPIC = Stub("head_mood", 1, "head_mood_0_0"), Stub("head_topic", 1, "head
 
 
 class FakeServer:
-    """Both the process and the control of a server."""
+    """Both the process and the admin client of a server."""
 
     pid = 1
 
@@ -42,16 +40,13 @@ class FakeServer:
     def reload(self, model: str, count: int) -> None:
         self.reloads.append(model)
         if self.reload_fails:
-            raise InferenceServerException("the file is broken")
+            raise ServerError("the file is broken")
         self.living = {MOOD, TOPIC}
 
-    def answers_given(self) -> int:
-        return self.answers
-
-    def ask_for_everything(self, timeout_s: float) -> None:
+    def probe(self) -> None:
         self.probes += 1
         if not self.answers_probes:
-            raise NoAnswerError("deadline exceeded")
+            raise ServerError("deadline exceeded")
 
 
 class Clock:
@@ -73,6 +68,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def server(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> FakeServer:
     server = FakeServer()
     monkeypatch.setattr(watchdog, "living_stubs", lambda pid: set(server.living))
+    monkeypatch.setattr(watchdog, "answers_given", lambda admin: admin.answers)
+    monkeypatch.setattr(watchdog, "probe_all_outputs", lambda admin, timeout_s: admin.probe())
     return server
 
 
@@ -153,7 +150,7 @@ def test_a_dead_server_is_restarted_a_bounded_number_of_times(
         clock.now_s += 60
         dog._look()
     clock.now_s += 60
-    with pytest.raises(ServerError, match=r"Triton died \(exit status 137\); given up after 3 restarts"):
+    with pytest.raises(watchdog._GiveUp, match=r"Triton died \(exit status 137\); given up after 3 restarts"):
         dog._look()
     assert len(restarts) == 3
 
@@ -203,7 +200,7 @@ def test_a_server_that_goes_away_in_the_middle_of_a_question_ends_nothing(
         looks.append(1)
         if len(looks) == 3:
             dog.stop()
-        raise InferenceServerException("connection refused")
+        raise NotReady("connection refused")
 
     monkeypatch.setattr(watchdog, "POLL_S", 0.001)
     monkeypatch.setattr(dog, "_look", look)
