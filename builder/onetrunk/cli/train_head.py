@@ -89,9 +89,9 @@ def new_spelling(arguments: list[str]) -> str | None:
         words.remove("--search")
         study = {option: _take_option(words, option) for option in _STUDY_OPTIONS}
         commands = [["search-heads", "run", *words]]
-        for option, value in study.items():
-            if value:
-                given = ["--tasks", "all", option, *value] if option == "--seeds" else ["--tasks", *value]
+        for option, chosen in study.items():
+            if chosen:
+                given = ["--tasks", "all", option, *chosen] if option == "--seeds" else ["--tasks", *chosen]
                 commands.append(["python", "-m", "benchmarks.study", option.removeprefix("--"), *given])
         return " && ".join(shlex.join(command) for command in commands)
     return None
