@@ -28,9 +28,9 @@ import click
 import numpy as np
 import torch
 
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
+from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.deploy.live_server import LiveServer
-from onetrunk.deploy.reference import reference_answers
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.export.parity_texts import parity_texts

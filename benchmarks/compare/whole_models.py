@@ -29,9 +29,9 @@ from onetrunk.protocol.names import (
     Segment,
     hidden_name,
 )
+from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import buckets_up_to
 from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, tokenizer_config
-from onetrunk.repository.plan import tokenizer_files
 from onetrunk.whole_file import written_whole
 
 TRUNK_OUTPUT = "state"

@@ -16,10 +16,10 @@ from onetrunk.cli.console import errors_end_command, progress_line, typed_option
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
 
 if TYPE_CHECKING:
+    from onetrunk.deploy import Deployer
     from onetrunk.deploy.comparison import Comparison
-    from onetrunk.deploy.deployer import Deployer
-    from onetrunk.deploy.listing import ListedTask
-    from onetrunk.deploy.report import DeploymentReport
+    from onetrunk.deploy.deployer import DeploymentReport
+    from onetrunk.deploy.history import ListedTask
 
 _EPILOG = """\b
 Examples:
@@ -125,7 +125,7 @@ def deploy_head(
     """
     with errors_end_command():
         action = _action({name.rstrip("_"): value for name, value in asked.items()}, dry_run)
-        from onetrunk.deploy.deployer import Deployer
+        from onetrunk.deploy import Deployer
         from onetrunk.repository.gate_settings import GateWish
 
         gate = GateWish(max_loss, task_dir, data)
@@ -176,15 +176,15 @@ def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
         return deployer.compare(asked["compare"], tried)
 
     actions: dict[str, Callable[[Deployer], Any]] = {
-        "bundle": lambda deployer: deployer.deploy(asked["bundle"], only_try=dry_run),
-        "candidate": lambda deployer: deployer.candidate(asked["candidate"], only_try=dry_run),
+        "bundle": lambda deployer: deployer.deploy(asked["bundle"], dry_run=dry_run),
+        "candidate": lambda deployer: deployer.candidate(asked["candidate"], dry_run=dry_run),
         "compare": compare,
-        "promote": lambda deployer: deployer.promote(task, only_try=dry_run),
-        "discard": lambda deployer: deployer.discard(task, only_try=dry_run),
-        "remove": lambda deployer: deployer.remove(asked["remove"], only_try=dry_run),
-        "rollback": lambda deployer: deployer.rollback(asked["rollback"], asked["to"], only_try=dry_run),
+        "promote": lambda deployer: deployer.promote(task, dry_run=dry_run),
+        "discard": lambda deployer: deployer.discard(task, dry_run=dry_run),
+        "remove": lambda deployer: deployer.remove(asked["remove"], dry_run=dry_run),
+        "rollback": lambda deployer: deployer.rollback(asked["rollback"], asked["to"], dry_run=dry_run),
         "list": lambda deployer: deployer.tasks(),
-        "prune": lambda deployer: deployer.prune(asked["keep"] or 2, only_try=dry_run),
+        "prune": lambda deployer: deployer.prune(asked["keep"] or 2, dry_run=dry_run),
         "verify": lambda deployer: deployer.verify(),
         "sync": lambda deployer: deployer.sync(),
         "log": lambda deployer: [e for e in deployer.history.entries() if task in (None, e.get("task"))],
@@ -200,7 +200,7 @@ def _plain(result: Any) -> Any:
 
 def _show(result: Any, dry_run: bool) -> None:
     from onetrunk.deploy.comparison import Comparison
-    from onetrunk.deploy.report import DeploymentReport
+    from onetrunk.deploy.deployer import DeploymentReport
 
     if isinstance(result, DeploymentReport):
         _show_report(result, dry_run)

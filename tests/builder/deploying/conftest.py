@@ -13,10 +13,10 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import new_head
-from onetrunk.repository.publication import STAGING
+from onetrunk.repository.transaction import STAGING
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
