@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,14 @@ from onetrunk.export.merged import merge_models
 from onetrunk.export.onnx_file import export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
     HIDDEN_STATE,
     INPUT_IDS,
     MULTITASK,
     MULTITASK_TOKENS,
+    ONETRUNK_PARAMETER,
     PADDED,
     TOKEN_TYPE_IDS,
     TOKENIZER,
@@ -31,7 +32,7 @@ from onetrunk.protocol.names import (
 )
 from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import buckets_up_to
-from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, tokenizer_config
+from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, parameters_of, tokenizer_config
 from onetrunk.whole_file import written_whole
 
 TRUNK_OUTPUT = "state"
@@ -169,8 +170,17 @@ def _ensemble(name: str, trunk: Trunk, tokenizer: pb.ModelConfig, models: Sequen
         for task, size in model.outputs.items():
             step.output_map[task] = task
             config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[size]))
-            tasks[task] = {"kind": "classification", "form": "single", "labels": None, "range": None}
-    config.parameters["onetrunk"].string_value = json.dumps({"schema": 1, "trunk": trunk.identity, "tasks": tasks})
+            tasks[task] = TaskInfo(
+                name=task, kind="classification", form="single", metric="accuracy", tap=0, layers=1, version=1
+            )
+    settings = parameters_of(tokenizer)
+    info = EnsembleInfo(
+        trunk=trunk.identity,
+        max_length=int(settings["max_length"]),
+        buckets=tuple(int(bucket) for bucket in settings["buckets"].split(",")),
+        tasks=tasks,
+    )
+    config.parameters[ONETRUNK_PARAMETER].string_value = info.text()
     return config
 
 

@@ -23,8 +23,8 @@ from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import Query
 from onetrunk.protocol.names import HIDDEN_STATE, cut_trunk, hidden_name
-from onetrunk.tasks.head_spec import Query
 from onetrunk.whole_file import write_text
 
 

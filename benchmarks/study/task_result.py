@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.seed_scores import SeedScores
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 from onetrunk.training.run_spec import RunSpec
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.compare.load import ask, run_load
 from benchmarks.peers.peer import HttpRequest
-from onetrunk.client.errors import ServerError
+from onetrunk.protocol.errors import ServerError
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from onetrunk.client.bench.samples import read_texts
 from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.bench.statistics import Counters, part_times, read_counters
 from onetrunk.client.cli import bench_repo
-from onetrunk.client.errors import BadInput, ServerError
+from onetrunk.protocol.errors import BadInput, ServerError
 
 # As perf_analyzer 2.51.0 writes it.
 CSV_REPORT = (

@@ -11,7 +11,7 @@ import pytest
 
 from onetrunk.client import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
 from onetrunk.client.kinds import reader_of
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Server is stopping")
 DEAD_STUB = (grpc.StatusCode.INTERNAL, "in ensemble 'multitask', Stub process 'head_sst2_0_0' is not healthy.")

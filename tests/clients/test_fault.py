@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from onetrunk.client.errors import BadInput, DeadlineExceeded, NotReady, ServerError
 from onetrunk.client.fault import read_fault
+from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, ServerError
 
 Code = grpc.StatusCode
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onetrunk.client.plan import MAX_BATCH_BYTES, WINDOW_BATCHES, Group, plan_batches
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 ONE = TaskInfo(name="one", kind="regression", form="single", metric="m", tap=1, layers=1, version=1)
 TWO = TaskInfo(name="two", kind="regression", form="pair", metric="m", tap=1, layers=1, version=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onetrunk.client.errors import DeadlineExceeded, NotReady
 from onetrunk.client.fault import Fault
 from onetrunk.client.retry import Backoff, Deadline
+from onetrunk.protocol.errors import DeadlineExceeded, NotReady
 
 PASSING = Fault(NotReady("down"), passing=True)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from onetrunk.serving.address import Address, choose_ports, listens_on, resolve_host
-from onetrunk.serving.errors import PortTakenError, UserError
+from onetrunk.protocol.errors import UserError
+from onetrunk.serving.address import Address, PortTakenError, choose_ports, listens_on, resolve_host
 
 
 @pytest.fixture

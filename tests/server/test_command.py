@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from onetrunk.protocol.errors import UserError
 from onetrunk.serving import installation
 from onetrunk.serving.address import Address
 from onetrunk.serving.command import admin_headers, triton_command
-from onetrunk.serving.errors import UserError
 from onetrunk.serving.installation import Installation, find_libpython, find_triton
 from onetrunk.serving.runtime import Runtime, environment, make_runtime
 

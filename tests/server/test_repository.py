@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from onetrunk.serving.errors import UserError
+from onetrunk.protocol.errors import UserError
 from onetrunk.serving.repository import read_repository
 
 
 def test_a_whole_repository_tells_its_tasks_and_models(repository: Path) -> None:
     found = read_repository(repository)
     assert set(found.tasks) == {"match", "mood", "topic"}
-    assert found.tasks["topic"]["labels"] == ["art", "law", "sport"]
+    assert found.tasks["topic"].labels == ("art", "law", "sport")
     heads = {"head_match", "head_mood", "head_topic"}
     assert found.models == {"multitask", "multitask_tokens", "tokenizer", "trunk_00_01"} | heads
 

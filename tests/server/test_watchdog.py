@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from onetrunk.protocol.errors import ServerError
 from onetrunk.serving import watchdog
 from onetrunk.serving.control import NoAnswerError
-from onetrunk.serving.errors import ServerError
 from onetrunk.serving.stubs import Stub, parse_stub
 from onetrunk.serving.watchdog import Backoff, Watchdog, Watched
 

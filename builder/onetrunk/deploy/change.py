@@ -27,8 +27,8 @@ from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_a
 from onetrunk.deploy.reconcile import reconcile
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.manifest import MANIFEST
 from onetrunk.protocol.names import (
+    MANIFEST,
     MULTITASK,
     MULTITASK_TOKENS,
     candidate_ensemble,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from onetrunk.deploy.change import clear_ended_candidates
 from onetrunk.deploy.history import History, ListedTask, list_tasks
-from onetrunk.deploy.live_server import ADMIN_KEY_VARIABLE, LiveServer
+from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.operations import (
     Candidate,
     Context,
@@ -28,7 +28,7 @@ from onetrunk.deploy.operations import (
 from onetrunk.deploy.reconcile import reconcile, verify
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.names import TOKENIZER, head_name
+from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest

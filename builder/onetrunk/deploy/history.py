@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import MODEL_FILE, head_name
+from onetrunk.protocol.names import DEPLOYMENTS_LOG, MODEL_FILE, head_name
 from onetrunk.repository.state import read_state
-
-LOG = "deployments.jsonl"
 
 _SWITCHES = ("deploy", "rollback", "promote", "remove")
 
@@ -25,7 +23,7 @@ class History:
     """``deployments.jsonl`` of a repository. Lines are only ever added."""
 
     def __init__(self, repository: Path) -> None:
-        self.path = repository / LOG
+        self.path = repository / DEPLOYMENTS_LOG
 
     def add(self, **fields: Any) -> None:
         """Add a line, with the time and the user.

@@ -17,10 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.names import ENSEMBLE_VERSION
-
-ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
-_ADMIN_HEADER = "triton-grpc-protocol-onetrunk-admin-key"
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_KEY_VARIABLE, ENSEMBLE_VERSION
 
 # gRPC waits a second between two tries to connect by default; a server that comes back should be seen at once.
 _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500)]
@@ -59,7 +56,7 @@ class LiveServer:
             raise UserError(f"--url {url}: give host and port of the gRPC endpoint, as in 127.0.0.1:8001")
         self.url = url
         self._client = InferenceServerClient(url, channel_args=_CHANNEL)
-        self._headers = {_ADMIN_HEADER: admin_key} if admin_key else None
+        self._headers = {ADMIN_GRPC_HEADER: admin_key} if admin_key else None
 
     def __enter__(self) -> LiveServer:
         return self

@@ -13,7 +13,7 @@ from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.proof import PROOF
 from onetrunk.digest import sha256_file
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import TOKENIZER, candidate_ensemble, head_name
+from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import is_decided
@@ -114,7 +114,7 @@ def _ensemble_difference(expected: pb.ModelConfig, found: pb.ModelConfig | None)
         return f"serves {', '.join(of)}"
     if found.ensemble_scheduling != expected.ensemble_scheduling:
         return "chains its parts differently"
-    if found.parameters["onetrunk"].string_value != expected.parameters["onetrunk"].string_value:
+    if found.parameters[ONETRUNK_PARAMETER].string_value != expected.parameters[ONETRUNK_PARAMETER].string_value:
         return "describes its tasks differently"
     return None
 

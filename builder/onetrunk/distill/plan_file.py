@@ -13,8 +13,8 @@ from onetrunk.distill.options import Option
 from onetrunk.distill.plan import Plan
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.task_name import check_task_name
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import check_task_name
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 from onetrunk.whole_file import write_text
 

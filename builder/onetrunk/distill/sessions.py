@@ -26,8 +26,9 @@ from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import Query
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
-from onetrunk.tasks.head_spec import HeadSpec, Query
+from onetrunk.tasks.head_spec import HeadSpec
 
 _RELEASE = get_release(DEFAULT_RELEASE)
 _LABELS = ("no", "yes")

@@ -12,8 +12,8 @@ from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import Progress, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.manifest import CPU, FP32, MANIFEST, GateResult, Manifest, Placement, Precision, read_manifest
-from onetrunk.protocol.names import head_name, head_task
+from onetrunk.protocol.manifest import CPU, FP32, GateResult, Manifest, Placement, Precision, read_manifest
+from onetrunk.protocol.names import MANIFEST, head_name, head_task
 from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.gate import judge, measure_losses
 from onetrunk.repository.gate_plan import GatePlan, plan_gate

@@ -10,18 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
     ENSEMBLE_VERSION,
     HIDDEN_STATE,
+    INPUT_IDS,
     MULTITASK,
     MULTITASK_TOKENS,
+    ONETRUNK_PARAMETER,
     PADDED,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_TYPE_IDS,
     TOKEN_WORDS,
     TRUNCATED,
     Segment,
@@ -73,21 +78,24 @@ class HeadModel:
         """Return whether a group answers for the head: it holds this version, and the output is the task's own."""
         return self.output == self.task and group.holds(self.task, self.version)
 
-    def description(self) -> dict[str, Any]:
-        """Return what a client needs to know about the task, for the ensemble's ``onetrunk`` parameter."""
+    def info(self) -> TaskInfo:
+        """Return what clients need to know about the task."""
         parameters = parameters_of(self.config)
         bounds = parameters.get("range")
-        return {
-            "kind": parameters["kind"],
-            "form": parameters["form"],
-            "labels": list(self.labels) if self.labels else None,
-            "range": [float(bound) for bound in bounds.split(",")] if bounds else None,
-            "metric": parameters["metric"],
-            "tap": self.tap,
-            "layers": int(parameters["layers"]),
-            "version": self.version,
-            **json.loads(parameters.get("served", "{}")),
-        }
+        return TaskInfo.model_validate(
+            {
+                "name": self.output,
+                "kind": parameters["kind"],
+                "form": parameters["form"],
+                "labels": self.labels or None,
+                "range": bounds.split(",") if bounds else None,
+                "metric": parameters["metric"],
+                "tap": self.tap,
+                "layers": parameters["layers"],
+                "version": self.version,
+                **json.loads(parameters.get("served", "{}")),
+            }
+        )
 
 
 SegmentConfigs = Mapping[Segment, pb.ModelConfig]
@@ -111,10 +119,9 @@ def ensemble_configs(
     """
     _check_parts(segments, heads)
     used = _used(segments, heads)
-    token_inputs = (ATTENTION_MASK, "token_type_ids")
     return [
-        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, used, heads, groups),
-        _ensemble(MULTITASK_TOKENS, ("input_ids",), token_inputs, tokenizer, used, heads, groups),
+        _ensemble(MULTITASK, (TEXT,), (TEXT_PAIR,), tokenizer, used, heads, groups),
+        _ensemble(MULTITASK_TOKENS, (INPUT_IDS,), (ATTENTION_MASK, TOKEN_TYPE_IDS), tokenizer, used, heads, groups),
     ]
 
 
@@ -133,7 +140,7 @@ def candidate_config(
         OneTrunkError: A head belongs to another trunk, or no segment ends at its tap.
     """
     _check_parts(segments, heads)
-    return _ensemble(candidate_ensemble(task), ("text",), ("text_pair",), tokenizer, _used(segments, heads), heads)
+    return _ensemble(candidate_ensemble(task), (TEXT,), (TEXT_PAIR,), tokenizer, _used(segments, heads), heads)
 
 
 def _check_parts(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> None:
@@ -191,7 +198,7 @@ def _ensemble(
     for head in heads:
         if not any(head.is_in(group) for group, _ in groups):
             _add_step(config, head.config, head.version, _head_inputs(head.tap), {head.task: head.output})
-    config.parameters["onetrunk"].string_value = json.dumps(_description(tokenizer, segments, heads))
+    config.parameters[ONETRUNK_PARAMETER].string_value = _info(tokenizer, segments, heads).text()
     return config
 
 
@@ -226,13 +233,12 @@ def _add_step(
     step.output_map.update(outputs)
 
 
-def _description(tokenizer: pb.ModelConfig, segments: SegmentConfigs, heads: Sequence[HeadModel]) -> dict[str, Any]:
+def _info(tokenizer: pb.ModelConfig, segments: SegmentConfigs, heads: Sequence[HeadModel]) -> EnsembleInfo:
     settings = parameters_of(tokenizer)
     (trunk,) = {parameters_of(config)["trunk"] for config in segments.values()}
-    return {
-        "schema": 1,
-        "trunk": trunk,
-        "max_length": int(settings["max_length"]),
-        "buckets": [int(bucket) for bucket in settings["buckets"].split(",")],
-        "tasks": {head.output: head.description() for head in heads},
-    }
+    return EnsembleInfo(
+        trunk=trunk,
+        max_length=int(settings["max_length"]),
+        buckets=tuple(int(bucket) for bucket in settings["buckets"].split(",")),
+        tasks={head.output: head.info() for head in heads},
+    )

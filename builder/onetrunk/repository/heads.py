@@ -12,10 +12,11 @@ from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Precision
 from onetrunk.protocol.names import Segment
 from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source_hash
-from onetrunk.tasks.head_spec import HEAD_JSON, HeadSpec, find_bundles
+from onetrunk.tasks.head_spec import HeadSpec, find_bundles
 
 HeadSource = Bundle | ExportedHead
 """A head that was trained here, or one that was exported elsewhere."""

@@ -21,12 +21,10 @@ from pathlib import Path
 
 from onetrunk.digest import sha256_file
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.manifest import MANIFEST, VersionEntry
+from onetrunk.protocol.manifest import VersionEntry
+from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING
 from onetrunk.repository.state import RepositoryState, changed_texts
 from onetrunk.repository.versions import ModelVersion
-
-STAGING = ".staging"
-COMMIT = "commit.json"
 
 _LOCK_POLL_S = 0.1
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from onetrunk.digest import sha256_file
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, head_task
-from onetrunk.tasks.head_spec import HEAD_JSON
 
 # Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2

@@ -15,9 +15,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.names import Segment
+from onetrunk.protocol.names import MANIFEST, Segment
 
-MANIFEST = "manifest.json"
 SCHEMA: Literal[2] = 2
 
 Dtype = Literal["fp32", "int8", "fp16"]

@@ -1,26 +1,55 @@
-"""Names of the models and tensors in a repository. docs/contracts.md describes them for readers."""
+"""Names of models, tensors, files and headers that builder, server and clients share.
+
+docs/contracts.md describes them for readers. The tokenizer model and the ``onnxruntime`` backend are copied to where
+this package may be missing, so they spell the names that they need themselves.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+# Models.
+TOKENIZER = "tokenizer"
+MULTITASK = "multitask"
+"""The ensemble that reads texts."""
+MULTITASK_TOKENS = "multitask_tokens"
+"""The ensemble that reads token ids."""
+ENSEMBLES = (MULTITASK, MULTITASK_TOKENS)
+# What an ensemble pins is in its config, which is replaced in place: its own version never changes.
+ENSEMBLE_VERSION = 1
+
+# Tensors.
+TEXT = "text"
+TEXT_PAIR = "text_pair"
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 TOKEN_TYPE_IDS = "token_type_ids"
-HIDDEN_STATE = "hidden_state"
-MODEL_FILE = "model.onnx"
-
-TOKENIZER = "tokenizer"
 PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)}
 """Input of the trunk -> the tokenizer's output that feeds it."""
 TRUNCATED = "truncated"
 TOKEN_WORDS = "token_words"
+HIDDEN_STATE = "hidden_state"
 
-MULTITASK = "multitask"
-MULTITASK_TOKENS = "multitask_tokens"
-# What an ensemble pins is in its config, which is replaced in place: its own version never changes.
-ENSEMBLE_VERSION = 1
+# Files of a repository.
+CONFIG_FILE = "config.pbtxt"
+MODEL_FILE = "model.onnx"
+MANIFEST = "manifest.json"
+DEPLOYMENTS_LOG = "deployments.jsonl"
+STAGING = ".staging"
+"""The folder in which a publication collects its files."""
+COMMIT = "commit.json"
+"""The file in `STAGING` that decides a publication. It stays until every file has been moved in."""
+
+ONETRUNK_PARAMETER = "onetrunk"
+"""The parameter of an ensemble's config that describes its tasks (`onetrunk.protocol.ensemble_info`)."""
+
+# Triton's restricted endpoints.
+ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
+ADMIN_HEADER = "onetrunk-admin-key"
+"""The header over HTTP."""
+ADMIN_GRPC_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
+"""The header over gRPC, where Triton expects a prefix."""
 
 
 @dataclass(frozen=True, order=True)
@@ -103,3 +132,24 @@ def candidate_ensemble(task: str) -> str:
 def candidate_output(task: str) -> str:
     """Return the output under which a task's candidate answers, such as ``rte_candidate``."""
     return f"{task}_candidate"
+
+
+TENSORS = frozenset({TEXT, TEXT_PAIR, TRUNCATED, TOKEN_WORDS, HIDDEN_STATE, *PADDED, *PADDED.values()})
+"""The tensors of the ensembles and their parts, apart from the hidden states at the taps."""
+
+_TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+
+
+def check_task_name(name: str) -> str:
+    """Return the name of a task, which is also the name of its output in the ensembles.
+
+    Raises:
+        ValueError: No task can have this name.
+    """
+    if not _TASK_NAME.fullmatch(name):
+        raise ValueError(
+            "a task's name has lowercase letters, digits and _, starts with a letter, and is at most 48 characters long"
+        )
+    if name in TENSORS or re.fullmatch(r"hidden_\d+", name):
+        raise ValueError(f"{name} is the name of a tensor that the ensembles use: choose another name")
+    return name

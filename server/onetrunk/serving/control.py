@@ -11,8 +11,9 @@ from google.protobuf import json_format
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from onetrunk.serving.command import ENSEMBLES, LOAD_TIMEOUT_S, admin_headers
-from onetrunk.serving.errors import ServerError
+from onetrunk.protocol.errors import ServerError
+from onetrunk.protocol.names import ENSEMBLES, INPUT_IDS, TEXT
+from onetrunk.serving.command import LOAD_TIMEOUT_S, admin_headers
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ class Control:
         Raises:
             NoAnswerError: No answer, an output is missing, or a number in it is not finite.
         """
-        text = InferInput("text", [1, 1], "BYTES")
+        text = InferInput(TEXT, [1, 1], "BYTES")
         text.set_data_from_numpy(np.array([[b"Ready?"]], dtype=np.object_))
-        ids = InferInput("input_ids", [1, 2], "INT64")
+        ids = InferInput(INPUT_IDS, [1, 2], "INT64")
         ids.set_data_from_numpy(np.zeros((1, 2), dtype=np.int64))
         for ensemble, tensor in zip(ENSEMBLES, (text, ids), strict=True):
             try:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from onetrunk.serving.address import Address, choose_ports, listens_on, resolve_host
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
+from onetrunk.serving.address import Address, PortTakenError, choose_ports, listens_on, resolve_host
 from onetrunk.serving.command import triton_command
 from onetrunk.serving.control import Control
-from onetrunk.serving.errors import PortTakenError, ServerError, UserError
 from onetrunk.serving.installation import find_triton
 from onetrunk.serving.log import PORT_TAKEN, loaded_models, read_since, why_it_failed
 from onetrunk.serving.process import TritonProcess
@@ -87,7 +87,7 @@ class Server:
         self._lock = threading.Lock()  # guards the starting and the ending of processes
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._failure: ServerError | None = None
+        self._failure: OneTrunkError | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -117,7 +117,7 @@ class Server:
         return self._path
 
     @property
-    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+    def tasks(self) -> Mapping[str, TaskInfo]:
         """What is served, by task, as the ensembles describe it."""
         return self._repository.tasks if self._repository is not None else {}
 
@@ -153,7 +153,7 @@ class Server:
         try:
             self._launch(address)
         except BaseException as error:
-            self._failure = error if isinstance(error, ServerError) else None
+            self._failure = error if isinstance(error, OneTrunkError) else None
             self.stop()
             raise
 
@@ -180,7 +180,7 @@ class Server:
                         raise
                     self._launch(choose_ports(self._wanted))
         except BaseException as error:
-            self._failure = error if isinstance(error, ServerError) else None
+            self._failure = error if isinstance(error, OneTrunkError) else None
             self.stop()
             raise
         self._watchdog = Watchdog(watched, self._restart, self._give_up, probe_interval_s=self._probe_interval_s)
@@ -277,7 +277,7 @@ class Server:
         self._launch(self._address)
         return self._await_answer(time.monotonic() + self._start_timeout_s)
 
-    def _give_up(self, failure: ServerError) -> None:
+    def _give_up(self, failure: OneTrunkError) -> None:
         self._failure = failure
         log.error("%s", failure)
         self.stop()

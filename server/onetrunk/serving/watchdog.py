@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tritonclient.utils import InferenceServerException
 
+from onetrunk.protocol.errors import OneTrunkError, ServerError
 from onetrunk.serving.control import Control, NoAnswerError
-from onetrunk.serving.errors import ServerError
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.stubs import Stub, living_stubs
 
@@ -64,7 +64,7 @@ class Watchdog(threading.Thread):
         self,
         watched: Watched,
         restart: Callable[[], Watched],
-        give_up: Callable[[ServerError], None],
+        give_up: Callable[[OneTrunkError], None],
         *,
         probe_interval_s: float | None,
         restarts: int = 5,
@@ -107,7 +107,7 @@ class Watchdog(threading.Thread):
             except (InferenceServerException, OSError) as error:
                 # The server went away in the middle of a question: the next look sees why.
                 log.debug("watchdog: %s", error)
-            except ServerError as error:
+            except OneTrunkError as error:
                 if not self._stopping.is_set():
                     self._give_up(error)
                 return
@@ -186,7 +186,7 @@ class Watchdog(threading.Thread):
         log.warning("%s; starting it again", reason)
         try:
             self._watched = self._restart()
-        except ServerError as error:
+        except OneTrunkError as error:
             if self._server_backoff.tries >= self._restarts:
                 raise
             if not self._stopping.is_set():

@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from onetrunk.deploy import Deployer
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import new_head
-from onetrunk.repository.transaction import STAGING
+from onetrunk.protocol.names import STAGING
 
 
 @pytest.fixture

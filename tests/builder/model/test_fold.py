@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onetrunk.nn.head import new_head
 from onetrunk.nn.query import query_state
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 
 QUERIES = get_args(Query)
 

@@ -80,7 +80,7 @@ def test_it_says_what_it_is_and_what_carries_it_out(path):
         ("tap = 2", "tap = -1", r"key tasks\.cola\.tap: found -1: input should be greater than or equal to 0"),
         ("tap = 2\n", "", r"key tasks\.cola\.tap is missing"),
         ('query = "mean"', 'query = "max"', r"key tasks\.rte\.query: found 'max': .*'cls', 'mean' or 'learned'"),
-        ("[tasks.rte]", "[tasks.RTE]", r"task 'RTE': a task's name is small letters"),
+        ("[tasks.rte]", "[tasks.RTE]", r"task 'RTE': a task's name has lowercase letters"),
         ("full = 0.4\n", "full = 40\n", r"key tasks\.cola\.full: found 40: .*less than or equal to 1"),
         ("score = 0.41", "score = nan", r"key tasks\.cola\.score: found nan"),
         ("schema_version = 1", "schema_version = 2", r"key schema_version: found 2: input should be 1"),

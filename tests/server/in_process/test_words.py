@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onetrunk.client.kinds import READERS, RowRead
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.offsets import token_offsets
 from onetrunk.tasks.span_metrics import word_spans

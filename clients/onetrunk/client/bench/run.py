@@ -15,9 +15,8 @@ from onetrunk.client.bench.samples import Sample, read_texts, sort_into_buckets
 from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.bench.statistics import PartTimes, part_times, settled_counters
 from onetrunk.client.client import Client
-from onetrunk.client.errors import BadInput, Problem
-
-MODELS = ("multitask", "multitask_tokens")
+from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.names import ENSEMBLES
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class BenchPlan:
     """
 
     url: str = "127.0.0.1:8001"
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = ENSEMBLES
     concurrencies: tuple[int, ...] = (1, 4)
     seconds: float = 3.0
     texts: Path | None = None

@@ -14,10 +14,20 @@ import numpy as np
 
 from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import BadInput, Problem
 from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
 from onetrunk.client.rows import TextRows
 from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
+from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    MULTITASK,
+    PADDED,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_TYPE_IDS,
+    TOKENIZER,
+)
 
 
 @dataclass(frozen=True)
@@ -31,19 +41,19 @@ class Sample:
 
     def step(self, model: str) -> dict[str, Any]:
         """The row for this ensemble in the format of perf_analyzer's ``--input-data``."""
-        if model == "multitask":
-            return {"text": [self.text]} | ({"text_pair": [self.pair]} if self.pair is not None else {})
+        if model == MULTITASK:
+            return {TEXT: [self.text]} | ({TEXT_PAIR: [self.pair]} if self.pair is not None else {})
         shape = [len(self.input_ids)]
         return {
-            "input_ids": {"content": list(self.input_ids), "shape": shape},
-            "token_type_ids": {"content": list(self.token_type_ids), "shape": shape},
+            INPUT_IDS: {"content": list(self.input_ids), "shape": shape},
+            TOKEN_TYPE_IDS: {"content": list(self.token_type_ids), "shape": shape},
         }
 
     def inputs(self, model: str) -> list[Tensor]:
         """The same row as a request of its own."""
-        if model == "multitask":
-            pair = [] if self.pair is None else [bytes_tensor("text_pair", [self.pair.encode()])]
-            return [bytes_tensor("text", [self.text.encode()]), *pair]
+        if model == MULTITASK:
+            pair = [] if self.pair is None else [bytes_tensor(TEXT_PAIR, [self.pair.encode()])]
+            return [bytes_tensor(TEXT, [self.text.encode()]), *pair]
         return [
             int64_tensor("input_ids", np.array([self.input_ids], np.int64)),
             int64_tensor("token_type_ids", np.array([self.token_type_ids], np.int64)),
@@ -85,17 +95,17 @@ def sort_into_buckets(server: BenchServer, catalogue: Catalogue, lines: Sequence
 
 def _tokenized(server: BenchServer, lines: Sequence[Line]) -> list[Sample]:
     inputs = [
-        bytes_tensor("text", [line.text.encode() for line in lines]),
-        bytes_tensor("text_pair", [(line.pair or "").encode() for line in lines]),  # empty: no second text
+        bytes_tensor(TEXT, [line.text.encode() for line in lines]),
+        bytes_tensor(TEXT_PAIR, [(line.pair or "").encode() for line in lines]),  # empty: no second text
     ]
-    padded = server.infer("tokenizer", inputs)
-    lengths = padded["padded_attention_mask"].sum(axis=1).tolist()
+    padded = server.infer(TOKENIZER, inputs)
+    lengths = padded[PADDED[ATTENTION_MASK]].sum(axis=1).tolist()
     return [
         Sample(
             line.text,
             line.pair,
-            tuple(padded["padded_input_ids"][row, : lengths[row]].tolist()),
-            tuple(padded["padded_token_type_ids"][row, : lengths[row]].tolist()),
+            tuple(padded[PADDED[INPUT_IDS]][row, : lengths[row]].tolist()),
+            tuple(padded[PADDED[TOKEN_TYPE_IDS]][row, : lengths[row]].tolist()),
         )
         for row, line in enumerate(lines)
     ]
