@@ -20,7 +20,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.peers import PEERS, running_peer
 from onetrunk.export.precision import parse_precision
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks.head_spec import find_bundles, read_spec
@@ -53,7 +53,7 @@ class Bench:
         repeats: how often each is measured.
         cores: how many this machine has.
         peers: the Python of the peers' virtual environment; None leaves them out.
-        progress: see Progress.
+        progress: see ProgressCallback.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Bench:
     repeats: int
     cores: int
     peers: Path | None
-    progress: Progress
+    progress: ProgressCallback
 
 
 @dataclass(frozen=True)

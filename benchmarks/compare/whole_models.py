@@ -15,6 +15,7 @@ from onetrunk.distill.sessions import untrained_head
 from onetrunk.export.merged import merge_models
 from onetrunk.export.onnx_file import export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
+from onetrunk.files import atomic_write
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo
 from onetrunk.protocol.names import (
@@ -33,7 +34,6 @@ from onetrunk.protocol.names import (
 from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import buckets_up_to
 from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, parameters_of, tokenizer_config
-from onetrunk.whole_file import written_whole
 
 TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
@@ -66,7 +66,7 @@ def single_file(trunk: Trunk, task: str, file: Path) -> None:
     if file.exists():
         return
     head, spec = untrained_head(trunk, tap=0, layers=trunk.depth, task=task)
-    with written_whole(file) as aside:
+    with atomic_write(file) as aside:
         export_single(trunk, head, spec, aside, get_release(DEFAULT_RELEASE))
 
 
@@ -126,7 +126,7 @@ def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], m
 
 def _save(model: onnx.ModelProto, file: Path) -> None:
     # Into a new file: repositories have links to the one that is there, and it must not change under them.
-    with written_whole(file) as aside:
+    with atomic_write(file) as aside:
         onnx.save(model, aside)
 
 

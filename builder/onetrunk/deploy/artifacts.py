@@ -16,7 +16,7 @@ from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.export.parity import ServedTask, open_session
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult
 from onetrunk.protocol.names import (
@@ -60,7 +60,7 @@ class ReleaseArtifacts:
     models: tuple[ModelVersion, ...]
     head: HeadSource | None
     gate: GateSettings = DEFAULT_GATE
-    progress: Progress = silent
+    progress: ProgressCallback = silent
     notes: list[str] = field(default_factory=list)
 
     def write(self, transaction: Transaction) -> Mapping[str, GateResult]:

@@ -25,7 +25,7 @@ import numpy as np
 from onetrunk.deploy.live_server import Answers, LiveServer, ServerGoneError
 from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, prove, score_outputs, smoke_rows
 from onetrunk.deploy.reconcile import reconcile
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import (
     MANIFEST,
@@ -107,7 +107,7 @@ class Change(ABC):
         """Return what ``apply`` would do, without touching anything."""
 
     @abstractmethod
-    def apply(self, repository: Path, server: LiveServer | None, progress: Progress = silent) -> Outcome:
+    def apply(self, repository: Path, server: LiveServer | None, progress: ProgressCallback = silent) -> Outcome:
         """Apply the change. The caller holds the repository, and files and server agree with the state before.
 
         Args:
@@ -220,7 +220,7 @@ class HeadChange(Change):
         diff = "".join(_diff(repository, name, text) for name, text in shown.items())
         return Preview(written=(*files, *texts), removed=tuple(self._ended_candidates), diff=diff)
 
-    def apply(self, repository: Path, server: LiveServer | None, progress: Progress = silent) -> Outcome:
+    def apply(self, repository: Path, server: LiveServer | None, progress: ProgressCallback = silent) -> Outcome:
         """Add the files, prove the state after, and switch to it; see the module's description."""
         outcome, clock = Outcome(removed=self._ended_candidates), _Clock()
         replaced: dict[str, str] = {}
@@ -255,7 +255,7 @@ class HeadChange(Change):
         return outcome
 
     def _add_files(
-        self, repository: Path, outcome: Outcome, replaced: dict[str, str], progress: Progress
+        self, repository: Path, outcome: Outcome, replaced: dict[str, str], progress: ProgressCallback
     ) -> RepositoryState:
         """Commit the new versions, and the configs that let a server hold them.
 
@@ -325,7 +325,7 @@ class HeadChange(Change):
             reconcile(self.before, server)
 
     def _switch_server(
-        self, server: LiveServer, answers: Answers, outcome: Outcome, clock: _Clock, progress: Progress
+        self, server: LiveServer, answers: Answers, outcome: Outcome, clock: _Clock, progress: ProgressCallback
     ) -> None:
         try:
             reconcile(self.after, server)
@@ -414,7 +414,7 @@ class PruneChange(Change):
         """Return the folders that would be removed."""
         return Preview(removed=self.removed)
 
-    def apply(self, repository: Path, server: LiveServer | None, progress: Progress = silent) -> Outcome:
+    def apply(self, repository: Path, server: LiveServer | None, progress: ProgressCallback = silent) -> Outcome:
         """Make configs and server release the versions, then remove their folders."""
         commit_state(repository, replace(self.after, on_disk=self.before.on_disk))
         if server is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from onetrunk.deploy.live_server import LiveServer, Row
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import candidate_ensemble, candidate_output
 from onetrunk.repository.state import RepositoryState
@@ -83,7 +83,7 @@ def compare(
     task: str,
     file: Path,
     tokenizer: Path,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     most_timed: int = 200,
 ) -> Comparison:
     """Ask the live head and the candidate about the same texts. The live ensembles are not touched.
@@ -199,7 +199,7 @@ def _disagreements(
 
 
 def _latencies(
-    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: Progress
+    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: ProgressCallback
 ) -> dict[str, list[float]]:
     """Return output -> seconds of requests for one text. The outputs take turns, so that both meet the same machine."""
     times: dict[str, list[float]] = {output: [] for output in outputs}

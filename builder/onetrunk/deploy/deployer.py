@@ -26,7 +26,7 @@ from onetrunk.deploy.operations import (
     find_candidate,
 )
 from onetrunk.deploy.reconcile import reconcile, verify
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
@@ -90,7 +90,7 @@ class Deployer:
         admin_key: str | None = None,
         wait_s: float = 0.0,
         gate: GateWish = DEFAULT_WISH,
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
     ) -> None:
         """Note where to work; touch nothing.
 
@@ -102,7 +102,7 @@ class Deployer:
                 ``ONETRUNK_ADMIN_KEY``.
             wait_s: The seconds to wait for another deployment or build to end.
             gate: How a head is judged if the repository has a reduced precision; by default as its build judged.
-            progress: Called as work proceeds; see ``onetrunk.progress.Progress``.
+            progress: Called as work proceeds; see ``onetrunk.progress.ProgressCallback``.
 
         Raises:
             UserError: The url names a protocol.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onetrunk.deploy.change import Change, HeadChange, PruneChange
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import Manifest, ModelEntry
 from onetrunk.protocol.names import Segment, cut_trunk, head_name, head_task, segment_named
@@ -40,7 +40,7 @@ class Context:
     repository: Path
     trunk_source: str | Path | None = None
     gate: GateWish = DEFAULT_WISH
-    progress: Progress = silent
+    progress: ProgressCallback = silent
     _trunk: Trunk | None = field(default=None, init=False)
 
     def load_trunk(self, state: RepositoryState) -> Trunk:

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.proof import PROOF
-from onetrunk.digest import sha256_file
+from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name
 from onetrunk.repository.configs import pinned_version

@@ -22,7 +22,7 @@ from onetrunk.export.parity import GroupedFile, ServedTask, check_parity
 from onetrunk.export.precision import reduce_file
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.manifest import Precision
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, head_name, segment_named
 from onetrunk.repository.heads import HeadSource
@@ -54,7 +54,7 @@ class Artifacts:
     transaction: Transaction
     groups: Sequence[tuple[Group, ModelVersion]] = ()
 
-    def write(self, models: Iterable[ModelVersion], progress: Progress = silent) -> None:
+    def write(self, models: Iterable[ModelVersion], progress: ProgressCallback = silent) -> None:
         """Stage the files of the fresh versions. Groups come after the heads that they hold.
 
         Raises:
@@ -143,7 +143,7 @@ class Artifacts:
     def _served(self, segment: Segment) -> Path:
         return self.transaction.current(f"{segment.name}/{self.segments[segment]}/{MODEL_FILE}")
 
-    def check(self, progress: Progress = silent) -> dict[str, float]:
+    def check(self, progress: ProgressCallback = silent) -> dict[str, float]:
         """Check the fp32 files against torch, and that the reduced ones have the same signature and finite outputs.
 
         Returns:
@@ -163,7 +163,7 @@ class Artifacts:
         return found
 
     def _check(
-        self, chain: Chain, what: str, progress: Progress, allowed: float | None, groups: Sequence[GroupedFile]
+        self, chain: Chain, what: str, progress: ProgressCallback, allowed: float | None, groups: Sequence[GroupedFile]
     ) -> dict[str, float]:
         heads = [served_task(head, self.trunk, chain.heads[head.spec.task]) for head, _ in self.heads]
         counter, total = itertools.count(1), 2 * len(self.buckets)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import CPU, FP32, GateResult, Manifest, Placement, Precision, read_manifest
 from onetrunk.protocol.names import MANIFEST, head_name, head_task
@@ -67,12 +67,12 @@ class BuildReport:
         return bool(self.written or self.removed)
 
 
-def build_repository(request: BuildRequest, progress: Progress = silent) -> BuildReport:
+def build_repository(request: BuildRequest, progress: ProgressCallback = silent) -> BuildReport:
     """Build a Triton model repository from bundles, or bring an existing one up to date.
 
     Args:
         request: The repository to build.
-        progress: Called as the build proceeds; see ``onetrunk.progress.Progress``.
+        progress: Called as the build proceeds; see ``onetrunk.progress.ProgressCallback``.
 
     Returns:
         What was done, or with ``dry_run`` would be done.
@@ -140,7 +140,7 @@ def _check_candidates(output: Path, manifest: Manifest | None) -> None:
 
 
 def _publish(
-    output: Path, plan: BuildPlan, gating: GatePlan, trunk: Trunk, progress: Progress
+    output: Path, plan: BuildPlan, gating: GatePlan, trunk: Trunk, progress: ProgressCallback
 ) -> tuple[dict[str, float], dict[str, GateResult]]:
     """Stage fresh versions and texts, check all of it, and commit.
 

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from onetrunk.digest import sha256_file
 from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
 from onetrunk.export.release import IR_VERSION, OPSET
+from onetrunk.files import sha256_file
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError

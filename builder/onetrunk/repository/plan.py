@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onetrunk.digest import sha256_file
 from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.grouped_heads import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
+from onetrunk.files import sha256_file
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from onetrunk.digest import sha256_file
+from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import VersionEntry
 from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING

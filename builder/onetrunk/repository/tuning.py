@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onetrunk.machine import processor_model, usable_cores
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.manifest import Placement
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER
 from onetrunk.repository.configs import parameters_of
@@ -32,14 +32,14 @@ class Tuning:
     notes: tuple[str, ...] = ()
 
 
-def tune_repository(repository: Path, goal: Goal, tokens: int, progress: Progress = silent) -> Tuning:
+def tune_repository(repository: Path, goal: Goal, tokens: int, progress: ProgressCallback = silent) -> Tuning:
     """Measures every model that the ensembles name, and writes the configs anew. The caller holds the repository.
 
     Args:
         repository: its folder; build-repo has just written it, or found it as it should be.
         goal: what counts.
         tokens: length of the text that is measured with.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Raises:
         OneTrunkError: the disk is full or the like; the repository then stays as it is.

@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from onetrunk.digest import sha256_file
 from onetrunk.export.release import IR_VERSION, OPSET
+from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry

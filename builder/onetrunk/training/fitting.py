@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.tasks import Recipe, Task
 from onetrunk.training.batches import epoch_batches
@@ -63,7 +63,7 @@ def fit(
     objective: Objective | None = None,
     resume: FitState | None = None,
     after_epoch: Callable[[FitState], bool | None] = lambda state: None,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> FitState:
     """Trains a model by its recipe. Only its own parameters change, and they end as after the last epoch.
 
@@ -113,7 +113,7 @@ def _run_epoch(
     states: States,
     objective: Objective,
     epoch: int,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> float:
     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
     batches = epoch_batches(states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)

@@ -8,18 +8,18 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from onetrunk import whole_file
+from onetrunk import files
 from onetrunk.distill.trials import Trials, save_trials
+from onetrunk.files import atomic_write
 from onetrunk.nn import bundle
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training import cache, checkpoint, execute, train
 from onetrunk.training.execute import find_run
-from onetrunk.whole_file import written_whole
 
 from .recorded_runs import spec_of
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-FULL = r"cannot be written: the disk (is|seems to be) full; mend that and give the same command again"
+FULL = r"cannot be written: the disk (is|seems to be) full; "
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def full_disk(monkeypatch):
     def fill(ending):
         @contextmanager
         def filled(path):
-            with written_whole(path) as aside:
+            with atomic_write(path) as aside:
                 if not path.name.endswith(ending):
                     yield aside
                 elif ending == ".safetensors":
@@ -39,9 +39,9 @@ def full_disk(monkeypatch):
                     os.symlink("/dev/full", aside)
                     yield aside
 
-        # The last one stands behind write_text.
-        for module in (cache, checkpoint, execute, whole_file):
-            monkeypatch.setattr(module, "written_whole", filled)
+        # The last one is behind atomic_write_text.
+        for module in (cache, checkpoint, execute, files):
+            monkeypatch.setattr(module, "atomic_write", filled)
         return monkeypatch.undo
 
     return fill
@@ -89,13 +89,13 @@ def test_bundle_that_meets_a_full_disk_leaves_the_old_one(mood, tiny_trunk, tmp_
 
 def test_file_comes_into_its_place_whole(tmp_path):
     path = tmp_path / "folder" / "runs.json"
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
 
     def write_half():
-        with written_whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text("half")
             raise KeyboardInterrupt
 
@@ -108,14 +108,14 @@ def test_file_comes_into_its_place_whole(tmp_path):
 def test_other_reasons_are_told_as_they_are(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OneTrunkError, match="below: cannot be written: File exists; mend"),
-        written_whole(tmp_path / "file" / "below"),
+        pytest.raises(OneTrunkError, match="below: cannot be written: File exists;"),
+        atomic_write(tmp_path / "file" / "below"),
     ):
         pass
-    with pytest.raises(OneTrunkError, match="cannot be written: "), written_whole(tmp_path / "weights") as aside:
+    with pytest.raises(OneTrunkError, match="cannot be written: "), atomic_write(tmp_path / "weights") as aside:
         save_file({}, aside / "not" / "there")
 
 
 def test_error_that_is_not_about_writing_stays_what_it_is(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes do not fit"), written_whole(tmp_path / "weights"):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), atomic_write(tmp_path / "weights"):
         raise RuntimeError("shapes do not fit")
