@@ -37,7 +37,7 @@ from onetrunk.protocol.names import (
 )
 from onetrunk.repository.configs import placed_text
 from onetrunk.repository.state import RepositoryState, changed_texts, text_digest
-from onetrunk.repository.transaction import Transaction, commit_state, is_decided, translate_os_errors
+from onetrunk.repository.transaction import Transaction, commit_state, is_decided
 from onetrunk.repository.versions import ModelVersion
 from onetrunk.tasks.head_spec import HeadSpec
 
@@ -274,7 +274,7 @@ class HeadChange(Change):
         changed = changed_texts(repository, texts)
         if not fresh and not changed:
             return self.before
-        with Transaction(repository) as transaction, translate_os_errors(repository):
+        with Transaction(repository) as transaction:
             progress("exporting and checking", 0, 4)
             if self.artifacts is not None:
                 between = replace(between, gate={**between.gate, **self.artifacts.write(transaction)})
@@ -317,7 +317,7 @@ class HeadChange(Change):
             with contextlib.suppress(OneTrunkError):
                 for name in new:
                     server.unload(name)
-        with Transaction(repository) as transaction, translate_os_errors(repository):
+        with Transaction(repository) as transaction:
             for name, text in replaced.items():
                 transaction.write(name, text)
             transaction.commit(folders, loadable=True)

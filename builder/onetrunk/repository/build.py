@@ -21,7 +21,7 @@ from onetrunk.repository.heads import select_heads
 from onetrunk.repository.padding import Buckets
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
-from onetrunk.repository.transaction import Transaction, locked, recover, translate_os_errors
+from onetrunk.repository.transaction import Transaction, locked, recover
 from onetrunk.repository.tuning import Tuning, tune_repository
 
 
@@ -149,27 +149,26 @@ def _publish(
     """
     state = plan.state
     with Transaction(output) as transaction:
-        with translate_os_errors(output):
-            artifacts = Artifacts(
-                trunk=trunk,
-                release=get_release(state.triton_release),
-                precision=state.precision,
-                segments=state.segments,
-                heads=[(head, plan.models[head_name(task)]) for task, head in plan.heads.items()],
-                buckets=state.buckets,
-                transaction=transaction,
-                groups=[(used.group, plan.models[used.group.name]) for used in state.groups],
-            )
-            artifacts.write(plan.models.values(), progress)
-            differences = artifacts.check(progress)
-            results = dict(gating.known)
-            if gating.open:
-                chains = artifacts.fp32, artifacts.served
-                results |= measure_losses(trunk, *chains, gating.open, state.buckets, progress)
-            if gating.settings.on:
-                judge(results, gating.settings.max_loss)
-            state = replace(state, gate=results, gate_rule=gating.rule)
-            transaction.stage_state(state, state.texts, plan.models.values())
+        artifacts = Artifacts(
+            trunk=trunk,
+            release=get_release(state.triton_release),
+            precision=state.precision,
+            segments=state.segments,
+            heads=[(head, plan.models[head_name(task)]) for task, head in plan.heads.items()],
+            buckets=state.buckets,
+            transaction=transaction,
+            groups=[(used.group, plan.models[used.group.name]) for used in state.groups],
+        )
+        artifacts.write(plan.models.values(), progress)
+        differences = artifacts.check(progress)
+        results = dict(gating.known)
+        if gating.open:
+            chains = artifacts.fp32, artifacts.served
+            results |= measure_losses(trunk, *chains, gating.open, state.buckets, progress)
+        if gating.settings.on:
+            judge(results, gating.settings.max_loss)
+        state = replace(state, gate=results, gate_rule=gating.rule)
+        transaction.stage_state(state, state.texts, plan.models.values())
         progress("publishing", 0, 1)
         transaction.commit(plan.removed)
     return differences, results

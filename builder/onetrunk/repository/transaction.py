@@ -69,7 +69,8 @@ def _lock(descriptor: int, repository: Path, until: float) -> None:
 class Transaction:
     """A change of a repository: stage its files, check them, then commit.
 
-    It is a context manager. Leaving it without ``commit`` discards everything that was staged.
+    It is a context manager. Leaving it without ``commit`` discards everything that was staged. An ``OSError`` inside it
+    becomes a ``OneTrunkError``.
     """
 
     def __init__(self, repository: Path) -> None:
@@ -85,9 +86,11 @@ class Transaction:
             raise UserError(f"{self.repository}: cannot be written: {error.strerror}") from error
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if not is_decided(self.repository):
             shutil.rmtree(self.staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OneTrunkError(f"{self.repository}: {error.strerror} while writing; nothing was published") from error
 
     def path(self, name: str) -> Path:
         """Return where to write a file that is to become ``name`` in the repository.
@@ -184,7 +187,7 @@ def commit_state(
     Raises:
         OneTrunkError: The disk is full or cannot be written.
     """
-    with Transaction(repository) as transaction, translate_os_errors(repository):
+    with Transaction(repository) as transaction:
         committed, written = transaction.stage_state(state, {**state.ensemble_texts, **state.part_texts})
         transaction.commit(removed, loadable=True)
     return committed, [*written, MANIFEST]
@@ -239,19 +242,6 @@ def finish_transaction(repository: Path) -> bool:
     commit.unlink()
     shutil.rmtree(staging)
     return True
-
-
-@contextmanager
-def translate_os_errors(repository: Path) -> Iterator[None]:
-    """Translate an error of writing while files are staged.
-
-    Raises:
-        OneTrunkError: The disk is full or cannot be written. Nothing was published.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OneTrunkError(f"{repository}: {error.strerror} while writing; nothing was published") from error
 
 
 def _write_commit(path: Path, decided: dict[str, list[str] | bool]) -> None:

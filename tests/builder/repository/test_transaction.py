@@ -141,5 +141,5 @@ def test_second_writer_is_refused(repository):
 
 def test_place_that_cannot_be_a_repository_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made or opened"), locked(tmp_path / "file" / "repository"):
+    with pytest.raises(UserError, match="Not a directory"), locked(tmp_path / "file" / "repository"):
         pass
