@@ -28,9 +28,9 @@ import click
 import numpy as np
 import torch
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy import Deployer
 from onetrunk.deploy.artifacts import reference_answers
-from onetrunk.deploy.live_server import LiveServer
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.export.parity_texts import parity_texts
@@ -219,7 +219,7 @@ def first_answers(url, repository, deployer, bundles, references):
         moment = []
 
         def watch():
-            with LiveServer(url) as server:
+            with AdminClient(url) as server:
                 wanted = references["rte"][version][rows[row]]
                 while not seen.is_set():
                     if np.abs(server.ask("multitask", [row], ["rte"])["rte"][0] - wanted).max() <= TOLERANCE:

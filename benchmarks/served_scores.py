@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onetrunk.deploy.live_server import LiveServer
+from onetrunk.admin import AdminClient
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.serving import Server
 from onetrunk.tasks import Task, find_tasks, load_task, read_examples
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BATCH = 16
 
 
-def served_scores(server: LiveServer, trunk: Trunk, task: Task, spec: HeadSpec) -> tuple[int, dict[str, float]]:
+def served_scores(server: AdminClient, trunk: Trunk, task: Task, spec: HeadSpec) -> tuple[int, dict[str, float]]:
     """Rows of the task's dev set, and the metrics of what the server answers."""
     dev = read_examples(task, "dev")
     rows = [(row, "") if isinstance(row, str) else row for row in dev.texts]
@@ -44,7 +44,7 @@ def main() -> None:
     trunk = load_trunk()
     with (
         Server(ROOT / "model_repository", http_port=0, grpc_port=0, metrics_port=0) as server,
-        LiveServer(server.grpc_url) as live,
+        AdminClient(server.grpc_url) as live,
     ):
         served = {folder.name for folder in find_bundles(ROOT / "heads")}
         for task in map(load_task, find_tasks(ROOT / "tasks")):

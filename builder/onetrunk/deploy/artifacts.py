@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.deploy.live_server import Row
+from onetrunk.admin import Row
 from onetrunk.deploy.proof import smoke_rows
 from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.export.parity import ServedTask, open_session

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onetrunk.deploy.live_server import Answers, LiveServer, ServerGoneError
+from onetrunk.admin import AdminClient, Answers
 from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, prove, score_outputs, smoke_rows
 from onetrunk.deploy.reconcile import reconcile
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.errors import NotReady, OneTrunkError
 from onetrunk.protocol.names import (
     MANIFEST,
     MULTITASK,
@@ -107,7 +107,7 @@ class Change(ABC):
         """Return what ``apply`` would do, without touching anything."""
 
     @abstractmethod
-    def apply(self, repository: Path, server: LiveServer | None, progress: ProgressCallback = silent) -> Outcome:
+    def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
         """Apply the change. The caller holds the repository, and files and server agree with the state before.
 
         Args:
@@ -220,7 +220,7 @@ class HeadChange(Change):
         diff = "".join(_diff(repository, name, text) for name, text in shown.items())
         return Preview(written=(*files, *texts), removed=tuple(self._ended_candidates), diff=diff)
 
-    def apply(self, repository: Path, server: LiveServer | None, progress: ProgressCallback = silent) -> Outcome:
+    def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
         """Add the files, prove the state after, and switch to it; see the module's description."""
         outcome, clock = Outcome(removed=self._ended_candidates), _Clock()
         replaced: dict[str, str] = {}
@@ -286,7 +286,7 @@ class HeadChange(Change):
         outcome.written += [name for model in fresh for name in model.files] + written
         return between
 
-    def _load(self, server: LiveServer) -> None:
+    def _load(self, server: AdminClient) -> None:
         """Load what ``between`` names and the server lacks, and the new segments, which no ensemble names yet."""
         reconcile(self.between, server)
         held = server.loaded_versions()
@@ -294,7 +294,7 @@ class HeadChange(Change):
             if version not in held.get(segment.name, set()):
                 server.load(segment.name)
 
-    def _prove(self, server: LiveServer) -> Answers:
+    def _prove(self, server: AdminClient) -> Answers:
         expected = {} if self.artifacts is None else self.artifacts.expected()
         answers = prove(server, self.after.ensemble(self._ensemble), expected, self.allowed)
         live = answers
@@ -307,7 +307,7 @@ class HeadChange(Change):
             check_answers(live, server.ask(MULTITASK, smoke_rows(), same), self.allowed)
         return answers
 
-    def _undo(self, repository: Path, replaced: Mapping[str, str], server: LiveServer | None) -> None:
+    def _undo(self, repository: Path, replaced: Mapping[str, str], server: AdminClient | None) -> None:
         """Restore the texts that were overwritten, and remove the fresh versions."""
         fresh = [model for model in self.models if model.fresh]
         # Of a model that is new, the whole folder goes.
@@ -325,18 +325,18 @@ class HeadChange(Change):
             reconcile(self.before, server)
 
     def _switch_server(
-        self, server: LiveServer, answers: Answers, outcome: Outcome, clock: _Clock, progress: ProgressCallback
+        self, server: AdminClient, answers: Answers, outcome: Outcome, clock: _Clock, progress: ProgressCallback
     ) -> None:
         try:
             reconcile(self.after, server)
             outcome.seconds["switch"] = clock.lap()
             progress("asking again", 3, 4)
             self._ask_again(server, answers)
-        except ServerGoneError:
+        except NotReady:
             # The server died in the middle: its launcher restarts it, from files that are switched already.
             try:
                 server.wait_until_back(_RESTART_S)
-            except ServerGoneError as error:
+            except NotReady as error:
                 raise _NotBackError(
                     f"the files are switched, but the server went away and has not come back ({error}); "
                     "once it is restarted, it serves the new state: then run deploy-head --verify"
@@ -345,7 +345,7 @@ class HeadChange(Change):
             self._ask_again(server, answers)
         outcome.seconds["ask again"] = clock.lap()
 
-    def _ask_again(self, server: LiveServer, expected: Answers) -> None:
+    def _ask_again(self, server: AdminClient, expected: Answers) -> None:
         """Ask the ensemble that was switched to; its answers must be those of the proof."""
         outputs = score_outputs(self.after.ensemble(self._ensemble))
         check_answers(server.ask(self._ensemble, smoke_rows(), outputs), expected, self.allowed)
@@ -354,7 +354,7 @@ class HeadChange(Change):
             check_answers(answers, {})
 
     def _switch_back(
-        self, repository: Path, switched: RepositoryState, server: LiveServer, error: BaseException
+        self, repository: Path, switched: RepositoryState, server: AdminClient, error: BaseException
     ) -> None:
         """Serve the state before again, after the new one turned out to be wrong.
 
@@ -414,7 +414,7 @@ class PruneChange(Change):
         """Return the folders that would be removed."""
         return Preview(removed=self.removed)
 
-    def apply(self, repository: Path, server: LiveServer | None, progress: ProgressCallback = silent) -> Outcome:
+    def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
         """Make configs and server release the versions, then remove their folders."""
         commit_state(repository, replace(self.after, on_disk=self.before.on_disk))
         if server is not None:

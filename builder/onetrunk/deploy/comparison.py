@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from onetrunk.deploy.live_server import LiveServer, Row
+from onetrunk.admin import AdminClient, Row
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import candidate_ensemble, candidate_output
@@ -79,7 +79,7 @@ class _Texts:
 
 def compare(
     state: RepositoryState,
-    server: LiveServer,
+    server: AdminClient,
     task: str,
     file: Path,
     tokenizer: Path,
@@ -199,7 +199,7 @@ def _disagreements(
 
 
 def _latencies(
-    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: ProgressCallback
+    server: AdminClient, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: ProgressCallback
 ) -> dict[str, list[float]]:
     """Return output -> seconds of requests for one text. The outputs take turns, so that both meet the same machine."""
     times: dict[str, list[float]] = {output: [] for output in outputs}

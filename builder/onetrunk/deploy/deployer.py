@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.change import clear_ended_candidates
 from onetrunk.deploy.history import History, ListedTask, list_tasks
-from onetrunk.deploy.live_server import LiveServer
 from onetrunk.deploy.operations import (
     Candidate,
     Context,
@@ -109,7 +109,7 @@ class Deployer:
         """
         self.repository = repository
         self.history = History(repository)
-        self.server = LiveServer(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
+        self.server = AdminClient(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
         self._context = Context(repository, trunk, gate, progress)
         self._wait_s = wait_s
 

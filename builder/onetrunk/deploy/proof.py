@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.live_server import Answers, LiveServer, Row
+from onetrunk.admin import AdminClient, Answers, Row
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
@@ -64,7 +64,7 @@ def smoke_rows() -> list[Row]:
 
 
 def prove(
-    server: LiveServer,
+    server: AdminClient,
     ensemble: pb.ModelConfig,
     expected: Mapping[str, NDArray[np.float32]],
     allowed: Allowed | None = None,
@@ -89,7 +89,7 @@ def prove(
     aside.name = PROOF
     for output in aside.output:
         output.label_filename = ""  # label files lie in the folder of the ensemble that is proved
-    server.load_aside(aside)
+    server.load_ensemble(aside)
     try:
         answers = server.ask(PROOF, smoke_rows(), score_outputs(ensemble))
     finally:

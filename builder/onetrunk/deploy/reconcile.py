@@ -9,7 +9,7 @@ from typing import Literal
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.live_server import LiveServer
+from onetrunk.admin import AdminClient
 from onetrunk.deploy.proof import PROOF
 from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import OneTrunkError
@@ -38,11 +38,11 @@ class Difference:
     kind: Literal["missing", "ensemble", "extra"]
 
 
-def differences(state: RepositoryState, server: LiveServer) -> list[Difference]:
+def differences(state: RepositoryState, server: AdminClient) -> list[Difference]:
     """Return everything that differs, in an order in which it can be put right without a failing request.
 
     Raises:
-        ServerGoneError: The server does not answer.
+        NotReady: The server does not answer.
     """
     loaded, expected = server.loaded_versions(), _expected_versions(state)
     found = []
@@ -67,7 +67,7 @@ def differences(state: RepositoryState, server: LiveServer) -> list[Difference]:
     return found
 
 
-def reconcile(state: RepositoryState, server: LiveServer) -> list[Difference]:
+def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:
     """Make the server serve what the files say, and return what differed.
 
     Raises:
@@ -123,7 +123,7 @@ def _join(versions: set[int]) -> str:
     return ", ".join(map(str, sorted(versions)))
 
 
-def verify(repository: Path, server: LiveServer | None) -> list[str]:
+def verify(repository: Path, server: AdminClient | None) -> list[str]:
     """Return what manifest, disk and server disagree on, a line each; nothing if they agree.
 
     Args:
@@ -132,7 +132,7 @@ def verify(repository: Path, server: LiveServer | None) -> list[str]:
 
     Raises:
         UserError: There is no repository, or it cannot be read at all.
-        ServerGoneError: The server does not answer.
+        NotReady: The server does not answer.
     """
     found = []
     if is_decided(repository):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ENSEMBLES
+from onetrunk.protocol.names import ADMIN_HEADER, ENSEMBLES
 from onetrunk.serving.address import Address
 from onetrunk.serving.installation import Installation
 from onetrunk.serving.runtime import Runtime
@@ -66,8 +66,3 @@ def triton_command(
     if verbose:
         command.append("--log-verbose=1")
     return command
-
-
-def admin_headers(admin_key: str | None) -> dict[str, str]:
-    """Gives the gRPC headers that the admin endpoints ask for."""
-    return {ADMIN_GRPC_HEADER: admin_key} if admin_key else {}

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onetrunk.client.bench.server import BenchServer
+from onetrunk.admin import AdminClient, text_column
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
 from onetrunk.client.rows import TextRows
-from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
 from onetrunk.protocol.errors import BadInput, Problem
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
@@ -49,15 +49,15 @@ class Sample:
             TOKEN_TYPE_IDS: {"content": list(self.token_type_ids), "shape": shape},
         }
 
-    def inputs(self, model: str) -> list[Tensor]:
-        """The same row as a request of its own."""
+    def inputs(self, model: str) -> dict[str, NDArray[Any]]:
+        """Return the inputs of a request with this row alone."""
         if model == MULTITASK:
-            pair = [] if self.pair is None else [bytes_tensor(TEXT_PAIR, [self.pair.encode()])]
-            return [bytes_tensor(TEXT, [self.text.encode()]), *pair]
-        return [
-            int64_tensor("input_ids", np.array([self.input_ids], np.int64)),
-            int64_tensor("token_type_ids", np.array([self.token_type_ids], np.int64)),
-        ]
+            pair = {} if self.pair is None else {TEXT_PAIR: text_column([self.pair])}
+            return {TEXT: text_column([self.text]), **pair}
+        return {
+            INPUT_IDS: np.array([self.input_ids], np.int64),
+            TOKEN_TYPE_IDS: np.array([self.token_type_ids], np.int64),
+        }
 
 
 def read_texts(path: Path | None) -> list[Line]:
@@ -84,7 +84,7 @@ def read_texts(path: Path | None) -> list[Line]:
     return good
 
 
-def sort_into_buckets(server: BenchServer, catalogue: Catalogue, lines: Sequence[Line]) -> dict[int, list[Sample]]:
+def sort_into_buckets(server: AdminClient, catalogue: Catalogue, lines: Sequence[Line]) -> dict[int, list[Sample]]:
     """Bucket -> its rows, by the length that the server's own tokenizer gives them; empty buckets are left out."""
     buckets: dict[int, list[Sample]] = defaultdict(list)
     for start in range(0, len(lines), catalogue.max_batch_size):
@@ -93,11 +93,11 @@ def sort_into_buckets(server: BenchServer, catalogue: Catalogue, lines: Sequence
     return dict(sorted(buckets.items()))
 
 
-def _tokenized(server: BenchServer, lines: Sequence[Line]) -> list[Sample]:
-    inputs = [
-        bytes_tensor(TEXT, [line.text.encode() for line in lines]),
-        bytes_tensor(TEXT_PAIR, [(line.pair or "").encode() for line in lines]),  # empty: no second text
-    ]
+def _tokenized(server: AdminClient, lines: Sequence[Line]) -> list[Sample]:
+    inputs = {
+        TEXT: text_column([line.text for line in lines]),
+        TEXT_PAIR: text_column([line.pair or "" for line in lines]),  # empty: no second text
+    }
     padded = server.infer(TOKENIZER, inputs)
     lengths = padded[PADDED[ATTENTION_MASK]].sum(axis=1).tolist()
     return [
