@@ -206,7 +206,7 @@ def test_without_the_gate_the_report_says_so(build, gate, monkeypatch):
 def test_task_without_dev_data_is_told_before_anything_is_exported(build, gate, tmp_path, monkeypatch):
     tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
     (tasks / "mood.jsonl").unlink()
-    monkeypatch.setattr(build_module, "Exports", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr(build_module, "Artifacts", lambda *_, **__: pytest.fail("exported"))
     with pytest.raises(UserError, match=r"task mood: no dev data .* or --gate off") as raised:
         build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks))
     assert "\n" not in str(raised.value)
