@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onetrunk.cli.console import errors_end_command, progress_line
-from onetrunk.cli.data_options import data_option, task_dir_option
+from onetrunk.cli.search_heads import experiment_config, job_table
+from onetrunk.cli.training_options import experiment_options, load_tasks
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from onetrunk.distill.jobs import JobRunner
 
 _EPILOG = """\b
 Examples:
@@ -22,37 +26,23 @@ Examples:
   python -m benchmarks.study report docs/results/quality
 
 \b
-Everything is trained beside a search: search-heads --study FOLDER comes first.
+Everything is trained beside a search: search-heads run --study FOLDER comes first.
 What was interrupted goes on when the command is given again."""
 
-_TRAINING_OPTIONS = (
-    click.option("--tasks", required=True, metavar="all|A,B", help="Tasks: all of the plan's, or names with commas."),
-    click.option(
-        "--study",
-        type=click.Path(path_type=Path, file_okay=False),
-        default="study",
-        show_default=True,
-        help="The folder of the search.",
-    ),
-    task_dir_option("The folder of task files."),
-    data_option,
-    click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"),
-    click.option(
-        "--cache",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="The folder of cached states and checkpoints. [default: $ONETRUNK_CACHE, or ~/.cache/onetrunk]",
-    ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-    click.option("--max-length", type=click.IntRange(3), default=128, show_default=True, help="As in the search."),
-    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."),
+_tasks_option = click.option(
+    "--tasks", "task_list", required=True, metavar="all|A,B", help="Tasks: all of the plan's, or names with commas."
 )
-
-
-def _training_options(command: Command) -> Command:
-    for option in reversed(_TRAINING_OPTIONS):
-        command = option(command)
-    return command
+_study_option = click.option(
+    "--study",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="study",
+    show_default=True,
+    help="The folder of the search.",
+)
+_jobs_option = click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."
+)
 
 
 @click.group(epilog=_EPILOG)
@@ -61,38 +51,47 @@ def study() -> None:
 
 
 @study.command()
-@_training_options
-def grid(**options: Any) -> None:
+@_tasks_option
+@_study_option
+@_jobs_option
+@experiment_options
+def grid(task_list: str, folder: Path, jobs: int, **options: Any) -> None:
     """Train a teacher on every tap to its end, to see what the search missed."""
-    with errors_end_command():
-        _train("grid", options)
+    with errors_end_command(), _running(task_list, folder, jobs, options) as (runner, names):
+        from benchmarks.study.trainings import run_grid
+        from onetrunk.distill.jobs import Job
+
+        runner.run([Job(name, "grid", run_grid) for name in names])
 
 
 @study.command()
-@_training_options
-def ablation(**options: Any) -> None:
+@_tasks_option
+@_study_option
+@_jobs_option
+@experiment_options
+def ablation(task_list: str, folder: Path, jobs: int, **options: Any) -> None:
     """Change one part of distillation at a time, on each task's best teacher."""
-    with errors_end_command():
-        _train("ablation", options)
+    with errors_end_command(), _running(task_list, folder, jobs, options) as (runner, names):
+        from benchmarks.study.trainings import run_ablation
+        from onetrunk.distill.jobs import Job
+
+        runner.run([Job(name, "ablation", run_ablation) for name in names])
 
 
 @study.command()
-@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Seeds of tasks of small size.")
-@_training_options
-def seeds(seeds: int, **options: Any) -> None:
-    """Train full fine-tuning and the plan's heads with more seeds (small tasks only)."""
-    with errors_end_command():
-        from onetrunk.distill.plan_file import read_plan
-        from onetrunk.distill.settings import SearchSettings
-        from onetrunk.distill.study import Study
+@click.option(
+    "--seeds", "count", type=click.IntRange(2), default=3, show_default=True, help="Seeds; large tasks keep one."
+)
+@_tasks_option
+@_study_option
+@_jobs_option
+@experiment_options
+def seeds(count: int, task_list: str, folder: Path, jobs: int, **options: Any) -> None:
+    """Train full fine-tuning and the plan's heads with more seeds."""
+    with errors_end_command(), _running(task_list, folder, jobs, options) as (runner, names):
+        from benchmarks.study.trainings import train_seeds
 
-        plan_path = options["study"] / "plan.toml"
-        plan = read_plan(plan_path)
-        tasks = _task_names(options)
-        search = Study(_bench_settings(options), SearchSettings(seeds=seeds), options["jobs"])
-        _finish(search.run([*search.baselines(tasks), *search.seeds(tasks, plan)], _print_result))
-        search.save_baselines(tasks)
-        search.save_seeds(tasks, plan_path)
+        train_seeds(runner, folder / "plan.toml", count, names)
 
 
 @study.command()
@@ -130,62 +129,28 @@ def report(folder: Path, tensorboard: Path | None) -> None:
             click.echo(f"wrote {path}", err=True)
 
 
-def _train(training: str, options: dict[str, Any]) -> None:
-    from benchmarks.study.trainings import run_training
-    from onetrunk.distill.jobs import run_jobs
-    from onetrunk.distill.settings import SearchSettings
+@contextmanager
+def _running(
+    task_list: str, folder: Path, jobs: int, options: dict[str, Any]
+) -> Iterator[tuple[JobRunner, Sequence[str]]]:
+    """Show a table of jobs, and yield what runs them and the names of the chosen tasks.
 
-    bench_settings = _bench_settings(options)
-    calls = [(training, task, bench_settings, SearchSettings()) for task in _task_names(options)]
-    errors = []
-    for result in run_jobs(run_training, calls, jobs=options["jobs"]):
-        _print_result(result)
-        errors += [result] if isinstance(result, Exception) else []
-    _finish(errors)
-
-
-def _print_result(result: object) -> None:
-    click.echo(f"failed: {result}" if isinstance(result, Exception) else f"done: {result}", err=True)
-
-
-def _finish(errors: Sequence[Exception]) -> None:
-    if errors:
-        raise errors[0]
-
-
-def _task_names(options: dict[str, Any]) -> list[str]:
+    The experiment is the search's, with all its tasks: students also read other tasks' texts.
+    """
+    from onetrunk.distill.jobs import JobRunner, threads_for
     from onetrunk.distill.plan_file import read_plan
+    from onetrunk.distill.settings import SearchSettings
     from onetrunk.protocol.errors import UserError
 
-    planned = sorted(read_plan(options["study"] / "plan.toml").tasks)
-    if options["tasks"] == "all":
-        return planned
-    names = [name.strip() for name in options["tasks"].split(",") if name.strip()]
+    planned = sorted(read_plan(folder / "plan.toml").tasks)
+    names = planned if task_list == "all" else [name.strip() for name in task_list.split(",") if name.strip()]
     for name in names:
         if name not in planned:
-            raise UserError(f"--tasks {name}: not in the plan of {options['study']}; it has {', '.join(planned)}")
-    return names
-
-
-def _bench_settings(options: dict[str, Any]) -> Any:
-    """Return the workbench of the search: all its tasks, since students also read other tasks' texts."""
-    from onetrunk.distill.jobs import threads_for
-    from onetrunk.distill.plan_file import read_plan
-    from onetrunk.tasks import find_task, load_task
-    from onetrunk.training.workbench import BenchSettings
-
-    names = sorted(read_plan(options["study"] / "plan.toml").tasks)
-    return BenchSettings(
-        tasks=tuple(load_task(find_task(name, options["task_dir"])) for name in names),
-        trunk=options["trunk"],
-        cache=options["cache"],
-        runs=options["study"] / "runs",
-        data_root=options["data"],
-        device=options["device"],
-        precision=options["precision"],
-        max_length=options["max_length"],
-        threads=threads_for(options["jobs"]),
-    )
+            raise UserError(f"--tasks {name}: not in the plan of {folder}; allowed are {', '.join(planned)}")
+    config = experiment_config(load_tasks(planned, options["task_dir"]), folder, options)
+    config = dataclasses.replace(config, threads=threads_for(jobs))
+    with job_table(config, names) as (on_done, _):
+        yield JobRunner(config, SearchSettings(), jobs, on_done=on_done), names
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def paper_plans(choices: PlanChoices, records: SearchRecords) -> dict[str, Plan]
         ]
         if not distilled:
             raise UserError(f"task {task} has no teacher yet")
-        taps[task] = max(distilled, key=lambda trial: trial.score).spec.recipe.standing
+        taps[task] = max(distilled, key=lambda trial: trial.score).spec.recipe.resolved_tap
         students |= {trial.key for trial in distilled}
     return select_plans([option for option in choices.options if option.run in students], choices.rates, taps)
 

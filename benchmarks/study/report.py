@@ -222,12 +222,12 @@ def _grid_row(task: str, grid: Sequence[Trial], records: SearchRecords) -> tuple
 
 def _depth(grid: Sequence[Trial]) -> int:
     recipe = grid[0].spec.recipe
-    return recipe.standing + recipe.layers
+    return recipe.resolved_tap + recipe.layers
 
 
 def _depth_words(trial: Trial) -> str:
     recipe = trial.spec.recipe
-    return f"tap {recipe.standing}, top {recipe.layers}"
+    return f"tap {recipe.resolved_tap}, top {recipe.layers}"
 
 
 def _ablation_row(

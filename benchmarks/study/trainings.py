@@ -1,19 +1,24 @@
-"""Trainings that only the study needs: the full grid of depths, and ablations of distillation."""
+"""Trainings that only the study needs: full grids of depths, ablations of distillation, and more seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from onetrunk.distill.jobs import Job, JobRunner
+from onetrunk.distill.pipeline import longest_first
+from onetrunk.distill.plan_file import read_plan
 from onetrunk.distill.results import best_teacher
 from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.task_search import run_baseline, save_baselines
 from onetrunk.distill.trials import Trial, Trials, as_trial, load_trials, save_trials
-from onetrunk.distill.units import working
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.execute import execute
-from onetrunk.training.run_spec import Distillation, RunSpec
-from onetrunk.training.workbench import BenchSettings, Workbench
+from onetrunk.training.experiment import Experiment, open_experiment
+from onetrunk.training.runs import Distillation, RunSpec
+from onetrunk.training.trainer import execute, find_run
 
 # The shortest student with a layer below the folded one, so that the layers that it starts from can matter.
 _ABLATION_LAYERS = 2
@@ -35,75 +40,123 @@ _VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 )
 
 
-def run_grid(task: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
+def run_grid(
+    task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback = silent
+) -> Trials:
     """Train a teacher on every tap to its end, and record that as ``<task>.grid.json``.
 
     Runs that the search has finished are not repeated, but count with their whole cost.
 
     Args:
         task: The task's name.
-        bench: Trunk, data, cache and records.
+        experiment: Trunk, data, cache and records.
         settings: The search's settings.
         progress: The callback that is told of every step.
     """
-    rows = len(bench.examples(task, "train"))
-    grid = Trials(study="grid", task=task, metric=bench.task(task).metric)
+    rows = len(experiment.examples(task, "train"))
+    grid = Trials(study="grid", task=task, metric=experiment.task(task).metric)
     # The cheap depths first, so that a grid that was interrupted has most of its points.
-    for tap in reversed(range(bench.trunk.depth)):
-        layers = bench.trunk.depth - tap
-        recipe = settings.tuning(rows, tap=tap, layers=layers, seed=0, max_length=bench.settings.max_length)
-        record = execute(RunSpec(task=task, role="teacher", recipe=recipe), bench, progress=progress)
-        grid = _append(grid, as_trial(record, "teacher", f"tap {tap}, layers {layers}"), bench)
+    for tap in reversed(range(experiment.trunk.depth)):
+        layers = experiment.trunk.depth - tap
+        recipe = settings.tuning(rows, tap=tap, layers=layers, seed=0, max_length=experiment.config.max_length)
+        record = execute(RunSpec(task=task, role="teacher", recipe=recipe), experiment, progress=progress)
+        grid = _append(grid, as_trial(record, "teacher", f"tap {tap}, layers {layers}"), experiment)
     return grid
 
 
-def run_ablation(task: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
+def run_ablation(
+    task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback = silent
+) -> Trials:
     """Train variants of a student of the task's best teacher, and record that as ``<task>.ablation.json``.
 
     Args:
         task: The task's name.
-        bench: Trunk, data, cache and records.
+        experiment: Trunk, data, cache and records.
         settings: The search's settings.
         progress: The callback that is told of every step.
 
     Raises:
         UserError: The task has not been searched yet.
     """
-    searches = {search.task: search for search in load_trials(bench.settings.runs, ["search"])}
+    searches = {search.task: search for search in load_trials(experiment.config.runs, ["search"])}
     teacher = best_teacher(searches[task].trials) if task in searches else None
     if teacher is None:
-        raise UserError(f"task {task}: no finished search in {bench.settings.runs}; search it first")
+        raise UserError(f"task {task}: no finished search in {experiment.config.runs}; search it first")
     layers = min(_ABLATION_LAYERS, teacher.spec.recipe.layers)
     recipe = settings.learning(teacher.spec.recipe, layers=layers, seed=0)
-    basis = settings.distillation(teacher.key, len(bench.examples(task, "train")))
-    ablation = Trials(study="ablation", task=task, metric=bench.task(task).metric)
+    basis = settings.distillation(teacher.key, len(experiment.examples(task, "train")))
+    ablation = Trials(study="ablation", task=task, metric=experiment.task(task).metric)
     for name, changes, recipe_changes in _VARIANTS:
-        if "temperature" in changes and not bench.task(task).answers.softens:
+        if "temperature" in changes and not experiment.task(task).answers.softens:
             continue  # nothing would change
         distillation = Distillation.model_validate({**basis.model_dump(), **changes})
         student = recipe.model_copy(update=recipe_changes)
         spec = RunSpec(task=task, role="student", recipe=student, distillation=distillation)
-        record = execute(spec, bench, progress=progress)
-        ablation = _append(ablation, as_trial(record, "ablation", name), bench)
+        record = execute(spec, experiment, progress=progress)
+        ablation = _append(ablation, as_trial(record, "ablation", name), experiment)
     return ablation
 
 
-def run_training(training: str, task: str, bench_settings: BenchSettings, settings: SearchSettings) -> str:
-    """Run one training of ``TRAININGS`` in this process and return its name, as ``task: training``."""
-    name = f"{task}: {training}"
-    with working(name, bench_settings) as (bench, progress):
-        TRAININGS[training](task, bench, settings, progress)
-    return name
+def train_seeds(runner: JobRunner, plan_path: Path, seeds: int, tasks: Collection[str] | None = None) -> None:
+    """Train the baseline and the chosen head of every small task with more seeds, and write them as studies.
+
+    Args:
+        runner: Runs the trainings; its experiment is the search's.
+        plan_path: The plan, which names the chosen heads.
+        seeds: How often each is trained; once for large tasks.
+        tasks: The tasks; None is all of the plan's.
+
+    Raises:
+        UserError: The plan is malformed, or a run that it names has no record.
+        OneTrunkError: A training failed; what the others came to is kept.
+    """
+    experiment, plan = open_experiment(runner.config), read_plan(plan_path)
+    wanted = plan.tasks.keys() if tasks is None else tasks
+    tasks = [task for task in longest_first(experiment) if task in wanted]
+    runs: dict[str, list[RunSpec]] = {}
+    for task in tasks:
+        chosen = experiment.store.by_key(plan.tasks[task].run).spec
+        small = len(experiment.examples(task, "train")) <= runner.settings.large
+        runs[task] = [chosen.with_seed(seed) for seed in range(seeds if small else 1)]
+    runner.run(
+        [
+            Job(task, f"baseline, seed {seed}", partial(run_baseline, seed=seed))
+            for task in tasks
+            for seed in range(len(runs[task]))
+        ]
+    )
+    runner.run(
+        [
+            Job(task, f"student, seed {spec.recipe.seed}", partial(_train_run, spec=spec))
+            for task in tasks
+            for spec in runs[task]
+        ]
+    )
+    for task in tasks:
+        save_baselines(task, experiment, runner.settings)
+        _save_seeds(task, runs[task], experiment)
 
 
-TRAININGS: dict[str, Callable[[str, Workbench, SearchSettings, ProgressCallback], Trials]] = {
-    "grid": run_grid,
-    "ablation": run_ablation,
-}
-
-
-def _append(trials: Trials, trial: Trial, bench: Workbench) -> Trials:
+def _append(trials: Trials, trial: Trial, experiment: Experiment) -> Trials:
     """Record one more trial at once: what is finished stays recorded whatever happens next."""
     trials = trials.model_copy(update={"trials": (*trials.trials, trial)})
-    save_trials(bench.settings.runs, trials)
+    save_trials(experiment.config.runs, trials)
     return trials
+
+
+def _train_run(
+    task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback, *, spec: RunSpec
+) -> None:
+    """Train a run as its spec says, as a job."""
+    execute(spec, experiment, progress=progress)
+
+
+def _save_seeds(task: str, runs: Sequence[RunSpec], experiment: Experiment) -> None:
+    """Write the recorded runs of a chosen head, of all seeds, as ``<task>.seeds.json``."""
+    trials = tuple(
+        as_trial(record, "student", f"seed {spec.recipe.seed}")
+        for spec in runs
+        if (record := find_run(spec, experiment)) is not None
+    )
+    study = Trials(study="seeds", task=task, metric=experiment.task(task).metric, trials=trials)
+    save_trials(experiment.config.runs, study)

@@ -83,7 +83,7 @@ def write_report(folder: Path, *, tensorboard: Path | None = None) -> list[Path]
         ("## The search", search_table(results)),
         ("## Scores over depth", depth_images(results, names)),
         ("## What was tried", trial_table(results)),
-        ("## How it was measured", provenance(results, f"search-heads --report --study {name_folder(folder)}")),
+        ("## How it was measured", provenance(results, f"search-heads report --study {name_folder(folder)}")),
     ]
     written = write_page(folder, page, summary_values(results))
     events = write_events(results.records.runs.values(), tensorboard) if tensorboard else []
@@ -107,7 +107,7 @@ def summary_values(results: SearchResults) -> dict[str, Any]:
     cost, plan, chosen = results.cost, results.records.plan, results.choices.chosen if results.choices else None
     return {
         "retention_average": results.retention_average,
-        "retention_min": results.worst.retention if results.worst else None,
+        "retention_min": results.retention_min,
         "search_cost_ratio": cost.ratio if cost else None,
         "tasks": {result.task: _task_values(result) for result in results.tasks},
         "retention_min_task": results.worst.task if results.worst else None,
@@ -384,7 +384,7 @@ def _trial_row(task: str, trial: Trial) -> tuple[str, ...]:
     return (
         task,
         f"{trial.stage}, stopped early" if trial.stopped else trial.stage,
-        str(recipe.standing),
+        str(recipe.resolved_tap),
         str(recipe.layers),
         recipe.query,
         f"{trial.epochs} of {recipe.epochs}",

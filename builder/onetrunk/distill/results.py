@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,14 @@ from typing import get_args
 from onetrunk.distill.cost_table import CostTable
 from onetrunk.distill.frontier import frontier
 from onetrunk.distill.options import Option
+from onetrunk.distill.pipeline import servable_options
 from onetrunk.distill.plan import Plan
 from onetrunk.distill.plan_file import PlanFile, read_plan
-from onetrunk.distill.planned import servable_options
 from onetrunk.distill.rates import Rates
 from onetrunk.distill.trials import Study, Trial, Trials, load_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
-from onetrunk.training.run_record import RunRecord, RunStore
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunRecord, RunSpec, RunStore
 
 # Shares are quotients of floats: a plan that costs 0.25 must not miss a limit of 0.25 by a rounding error.
 _TOLERANCE = 1e-9
@@ -175,7 +175,7 @@ class TaskResult:
     @property
     def retention(self) -> float | None:
         """The share of full fine-tuning's score that the chosen head retains; None where that score is not above 0."""
-        if self.full is None or self.student is None or self.full.mean <= 0:
+        if self.full is None or self.student is None or not self.full.mean > 0:
             return None
         return self.student.mean / self.full.mean
 
@@ -308,7 +308,7 @@ class SearchResults:
         """The mean score over full fine-tuning's mean score; None until every task has both."""
         full = [result.full.mean for result in self.tasks if result.full]
         students = [result.student.mean for result in self.tasks if result.student]
-        if not self.tasks or not len(full) == len(students) == len(self.tasks) or fmean(full) <= 0:
+        if not self.tasks or not len(full) == len(students) == len(self.tasks) or not fmean(full) > 0:
             return None
         return fmean(students) / fmean(full)
 
@@ -318,7 +318,13 @@ class SearchResults:
         retention = {result.task: result.retention for result in self.tasks if result.retention is not None}
         if not self.tasks or len(retention) < len(self.tasks):
             return None
-        return min(self.tasks, key=lambda result: retention[result.task])
+        # NaN is worse than any number, and min() alone would lose it.
+        return min(self.tasks, key=lambda result: (not math.isnan(retention[result.task]), retention[result.task]))
+
+    @property
+    def retention_min(self) -> float | None:
+        """The retention of that task."""
+        return self.worst.retention if self.worst else None
 
     @property
     def machines(self) -> list[str]:
