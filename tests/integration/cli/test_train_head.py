@@ -1,0 +1,120 @@
+"""The command ``train-head``: results to stdout, the rest to stderr, and exit codes that mean something."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from onetrunk.cli.train_head import train_head
+
+TOML = """
+labels = ["bad", "good"]
+train = "train.jsonl"
+dev = "dev.jsonl"
+[recipe]
+tap = 1
+epochs = 1
+max_length = 32
+"""
+
+
+@pytest.fixture
+def invoke(mood, tiny_trunk_folder, tmp_path, monkeypatch):
+    """Runs train-head in a folder with the tasks ``one`` and ``two``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "tasks" / f"{name}.toml").write_text(TOML)
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        common = ["--trunk", str(tiny_trunk_folder), "--data", str(tmp_path), "--device", "cpu", "--precision", "fp32"]
+        return CliRunner().invoke(train_head, [*arguments, *common])
+
+    return run
+
+
+def test_all_tasks_are_trained_and_put_into_a_table(invoke, tmp_path):
+    result = invoke("--tasks", "all", "--results", "docs/heads.md")
+    assert result.exit_code == 0, result.output
+    header, *rows = result.stdout.splitlines()
+    assert header.split()[:3] == ["task", "tap", "layers"]
+    assert [row.split()[:3] for row in rows] == [["one", "1", "1"], ["two", "1", "1"]]
+    assert "one: accuracy" in result.stderr
+    assert sorted(path.parent.name for path in (tmp_path / "heads").glob("*/head.safetensors")) == ["one", "two"]
+    table = (tmp_path / "docs" / "heads.md").read_text()
+    assert "| one | 1 | 1 | accuracy " in table
+    values = json.loads((tmp_path / "docs" / "heads.json").read_text())
+    assert [head["task"] for head in values["heads"]] == ["one", "two"]
+
+
+def test_options_override_the_recipe(invoke):
+    arguments = (
+        "--tap 2 --layers 2 --query learned --epochs 2 --lr 1e-3 --batch-size 50 --seed 3 --max-length 20 --json"
+    )
+    result = invoke("one", *arguments.split())
+    assert result.exit_code == 0, result.output
+    [head] = json.loads(result.stdout)
+    assert [head[key] for key in ("tap", "layers", "query", "max_length")] == [2, 2, "learned", 20]
+    recipe = head["recipe"]
+    assert [recipe[key] for key in ("epochs", "learning_rate", "batch_size", "seed")] == [2, 1e-3, 50, 3]
+    assert len(head["epoch_scores"]) == 2
+
+
+def test_second_run_trains_nothing_and_says_so(invoke):
+    first = invoke("one", "--json")
+    again = invoke("one", "--json")
+    assert "one: finished earlier" in again.stderr
+    assert json.loads(again.stdout)[0]["already_there"]
+    assert json.loads(again.stdout)[0]["scores"] == json.loads(first.stdout)[0]["scores"]
+
+
+def test_later_failure_keeps_and_prints_what_is_finished(invoke, tmp_path):
+    (tmp_path / "tasks" / "two.toml").write_text(TOML.replace("dev.jsonl", "none.jsonl"))
+    result = invoke("one", "two")
+    assert result.exit_code == 2
+    assert result.stdout.splitlines()[1].startswith("one ")
+    assert "error: task two: no dev data 'none.jsonl'" in result.stderr
+    assert (tmp_path / "heads" / "one" / "head.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--tasks all"),
+        (["one", "--tasks", "all"], "--tasks all"),
+        (["on"], "no task 'on' (did you mean one?); there are: one, two"),
+        (["one", "tasks/again.toml"], "its task one is also that of"),
+        (["one", "--lr", "0"], "learning_rate 0.0: input should be greater than 0"),
+        (["one", "--tap", "4"], "tap 4 has no layer above it"),
+        (["one", "--results", "heads.txt"], "--results heads.txt: give a file *.md"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(invoke, tmp_path, arguments, message):
+    (tmp_path / "tasks" / "again.toml").write_text('name = "one"\n' + TOML)
+    if "on" in arguments:
+        (tmp_path / "tasks" / "again.toml").unlink()
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    [line] = [line for line in result.stderr.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_divergence_is_exit_code_1(invoke):
+    result = invoke("one", "--lr", "1e38")
+    assert result.exit_code == 1
+    assert "train with a lower --lr" in result.stderr
+
+
+def test_help_has_examples_and_needs_no_torch():
+    code = (
+        "import sys; from onetrunk.cli.train_head import train_head\n"
+        "try: train_head(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'transformers', 'sklearn', 'pydantic'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "train-head --tasks all" in result.stdout

@@ -1,0 +1,52 @@
+"""Texts that are in both splits are counted and told."""
+
+import json
+
+import pytest
+
+from onetrunk.tasks import read_examples
+from onetrunk.tasks.examples import Examples
+from onetrunk.tasks.overlap import overlap_notes
+from onetrunk.training import train
+
+
+def examples(*texts):
+    return Examples("", texts, (0,) * len(texts), "")
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "note"),
+    [
+        (["a", "b"], ["c"], []),
+        (["a", "b"], ["b", "c"], ["1 of 2 dev texts are also in train"]),
+        # Every dev row counts, however often its text is in train.
+        (["a", "a"], ["a", "a", "b"], ["2 of 3 dev texts are also in train"]),
+        (["A  good\tfilm "], ["a good film"], ["1 of 1 dev texts are also in train"]),
+        (["agood film"], ["a good film"], []),
+        # Of a pair, both texts, in their order.
+        ([("a", "b")], [("a", "c"), ("b", "a"), ("ab", "")], []),
+        ([("a", "b")], [("a", "c"), ("a", "b")], ["1 of 2 dev texts are also in train"]),
+    ],
+)
+def test_dev_texts_in_train_are_counted(train, dev, note):
+    assert list(overlap_notes(examples(*train), examples(*dev))) == note
+
+
+def test_large_numbers_are_readable():
+    texts = [f"text {number}" for number in range(1043)]
+    assert overlap_notes(examples(*texts[:16]), examples(*texts)) == ("16 of 1,043 dev texts are also in train",)
+
+
+def test_training_tells_it_also_where_it_was_finished_earlier(mood, tiny_trunk, tmp_path):
+    dev = read_examples(mood, "dev")
+    with (tmp_path / "train.jsonl").open("a") as stream:
+        for text in dev.texts[:7]:
+            stream.write(json.dumps({"sentence": text, "label": "good"}) + "\n")
+    known = {" ".join(text.split()) for text in read_examples(mood, "train").texts}
+    count = sum(text in known for text in dev.texts)
+    assert count >= 7
+    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "trunk_dtype": "fp32"}
+    for already_there in (False, True):
+        result = train(mood, tiny_trunk, **places)
+        assert result.already_there == already_there
+        assert f"{count} of 60 dev texts are also in train" in result.notes
