@@ -14,11 +14,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from onetrunk.client.cli.options import errors_end_command, names
 from onetrunk.client.client import Client
-from onetrunk.client.commands.options import errors_end_command, names
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
-from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
-from onetrunk.client.stream import answer_lines
+from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 
 # Broken lines named one by one; after these they are only counted.
 NAMED_LINES = 20

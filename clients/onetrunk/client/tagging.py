@@ -1,4 +1,4 @@
-"""Spans of words, each with a type."""
+"""The kind ``tagging``: spans of words, each with a type."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.client.answer import Prediction, short
-from onetrunk.client.kinds.reader import Reader, RowRead
+from onetrunk.client.answer import Prediction, Reader, TokenizedText, six_digits
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 _WORD = re.compile(r"\S+")
@@ -22,11 +21,11 @@ class Word:
     """A word of the text.
 
     Attributes:
-        text: as it stands in the text, with accents and other marks that the tokenizer drops.
-        start: its first character.
-        end: the character after its last.
-        tag: as the task's scheme writes it, such as ``B-artist``; None where nothing of the word was read.
-        score: the probability of its first piece's tag; 0 where nothing of it was read.
+        text: The word as written, with accents and other marks that the tokenizer drops.
+        start: Its first character.
+        end: The character after its last.
+        tag: The tag in the task's scheme, such as ``B-artist``; None if nothing of the word was read.
+        score: The probability of its first token's tag; 0 if nothing of the word was read.
     """
 
     text: str
@@ -41,11 +40,11 @@ class Span:
     """Words that belong together.
 
     Attributes:
-        type: what they are.
-        text: as it stands in the text, blanks included.
-        start: its first character.
-        end: the character after its last.
-        score: the least probability of its words.
+        type: Its type, such as ``artist``.
+        text: The words as written, blanks included.
+        start: Its first character.
+        end: The character after its last.
+        score: The lowest probability of its tokens.
     """
 
     type: str
@@ -57,69 +56,71 @@ class Span:
 
 @dataclass(frozen=True)
 class SpansPrediction(Prediction):
-    """Spans and words of a text. ``score`` is the least of all spans', or 1 where there is none.
+    """Spans and words of a text. ``score`` is the lowest score of the spans, or 1 if there is none.
 
     Attributes:
-        words: all words of the text, those too that were not read; these are whatever stands between blanks.
-        spans: in the text's order.
+        words: All words of the text, also those that were not read, which are split at blanks.
+        spans: The spans in the order of the text.
     """
 
     words: tuple[Word, ...] = ()
     spans: tuple[Span, ...] = ()
 
     def record(self, top: int | None) -> dict[str, Any]:
-        """See Prediction.record; ``top`` means nothing here."""
+        """See `Prediction.record`. ``top`` has no meaning here."""
         spans, words = (
-            [asdict(one) | {"score": short(one.score)} for one in some] for some in (self.spans, self.words)
+            [asdict(one) | {"score": six_digits(one.score)} for one in some] for some in (self.spans, self.words)
         )
         return {"spans": spans, "words": words}
 
     def marks(self) -> list[tuple[int, int, str]]:
-        """The spans."""
+        """Return the spans."""
         return [(span.start, span.end, span.type) for span in self.spans]
 
     def lines(self, top: int) -> list[tuple[str, str]]:
-        """A line a span."""
+        """Return a line for each span."""
         return [(f"{span.type}: {span.text}", f"{span.score:.3f}") for span in self.spans] or [("(no spans)", "")]
 
 
 class TaggingReader(Reader):
-    """A tag a token, put together to words and spans by where the tokens stand in the text."""
+    """Reads a tag for each token, and joins tokens to words and spans by their places in the text."""
 
     kind: ClassVar[str] = "tagging"
-    about_words: ClassVar[bool] = True
+    needs_words: ClassVar[bool] = True
 
-    def fault(self, task: TaskInfo) -> str | None:
-        """No types, or tags written in a way that this client does not know."""
+    def missing(self, task: TaskInfo) -> str | None:
+        """See `Reader.missing`."""
         if not task.labels:
             return f"a {task.kind} task without labels"
         scheme = getattr(task, "scheme", None)
         return None if scheme in _LETTERS else f"a {task.kind} task whose scheme is {scheme!r}, not BIO or BILOU"
 
     def shape(self, task: TaskInfo) -> tuple[int | None, ...]:
-        """Tokens, and number and probability of each one's tag."""
+        """Return the number and the probability of the tag of any number of tokens."""
         return (None, 2)
 
-    def read(self, task: TaskInfo, scores: Any, row: RowRead | None = None) -> Prediction:
-        """See Reader.read. *Shape of the scores:* (tokens, 2)."""
-        assert row is not None, "a task about words is asked with texts"
-        pieces = _pieces(np.asarray(scores), row.words)
-        spans = _spans(pieces, task.labels or (), row.text)
-        words = _words(pieces, spans, task.scheme, row)  # type: ignore[attr-defined]  # fault has looked
+    def read(self, task: TaskInfo, scores: Any, text: TokenizedText | None = None) -> Prediction:
+        """See `Reader.read`. *Shape of the scores:* (tokens, 2)."""
+        assert text is not None, "a task that needs words is asked with texts"
+        pieces = _pieces(np.asarray(scores), text.words)
+        spans = _spans(pieces, task.labels or (), text.text)
+        words = _words(pieces, spans, task.scheme, text)  # type: ignore[attr-defined]  # `missing` has looked
         least = min((span.score for span in spans), default=1.0)
         return SpansPrediction(task.name, None, least, {}, words, spans)
 
     def answers(self, task: TaskInfo) -> str:
-        """Its types."""
+        """Return the types of its spans."""
         return "spans of " + ", ".join(task.labels or ())
 
 
-# Scheme -> letters of a span's one word, first, inner and last word.
+# Scheme -> the letters of a span's only word, its first, inner and last word.
 _LETTERS = {"BIO": ("B", "B", "I", "I"), "BILOU": ("U", "B", "I", "L")}
 
 
 @dataclass
 class _Piece:
+    """A token that is part of the text."""
+
     word: int
     start: int
     end: int
@@ -128,7 +129,12 @@ class _Piece:
 
 
 def _pieces(scores: NDArray[Any], words: NDArray[np.int64]) -> list[_Piece]:
-    """The tokens that are part of the text. *Shapes:* (tokens, 2), (tokens, 3) of word, start and end."""
+    """Return the tokens that are part of the text.
+
+    Args:
+        scores: Number and probability of each token's tag. *Shape:* (tokens, 2)
+        words: Word, start and end of each token. *Shape:* (tokens, 3)
+    """
     return [
         _Piece(int(word), int(start), int(end), int(tag), float(score))
         for (tag, score), (word, start, end) in zip(scores.tolist(), words.tolist(), strict=False)
@@ -137,9 +143,10 @@ def _pieces(scores: NDArray[Any], words: NDArray[np.int64]) -> list[_Piece]:
 
 
 def _spans(pieces: Sequence[_Piece], types: Sequence[str], text: str) -> tuple[Span, ...]:
-    """Whole words, of whose pieces one or more are in the span; a word is in one span at most, the first.
+    """Return the spans, as whole words of which at least one token is in the span.
 
-    So a span that begins inside another one's word begins with the word after it, if it goes on that far.
+    A word is in one span at most, the first. So a span that begins inside another span's word begins with the next
+    word, if it reaches that far.
     """
     found: list[tuple[int, list[_Piece]]] = []
     before, begun = 0, False
@@ -162,7 +169,7 @@ def _span(kind: str, inside: Sequence[_Piece], pieces: Sequence[_Piece], text: s
     return Span(kind, text[start:end], start, end, min(piece.score for piece in inside))
 
 
-def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: RowRead) -> tuple[Word, ...]:
+def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: TokenizedText) -> tuple[Word, ...]:
     only, first, inner, last = _LETTERS[scheme]
     text = row.text
     found: list[Word] = []
@@ -180,7 +187,8 @@ def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: Ro
         found.append(Word(text[start:end], start, end, tag, some[0].score))
     if not row.truncated:
         return tuple(found)
-    # What the tokenizer did not get to: as blanks make words. The first is less than that where the last word that was
-    # read ends without a blank, at a hyphen say. What is left of a word that was cut is in that word already.
+    # The rest of the text, which the tokenizer did not reach, is split at blanks. If the last word that was read ends
+    # without a blank, such as at a hyphen, the first of these words is shorter than that. The rest of a word that was
+    # cut is in that word already.
     cut = _WORD.finditer(text, found[-1].end if found else 0)
     return (*found, *(Word(match[0], match.start(), match.end(), None, 0.0) for match in cut))

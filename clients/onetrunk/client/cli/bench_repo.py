@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
-from onetrunk.client.commands.options import errors_end_command, names, numbers
+from onetrunk.client.cli.options import errors_end_command, names, numbers
 from onetrunk.protocol.errors import BadInput, Problem
 from onetrunk.protocol.names import ENSEMBLES
 
