@@ -21,6 +21,7 @@ from onetrunk.deploy import Deployer, proof
 from onetrunk.deploy import change as change_module
 from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.deploy.proof import ProofError
+from onetrunk.deploy.rollout import Rollout
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.nn.bundle import load_bundle
@@ -215,7 +216,7 @@ def test_answers_that_are_wrong_after_the_switch_are_switched_back(live, reposit
 
     before, answers = chain(repository, "multitask"), ask("mood")["mood"]
     with monkeypatch.context() as patch:
-        patch.setattr(change_module.HeadChange, "_ask_again", wrong)
+        patch.setattr(Rollout, "_ask_again", wrong)
         with pytest.raises(OneTrunkError, match="answers something else; what was served before is served again"):
             live.deploy(bundle())
     assert chain(repository, "multitask") == before
@@ -301,8 +302,8 @@ def test_server_that_dies_in_the_middle_comes_back_with_the_new_head(
             psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
         return original(*args)
 
-    original = change_module.HeadChange._ask_again
-    monkeypatch.setattr(change_module.HeadChange, "_ask_again", die)
+    original = Rollout._ask_again
+    monkeypatch.setattr(Rollout, "_ask_again", die)
     live.deploy(new)
     assert killed
     assert near(ask("mood")["mood"], reference(new))
