@@ -45,7 +45,7 @@ class RecordedStudy:
             UserError: there is no such folder, or a file in it is broken.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; give the folder of a study, or run train-head --search first")
+            raise UserError(f"{folder}: no such folder; give the folder of a study, or run search-heads first")
         runs, plan, costs, share = (folder / name for name in (RUNS, "plan.toml", "costs.json", "share.json"))
         return cls(
             folder=folder,

@@ -62,4 +62,4 @@ def _command(folder: Path) -> str:
         told = folder.resolve().relative_to(Path.cwd()).as_posix()
     except ValueError:
         told = folder.name
-    return f"train-head --report --study {told}"
+    return f"search-heads report --study {told}"

@@ -205,7 +205,7 @@ def test_plan_that_says_another_head_than_its_run_is_refused(invoke, folder, sma
     changed = plan.tasks["mood"].model_copy(update=change)
     write_plan(small_plan, plan.model_copy(update={"tasks": {"mood": changed}}))
     line = one_line(invoke("make", str(small_plan)))
-    assert f"its run {changed.run} in the plan is student training of task mood with tap 2, layers 1, query cls" in line
+    assert f"run {changed.run} is student training of task mood with tap 2, layers 1, query cls" in line
     assert not (folder / "heads").exists()
 
 
