@@ -8,6 +8,7 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import Distillation, RunSpec
 from onetrunk.training.workbench import Workbench
@@ -44,7 +45,7 @@ def run_ablation(name: str, bench: Workbench, settings: SearchSettings, progress
     basis = settings.distillation(teacher[0], rows)
     study = Trials(study="ablation", task=name, metric=bench.task(name).metric)
     for what, how, changes in _VARIANTS:
-        if "temperature" in how and not bench.task(name).answers.softens:
+        if "temperature" in how and not get_kind(bench.task(name).kind).training.supports_temperature:
             continue  # nothing would change
         distillation = Distillation.model_validate({**basis.model_dump(), **how})
         spec = RunSpec(task=name, role="student", recipe=recipe.model_copy(update=changes), distillation=distillation)

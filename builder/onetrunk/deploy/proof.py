@@ -47,7 +47,7 @@ class Allowed:
         """How far an answer is from what was expected. *Shape of both:* (rows, dims of the head)."""
         spec = self.specs.get(output)
         if spec is not None:
-            return get_kind(spec.kind).difference(found, wanted, spec)
+            return get_kind(spec.kind).answers.difference(found, wanted, spec)
         return float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
 
 

@@ -16,6 +16,7 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.overlap import overlap_notes
 from onetrunk.training.execute import execute, find_run, run_key
@@ -140,7 +141,7 @@ class _TaskSearch:
             study="search",
             task=self._name,
             metric=self._task.metric,
-            by_token=self._task.answers.by_token,
+            by_token=get_kind(self._task.kind).by_token,
             trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
             trials=(*self._trials, *ahead),
             notes=tuple(self._notes),
@@ -217,7 +218,7 @@ def _data_notes(name: str, bench: Workbench) -> tuple[str, ...]:
     train, dev = bench.examples(name, "train"), bench.examples(name, "dev")
     task, targets = bench.task(name), bench.targets(name, "dev").numpy()
     # With the data's own labels as answers, a metric that has no value has none on any answers.
-    undefined = measure(task.metrics, task.answers.right(targets), targets)[1]
+    undefined = measure(task.metrics, get_kind(task.kind).answers.gold(targets), targets)[1]
     return (*train.notes, *dev.notes, *overlap_notes(train, dev), *undefined)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onetrunk.tasks import Task
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.training.batches import plain_batches
 from onetrunk.training.objective import output_of
@@ -59,7 +60,7 @@ class Evaluation:
     Attributes:
         scores: by metric, as shares: 0.5 is 50%.
         notes: metrics that had no value.
-        fitted: what the kind fitted to the data; see ``Kind.fit``.
+        fitted: what the kind fitted to the data; see ``TrainingSpec.fit_on_dev``.
     """
 
     scores: dict[str, float]
@@ -68,8 +69,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A task's answers with what was fitted for one model: an AnswerSpace."""
+class _FittedConfig:
+    """The ``KindConfig`` of a task with what was fitted for one model."""
 
     labels: tuple[str, ...] | None
     range: tuple[float, float] | None
@@ -88,14 +89,14 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
         data: the dev data.
         task: its task.
     """
-    kind, raw, targets = task.answers, raw_outputs(model, data.states), data.targets.numpy()
-    space = _Fitted(task.labels, task.range, task.options, kind.fit(raw, targets, task))
+    kind, raw, targets = get_kind(task.kind), raw_outputs(model, data.states), data.targets.numpy()
+    config = _FittedConfig(task.labels, task.range, task.options, kind.training.fit_on_dev(raw, targets, task))
     output = output_of(model)
     # The output may have a part in the scores, so they are computed where it is.
     device = raw.device if output is None else next(output.parameters()).device
-    served = kind.scores(raw.to(device), space, output).cpu().numpy()
-    scores, notes = measure(task.metrics, kind.predictions(served, space), targets)
-    return Evaluation(scores, notes, dict(space.fitted))
+    served = kind.output.scores(raw.to(device), config, output).cpu().numpy()
+    scores, notes = measure(task.metrics, kind.answers.predictions(served, config), targets)
+    return Evaluation(scores, notes, dict(config.fitted))
 
 
 @torch.no_grad()

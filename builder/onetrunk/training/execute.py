@@ -20,6 +20,7 @@ from onetrunk.nn.head import Head, empty_head, new_head
 from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.checkpoint import Checkpoint
 from onetrunk.training.evaluation import LabelledStates
 from onetrunk.training.fitting import DivergedError, FitState, Weights, fit
@@ -94,7 +95,7 @@ def trained_head(record: RunRecord, bench: Workbench) -> Head:
     """
     recipe = record.spec.recipe
     task = bench.task(record.spec.task)
-    outputs = task.answers.output(bench.trunk.width, task)
+    outputs = get_kind(task.kind).output.build_layer(bench.trunk.width, task)
     head = empty_head(bench.trunk, outputs=outputs, layers=recipe.layers, query=recipe.query)
     head.load_state_dict(_read_weights(record, bench))
     return head.eval().requires_grad_(False)
@@ -122,7 +123,7 @@ def fine_tuned(record: RunRecord, bench: Workbench) -> WholeModel:
     task = bench.task(record.spec.task)
     return trained_whole_model(
         bench.trunk,
-        outputs=task.answers.output(bench.trunk.width, task),
+        outputs=get_kind(task.kind).output.build_layer(bench.trunk.width, task),
         vocabulary=_vocabulary(bench, task.name),
         weights=_read_weights(record, bench),
     )
@@ -223,7 +224,7 @@ class _Run:
 
     def _model(self) -> nn.Module:
         recipe = self.spec.recipe
-        outputs = self.task.answers.output(self.bench.trunk.width, self.task)
+        outputs = get_kind(self.task.kind).output.build_layer(self.bench.trunk.width, self.task)
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
             if self.spec.role == "full":
@@ -256,7 +257,7 @@ class _Run:
         answers = self.bench.answers(asked, lambda: ask_teacher(self._teacher(how).to(device), joined))
         objective: Objective = DistilObjective(plain, answers.raw, how.temperature)
         if how.state_weight:
-            if self.task.answers.by_token:
+            if get_kind(self.task.kind).by_token:
                 raise UserError(f"task {name}: a student that answers for every token learns no states")
             assert isinstance(model, Head)
             objective = StateObjective(objective, model.dropout, answers.states, how.state_weight)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onetrunk.tasks import Task
-from onetrunk.tasks.kinds import Kind
+from onetrunk.tasks.kinds import Kind, get_kind
 
 
 class Objective(Protocol):
@@ -44,14 +44,15 @@ class LabelObjective:
     @classmethod
     def of(cls, task: Task, targets: Tensor, model: nn.Module) -> LabelObjective:
         """The objective of a task for a model, with the weights that the task asks for."""
-        weights = task.answers.weights(targets.numpy(), task)
-        return cls(task.answers, targets, output_of(model), None if weights is None else torch.from_numpy(weights))
+        kind = get_kind(task.kind)
+        weights = kind.training.row_weights(targets.numpy(), task)
+        return cls(kind, targets, output_of(model), None if weights is None else torch.from_numpy(weights))
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See Objective."""
         targets = self._targets[rows].to(raw.device)
         weights = None if self._weights is None else self._weights[rows].to(raw.device)
-        return self.kind.loss(raw, targets, self._output, weights)
+        return self.kind.training.loss(raw, targets, self._output, weights)
 
 
 def output_of(model: nn.Module) -> nn.Module | None:
@@ -78,7 +79,7 @@ class DistilObjective:
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See Objective."""
-        loss = self._labels.kind.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
+        loss = self._labels.kind.training.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
         labelled = rows < self._labels.count
         if bool(labelled.any()):
             share = float(labelled.float().mean())

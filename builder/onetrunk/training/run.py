@@ -15,6 +15,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Recipe, Split, Task, read_examples
 from onetrunk.tasks.head_spec import read_spec
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.overlap import overlap_notes
 from onetrunk.training.arithmetic import Arithmetic, DeviceName, Precision, choose_arithmetic
 from onetrunk.training.cache import CachedTexts, StateCache, cache_root
@@ -126,7 +127,7 @@ def _with_tap(recipe: Recipe, trunk: Trunk) -> Recipe:
 def _fresh_head(task: Task, trunk: Trunk, recipe: Recipe) -> Head:
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
-        outputs = task.answers.output(trunk.width, task)
+        outputs = get_kind(task.kind).output.build_layer(trunk.width, task)
         return new_head(trunk, outputs=outputs, tap=recipe.standing, layers=recipe.layers, query=recipe.query)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from onetrunk.nn.trunk import Trunk
 from onetrunk.tasks import Examples, Task
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.offsets import targets_of
 
 
@@ -20,5 +21,5 @@ def labelled_targets(task: Task, examples: Examples, trunk: Trunk, max_length: i
         max_length: longest text in tokens.
     """
     return torch.from_numpy(
-        targets_of(task.answers, examples.targets, task, examples.texts, trunk.tokenizer, max_length)
+        targets_of(get_kind(task.kind), examples.targets, task, examples.texts, trunk.tokenizer, max_length)
     )

@@ -99,7 +99,7 @@ def test_labels_may_be_numbers_as_in_the_data(write):
         ),
         (MINIMAL.replace('["ham", "spam"]', '["ham"]'), r"labels needs at least two, all different; found \['ham'\]"),
         (MINIMAL.replace('"spam"', '"ham"'), r"labels needs at least two, all different"),
-        (MINIMAL.replace('"spam"', '""'), r"labels has one that is empty"),
+        (MINIMAL.replace('"spam"', '""'), r"labels contains one that is empty"),
         (MINIMAL.replace('"spam"', '"a\\nb"'), r"line break"),
         (MINIMAL.replace('"spam"', '"a", "b"') + 'metrics = ["f1"]', r"metric f1 is about the second of two labels"),
         ('train = "a.csv"\ndev = "b.csv"\n', r"a classification task needs labels"),
