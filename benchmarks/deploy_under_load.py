@@ -29,8 +29,8 @@ import numpy as np
 import torch
 
 from onetrunk.admin import AdminClient
-from onetrunk.deploy.deployer import Deployer
-from onetrunk.deploy.reference import reference_answers
+from onetrunk.deploy import Deployer
+from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.export.parity_texts import parity_texts

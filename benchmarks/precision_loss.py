@@ -12,10 +12,14 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.compare.result import describe_machine
 from onetrunk.export.precision import parse_precision
+from onetrunk.protocol.manifest import GateResult
 from onetrunk.repository import BuildReport, BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 
@@ -36,6 +40,11 @@ def measure(precision: str, folder: Path) -> BuildReport:
         ),
         progress=lambda what, done, total: print(f"{precision}: {what} {done}/{total}", file=sys.stderr, end="\r"),
     )
+
+
+def greatest_loss(results: Mapping[str, GateResult]) -> float:
+    """Return the greatest loss of a task in points; NaN if any is NaN, which max() could lose."""
+    return float(np.max([result.loss for result in results.values()]))
 
 
 def main() -> None:
@@ -60,7 +69,7 @@ def main() -> None:
             for task, one in sorted(results.items()):
                 scores = f"{100 * one.fp32:.2f} | {100 * one.reduced:.2f} | {one.loss:+.2f}"
                 lines.append(f"| {precision} | {task} | {one.metric} | {one.rows:,} | {scores} |")
-            losses[precision] = max(result.loss for result in results.values())
+            losses[precision] = greatest_loss(results)
             # Written after each: the later ones take minutes.
             (options.output / "precision.md").write_text("\n".join(lines) + "\n")
             figures = {"int8_metric_loss": losses["int8"], "losses": losses, "machine": machine}

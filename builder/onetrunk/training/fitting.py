@@ -98,6 +98,7 @@ def fit(
             loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
             _check_weights(model, task, epoch)
             scores = evaluate(model, dev, task).scores
+            _check_score(scores[task.metric], task, epoch)
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
             if after_epoch(state):
                 break
@@ -150,6 +151,15 @@ def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
     if not all(bool((parameter.detach().abs() <= most).all()) for parameter in model.parameters()):
         raise DivergedError(
             f"task {task.name}: a weight is no number that fits 16 bits after epoch {epoch + 1}: train with a lower "
+            "--lr"
+        )
+
+
+def _check_score(score: float, task: Task, epoch: int) -> None:
+    # The best epoch is chosen by comparing scores, and no comparison with NaN is true.
+    if not math.isfinite(score):
+        raise DivergedError(
+            f"task {task.name}: {task.metric} on the dev data is {score} after epoch {epoch + 1}: train with a lower "
             "--lr"
         )
 

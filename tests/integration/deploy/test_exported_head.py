@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.repository import BuildRequest, build_repository
 

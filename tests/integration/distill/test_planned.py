@@ -1,12 +1,16 @@
 """A search's heads as a plan's options, and the plan that is written."""
 
+import math
+
 import pytest
 
+from onetrunk.distill import planned
 from onetrunk.distill.cost_table import BucketCosts, CostTable
 from onetrunk.distill.plan_file import read_plan
 from onetrunk.distill.planned import make_plan, servable_options
 from onetrunk.distill.spread import Spread
 from onetrunk.distill.trials import Trial, Trials, save_trials
+from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe
 from onetrunk.training.run_spec import RunSpec
 
@@ -66,3 +70,9 @@ def test_plan_of_other_heads_is_kept_beside_the_new_one(runs, tmp_path):
     assert good.tasks["one"].run == "teacher1"
     assert read_plan(path).tasks == good.tasks
     assert read_plan(path.with_name("plan.toml.old").rename(tmp_path / "old.toml")).tasks == cheap.tasks
+
+
+def test_a_baseline_that_is_nan_leaves_nothing_to_keep(runs, monkeypatch):
+    monkeypatch.setattr(planned, "fmean", lambda scores: math.nan)
+    with pytest.raises(UserError, match="task one: full fine-tuning scores nan by accuracy"):
+        servable_options(runs, ["one"])

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from onetrunk.cli.build_repo import build_repo
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.export import grouped_heads, parity
 from onetrunk.export.exported_head import HEAD_ONNX
 from onetrunk.export.grouped_heads import fits_group
@@ -21,7 +21,7 @@ from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.grouping import read_group
+from onetrunk.repository.versions import read_group
 
 
 def config(repository, model):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
@@ -14,11 +15,11 @@ from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import quantization
 from onetrunk.export.parity import open_session
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.manifest import Precision, read_manifest
+from onetrunk.protocol.manifest import GateResult, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import GateError
+from onetrunk.repository.gate import GateError, judge
 
 INT8 = Precision(trunk="int8", heads="int8")
 ALL = {"grade", "match", "mood", "topic"}
@@ -205,7 +206,7 @@ def test_without_the_gate_the_report_says_so(build, gate, monkeypatch):
 def test_task_without_dev_data_is_told_before_anything_is_exported(build, gate, tmp_path, monkeypatch):
     tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
     (tasks / "mood.jsonl").unlink()
-    monkeypatch.setattr(build_module, "Exports", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr(build_module, "Artifacts", lambda *_, **__: pytest.fail("exported"))
     with pytest.raises(UserError, match=r"task mood: no dev data .* or --gate off") as raised:
         build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks))
     assert "\n" not in str(raised.value)
@@ -290,3 +291,9 @@ def test_command_refuses_an_unknown_precision(command):
     result = command("--precision", "int4")
     assert result.exit_code == 2
     assert "error: --precision int4: 'int4' is not known" in result.stderr
+
+
+def test_a_loss_that_is_nan_is_refused():
+    results = {"mood": GateResult(metric="accuracy", rows=1, fp32=0.9, reduced=math.nan, key="")}
+    with pytest.raises(GateError, match="mood nan"):
+        judge(results, max_loss=100.0)

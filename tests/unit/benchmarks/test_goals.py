@@ -1,6 +1,7 @@
 """The goals' ratios, worked out by hand for made-up measurements."""
 
 import json
+import math
 
 import pytest
 
@@ -9,6 +10,9 @@ from benchmarks.compare.goals import find_goals
 from benchmarks.compare.measure import Measured, Sample
 from benchmarks.compare.report import load_results, write_report
 from benchmarks.compare.result import Point, Result
+from benchmarks.precision_loss import greatest_loss
+from benchmarks.speed import is_lost
+from onetrunk.protocol.manifest import GateResult
 
 
 def point(system, throughputs, tokens=128, concurrency=4, tasks=8, memory=100.0, weights=10.0, cpu=3.0):
@@ -126,3 +130,24 @@ def test_files_come_back_as_they_were_and_the_report_has_them_all(tmp_path):
     assert "not measured" in text
     assert "| bert-base: b | 128 | 4 | 6.0 | 3.00 (3.00-3.00) |" in text
     assert (tmp_path / "base.png").stat().st_size > 1000
+
+
+def test_a_ratio_that_is_nan_is_the_least(tmp_path):
+    ours, peer = point("base: ours (beside bert-base: c)", [math.nan] * 2), point("bert-base: c", [2, 2])
+    peers = result("peers", *RESULTS["peers"].points, ours, peer)
+    (goal,) = (goal for goal in find_goals({**RESULTS, "peers": peers}, tmp_path) if goal.name == "vs_best_peer")
+    assert math.isnan(goal.value[0])
+    assert goal.reached is False
+
+
+def test_a_bound_is_not_kept_by_nan():
+    assert [is_lost(found, 0.7) for found in (0.7, 0.8, math.nan)] == [False, True, True]
+
+
+def test_the_greatest_loss_is_nan_where_one_is():
+    losses = {
+        name: GateResult(metric="accuracy", rows=1, fp32=0.9, reduced=reduced, key="")
+        for name, reduced in [("a", 0.8), ("b", math.nan), ("c", 0.7)]
+    }
+    assert math.isnan(greatest_loss(losses))
+    assert greatest_loss({"a": losses["a"], "c": losses["c"]}) == pytest.approx(20)

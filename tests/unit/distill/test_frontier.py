@@ -1,6 +1,8 @@
 """The frontier against brute force, and the choice from it."""
 
+import dataclasses
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -213,3 +215,10 @@ def test_eight_tasks_on_twelve_layers_take_seconds():
         for layers in range(1, min(4, 12 - tap) + 1)
     ]
     assert len(frontier(options, rates)) > 3
+
+
+def test_a_plan_whose_cost_is_nan_misses_the_share():
+    unmeasured = dataclasses.replace(RATES, folded_ms=math.nan)
+    plan = choose([option("a", 1, 1, 0.8)], unmeasured, most_share=0.9)
+    assert math.isnan(plan.share)
+    assert not plan.meets_floor

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onetrunk.export import parity
 from onetrunk.export.modules import ServedHead
 from onetrunk.export.onnx_file import export_head, export_segment
-from onetrunk.export.parity import TOLERANCE, ParityError, ServedTask, check_parity
+from onetrunk.export.parity import TOLERANCE, GroupedFile, ParityError, ServedTask, check_parity
 from onetrunk.export.parity_batches import parity_batches
 from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import Bundle, load_bundle
@@ -171,3 +171,24 @@ def test_a_state_may_be_off_by_a_share_of_its_greatest_number(tiny_trunk, export
     share = 2 * TOLERANCE
     with pytest.raises(ParityError, match="answers differ from torch's"):
         check_parity(tiny_trunk, segments, [], BUCKETS)
+
+
+def test_a_reference_that_is_nan_is_found(tiny_trunk, exported):
+    segments, head = exported
+    head.module.head.output.bias.data.fill_(math.nan)
+    with pytest.raises(ParityError) as raised:
+        check_parity(tiny_trunk, segments, [head], BUCKETS)
+    assert raised.value.model == "head_mood"
+    assert math.isnan(raised.value.difference)
+
+
+def test_a_groups_difference_that_is_nan_is_found(tiny_trunk, exported, monkeypatch):
+    segments, head = exported
+    real = parity._distance
+    monkeypatch.setattr(
+        parity, "_distance", lambda model, *rest: math.nan if model == "heads_03" else real(model, *rest)
+    )
+    group = GroupedFile("heads_03", head.path, [head.name])
+    with pytest.raises(ParityError) as raised:
+        check_parity(tiny_trunk, segments, [head], BUCKETS, groups=[group])
+    assert raised.value.model == "heads_03"

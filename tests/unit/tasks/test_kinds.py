@@ -54,7 +54,7 @@ def test_number_out_of_range_names_the_range(label):
 
 
 def test_unknown_kind_names_the_known_ones():
-    with pytest.raises(UserError, match="known are: classification, regression"):
+    with pytest.raises(UserError, match="allowed are classification, regression"):
         get_kind("poetry")
 
 

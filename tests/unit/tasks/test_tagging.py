@@ -267,14 +267,14 @@ def test_a_long_tag_is_told_in_short(tags, scheme):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("O", "labels of a tagging task are types of spans, as artist; 'O' is a tag"),
+        ("O", "labels of a tagging task are types of spans, such as artist; 'O' is a tag"),
         ("B-artist", "'B-artist' is a tag"),
         ("I-artist", "is a tag"),
         ("L-artist", "is a tag"),
         ("U-artist", "is a tag"),
         ("song name", "labels of a tagging task must not contain spaces; found 'song name'"),
-        ("song\u00a0name", "no blanks"),
-        (" artist", "no blanks"),
+        ("song\u00a0name", "must not contain spaces"),
+        (" artist", "must not contain spaces"),
     ],
 )
 def test_labels_are_types_and_no_tags(label, message):
@@ -290,8 +290,8 @@ def test_labels_that_are_no_tags_are_types(label):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", ""], "has '' as word 2: empty"),
-        (["a b"], "has 'a b' as word 1: empty, or with a blank in it"),
+        (["a", ""], "has '' as word 2: it is empty"),
+        (["a b"], "has 'a b' as word 1: it is empty or contains a space"),
         (["a", 3], "has 3 as word 2"),
         (7, "is 7"),
     ],
@@ -393,3 +393,10 @@ def test_a_likelier_sequence_has_a_smaller_loss_and_padding_none():
 def test_what_a_foreign_head_answers_is_checked(scores, fault):
     found = KIND.answers.fault(np.array([scores], dtype=np.float32), space())
     assert found is None if fault is None else fault in found
+
+
+@pytest.mark.parametrize("tag", [1.0, 2.0])
+def test_a_difference_from_nan_is_nan(tag):
+    expected = np.array([[[1.0, 0.5], [2.0, 0.5]]], dtype=np.float32)
+    found = np.array([[[tag, 0.5], [2.0, np.nan]]], dtype=np.float32)
+    assert np.isnan(KIND.answers.difference(found, expected, space()))

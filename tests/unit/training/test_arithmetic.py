@@ -1,5 +1,7 @@
 """Device and precision: what is asked for, or what is there and exact enough."""
 
+import math
+
 import pytest
 import torch
 
@@ -40,3 +42,10 @@ def test_bf16_states_are_close_and_come_as_fp32(tiny_trunk):
     assert state.dtype == torch.float32
     error = (state - exact).norm() / exact.norm()
     assert 0 < error < 0.02
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_auto_takes_fp32_where_bf16_gives_nan(tiny_trunk, monkeypatch):
+    monkeypatch.setattr(arithmetic, "_cpu_has_fast_bf16", lambda: True)
+    monkeypatch.setattr(arithmetic, "_relative_error", lambda *_: math.nan)
+    assert choose_arithmetic(tiny_trunk) == Arithmetic("cpu", "fp32")

@@ -1,5 +1,7 @@
 """Training a head: what changes and what must not, and that a seed decides all of it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ import torch
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
 from onetrunk.tasks.kinds import get_kind
+from onetrunk.training import fitting
 from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.cache import StateCache
-from onetrunk.training.evaluation import LabelledStates, evaluate, raw_outputs
+from onetrunk.training.evaluation import Evaluation, LabelledStates, evaluate, raw_outputs
 from onetrunk.training.fitting import DivergedError, fit, schedule
 from onetrunk.training.tokens import tokenise
 
@@ -221,3 +224,9 @@ def test_folded_layer_trains_in_one_thread(mood, tiny_trunk, data, layers, withi
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_dev_score_that_is_nan_stops_training(mood, head, data, monkeypatch):
+    monkeypatch.setattr(fitting, "evaluate", lambda *_: Evaluation({"accuracy": math.nan}, ()))
+    with pytest.raises(DivergedError, match=r"accuracy.* nan "):
+        fit(head, mood, mood.recipe.model_copy(update={"epochs": 1}), *data)

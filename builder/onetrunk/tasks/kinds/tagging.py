@@ -248,7 +248,8 @@ class TaggingAnswers(AnswerSpec):
         one, other = both[: len(found)], both[len(found) :]
         real = (one[..., 0] >= 0) | (other[..., 0] >= 0)
         other_tag = float((one[..., 0] != other[..., 0])[real].mean()) if real.any() else 0.0
-        return max(other_tag, float(np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
+        # Unlike max(), this keeps NaN.
+        return float(np.maximum(other_tag, np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
 
     def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
         """Return the share of each text's tokens that are tagged differently. *Shape:* (rows, tokens, 2) to (rows,)."""

@@ -1,10 +1,15 @@
 """The figures of a study, by hand."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
 from benchmarks.study import write_quality_report
+from benchmarks.study.recorded_study import RecordedStudy
+from benchmarks.study.seed_scores import SeedScores
+from benchmarks.study.summary import Summary
 
 
 def summary_of(writer):
@@ -78,3 +83,12 @@ def test_an_empty_study_has_nothing(writer):
     assert all(
         found[name] is None for name in ("retention_average", "retention_min", "cost_share", "search_cost_ratio")
     )
+
+
+def test_a_task_that_keeps_nan_is_the_worst(whole_study):
+    summary = Summary.of(RecordedStudy.read(whole_study.folder))
+    nan = dataclasses.replace(summary.results[-1], student=SeedScores((math.nan,)))
+    for results in ([*summary.results[:-1], nan], [nan, *summary.results[:-1]]):
+        found = dataclasses.replace(summary, results=results)
+        assert found.worst is nan
+        assert math.isnan(found.retention_min)
