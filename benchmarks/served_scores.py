@@ -21,7 +21,7 @@ from onetrunk.tasks.head_spec import HeadSpec, find_bundles, read_spec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import stack_scores
 from onetrunk.tasks.metrics import measure
-from onetrunk.training.targets import labelled_targets
+from onetrunk.training.evaluation import labelled_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 16
@@ -45,7 +45,7 @@ def served_scores(
     for start in range(0, len(rows), BATCH):
         scores += list(server.ask("multitask", rows[start : start + BATCH], [task.name])[task.name])
     predictions = get_kind(task.kind).answers.predictions(stack_scores(scores), spec)
-    targets = labelled_targets(task, dev, trunk, max_length).numpy()
+    targets = labelled_targets(task, dev, trunk=trunk, max_length=max_length).numpy()
     return len(dev), measure(task.metrics, predictions, targets)[0]
 
 

@@ -31,7 +31,7 @@ from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.kinds.base import Kind
 from onetrunk.tasks.kinds.span_tags import read_spans
 from onetrunk.tasks.metrics import measure
-from onetrunk.training.run import train
+from onetrunk.training import train
 
 pytestmark = pytest.mark.triton
 

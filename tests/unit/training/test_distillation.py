@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onetrunk.training.run_spec import Distillation
-from onetrunk.training.tokens import tokenise
-from onetrunk.training.transfer import masked, other_tasks, student_states
+from onetrunk.training.distillation import masked, other_tasks, student_states
+from onetrunk.training.runs import Distillation
+from onetrunk.training.states import tokenise
 
 
 @pytest.fixture
-def bench(mood, second, likeness, new_bench):
+def experiment(mood, second, likeness, new_experiment):
     third = second.model_copy(update={"name": "third", "train": second.dev})
-    return new_bench(mood, second, likeness, third)
+    return new_experiment(mood, second, likeness, third)
 
 
 def parts(joined):
@@ -23,21 +23,21 @@ def parts(joined):
     }
 
 
-def test_only_tasks_of_the_same_form_lend_texts(bench):
-    assert other_tasks(bench, "mood") == ["second", "third"]
-    assert other_tasks(bench, "likeness") == []
+def test_only_tasks_of_the_same_form_lend_texts(experiment):
+    assert other_tasks(experiment, "mood") == ["second", "third"]
+    assert other_tasks(experiment, "likeness") == []
 
 
-def test_own_texts_come_first_and_in_their_order(bench, tiny_trunk):
-    joined = student_states(bench, "mood", 1, Distillation(teacher="", other_texts=0.3), seed=0)
-    own = bench.states("mood", "train", [1]).states[1].lengths
+def test_own_texts_come_first_and_in_their_order(experiment, tiny_trunk):
+    joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", other_texts=0.3), seed=0)
+    own = experiment.states("mood", "train", [1]).states[1].lengths
     assert joined.lengths[:200].tolist() == own.tolist()
     assert len(joined.lengths) == 260
 
 
 @pytest.mark.parametrize(("share", "drawn"), [(0.0, 0), (0.1, 20), (0.5, 100), (3.0, 110)])
-def test_others_rows_are_in_range_and_none_comes_twice(bench, share, drawn):
-    found = parts(student_states(bench, "mood", 1, Distillation(teacher="", other_texts=share), seed=0))
+def test_others_rows_are_in_range_and_none_comes_twice(experiment, share, drawn):
+    found = parts(student_states(experiment, "mood", tap=1, how=Distillation(teacher="", other_texts=share), seed=0))
     assert found.pop(200) == list(range(200))
     # 110 texts are all that the two others have.
     assert sum(len(rows) for rows in found.values()) == drawn
@@ -46,22 +46,22 @@ def test_others_rows_are_in_range_and_none_comes_twice(bench, share, drawn):
         assert all(0 <= row < size for row in rows)
 
 
-def test_draw_depends_on_the_seed_alone(bench):
+def test_draw_depends_on_the_seed_alone(experiment):
     how = Distillation(teacher="", other_texts=0.1)
-    first = parts(student_states(bench, "mood", 1, how, seed=0))
-    again = parts(student_states(bench, "mood", 2, how, seed=0))
-    other = parts(student_states(bench, "mood", 1, how, seed=1))
+    first = parts(student_states(experiment, "mood", tap=1, how=how, seed=0))
+    again = parts(student_states(experiment, "mood", tap=2, how=how, seed=0))
+    other = parts(student_states(experiment, "mood", tap=1, how=how, seed=1))
     assert first == again
     assert first != other
 
 
-def test_task_without_others_has_its_own_texts(bench):
-    joined = student_states(bench, "likeness", 1, Distillation(teacher="", other_texts=2.0), seed=0)
+def test_task_without_others_has_its_own_texts(experiment):
+    joined = student_states(experiment, "likeness", tap=1, how=Distillation(teacher="", other_texts=2.0), seed=0)
     assert parts(joined) == {75: list(range(75))}
 
 
-def test_batch_is_what_its_parts_give(bench):
-    joined = student_states(bench, "mood", 1, Distillation(teacher="", other_texts=0.5), seed=0)
+def test_batch_is_what_its_parts_give(experiment):
+    joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", other_texts=0.5), seed=0)
     rows = np.array([3, 250, 201, 199])
     state, mask = joined.batch(rows)
     assert mask.sum(dim=1).tolist() == joined.lengths[rows].tolist()
@@ -73,9 +73,9 @@ def test_batch_is_what_its_parts_give(bench):
         assert (state[place, length:] == 0).all()
 
 
-def test_masked_copies_follow_the_own_texts(bench, tiny_trunk, mood):
-    texts = bench.examples("mood", "train").texts
-    joined = student_states(bench, "mood", 1, Distillation(teacher="", masked_texts=1.5), seed=4)
+def test_masked_copies_follow_the_own_texts(experiment, tiny_trunk, mood):
+    texts = experiment.examples("mood", "train").texts
+    joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", masked_texts=1.5), seed=4)
     assert len(joined.lengths) == 500
     expected = [*masked(texts, 4), *masked(texts, 5)[:100]]
     assert joined.lengths[200:].tolist() == tokenise(tiny_trunk, expected, 32).lengths.tolist()

@@ -1,24 +1,51 @@
-"""The table of what was trained: for a person, for docs/results, and for a script."""
+"""The result of training a head, and the table of several results: for a reader, for docs/results, for a script."""
 
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from onetrunk.machine import processor_name
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.result import TrainResult
+from onetrunk.tasks.head_spec import HeadSpec
 
 COLUMNS = ("task", "tap", "layers", "dev score", "best epoch", "train rows", "dev rows", "trunk s", "head s")
 
 
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained head in its bundle.
+
+    Attributes:
+        spec: The bundle's head.json: scores, recipe, data.
+        bundle: The bundle's folder.
+        already_there: Whether nothing was trained, since the bundle existed with the same recipe, trunk and data.
+        epoch_scores: The dev scores after every epoch, by metric; empty where nothing was trained.
+        trunk_seconds: What the passes of the trunk took that computed the states, whenever that was.
+        train_seconds: What training the head took, evaluations included, over all sessions of a resumed training.
+        cache_bytes: The size of the states that the head was trained and evaluated on.
+        notes: What a user should know: rows left out, texts cut, labels that never occur.
+    """
+
+    spec: HeadSpec
+    bundle: Path
+    already_there: bool = False
+    epoch_scores: tuple[dict[str, float], ...] = ()
+    trunk_seconds: float = 0.0
+    train_seconds: float = 0.0
+    cache_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The score by the metric that chose the epoch."""
+        return self.spec.scores[self.spec.metric]
+
+
 def row_cells(result: TrainResult) -> tuple[str, ...]:
-    """A head's row, column by column. The seconds are those of its training, whenever that was."""
+    """Return a result's table row. The seconds are those of its training, whenever that was."""
     spec = result.spec
     scores = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in spec.scores.items())
     return (
@@ -35,7 +62,7 @@ def row_cells(result: TrainResult) -> tuple[str, ...]:
 
 
 def as_values(result: TrainResult) -> dict[str, Any]:
-    """A result as plain values."""
+    """Return a result as plain values, for JSON."""
     return {
         **result.spec.model_dump(mode="json"),
         "bundle": str(result.bundle),
@@ -46,19 +73,19 @@ def as_values(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def write_report(path: Path, results: Sequence[TrainResult], command: str) -> None:
-    """Writes a Markdown table, and the same in JSON beside it.
+def write_report(path: Path, results: Sequence[TrainResult], *, command: str, machine: str) -> None:
+    """Write a Markdown table of results, and the same as JSON beside it.
 
     Args:
-        path: a file ``*.md``.
-        results: a row each.
-        command: what was typed.
+        path: A file ``*.md``.
+        results: The results, one row each.
+        command: The command that was given.
+        machine: What it ran on.
 
     Raises:
-        UserError: the file's name does not end in .md, or cannot be written.
+        UserError: The file's name does not end in .md, or it cannot be written.
     """
     check_report_path(path)
-    machine = machine_name()
     mean = sum(result.score for result in results) / len(results)
     lines = [
         "# Heads",
@@ -84,14 +111,10 @@ def write_report(path: Path, results: Sequence[TrainResult], command: str) -> No
 
 
 def check_report_path(path: Path) -> None:
-    """Raises UserError where the name is not that of a Markdown file: better before training than after."""
+    """Check that the name is that of a Markdown file: better before a training than after it.
+
+    Raises:
+        UserError: The name does not end in .md.
+    """
     if path.suffix != ".md":
-        raise UserError(f"--results {path}: give a file *.md; the same goes into a file *.json beside it")
-
-
-def machine_name() -> str:
-    """The processor or GPU, and what it ran."""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {versions}"
-    return f"{processor_name()[:-1]}, {torch.get_num_threads()} in use), {versions}"
+        raise UserError(f"--results {path}: give a file *.md; the same values are written to a file *.json beside it")

@@ -1,4 +1,4 @@
-"""Pieces of work in processes of their own: they end with the command that they belong to."""
+"""Jobs in processes of their own: they end with the command that they belong to."""
 
 import multiprocessing
 import os
@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from onetrunk.distill.units import Unit, _ends_with_parent
+from onetrunk.distill.jobs import Job, _ends_with_parent
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.training.run_spec import RunSpec
 
 
 def test_worker_ends_when_its_command_is_no_more(monkeypatch):
@@ -17,7 +16,7 @@ def test_worker_ends_when_its_command_is_no_more(monkeypatch):
     progress = _ends_with_parent(lambda *step: told.append(step))
     progress("epoch 1", 1, 2)
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    with pytest.raises(OneTrunkError, match="the command that this belongs to was killed"):
+    with pytest.raises(OneTrunkError, match="killed"):
         progress("epoch 1", 2, 2)
     assert told == [("epoch 1", 1, 2)]
 
@@ -30,17 +29,5 @@ def test_command_itself_outlives_its_shell(monkeypatch):
     assert told == [("epoch 1", 1, 2)]
 
 
-def test_unit_says_what_it_is():
-    spec = RunSpec.model_construct()
-    units = [
-        Unit("trunk", "cola"),
-        Unit("baseline", "cola"),
-        Unit("baseline", "cola", 2),
-        Unit("student", "rte", 0, spec),
-    ]
-    assert [str(unit) for unit in units] == [
-        "cola: trunk",
-        "cola: baseline",
-        "cola: baseline, seed 2",
-        "rte: student, seed 0",
-    ]
+def test_job_says_what_it_is():
+    assert str(Job("cola", "baseline, seed 2", work=lambda *_: None)) == "cola: baseline, seed 2"

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.tasks import Recipe, Task
-from onetrunk.training.batches import epoch_batches
 from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.objective import LabelObjective, Objective
-from onetrunk.training.states import States
+from onetrunk.training.states import States, epoch_batches
 
 Weights = dict[str, Tensor]
 
