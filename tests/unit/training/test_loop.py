@@ -8,6 +8,7 @@ import torch
 
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training import loop
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
@@ -98,8 +99,8 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
         torch.manual_seed(0)
         head = new_head(tiny_trunk, outputs=2, tap=1, layers=1)
         steps = losses.setdefault(name, [])
-        kind = type(mood.answers)
-        original = kind.loss
+        training = type(get_kind(mood.kind).training)
+        original = training.loss
 
         def recording(self, raw, targets, *args, original=original, steps=steps):
             loss = original(self, raw, targets, *args)
@@ -107,7 +108,7 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
             return loss
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kind, "loss", recording)
+            patch.setattr(training, "loss", recording)
             fit(head, mood, mood.recipe, *source)
     assert len(losses["cached"]) == 3 * 13  # 200 texts in batches of 16, three epochs
     # What is left is the rounding of the cached states to fp16.
