@@ -24,7 +24,7 @@ from onetrunk.protocol.names import (
     hidden_name,
 )
 from onetrunk.tasks.head_spec import HeadSpec
-from onetrunk.tasks.kinds.base import stack_rows
+from onetrunk.tasks.kinds.base import stack_scores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -77,7 +77,7 @@ class Chain:
             feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
             found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
             done()
-        return stack_rows([found[row] for row in range(len(found))])
+        return stack_scores([found[row] for row in range(len(found))])
 
 
 def padded_batches(

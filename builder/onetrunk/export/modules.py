@@ -57,11 +57,13 @@ class ServedHead(nn.Module):
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """*Shape:* (batch_size, tokens, width) and (batch_size, tokens), to (batch_size, the kind's dims)."""
-        return self.kind.scores(self.head(hidden_state, attention_mask), self.spec, self.head.output)
+        return self.kind.output.scores(self.head(hidden_state, attention_mask), self.spec, self.head.output)
 
     def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """The same, with the last layer run whole."""
-        return self.kind.scores(self.head.forward_whole(hidden_state, attention_mask), self.spec, self.head.output)
+        return self.kind.output.scores(
+            self.head.forward_whole(hidden_state, attention_mask), self.spec, self.head.output
+        )
 
 
 class SingleModel(nn.Module):

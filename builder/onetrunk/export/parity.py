@@ -116,7 +116,7 @@ def check_parity(
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
-        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).dims(head.spec))]
+        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).output.dims(head.spec))]
         inputs = (HIDDEN_STATE, ATTENTION_MASK)
         _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
     sessions |= {group.name: open_session(group.path, group.name) for group in groups}
@@ -226,7 +226,7 @@ def _check_type(model: str, tensor: onnxruntime.NodeArg, expected: str) -> None:
 
 
 def _check_scores(head: ServedTask, scores: Array, batch: Batch) -> None:
-    fault = get_kind(head.spec.kind).fault(scores, head.spec)
+    fault = get_kind(head.spec.kind).answers.fault(scores, head.spec)
     if fault is not None:
         raise ParityError(head.name, f"on {batch.title}: {fault}")
 
@@ -256,5 +256,5 @@ def _distance(model: str, found: Array, expected: Array, spec: HeadSpec | None =
     if found.shape != expected.shape:
         raise ParityError(model, f"answers have shape {found.shape}, torch's {expected.shape}")
     if spec is not None:
-        return get_kind(spec.kind).difference(found, expected, spec)
+        return get_kind(spec.kind).answers.difference(found, expected, spec)
     return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
