@@ -31,9 +31,9 @@ import torch
 from onetrunk.admin import AdminClient
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.reference import reference_answers
-from onetrunk.export.modules import ServedHead
+from onetrunk.export.onnx_file import ServedHead
 from onetrunk.export.parity import ServedTask
-from onetrunk.export.parity_texts import parity_texts
+from onetrunk.export.batches import parity_texts
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.names import head_name

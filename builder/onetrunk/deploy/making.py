@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onetrunk.deploy.proof import smoke_rows
 from onetrunk.deploy.reference import own_answers, reference_answers
-from onetrunk.export.chain_run import Chain
+from onetrunk.export.chain import Chain
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent

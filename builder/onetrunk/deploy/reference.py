@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from onetrunk.admin import Row
-from onetrunk.export.chain_run import Chain, padded_batches
+from onetrunk.export.chain import Chain, padded_batches
 from onetrunk.export.parity import ServedTask, open_session
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE

@@ -16,8 +16,8 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.parity_batches import Batch, parity_batches
+from onetrunk.export.onnx_file import ServedHead
+from onetrunk.export.batches import Batch, parity_batches
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment

@@ -71,7 +71,7 @@ def write_group(group: Group, release: Release, publication: Publication, model:
         UserError: the heads are too large for one file.
         OneTrunkError: the file would not be one that the release can load.
     """
-    from onetrunk.export.grouped_heads import merge_heads
+    from onetrunk.export.merge import merge_heads
 
     file, record = (publication.path(name) for name in model.files)
     parts = {
@@ -85,7 +85,7 @@ def write_group(group: Group, release: Release, publication: Publication, model:
 def served_task(head: HeadSource, trunk: Trunk, file: Path) -> ServedTask:
     """A head's file and what it must answer as, for check_parity."""
     from onetrunk.export.exported_head import ExportedHead
-    from onetrunk.export.modules import ServedHead
+    from onetrunk.export.onnx_file import ServedHead
     from onetrunk.export.parity import ServedTask
 
     module = None if isinstance(head, ExportedHead) else ServedHead(head.head(trunk), head.spec)

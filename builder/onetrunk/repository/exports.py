@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onetrunk.export.chain_run import Chain
+from onetrunk.export.chain import Chain
 from onetrunk.export.onnx_file import export_segment
 from onetrunk.export.parity import GroupedFile, check_parity
 from onetrunk.export.precision import reduce_file

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onetrunk.export.chain_run import Chain, padded_batches
+from onetrunk.export.chain import Chain, padded_batches
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError, UserError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
-from onetrunk.export.grouped_heads import fits_group
+from onetrunk.export.merge import fits_group
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.files import sha256_file
 from onetrunk.nn.bundle import Bundle, load_bundle

@@ -12,10 +12,11 @@ from tritonclient.grpc import model_config_pb2
 
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.deploy.deployer import Deployer
-from onetrunk.export import grouped_heads, parity
+from onetrunk.export import merge as grouped_heads
+from onetrunk.export import parity
 from onetrunk.export.exported_head import HEAD_ONNX
-from onetrunk.export.grouped_heads import fits_group
-from onetrunk.export.merged import merge_models
+from onetrunk.export.merge import fits_group
+from onetrunk.export.merge import merge_models
 from onetrunk.export.onnx_file import ExportError
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError

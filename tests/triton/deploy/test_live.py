@@ -22,7 +22,7 @@ from onetrunk.deploy import proof
 from onetrunk.deploy.deployer import Deployer
 from onetrunk.deploy.proof import ProofError
 from onetrunk.deploy.reference import reference_answers
-from onetrunk.export.modules import ServedHead
+from onetrunk.export.onnx_file import ServedHead
 from onetrunk.export.parity import ServedTask
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError

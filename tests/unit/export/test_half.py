@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from onetrunk.export.half import halve_file
+from onetrunk.export.precision import halve_file
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.parity import open_session
 from onetrunk.export.release import IR_VERSION, get_release

@@ -9,10 +9,10 @@ import torch
 from onnx import numpy_helper
 
 from onetrunk.export import parity
-from onetrunk.export.modules import ServedHead
+from onetrunk.export.onnx_file import ServedHead
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.parity import TOLERANCE, GroupedFile, ParityError, ServedTask, check_parity
-from onetrunk.export.parity_batches import parity_batches
+from onetrunk.export.batches import parity_batches
 from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.protocol.names import Segment

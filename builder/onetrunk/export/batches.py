@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+import importlib.resources
+import json
+
 
 _BATCH = 4
 
@@ -72,3 +72,10 @@ def _grow(texts: list[tuple[str, str]], start: int, words: int) -> str | tuple[s
         step += 1
         first = f"{first} {texts[step % len(texts)][0]}"
     return (first, second) if second else first
+
+
+def parity_texts() -> list[tuple[str, str]]:
+    """The texts, each with its second text or an empty one."""
+    content = (importlib.resources.files("onetrunk.export") / "parity_texts.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in content.splitlines()]
+    return [(row["text"], row.get("text_pair", "")) for row in rows]
