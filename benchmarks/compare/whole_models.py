@@ -31,9 +31,9 @@ from onetrunk.protocol.names import (
     Segment,
     hidden_name,
 )
+from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import buckets_up_to
 from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, parameters_of, tokenizer_config
-from onetrunk.repository.plan import tokenizer_files
 
 TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)

@@ -18,7 +18,7 @@ import torch
 from onetrunk.client import BadInput, Client
 from onetrunk.client.display import answer_record, task_table
 from onetrunk.client.lines import Line
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.export.precision import parse_precision
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk

@@ -1,46 +1,53 @@
-"""Segments and a head, run one after the other as a server runs them: labelled texts in, a metric out."""
+"""Exported files run one after the other in ONNX Runtime, as a server runs them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+
+# ONNX Runtime collects usage telemetry unless this is set before it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
-from onetrunk.export.parity import open_session
-from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.names import (
-    ATTENTION_MASK,
-    HIDDEN_STATE,
-    INPUT_IDS,
-    TOKEN_TYPE_IDS,
-    Segment,
-    head_name,
-    hidden_name,
-)
+from onetrunk.export.batches import Arrays
+from onetrunk.export.errors import ParityError
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, hidden_name
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_rows
 
-if TYPE_CHECKING:
-    import onnxruntime
 
-_BATCH = 16
+def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
+    """Load a file into ONNX Runtime, on the CPU.
 
-Arrays = dict[str, NDArray[Any]]
+    Args:
+        path: The ONNX file.
+        model: The model's name, for the message.
+
+    Raises:
+        ParityError: ONNX Runtime does not load the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has one exception class per status, without a common base
+        raise ParityError(model, f"ONNX Runtime does not load it: {error}") from error
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The files that are run.
+    """The files of a trunk's segments and of the heads above them.
 
     Attributes:
-        segments: segment -> its file.
-        heads: task -> its head's file.
+        segments: Segment -> its file.
+        heads: Task -> the file of its head.
     """
 
     segments: Mapping[Segment, Path]
@@ -56,53 +63,28 @@ class Chain:
         batches: Sequence[tuple[NDArray[np.int64], Arrays]],
         done: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float32]:
-        """A head's scores.
+        """Compute a head's scores.
 
         Args:
-            spec: the head.
-            batches: rows, and their inputs; see padded_batches.
-            done: called after each batch.
+            spec: The head.
+            batches: The rows of each batch and its inputs; see `padded_batches`.
+            done: Called after each batch.
 
         Returns:
-            *Shape:* (rows, dims of the head)
+            *Shape:* (rows, the kind's dims).
+
+        Raises:
+            ParityError: ONNX Runtime does not load a file.
         """
         head = open_session(self.heads[spec.task], head_name(spec.task))
         found: dict[int, NDArray[np.float32]] = {}
         for rows, inputs in batches:
             tensors = dict(inputs)
             for segment, session in self._trunk.items():
-                # Of a tap 0 the next segment knows nothing: it reads token ids again.
+                # The segment above tap 0 reads token ids again, so one that ends at tap 0 feeds nothing but heads.
                 if segment.stop <= spec.tap:
                     tensors[segment.output] = session.run(None, {name: tensors[name] for name in segment.inputs})[0]
             feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
             found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
             done()
         return stack_rows([found[row] for row in range(len(found))])
-
-
-def padded_batches(
-    trunk: Trunk, texts: Sequence[str | tuple[str, str]], buckets: tuple[int, ...]
-) -> Iterator[tuple[NDArray[np.int64], Arrays]]:
-    """Texts as the served tokenizer gives them: cut at the last bucket, right-padded to the smallest that holds all.
-
-    Gives the rows of each batch, *Shape:* (batch_size,), and its arrays, each *Shape:* (batch_size, bucket).
-    """
-    tokenizer = trunk.tokenizer()
-    tokenizer.enable_truncation(buckets[-1])
-    encoded: list[Encoding] = tokenizer.encode_batch(list(texts))
-    order = np.argsort([len(row.ids) for row in encoded], kind="stable")
-    for start in range(0, len(order), _BATCH):
-        rows = order[start : start + _BATCH]
-        longest = len(encoded[rows[-1]].ids)
-        bucket = next(bucket for bucket in buckets if bucket >= longest)
-        arrays: Arrays = {
-            INPUT_IDS: np.full((len(rows), bucket), trunk.pad_token_id, dtype=np.int64),
-            ATTENTION_MASK: np.zeros((len(rows), bucket), dtype=np.int64),
-            TOKEN_TYPE_IDS: np.zeros((len(rows), bucket), dtype=np.int64),
-        }
-        for place, row in enumerate(rows):
-            length = len(encoded[row].ids)
-            arrays[INPUT_IDS][place, :length] = encoded[row].ids
-            arrays[ATTENTION_MASK][place, :length] = 1
-            arrays[TOKEN_TYPE_IDS][place, :length] = encoded[row].type_ids
-        yield rows, arrays

@@ -1,4 +1,6 @@
-"""Triton's configs of the parts: tokenizer, segments, heads. Protobuf messages, so that the schema itself checks them.
+"""Triton configs of the tokenizer, segments, heads and groups of heads.
+
+They are protobuf messages, so that Triton's own schema checks them.
 
 Source of the rules: Triton's documents "Model Configuration" and "Ensemble Models", and the ONNX Runtime backend's
 README.
@@ -23,7 +25,7 @@ from onetrunk.protocol.names import (
     Segment,
     head_name,
 )
-from onetrunk.repository.grouping import Group
+from onetrunk.repository.versions import Group
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
@@ -33,15 +35,23 @@ MAX_TEXT_BYTES = 1 << 20
 _ONNX_BACKEND = "onnxruntime"
 _THREADS = "intra_op_thread_count"
 
-# Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
-# nearly all of the work and gets two threads; a folded head is too small to share out.
+# By default every ONNX Runtime session uses all cores, and a trunk and eight heads would compete for them. The trunk is
+# nearly all of the work and gets two threads; a folded head is too small to split.
 _TRUNK_THREADS, _HEAD_THREADS = 2, 1
 
 
 def tokenizer_config(
     *, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int, buckets_from: str | None = None
 ) -> pb.ModelConfig:
-    """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
+    """Return the config of the Python model that turns text or token ids into checked token ids, padded to a bucket.
+
+    Args:
+        buckets: The padded lengths in tokens, in increasing order.
+        vocab_size: The number of token ids.
+        pad_token_id: The id of the padding token.
+        version: The version to serve.
+        buckets_from: The texts from which the buckets were chosen, for a reader of the config.
+    """
     config = _part(TOKENIZER, "python", [version])
     for name in ("text", "text_pair"):
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
@@ -67,7 +77,15 @@ def tokenizer_config(
 
 
 def segment_config(segment: Segment, *, width: int, trunk: str, version: int, dtype: Dtype = "fp32") -> pb.ModelConfig:
-    """A segment of the trunk."""
+    """Return the config of a segment of the trunk.
+
+    Args:
+        segment: The segment.
+        width: The size of the hidden states.
+        trunk: The trunk's identity.
+        version: The version to serve.
+        dtype: The dtype in which it computes. Its inputs and outputs are FP32.
+    """
     config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
     for name in segment.inputs:
         if name in PADDED:
@@ -80,7 +98,7 @@ def segment_config(segment: Segment, *, width: int, trunk: str, version: int, dt
 
 
 def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32") -> pb.ModelConfig:
-    """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
+    """Return the config of a head whose ``versions`` Triton loads. The ensembles are made from its parameters alone."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     _add_state(config, spec.width)
     output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).dims(spec))
@@ -107,7 +125,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
 
 
 def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
-    """Several heads of one tap in one model."""
+    """Return the config of a model that holds several heads of one tap."""
     config = _onnx_part(group.name, [version], _HEAD_THREADS)
     _add_state(config, width)
     for task, member in sorted(group.heads.items()):
@@ -118,12 +136,12 @@ def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
 
 
 def has_label_file(spec: HeadSpec) -> bool:
-    """Whether the head's scores are one a label, so that Triton's classification extension can name them."""
+    """Return whether a head has one score a label, so that Triton's classification extension can name them."""
     return spec.labels is not None and get_kind(spec.kind).dims(spec) == [len(spec.labels)]
 
 
 def label_file(task: str) -> str:
-    """The file beside a config that names a task's labels, one a line, in the order of the scores."""
+    """Return the name of the file beside a config that lists a task's labels, one a line, in order of the scores."""
     return f"labels_{task}.txt"
 
 
@@ -161,12 +179,12 @@ def place(config: pb.ModelConfig, placement: Placement) -> pb.ModelConfig:
 
 
 def parameters_of(config: pb.ModelConfig) -> dict[str, str]:
-    """A config's parameters as plain text."""
+    """Return a config's parameters as plain text."""
     return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def pinned_version(config: pb.ModelConfig) -> int:
-    """The one version that the config of the tokenizer or of a segment serves."""
+    """Return the only version that the config of a tokenizer, a segment or a group serves."""
     (version,) = config.version_policy.specific.versions
     return int(version)
 
@@ -174,9 +192,9 @@ def pinned_version(config: pb.ModelConfig) -> int:
 def _part(name: str, backend: str, versions: Sequence[int]) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=MAX_BATCH_SIZE)
     config.version_policy.specific.versions.extend(versions)
-    # Without a count there would be two instances, each with its own copy of the weights.
+    # Without a count Triton starts two instances, each with its own copy of the weights.
     config.instance_group.append(pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU))
-    # Present but empty: whatever waits is batched, nothing waits to be batched.
+    # Present but empty: waiting requests are batched, and no request waits in order to be batched.
     config.dynamic_batching.SetInParent()
     return config
 
@@ -193,7 +211,7 @@ def _add_state(config: pb.ModelConfig, width: int) -> None:
 
 
 def _shortest(number: float) -> str:
-    """As short as can be read back."""
+    """Return the shortest decimal that is read back as the same number."""
     return short if float(short := f"{number:g}") == number else repr(number)
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from onetrunk.deploy import history
-from onetrunk.deploy.deployer import Deployer
-from onetrunk.export import onnx_file
-from onetrunk.repository import exports, publication
+from onetrunk.deploy import Deployer, history
+from onetrunk.repository import artifacts, transaction
 from onetrunk.serving.repository import read_repository
 
 ENSEMBLES = ("multitask", "multitask_tokens")
-FILES = (publication.__file__, history.__file__)
+FILES = (transaction.__file__, history.__file__)
 CALLS = ((os, "replace"), (os, "open"), (os, "fsync"), (os, "write"), (shutil, "rmtree"), (Path, "mkdir"),
          (Path, "write_text"), (Path, "unlink"))  # fmt: skip
 
@@ -68,7 +66,7 @@ def action(request, repository, deployer, bundle):
 
 
 @pytest.fixture
-def quick_exports(monkeypatch):
+def quick_artifacts(monkeypatch):
     """Each file is exported and checked once, and copied from then on: it is about writes here."""
     made = {}
 
@@ -82,13 +80,13 @@ def quick_exports(monkeypatch):
 
         return export
 
-    monkeypatch.setattr(onnx_file, "export_head", once(onnx_file.export_head, lambda args: args[1].model_dump_json()))
-    monkeypatch.setattr(exports, "export_segment", once(exports.export_segment, lambda args: args[1]))
-    monkeypatch.setattr(exports, "check_parity", lambda *args, **settings: {})
+    monkeypatch.setattr(artifacts, "export_head", once(artifacts.export_head, lambda args: args[1].model_dump_json()))
+    monkeypatch.setattr(artifacts, "export_segment", once(artifacts.export_segment, lambda args: args[1]))
+    monkeypatch.setattr(artifacts, "check_parity", lambda *args, **settings: {})
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_exports")
+@pytest.mark.usefixtures("quick_artifacts")
 def test_crash_at_every_write(action, repository, tiny_trunk_folder, chain, visible, monkeypatch, tmp_path):
     def fresh():
         shutil.rmtree(tmp_path / "try", ignore_errors=True)
@@ -109,7 +107,7 @@ def test_crash_at_every_write(action, repository, tiny_trunk_folder, chain, visi
             die_at(patch, turn)
             with pytest.raises(Crash):
                 action(deployer)
-        left = (str(visible(path)), publication.is_decided(path))
+        left = (str(visible(path)), transaction.is_decided(path))
         if left in mended:
             continue
         mended.add(left)

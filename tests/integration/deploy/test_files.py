@@ -8,12 +8,12 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.export import parity
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.publication import locked
+from onetrunk.repository.transaction import locked
 from onetrunk.serving.repository import read_repository
 
 
@@ -282,7 +282,7 @@ def test_prune_deletes_what_is_of_no_use(deployer, repository, bundle):
     for shift in (1.0, 2.0, 3.0):
         deployer.deploy(bundle(shift=shift))
     deployer.remove("topic")
-    planned = deployer.prune(keep=2, only_try=True)
+    planned = deployer.prune(keep=2, dry_run=True)
     report = deployer.prune(keep=2)
     assert set(planned.removed) == set(report.removed) == {
         "head_mood/1", "head_mood/2", "head_topic", "trunk_00_00"
@@ -306,7 +306,7 @@ def test_dry_run_writes_nothing_and_says_what_would_be(deployer, repository, bun
         "prune": lambda **how: deployer.prune(1, **how),
     }
     before = visible(repository)
-    planned = calls[action](only_try=True)
+    planned = calls[action](dry_run=True)
     assert visible(repository) == before
     done = calls[action]()
     assert set(done.written) - {"manifest.json"} == set(planned.written)

@@ -10,17 +10,17 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.admin import AdminClient
-from onetrunk.deploy.change import Change
-from onetrunk.deploy.deployer import Deployer
-from onetrunk.deploy.making import Making
+from onetrunk.deploy import Deployer
+from onetrunk.deploy.artifacts import ReleaseArtifacts
+from onetrunk.deploy.change import HeadChange
 from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
 from onetrunk.export import quantization
+from onetrunk.export.errors import GateError
 from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import GateError
 from onetrunk.repository.gate_settings import GateSettings, GateWish
-from onetrunk.repository.standing import read_standing
+from onetrunk.repository.state import HeadVersion, read_state
 from onetrunk.serving import Server
 
 KEY = "a-key"
@@ -141,12 +141,12 @@ def test_version_of_before_keeps_its_own_precision(deployer, repository, tiny_he
 
 
 def test_numbers_may_be_off_by_a_share_of_their_range(repository):
-    contents = read_standing(repository).contents
-    heads = {task: contents.heads[task] for task in ("grade", "mood")}
-    wide = heads["grade"].specs[1].model_copy(update={"range": (0.0, 100.0)})
-    heads["grade"] = replace(heads["grade"], specs={1: wide})
-    contents = replace(contents, heads=heads)
-    allowed = Change("mood", contents, contents).allowed
+    state = read_state(repository)
+    heads = {task: state.heads[task] for task in ("grade", "mood")}
+    wide = heads["grade"].spec(1).model_copy(update={"range": (0.0, 100.0)})
+    heads["grade"] = replace(heads["grade"], versions={1: HeadVersion(wide, "int8")})
+    state = replace(state, heads=heads)
+    allowed = HeadChange("mood", state, state).allowed
     assert set(allowed.specs) == {"grade", "grade_candidate", "mood", "mood_candidate"}
     answers = {"grade": np.array([[50.0]], dtype=np.float32)}
     check_answers(answers, {"grade": answers["grade"] + 1.9}, allowed)
@@ -154,8 +154,10 @@ def test_numbers_may_be_off_by_a_share_of_their_range(repository):
         ProofError, match=r"grade: the server's answers are 2\.1e-02 from those expected; allowed is 2e-02"
     ):
         check_answers(answers, {"grade": answers["grade"] + 2.1}, allowed)
-    fp32 = replace(contents, precision=FP32, heads={task: replace(head, numbers={}) for task, head in heads.items()})
-    assert Change("mood", fp32, fp32).allowed.tolerance == 1e-4
+    versions = {task: {1: HeadVersion(head.spec(1), "fp32")} for task, head in heads.items()}
+    heads = {task: replace(head, versions=versions[task]) for task, head in heads.items()}
+    fp32 = replace(state, precision=FP32, heads=heads)
+    assert HeadChange("mood", fp32, fp32).allowed.tolerance == 1e-4
 
 
 @pytest.mark.triton
@@ -170,8 +172,10 @@ def test_running_server_takes_it_and_a_wrong_one_not(repository, tiny_trunk_fold
         before = client.ask("multitask", smoke_rows(), ["mood"])["mood"]
         assert deployer.deploy(bundle(shift=-3.0)).to_version == 2
         assert abs(client.ask("multitask", smoke_rows(), ["mood"])["mood"] - before).max() > 0.1
-        real = Making.expected
-        monkeypatch.setattr(Making, "expected", lambda making: {name: s + 0.2 for name, s in real(making).items()})
+        real = ReleaseArtifacts.expected
+        monkeypatch.setattr(
+            ReleaseArtifacts, "expected", lambda made: {name: s + 0.2 for name, s in real(made).items()}
+        )
         with pytest.raises(ProofError, match="allowed is 2e-02"):
             deployer.deploy(bundle(shift=3.0))
         assert deployer.verify() == []

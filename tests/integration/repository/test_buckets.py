@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository import BuildRequest, build_repository, exports
+from onetrunk.repository import BuildRequest, artifacts, build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.length_sample import sample_file, sample_tasks
 from onetrunk.repository.padding import BucketWish
-from onetrunk.repository.standing import changed_texts, read_standing
+from onetrunk.repository.state import changed_texts, read_state
 
 LONG = " ".join(["film"] * 38)
 # 40, 4, 4 and, as a pair with three special tokens, 9 tokens.
@@ -129,8 +129,8 @@ class TestSample:
 
 def test_chosen_buckets_change_configs_only_and_are_what_is_checked(build, repository, traffic, monkeypatch):
     before, checked = hashes(repository), []
-    real = exports.check_parity
-    monkeypatch.setattr(exports, "check_parity", lambda *args, **more: checked.append(args[3]) or real(*args, **more))
+    real = artifacts.check_parity
+    monkeypatch.setattr(artifacts, "check_parity", lambda *args, **more: checked.append(args[3]) or real(*args, **more))
     report = build(lengths="auto", texts=traffic)
     assert report.buckets.lengths == (8, 16, 40, 48)
     assert report.buckets.padding_share == pytest.approx(1 - 57 / 72)
@@ -144,24 +144,24 @@ def test_chosen_buckets_change_configs_only_and_are_what_is_checked(build, repos
 
 def test_origin_is_in_the_tokenizers_config_and_a_second_build_writes_nothing(build, repository, traffic):
     build(lengths="auto", texts=traffic)
-    settings = parameters_of(read_standing(repository).contents.tokenizer)
+    settings = parameters_of(read_state(repository).tokenizer)
     assert settings["buckets"] == "8,16,40,48"
     assert settings["buckets_from"] == "traffic.jsonl: 4 texts, 20.8% padding"
     assert not build(lengths="auto", texts=traffic).changed
 
 
 def test_deployments_keep_the_buckets(build, repository, traffic):
-    """What deploy-head writes are the texts of the contents that it reads: they are what the build wrote."""
+    """What deploy-head writes are the texts of the state that it reads: they are what the build wrote."""
     build(lengths="auto", texts=traffic)
-    standing = read_standing(repository)
-    assert standing.manifest.buckets == (8, 16, 40, 48)
-    assert changed_texts(repository, standing.contents) == []
+    state = read_state(repository)
+    assert state.buckets == (8, 16, 40, 48)
+    assert changed_texts(repository, state.texts) == {}
 
 
 def test_given_buckets_need_no_texts(build, repository):
     report = build(lengths=(8, 24, 48))
     assert (report.buckets.lengths, report.buckets.fit) == ((8, 24, 48), None)
-    settings = parameters_of(read_standing(repository).contents.tokenizer)
+    settings = parameters_of(read_state(repository).tokenizer)
     assert settings["buckets"] == "8,24,48"
     assert "buckets_from" not in settings
 
@@ -169,7 +169,7 @@ def test_given_buckets_need_no_texts(build, repository):
 def test_given_buckets_are_measured_on_texts_but_not_said_to_come_from_them(build, repository, traffic):
     report = build(lengths=(16, 48), texts=traffic)
     assert report.buckets.padding_share == pytest.approx(1 - 57 / 96)
-    assert "buckets_from" not in parameters_of(read_standing(repository).contents.tokenizer)
+    assert "buckets_from" not in parameters_of(read_state(repository).tokenizer)
 
 
 def test_few_buckets(build, traffic):

@@ -158,7 +158,7 @@ def test_full_disk_publishes_nothing(build, repository, heads, tiny_trunk, monke
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("onetrunk.export.onnx_file.export_head", full)
+    monkeypatch.setattr("onetrunk.repository.artifacts.export_head", full)
     with pytest.raises(OneTrunkError, match="No space left on device while writing; nothing was published"):
         build()
     assert hashes(repository) == before
@@ -167,7 +167,7 @@ def test_full_disk_publishes_nothing(build, repository, heads, tiny_trunk, monke
 def test_cut_off_publication_is_completed_first(build, repository, heads, tiny_trunk, monkeypatch):
     retrain(heads, "mood", tiny_trunk)
     with monkeypatch.context() as patch:
-        patch.setattr("onetrunk.repository.publication.finish_publication", lambda repository: None)
+        patch.setattr("onetrunk.repository.transaction.finish_transaction", lambda repository: None)
         build()
     assert (repository / ".staging/commit.json").exists()
     report = build()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.cli.build_repo import build_repo
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.protocol.errors import UserError
@@ -20,7 +20,7 @@ from onetrunk.protocol.manifest import CPU, Placement, Threads, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.padding import Buckets
 from onetrunk.repository.part_times import Measurement, PartTime
-from onetrunk.repository.standing import changed_texts, read_standing
+from onetrunk.repository.state import changed_texts, read_state
 from onetrunk.serving.repository import read_repository
 
 GPU, ON_CPU = pb.ModelInstanceGroup.KIND_GPU, pb.ModelInstanceGroup.KIND_CPU
@@ -109,7 +109,7 @@ class TestTune:
     def test_everybody_reads_the_comments(self, build, repository, measured, tiny_trunk_folder):
         build(tune="latency")
         assert read_repository(repository).tasks.keys() == {"grade", "match", "mood", "topic"}
-        assert changed_texts(repository, read_standing(repository).contents) == []
+        assert changed_texts(repository, read_state(repository).texts) == {}
         assert Deployer(repository, url=None, trunk=tiny_trunk_folder).verify() == []
 
     def test_a_build_without_it_goes_back(self, build, repository, measured):
@@ -233,7 +233,7 @@ class TestDevice:
         report = build(device="gpu")
         assert {name.rsplit("/")[-1] for name in report.written} == {"config.pbtxt", "manifest.json"}
         assert read_repository(repository).tasks
-        assert changed_texts(repository, read_standing(repository).contents) == []
+        assert changed_texts(repository, read_state(repository).texts) == {}
         build()
         assert hashes(repository) == before
 

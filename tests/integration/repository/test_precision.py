@@ -13,13 +13,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import quantization
-from onetrunk.export.parity import open_session
+from onetrunk.export.chain import open_session
+from onetrunk.export.errors import GateError
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import GateError, judge
+from onetrunk.repository.gate import judge
 
 INT8 = Precision(trunk="int8", heads="int8")
 ALL = {"grade", "match", "mood", "topic"}
@@ -206,7 +207,7 @@ def test_without_the_gate_the_report_says_so(build, gate, monkeypatch):
 def test_task_without_dev_data_is_told_before_anything_is_exported(build, gate, tmp_path, monkeypatch):
     tasks = shutil.copytree(gate.task_dir, tmp_path / "tasks")
     (tasks / "mood.jsonl").unlink()
-    monkeypatch.setattr(build_module, "Exports", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr(build_module, "Artifacts", lambda *_, **__: pytest.fail("exported"))
     with pytest.raises(UserError, match=r"task mood: no dev data .* or --gate off") as raised:
         build(precision=INT8, gate=dataclasses.replace(gate, task_dir=tasks))
     assert "\n" not in str(raised.value)

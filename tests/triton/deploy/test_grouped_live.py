@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onetrunk.admin import AdminClient
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy import Deployer
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 

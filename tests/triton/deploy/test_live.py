@@ -17,13 +17,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from onetrunk.admin import AdminClient
+from onetrunk.deploy import Deployer, proof
 from onetrunk.deploy import change as change_module
-from onetrunk.deploy import proof
-from onetrunk.deploy.deployer import Deployer
+from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.deploy.proof import ProofError
-from onetrunk.deploy.reference import reference_answers
 from onetrunk.export.onnx_file import ServedHead
-from onetrunk.export.parity import ServedTask
+from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.repository import BuildRequest, build_repository
@@ -72,7 +71,7 @@ def reference(tiny_trunk):
     def answers(folder):
         bundle = load_bundle(folder, any_folder=True)
         module = ServedHead(bundle.head(tiny_trunk), bundle.spec)
-        return reference_answers(tiny_trunk, ServedTask("", folder, bundle.spec, module), ROWS, 32)
+        return reference_answers(tiny_trunk, HeadFile("", folder, bundle.spec, module), ROWS, 32)
 
     return answers
 
@@ -216,7 +215,7 @@ def test_answers_that_are_wrong_after_the_switch_are_switched_back(live, reposit
 
     before, answers = chain(repository, "multitask"), ask("mood")["mood"]
     with monkeypatch.context() as patch:
-        patch.setattr(change_module, "_ask_again", wrong)
+        patch.setattr(change_module.HeadChange, "_ask_again", wrong)
         with pytest.raises(OneTrunkError, match="answers something else; what was served before is served again"):
             live.deploy(bundle())
     assert chain(repository, "multitask") == before
@@ -264,7 +263,7 @@ def test_killed_deployers_are_cleaned_up_after(server, live, repository, ask, bu
         "import sys; from pathlib import Path; from onetrunk.deploy.deployer import Deployer\n"
         f"where = dict(url={server.grpc_url!r}, trunk={str(tiny_trunk_folder)!r}, admin_key={KEY!r})\n"
         f"d = Deployer(Path({str(repository)!r}), **where)\n"
-        f"d.deploy(Path({str(new)!r}), only_try=True)\n"  # everything is imported now
+        f"d.deploy(Path({str(new)!r}), dry_run=True)\n"  # everything is imported now
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"d.deploy(Path({str(new)!r}))\n"
     )
@@ -302,8 +301,8 @@ def test_server_that_dies_in_the_middle_comes_back_with_the_new_head(
             psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
         return original(*args)
 
-    original = change_module._ask_again
-    monkeypatch.setattr(change_module, "_ask_again", die)
+    original = change_module.HeadChange._ask_again
+    monkeypatch.setattr(change_module.HeadChange, "_ask_again", die)
     live.deploy(new)
     assert killed
     assert near(ask("mood")["mood"], reference(new))
@@ -331,7 +330,7 @@ def test_what_a_dead_deployer_left_loads_on_a_fresh_server(
     repository, deployer, bundle, reference, tiny_heads, monkeypatch
 ):
     """After the files of step 1, and between the switches of both ensembles: Triton itself starts on what is there."""
-    from onetrunk.repository import publication
+    from onetrunk.repository import transaction
 
     new = bundle(shift=2.0)
     expected = {"old": reference(tiny_heads / "mood"), "new": reference(new)}
@@ -348,7 +347,7 @@ def test_what_a_dead_deployer_left_loads_on_a_fresh_server(
                 raise Dead
 
         with monkeypatch.context() as patch:
-            patch.setattr(publication.os, "replace", replace)
+            patch.setattr(transaction.os, "replace", replace)
             with pytest.raises(Dead):
                 deployer.deploy(new)
         server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None)

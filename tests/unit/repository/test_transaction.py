@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository import publication as module
-from onetrunk.repository.publication import Publication, finish_publication, locked
+from onetrunk.repository import transaction as module
+from onetrunk.repository.transaction import Transaction, finish_transaction, locked
 
 
 class Crash(BaseException):
@@ -44,20 +44,20 @@ def repository(tmp_path):
 
 def publish(repository):
     with locked(repository):
-        finish_publication(repository)
-        with Publication(repository) as publication:
+        finish_transaction(repository)
+        with Transaction(repository) as transaction:
             for name, text in CHANGE.items():
-                publication.write(name, text)
-            publication.commit(["head_b"])
+                transaction.write(name, text)
+            transaction.commit(["head_b"])
 
 
-def test_publication(repository):
+def test_transaction(repository):
     publish(repository)
     assert tree(repository) == NEW
     assert not (repository / module.STAGING).exists()
 
 
-# Every call by which publication.py touches the disk, and how often it comes in one publication.
+# Every call by which transaction.py touches the disk, and how often it comes in one transaction.
 CALLS = {
     (os, "replace"): 4,
     (os, "open"): 10,
@@ -71,7 +71,7 @@ TURNS = [(owner, call, turn) for (owner, call), count in CALLS.items() for turn 
 
 
 def crash_at(monkeypatch, owner, call, turn):
-    """The turn-th call from publication.py raises instead of being carried out. Gives a counter of those calls."""
+    """The turn-th call from transaction.py raises instead of being carried out. Gives a counter of those calls."""
     original, count = getattr(owner, call), [0]
 
     def counted(*args, **kwargs):
@@ -95,7 +95,7 @@ def test_crash_at_every_write(repository, monkeypatch, owner, call, turn):
     decided = (repository / module.STAGING / module.COMMIT).exists()
     before = tree(repository)
     with locked(repository):
-        assert finish_publication(repository) == decided
+        assert finish_transaction(repository) == decided
     assert tree(repository) == (NEW if decided else before)
     assert tree(repository) in (OLD, NEW)
     assert not (repository / module.STAGING).exists()
@@ -111,8 +111,8 @@ def test_the_crash_test_leaves_no_write_out(repository, monkeypatch, owner, call
 
 def test_failure_before_the_decision_leaves_no_trace(repository):
     def fail():
-        with Publication(repository) as publication:
-            publication.write("head_a/2/model.onnx", "half")
+        with Transaction(repository) as transaction:
+            transaction.write("head_a/2/model.onnx", "half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -141,5 +141,5 @@ def test_second_writer_is_refused(repository):
 
 def test_place_that_cannot_be_a_repository_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made or opened"), locked(tmp_path / "file" / "repository"):
+    with pytest.raises(UserError, match="Not a directory"), locked(tmp_path / "file" / "repository"):
         pass
