@@ -53,7 +53,7 @@ class Allowed:
         """
         spec = self.specs.get(output)
         if spec is not None:
-            return get_kind(spec.kind).difference(found, expected, spec)
+            return get_kind(spec.kind).answers.difference(found, expected, spec)
         return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 

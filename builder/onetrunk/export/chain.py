@@ -20,7 +20,7 @@ from onetrunk.export.batches import Arrays
 from onetrunk.export.errors import ParityError
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, hidden_name
 from onetrunk.tasks.head_spec import HeadSpec
-from onetrunk.tasks.kinds.base import stack_rows
+from onetrunk.tasks.kinds.base import stack_scores
 
 
 def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
@@ -87,4 +87,4 @@ class Chain:
             feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
             found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
             done()
-        return stack_rows([found[row] for row in range(len(found))])
+        return stack_scores([found[row] for row in range(len(found))])

@@ -149,11 +149,13 @@ class ServedHead(nn.Module):
             hidden_state: The hidden state at the head's tap. *Shape:* (batch_size, tokens, width)
             attention_mask: 1 for tokens, 0 for padding. *Shape:* (batch_size, tokens)
         """
-        return self.kind.scores(self.head(hidden_state, attention_mask), self.spec, self.head.output)
+        return self.kind.output.scores(self.head(hidden_state, attention_mask), self.spec, self.head.output)
 
     def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the same scores, the last layer computed for all tokens."""
-        return self.kind.scores(self.head.forward_whole(hidden_state, attention_mask), self.spec, self.head.output)
+        return self.kind.output.scores(
+            self.head.forward_whole(hidden_state, attention_mask), self.spec, self.head.output
+        )
 
 
 class SingleModel(nn.Module):

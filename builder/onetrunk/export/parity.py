@@ -100,7 +100,7 @@ def check_parity(
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
-        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).dims(head.spec))]
+        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).output.dims(head.spec))]
         inputs = (HIDDEN_STATE, ATTENTION_MASK)
         _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
 
@@ -146,7 +146,7 @@ def _differences(
         scores = scores_of(head.name, head)
         own[head.name] = (head, scores)
         if head.module is None:
-            if fault := get_kind(head.spec.kind).fault(scores, head.spec):
+            if fault := get_kind(head.spec.kind).answers.fault(scores, head.spec):
                 raise ParityError(head.name, f"on {title}: {fault}")
             continue
         with torch.no_grad():
@@ -230,7 +230,7 @@ def _state_difference(model: str, found: Array, expected: Array) -> float:
 def _score_difference(model: str, found: Array, expected: Array, spec: HeadSpec) -> float:
     """Return the greatest difference of scores, as the head's kind measures it. *Shape of both:* (batch_size, dims)."""
     _check_shapes(model, found, expected)
-    return get_kind(spec.kind).difference(found, expected, spec)
+    return get_kind(spec.kind).answers.difference(found, expected, spec)
 
 
 def _check_shapes(model: str, found: Array, expected: Array) -> None:

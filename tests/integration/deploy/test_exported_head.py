@@ -122,7 +122,7 @@ def foreign(folder):
         ({"tap": '"deep"'}, None, "key tap: found 'deep'"),
         ({"trunk": '"bert-6x384@ffffffffffff"'}, None, "made for trunk bert-6x384@ffffffffffff, but this trunk is"),
         ({"trunk": ""}, None, "key trunk is missing"),
-        ({"kind": '"guess"'}, None, "kind 'guess' is not known; known are: classification, regression"),
+        ({"kind": '"guess"'}, None, "kind 'guess' is not known; allowed are classification, regression"),
         ({"labels_": "1"}, None, "key labels_ is not known \\(did you mean labels\\?\\)"),
         ({"labels": 2, "task": '"hidden_02"', "output": "hidden_02"}, None, "is the name of a tensor|its task is"),
         ({}, not_onnx, "is not an ONNX file|opset 0"),

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+import onetrunk.training.cache as cache_module
 from onetrunk.nn.head import new_head
-from onetrunk.training import cache_pass
-from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.cache import StateCache
+from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import LabelledStates
-from onetrunk.training.fitting import fit
+from onetrunk.training.loop import fit
 from onetrunk.training.objective import DistilObjective, LabelObjective
-from onetrunk.training.states import JoinedStates
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.states import JoinedStates, tokenise
 from tests.fixtures.tasks import mood_rows
 
 TAP = 1
@@ -51,8 +51,8 @@ def targets(rows):
 def cached(tiny_trunk, tmp_path, monkeypatch):
     """Gives cached states of texts."""
     # One text a batch, as LiveStates has it: in a batch of another shape, sums are rounded otherwise.
-    monkeypatch.setattr(cache_pass, "_BATCH_TOKENS", {"cpu": 1})
-    cache = StateCache(tmp_path, tiny_trunk, Arithmetic("cpu", "fp32"))
+    monkeypatch.setattr(cache_module, "_BATCH_TOKENS", {"cpu": 1})
+    cache = StateCache(tmp_path, tiny_trunk, ComputeConfig("cpu", "fp32"))
     return lambda rows: cache.states(texts(rows), [TAP], max_length=32).states[TAP]
 
 
@@ -87,7 +87,7 @@ def assert_equal(one, other, steps):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_head_on_the_labels(tiny_trunk, mood, cached, layers):
     live = LiveStates(tiny_trunk, texts(TRAIN))
-    objective = LabelObjective(mood.answers, targets(TRAIN))
+    objective = LabelObjective(get_kind(mood.kind), targets(TRAIN))
     of_cache = steps_of(tiny_trunk, mood, layers, cached(TRAIN), cached(DEV), objective)
     anew = steps_of(tiny_trunk, mood, layers, live, LiveStates(tiny_trunk, texts(DEV)), objective)
     assert live.runs == 2 * len(TRAIN)
@@ -100,7 +100,7 @@ def test_student_on_joined_texts(tiny_trunk, mood, cached, layers):
     joined = JoinedStates([(cached(TRAIN), np.arange(len(TRAIN))), (cached(OTHER), drawn)])
     rows = [*TRAIN, *(OTHER[row] for row in drawn)]
     teacher = torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0))
-    objective = DistilObjective(LabelObjective(mood.answers, targets(TRAIN)), teacher, 2.0)
+    objective = DistilObjective(LabelObjective(get_kind(mood.kind), targets(TRAIN)), teacher, 2.0)
     live = LiveStates(tiny_trunk, texts(rows))
     assert joined.lengths.tolist() == live.lengths.tolist()
     of_cache = steps_of(tiny_trunk, mood, layers, joined, cached(DEV), objective)

@@ -8,12 +8,13 @@ import torch
 
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
-from onetrunk.training import fitting
-from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.training import loop
 from onetrunk.training.cache import StateCache
+from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import Evaluation, LabelledStates, evaluate, raw_outputs
-from onetrunk.training.fitting import DivergedError, fit, schedule
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.loop import DivergedError, fit, schedule
+from onetrunk.training.states import tokenise
 
 
 class LiveStates:
@@ -37,7 +38,7 @@ def head(tiny_trunk):
 
 @pytest.fixture
 def data(mood, tiny_trunk, tmp_path):
-    cache = StateCache(tmp_path / "cache", tiny_trunk, Arithmetic("cpu", "fp32"))
+    cache = StateCache(tmp_path / "cache", tiny_trunk, ComputeConfig("cpu", "fp32"))
     split = {}
     for name in ("train", "dev"):
         examples = read_examples(mood, name)
@@ -98,8 +99,8 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
         torch.manual_seed(0)
         head = new_head(tiny_trunk, outputs=2, tap=1, layers=1)
         steps = losses.setdefault(name, [])
-        kind = type(mood.answers)
-        original = kind.loss
+        training = type(get_kind(mood.kind).training)
+        original = training.loss
 
         def recording(self, raw, targets, *args, original=original, steps=steps):
             loss = original(self, raw, targets, *args)
@@ -107,7 +108,7 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
             return loss
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kind, "loss", recording)
+            patch.setattr(training, "loss", recording)
             fit(head, mood, mood.recipe, *source)
     assert len(losses["cached"]) == 3 * 13  # 200 texts in batches of 16, three epochs
     # What is left is the rounding of the cached states to fp16.
@@ -226,6 +227,6 @@ def test_folded_layer_trains_in_one_thread(mood, tiny_trunk, data, layers, withi
 
 
 def test_a_dev_score_that_is_nan_stops_training(mood, head, data, monkeypatch):
-    monkeypatch.setattr(fitting, "evaluate", lambda *_: Evaluation({"accuracy": math.nan}, ()))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation({"accuracy": math.nan}, ()))
     with pytest.raises(DivergedError, match=r"accuracy.* nan "):
         fit(head, mood, mood.recipe.model_copy(update={"epochs": 1}), *data)

@@ -1,0 +1,215 @@
+"""The direct proof of a plan's cost: its whole chain of models against as many single-task models, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from onetrunk.distill.sessions import (
+    Arrays,
+    Files,
+    Session,
+    check_rounds,
+    time_in_turn,
+    token_batch,
+    versions,
+)
+from onetrunk.distill.spread import Spread
+from onetrunk.files import atomic_write_text
+from onetrunk.machine import processor_name
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import HIDDEN_STATE, cut_trunk, hidden_name
+
+
+class BucketShare(BaseModel):
+    """One padded length and batch size.
+
+    Attributes:
+        tokens: padded length.
+        batch_size: texts in a batch.
+        plan_ms: all segments and heads, one after another, for a batch.
+        singles_ms: as many single-task models of the usual kind, one after another.
+        folded_singles_ms: the same, their last layer folded too.
+        share: plan over singles, round by round.
+        folded_share: plan over folded singles, round by round.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int
+    batch_size: int
+    plan_ms: Spread
+    singles_ms: Spread
+    folded_singles_ms: Spread
+    share: Spread
+    folded_share: Spread
+
+
+class MeasuredCost(BaseModel):
+    """What was measured, and where.
+
+    Attributes:
+        trunk: the trunk's identity.
+        machine: the processor.
+        versions: of the software that a time depends on.
+        threads: ONNX Runtime's threads for each session.
+        repeats: rounds.
+        heads: tap, layers and query of each head.
+        rows: one for each padded length and batch size.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trunk: str
+    machine: str
+    versions: dict[str, str]
+    threads: int
+    repeats: int
+    heads: tuple[tuple[int, int, Query], ...]
+    rows: tuple[BucketShare, ...]
+
+    @property
+    def share(self) -> float:
+        """Mean over the rows of their median shares."""
+        return sum(row.share.median for row in self.rows) / len(self.rows)
+
+    @property
+    def folded_share(self) -> float:
+        """The same against single-task models whose last layer is folded too."""
+        return sum(row.folded_share.median for row in self.rows) / len(self.rows)
+
+    @property
+    def share_range(self) -> tuple[float, float]:
+        """The least and the greatest median share of a row."""
+        shares = [row.share.median for row in self.rows]
+        return min(shares), max(shares)
+
+    @classmethod
+    def read(cls, path: Path) -> MeasuredCost:
+        """Reads what ``write`` wrote. Raises UserError where it is missing or broken."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"{path}: no measured share: {first}; remove it, and it is measured again") from error
+
+    def write(self, path: Path) -> None:
+        """Writes JSON, whole or not at all. Raises UserError where that fails."""
+        atomic_write_text(path, self.model_dump_json(indent=2) + "\n")
+
+
+def measure_plan_cost(
+    heads: Iterable[tuple[int, int, Query]],
+    trunk: Trunk,
+    *,
+    tokens: Sequence[int] = (32, 64, 128),
+    batch_size: Sequence[int] = (1, 8),
+    threads: int = 1,
+    repeats: int = 30,
+    progress: ProgressCallback = silent,
+) -> MeasuredCost:
+    """Runs a plan's models, as they would be served, against single-task models, in turn on the same token batches.
+
+    The plan is the trunk cut at the taps in use and a session for each head; against it stand as many sessions of a
+    whole encoder with an output, each with weights of its own in memory. Outputs are random (seeded) and layers are
+    the trunk's own, untrained: a time does not depend on them. What a server adds to each call is not in it.
+
+    Args:
+        heads: tap, layers and query of each head.
+        trunk: the trunk.
+        tokens: padded lengths.
+        batch_size: batch sizes.
+        threads: ONNX Runtime's threads for each session.
+        repeats: rounds.
+        progress: told after every round.
+
+    Raises:
+        UserError: there is no head, one does not fit the trunk, the trunk does not read that many tokens, or a number
+            is not from 1.
+    """
+    check_rounds(threads, repeats)
+    heads = tuple(heads)
+    buckets = [(length, size) for length in tokens for size in batch_size]
+    if not heads or not buckets:
+        raise UserError("nothing to measure: give one head, one padded length and one batch size at least")
+    done = 0
+
+    def tell(what: str) -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, len(buckets) * repeats)
+
+    with tempfile.TemporaryDirectory(prefix="onetrunk-share-") as folder:
+        files = Files(trunk, Path(folder))
+        chain = _Chain(files, heads, threads)
+        singles = [Session(files.single(whole=True), threads) for _ in heads]
+        folded = [Session(files.single(whole=False), threads) for _ in heads]
+        rows = [
+            _measure(
+                token_batch(trunk, length, size),
+                {"plan": chain.run, "singles": partial(_run_all, singles), "folded": partial(_run_all, folded)},
+                repeats,
+                partial(tell, f"share at {length} tokens x {size}"),
+            )
+            for length, size in buckets
+        ]
+    return MeasuredCost(
+        trunk=trunk.identity,
+        machine=processor_name(),
+        versions=versions(),
+        threads=threads,
+        repeats=repeats,
+        heads=heads,
+        rows=tuple(rows),
+    )
+
+
+class _Chain:
+    """The trunk cut at the taps in use, and the heads on it."""
+
+    def __init__(self, files: Files, heads: Sequence[tuple[int, int, Query]], threads: int) -> None:
+        segments = cut_trunk({tap for tap, _, _ in heads})
+        # Heads first: they are what a plan may have wrong.
+        self.heads = [
+            (hidden_name(tap), Session(files.head(tap, layers, query), threads)) for tap, layers, query in heads
+        ]
+        self.segments = [Session(files.segment(segment.start, segment.stop), threads) for segment in segments]
+
+    def run(self, arrays: Arrays) -> None:
+        tensors = dict(arrays)
+        for segment in self.segments:
+            tensors[segment.output] = segment.run(tensors)
+        for state, head in self.heads:
+            tensors[HIDDEN_STATE] = tensors[state]
+            head.run(tensors)
+
+
+def _run_all(sessions: Sequence[Session], arrays: Arrays) -> None:
+    for session in sessions:
+        session.run(arrays)
+
+
+def _measure(
+    arrays: Arrays,
+    runs: dict[str, Callable[[Arrays], None]],
+    repeats: int,
+    after_round: Callable[[], None],
+) -> BucketShare:
+    times = time_in_turn({name: partial(run, arrays) for name, run in runs.items()}, repeats, after_round)
+    batch_size, tokens = next(iter(arrays.values())).shape
+    return BucketShare(
+        tokens=tokens,
+        batch_size=batch_size,
+        plan_ms=Spread.of(times["plan"]),
+        singles_ms=Spread.of(times["singles"]),
+        folded_singles_ms=Spread.of(times["folded"]),
+        share=Spread.of(times["plan"] / times["singles"]),
+        folded_share=Spread.of(times["plan"] / times["folded"]),
+    )
