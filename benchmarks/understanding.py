@@ -178,7 +178,7 @@ def page(compared: dict[str, tuple[float, float]], where: dict[str, str], rows: 
             "",
             *(f"- {name}: {place}" for name, place in where.items()),
             "",
-            f"`{INTENT}` and `{CRF}` ship in heads/. `train-head --plan docs/results/understanding/{CRF}.plan.toml` "
+            f"`{INTENT}` and `{CRF}` ship in heads/. `search-heads make docs/results/understanding/{CRF}.plan.toml` "
             "makes one anew; what it was chosen from is in `runs/`.",
             "",
         ]

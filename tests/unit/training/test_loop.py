@@ -13,7 +13,7 @@ from onetrunk.training import loop
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import Evaluation, LabelledStates, evaluate, raw_outputs
-from onetrunk.training.loop import DivergedError, fit, schedule
+from onetrunk.training.loop import DivergedError, fit, linear_schedule
 from onetrunk.training.states import tokenise
 
 
@@ -203,12 +203,12 @@ def test_diverging_training_stops_and_says_where(mood, head, data):
 
 
 def test_learning_rate_rises_and_falls_in_lines():
-    rates = [schedule(step, 20, 0.2) for step in range(20)]
+    rates = [linear_schedule(step, 20, 0.2) for step in range(20)]
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
     np.testing.assert_allclose(np.diff(rates[4:]), -1 / 16)
     assert rates[-1] == pytest.approx(1 / 16)
-    assert schedule(0, 1, 0.1) == 1
-    assert [schedule(step, 2, 1.0) for step in range(2)] == pytest.approx([1 / 3, 2 / 3])
+    assert linear_schedule(0, 1, 0.1) == 1
+    assert [linear_schedule(step, 2, 1.0) for step in range(2)] == pytest.approx([1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize(("layers", "within"), [(1, 1), (2, 3)])
