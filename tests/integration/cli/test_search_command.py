@@ -8,9 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.study.ablation import run_ablation
-from benchmarks.study.grid import run_grid
-from benchmarks.study.seeds import train_seeds
+from benchmarks.study.trainings import run_ablation, run_grid, train_seeds
 from onetrunk.cli.search_heads import search_heads
 from onetrunk.cli.train_head import new_spelling, train_head
 from onetrunk.distill import pipeline
