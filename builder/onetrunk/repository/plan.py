@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onetrunk.export.exported_head import ExportedHead
-from onetrunk.export.grouped_heads import fits_group
+from onetrunk.export.merge import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
 from onetrunk.files import sha256_file
 from onetrunk.nn.trunk import Trunk

@@ -5,9 +5,9 @@ import onnx
 import pytest
 import torch
 
-from onetrunk.export.half import halve_file
+from onetrunk.export.chain import open_session
 from onetrunk.export.onnx_file import export_head, export_segment
-from onetrunk.export.parity import open_session
+from onetrunk.export.precision import halve_file
 from onetrunk.export.release import IR_VERSION, get_release
 from onetrunk.nn.head import new_head
 from onetrunk.protocol.names import Segment
