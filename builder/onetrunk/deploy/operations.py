@@ -16,7 +16,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import Manifest, ModelEntry
 from onetrunk.protocol.names import Segment, cut_trunk, head_name, head_task, segment_named
-from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
+from onetrunk.repository.gate import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
 from onetrunk.repository.versions import ModelVersion, is_whole, plan_version, segment_source
 from onetrunk.tasks.head_spec import HeadSpec
@@ -39,7 +39,7 @@ class Context:
 
     repository: Path
     trunk_source: str | Path | None = None
-    gate: GateWish = DEFAULT_WISH
+    gate: GateOverrides = NO_OVERRIDES
     progress: ProgressCallback = silent
     _trunk: Trunk | None = field(default=None, init=False)
 
@@ -427,7 +427,7 @@ def _plan_change(
         trunk=context.load_trunk(state),
         models=change.models,
         head=source,
-        gate=context.gate.settle(state.gate_rule),
+        gate=context.gate.apply(state.gate_rule),
         progress=context.progress,
     )
     return replace(change, artifacts=artifacts)
