@@ -79,7 +79,7 @@ class Task(BaseModel):
     folder: Path = Path()
 
     def __hash__(self) -> int:
-        """Of its JSON: a table of options has no hash of its own. Workbenches are known by their tasks."""
+        """Hash the task's JSON, since its table of options has no hash. The configuration of an experiment needs it."""
         return hash(self.model_dump_json())
 
     @property

@@ -99,7 +99,7 @@ class DistilObjective:
 
 
 class StateObjective:
-    """Adds the distance of the head's last state from the teacher's, both normalised, to another objective.
+    """Another objective plus the distance of the head's last state from the teacher's, both normalised.
 
     The last state is the input of the head's output layer. A hook on the dropout before it reads the state, so that
     the head itself needs no code for distillation.
