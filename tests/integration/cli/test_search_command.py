@@ -20,7 +20,7 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import load_trials
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.nn.whole import WholeModel
+from onetrunk.nn.whole_model import WholeModel
 from onetrunk.tasks import Recipe, load_task
 from onetrunk.training import loop
 from onetrunk.training.evaluation import Evaluation
