@@ -23,10 +23,10 @@ from onetrunk.protocol.names import head_name
 from onetrunk.repository.heads import is_reduced_task
 from onetrunk.repository.versions import source_hash
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
+from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import metric_of
-from onetrunk.tasks.offsets import targets_of
 
 if TYPE_CHECKING:
     from onetrunk.repository.plan import BuildPlan
