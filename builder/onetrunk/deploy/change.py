@@ -25,7 +25,7 @@ from onetrunk.protocol.names import (
     head_name,
 )
 from onetrunk.repository.configs import placed_text
-from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
+from onetrunk.repository.gate import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import HeadVersions, RepositoryState, changed_texts, required_manifest, text_digest
 from onetrunk.repository.transaction import commit_state
 from onetrunk.repository.versions import ModelVersion, plan_version, segment_source
@@ -210,7 +210,7 @@ class Context:
 
     repository: Path
     trunk_source: str | Path | None = None
-    gate: GateWish = DEFAULT_WISH
+    gate: GateOverrides = NO_OVERRIDES
     progress: ProgressCallback = silent
     _trunk: Trunk | None = field(default=None, init=False)
 
@@ -279,7 +279,7 @@ def plan_head_change(
         trunk=context.load_trunk(state),
         models=change.models,
         head=source,
-        gate=context.gate.settle(state.gate_rule),
+        gate=context.gate.apply(state.gate_rule),
         progress=context.progress,
     )
     return replace(change, artifacts=artifacts)
