@@ -16,6 +16,7 @@ from onetrunk.distill.task_search import run_baseline, save_baselines
 from onetrunk.distill.trials import Trial, Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.experiment import Experiment, open_experiment
 from onetrunk.training.runs import Distillation, RunSpec
 from onetrunk.training.trainer import execute, find_run
@@ -87,7 +88,7 @@ def run_ablation(
     basis = settings.distillation(teacher.key, len(experiment.examples(task, "train")))
     ablation = Trials(study="ablation", task=task, metric=experiment.task(task).metric)
     for name, changes, recipe_changes in _VARIANTS:
-        if "temperature" in changes and not experiment.task(task).answers.softens:
+        if "temperature" in changes and not get_kind(experiment.task(task).kind).training.supports_temperature:
             continue  # nothing would change
         distillation = Distillation.model_validate({**basis.model_dump(), **changes})
         student = recipe.model_copy(update=recipe_changes)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onetrunk.nn.encoder import Encoder
-from onetrunk.nn.fold import folded_state
-from onetrunk.nn.query import query_state
+from onetrunk.nn.fold import folded_state, query_state
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
@@ -93,7 +92,7 @@ def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, q
 
     Args:
         trunk: the trunk.
-        outputs: how many, or an output of a kind's own (``Kind.output``).
+        outputs: how many, or an output layer of a kind's own (``OutputSpec.build_layer``).
         tap: where it stands.
         layers: how many layers it has.
         query: what the last of them is computed for.

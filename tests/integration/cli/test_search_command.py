@@ -9,17 +9,18 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.study.trainings import run_ablation, run_grid, train_seeds
+from onetrunk.cli.old_spellings import new_spelling
 from onetrunk.cli.search_heads import search_heads
-from onetrunk.cli.train_head import new_spelling, train_head
+from onetrunk.cli.train_head import train_head
 from onetrunk.distill import pipeline
-from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.costs import CostTable
 from onetrunk.distill.jobs import Job, JobRunner
-from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, read_plan, write_plan
+from onetrunk.distill.plan_file import Floors, PlanCost, PlanFile, PlannedHead, Retention, read_plan, write_plan
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import load_trials
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.nn.whole import WholeModel
+from onetrunk.nn.whole_model import WholeModel
 from onetrunk.tasks import Recipe, load_task
 from onetrunk.training import loop
 from onetrunk.training.evaluation import Evaluation
@@ -86,7 +87,7 @@ def small_plan(folder, new_experiment, mood, second, tiny_trunk):
     plan = PlanFile(
         trunk=tiny_trunk.identity,
         floors=Floors(task=0.9, average=0.9),
-        kept=Kept(average=1, worst=1, worst_task="mood", meets_floor=True),
+        kept=Retention(average=1, worst=1, worst_task="mood", meets_floor=True),
         cost=PlanCost(machine="", threads=1, **ms),
         tasks={"mood": PlannedHead(tap=2, layers=1, score=student.score, full=0.9, run=student.key)},
     )
@@ -203,7 +204,7 @@ def test_plan_that_says_another_head_than_its_run_is_refused(invoke, folder, sma
     changed = plan.tasks["mood"].model_copy(update=change)
     write_plan(small_plan, plan.model_copy(update={"tasks": {"mood": changed}}))
     line = one_line(invoke("make", str(small_plan)))
-    assert f"its run {changed.run} in the plan is student training of task mood with tap 2, layers 1, query cls" in line
+    assert f"run {changed.run} is student training of task mood with tap 2, layers 1, query cls" in line
     assert not (folder / "heads").exists()
 
 
@@ -254,8 +255,8 @@ def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, messag
         ("--report --study s --tensorboard t", "search-heads report --study s --tensorboard t"),
         (
             "--search --tasks all --grid cola,rte --seeds 3 --jobs 2",
-            "search-heads run --tasks all --jobs 2 && python -m benchmarks.study seeds --tasks all --seeds 3 "
-            "&& python -m benchmarks.study grid --tasks cola,rte",
+            "search-heads run --tasks all --jobs 2 && python -m benchmarks.study seeds --tasks all --seeds 3 --jobs 2 "
+            "&& python -m benchmarks.study grid --tasks cola,rte --jobs 2",
         ),
         ("--search --ablation=cola cola", "search-heads run cola && python -m benchmarks.study ablation --tasks cola"),
     ],

@@ -22,8 +22,9 @@ from onetrunk.deploy import Deployer, proof
 from onetrunk.deploy import change as change_module
 from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.deploy.proof import ProofError
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.parity import ServedTask
+from onetrunk.deploy.rollout import Rollout
+from onetrunk.export.onnx_file import ServedHead
+from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.repository import BuildRequest, build_repository
@@ -104,7 +105,7 @@ def reference(tiny_trunk):
     def answers(folder):
         bundle = load_bundle(folder, any_folder=True)
         module = ServedHead(bundle.head(tiny_trunk), bundle.spec)
-        return reference_answers(tiny_trunk, ServedTask("", folder, bundle.spec, module), ROWS, 32)
+        return reference_answers(tiny_trunk, HeadFile("", folder, bundle.spec, module), ROWS, 32)
 
     return answers
 
@@ -248,7 +249,7 @@ def test_answers_that_are_wrong_after_the_switch_are_switched_back(live, reposit
 
     before, answers = chain(repository, "multitask"), ask("mood")["mood"]
     with monkeypatch.context() as patch:
-        patch.setattr(change_module.HeadChange, "_ask_again", wrong)
+        patch.setattr(Rollout, "_ask_again", wrong)
         with pytest.raises(OneTrunkError, match="answers something else; what was served before is served again"):
             live.deploy(bundle())
     assert chain(repository, "multitask") == before
@@ -334,8 +335,8 @@ def test_server_that_dies_in_the_middle_comes_back_with_the_new_head(
             psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
         return original(*args)
 
-    original = change_module.HeadChange._ask_again
-    monkeypatch.setattr(change_module.HeadChange, "_ask_again", die)
+    original = Rollout._ask_again
+    monkeypatch.setattr(Rollout, "_ask_again", die)
     live.deploy(new)
     assert killed
     assert near(ask("mood")["mood"], reference(new))

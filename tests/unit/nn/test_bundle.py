@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from onetrunk.nn.bundle import load_bundle, save_bundle
-from onetrunk.nn.card import card_text
+from onetrunk.nn.bundle import card_text, load_bundle, save_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.errors import UserError
@@ -93,7 +92,7 @@ def edit_weights(edit):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit_spec(kind="poetry"), "kind 'poetry' is not known; known are: classification, regression"),
+        (edit_spec(kind="poetry"), "kind 'poetry' is not known; allowed are classification, regression"),
         (edit_spec(labels=["one"]), "labels needs at least two"),
         (edit_spec(labels=["a", "a"]), "all different"),
         (edit_spec(labels=["a", "b\nc"]), "line break"),
