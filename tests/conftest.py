@@ -28,6 +28,7 @@ pytest_plugins = [
     "tests.fixtures.handmade_repository",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
+    "tests.fixtures.wheel",
 ]
 
 WORDS = """
