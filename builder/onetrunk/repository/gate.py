@@ -18,10 +18,10 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
+from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import metric_of
-from onetrunk.tasks.offsets import targets_of
 
 BUILD_REMEDY = (
     "keep a part in fp32, as by --precision trunk=fp32,heads=int8, or measure on all rows by --gate-rows 0, or allow "
