@@ -19,7 +19,7 @@ import click
 import numpy as np
 from torch import nn
 
-from onetrunk.distill.costs import measure_costs
+from onetrunk.distill.cost_measurement import measure_costs
 from onetrunk.distill.pipeline import make_plan, servable_options
 from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.planned_heads import make_head
