@@ -3,6 +3,7 @@
 # make bench  eight tasks beside single-task models, on this machine: about half an hour; PEERS=python of their environment
 # make speed  a small part of it, that fails when a ratio is lost
 # make lint   formatting, types, import contracts
+# make docs   the documentation site, in site/; a warning or a dead link fails
 # make clean  removes what make made
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test bench speed lint clean
+.PHONY: demo test bench speed lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.serving
@@ -31,6 +32,9 @@ speed: $(VENV)/.developing
 lint: $(VENV)/.developing
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
+docs: $(VENV)/.documenting
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else f"OneTrunk needs Python 3.10 to 3.12, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +47,10 @@ $(VENV)/.developing: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[builder,server,cpu,bench,dev]'
 	@touch $(VENV)/.serving $@
 
+$(VENV)/.documenting: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) dist site
 	git clean -fdXq model_repository

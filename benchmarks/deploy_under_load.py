@@ -28,16 +28,16 @@ import click
 import numpy as np
 import torch
 
-from onetrunk.deploy.deployer import Deployer
-from onetrunk.deploy.live_server import LiveServer
-from onetrunk.deploy.reference import reference_answers
+from onetrunk.admin import AdminClient
+from onetrunk.deploy import Deployer
+from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.export.modules import ServedHead
-from onetrunk.export.names import head_name
 from onetrunk.export.parity import ServedTask
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.repository.build import build_repository
+from onetrunk.protocol.names import head_name
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import find_bundles
 
@@ -164,7 +164,7 @@ def run(work: Path, key: str, heads: Path, additions: int, updates: int, rollbac
     """Everything, in a folder of its own."""
     trunk = load_trunk()
     repository = work / "model_repository"
-    build_repository(repository, heads=heads)
+    build_repository(BuildRequest(output=repository, heads=heads))
     references, bundles = variants(trunk, heads, work, max(updates, 7), additions)
     spans, seconds = [], defaultdict(list)
     context = multiprocessing.get_context("spawn")
@@ -219,7 +219,7 @@ def first_answers(url, repository, deployer, bundles, references):
         moment = []
 
         def watch():
-            with LiveServer(url) as server:
+            with AdminClient(url) as server:
                 wanted = references["rte"][version][rows[row]]
                 while not seen.is_set():
                     if np.abs(server.ask("multitask", [row], ["rte"])["rte"][0] - wanted).max() <= TOLERANCE:

@@ -25,12 +25,12 @@ import numpy as np
 import onnxruntime
 import tokenizers
 
-from onetrunk.export.names import Segment
 from onetrunk.export.onnx_file import export_segment
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
 from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol import __version__
+from onetrunk.protocol.names import Segment
 from onetrunk.repository.bucket_choice import choose_buckets, padding_share
 from onetrunk.repository.buckets import buckets_up_to
 from onetrunk.repository.configs import MAX_BATCH_SIZE

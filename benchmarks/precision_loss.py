@@ -12,11 +12,15 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.compare.result import describe_machine
 from onetrunk.export.precision import parse_precision
-from onetrunk.repository.build import BuildReport, build_repository
+from onetrunk.protocol.manifest import GateResult
+from onetrunk.repository import BuildReport, BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,12 +35,16 @@ def measure(precision: str, folder: Path) -> BuildReport:
         max_loss=100, rows=PRECISIONS[precision], task_dir=ROOT / "tasks", data_root=Path(data) if data else None
     )
     return build_repository(
-        folder / "repository",
-        heads=ROOT / "heads",
-        precision=parse_precision(precision),
-        gate=gate,
+        BuildRequest(
+            output=folder / "repository", heads=ROOT / "heads", precision=parse_precision(precision), gate=gate
+        ),
         progress=lambda what, done, total: print(f"{precision}: {what} {done}/{total}", file=sys.stderr, end="\r"),
     )
+
+
+def greatest_loss(results: Mapping[str, GateResult]) -> float:
+    """Return the greatest loss of a task in points; NaN if any is NaN, which max() could lose."""
+    return float(np.max([result.loss for result in results.values()]))
 
 
 def main() -> None:
@@ -61,7 +69,7 @@ def main() -> None:
             for task, one in sorted(results.items()):
                 scores = f"{100 * one.fp32:.2f} | {100 * one.reduced:.2f} | {one.loss:+.2f}"
                 lines.append(f"| {precision} | {task} | {one.metric} | {one.rows:,} | {scores} |")
-            losses[precision] = max(result.loss for result in results.values())
+            losses[precision] = greatest_loss(results)
             # Written after each: the later ones take minutes.
             (options.output / "precision.md").write_text("\n".join(lines) + "\n")
             figures = {"int8_metric_loss": losses["int8"], "losses": losses, "machine": machine}

@@ -38,6 +38,11 @@ def _ratio(measured: dict[str, Measured], one: str, other: str) -> float:
     )
 
 
+def is_lost(found: float, bound: float) -> bool:
+    """Return whether a ratio misses its bound. NaN does."""
+    return not found <= bound
+
+
 def main() -> None:
     """Measures, prints the ratios, and fails where one is lost."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
@@ -61,8 +66,8 @@ def main() -> None:
     for what, ratio, bound in BOUNDS:
         found = ratio(measured)
         judged = integers or "int8" not in what
-        lost = lost or (judged and found > bound)
-        state = "LOST" if found > bound else "ok"
+        lost = lost or (judged and is_lost(found, bound))
+        state = "LOST" if is_lost(found, bound) else "ok"
         print(f"{state if judged else 'open':5}{found:5.2f}  (at most {bound:.2f})  {what}")
     sys.exit(1 if lost else 0)
 

@@ -26,6 +26,7 @@ from onetrunk.distill.depths import search_task
 from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.planned import make_plan, servable_options
 from onetrunk.distill.settings import SearchSettings
+from onetrunk.files import atomic_write_text
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.tasks import Task, load_task
 from onetrunk.tasks.metrics import measure
@@ -34,7 +35,6 @@ from onetrunk.training.evaluation import raw_outputs
 from onetrunk.training.execute import find_run, fine_tuned, trained_head
 from onetrunk.training.objective import output_of
 from onetrunk.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
-from onetrunk.whole_file import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "slu/snips/test.jsonl.gz"
@@ -204,10 +204,10 @@ def main(study: Path, heads: Path, data: Path | None) -> None:
         for split, asked in benches.items():
             found[name, "head" if stands else "full", split] = answer(model, asked, bench.task(name), tap)
     compared = compare(found)
-    write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
+    atomic_write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
     train, dev = (len(bench.examples(INTENT, split)) for split in SPLITS)
     rows = (train, dev, len(benches["test"].examples(INTENT, "dev")))
-    write_text(study / "README.md", page(compared, where, rows))
+    atomic_write_text(study / "README.md", page(compared, where, rows))
     click.echo(f"\n{study / 'README.md'}")
 
 

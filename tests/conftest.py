@@ -1,4 +1,8 @@
-"""Fixtures that all packages' tests share: a tiny random trunk, so that no test needs a hub."""
+"""Set up every test: the environment, the tiers' markers, and a tiny random trunk, so that no test needs a hub.
+
+The tests lie in three tiers. ``unit`` runs in process and is fast; ``integration`` trains, builds and starts
+subprocesses; ``triton`` starts a real Triton. Fixtures that several folders share are plugins in ``tests/fixtures``.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+pytest_plugins = [
+    "tests.fixtures.compose",
+    "tests.fixtures.deploying",
+    "tests.fixtures.fake_triton",
+    "tests.fixtures.gate",
+    "tests.fixtures.handmade_repository",
+    "tests.fixtures.python_model",
+    "tests.fixtures.tasks",
+]
 
 WORDS = """
 a the is was very good bad film play music song please turn on off light red blue who what when where
@@ -151,10 +165,10 @@ def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tm
 @pytest.fixture(scope="session")
 def tiny_repository(tiny_heads: Path, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What build-repo makes of the tiny heads; tests that write into it take a copy."""
-    from onetrunk.repository.build import build_repository
+    from onetrunk.repository import BuildRequest, build_repository
 
     output = tmp_path_factory.mktemp("built") / "model_repository"
-    build_repository(output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(BuildRequest(output=output, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32))
     return output
 
 
@@ -174,3 +188,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--renew-golden", action="store_true", help="write the golden files anew from what is generated now"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with the tier whose folder it lies in."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(getattr(pytest.mark, tier))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,13 +142,16 @@ def _all_vs_eight(precision: str, cpu: bool = False) -> _Measure:
 
 
 def _vs_best_peer(results: Results, folder: Path) -> Value:
-    """The least ratio over all peers, lengths and concurrencies: above 1, ours is ahead everywhere."""
+    """Return the lowest ratio over all peers, lengths and concurrencies; NaN counts as the lowest.
+
+    Above 1, OneTrunk is ahead everywhere.
+    """
     result = results["peers"]
     pairs = [(beside(result, point), point) for point in result.points]
     found = [ratios(ours.measured, point.measured) for ours, point in pairs if ours is not None]
     if not found:
         raise KeyError("peers")
-    return min(found)
+    return min(found, key=lambda value: (not math.isnan(value[0]), value))
 
 
 def _number(file: str, key: str) -> _Measure:

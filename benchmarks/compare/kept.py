@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from onetrunk.digest import sha256_file
-from onetrunk.whole_file import writing
+from onetrunk.files import sha256_file, translate_os_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of what is kept, all that the content of a file depends on; the default trunk's own files are named by their SHA-256
@@ -27,7 +26,7 @@ def kept_folder(work: Path, root: Path = ROOT) -> Path:
         OneTrunkError: it cannot be made, or an older one cannot be deleted.
     """
     folder = work / f"made_{_key(root)}"
-    with writing(folder):
+    with translate_os_errors(folder):
         if not folder.exists():
             for older in work.glob(f"made_{'[0-9a-f]' * 12}"):
                 shutil.rmtree(older)
@@ -42,10 +41,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     A folder that is there is whole, then, whatever ended its maker.
 
     Raises:
-        OneTrunkError: see ``writing``.
+        OneTrunkError: see ``translate_os_errors``.
     """
     aside = folder.with_name(f".{folder.name}.part")
-    with writing(folder):
+    with translate_os_errors(folder):
         # What is left of a maker that was ended.
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)

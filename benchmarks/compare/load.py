@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.peers.peer import HttpRequest
-from onetrunk.client.errors import ServerError
+from onetrunk.protocol.errors import ServerError
 
 # No request of a comparison takes this long on a server that is well.
 TIMEOUT_S = 120.0

@@ -11,8 +11,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.export.merged import merge_models
+from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.configs import config_text
-from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
 
 _TRUNK = "trunk_whole"
 

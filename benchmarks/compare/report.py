@@ -11,7 +11,7 @@ from benchmarks.compare.goals import Goal, beside, find_goals
 from benchmarks.compare.measure import ratios
 from benchmarks.compare.plots import plot_lengths, plot_systems, plot_tasks
 from benchmarks.compare.result import Point, Result, load_result
-from onetrunk.whole_file import write_text
+from onetrunk.files import atomic_write_text
 
 # What the rows of a scenario are compared with.
 _VERSIONS = ("onnxruntime", "nvidia-pytriton")
@@ -33,13 +33,13 @@ def write_report(folder: Path) -> list[Goal]:
     results = load_results(folder)
     goals = find_goals(results, folder)
     summary = {goal.name: round(goal.value[0], 4) for goal in goals if goal.value is not None}
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    atomic_write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     plots = []
     for name, plot in (("base", plot_systems), ("tasks", plot_tasks), ("lengths", plot_lengths)):
         if name in results:
             plot(results[name], folder / f"{name}.png")
             plots.append(name)
-    write_text(folder / "README.md", "\n".join(_readme(results, goals, plots)) + "\n")
+    atomic_write_text(folder / "README.md", "\n".join(_readme(results, goals, plots)) + "\n")
     return goals
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from benchmarks.compare.measure import Measured, Sample
+from onetrunk.files import atomic_write_text
 from onetrunk.machine import processor_model, usable_cores
-from onetrunk.whole_file import write_text
 
 _PACKAGES = ("onetrunk", "onnxruntime", "torch", "transformers", "nvidia-pytriton", "tritonclient")
 
@@ -75,7 +75,7 @@ class Result:
         """Writes ``<name>.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        atomic_write_text(path, json.dumps(asdict(self), indent=1) + "\n")
         return path
 
 

@@ -20,8 +20,8 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.peers import PEERS, running_peer
 from onetrunk.export.precision import parse_precision
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress
-from onetrunk.repository.build import build_repository
+from onetrunk.progress import ProgressCallback
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks.head_spec import find_bundles, read_spec
 
@@ -53,7 +53,7 @@ class Bench:
         repeats: how often each is measured.
         cores: how many this machine has.
         peers: the Python of the peers' virtual environment; None leaves them out.
-        progress: see Progress.
+        progress: see ProgressCallback.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Bench:
     repeats: int
     cores: int
     peers: Path | None
-    progress: Progress
+    progress: ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,18 @@ class Ours:
         what += "" if precision == "fp32" else f" --precision {precision}"
         folder = self.bench.folder / "repositories" / self.shape.name / f"{_slug(name)}_{self.max_length}"
         build_repository(
-            folder,
-            heads=self.shape.heads,
-            tasks=self.shape.tasks,
-            trunk=self.shape.trunk,
-            max_length=self.max_length,
-            group_heads=grouped,
-            tune="throughput" if grouped else None,
-            precision=parse_precision(precision),
-            # What a random head loses says nothing; what the shipped ones lose, benchmarks/precision_loss.py measures.
-            gate=GateSettings(on=False),
+            BuildRequest(
+                output=folder,
+                heads=self.shape.heads,
+                tasks=self.shape.tasks,
+                trunk=self.shape.trunk,
+                max_length=self.max_length,
+                group_heads=grouped,
+                tune="throughput" if grouped else None,
+                precision=parse_precision(precision),
+                # The loss of a random head means nothing; benchmarks/precision_loss.py measures the shipped ones.
+                gate=GateSettings(on=False),
+            ),
             progress=self.bench.progress,
         )
         return TritonSystem(name, f"build-repo, {what}", folder, self.tasks)

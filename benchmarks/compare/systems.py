@@ -19,8 +19,8 @@ from benchmarks.compare.whole_models import (
     write_repository,
 )
 from benchmarks.peers.peer import HttpRequest
-from onetrunk.export.names import Segment, segment_named
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import Segment, segment_named
 from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import read_spec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,27 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.distill.sessions import untrained_head
 from onetrunk.export.merged import merge_models
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, hidden_name
 from onetrunk.export.onnx_file import export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
+from onetrunk.files import atomic_write
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    HIDDEN_STATE,
+    INPUT_IDS,
+    MULTITASK,
+    MULTITASK_TOKENS,
+    ONETRUNK_PARAMETER,
+    PADDED,
+    TOKEN_TYPE_IDS,
+    TOKENIZER,
+    Segment,
+    hidden_name,
+)
+from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import buckets_up_to
-from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKENIZER, config_text, tokenizer_config
-from onetrunk.repository.ensemble import MULTITASK, MULTITASK_TOKENS
-from onetrunk.repository.plan import tokenizer_files
-from onetrunk.whole_file import written_whole
+from onetrunk.repository.configs import MAX_BATCH_SIZE, config_text, parameters_of, tokenizer_config
 
 TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
@@ -55,7 +66,7 @@ def single_file(trunk: Trunk, task: str, file: Path) -> None:
     if file.exists():
         return
     head, spec = untrained_head(trunk, tap=0, layers=trunk.depth, task=task)
-    with written_whole(file) as aside:
+    with atomic_write(file) as aside:
         export_single(trunk, head, spec, aside, get_release(DEFAULT_RELEASE))
 
 
@@ -115,7 +126,7 @@ def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], m
 
 def _save(model: onnx.ModelProto, file: Path) -> None:
     # Into a new file: repositories have links to the one that is there, and it must not change under them.
-    with written_whole(file) as aside:
+    with atomic_write(file) as aside:
         onnx.save(model, aside)
 
 
@@ -159,8 +170,17 @@ def _ensemble(name: str, trunk: Trunk, tokenizer: pb.ModelConfig, models: Sequen
         for task, size in model.outputs.items():
             step.output_map[task] = task
             config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[size]))
-            tasks[task] = {"kind": "classification", "form": "single", "labels": None, "range": None}
-    config.parameters["onetrunk"].string_value = json.dumps({"schema": 1, "trunk": trunk.identity, "tasks": tasks})
+            tasks[task] = TaskInfo(
+                name=task, kind="classification", form="single", metric="accuracy", tap=0, layers=1, version=1
+            )
+    settings = parameters_of(tokenizer)
+    info = EnsembleInfo(
+        trunk=trunk.identity,
+        max_length=int(settings["max_length"]),
+        buckets=tuple(int(bucket) for bucket in settings["buckets"].split(",")),
+        tasks=tasks,
+    )
+    config.parameters[ONETRUNK_PARAMETER].string_value = info.text()
     return config
 
 

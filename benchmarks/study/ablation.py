@@ -6,7 +6,7 @@ from typing import Any
 
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Trials, as_trial, load_trials, save_trials
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import Distillation, RunSpec
@@ -32,7 +32,7 @@ _VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 )
 
 
-def run_ablation(name: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def run_ablation(name: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
     """Trains the variants on one task's best teacher, and writes that down as ``<task>.ablation.json``.
 
     Raises:

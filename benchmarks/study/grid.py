@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Trial, Trials, as_trial, save_trials
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import RunSpec
 from onetrunk.training.workbench import Workbench
 
 
-def run_grid(name: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def run_grid(name: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
     """Trains a teacher on every tap to its end, and writes that down as ``<task>.grid.json``.
 
     Runs that the search has done already are not done again, but count with their whole cost.

@@ -12,7 +12,7 @@ from benchmarks.study.plots.frontier_plot import FRONTIER_PLOT, draw_frontier
 from benchmarks.study.readme import readme
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.summary import Summary
-from onetrunk.whole_file import write_text
+from onetrunk.files import atomic_write_text
 
 
 def write_quality_report(folder: Path, *, tensorboard: Path | None = None) -> list[Path]:
@@ -34,8 +34,8 @@ def write_quality_report(folder: Path, *, tensorboard: Path | None = None) -> li
     summary = Summary.of(study)
     plots = _draw(summary)
     summary_path, readme_path = folder / "summary.json", folder / "README.md"
-    write_text(summary_path, json.dumps(summary.as_values(), indent=2) + "\n")
-    write_text(readme_path, readme(summary, [path.name for path in plots], _command(folder)))
+    atomic_write_text(summary_path, json.dumps(summary.as_values(), indent=2) + "\n")
+    atomic_write_text(readme_path, readme(summary, [path.name for path in plots], _command(folder)))
     events = write_events(study.records.values(), tensorboard) if tensorboard else []
     return [summary_path, readme_path, *plots, *events]
 

@@ -19,13 +19,13 @@ from onetrunk.distill.sessions import (
     versions,
 )
 from onetrunk.distill.spread import Spread
-from onetrunk.export.names import HIDDEN_STATE, cut_trunk, hidden_name
+from onetrunk.files import atomic_write_text
 from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.head_spec import Query
-from onetrunk.whole_file import write_text
+from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import HIDDEN_STATE, cut_trunk, hidden_name
 
 
 class ShareRow(BaseModel):
@@ -96,7 +96,7 @@ class ShareReport(BaseModel):
 
     def write(self, path: Path) -> None:
         """Writes JSON, whole or not at all. Raises UserError where that fails."""
-        write_text(path, self.model_dump_json(indent=2) + "\n")
+        atomic_write_text(path, self.model_dump_json(indent=2) + "\n")
 
 
 def measure_share(
@@ -107,7 +107,7 @@ def measure_share(
     batch_size: Sequence[int] = (1, 8),
     threads: int = 1,
     repeats: int = 30,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> ShareReport:
     """Runs a plan's models, as they would be served, against single-task models, in turn on the same token batches.
 

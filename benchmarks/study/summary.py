@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -51,7 +52,7 @@ class Summary:
         """Mean score over mean score of full fine-tuning; None until every task of the plan has both."""
         full = [result.full.mean for result in self.results if result.full]
         students = [result.student.mean for result in self.results if result.student]
-        if not self.results or not len(full) == len(students) == len(self.results) or fmean(full) <= 0:
+        if not self.results or not len(full) == len(students) == len(self.results) or not fmean(full) > 0:
             return None
         return fmean(students) / fmean(full)
 
@@ -61,7 +62,8 @@ class Summary:
         kept = {result.task: result.retention for result in self.results if result.retention is not None}
         if not self.results or len(kept) < len(self.results):
             return None
-        return min(self.results, key=lambda result: kept[result.task])
+        # NaN is worse than any number, and min() alone would lose it.
+        return min(self.results, key=lambda result: (not math.isnan(kept[result.task]), kept[result.task]))
 
     @property
     def retention_min(self) -> float | None:

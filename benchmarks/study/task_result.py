@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.seed_scores import SeedScores
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 from onetrunk.training.run_spec import RunSpec
 
 
@@ -60,7 +60,7 @@ class TaskResult:
     @property
     def retention(self) -> float | None:
         """What the chosen head keeps of full fine-tuning; None also where that scores nothing to keep."""
-        if self.full is None or self.student is None or self.full.mean <= 0:
+        if self.full is None or self.student is None or not self.full.mean > 0:
             return None
         return self.student.mean / self.full.mean
 

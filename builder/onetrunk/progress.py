@@ -1,12 +1,12 @@
-"""How long work says how far it is."""
+"""The callback through which long-running work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is in all."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Says nothing."""
+    """Report nothing."""

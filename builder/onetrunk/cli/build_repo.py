@@ -19,9 +19,8 @@ from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_opt
 from onetrunk.protocol.errors import OneTrunkError
 
 if TYPE_CHECKING:
-    from onetrunk.repository.build import BuildReport
-    from onetrunk.repository.gate_result import GateResult
-    from onetrunk.repository.placement import Device
+    from onetrunk.protocol.manifest import Device, GateResult
+    from onetrunk.repository import BuildReport
     from onetrunk.repository.thread_choice import Goal
 
 _EPILOG = """\b
@@ -154,24 +153,26 @@ def build_repo(
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
-            from onetrunk.repository.build import build_repository
+            from onetrunk.repository import BuildRequest, build_repository
             from onetrunk.repository.gate_settings import GateSettings
             from onetrunk.repository.padding import BucketWish
 
             report = build_repository(
-                output,
-                heads=heads,
-                tasks=names,
-                trunk=trunk,
-                max_length=max_length,
-                buckets=BucketWish(**wish, task_dir=task_dir, data_root=data),
-                triton_release=triton_release,
-                group_heads=group_heads,
-                precision=wanted,
-                gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
-                tune=tune,
-                device=device,
-                dry_run=dry_run,
+                BuildRequest(
+                    output=output,
+                    heads=heads,
+                    tasks=names,
+                    trunk=trunk,
+                    max_length=max_length,
+                    buckets=BucketWish(**wish, task_dir=task_dir, data_root=data),
+                    triton_release=triton_release,
+                    group_heads=group_heads,
+                    precision=wanted,
+                    gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
+                    tune=tune,
+                    device=device,
+                    dry_run=dry_run,
+                ),
                 progress=progress,
             )
     if as_json:

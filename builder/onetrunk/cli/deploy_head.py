@@ -14,12 +14,14 @@ from rich.table import Table
 
 from onetrunk.cli.console import errors_end_command, progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.protocol.errors import UserError
 
 if TYPE_CHECKING:
+    from onetrunk.deploy import Deployer
     from onetrunk.deploy.comparison import Comparison
-    from onetrunk.deploy.deployer import Deployer
-    from onetrunk.deploy.listing import ListedTask
-    from onetrunk.deploy.report import DeploymentReport
+    from onetrunk.deploy.deployer import DeploymentReport
+    from onetrunk.deploy.history import ListedTask
+    from onetrunk.deploy.operations import Operation
 
 _EPILOG = """\b
 Examples:
@@ -66,6 +68,8 @@ _ACTIONS = (
     "sync",
     "log",
 )
+# Option -> the actions to which it belongs.
+_OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote", "discard", "log")}
 
 
 @click.command(epilog=_EPILOG)
@@ -117,15 +121,17 @@ def deploy_head(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Changes what a running server serves, one head at a time, without a failed request.
+    """Change what a running server serves, one head at a time, without a failed request.
 
-    BUNDLE is a folder that train-head wrote, or one with a head.onnx and a head.toml of somebody else's.
+    BUNDLE is a folder that train-head wrote, or one with a head.onnx and a head.toml from elsewhere.
     It is exported, checked against torch, loaded, proved under another name, and only then switched to.
     The version before stays loaded, for --rollback.
     """
+    asked = {name.rstrip("_"): value for name, value in asked.items()}
     with errors_end_command():
-        action = _action({name.rstrip("_"): value for name, value in asked.items()}, dry_run)
-        from onetrunk.deploy.deployer import Deployer
+        action = _chosen_action(asked, dry_run)
+        # Imported here: --help and a mistyped option need none of it.
+        from onetrunk.deploy import Deployer
         from onetrunk.repository.gate_settings import GateWish
 
         gate = GateWish(max_loss, task_dir, data)
@@ -134,21 +140,23 @@ def deploy_head(
             progress_line() as progress,
             Deployer(repository, url=place, trunk=trunk, wait_s=wait, gate=gate, progress=progress) as deployer,
         ):
-            result = action(deployer)
+            result = _carry_out(action, asked, deployer, dry_run)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=2))
     else:
         _show(result, dry_run)
-    if asked["verify"] and not result and not as_json:
+    if action == "verify" and not result and not as_json:
         click.echo("manifest and disk agree" if offline else "manifest, disk and server agree")
-    if asked["verify"] and result:
+    if action == "verify" and result:
         raise SystemExit(1)
 
 
-def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
-    """The one thing that was asked for. Raises UserError where it is none, several, or one with a stray option."""
-    from onetrunk.protocol.errors import UserError
+def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
+    """Return the one action that was asked for.
 
+    Raises:
+        UserError: None was asked for, or several, or one with an option that belongs to another.
+    """
     chosen = [name for name in _ACTIONS if asked[name]]
     if chosen == ["candidate", "compare"]:
         chosen = ["compare"]
@@ -156,11 +164,7 @@ def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
         found = " and ".join("a bundle" if name == "bundle" else f"--{name}" for name in chosen) or "nothing to do"
         raise UserError(f"{found}: give one bundle, or one of {', '.join(f'--{name}' for name in _ACTIONS[1:])}")
     (name,) = chosen
-    for option, owners in {
-        "to": ("rollback",),
-        "keep": ("prune",),
-        "task": ("compare", "promote", "discard", "log"),
-    }.items():
+    for option, owners in _OWNERS.items():
         if asked[option] is not None and name not in owners:
             raise UserError(f"--{option} goes with {' or '.join(f'--{owner}' for owner in owners)} only")
     if asked["bundle"] is None and asked["candidate"] is None:
@@ -169,27 +173,39 @@ def _action(asked: dict[str, Any], dry_run: bool) -> Callable[[Deployer], Any]:
                 raise UserError(f"--{option.replace('_', '-')} is for a head that comes in: a bundle, or --candidate")
     if dry_run and name in ("compare", "list", "verify", "sync", "log"):
         raise UserError(f"--{name} has no --dry-run")
-    task = asked["task"]
+    return name
 
-    def compare(deployer: Deployer) -> Comparison:
+
+def _carry_out(action: str, asked: dict[str, Any], deployer: Deployer, dry_run: bool) -> Any:
+    """Return a report, a comparison, or a list to show."""
+    task = asked["task"]
+    if action == "compare":
         tried = deployer.candidate(asked["candidate"]).task if asked["candidate"] else task
         return deployer.compare(asked["compare"], tried)
+    if action == "list":
+        return deployer.tasks()
+    if action == "verify":
+        return deployer.verify()
+    if action == "sync":
+        return deployer.sync()
+    if action == "log":
+        return [entry for entry in deployer.history.entries() if task in (None, entry.get("task"))]
+    return deployer.run(_operation(action, asked), dry_run=dry_run)
 
-    actions: dict[str, Callable[[Deployer], Any]] = {
-        "bundle": lambda deployer: deployer.deploy(asked["bundle"], only_try=dry_run),
-        "candidate": lambda deployer: deployer.candidate(asked["candidate"], only_try=dry_run),
-        "compare": compare,
-        "promote": lambda deployer: deployer.promote(task, only_try=dry_run),
-        "discard": lambda deployer: deployer.discard(task, only_try=dry_run),
-        "remove": lambda deployer: deployer.remove(asked["remove"], only_try=dry_run),
-        "rollback": lambda deployer: deployer.rollback(asked["rollback"], asked["to"], only_try=dry_run),
-        "list": lambda deployer: deployer.tasks(),
-        "prune": lambda deployer: deployer.prune(asked["keep"] or 2, only_try=dry_run),
-        "verify": lambda deployer: deployer.verify(),
-        "sync": lambda deployer: deployer.sync(),
-        "log": lambda deployer: [e for e in deployer.history.entries() if task in (None, e.get("task"))],
+
+def _operation(action: str, asked: dict[str, Any]) -> Operation:
+    from onetrunk.deploy.operations import Candidate, Deploy, Discard, Promote, Prune, Remove, Rollback
+
+    operations: dict[str, Callable[[], Operation]] = {
+        "bundle": lambda: Deploy(asked["bundle"]),
+        "candidate": lambda: Candidate(asked["candidate"]),
+        "promote": lambda: Promote(asked["task"]),
+        "discard": lambda: Discard(asked["task"]),
+        "remove": lambda: Remove(asked["remove"]),
+        "rollback": lambda: Rollback(asked["rollback"], asked["to"]),
+        "prune": lambda: Prune(asked["keep"] or 2),
     }
-    return actions[name]
+    return operations[action]()
 
 
 def _plain(result: Any) -> Any:
@@ -200,7 +216,7 @@ def _plain(result: Any) -> Any:
 
 def _show(result: Any, dry_run: bool) -> None:
     from onetrunk.deploy.comparison import Comparison
-    from onetrunk.deploy.report import DeploymentReport
+    from onetrunk.deploy.deployer import DeploymentReport
 
     if isinstance(result, DeploymentReport):
         _show_report(result, dry_run)

@@ -20,7 +20,7 @@ from onetrunk.cli.data_options import data_option, task_dir_option
 from onetrunk.cli.search_options import search_options
 
 if TYPE_CHECKING:
-    from onetrunk.progress import Progress as Told
+    from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Recipe, Task
     from onetrunk.training import TrainResult
     from onetrunk.training.workbench import BenchSettings
@@ -174,7 +174,7 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
             else:
                 loaded = load_trunk(trunk)
 
-                def make(task: Task, progress: Told) -> TrainResult:
+                def make(task: Task, progress: ProgressCallback) -> TrainResult:
                     return train(
                         task,
                         loaded,
@@ -203,7 +203,7 @@ def _train(chosen: list[Task], trunk: str | None, plan_path: Path | None, option
 
 def _plan_maker(
     plan_path: Path, chosen: list[Task], trunk: str | None, options: dict[str, Any]
-) -> Callable[[Task, Told], TrainResult]:
+) -> Callable[[Task, ProgressCallback], TrainResult]:
     from onetrunk.distill.bundles import carry_out, planned_length
     from onetrunk.distill.plan_file import read_plan
     from onetrunk.training.workbench import open_workbench

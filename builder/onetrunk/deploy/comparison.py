@@ -1,4 +1,4 @@
-"""A candidate beside the live head, on a user's own texts: agreement, metric, latency."""
+"""Comparing a candidate with the live head on a user's own texts: agreement, metric, latency."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from onetrunk.deploy.live_server import LiveServer, Row
-from onetrunk.progress import Progress, silent
+from onetrunk.admin import AdminClient, Row
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository.contents import Contents, candidate_output
-from onetrunk.repository.ensemble import candidate_name
+from onetrunk.protocol.names import candidate_ensemble, candidate_output
+from onetrunk.repository.state import RepositoryState
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import stack_rows
@@ -32,25 +32,25 @@ _LABEL = ("label", "score", "tags", "labels")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing came to. ``live`` values are None where the task is not served yet.
+    """A candidate compared with the live head. ``live`` values are None if the task is not served yet.
 
     Attributes:
-        task: the task.
-        live_version: the version that is served.
-        candidate_version: the candidate's.
-        rows: texts.
-        labelled: those with a label.
-        agreement: how far both agree, as ``agreement_is`` says; None where there is no saying.
+        task: The task.
+        live_version: The version that is served.
+        candidate_version: The candidate's version.
+        rows: The number of texts.
+        labelled: The number of texts with a label.
+        agreement: How far both agree, as ``agreement_is`` says; None if that is undefined.
         agreement_is: ``share`` of texts with the same answer, or ``correlation`` of the numbers.
-        mean_difference: mean distance of the scores.
-        metric: the metric's name.
-        live_score: the live head's on the labelled texts; None where there are none.
-        candidate_score: the candidate's.
-        live_p50_ms: median time of a request for one text.
-        candidate_p50_ms: the candidate's.
-        live_p99_ms: 99th percentile.
-        candidate_p99_ms: the candidate's.
-        disagreements: the texts on which they differ most, with both answers.
+        mean_difference: The mean distance of the scores.
+        metric: The metric's name.
+        live_score: The live head's score on the labelled texts; None if there are none.
+        candidate_score: The candidate's score.
+        live_p50_ms: The median time of a request for one text.
+        candidate_p50_ms: The candidate's.
+        live_p99_ms: The 99th percentile of that time.
+        candidate_p99_ms: The candidate's.
+        disagreements: The texts on which they differ most, with both answers.
     """
 
     task: str
@@ -78,33 +78,33 @@ class _Texts:
 
 
 def compare(
-    contents: Contents,
-    server: LiveServer,
+    state: RepositoryState,
+    server: AdminClient,
     task: str,
     file: Path,
     tokenizer: Path,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     most_timed: int = 200,
 ) -> Comparison:
-    """Asks the live head and the candidate about the same texts. The live ensembles are not touched.
+    """Ask the live head and the candidate about the same texts. The live ensembles are not touched.
 
     Args:
-        contents: what the repository serves.
-        server: the server.
-        task: a task that has a candidate.
-        file: texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` where it is known.
-        tokenizer: the tokenizer.json that is served, by which labels of words are put on tokens.
-        progress: see Progress.
-        most_timed: on how many texts latency is measured, one request at a time, both in turn.
+        state: The repository's state.
+        server: The server on the repository.
+        task: A task that has a candidate.
+        file: Texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` if it is known.
+        tokenizer: The ``tokenizer.json`` that is served, by which labels of words are put on tokens.
+        progress: Called as texts are asked about.
+        most_timed: The number of texts on which latency is measured, one request at a time, both heads in turn.
 
     Raises:
-        UserError: the file has no texts, or a label that the task has not.
-        OneTrunkError: the server does not answer.
+        UserError: The file has no texts, or a label that the task does not have.
+        OneTrunkError: The server does not answer.
     """
-    head = contents.heads[task]
+    head = state.heads[task]
     if head.candidate is None:
         raise UserError(f"task {task} has no candidate")
-    spec, ensemble = head.specs[head.candidate], candidate_name(task)
+    spec, ensemble = head.spec(head.candidate), candidate_ensemble(task)
     texts = _read(file, spec)
     outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
     answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}  # a row each
@@ -116,7 +116,7 @@ def compare(
     scores = {output: stack_rows(rows) for output, rows in answers.items()}
     times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
     new, old = scores[candidate_output(task)], scores.get(task)
-    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec, tokenizer)
+    kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec, tokenizer, state.max_length)
     return Comparison(
         task=task,
         live_version=head.served,
@@ -165,8 +165,14 @@ def _field(values: dict[str, object], names: Sequence[str]) -> object:
     return next((values[name] for name in names if values.get(name) not in (None, "")), None)
 
 
-def _targets(file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path) -> tuple[NDArray[Any], list[int]]:
-    """The targets of the rows that have a label, and which these are."""
+def _targets(
+    file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path, max_length: int
+) -> tuple[NDArray[Any], list[int]]:
+    """Return the targets of the rows that have a label, and the numbers of these rows.
+
+    Texts are truncated at the served ``max_length``, not at that of the head's training: the answers are about what the
+    server reads.
+    """
     kind, known, encoded = get_kind(spec.kind), [], []
     for row, label in enumerate(texts.labels):
         if label is None:
@@ -178,7 +184,7 @@ def _targets(file: Path, texts: _Texts, spec: HeadSpec, tokenizer: Path) -> tupl
         known.append(row)
     rows = [texts.rows[row][0] for row in known]
     reader = partial(Tokenizer.from_file, str(tokenizer))
-    return targets_of(kind, encoded, spec, rows, reader, spec.max_length), known
+    return targets_of(kind, encoded, spec, rows, reader, max_length), known
 
 
 def _disagreements(
@@ -193,9 +199,9 @@ def _disagreements(
 
 
 def _latencies(
-    server: LiveServer, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: Progress
+    server: AdminClient, ensemble: str, rows: Sequence[Row], outputs: Sequence[str], progress: ProgressCallback
 ) -> dict[str, list[float]]:
-    """Seconds of requests for one text and one output, the outputs in turn, so that both meet the same machine."""
+    """Return output -> seconds of requests for one text. The outputs take turns, so that both meet the same machine."""
     times: dict[str, list[float]] = {output: [] for output in outputs}
     for done, row in enumerate(rows):
         progress("timing both", done, len(rows))

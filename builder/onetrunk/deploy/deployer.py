@@ -1,59 +1,84 @@
-"""`Deployer`: every change of a served repository, from Python."""
+"""``Deployer``: every change of a served repository, from Python."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onetrunk.deploy.change import Change, carry_out, clear_candidates
-from onetrunk.deploy.history import History
-from onetrunk.deploy.listing import ListedTask, list_tasks
-from onetrunk.deploy.live_server import ADMIN_KEY_VARIABLE, LiveServer
-from onetrunk.deploy.report import DeploymentReport, dry_run
-from onetrunk.deploy.synchrony import synchronise
-from onetrunk.deploy.transitions import (
-    check_meaning,
-    cut_for,
-    earlier_version,
-    known_head,
-    pruned,
-    served_now,
-    tried_head,
-    with_version,
+from onetrunk.admin import AdminClient
+from onetrunk.deploy.change import clear_ended_candidates
+from onetrunk.deploy.history import History, ListedTask, list_tasks
+from onetrunk.deploy.operations import (
+    Candidate,
+    Context,
+    Deploy,
+    Discard,
+    Operation,
+    Promote,
+    Prune,
+    Remove,
+    Rollback,
+    find_candidate,
 )
-from onetrunk.deploy.verification import verify
-from onetrunk.export.names import head_name
-from onetrunk.progress import Progress, silent
+from onetrunk.deploy.reconcile import reconcile, verify
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.configs import TOKENIZER, pinned_version
-from onetrunk.repository.contents import Contents, HeadState
+from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
+from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
-from onetrunk.repository.manifest import Manifest
-from onetrunk.repository.publication import finish_earlier, locked
-from onetrunk.repository.publishing import publish
-from onetrunk.repository.standing import Standing, changed_texts, read_standing, required_manifest
-from onetrunk.repository.versions import PlannedModel, is_whole, plan_model, segment_source
+from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
+from onetrunk.repository.transaction import commit_state, locked, recover
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
-    from onetrunk.nn.trunk import Trunk
-    from onetrunk.repository.plan import HeadSource
+
+
+@dataclass(frozen=True)
+class DeploymentReport:
+    """What a deployment did, or with a dry run would do.
+
+    Attributes:
+        action: deploy, candidate, promote, discard, rollback, remove, prune or sync.
+        task: The task; empty if it is about the whole repository.
+        from_version: The version that was served before, None if none was; for a discard, the candidate's.
+        to_version: The version that is served now; for a candidate, the candidate's.
+        written: The files that were written, below the repository.
+        removed: The folders that were removed.
+        diff: For a dry run, how configs and label files would change.
+        settled: What an earlier deployment had left undone, and this one finished first.
+        seconds: Step -> seconds; ``all`` is the total.
+        changed: Whether anything was, or would be, changed.
+        notes: Remarks on the head that was added, and on files that were left out.
+    """
+
+    action: str
+    task: str
+    from_version: int | None = None
+    to_version: int | None = None
+    written: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    diff: str = ""
+    settled: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    changed: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class Deployer:
     """Changes what a repository and the server on it serve.
 
+    Every operation holds the repository while it runs, and first brings files and server in line. One that fails leaves
+    what was served, or says what is served.
+
     Example:
         >>> with Deployer(Path("model_repository"), url="127.0.0.1:8001") as deployer:  # doctest: +SKIP
         ...     deployer.deploy(Path("heads/rte"))
         ...     deployer.rollback("rte")
-
-    Every method holds the repository while it works. One that fails leaves what was served, or says what is.
     """
 
     def __init__(
@@ -65,31 +90,28 @@ class Deployer:
         admin_key: str | None = None,
         wait_s: float = 0.0,
         gate: GateWish = DEFAULT_WISH,
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
     ) -> None:
-        """Says where; touches nothing.
+        """Note where to work; touch nothing.
 
         Args:
-            repository: the repository's folder, as the server sees it.
-            url: host and port of the server's gRPC endpoint; None changes the files only.
-            trunk: see onetrunk.nn.trunk.load_trunk.
-            admin_key: what the server's model-control endpoints ask for; by default the environment's
+            repository: The repository's folder, as the server sees it.
+            url: The host and port of the server's gRPC endpoint; None changes the files only.
+            trunk: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
+            admin_key: The key of the server's model-control endpoints; by default the environment's
                 ``ONETRUNK_ADMIN_KEY``.
-            wait_s: seconds to wait for another deployment or build to end, before it is refused.
-            gate: how a head is judged where the repository is of a reduced precision; by default as its build judged.
-            progress: see Progress.
+            wait_s: The seconds to wait for another deployment or build to end.
+            gate: How a head is judged if the repository has a reduced precision; by default as its build judged.
+            progress: Called as work proceeds; see ``onetrunk.progress.ProgressCallback``.
 
         Raises:
-            UserError: the url names a protocol.
+            UserError: The url names a protocol.
         """
         self.repository = repository
         self.history = History(repository)
-        self.server = LiveServer(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
-        self._trunk_source = trunk
-        self._trunk: Trunk | None = None
+        self.server = AdminClient(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
+        self._context = Context(repository, trunk, gate, progress)
         self._wait_s = wait_s
-        self._gate = gate
-        self._progress = progress
 
     def __enter__(self) -> Deployer:
         return self
@@ -98,136 +120,84 @@ class Deployer:
         if self.server is not None:
             self.server.close()
 
-    def deploy(self, folder: Path, *, only_try: bool = False) -> DeploymentReport:
-        """Adds a head, or brings the task's next version in and serves it; the version before stays loaded.
+    def run(self, operation: Operation, *, dry_run: bool = False) -> DeploymentReport:
+        """Carry out an operation.
 
         Args:
-            folder: a bundle, or a head that was exported elsewhere; its name need not be the task's.
-            only_try: say what would be done.
+            operation: The operation.
+            dry_run: Whether to report what would be done and change nothing. The server is not asked.
 
         Raises:
-            UserError: the head is broken, for another trunk, or means something else than the one that is served.
-            OneTrunkError: an export, a check or the server failed.
+            UserError: The operation is not possible, or a head cannot be used.
+            OneTrunkError: An export, a check or the server failed.
         """
-        return self._bring(folder, "deploy", only_try)
-
-    def candidate(self, folder: Path, *, only_try: bool = False) -> DeploymentReport:
-        """Serves a head beside the live one, by the ensemble ``candidate_<task>``. As deploy otherwise."""
-        return self._bring(folder, "candidate", only_try)
-
-    def promote(self, task: str | None = None, *, only_try: bool = False) -> DeploymentReport:
-        """Makes a candidate live. None for the only one there is."""
-
-        def change(standing: Standing) -> Change:
-            name, head, version = tried_head(standing.contents, task)
-            after = served_now(replace(head, candidate=None), version)
-            return self._recut(standing, name, after)
-
-        return self._change("promote", change, only_try)
-
-    def discard(self, task: str | None = None, *, only_try: bool = False) -> DeploymentReport:
-        """Ends the trial of a candidate. Its version stays on disk until it is pruned."""
-
-        def change(standing: Standing) -> Change:
-            name, head, _ = tried_head(standing.contents, task)
-            return self._recut(standing, name, replace(head, candidate=None).at_rest())
-
-        return self._change("discard", change, only_try)
-
-    def rollback(self, task: str, to: int | None = None, *, only_try: bool = False) -> DeploymentReport:
-        """Serves an earlier version again, or a task that was removed.
-
-        Args:
-            task: the task.
-            to: the version; by default the one that was served before, or of a removed task the newest.
-            only_try: say what would be done.
-
-        Raises:
-            UserError: there is no such version, or its files are not whole.
-        """
-
-        def change(standing: Standing) -> Change:
-            head = known_head(standing.contents, task)
-            version = earlier_version(head, task) if to is None else to
-            if version == head.served:
-                return self._recut(standing, task, head)  # nothing changes, the version before stays loaded
-            self._check_version(standing, task, head, version)
-            return self._recut(standing, task, served_now(head, version))
-
-        return self._change("rollback", change, only_try)
-
-    def remove(self, task: str, *, only_try: bool = False) -> DeploymentReport:
-        """Takes a task out of the ensembles. Its files stay until they are pruned: ``rollback`` brings it back.
-
-        Raises:
-            UserError: it is not served, is the last one, or has a candidate.
-        """
-
-        def change(standing: Standing) -> Change:
-            head = known_head(standing.contents, task)
-            if head.served is None:
-                raise UserError(f"task {task} is not served: it was removed before")
-            if head.candidate is not None:
-                raise UserError(f"task {task} has a candidate that is being tried: --discard or --promote it first")
-            if standing.contents.tasks == (task,):
-                raise UserError(f"task {task} is the only one that is served: stop the server instead")
-            return self._recut(standing, task, replace(head, served=None, previous=head.served, loaded=()))
-
-        return self._change("remove", change, only_try)
-
-    def prune(self, keep: int = 2, *, only_try: bool = False) -> DeploymentReport:
-        """Deletes old versions: of each head but the newest ``keep`` and what is served or tried, and models of no use.
-
-        Raises:
-            UserError: ``keep`` is less than 1.
-        """
-        if keep < 1:
-            raise UserError(f"--keep {keep}: at least 1, the version that is served")
         began = time.monotonic()
-        with self._held(only_try) as (standing, settled):
-            after, removed = pruned(standing, keep)
-            if removed and not only_try:
-                with self._logged("prune", "", None, None):
-                    # The server lets go of a version before its folder goes.
-                    stands, _ = publish(after, self.repository, standing.manifest)
-                    if self.server is not None:
-                        synchronise(after, self.server)
-                    publish(after, self.repository, stands, removed)
-        seconds = {"all": time.monotonic() - began}
-        return DeploymentReport(
-            "prune", "", removed=tuple(removed), settled=settled, seconds=seconds, changed=bool(removed)
-        )
+        with self._held(dry_run) as (state, settled):
+            change = operation.plan(state, self._context)
+            report = DeploymentReport(
+                operation.action,
+                change.task,
+                change.from_version,
+                change.to_version,
+                settled=settled,
+                changed=change.is_needed(self.repository),
+                notes=state.notes,
+            )
+            if dry_run:
+                preview = change.preview(self.repository)
+                return replace(report, written=preview.written, removed=preview.removed, diff=preview.diff)
+            if not report.changed:
+                return replace(report, seconds={"all": time.monotonic() - began})
+            with self._logged(report) as result:
+                outcome = change.apply(self.repository, self.server, self._context.progress)
+                seconds = {**outcome.seconds, "all": round(time.monotonic() - began, 3)}
+                if outcome.hashes:
+                    result |= {"hashes": outcome.hashes, "seconds": seconds["all"]}
+            return replace(
+                report,
+                written=tuple(outcome.written),
+                removed=tuple(outcome.removed),
+                seconds=seconds,
+                notes=(*state.notes, *change.notes),
+            )
 
-    def compare(self, texts: Path, task: str | None = None) -> Comparison:
-        """Asks a candidate and the live head about the same texts; see onetrunk.deploy.comparison.compare.
+    def deploy(self, folder: Path, *, dry_run: bool = False) -> DeploymentReport:
+        """Add a task, or serve the next version of its head; see ``Deploy`` and ``run``."""
+        return self.run(Deploy(folder), dry_run=dry_run)
 
-        Args:
-            texts: a file of texts, labelled or not.
-            task: whose candidate; None for the only one there is.
+    def candidate(self, folder: Path, *, dry_run: bool = False) -> DeploymentReport:
+        """Serve a head beside the live one; see ``Candidate`` and ``run``."""
+        return self.run(Candidate(folder), dry_run=dry_run)
 
-        Raises:
-            UserError: there is no candidate or no server, or the file is wrong.
-        """
-        from onetrunk.deploy.comparison import compare
+    def promote(self, task: str | None = None, *, dry_run: bool = False) -> DeploymentReport:
+        """Make a candidate live; see ``Promote`` and ``run``."""
+        return self.run(Promote(task), dry_run=dry_run)
 
-        if self.server is None:
-            raise UserError("--compare asks a server: leave --offline out")
-        with self._held(False) as (standing, _):
-            contents = standing.contents
-        # Not held any longer: others may deploy while texts are asked about.
-        tokenizer = self.repository / TOKENIZER / str(pinned_version(contents.tokenizer)) / "tokenizer.json"
-        return compare(contents, self.server, tried_head(contents, task)[0], texts, tokenizer, self._progress)
+    def discard(self, task: str | None = None, *, dry_run: bool = False) -> DeploymentReport:
+        """End the trial of a candidate; see ``Discard`` and ``run``."""
+        return self.run(Discard(task), dry_run=dry_run)
 
-    def verify(self) -> list[str]:
-        """What of manifest, disk and server does not agree; empty where all does."""
-        return verify(self.repository, self.server)
+    def rollback(self, task: str, to: int | None = None, *, dry_run: bool = False) -> DeploymentReport:
+        """Serve an earlier version again, or a task that was removed; see ``Rollback`` and ``run``."""
+        return self.run(Rollback(task, to), dry_run=dry_run)
 
-    def tasks(self) -> list[ListedTask]:
-        """What is deployed, a row a task."""
-        return list_tasks(self.repository)
+    def remove(self, task: str, *, dry_run: bool = False) -> DeploymentReport:
+        """Take a task out of the ensembles; see ``Remove`` and ``run``."""
+        return self.run(Remove(task), dry_run=dry_run)
+
+    def prune(self, keep: int = 2, *, dry_run: bool = False) -> DeploymentReport:
+        """Delete old versions, and models that nothing uses; see ``Prune`` and ``run``."""
+        return self.run(Prune(keep), dry_run=dry_run)
 
     def sync(self) -> DeploymentReport:
-        """Makes the server serve what the files say, as after a build-repo."""
+        """Make the server serve what the files say, as after a build.
+
+        Every other operation does that first; this one does nothing else.
+
+        Raises:
+            UserError: There is no server, or no repository.
+            OneTrunkError: The server cannot load something.
+        """
         if self.server is None:
             raise UserError("--sync is about a server: leave --offline out")
         began = time.monotonic()
@@ -235,94 +205,77 @@ class Deployer:
             seconds = {"all": time.monotonic() - began}
             return DeploymentReport("sync", "", settled=settled, seconds=seconds, changed=bool(settled))
 
-    def _bring(self, folder: Path, action: str, only_try: bool) -> DeploymentReport:
-        def change(standing: Standing) -> Change:
-            from onetrunk.repository.plan import head_source, load_head, numbers_of
+    def compare(self, texts: Path, task: str | None = None) -> Comparison:
+        """Ask a candidate and the live head about the same texts; see ``onetrunk.deploy.comparison.compare``.
 
-            source = load_head(folder, self._load_trunk(standing.contents), any_folder=True)
-            task = source.spec.task
-            head = standing.contents.heads.get(task, HeadState({}, None, ()))
-            check_meaning(str(folder), source.spec, head)
-            if self._gate.max_loss is not None and not standing.contents.precision.is_reduced:
-                raise UserError(f"--max-loss: {self.repository} is of fp32, by which nothing is lost: leave it out")
-            numbers = numbers_of(source, standing.contents.precision)
-            origin = head_source(source, numbers)
-            model = plan_model(self.repository, head_name(task), origin, standing.manifest, numbers)
-            after = with_version(task, head, model.version, source.spec, action, numbers)
-            return self._recut(standing, task, after, source, model)
+        Args:
+            texts: A file of texts, with or without labels.
+            task: The candidate's task; None for the only candidate there is.
 
-        return self._change(action, change, only_try)
+        Raises:
+            UserError: There is no candidate or no server, or the file cannot be used.
+            OneTrunkError: The server does not answer.
+        """
+        # Imported here: the other operations need no tokenizer.
+        from onetrunk.deploy.comparison import compare
 
-    def _change(self, action: str, make: Callable[[Standing], Change], only_try: bool) -> DeploymentReport:
-        began = time.monotonic()
-        with self._held(only_try) as (standing, settled):
-            change = make(standing)
-            old = change.before.heads.get(change.task)
-            new = change.after.heads[change.task]
-            report = DeploymentReport(
-                action,
-                change.task,
-                from_version=(old.candidate if action == "discard" else old.served) if old else None,
-                to_version=new.candidate if action == "candidate" else new.served,
-                settled=settled,
-                notes=standing.notes,
-                changed=bool(change.texts(self.repository) or change.gone or old != new),
-            )
-            if only_try:
-                return dry_run(change, self.repository, report)
-            if not report.changed:
-                return replace(report, seconds={"all": time.monotonic() - began})
-            with self._logged(action, change.task, report.from_version, report.to_version) as result:
-                outcome = carry_out(change, self.repository, standing.manifest, self.server, self._progress)
-                result["hashes"] = _hashes(required_manifest(self.repository), change)
-                seconds = {**outcome.seconds, "all": round(time.monotonic() - began, 3)}
-                result["seconds"] = seconds["all"]
-            return replace(
-                report,
-                written=tuple(dict.fromkeys(outcome.written)),
-                removed=tuple(change.gone),
-                seconds=seconds,
-                notes=(*standing.notes, *change.notes),
-            )
+        if self.server is None:
+            raise UserError("--compare asks a server: leave --offline out")
+        with self._held(False) as (state, _):
+            task, _ = find_candidate(state, task)
+        # Released: others may deploy while texts are asked about.
+        tokenizer = self.repository / TOKENIZER / str(pinned_version(state.tokenizer)) / "tokenizer.json"
+        return compare(state, self.server, task, texts, tokenizer, self._context.progress)
+
+    def verify(self) -> list[str]:
+        """Return what manifest, disk and server disagree on; see ``onetrunk.deploy.reconcile.verify``."""
+        return verify(self.repository, self.server)
+
+    def tasks(self) -> list[ListedTask]:
+        """Return what is deployed, a row a task."""
+        return list_tasks(self.repository)
 
     @contextlib.contextmanager
-    def _held(self, only_try: bool) -> Iterator[tuple[Standing, tuple[str, ...]]]:
-        """Holds the repository, with files and server agreeing; gives what stands, and what had to be settled first."""
-        if only_try:
-            yield read_standing(self.repository), ()
+    def _held(self, dry_run: bool) -> Iterator[tuple[RepositoryState, tuple[str, ...]]]:
+        """Hold the repository with files and server in line; yield its state, and what had to be settled first."""
+        if dry_run:
+            yield read_state(self.repository), ()
             return
-        required_manifest(self.repository)  # before a folder is made for the lock
+        required_manifest(self.repository)  # before a folder is created for the lock
         with locked(self.repository, wait_s=self._wait_s):
-            standing, settled = self._settle()
+            state, settled = self._settle()
             if settled:
                 self.history.add(action="settle", task="", result="done", settled=settled)
-            yield standing, tuple(settled)
+            yield state, tuple(settled)
 
-    def _settle(self) -> tuple[Standing, list[str]]:
-        """Finishes what an earlier deployment, or a build, left undone; gives what stands then, and what it was."""
-        settled = ["completed a publication that had been cut off"] if finish_earlier(self.repository) else []
-        standing = read_standing(self.repository)
-        contents = standing.contents
-        for task, head in contents.heads.items():
+    def _settle(self) -> tuple[RepositoryState, list[str]]:
+        """Finish what an earlier deployment or a build left undone; return the state then, and what it was."""
+        settled = ["completed a transaction that had been interrupted"] if recover(self.repository) else []
+        read = state = read_state(self.repository)
+        for task, head in state.heads.items():
             if head.loaded != head.at_rest().loaded:
-                contents = contents.with_head(task, head.at_rest())
-                settled.append(f"{head_name(task)}: a version was brought in and never served; not loaded any more")
-        changed = changed_texts(self.repository, contents)
-        if changed:
-            settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
-        if changed or contents != standing.contents:
-            manifest, _ = publish(contents, self.repository, standing.manifest)
-            standing = replace(standing, manifest=manifest, contents=contents)
+                state = state.with_head(task, head.at_rest())
+                settled.append(f"{head_name(task)}: a version was added and never served; not loaded any more")
+        changed = changed_texts(self.repository, state.texts)
+        settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
+        if changed or state != read:
+            state, _ = commit_state(self.repository, state)
         if self.server is not None:
-            settled += [f"{change.model} {change.what}: put right" for change in synchronise(contents, self.server)]
-        settled += [f"{name}/: its trial has ended; removed" for name in clear_candidates(self.repository, contents)]
-        return standing, settled
+            settled += [f"{one.model} {one.what}: put right" for one in reconcile(state, self.server)]
+        settled += [f"{name}/: its trial has ended; removed" for name in clear_ended_candidates(self.repository, state)]
+        return state, settled
 
     @contextlib.contextmanager
-    def _logged(self, action: str, task: str, old: int | None, new: int | None) -> Iterator[dict[str, object]]:
-        """Writes down that a deployment begins, and how it ended."""
+    def _logged(self, report: DeploymentReport) -> Iterator[dict[str, object]]:
+        """Log that a deployment begins, and how it ended; yield what is to be logged with its end."""
         number = f"{time.time_ns():x}"
-        fields = {"id": number, "action": action, "task": task, "from": old, "to": new}
+        fields = {
+            "id": number,
+            "action": report.action,
+            "task": report.task,
+            "from": report.from_version,
+            "to": report.to_version,
+        }
         self.history.add(**fields, result="begun")
         result: dict[str, object] = {}
         try:
@@ -332,69 +285,3 @@ class Deployer:
                 self.history.add(**fields, result="failed", reason=str(error) or type(error).__name__)
             raise
         self.history.add(**fields, result="done", **result)
-
-    def _load_trunk(self, contents: Contents) -> Trunk:
-        if self._trunk is None:
-            from onetrunk.nn.trunk import load_trunk
-
-            self._progress("loading the trunk", 0, 4)
-            self._trunk = load_trunk(self._trunk_source)
-        if self._trunk.identity != contents.trunk:
-            raise UserError(
-                f"{self.repository} stands on trunk {contents.trunk}, but this trunk is {self._trunk.identity}: "
-                "give its own by --trunk"
-            )
-        return self._trunk
-
-    def _check_version(self, standing: Standing, task: str, head: HeadState, version: int) -> None:
-        if version == head.candidate:
-            raise UserError(f"version {version} of {task} is the candidate: --promote makes it live")
-        if version not in head.specs:
-            known = ", ".join(map(str, sorted(head.specs)))
-            raise UserError(f"task {task} has no version {version} on disk; there are: {known}")
-        check_meaning(f"version {version}", head.specs[version], head)
-        if not is_whole(self.repository, standing.manifest.models[head_name(task)], version):
-            raise UserError(f"version {version} of {task} is not as it was written, and is not served again")
-
-    def _recut(
-        self,
-        standing: Standing,
-        task: str,
-        head: HeadState,
-        source: HeadSource | None = None,
-        model: PlannedModel | None = None,
-    ) -> Change:
-        """The change to a head's new state, with a trunk cut so that every tap in use is an end of a segment."""
-        after = standing.contents.with_head(task, head)
-        if task in standing.contents.heads and standing.contents.heads[task].served != head.served:
-            # What was measured is about another version, which may have other layers.
-            after = replace(after, placement=after.placement.without(head_name(task)))
-        arrivals = [] if model is None else [model]
-        versions = {}
-        for segment in cut_for(standing.contents.segments, after.taps):
-            if segment in standing.contents.segments:
-                versions[segment] = standing.contents.segments[segment]
-            else:
-                numbers = standing.contents.precision.of_segment(segment)
-                origin = segment_source(segment, standing.contents.trunk, numbers)
-                planned = plan_model(self.repository, segment.name, origin, standing.manifest, numbers)
-                versions[segment] = planned.version
-                arrivals.append(planned)
-        after = replace(after, segments=versions)
-        fresh = [planned for planned in arrivals if planned.fresh]
-        if not fresh and source is None:
-            return Change(task, standing.contents, after, tuple(arrivals))
-        from onetrunk.deploy.making import Making
-
-        trunk = self._load_trunk(standing.contents)
-        gate = self._gate.settle(standing.manifest.gate_rule)
-        making = Making(self.repository, standing, after, trunk, tuple(arrivals), source, gate, self._progress)
-        return Change(task, standing.contents, after, tuple(arrivals), making.write, making.expected, making.notes)
-
-
-def _hashes(manifest: Manifest, change: Change) -> dict[str, str]:
-    """The files by which the change's versions are known: path -> SHA-256."""
-    head = change.after.heads[change.task]
-    entry = manifest.models[head_name(change.task)]
-    versions = [version for version in (head.served, head.candidate) if version is not None]
-    return {name: digest for version in versions for name, digest in entry.versions[version].files.items()}

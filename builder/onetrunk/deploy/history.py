@@ -1,4 +1,4 @@
-"""The log of deployments: one line a step, only ever added to."""
+"""What was deployed: the log, to which every deployment adds lines, and the list of tasks."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import DEPLOYMENTS_LOG, MODEL_FILE, head_name
+from onetrunk.repository.state import read_state
 
-LOG = "deployments.jsonl"
+_SWITCHES = ("deploy", "rollback", "promote", "remove")
 
 
 class History:
-    """``deployments.jsonl`` of a repository."""
+    """``deployments.jsonl`` of a repository. Lines are only ever added."""
 
     def __init__(self, repository: Path) -> None:
-        self.path = repository / LOG
+        self.path = repository / DEPLOYMENTS_LOG
 
     def add(self, **fields: Any) -> None:
-        """Adds a line with the time and who it is.
+        """Add a line, with the time and the user.
 
         Raises:
-            OneTrunkError: it cannot be written.
+            OneTrunkError: The log cannot be written.
         """
-        line = json.dumps({"time": _now(), "who": _who(), **fields}) + "\n"
+        line = json.dumps({"time": _now(), "who": _user(), **fields}) + "\n"
         try:
-            # One write in append mode: whole lines, also where two processes on one machine wrote at once.
+            # One write in append mode keeps lines whole, even if two processes on one machine write at once.
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 size = os.fstat(descriptor).st_size
@@ -44,7 +47,7 @@ class History:
             raise OneTrunkError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The lines, oldest first; one that a crash cut off is left out."""
+        """Yield the lines, oldest first. A line that a crash cut off is skipped."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -58,7 +61,7 @@ class History:
                 yield entry
 
     def served_since(self, task: str, version: int) -> str | None:
-        """When a task began to be served from this version; None where the log does not say."""
+        """Return the time at which a task began to be served from a version; None if the log does not say."""
         since = None
         for entry in self.entries():
             if entry.get("task") == task and entry.get("result") == "done" and entry.get("action") in _SWITCHES:
@@ -66,14 +69,78 @@ class History:
         return since
 
 
-_SWITCHES = ("deploy", "rollback", "promote", "remove")
+@dataclass(frozen=True)
+class ListedTask:
+    """A task of a repository.
+
+    Attributes:
+        task: The task.
+        served: The version that is served; None if the task was removed.
+        versions: The versions on disk.
+        loaded: The versions that the server holds.
+        candidate: The version that is tried beside the served one.
+        tap: The tap of the served head.
+        layers: The number of its layers.
+        metric: Its metric.
+        score: Its score on the dev data; None if it was not measured.
+        since: The time since which it is served, as ISO 8601.
+    """
+
+    task: str
+    served: int | None
+    versions: tuple[int, ...]
+    loaded: tuple[int, ...]
+    candidate: int | None
+    tap: int | None
+    layers: int | None
+    metric: str | None
+    score: float | None
+    since: str | None
+
+
+def list_tasks(repository: Path) -> list[ListedTask]:
+    """Return the tasks of a repository, including those that were removed.
+
+    Raises:
+        UserError: There is no repository, or it cannot be read.
+    """
+    state, history = read_state(repository), History(repository)
+    rows = []
+    for task, head in sorted(state.heads.items()):
+        spec = head.spec(head.served) if head.served else None
+        since = None
+        if head.served:
+            file = repository / head_name(task) / str(head.served) / MODEL_FILE
+            since = history.served_since(task, head.served) or _modified(file)
+        rows.append(
+            ListedTask(
+                task=task,
+                served=head.served,
+                versions=tuple(sorted(state.on_disk[head_name(task)])),
+                loaded=head.loaded,
+                candidate=head.candidate,
+                tap=spec.tap if spec else None,
+                layers=spec.layers if spec else None,
+                metric=spec.metric if spec else None,
+                score=spec.scores.get(spec.metric) if spec else None,
+                since=since,
+            )
+        )
+    return rows
+
+
+def _modified(file: Path) -> str | None:
+    try:
+        return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
+    except OSError:
+        return None
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _who() -> str:
+def _user() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in a container

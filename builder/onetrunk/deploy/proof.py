@@ -1,4 +1,4 @@
-"""The proof before a switch: the ensemble to be, under another name, answers as it should."""
+"""The proof before a switch: the ensemble that is to be served, under another name, answers as it should."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.deploy.live_server import Answers, LiveServer, Row
+from onetrunk.admin import AdminClient, Answers, Row
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.repository.configs import TOKEN_WORDS
+from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
 PROOF = "onetrunk_proof"
 
-# As for an export, of probabilities, and of a number in a range as a share of it; a server that batches our rows with
-# others' may round otherwise.
+# As for an export: of probabilities, and of a number in a range as a share of the range. A server that batches these
+# rows with others may round differently.
 TOLERANCE = 1e-4
-# What is rounded to few bits goes to the next step of them at the slightest difference below it, layer for layer.
+# A value that is rounded to few bits may move to the next step by the slightest difference, in every layer.
 REDUCED_TOLERANCE = 2e-2
 
 _SHORT, _ROWS = 160, 6
@@ -33,59 +33,65 @@ class ProofError(OneTrunkError):
 
 @dataclass(frozen=True)
 class Allowed:
-    """How far answers may be off.
+    """How far answers may deviate from those expected.
 
     Attributes:
-        specs: output -> its head, whose kind says how far two answers are apart.
-        tolerance: what is allowed of that; of a number in a range, as a share of the range.
+        specs: Output -> its head, whose kind defines the distance between two answers.
+        tolerance: The greatest distance allowed; for a number in a range, as a share of the range.
     """
 
     specs: Mapping[str, HeadSpec]
     tolerance: float = TOLERANCE
 
-    def distance(self, output: str, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-        """How far an answer is from what was expected. *Shape of both:* (rows, dims of the head)."""
+    def distance(self, output: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+        """Return the distance between an output's answers and those expected.
+
+        Args:
+            output: The output.
+            found: The answers. *Shape:* (rows, dims of the head)
+            expected: The answers expected. *Shape:* (rows, dims of the head)
+        """
         spec = self.specs.get(output)
         if spec is not None:
-            return get_kind(spec.kind).difference(found, wanted, spec)
-        return float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
+            return get_kind(spec.kind).difference(found, expected, spec)
+        return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 
 def smoke_rows() -> list[Row]:
-    """A few real texts, with and without a second one; short, since the files were checked at every length before."""
+    """Return a few real texts, some of them pairs. They are short: the files were checked at every length before."""
     short = [(text, pair) for text, pair in parity_texts() if len(text) + len(pair) < _SHORT]
     return sorted(short, key=lambda row: bool(row[1]))[:: max(len(short) // _ROWS, 1)]
 
 
 def prove(
-    server: LiveServer,
+    server: AdminClient,
     ensemble: pb.ModelConfig,
     expected: Mapping[str, NDArray[np.float32]],
     allowed: Allowed | None = None,
 ) -> Answers:
-    """Loads an ensemble under the name ``onetrunk_proof``, asks it, and unloads it again.
+    """Load an ensemble under the name ``onetrunk_proof``, ask it, and unload it again.
 
     Args:
-        server: where its parts are loaded.
-        ensemble: its config.
-        expected: output -> the scores that it must give for smoke_rows(). *Shape:* (rows, dims of the head)
-        allowed: how far they may be off.
+        server: The server, on which the ensemble's parts are loaded.
+        ensemble: The ensemble's config.
+        expected: Output -> the scores that it must return for ``smoke_rows``. *Shape:* (rows, dims of the head)
+        allowed: How far they may deviate.
 
     Returns:
-        What it answered, for all its outputs but ``truncated``.
+        The ensemble's answers, for all outputs that are scores.
 
     Raises:
-        ProofError: an answer is not finite, or not the one expected.
-        OneTrunkError: it cannot be loaded or asked.
+        ProofError: An answer is not finite, or not the one expected.
+        OneTrunkError: The ensemble cannot be loaded or asked.
     """
     aside = pb.ModelConfig()
     aside.CopyFrom(ensemble)
     aside.name = PROOF
     for output in aside.output:
-        output.label_filename = ""  # the files lie in the folder of the ensemble that it stands for
-    server.load_aside(aside)
+        output.label_filename = ""  # label files lie in the folder of the ensemble that is proved
+    server.load_ensemble(aside)
     try:
-        answers = server.ask(PROOF, smoke_rows(), outputs_of(ensemble))
+        answers = server.ask(PROOF, smoke_rows(), score_outputs(ensemble))
     finally:
         server.unload(PROOF)
     check_answers(answers, expected, allowed)
@@ -95,7 +101,16 @@ def prove(
 def check_answers(
     answers: Answers, expected: Mapping[str, NDArray[np.float32]], allowed: Allowed | None = None
 ) -> None:
-    """Raises ProofError where an answer is not finite, or not the one expected; see prove."""
+    """Check the answers of an ensemble.
+
+    Args:
+        answers: Output -> scores. *Shape:* (rows, dims of the head)
+        expected: Output -> the scores expected, for any of the outputs. *Shape:* (rows, dims of the head)
+        allowed: How far they may deviate.
+
+    Raises:
+        ProofError: An answer is not finite, or not the one expected.
+    """
     for output, scores in answers.items():
         if not np.isfinite(scores).all():
             raise ProofError(f"{output}: answers NaN or infinity")
@@ -109,6 +124,6 @@ def check_answers(
             )
 
 
-def outputs_of(ensemble: pb.ModelConfig) -> Sequence[str]:
-    """Its outputs that are scores."""
-    return [output.name for output in ensemble.output if output.name not in ("truncated", TOKEN_WORDS)]
+def score_outputs(ensemble: pb.ModelConfig) -> Sequence[str]:
+    """Return the outputs of an ensemble that are scores."""
+    return [output.name for output in ensemble.output if output.name not in (TRUNCATED, TOKEN_WORDS)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Trials, as_trial, save_trials
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.training.execute import execute
 from onetrunk.training.run_record import RunRecord
 from onetrunk.training.run_spec import RunSpec
@@ -19,7 +19,7 @@ def baseline_spec(name: str, bench: Workbench, settings: SearchSettings, seed: i
 
 
 def run_baseline(
-    name: str, seed: int, bench: Workbench, settings: SearchSettings, progress: Progress = silent
+    name: str, seed: int, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent
 ) -> RunRecord:
     """Fine-tunes the whole encoder on a task, or finds the record of it."""
     return execute(baseline_spec(name, bench, settings, seed), bench, progress=progress)

@@ -10,7 +10,7 @@ from typing import Any
 from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.trials import Trials, load_trials
 from onetrunk.nn.bundle import save_bundle
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.execute import execute, trained_head
@@ -21,7 +21,9 @@ from onetrunk.training.run_spec import RunSpec
 from onetrunk.training.workbench import SPLITS, Workbench
 
 
-def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress: Progress = silent) -> TrainResult:
+def carry_out(
+    task: str, plan: PlanFile, bench: Workbench, heads: Path, progress: ProgressCallback = silent
+) -> TrainResult:
     """Writes the bundle of a task as the plan says it: its run's best weights, measured again as they are stored.
 
     Where the run's weights are not in the cache, its teacher and it are trained again by their records.
@@ -31,7 +33,7 @@ def carry_out(task: str, plan: PlanFile, bench: Workbench, heads: Path, progress
         plan: the plan.
         bench: trunk, data, cache and records.
         heads: the folder of bundles.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Raises:
         UserError: there is no record of the run that the plan names, or it read longer or shorter texts.
@@ -121,7 +123,7 @@ def _over_seeds(scores: list[float]) -> dict[str, Any]:
     return told
 
 
-def _trained(spec: RunSpec, bench: Workbench, progress: Progress) -> RunRecord:
+def _trained(spec: RunSpec, bench: Workbench, progress: ProgressCallback) -> RunRecord:
     """The record of a run whose weights are here: trained again where they are not."""
     how = spec.distillation
     if how is not None:

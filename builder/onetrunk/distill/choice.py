@@ -86,15 +86,16 @@ def _first(floors: list[float], plans: Callable[[float], list[Plan]]) -> list[Pl
 def _shortfalls(
     plan: Plan, best: dict[str, float], floor_task: float, floor_average: float, most_share: float | None
 ) -> list[str]:
+    # Each test is written so that NaN falls short.
     notes = []
     for option in plan.options:
-        if option.retention < floor_task - _ROUNDING:
+        if not option.retention >= floor_task - _ROUNDING:
             at_best = option.retention >= best[option.task] - _ROUNDING
             why = "no student of it keeps more" if at_best else f"its best student keeps {best[option.task]:.1%}"
             notes.append(f"{option.task} keeps {_short(option.retention, floor_task)} ({why})")
-    if plan.average < floor_average - _ROUNDING:
+    if not plan.average >= floor_average - _ROUNDING:
         notes.append(f"the average keeps {_short(plan.average, floor_average)}")
-    if most_share is not None and plan.share > most_share + _ROUNDING:
+    if most_share is not None and not plan.share <= most_share + _ROUNDING:
         notes.append(
             f"the cheapest plan costs {plan.share:.1%} of single-task models, above the {most_share:.1%} allowed"
         )

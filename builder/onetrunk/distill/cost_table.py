@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.distill.rates import Cost, Rates, Standing
 from onetrunk.distill.spread import Spread
+from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
-from onetrunk.whole_file import write_text
 
 
 class BucketCosts(BaseModel):
@@ -117,7 +117,7 @@ class CostTable(BaseModel):
 
     def write(self, path: Path) -> None:
         """Writes JSON, whole or not at all. Raises UserError where that fails."""
-        write_text(path, self.model_dump_json(indent=2) + "\n")
+        atomic_write_text(path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> CostTable:

@@ -17,11 +17,11 @@ from onetrunk.distill.sessions import (
     versions,
 )
 from onetrunk.distill.spread import Spread
-from onetrunk.export.names import HIDDEN_STATE
 from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import HIDDEN_STATE
 
 
 def measure_costs(
@@ -31,7 +31,7 @@ def measure_costs(
     batch_size: Sequence[int] = (1, 8),
     threads: int = 1,
     repeats: int = 30,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> CostTable:
     """Times the ONNX files that ``build-repo`` writes, in ONNX Runtime, part by part.
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from onetrunk.distill.baseline import baseline_spec
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.overlap import overlap_notes
@@ -24,7 +24,7 @@ from onetrunk.training.run_spec import RunSpec
 from onetrunk.training.workbench import Workbench
 
 
-def search_task(name: str, bench: Workbench, settings: SearchSettings, progress: Progress = silent) -> Trials:
+def search_task(name: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback = silent) -> Trials:
     """Looks for a task's best teachers and students, and writes down what it tried as ``<task>.search.json``.
 
     Every run is a record, so a search that was killed finds what it had done and goes on with the rest.
@@ -41,7 +41,7 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
         name: the task.
         bench: trunk, data, cache and records.
         settings: budgets.
-        progress: see Progress.
+        progress: see ProgressCallback.
     """
     search = _TaskSearch(name, bench, settings, progress)
     taps = search.probe()
@@ -55,7 +55,7 @@ def search_task(name: str, bench: Workbench, settings: SearchSettings, progress:
 
 
 class _TaskSearch:
-    def __init__(self, name: str, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+    def __init__(self, name: str, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
         self._name, self._bench, self._settings, self._progress = name, bench, settings, progress
         self._task = bench.task(name)
         self._rows = len(bench.examples(name, "train"))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 
 
 @dataclass(frozen=True, order=True)

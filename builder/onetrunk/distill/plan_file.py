@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from onetrunk.distill.cost_table import CostTable
 from onetrunk.distill.options import Option
 from onetrunk.distill.plan import Plan
+from onetrunk.files import atomic_write_text
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.task_name import check_task_name
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import check_task_name
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
-from onetrunk.whole_file import write_text
 
 _HEADER = """\
 # A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.
@@ -225,7 +225,7 @@ def write_plan(path: Path, plan: PlanFile) -> None:
     """
     if path.suffix != ".toml":
         raise UserError(f"{path}: a plan is a file *.toml")
-    write_text(path, _HEADER + tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+    atomic_write_text(path, _HEADER + tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
 
 
 def read_plan(path: Path) -> PlanFile:

@@ -36,7 +36,7 @@ def servable_options(runs: Path, tasks: Sequence[str]) -> list[Option]:
             if task not in found:
                 raise UserError(f"task {task} has not been {name} yet; search again with all tasks")
         full = fmean(trial.score for trial in baselines[task].trials)
-        if full <= 0:
+        if not full > 0:  # NaN is nothing to keep a share of
             raise UserError(
                 f"task {task}: full fine-tuning scores {full:.3f} by {baselines[task].metric} on the dev data, so "
                 "there is nothing to keep a share of; give more dev rows or another metric"

@@ -20,14 +20,15 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.export.onnx_file import export_head, export_segment, export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release
 from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.head_spec import HeadSpec, Query
+from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
+from onetrunk.tasks.head_spec import HeadSpec
 
 _RELEASE = get_release(DEFAULT_RELEASE)
 _LABELS = ("no", "yes")

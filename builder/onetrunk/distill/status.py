@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 
 _SECONDS_BETWEEN = 0.5
 
@@ -48,7 +48,7 @@ class StatusBoard:
         self._folder = folder
 
     @contextmanager
-    def reporting(self, unit: str) -> Iterator[Progress]:
+    def reporting(self, unit: str) -> Iterator[ProgressCallback]:
         """Within it, the progress that it gives is put on the board, now and then."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{os.getpid()}.json"

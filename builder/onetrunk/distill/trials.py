@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.run_record import RunRecord
 from onetrunk.training.run_spec import RunSpec
-from onetrunk.whole_file import write_text
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
 Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]
@@ -90,7 +90,7 @@ def as_trial(record: RunRecord, stage: Stage, what: str = "") -> Trial:
 def save_trials(folder: Path, trials: Trials) -> Path:
     """Writes ``<task>.<study>.json``, whole or not at all. Raises OneTrunkError where that fails."""
     path = folder / f"{trials.task}.{trials.study}.json"
-    write_text(path, trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    atomic_write_text(path, trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return path
 
 

@@ -14,7 +14,7 @@ from onetrunk.distill.baseline import run_baseline
 from onetrunk.distill.depths import search_task
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.status import StatusBoard
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training.execute import execute
 from onetrunk.training.run_spec import RunSpec
@@ -53,7 +53,7 @@ def run_unit(unit: Unit, bench_settings: BenchSettings, settings: SearchSettings
     return unit
 
 
-def _ends_with_parent(progress: Progress) -> Progress:
+def _ends_with_parent(progress: ProgressCallback) -> ProgressCallback:
     """Raises from a step of training when the process that started this one is no more.
 
     A command that is killed cannot end its workers, which would go on beside those of the next command.
@@ -71,33 +71,33 @@ def _ends_with_parent(progress: Progress) -> Progress:
     return report
 
 
-def _trunk(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _trunk(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     for split in SPLITS:
         bench.states(unit.task, split, range(bench.trunk.depth), progress)
 
 
-def _baseline(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _baseline(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     run_baseline(unit.task, unit.seed, bench, settings, progress)
 
 
-def _search(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _search(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     search_task(unit.task, bench, settings, progress)
 
 
-def _grid(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _grid(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     run_grid(unit.task, bench, settings, progress)
 
 
-def _ablation(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _ablation(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     run_ablation(unit.task, bench, settings, progress)
 
 
-def _student(unit: Unit, bench: Workbench, settings: SearchSettings, progress: Progress) -> None:
+def _student(unit: Unit, bench: Workbench, settings: SearchSettings, progress: ProgressCallback) -> None:
     assert unit.spec is not None
     execute(unit.spec, bench, progress=progress)
 
 
-_WORK: dict[UnitName, Callable[[Unit, Workbench, SearchSettings, Progress], None]] = {
+_WORK: dict[UnitName, Callable[[Unit, Workbench, SearchSettings, ProgressCallback], None]] = {
     "trunk": _trunk,
     "baseline": _baseline,
     "search": _search,

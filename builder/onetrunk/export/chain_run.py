@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from onetrunk.export.names import (
+from onetrunk.export.parity import open_session
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import (
     ATTENTION_MASK,
     HIDDEN_STATE,
     INPUT_IDS,
@@ -21,8 +23,6 @@ from onetrunk.export.names import (
     head_name,
     hidden_name,
 )
-from onetrunk.export.parity import open_session
-from onetrunk.nn.trunk import Trunk
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_rows
 

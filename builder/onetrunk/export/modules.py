@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from onetrunk.export.names import Segment
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import Segment
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from onetrunk.export.modules import EmbeddingSegment, ServedHead, SingleModel, StateSegment, TokenSegment
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.export.release import IR_VERSION, OPSET, Release
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.tasks.head_spec import HeadSpec
 
 # Exporters specialise sizes 0 and 1: an example must be larger.

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from onetrunk.export.modules import ServedHead
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from onetrunk.export.parity_batches import Batch, parity_batches
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
@@ -127,11 +127,11 @@ def check_parity(
     worst: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
         for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
-            worst[model] = max(worst.get(model, 0.0), difference)
             limit = TOLERANCE if model in together else tolerance
-            if difference > limit:
+            if not difference <= limit:  # NaN fails too
                 other = "its heads'" if model in together else "torch's"
                 raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)
+            worst[model] = max(worst.get(model, 0.0), difference)
         progress()
     return worst
 
@@ -171,7 +171,9 @@ def _differences(
         feeds = {HIDDEN_STATE: served[members[0][0].spec.tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
         for head, scores in members:
             together = _run(sessions[group.name], group.name, feeds, batch, head.spec.task)
-            found[group.name] = max(found.get(group.name, 0.0), _distance(group.name, together, scores, head.spec))
+            difference = _distance(group.name, together, scores, head.spec)
+            # Unlike max(), this keeps NaN.
+            found[group.name] = float(np.maximum(found.get(group.name, 0.0), difference))
     return found
 
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onetrunk.export.names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from onetrunk.export.parity_texts import parity_texts
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 
 _BATCH = 4
 

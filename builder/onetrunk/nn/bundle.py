@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from onetrunk.files import translate_os_errors
 from onetrunk.nn.card import card_text
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.whole_file import writing
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
     Raises:
         OneTrunkError: the disk is full, or the folder cannot be written for another reason.
     """
-    with writing(folder):
+    with translate_os_errors(folder):
         _write(folder, spec, head)
 
 

@@ -12,7 +12,7 @@ from onetrunk.nn.fold import folded_state
 from onetrunk.nn.query import query_state
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 
 
 class Head(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 
 
 def query_state(query: Query, hidden_state: Tensor, mask_bias: Tensor, pool: Tensor | None = None) -> Tensor:

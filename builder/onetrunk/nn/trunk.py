@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from onetrunk.digest import sha256_file
+from onetrunk.files import sha256_file
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.families import FAMILIES
 from onetrunk.protocol.errors import UserError

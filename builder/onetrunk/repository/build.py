@@ -1,33 +1,27 @@
-"""Building a repository: plan, export what is missing, check all of it, publish the difference."""
+"""Building a repository: plan, export what is missing, check all of it, commit the difference."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onetrunk.export.names import head_name
-from onetrunk.export.precision import FP32, Precision
-from onetrunk.export.release import DEFAULT_RELEASE, Release, get_release
+from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress, silent
-from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.arrivals import holds_text, make_manifest, merged_versions, write_group
-from onetrunk.repository.configs import TOKENIZER
-from onetrunk.repository.exports import Exports
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import CPU, FP32, GateResult, Manifest, Placement, Precision, read_manifest
+from onetrunk.protocol.names import MANIFEST, head_name, head_task
+from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.gate import judge, measure_losses
 from onetrunk.repository.gate_plan import GatePlan, plan_gate
-from onetrunk.repository.gate_result import GateResult
-from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
-from onetrunk.repository.manifest import MANIFEST, Manifest, read_manifest
-from onetrunk.repository.padding import Buckets, BucketWish
-from onetrunk.repository.placement import CPU, Device, Placement
-from onetrunk.repository.plan import RepositoryPlan, plan_repository, select_heads, tokenizer_files
-from onetrunk.repository.publication import Publication, finish_earlier, locked
-from onetrunk.repository.thread_choice import Goal
+from onetrunk.repository.heads import select_heads
+from onetrunk.repository.padding import Buckets
+from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
+from onetrunk.repository.state import changed_texts
+from onetrunk.repository.transaction import Transaction, locked, recover
 from onetrunk.repository.tuning import Tuning, tune_repository
 
 
@@ -36,20 +30,20 @@ class BuildReport:
     """What a build did, or with ``dry_run`` would do.
 
     Attributes:
-        output: the repository.
-        tasks: the tasks that it serves.
-        buckets: padded lengths in tokens, and how they suit the texts that they were chosen from.
-        models: model -> ``version N, new``, ``version N, kept`` or ``removed``.
-        written: files that were written, below the repository.
-        removed: folders of models that have gone.
-        differences: model -> greatest difference from torch; empty where nothing had to be checked.
-        precision: what trunk and heads compute in.
-        gate: task -> what the gate found, now or for the same files before; empty where there was none to pass.
-        gated: whether every task of reduced precision passed the gate.
-        finished_earlier: whether an earlier publication, cut off in its moves, was completed first.
-        seconds: time taken.
-        placement: where the models run, and with how many threads.
-        notes: what a user should know of what was asked for and measured.
+        output: The repository.
+        tasks: The tasks that it serves.
+        buckets: The padded lengths in tokens, and how they suit the texts from which they were chosen.
+        models: Model -> ``version N, new``, ``version N, kept`` or ``removed``.
+        written: The files that were written, below the repository.
+        removed: The folders of models that were removed.
+        differences: Model -> greatest difference from torch; empty if nothing had to be checked.
+        precision: The dtypes of trunk and heads.
+        gate: Task -> the gate's result, of this build or of an earlier one for the same files; empty without a gate.
+        gated: Whether every task of reduced precision passed the gate.
+        finished_earlier: Whether an earlier transaction that was interrupted was completed first.
+        seconds: The time taken.
+        placement: Where the models run, and in how many threads.
+        notes: Remarks on the settings and on measurements.
     """
 
     output: Path
@@ -73,88 +67,51 @@ class BuildReport:
         return bool(self.written or self.removed)
 
 
-def build_repository(
-    output: Path,
-    *,
-    heads: Path = Path("heads"),
-    tasks: Sequence[str] | None = None,
-    trunk: str | Path | None = None,
-    max_length: int = 128,
-    buckets: BucketWish | None = None,
-    triton_release: str = DEFAULT_RELEASE,
-    group_heads: bool = False,
-    precision: Precision = FP32,
-    gate: GateSettings = DEFAULT_GATE,
-    device: Device = "cpu",
-    tune: Goal | None = None,
-    dry_run: bool = False,
-    progress: Progress = silent,
-) -> BuildReport:
-    """Builds a Triton model repository from bundles, or brings an existing one up to date.
+def build_repository(request: BuildRequest, progress: ProgressCallback = silent) -> BuildReport:
+    """Build a Triton model repository from bundles, or bring an existing one up to date.
 
     Args:
-        output: the repository's folder; made where it is not there.
-        heads: the folder of bundles.
-        tasks: which tasks; None for all. The repository then has these and no others.
-        trunk: see onetrunk.nn.trunk.load_trunk.
-        max_length: longest text in tokens, and the last bucket.
-        buckets: the padded lengths, or what to choose them from; None for 16, 32, 64 ...
-        triton_release: the Triton release that must be able to load the files, as in ``24.10``.
-        group_heads: whether the heads of one tap are served by one model, where there are several.
-        precision: what trunk and heads compute in.
-        gate: how a reduced precision is judged.
-        device: where segments and heads run.
-        tune: measure the models on this machine, and give each the threads that suit this goal; None for usual numbers.
-        dry_run: only say what would be done.
-        progress: see Progress.
+        request: The repository to build.
+        progress: Called as the build proceeds; see ``onetrunk.progress.ProgressCallback``.
+
+    Returns:
+        What was done, or with ``dry_run`` would be done.
 
     Raises:
-        UserError: an argument, a bundle or the trunk is wrong, or a task has no dev data to judge a precision by.
-        GateError: a task loses too much by the precision. Nothing was published then.
-        OneTrunkError: an export or a check failed. Nothing was published then either.
+        UserError: A bundle or the trunk cannot be used, or a task has no dev data on which to judge a precision.
+        GateError: A task loses too much by the precision. Nothing was published.
+        OneTrunkError: An export or a check failed. Nothing was published.
     """
     started = time.monotonic()
-    _check_tune(tune, device, dry_run)
-    _check_precision(precision, device)
-    release = get_release(triton_release)
+    output, gate = request.output, request.gate
     progress("loading the trunk", 0, 1)
-    loaded = load_trunk(trunk)
-    chosen = select_heads(heads, tasks, loaded)
-    settled = (buckets or BucketWish()).settle(loaded, max_length, list(chosen), progress)
-    with nullcontext() if dry_run else locked(output):
-        finished = not dry_run and finish_earlier(output)
+    trunk = load_trunk(request.trunk)
+    heads = select_heads(request.heads, request.tasks, trunk)
+    buckets = request.buckets.settle(trunk, request.max_length, list(heads), progress)
+    with nullcontext() if request.dry_run else locked(output):
+        finished = not request.dry_run and recover(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
-        plan = plan_repository(
-            output,
-            loaded,
-            chosen,
-            settled.lengths,
-            manifest,
-            settled.origin,
-            group_heads=group_heads,
-            precision=precision,
-            placement=_placement(device, tune, manifest),
-        )
+        plan = plan_repository(request, trunk, heads, buckets, manifest)
         gating = plan_gate(plan, manifest, gate)
         if gate.on:
-            # What is known already is judged too: it may have been found when more was allowed.
+            # Known results are judged again: they may come from a build that allowed a greater loss.
             judge(gating.known, gate.max_loss)
-        texts = [name for name, text in plan.contents.texts.items() if not holds_text(output / name, text)]
-        written = [file for model in plan.models.values() if model.fresh for file in model.files] + texts
+        fresh = [file for model in plan.models.values() if model.fresh for file in model.files]
+        written = [*fresh, *changed_texts(output, plan.state.texts)]
         settings = manifest and (manifest.triton_release, manifest.gate_rule)
-        changed = bool(written or plan.removed or gating.open) or settings != (release.name, gating.rule)
+        changed = bool(written or plan.removed or gating.open) or settings != (request.triton_release, gating.rule)
         differences: dict[str, float] = {}
         results = dict(gating.known)
-        if changed and not dry_run:
-            differences, results = _publish(output, plan, gating, loaded, release, manifest, texts, progress)
-        tuning = Tuning(plan.contents.placement)
-        if tune is not None:
-            tuning = tune_repository(output, tune, settled.typical, progress)
+        if changed and not request.dry_run:
+            differences, results = _publish(output, plan, gating, trunk, progress)
+        tuning = Tuning(plan.state.placement)
+        if request.tune is not None:
+            tuning = tune_repository(output, request.tune, buckets.typical, progress)
     return BuildReport(
         output=output,
-        tasks=tuple(chosen),
-        buckets=settled,
+        tasks=tuple(heads),
+        buckets=buckets,
         models={
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
@@ -162,121 +119,69 @@ def build_repository(
         written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else [])])),
         removed=tuple(plan.removed),
         differences=differences,
-        precision=precision,
+        precision=request.precision,
         gate=results,
         gated=set(gating.tasks) <= set(results),
         finished_earlier=finished,
         seconds=time.monotonic() - started,
         placement=tuning.placement,
-        notes=(*_notes(plan, group_heads, device), *tuning.notes),
+        notes=(*_notes(plan, request), *tuning.notes),
     )
 
 
-def _check_tune(tune: Goal | None, device: Device, dry_run: bool) -> None:
-    if tune is not None and device != "cpu":
-        raise UserError(f"--tune measures threads on the CPU, and --device {device} needs none: leave one of them out")
-    if tune is not None and dry_run:
-        raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
-
-
-def _check_precision(precision: Precision, device: Device) -> None:
-    if device == "gpu" and "int8" in (precision.trunk, precision.heads):
-        raise UserError(f"--precision {precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
-
-
-def _notes(plan: RepositoryPlan, group_heads: bool, device: Device) -> list[str]:
-    """What was asked for and makes no sense or no difference, though it can be built."""
-    notes = []
-    precision = plan.contents.precision
-    if device == "cpu" and "fp16" in (precision.trunk, precision.heads):
-        notes.append(
-            "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
-            "for speed"
-        )
-    if group_heads and not plan.groups:
-        notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")
-    return notes
-
-
-def _placement(device: Device, tune: Goal | None, manifest: Manifest | None) -> Placement:
-    """The placement to build with; what was measured before stays until it is measured anew."""
-    if tune is not None and manifest is not None and manifest.placement.device == device:
-        return manifest.placement
-    return Placement(device=device)
-
-
 def _check_candidates(output: Path, manifest: Manifest | None) -> None:
-    tried = [name for name, entry in (manifest.models if manifest else {}).items() if entry.candidate is not None]
+    models = manifest.models if manifest else {}
+    tried = [head_task(name) or name for name, entry in models.items() if entry.candidate is not None]
     if tried:
-        tasks = ", ".join(name.removeprefix("head_") for name in tried)
         raise UserError(
-            f"{output}: a candidate of {tasks} is being tried, which a build would end: "
+            f"{output}: a candidate of {', '.join(tried)} is being tried, which a build would end: "
             "deploy-head --promote or --discard it first"
         )
 
 
 def _publish(
-    output: Path,
-    plan: RepositoryPlan,
-    gating: GatePlan,
-    trunk: Trunk,
-    release: Release,
-    manifest: Manifest | None,
-    texts: Sequence[str],
-    progress: Progress,
+    output: Path, plan: BuildPlan, gating: GatePlan, trunk: Trunk, progress: ProgressCallback
 ) -> tuple[dict[str, float], dict[str, GateResult]]:
-    """Writes fresh versions and texts aside, checks the whole, moves it in.
+    """Stage fresh versions and texts, check all of it, and commit.
 
-    Gives what Exports.check and what the gate found.
+    Returns:
+        Model -> greatest difference from torch, and task -> the gate's result.
     """
-    with Publication(output) as publication:
-        try:
-            exports = _export(plan, trunk, release, publication, progress)
-            differences = exports.check(progress)
-            results = dict(gating.known)
-            if gating.open:
-                results |= measure_losses(trunk, exports.fp32, exports.served, gating.open, plan.buckets, progress)
-            if gating.settings.on:
-                judge(results, gating.settings.max_loss)
-            wanted = plan.contents.texts
-            for name in texts:
-                publication.write(name, wanted[name])
-            versions = merged_versions(output, manifest, plan.models.values(), publication)
-            stay = {name: entries for name, entries in versions.items() if name not in plan.removed}
-            stands = make_manifest(plan.contents, release.name, stay, manifest, gate=results, gate_rule=gating.rule)
-            publication.write(MANIFEST, stands.text())
-        except OSError as error:
-            raise OneTrunkError(f"{output}: {error.strerror} while writing; nothing was published") from error
+    state = plan.state
+    with Transaction(output) as transaction:
+        artifacts = Artifacts(
+            trunk=trunk,
+            release=get_release(state.triton_release),
+            precision=state.precision,
+            segments=state.segments,
+            heads=[(head, plan.models[head_name(task)]) for task, head in plan.heads.items()],
+            buckets=state.buckets,
+            transaction=transaction,
+            groups=[(used.group, plan.models[used.group.name]) for used in state.groups],
+        )
+        artifacts.write(plan.models.values(), progress)
+        differences = artifacts.check(progress)
+        results = dict(gating.known)
+        if gating.open:
+            chains = artifacts.fp32, artifacts.served
+            results |= measure_losses(trunk, *chains, gating.open, state.buckets, progress)
+        if gating.settings.on:
+            judge(results, gating.settings.max_loss)
+        state = replace(state, gate=results, gate_rule=gating.rule)
+        transaction.stage_state(state, state.texts, plan.models.values())
         progress("publishing", 0, 1)
-        publication.commit(plan.removed)
+        transaction.commit(plan.removed)
     return differences, results
 
 
-def _export(
-    plan: RepositoryPlan, trunk: Trunk, release: Release, publication: Publication, progress: Progress
-) -> Exports:
-    segments = {segment.name: segment for segment in plan.segments}
-    groups = {group.name: group for group in plan.groups}
-    exports = Exports(
-        trunk=trunk,
-        release=release,
-        precision=plan.contents.precision,
-        segments=plan.contents.segments,
-        heads=[(head, plan.models[head_name(task)]) for task, head in plan.heads.items()],
-        buckets=plan.buckets,
-        publication=publication,
-        groups=[(group, plan.models[group.name]) for group in plan.groups],
-    )
-    fresh = [model for model in plan.models.values() if model.fresh]
-    for done, model in enumerate(fresh):
-        progress(f"exporting {model.name}", done, len(fresh))
-        if model.name == TOKENIZER:
-            for file, source in zip(model.files, tokenizer_files(trunk).values(), strict=True):
-                shutil.copyfile(source, publication.path(file))
-        elif model.name in segments:
-            exports.write_segment(segments[model.name], model)
-        elif model.name in groups:
-            write_group(groups[model.name], release, publication, model)
-        else:
-            exports.write_head(plan.heads[model.name.removeprefix("head_")], model)
-    return exports
+def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
+    """Return remarks on settings that have no effect, or an unwanted one."""
+    notes = []
+    if request.device == "cpu" and "fp16" in (request.precision.trunk, request.precision.heads):
+        notes.append(
+            "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
+            "for speed"
+        )
+    if request.group_heads and not plan.state.groups:
+        notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")
+    return notes

@@ -1,4 +1,6 @@
-"""Triton's configs of the parts: tokenizer, segments, heads. Protobuf messages, so that the schema itself checks them.
+"""Triton configs of the tokenizer, segments, heads and groups of heads.
+
+They are protobuf messages, so that Triton's own schema checks them.
 
 Source of the rules: Triton's documents "Model Configuration" and "Ensemble Models", and the ONNX Runtime backend's
 README.
@@ -12,27 +14,44 @@ from collections.abc import Mapping, Sequence
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment, head_name
-from onetrunk.export.precision import Numbers
-from onetrunk.repository.grouping import Group
+from onetrunk.protocol.manifest import Dtype, Placement
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    HIDDEN_STATE,
+    PADDED,
+    TOKEN_WORDS,
+    TOKENIZER,
+    TRUNCATED,
+    Segment,
+    head_name,
+)
+from onetrunk.repository.versions import Group
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
 MAX_BATCH_SIZE = 32
 MAX_TEXT_BYTES = 1 << 20
-TOKENIZER = "tokenizer"
-TOKEN_WORDS = "token_words"
-PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)}
 
-# Every ONNX Runtime session takes all cores by default: a trunk and eight heads would fight for them. The trunk is
-# nearly all of the work and gets two threads; a folded head is too small to share out.
+_ONNX_BACKEND = "onnxruntime"
+_THREADS = "intra_op_thread_count"
+
+# By default every ONNX Runtime session uses all cores, and a trunk and eight heads would compete for them. The trunk is
+# nearly all of the work and gets two threads; a folded head is too small to split.
 _TRUNK_THREADS, _HEAD_THREADS = 2, 1
 
 
 def tokenizer_config(
     *, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int, buckets_from: str | None = None
 ) -> pb.ModelConfig:
-    """The Python model that turns text, or token ids, into checked token ids padded to a bucket."""
+    """Return the config of the Python model that turns text or token ids into checked token ids, padded to a bucket.
+
+    Args:
+        buckets: The padded lengths in tokens, in increasing order.
+        vocab_size: The number of token ids.
+        pad_token_id: The id of the padding token.
+        version: The version to serve.
+        buckets_from: The texts from which the buckets were chosen, for a reader of the config.
+    """
     config = _part(TOKENIZER, "python", [version])
     for name in ("text", "text_pair"):
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
@@ -40,7 +59,7 @@ def tokenizer_config(
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], optional=True))
     for name in PADDED.values():
         config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
-    config.output.append(pb.ModelOutput(name="truncated", data_type=pb.TYPE_BOOL, dims=[1]))
+    config.output.append(pb.ModelOutput(name=TRUNCATED, data_type=pb.TYPE_BOOL, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
     _set_parameters(
         config,
@@ -57,10 +76,16 @@ def tokenizer_config(
     return config
 
 
-def segment_config(
-    segment: Segment, *, width: int, trunk: str, version: int, numbers: Numbers = "fp32"
-) -> pb.ModelConfig:
-    """A segment of the trunk."""
+def segment_config(segment: Segment, *, width: int, trunk: str, version: int, dtype: Dtype = "fp32") -> pb.ModelConfig:
+    """Return the config of a segment of the trunk.
+
+    Args:
+        segment: The segment.
+        width: The size of the hidden states.
+        trunk: The trunk's identity.
+        version: The version to serve.
+        dtype: The dtype in which it computes. Its inputs and outputs are FP32.
+    """
     config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
     for name in segment.inputs:
         if name in PADDED:
@@ -68,12 +93,12 @@ def segment_config(
         else:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
-    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": numbers})
+    _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": dtype})
     return config
 
 
-def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "fp32") -> pb.ModelConfig:
-    """A head, of which Triton is to hold these versions. Its parameters say all that the ensembles are made from."""
+def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32") -> pb.ModelConfig:
+    """Return the config of a head whose ``versions`` Triton loads. The ensembles are made from its parameters alone."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     _add_state(config, spec.width)
     output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).dims(spec))
@@ -88,7 +113,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
         "tap": str(spec.tap),
         "layers": str(spec.layers),
         "trunk": spec.trunk,
-        "precision": numbers,
+        "precision": dtype,
     }
     if spec.range:
         parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
@@ -100,7 +125,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], numbers: Numbers = "
 
 
 def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
-    """Several heads of one tap in one model."""
+    """Return the config of a model that holds several heads of one tap."""
     config = _onnx_part(group.name, [version], _HEAD_THREADS)
     _add_state(config, width)
     for task, member in sorted(group.heads.items()):
@@ -111,28 +136,55 @@ def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
 
 
 def has_label_file(spec: HeadSpec) -> bool:
-    """Whether the head's scores are one a label, so that Triton's classification extension can name them."""
+    """Return whether a head has one score a label, so that Triton's classification extension can name them."""
     return spec.labels is not None and get_kind(spec.kind).dims(spec) == [len(spec.labels)]
 
 
 def label_file(task: str) -> str:
-    """The file beside a config that names a task's labels, one a line, in the order of the scores."""
+    """Return the name of the file beside a config that lists a task's labels, one a line, in order of the scores."""
     return f"labels_{task}.txt"
 
 
 def config_text(config: pb.ModelConfig) -> str:
-    """The content of config.pbtxt."""
+    """Return the content of ``config.pbtxt``."""
     text: str = text_format.MessageToString(config)
     return text
 
 
+def placed_text(config: pb.ModelConfig, placement: Placement) -> str:
+    """Return the content of a part's ``config.pbtxt`` in a placement, with the measurement as a leading comment."""
+    threads = placement.threads.get(config.name)
+    lines = [threads.reason, placement.measured] if threads and config.backend == _ONNX_BACKEND else []
+    return "".join(f"# {line}\n" for line in lines if line) + config_text(place(config, placement))
+
+
+def place(config: pb.ModelConfig, placement: Placement) -> pb.ModelConfig:
+    """Return a part's config with the device and threads of a placement. Only ONNX models are placed.
+
+    Configs are written for the CPU with default threads, and placed afterwards, so that a model of which the placement
+    knows nothing, such as a head that is deployed later, keeps its defaults.
+    """
+    placed = pb.ModelConfig()
+    placed.CopyFrom(config)
+    if config.backend != _ONNX_BACKEND:
+        return placed
+    if placement.device == "gpu":
+        for group in placed.instance_group:
+            group.kind = pb.ModelInstanceGroup.KIND_GPU
+        # The CPU only computes shapes then. Without a number, each model would start a thread a core, all waiting.
+        placed.parameters[_THREADS].string_value = "1"
+    elif threads := placement.threads.get(config.name):
+        placed.parameters[_THREADS].string_value = str(threads.count)
+    return placed
+
+
 def parameters_of(config: pb.ModelConfig) -> dict[str, str]:
-    """A config's parameters as plain text."""
+    """Return a config's parameters as plain text."""
     return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def pinned_version(config: pb.ModelConfig) -> int:
-    """The one version that the config of the tokenizer or of a segment serves."""
+    """Return the only version that the config of a tokenizer, a segment or a group serves."""
     (version,) = config.version_policy.specific.versions
     return int(version)
 
@@ -140,16 +192,16 @@ def pinned_version(config: pb.ModelConfig) -> int:
 def _part(name: str, backend: str, versions: Sequence[int]) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=MAX_BATCH_SIZE)
     config.version_policy.specific.versions.extend(versions)
-    # Without a count there would be two instances, each with its own copy of the weights.
+    # Without a count Triton starts two instances, each with its own copy of the weights.
     config.instance_group.append(pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU))
-    # Present but empty: whatever waits is batched, nothing waits to be batched.
+    # Present but empty: waiting requests are batched, and no request waits in order to be batched.
     config.dynamic_batching.SetInParent()
     return config
 
 
 def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConfig:
-    config = _part(name, "onnxruntime", versions)
-    _set_parameters(config, {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"})
+    config = _part(name, _ONNX_BACKEND, versions)
+    _set_parameters(config, {_THREADS: str(threads), "inter_op_thread_count": "1"})
     return config
 
 
@@ -159,7 +211,7 @@ def _add_state(config: pb.ModelConfig, width: int) -> None:
 
 
 def _shortest(number: float) -> str:
-    """As short as can be read back."""
+    """Return the shortest decimal that is read back as the same number."""
     return short if float(short := f"{number:g}") == number else repr(number)
 
 

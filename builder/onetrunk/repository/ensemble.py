@@ -1,8 +1,8 @@
-"""The ensembles that chain tokenizer, trunk and heads: a pure function of the parts' configs.
+"""The ensembles that chain tokenizer, trunk and heads: a pure function of the configs of these parts.
 
-Triton runs only the steps that a requested output needs. So trunk states are never outputs of an ensemble (the
-pruning would not see that heads need them too), no two tensors have one name, and the trunk comes in
-segments, of which a request runs those below its deepest tap.
+Triton runs only the steps that a requested output needs. Therefore hidden states are never outputs of an ensemble (the
+pruning would not see that heads need them too), no two tensors share a name, and the trunk comes in segments, of which
+a request runs those below its deepest tap.
 """
 
 from __future__ import annotations
@@ -10,32 +10,43 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.names import ATTENTION_MASK, HIDDEN_STATE, Segment, hidden_name
+from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.configs import MAX_BATCH_SIZE, PADDED, TOKEN_WORDS, parameters_of, pinned_version
-from onetrunk.repository.grouping import Group
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    ENSEMBLE_VERSION,
+    HIDDEN_STATE,
+    INPUT_IDS,
+    MULTITASK,
+    MULTITASK_TOKENS,
+    ONETRUNK_PARAMETER,
+    PADDED,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_TYPE_IDS,
+    TOKEN_WORDS,
+    TRUNCATED,
+    Segment,
+    candidate_ensemble,
+    hidden_name,
+)
+from onetrunk.repository.configs import MAX_BATCH_SIZE, parameters_of, pinned_version
+from onetrunk.repository.versions import Group
 from onetrunk.tasks.kinds import get_kind
-
-MULTITASK = "multitask"
-MULTITASK_TOKENS = "multitask_tokens"
-
-# What an ensemble pins is in its config, which is replaced in place: its own version never changes.
-ENSEMBLE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class HeadModel:
-    """A head as it stands in a repository.
+    """One version of a head, as an ensemble uses it.
 
     Attributes:
-        config: its config, whose parameters name task, kind, form, tap and trunk.
-        labels: its labels, in the order of its scores; None where it gives a number.
-        version: the version that is meant.
-        output: what it answers as, in an ensemble: its task, or another name beside it.
+        config: The head's config, whose parameters name its task, kind, form, tap and trunk.
+        labels: Its labels in the order of its scores; None if it returns a number.
+        version: The version that the ensemble pins.
+        output: The ensemble's output for its answer: its task, or another name beside the task's.
     """
 
     config: pb.ModelConfig
@@ -45,109 +56,94 @@ class HeadModel:
 
     @property
     def task(self) -> str:
-        """The task that it answers, and the name of its model's output."""
+        """The head's task, which is also the name of its model's output."""
         return parameters_of(self.config)["task"]
 
     @property
     def tap(self) -> int:
-        """The tap that it stands on."""
+        """The tap whose hidden state the head reads."""
         return int(parameters_of(self.config)["tap"])
 
     @property
     def by_token(self) -> bool:
-        """Whether it answers for every token, so that whoever reads its answers needs to know the tokens' words."""
+        """Whether the head answers for every token, so that a client has to know which words the tokens belong to."""
         return get_kind(parameters_of(self.config)["kind"]).by_token
 
     @property
     def has_label_file(self) -> bool:
-        """Whether Triton can name its scores."""
+        """Whether Triton can name the head's scores."""
         return bool(self.config.output[0].label_filename)
 
-    def is_in(self, group: GroupModel) -> bool:
-        """Whether the group answers for it, as it stands here: with its version, and under its task's name."""
-        return self.output == self.task and group.group.holds(self.task, self.version)
+    def is_in(self, group: Group) -> bool:
+        """Return whether a group answers for the head: it holds this version, and the output is the task's own."""
+        return self.output == self.task and group.holds(self.task, self.version)
 
-    def description(self) -> dict[str, Any]:
-        """What a client wants to know of the task."""
+    def info(self) -> TaskInfo:
+        """Return what clients need to know about the task."""
         parameters = parameters_of(self.config)
         bounds = parameters.get("range")
-        return {
-            "kind": parameters["kind"],
-            "form": parameters["form"],
-            "labels": list(self.labels) if self.labels else None,
-            "range": [float(bound) for bound in bounds.split(",")] if bounds else None,
-            "metric": parameters["metric"],
-            "tap": self.tap,
-            "layers": int(parameters["layers"]),
-            "version": self.version,
-            **json.loads(parameters.get("served", "{}")),
-        }
+        return TaskInfo.model_validate(
+            {
+                "name": self.output,
+                "kind": parameters["kind"],
+                "form": parameters["form"],
+                "labels": self.labels or None,
+                "range": bounds.split(",") if bounds else None,
+                "metric": parameters["metric"],
+                "tap": self.tap,
+                "layers": parameters["layers"],
+                "version": self.version,
+                **json.loads(parameters.get("served", "{}")),
+            }
+        )
 
 
-@dataclass(frozen=True)
-class GroupModel:
-    """Several heads of one tap in one model, as it stands in a repository.
-
-    Attributes:
-        group: what it holds.
-        config: its config.
-    """
-
-    group: Group
-    config: pb.ModelConfig
+SegmentConfigs = Mapping[Segment, pb.ModelConfig]
+GroupConfigs = Sequence[tuple[Group, pb.ModelConfig]]
 
 
 def ensemble_configs(
-    tokenizer: pb.ModelConfig,
-    segments: Mapping[Segment, pb.ModelConfig],
-    heads: Sequence[HeadModel],
-    groups: Sequence[GroupModel] = (),
+    tokenizer: pb.ModelConfig, segments: SegmentConfigs, heads: Sequence[HeadModel], groups: GroupConfigs = ()
 ) -> list[pb.ModelConfig]:
-    """Both ensembles: ``multitask`` (text in) and ``multitask_tokens`` (token ids in).
+    """Return both ensembles: ``multitask`` (text in) and ``multitask_tokens`` (token ids in).
 
-    A head that a group holds in the version that is served is answered by the group, any other by its own model.
+    Args:
+        tokenizer: The tokenizer's config.
+        segments: The configs of the segments in use.
+        heads: The heads to serve.
+        groups: Groups of heads. A group answers for each head that it holds in the version to serve; any other head
+            answers by its own model.
 
     Raises:
-        OneTrunkError: a head stands on another trunk, on a tap that no segment ends at, or its task has the name of
-            another tensor.
+        OneTrunkError: A head belongs to another trunk, or no segment ends at its tap.
     """
     _check_parts(segments, heads)
     used = _used(segments, heads)
     return [
-        _ensemble(MULTITASK, ("text",), ("text_pair",), tokenizer, used, heads, groups),
-        _ensemble(
-            MULTITASK_TOKENS, ("input_ids",), ("attention_mask", "token_type_ids"), tokenizer, used, heads, groups
-        ),
+        _ensemble(MULTITASK, (TEXT,), (TEXT_PAIR,), tokenizer, used, heads, groups),
+        _ensemble(MULTITASK_TOKENS, (INPUT_IDS,), (ATTENTION_MASK, TOKEN_TYPE_IDS), tokenizer, used, heads, groups),
     ]
 
 
 def candidate_config(
-    task: str, tokenizer: pb.ModelConfig, segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
+    task: str, tokenizer: pb.ModelConfig, segments: SegmentConfigs, heads: Sequence[HeadModel]
 ) -> pb.ModelConfig:
-    """The ensemble by which a candidate is tried: text in, the served head and the candidate side by side out.
+    """Return the ensemble that serves a candidate: text in, the live head and the candidate side by side out.
 
-    Errors as for ensemble_configs.
+    Args:
+        task: The candidate's task.
+        tokenizer: The tokenizer's config.
+        segments: The configs of the segments in use.
+        heads: The live head, if there is one, and the candidate.
+
+    Raises:
+        OneTrunkError: A head belongs to another trunk, or no segment ends at its tap.
     """
     _check_parts(segments, heads)
-    return _ensemble(candidate_name(task), ("text",), ("text_pair",), tokenizer, _used(segments, heads), heads)
+    return _ensemble(candidate_ensemble(task), (TEXT,), (TEXT_PAIR,), tokenizer, _used(segments, heads), heads)
 
 
-def _used(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> dict[Segment, pb.ModelConfig]:
-    """The segments that these heads need; Triton refuses an ensemble with a step that nothing reads."""
-    taps = {head.tap for head in heads}
-    return {
-        segment: config
-        for segment, config in segments.items()
-        if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
-    }
-
-
-def candidate_name(task: str) -> str:
-    """The name of the ensemble by which a task's candidate is tried."""
-    return f"candidate_{task}"
-
-
-def _check_parts(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]) -> None:
+def _check_parts(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> None:
     trunks = {parameters_of(config)["trunk"] for config in segments.values()}
     taps = {segment.stop for segment in segments}
     for head in heads:
@@ -157,58 +153,70 @@ def _check_parts(segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[Hea
             raise OneTrunkError(f"{head.config.name}: tap {head.tap}, but segments end at {sorted(taps)}")
 
 
+def _used(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> SegmentConfigs:
+    """Return the segments that the heads need; Triton refuses an ensemble with a step that nothing reads."""
+    taps = {head.tap for head in heads}
+    return {
+        segment: config
+        for segment, config in segments.items()
+        if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
+    }
+
+
 def _ensemble(
     name: str,
     required: tuple[str, ...],
     optional: tuple[str, ...],
     tokenizer: pb.ModelConfig,
-    segments: Mapping[Segment, pb.ModelConfig],
+    segments: SegmentConfigs,
     heads: Sequence[HeadModel],
-    groups: Sequence[GroupModel] = (),
+    groups: GroupConfigs = (),
 ) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
     config.version_policy.specific.versions.append(ENSEMBLE_VERSION)
-    types = {tensor.name: tensor for tensor in tokenizer.input}
-    for tensor in (*required, *optional):
-        config.input.append(
-            pb.ModelInput(
-                name=tensor,
-                data_type=types[tensor].data_type,
-                dims=types[tensor].dims,
-                optional=tensor in optional,
-            )
-        )
+    _add_inputs(config, tokenizer, required, optional)
     for head in heads:
         output = config.output.add()
         output.CopyFrom(head.config.output[0])
         output.name = head.output
-    outputs = dict(zip(PADDED.values(), PADDED.values(), strict=True))
+    tokenized = {name: name for name in PADDED.values()}
     if name != MULTITASK_TOKENS:
-        # Token ids are never cut, so only text can be; and only text has words.
+        # Token ids are never truncated, so only text can be; and only text has words.
         about_words = any(head.by_token for head in heads)
-        for tensor in ("truncated", TOKEN_WORDS) if about_words else ("truncated",):
+        for tensor in (TRUNCATED, TOKEN_WORDS) if about_words else (TRUNCATED,):
             config.output.append(_output_of(tokenizer, tensor))
-            outputs[tensor] = tensor
-    _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, outputs)
+            tokenized[tensor] = tensor
+    _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, tokenized)
     for segment, part in sorted(segments.items()):
         feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
         _add_step(config, part, pinned_version(part), feeds, {segment.output: segment.output})
-    for group in groups:
-        # A head that was updated since is not asked of the group.
+    for group, part in groups:
+        # A head that was updated after the group was made is not in it: its own model answers.
         members = {head.task: head.output for head in heads if head.is_in(group)}
         if members:
-            _add_step(config, group.config, pinned_version(group.config), _head_inputs(group.group.tap), members)
+            _add_step(config, part, pinned_version(part), _head_inputs(group.tap), members)
     for head in heads:
-        if not any(head.is_in(group) for group in groups):
+        if not any(head.is_in(group) for group, _ in groups):
             _add_step(config, head.config, head.version, _head_inputs(head.tap), {head.task: head.output})
-    config.parameters["onetrunk"].string_value = json.dumps(_description(tokenizer, segments, heads))
+    config.parameters[ONETRUNK_PARAMETER].string_value = _info(tokenizer, segments, heads).text()
     return config
+
+
+def _add_inputs(
+    ensemble: pb.ModelConfig, tokenizer: pb.ModelConfig, required: tuple[str, ...], optional: tuple[str, ...]
+) -> None:
+    types = {tensor.name: tensor for tensor in tokenizer.input}
+    for name in (*required, *optional):
+        tensor = types[name]
+        ensemble.input.append(
+            pb.ModelInput(name=name, data_type=tensor.data_type, dims=tensor.dims, optional=name in optional)
+        )
 
 
 def _output_of(tokenizer: pb.ModelConfig, name: str) -> pb.ModelOutput:
     found = next((tensor for tensor in tokenizer.output if tensor.name == name), None)
     if found is None:
-        raise UserError(f"the repository's tokenizer is of an older version and gives no {name}: run build-repo first")
+        raise UserError(f"the repository's tokenizer is of an older version and has no {name}: run build-repo first")
     return found
 
 
@@ -225,15 +233,12 @@ def _add_step(
     step.output_map.update(outputs)
 
 
-def _description(
-    tokenizer: pb.ModelConfig, segments: Mapping[Segment, pb.ModelConfig], heads: Sequence[HeadModel]
-) -> dict[str, Any]:
+def _info(tokenizer: pb.ModelConfig, segments: SegmentConfigs, heads: Sequence[HeadModel]) -> EnsembleInfo:
     settings = parameters_of(tokenizer)
     (trunk,) = {parameters_of(config)["trunk"] for config in segments.values()}
-    return {
-        "schema": 1,
-        "trunk": trunk,
-        "max_length": int(settings["max_length"]),
-        "buckets": [int(bucket) for bucket in settings["buckets"].split(",")],
-        "tasks": {head.output: head.description() for head in heads},
-    }
+    return EnsembleInfo(
+        trunk=trunk,
+        max_length=int(settings["max_length"]),
+        buckets=tuple(int(bucket) for bucket in settings["buckets"].split(",")),
+        tasks={head.output: head.info() for head in heads},
+    )

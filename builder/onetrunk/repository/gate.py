@@ -11,9 +11,9 @@ import numpy as np
 
 from onetrunk.export.chain_run import Chain, padded_batches
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository.gate_result import GateResult
+from onetrunk.protocol.manifest import GateResult
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
 from onetrunk.tasks.head_spec import HeadSpec
@@ -81,7 +81,7 @@ def measure_losses(
     reduced: Chain,
     tasks: Sequence[tuple[HeadSpec, Examples, str]],
     buckets: tuple[int, ...],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> dict[str, GateResult]:
     """Runs each task's dev texts through both chains.
 
@@ -91,7 +91,7 @@ def measure_losses(
         reduced: the files to be served.
         tasks: head, its dev texts and the key of its result.
         buckets: padded lengths in tokens.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Returns:
         Task -> what was found.

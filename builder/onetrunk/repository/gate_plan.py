@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onetrunk.export.names import head_name
-from onetrunk.repository.exports import is_reduced_task
+from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest
+from onetrunk.protocol.names import head_name
 from onetrunk.repository.gate import GATE_FORMAT, read_dev, rows_hash
-from onetrunk.repository.gate_result import GateResult
-from onetrunk.repository.gate_settings import DEFAULT_RULE, GateRule, GateSettings
-from onetrunk.repository.manifest import Manifest, source_hash
-from onetrunk.repository.plan import RepositoryPlan
+from onetrunk.repository.gate_settings import GateSettings
+from onetrunk.repository.heads import is_reduced_task
+from onetrunk.repository.plan import BuildPlan
+from onetrunk.repository.versions import source_hash
 from onetrunk.tasks import Examples
 from onetrunk.tasks.head_spec import HeadSpec
 
@@ -35,15 +35,17 @@ class GatePlan:
     open: Sequence[tuple[HeadSpec, Examples, str]]
 
 
-def plan_gate(plan: RepositoryPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
+def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
     """Compares what has to be known with what the manifest says was found.
 
     Raises:
         UserError: there is a gate, and a task has no dev data.
     """
-    precision = plan.contents.precision
+    precision = plan.state.precision
     keys = {
-        task: _key(plan, task) for task, head in plan.heads.items() if is_reduced_task(head, plan.segments, precision)
+        task: _key(plan, task)
+        for task, head in plan.heads.items()
+        if is_reduced_task(head, plan.state.segments, precision)
     }
     rule = settings.rule if precision.is_reduced else DEFAULT_RULE
     before = manifest.gate if manifest else {}
@@ -56,10 +58,10 @@ def plan_gate(plan: RepositoryPlan, manifest: Manifest | None, settings: GateSet
     return GatePlan(settings, rule, tuple(keys), known, still)
 
 
-def _key(plan: RepositoryPlan, task: str) -> str:
+def _key(plan: BuildPlan, task: str) -> str:
     head = plan.heads[task]
-    below = [plan.models[segment.name].source for segment in plan.segments if segment.stop <= head.spec.tap]
-    return gate_key(plan.buckets, below, plan.models[head_name(task)].source)
+    below = [plan.models[segment.name].source for segment in plan.state.segments if segment.stop <= head.spec.tap]
+    return gate_key(plan.state.buckets, below, plan.models[head_name(task)].source)
 
 
 def gate_key(buckets: Sequence[int], below: Iterable[str], head: str) -> str:

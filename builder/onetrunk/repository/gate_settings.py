@@ -5,20 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class GateRule:
-    """What a task has to show. A repository's manifest has it, so that deployments go by what its build went by.
-
-    Attributes:
-        on: whether there is a gate.
-        max_loss: points that a task may lose at most.
-        rows: rows a task, a sample that is the same each time; 0 for all of them.
-    """
-
-    on: bool = True
-    max_loss: float = 0.5
-    rows: int = 1000
+from onetrunk.protocol.manifest import GateRule
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,5 @@ class GateWish:
         return GateSettings(True, self.max_loss, rule.rows, self.task_dir, self.data_root)
 
 
-DEFAULT_RULE = GateRule()
 DEFAULT_GATE = GateSettings()
 DEFAULT_WISH = GateWish()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import find_task, load_task, read_examples
 from onetrunk.tasks.faults import Faults, RowError
@@ -48,7 +48,7 @@ def sample_tasks(
     data_root: Path | None,
     trunk: Trunk,
     max_length: int,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> LengthSample:
     """The dev texts of these tasks; a task whose file or data are not found is left out, and that is noted.
 
@@ -58,7 +58,7 @@ def sample_tasks(
         data_root: where data files are looked for first, see onetrunk.tasks.location.locate.
         trunk: its tokenizer is the one that counts.
         max_length: where texts are cut, in tokens.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Raises:
         UserError: no task's texts were found.
@@ -81,7 +81,7 @@ def sample_tasks(
     return LengthSample(f"dev texts of {', '.join(found)}", lengths, notes)
 
 
-def sample_file(file: Path, trunk: Trunk, max_length: int, progress: Progress = silent) -> LengthSample:
+def sample_file(file: Path, trunk: Trunk, max_length: int, progress: ProgressCallback = silent) -> LengthSample:
     """The texts of a file: one a line in a .txt, else rows with ``text``, or ``tokens``, and for pairs ``text_pair``.
 
     Lines that cannot be read are left out, as a server would refuse them, and that is noted.
@@ -90,7 +90,7 @@ def sample_file(file: Path, trunk: Trunk, max_length: int, progress: Progress = 
         file: .txt, JSON lines, CSV or TSV, each also with .gz.
         trunk: its tokenizer is the one that counts.
         max_length: where texts are cut, in tokens.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Raises:
         UserError: it cannot be read, or no text is in it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.repository.bucket_choice import choose_buckets, padding_share
 from onetrunk.repository.buckets import buckets_up_to, check_buckets, check_max_length
@@ -84,7 +84,9 @@ class BucketWish:
     data_root: Path | None = None
     most: int = MOST_BUCKETS
 
-    def settle(self, trunk: Trunk, max_length: int, tasks: Sequence[str], progress: Progress = silent) -> Buckets:
+    def settle(
+        self, trunk: Trunk, max_length: int, tasks: Sequence[str], progress: ProgressCallback = silent
+    ) -> Buckets:
         """The buckets for these tasks on this trunk.
 
         Raises:

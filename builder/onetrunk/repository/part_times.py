@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from onetrunk.export.names import ATTENTION_MASK, INPUT_IDS
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.names import ATTENTION_MASK, INPUT_IDS
 from onetrunk.repository.quiet import QUIET, free_share
 
 # The first runs allocate memory and choose kernels.
@@ -75,7 +75,7 @@ def thread_counts(cores: int) -> list[int]:
 
 
 def measure_parts(
-    files: Mapping[str, Path], tokens: int, vocab_size: int, cores: int, progress: Progress = silent
+    files: Mapping[str, Path], tokens: int, vocab_size: int, cores: int, progress: ProgressCallback = silent
 ) -> Measurement:
     """Medians over some rounds, of which each runs all models in an order of its own.
 
@@ -91,7 +91,7 @@ def measure_parts(
         tokens: length of the text.
         vocab_size: of the tokenizer.
         cores: how many there are.
-        progress: see Progress.
+        progress: see ProgressCallback.
     """
     counts = thread_counts(cores)
     rounds: dict[int, list[_Round]] = {count: [] for count in counts}

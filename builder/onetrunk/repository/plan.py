@@ -1,170 +1,184 @@
-"""What a repository will hold, and what of it is there already. Nothing is written here."""
+"""What a build is asked for, and the state that it comes to. Nothing is written here."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from onetrunk.digest import sha256_file
-from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
+from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.grouped_heads import fits_group
-from onetrunk.export.names import Segment, cut_trunk, head_name
-from onetrunk.export.precision import FP32, Numbers, Precision
-from onetrunk.export.release import IR_VERSION, OPSET
-from onetrunk.nn.bundle import Bundle, load_bundle
+from onetrunk.export.release import DEFAULT_RELEASE, get_release
+from onetrunk.files import sha256_file
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository.configs import TOKENIZER, tokenizer_config
-from onetrunk.repository.contents import Contents, GroupState, HeadState
-from onetrunk.repository.grouping import Group, Member
-from onetrunk.repository.manifest import Manifest, source_hash
-from onetrunk.repository.placement import CPU, Placement
+from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
+from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
+from onetrunk.repository.artifacts import tokenizer_files
+from onetrunk.repository.configs import tokenizer_config
+from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
+from onetrunk.repository.heads import HeadSource, head_dtype, head_source
+from onetrunk.repository.padding import Buckets, BucketWish
+from onetrunk.repository.state import GroupVersion, HeadVersion, HeadVersions, RepositoryState
+from onetrunk.repository.thread_choice import Goal
 from onetrunk.repository.versions import (
     EXPORT_FORMAT,
-    TOKENIZER_CONTENTS,
-    PlannedModel,
+    Group,
+    Member,
+    ModelVersion,
     is_whole,
-    plan_model,
-    reduction_source,
+    plan_version,
     segment_source,
+    source_hash,
 )
-from onetrunk.tasks.head_spec import HEAD_JSON, HeadSpec, find_bundles
+from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
-HeadSource = Bundle | ExportedHead
-"""Where a head comes from: trained here, or exported elsewhere."""
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """The repository to build.
+
+    Attributes:
+        output: The repository's folder. It is created if it does not exist, and brought up to date if it does.
+        heads: The folder of bundles.
+        tasks: The tasks to serve, and no others. None serves every bundle in ``heads``.
+        trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
+        max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
+        buckets: The padded lengths, or the texts from which to choose them. By default 16, 32, 64, ...
+        triton_release: The Triton release that must be able to load the files, such as ``24.10``.
+        group_heads: Whether heads that share a tap are served by one model.
+        precision: The precision of the trunk and of the heads.
+        gate: How much a task may lose by a reduced precision, and on which data that is measured.
+        device: Where segments and heads run. The tokenizer always runs on the CPU.
+        tune: The goal for which the models are measured on this machine and given threads. None keeps the defaults.
+        dry_run: Whether to report what would be done and write nothing.
+
+    Raises:
+        UserError: Two settings exclude each other, or the Triton release is unknown.
+    """
+
+    output: Path
+    heads: Path = Path("heads")
+    tasks: Sequence[str] | None = None
+    trunk: str | Path | None = None
+    max_length: int = 128
+    buckets: BucketWish = field(default_factory=BucketWish)
+    triton_release: str = DEFAULT_RELEASE
+    group_heads: bool = False
+    precision: Precision = FP32
+    gate: GateSettings = DEFAULT_GATE
+    device: Device = "cpu"
+    tune: Goal | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        get_release(self.triton_release)
+        if self.tune is not None and self.device != "cpu":
+            raise UserError(
+                f"--tune measures threads on the CPU, and --device {self.device} needs none: leave one of them out"
+            )
+        if self.tune is not None and self.dry_run:
+            raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
+        if self.device == "gpu" and "int8" in (self.precision.trunk, self.precision.heads):
+            raise UserError(f"--precision {self.precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
 
 
 @dataclass(frozen=True)
-class RepositoryPlan:
+class BuildPlan:
     """The repository to be.
 
     Attributes:
-        buckets: padded lengths in tokens.
-        heads: where the heads to be served come from, by task.
-        groups: the models that hold several heads of one tap.
-        segments: the trunk's segments, lowest first.
-        models: every part with a version folder, by name.
-        contents: what the configs are made from.
-        removed: folders of models that have gone.
+        state: Its state. What is measured and made by the build is still missing in it: the files of fresh versions and
+            the gate's results.
+        heads: Task -> where its head comes from.
+        models: Name -> version, for every model with a version folder.
+        removed: Folders of models that the repository no longer has.
     """
 
-    buckets: tuple[int, ...]
+    state: RepositoryState
     heads: Mapping[str, HeadSource]
-    groups: Sequence[Group]
-    segments: Sequence[Segment]
-    models: Mapping[str, PlannedModel]
-    contents: Contents
+    models: Mapping[str, ModelVersion]
     removed: Sequence[str]
 
 
-def find_heads(heads: Path) -> dict[str, Path]:
-    """The folders of all heads under ``heads``, by name: bundles, and heads that were exported elsewhere."""
-    exported = [path.parent for path in heads.glob(f"*/{HEAD_TOML}") if not path.parent.name.startswith(".")]
-    return {folder.name: folder for folder in sorted([*find_bundles(heads), *exported])}
-
-
-def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSource:
-    """Reads a bundle, or a head that was exported elsewhere, and checks that it stands on this trunk.
-
-    Raises:
-        UserError: it is broken, stands on another trunk, or is of neither form.
-    """
-    head: HeadSource
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    if not folder.name:
-        folder = folder.resolve()  # as for `.`: the folder's name says something
-    if not (folder / HEAD_TOML).exists() and not (folder / HEAD_JSON).exists():
-        raise UserError(
-            f"{folder}: neither a bundle ({HEAD_JSON}) nor a head that was exported elsewhere ({HEAD_TOML}) is in it"
-        )
-    if (folder / HEAD_TOML).exists():
-        head = read_exported_head(folder, trunk, any_folder=any_folder)
-    else:
-        head = load_bundle(folder, any_folder=any_folder)
-    head.check_trunk(trunk)
-    return head
-
-
-def select_heads(heads: Path, tasks: Sequence[str] | None, trunk: Trunk) -> dict[str, HeadSource]:
-    """The heads of these tasks; of all tasks for None.
-
-    Raises:
-        UserError: there is no such head, or it is broken.
-    """
-    folders = find_heads(heads)
-    if not folders:
-        raise UserError(f"{heads}: no head in it; train one with train-head, or give --heads")
-    for task in tasks or ():
-        if task not in folders:
-            close = difflib.get_close_matches(task, folders, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"no head for task {task!r} in {heads}; there are: {', '.join(folders)}{hint}")
-    return {task: load_head(folders[task], trunk) for task in sorted(tasks or folders)}
-
-
 def plan_repository(
+    request: BuildRequest, trunk: Trunk, heads: Mapping[str, HeadSource], buckets: Buckets, manifest: Manifest | None
+) -> BuildPlan:
+    """Compare a request with the manifest, and the manifest with the files on disk.
+
+    A build starts from the manifest alone, not from the state on disk, so that it can repair a broken repository.
+
+    Args:
+        request: The repository to build.
+        trunk: The trunk.
+        heads: Task -> head to serve.
+        buckets: The padded lengths.
+        manifest: The manifest in the output folder; None if nothing has been built yet.
+    """
+    repository, precision = request.output, request.precision
+    recorded = manifest.models if manifest else {}
+    segments = cut_trunk({head.spec.tap for head in heads.values()})
+    models = _plan_versions(repository, trunk, heads, segments, precision, manifest)
+    groups = _plan_groups(trunk.identity, heads, models) if request.group_heads else []
+    for group in groups:
+        members = [
+            f"{task} {member.version} {models[head_name(task)].source}" for task, member in sorted(group.heads.items())
+        ]
+        source = source_hash(EXPORT_FORMAT, group.tap, trunk.identity, *members)
+        models[group.name] = plan_version(repository, group.name, source, manifest)
+    state = RepositoryState(
+        trunk=trunk.identity,
+        width=trunk.width,
+        triton_release=request.triton_release,
+        tokenizer=tokenizer_config(
+            buckets=buckets.lengths,
+            vocab_size=trunk.vocab_size,
+            pad_token_id=trunk.pad_token_id,
+            version=models[TOKENIZER].version,
+            buckets_from=buckets.origin,
+        ),
+        segments={segment: models[segment.name].version for segment in segments},
+        heads={
+            task: _head_versions(repository, head.spec, models[head_name(task)], manifest)
+            for task, head in heads.items()
+        },
+        groups=tuple(GroupVersion(group, models[group.name].version) for group in groups),
+        precision=precision,
+        placement=_placement(request, manifest),
+        on_disk={name: entry.versions for name, entry in recorded.items() if name in models},
+    )
+    ensembles = {config.name for config, _ in state.ensembles}
+    removed = sorted(recorded.keys() - models.keys() - ensembles)
+    return BuildPlan(state, heads, models, removed)
+
+
+def _plan_versions(
     repository: Path,
     trunk: Trunk,
     heads: Mapping[str, HeadSource],
-    buckets: tuple[int, ...],
+    segments: Sequence[Segment],
+    precision: Precision,
     manifest: Manifest | None,
-    buckets_from: str | None = None,
-    *,
-    group_heads: bool = False,
-    precision: Precision = FP32,
-    placement: Placement = CPU,
-) -> RepositoryPlan:
-    """Compares what is wanted with what the manifest says is there, and with the files themselves."""
-    segments = cut_trunk({head.spec.tap for head in heads.values()})
-    sources = {TOKENIZER: source_hash(TOKENIZER, *(sha256_file(path) for path in tokenizer_files(trunk).values()))}
-    numbers = {segment.name: precision.of_segment(segment) for segment in segments}
-    numbers |= {head_name(task): numbers_of(head, precision) for task, head in heads.items()}
-    sources |= {segment.name: segment_source(segment, trunk.identity, numbers[segment.name]) for segment in segments}
-    sources |= {head_name(task): head_source(head, numbers[head_name(task)]) for task, head in heads.items()}
-    models = {
-        name: plan_model(repository, name, source, manifest, numbers.get(name, "fp32"))
-        for name, source in sources.items()
-    }
-    groups = plan_groups(trunk.identity, heads, models) if group_heads else []
-    for group in groups:
-        members = [
-            f"{task} {member.version} {sources[head_name(task)]}" for task, member in sorted(group.heads.items())
-        ]
-        source = source_hash(EXPORT_FORMAT, group.tap, trunk.identity, *members)
-        models[group.name] = plan_model(repository, group.name, source, manifest)
-    tokenizer = tokenizer_config(
-        buckets=buckets,
-        vocab_size=trunk.vocab_size,
-        pad_token_id=trunk.pad_token_id,
-        version=models[TOKENIZER].version,
-        buckets_from=buckets_from,
-    )
-    contents = Contents(
-        trunk=trunk.identity,
-        width=trunk.width,
-        tokenizer=tokenizer,
-        segments={segment: models[segment.name].version for segment in segments},
-        heads={
-            task: _head_state(repository, head.spec, models[head_name(task)], manifest) for task, head in heads.items()
-        },
-        groups=tuple(GroupState(group, models[group.name].version) for group in groups),
-        precision=precision,
-        placement=placement,
-    )
-    ensembles = {config.name for config, _ in contents.ensembles}
-    gone = sorted(set(manifest.models if manifest else ()) - set(models) - ensembles)
-    return RepositoryPlan(buckets, heads, groups, segments, models, contents, gone)
+) -> dict[str, ModelVersion]:
+    """Return the versions of tokenizer, segments and heads, by model."""
+    tokenizer = source_hash(TOKENIZER, *(sha256_file(path) for path in tokenizer_files(trunk).values()))
+    models = [plan_version(repository, TOKENIZER, tokenizer, manifest)]
+    for segment in segments:
+        dtype = precision.of_segment(segment)
+        source = segment_source(segment, trunk.identity, dtype)
+        models.append(plan_version(repository, segment.name, source, manifest, dtype))
+    for task, head in heads.items():
+        dtype = head_dtype(head, precision)
+        models.append(plan_version(repository, head_name(task), head_source(head, dtype), manifest, dtype))
+    return {model.name: model for model in models}
 
 
-def plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, PlannedModel]) -> list[Group]:
-    """For every tap with two heads or more, one group of them.
+def _plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, ModelVersion]) -> list[Group]:
+    """Return one group for every tap with two heads or more that can be grouped.
 
-    A head of other operators than ours stays by itself, and one that answers for every token: its answers are of
-    another form, and its price is that of whole layers, beside which a hop is nothing.
+    A head with other operators than ours cannot. A head that answers for every token is not: its answers have another
+    shape, and it costs as much as whole layers, beside which the hop that a group saves is nothing.
     """
     by_tap: dict[int, dict[str, Member]] = {}
     for task, head in heads.items():
@@ -177,43 +191,21 @@ def plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str
     return [Group(tap=tap, trunk=trunk, heads=members) for tap, members in sorted(by_tap.items()) if len(members) > 1]
 
 
-def numbers_of(head: HeadSource, precision: Precision) -> Numbers:
-    """What a head's file computes in. One that was exported elsewhere is taken as it is."""
-    return "fp32" if isinstance(head, ExportedHead) else precision.heads
-
-
-def head_source(head: HeadSource, numbers: Numbers = "fp32") -> str:
-    """Hash over all that a head's file and its config are made from."""
-    if isinstance(head, ExportedHead):
-        return source_hash("exported", _served_spec(head.spec), head.spec.trunk, sha256_file(head.file))
-    weights = sha256_file(head.folder / "head.safetensors")
-    return source_hash(
-        EXPORT_FORMAT, OPSET, IR_VERSION, head.spec.trunk, _served_spec(head.spec), weights, *reduction_source(numbers)
-    )
-
-
-def _served_spec(spec: HeadSpec) -> str:
-    """What is served depends on, beside the weights: a retrained head with equal ones is the same head."""
-    fields = {"task", "kind", "form", "labels", "range", "tap", "layers", "query", "metric"}
-    # Heads that have none of these are known by what they were known by before there were any.
-    fields |= {name for name in ("options", "fitted") if getattr(spec, name)}
-    return spec.model_dump_json(include=fields)
-
-
-def _head_state(repository: Path, spec: HeadSpec, model: PlannedModel, manifest: Manifest | None) -> HeadState:
+def _head_versions(repository: Path, spec: HeadSpec, model: ModelVersion, manifest: Manifest | None) -> HeadVersions:
+    versions = {model.version: HeadVersion(spec, model.dtype)}
     entry = manifest.models.get(model.name) if manifest else None
-    numbers = {} if model.numbers == "fp32" else {model.version: model.numbers}
     if entry is None or entry.served != model.version or model.fresh:
-        return HeadState({model.version: spec}, model.version, (model.version,), numbers=numbers)
-    # A build that changes nothing about a head leaves the version before it loaded, if a deployment did.
+        return HeadVersions(versions, served=model.version, loaded=(model.version,))
+    # If the head does not change, the version before it stays loaded as a deployment left it.
     before = entry.previous
-    if before in entry.versions and not is_whole(repository, entry, before):
+    if before in entry.versions and not is_whole(repository, entry.versions[before]):
         before = None
-    loaded = (version for version in entry.loaded if version in (model.version, before))
-    return HeadState({model.version: spec}, model.version, tuple(loaded), previous=before, numbers=numbers)
+    loaded = tuple(version for version in entry.loaded if version in (model.version, before))
+    return HeadVersions(versions, served=model.version, loaded=loaded, previous=before)
 
 
-def tokenizer_files(trunk: Trunk) -> dict[str, Path]:
-    """What the tokenizer's version folder holds: name -> where it is copied from."""
-    model = Path(__file__).parent / "tokenizer" / "model.py"
-    return dict(zip(TOKENIZER_CONTENTS, (model, trunk.folder / "tokenizer.json"), strict=True))
+def _placement(request: BuildRequest, manifest: Manifest | None) -> Placement:
+    # Threads that were measured before stay until they are measured again.
+    if request.tune is not None and manifest is not None and manifest.placement.device == request.device:
+        return manifest.placement
+    return Placement(device=request.device)

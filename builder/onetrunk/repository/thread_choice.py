@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from onetrunk.protocol.manifest import Threads
 from onetrunk.repository.part_times import PartTime, Times
-from onetrunk.repository.placement import Threads
 
 Goal = Literal["throughput", "latency"]
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onetrunk.export.names import MODEL_FILE
 from onetrunk.machine import processor_model, usable_cores
-from onetrunk.progress import Progress, silent
-from onetrunk.repository.configs import TOKENIZER, parameters_of
-from onetrunk.repository.contents import Contents
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.manifest import Placement
+from onetrunk.protocol.names import MODEL_FILE, TOKENIZER
+from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.part_times import Measurement, measure_parts
-from onetrunk.repository.placement import Placement
-from onetrunk.repository.publishing import publish
 from onetrunk.repository.quiet import QUIET
-from onetrunk.repository.standing import read_standing
+from onetrunk.repository.state import RepositoryState, read_state
 from onetrunk.repository.thread_choice import Goal, choose_threads
+from onetrunk.repository.transaction import commit_state
 
 
 @dataclass(frozen=True)
@@ -33,36 +32,35 @@ class Tuning:
     notes: tuple[str, ...] = ()
 
 
-def tune_repository(repository: Path, goal: Goal, tokens: int, progress: Progress = silent) -> Tuning:
+def tune_repository(repository: Path, goal: Goal, tokens: int, progress: ProgressCallback = silent) -> Tuning:
     """Measures every model that the ensembles name, and writes the configs anew. The caller holds the repository.
 
     Args:
         repository: its folder; build-repo has just written it, or found it as it should be.
         goal: what counts.
         tokens: length of the text that is measured with.
-        progress: see Progress.
+        progress: see ProgressCallback.
 
     Raises:
         OneTrunkError: the disk is full or the like; the repository then stays as it is.
     """
-    standing = read_standing(repository)
+    state = read_state(repository)
     cores = usable_cores()
-    vocab_size = int(parameters_of(standing.contents.tokenizer)["vocab_size"])
-    found = measure_parts(_files(repository, standing.contents), tokens, vocab_size, cores, progress)
+    vocab_size = int(parameters_of(state.tokenizer)["vocab_size"])
+    found = measure_parts(_files(repository, state), tokens, vocab_size, cores, progress)
     by = "build-repo --tune" if goal == "throughput" else f"build-repo --tune {goal}"
     placement = Placement(
         threads=choose_threads(found.times, cores, goal, tokens),
         measured=f"Measured by {by} on {processor_model()}, {cores} core{'' if cores == 1 else 's'}.",
     )
-    contents = replace(standing.contents, placement=placement)
-    # Whatever of the configs has been moved in, they name the same models.
-    _, written = publish(contents, repository, standing.manifest)
+    # Only threads change: every mixture of old and new configs names the same models.
+    _, written = commit_state(repository, replace(state, placement=placement))
     return Tuning(placement, tuple(written), _notes(found))
 
 
-def _files(repository: Path, contents: Contents) -> dict[str, Path]:
+def _files(repository: Path, state: RepositoryState) -> dict[str, Path]:
     """The ONNX files that a request for all tasks goes through, in that order."""
-    config, _ = contents.ensembles[0]
+    config, _ = state.ensembles[0]
     return {
         step.model_name: repository / step.model_name / str(step.model_version) / MODEL_FILE
         for step in config.ensemble_scheduling.step

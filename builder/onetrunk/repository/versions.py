@@ -1,40 +1,48 @@
-"""Versions of models: which are on disk and whole, and which number comes next. Known without torch."""
+"""Versions of models on disk: what each was made from, which are whole, and which number comes next.
+
+Nothing here needs torch, so that a rollback does not load it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from onetrunk.digest import sha256_file
-from onetrunk.export.names import MODEL_FILE, Segment
-from onetrunk.export.precision import Numbers
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from onetrunk.export.release import IR_VERSION, OPSET
-from onetrunk.repository.configs import TOKENIZER
-from onetrunk.repository.grouping import GROUP_JSON, grouped_versions
-from onetrunk.repository.manifest import Manifest, ModelEntry, source_hash
-from onetrunk.tasks.head_spec import HEAD_JSON
+from onetrunk.files import sha256_file
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
+from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, head_task
 
-# Raised by one when the builder writes another ONNX file for the same weights: every model then gets a new version.
+# Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2
-# The same for what is made of it in a lower precision.
+# The same for the files that are made from an fp32 file in a lower precision.
 REDUCTION_FORMAT = 1
 
+GROUP_JSON = "group.json"
 TOKENIZER_CONTENTS = ("model.py", "tokenizer.json")
 HEAD_CONTENTS = (MODEL_FILE, HEAD_JSON)
 GROUP_CONTENTS = (MODEL_FILE, GROUP_JSON)
 
 
 @dataclass(frozen=True)
-class PlannedModel:
-    """A part of the repository with a version folder of its own.
+class ModelVersion:
+    """A version of a model that a repository is to serve, on disk already or still to be made.
 
     Attributes:
-        name: the model's folder.
-        version: the version to be served.
-        fresh: whether that version has to be made; otherwise it is on disk and whole.
-        source: hash over everything that the version is made from.
-        contents: what its version folder holds, by name.
-        numbers: what it computes in.
+        name: The model's name and folder.
+        version: The version's number.
+        fresh: Whether the version still has to be made. Otherwise it is on disk and whole.
+        source: A hash over everything that the version is made from.
+        contents: The names of the files in its version folder.
+        dtype: The dtype in which it computes.
     """
 
     name: str
@@ -42,7 +50,7 @@ class PlannedModel:
     fresh: bool
     source: str
     contents: tuple[str, ...] = (MODEL_FILE,)
-    numbers: Numbers = "fp32"
+    dtype: Dtype = "fp32"
 
     @property
     def files(self) -> list[str]:
@@ -50,36 +58,110 @@ class PlannedModel:
         return [f"{self.name}/{self.version}/{name}" for name in self.contents]
 
 
-def segment_source(segment: Segment, trunk: str, numbers: Numbers = "fp32") -> str:
-    """Hash over all that a segment's file is made from."""
-    return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop, *reduction_source(numbers))
+class Member(BaseModel):
+    """A head in a group.
+
+    Attributes:
+        version: The version of the head's own model from which it was taken.
+        outputs: The number of values that it returns for a text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int
+    outputs: int
 
 
-def reduction_source(numbers: Numbers) -> tuple[str | int, ...]:
-    """What a file is made from beside its fp32 file; nothing for that one itself, as before there were others."""
-    return () if numbers == "fp32" else (numbers, REDUCTION_FORMAT)
+class Group(BaseModel):
+    """``group.json``: the heads of one tap that one model holds.
+
+    A group answers for a head as long as it holds the version that is served. After a deployment the head's own model
+    answers, and after a rollback the group does again; a build with ``--group-heads`` makes the group anew.
+
+    Attributes:
+        schema_version: The version of this schema.
+        tap: The tap of its heads.
+        trunk: The trunk's identity.
+        heads: Task -> its head.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    tap: int
+    trunk: str
+    heads: dict[str, Member]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return group_name(self.tap)
+
+    def holds(self, task: str, version: int | None) -> bool:
+        """Return whether the group holds this version of the task's head, and so answers for it."""
+        return task in self.heads and self.heads[task].version == version
+
+    def text(self) -> str:
+        """Return the file's content."""
+        return self.model_dump_json(indent=2) + "\n"
 
 
-def plan_model(
-    repository: Path, name: str, source: str, manifest: Manifest | None, numbers: Numbers = "fp32"
-) -> PlannedModel:
-    """The newest whole version on disk that was made from this source; else a fresh one."""
+def read_group(folder: Path) -> Group:
+    """Read the ``group.json`` of a version folder.
+
+    Raises:
+        UserError: The file is missing or broken.
+    """
+    path = folder / GROUP_JSON
+    try:
+        return Group.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(f"{path} is missing or broken ({str(error).splitlines()[0]}): run build-repo again") from error
+
+
+def plan_version(
+    repository: Path, name: str, source: str, manifest: Manifest | None, dtype: Dtype = "fp32"
+) -> ModelVersion:
+    """Return the newest whole version on disk that was made from a source, or else a fresh one.
+
+    Args:
+        repository: The repository's folder.
+        name: The model's name.
+        source: A hash over everything that the version is made from.
+        manifest: The repository's manifest; None if nothing has been built yet.
+        dtype: The dtype in which the version computes.
+    """
     contents = _contents_of(name)
-    entry = manifest.models.get(name) if manifest else None
-    for version in sorted(entry.versions if entry else (), reverse=True):
-        if entry and entry.versions[version].source == source and is_whole(repository, entry, version):
-            return PlannedModel(name, version, False, source, contents, numbers)
-    # Never written over: a version that a server may hold keeps its files, so what follows is a new one.
-    versions = [int(path.name) for path in (repository / name).glob("*") if path.name.isdecimal()]
-    # A group may hold a head whose own folder was pruned: a version of another head must not have that number.
-    versions += grouped_versions(repository, name.removeprefix("head_")) if name.startswith("head_") else []
-    return PlannedModel(name, max(versions, default=0) + 1, True, source, contents, numbers)
+    entries = manifest.models[name].versions if manifest and name in manifest.models else {}
+    for version, entry in sorted(entries.items(), reverse=True):
+        if entry.source == source and is_whole(repository, entry):
+            return ModelVersion(name, version, False, source, contents, dtype)
+    # A server may hold any version on disk, so none is overwritten: a fresh version gets the next number.
+    taken = [int(path.name) for path in (repository / name).glob("*") if path.name.isdecimal()]
+    task = head_task(name)
+    # A group may hold a head whose own folder was pruned: another head must not get that version's number.
+    taken += _grouped_versions(repository, task) if task is not None else []
+    return ModelVersion(name, max(taken, default=0) + 1, True, source, contents, dtype)
 
 
-def is_whole(repository: Path, entry: ModelEntry, version: int) -> bool:
-    """Whether all files of a version are there as they were written."""
-    files = entry.versions[version].files
-    return bool(files) and all(_holds(repository / path, digest) for path, digest in files.items())
+def is_whole(repository: Path, entry: VersionEntry) -> bool:
+    """Return whether all files of a version are on disk as they were written."""
+    return bool(entry.files) and all(_has_digest(repository / path, digest) for path, digest in entry.files.items())
+
+
+def segment_source(segment: Segment, trunk: str, dtype: Dtype = "fp32") -> str:
+    """Return a hash over everything that a segment's file is made from."""
+    return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop, *reduction_source(dtype))
+
+
+def reduction_source(dtype: Dtype) -> tuple[str | int, ...]:
+    """Return what a file is made from besides its fp32 file; nothing for the fp32 file itself."""
+    return () if dtype == "fp32" else (dtype, REDUCTION_FORMAT)
+
+
+def source_hash(*parts: str | int) -> str:
+    """Return one hash over the parts that something is made from."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _contents_of(model: str) -> tuple[str, ...]:
@@ -87,8 +169,21 @@ def _contents_of(model: str) -> tuple[str, ...]:
         return TOKENIZER_CONTENTS
     if model.startswith("heads_"):
         return GROUP_CONTENTS
-    return HEAD_CONTENTS if model.startswith("head_") else (MODEL_FILE,)
+    return (MODEL_FILE,) if head_task(model) is None else HEAD_CONTENTS
 
 
-def _holds(path: Path, digest: str) -> bool:
+def _grouped_versions(repository: Path, task: str) -> list[int]:
+    """Return the versions of a task's head that groups on disk hold.
+
+    A group whose record is broken is skipped: it answers for no task, so no head can be mistaken for one of its own.
+    """
+    versions = []
+    for path in repository.glob(f"heads_*/*/{GROUP_JSON}"):
+        with contextlib.suppress(UserError):
+            group = read_group(path.parent)
+            versions += [group.heads[task].version] if task in group.heads else []
+    return versions
+
+
+def _has_digest(path: Path, digest: str) -> bool:
     return path.is_file() and sha256_file(path) == digest

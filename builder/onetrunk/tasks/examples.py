@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onetrunk.digest import sha256_file
+from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.faults import Faults, RowError
 from onetrunk.tasks.hub import read_hub

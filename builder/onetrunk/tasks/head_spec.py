@@ -1,50 +1,19 @@
-"""``head.json``: what a head answers, where it stands, and how it came about. Read without torch."""
+"""Bundles' ``head.json``, checked against the kinds of task. Read without torch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.task_name import check_task_name
+from onetrunk.protocol.head_json import HEAD_JSON, HeadJson
 from onetrunk.tasks.kinds import get_kind
 
-HEAD_JSON = "head.json"
 
-# What a head's last layer is computed for; onetrunk.nn.query says how.
-Query = Literal["cls", "mean", "learned"]
-
-
-class HeadSpec(BaseModel):
-    """``head.json``: what a head answers, where it stands, and how it came about."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    task: Annotated[str, AfterValidator(check_task_name)]
-    kind: str
-    form: Literal["single", "pair"]
-    labels: tuple[str, ...] | None = None
-    range: tuple[FiniteFloat, FiniteFloat] | None = None
-    options: dict[str, Any] = {}
-    fitted: dict[str, Any] = {}
-    tap: int = Field(ge=0)
-    layers: int = Field(ge=1)
-    query: Query = "cls"
-    trunk: str
-    width: int = Field(ge=1)
-    max_length: int = Field(ge=3)
-    metric: str
-    scores: dict[str, FiniteFloat]
-    recipe: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    story: dict[str, Any] = {}
-    licence: str | None = None
-    created: str
-    onetrunk_version: str
+class HeadSpec(HeadJson):
+    """``head.json`` whose answer fits its kind: what every bundle that is read or written must be."""
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> HeadSpec:

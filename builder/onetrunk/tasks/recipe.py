@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from onetrunk.tasks.head_spec import Query
+from onetrunk.protocol.head_json import Query
 
 
 class Recipe(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from onetrunk.protocol.task_name import check_task_name
+from onetrunk.protocol.names import check_task_name
 from onetrunk.tasks.kinds import KINDS, Kind, get_kind
 from onetrunk.tasks.metrics import METRICS, check_metric
 from onetrunk.tasks.recipe import Recipe

@@ -51,7 +51,7 @@ def choose_arithmetic(trunk: Trunk, device: DeviceName = "auto", precision: Prec
     if precision != "auto":
         return Arithmetic(where, precision)
     fast = torch.cuda.is_bf16_supported() if where == "cuda" else _cpu_has_fast_bf16()
-    if not fast or _relative_error(trunk, Arithmetic(where, "bf16")) > _MOST_RELATIVE_ERROR:
+    if not (fast and _relative_error(trunk, Arithmetic(where, "bf16")) <= _MOST_RELATIVE_ERROR):  # NaN is too far off
         return Arithmetic(where, "fp32")
     return Arithmetic(where, "bf16")
 

@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.files import atomic_write, atomic_write_text
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.tasks.offsets import Texts
 from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.cache_pass import StatePass, tap_file
 from onetrunk.training.states import CachedStates
 from onetrunk.training.tokens import TokenRows, check_max_length, texts_sha256, tokenise
-from onetrunk.whole_file import write_text, written_whole
 
 CACHE_VARIABLE = "ONETRUNK_CACHE"
 _LAYOUT = 1
@@ -91,7 +91,7 @@ class StateCache:
         *,
         max_length: int,
         what: str = "texts",
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
     ) -> CachedTexts:
         """The states at all taps asked for. Those that are missing are computed in one pass over the texts.
 
@@ -138,14 +138,14 @@ class StateCache:
         return file.is_file() and file.stat().st_size == about["tokens"] * self._trunk.width * np.float16().nbytes
 
     def _run(
-        self, folder: Path, texts: Texts, taps: list[int], max_length: int, what: str, progress: Progress
+        self, folder: Path, texts: Texts, taps: list[int], max_length: int, what: str, progress: ProgressCallback
     ) -> dict[str, Any]:
         """One pass over the texts for some taps; gives what about.json says after it."""
         started, cpu_started = time.monotonic(), time.process_time()
         rows = tokenise(self._trunk, texts, max_length)
         earlier = (_read_about(folder) or {"passes": []})["passes"]
         about = {**self._describe(rows, max_length), "passes": earlier}
-        with written_whole(folder / "lengths.npy") as aside, aside.open("wb") as stream:
+        with atomic_write(folder / "lengths.npy") as aside, aside.open("wb") as stream:
             np.save(stream, rows.lengths)
         # Written last: where it is, lengths.npy is.
         _write_about(folder, about)
@@ -177,7 +177,7 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    write_text(folder / "about.json", json.dumps(about, indent=2) + "\n")
+    atomic_write_text(folder / "about.json", json.dumps(about, indent=2) + "\n")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress
+from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.states import length_order
@@ -47,7 +47,7 @@ class StatePass:
         self._parts = {tap: file.with_suffix(".part") for tap, file in self._files.items()}
         self._token_bytes = trunk.width * np.float16().nbytes
 
-    def run(self, what: str, progress: Progress) -> None:
+    def run(self, what: str, progress: ProgressCallback) -> None:
         """Computes what is missing, and gives the files their names.
 
         Raises:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from onetrunk.files import atomic_write
 from onetrunk.training.fitting import FitState
-from onetrunk.whole_file import written_whole
 
 
 class Checkpoint:
@@ -19,7 +19,7 @@ class Checkpoint:
 
     def save(self, state: FitState) -> None:
         """Writes the state; the last one is there until this one is whole. Raises OneTrunkError where that fails."""
-        with written_whole(self._path) as aside:
+        with atomic_write(self._path) as aside:
             torch.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, aside)
 
     def load(self) -> FitState | None:

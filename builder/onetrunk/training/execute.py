@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from onetrunk.files import atomic_write, atomic_write_text
 from onetrunk.nn.head import Head, empty_head, new_head
 from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.checkpoint import Checkpoint
 from onetrunk.training.evaluation import LabelledStates
@@ -29,7 +30,6 @@ from onetrunk.training.run_record import RunRecord
 from onetrunk.training.run_spec import Distillation, RunSpec
 from onetrunk.training.transfer import student_states
 from onetrunk.training.workbench import SPLITS, Workbench
-from onetrunk.whole_file import write_text, written_whole
 
 ShouldStop = Callable[[int, float], bool]
 """Asked after each epoch with its number, from 1, and its dev score."""
@@ -45,7 +45,7 @@ def execute(
     bench: Workbench,
     *,
     should_stop: ShouldStop = never,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> RunRecord:
     """Trains what a spec says and leaves a record, or gives the record that is there.
 
@@ -152,7 +152,7 @@ class _Costs:
 
     def save(self) -> None:
         names = ("seconds", "cpu_seconds", "labelling_cpu_seconds")
-        write_text(self.path, json.dumps({name: getattr(self, name) for name in names}))
+        atomic_write_text(self.path, json.dumps({name: getattr(self, name) for name in names}))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -180,7 +180,7 @@ class _Run:
         """Whether the head of a finished run is there. A whole encoder's weights are nothing that others need."""
         return self.spec.role == "full" or _weights_file(self.bench, self.key).is_file()
 
-    def train(self, should_stop: ShouldStop, progress: Progress) -> RunRecord:
+    def train(self, should_stop: ShouldStop, progress: ProgressCallback) -> RunRecord:
         model = self._model()
         self.costs.load()
         labelled_at = self.costs.cpu_seconds
@@ -300,7 +300,7 @@ class _Run:
         return record
 
     def _save_weights(self, state: FitState) -> None:
-        with written_whole(_weights_file(self.bench, self.key)) as aside:
+        with atomic_write(_weights_file(self.bench, self.key)) as aside:
             save_file({name: tensor.half().contiguous() for name, tensor in state.best_weights.items()}, aside)
 
 

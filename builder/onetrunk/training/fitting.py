@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.tasks import Recipe, Task
 from onetrunk.training.batches import epoch_batches
@@ -63,7 +63,7 @@ def fit(
     objective: Objective | None = None,
     resume: FitState | None = None,
     after_epoch: Callable[[FitState], bool | None] = lambda state: None,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> FitState:
     """Trains a model by its recipe. Only its own parameters change, and they end as after the last epoch.
 
@@ -98,6 +98,7 @@ def fit(
             loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
             _check_weights(model, task, epoch)
             scores = evaluate(model, dev, task).scores
+            _check_score(scores[task.metric], task, epoch)
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
             if after_epoch(state):
                 break
@@ -113,7 +114,7 @@ def _run_epoch(
     states: States,
     objective: Objective,
     epoch: int,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> float:
     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
     batches = epoch_batches(states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
@@ -150,6 +151,15 @@ def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
     if not all(bool((parameter.detach().abs() <= most).all()) for parameter in model.parameters()):
         raise DivergedError(
             f"task {task.name}: a weight is no number that fits 16 bits after epoch {epoch + 1}: train with a lower "
+            "--lr"
+        )
+
+
+def _check_score(score: float, task: Task, epoch: int) -> None:
+    # The best epoch is chosen by comparing scores, and no comparison with NaN is true.
+    if not math.isfinite(score):
+        raise DivergedError(
+            f"task {task.name}: {task.metric} on the dev data is {score} after epoch {epoch + 1}: train with a lower "
             "--lr"
         )
 

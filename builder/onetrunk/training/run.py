@@ -11,7 +11,7 @@ import torch
 from onetrunk.nn.bundle import save_bundle
 from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Recipe, Split, Task, read_examples
 from onetrunk.tasks.head_spec import read_spec
@@ -40,7 +40,7 @@ def train(
     precision: Precision = "auto",
     force: bool = False,
     skip_bad_rows: bool = False,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> TrainResult:
     """Trains a task's head on the trunk's cached states, and writes its bundle.
 
@@ -137,7 +137,7 @@ def _run_trunk(
     task: Task,
     recipe: Recipe,
     examples: Mapping[Split, Examples],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> dict[Split, CachedTexts]:
     # Heads are served on states in fp32, so that is what their score is measured on: bf16 moves a score by up to half
     # a point, either way.
@@ -181,7 +181,7 @@ def _fit(
     data: Mapping[Split, LabelledStates],
     arithmetic: Arithmetic,
     checkpoint: Checkpoint,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> FitState:
     try:
         return fit(

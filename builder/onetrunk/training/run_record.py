@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.run_spec import RunSpec
-from onetrunk.whole_file import write_text
 
 
 class RunRecord(BaseModel):
@@ -85,7 +85,7 @@ class RunStore:
 
     def save(self, record: RunRecord) -> None:
         """Writes a record, whole or not at all. Raises OneTrunkError where that fails."""
-        write_text(self._path(record.spec, record.key), record.model_dump_json(indent=1) + "\n")
+        atomic_write_text(self._path(record.spec, record.key), record.model_dump_json(indent=1) + "\n")
 
     def __iter__(self) -> Iterator[RunRecord]:
         """All records, by file name."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onetrunk.nn.trunk import Trunk, load_trunk
-from onetrunk.progress import Progress, silent
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Split, Task, read_examples
 from onetrunk.tasks.offsets import Texts
@@ -99,7 +99,7 @@ class Workbench:
             self._tokens[name, split] = TokenStates(rows, self.trunk.pad_token_id)
         return self._tokens[name, split]
 
-    def states(self, name: str, split: Split, taps: Sequence[int], progress: Progress = silent) -> CachedTexts:
+    def states(self, name: str, split: Split, taps: Sequence[int], progress: ProgressCallback = silent) -> CachedTexts:
         """A task's states at some taps, from the cache, or computed into it.
 
         Heads are served on states in fp32, so that is what their scores are measured on.
@@ -109,7 +109,13 @@ class Workbench:
         return self.text_states(texts, taps, what=f"{name}: trunk on {split} texts", precise=precise, progress=progress)
 
     def text_states(
-        self, texts: Texts, taps: Sequence[int], *, what: str, precise: bool = False, progress: Progress = silent
+        self,
+        texts: Texts,
+        taps: Sequence[int],
+        *,
+        what: str,
+        precise: bool = False,
+        progress: ProgressCallback = silent,
     ) -> CachedTexts:
         """States of any texts at some taps, from the cache, or computed into it."""
         arithmetic = Arithmetic(self.arithmetic.device, "fp32") if precise else self.arithmetic

@@ -4,7 +4,8 @@ from onetrunk.client.aio import AsyncClient
 from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.client import Client
-from onetrunk.client.errors import (
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import (
     BadInput,
     DeadlineExceeded,
     NotReady,
@@ -13,7 +14,6 @@ from onetrunk.client.errors import (
     ServerError,
     UnknownTask,
 )
-from onetrunk.client.task_info import TaskInfo
 
 __all__ = [
     "Answer",

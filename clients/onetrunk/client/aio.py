@@ -18,7 +18,7 @@ from onetrunk.client.plan import Batch
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Rows, TextRows, TokenRows
 from onetrunk.client.session import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, Session, Settings
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 
 class AsyncClient:

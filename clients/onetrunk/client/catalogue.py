@@ -8,37 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
-
-from onetrunk.client.errors import ServerError, UnknownTask
 from onetrunk.client.kinds import reader_of
-from onetrunk.client.task_info import TaskInfo
-
-SCHEMA = 1
-
-
-class _Parameter(BaseModel):
-    """The JSON in the ensemble's parameter ``onetrunk``."""
-
-    trunk: str
-    max_length: int = Field(ge=1)
-    buckets: tuple[int, ...] = Field(min_length=1)
-    tasks: dict[str, TaskInfo]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tasks_know_their_names(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(
-                f"schema {found!r}, this client reads schema {SCHEMA}: bring client and repository to one version"
-            )
-        if isinstance(data.get("tasks"), dict):
-            named = {
-                name: {**task, "name": name} if isinstance(task, dict) else task for name, task in data["tasks"].items()
-            }
-            data = {**data, "tasks": named}
-        return data
+from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
+from onetrunk.protocol.errors import ServerError, UnknownTask
+from onetrunk.protocol.names import ONETRUNK_PARAMETER
 
 
 @dataclass(frozen=True)
@@ -76,33 +49,30 @@ class Catalogue:
 
 
 def read_catalogue(config: Any) -> Catalogue:
-    """Reads the configuration of an ensemble, ``model_config_pb2.ModelConfig``.
+    """Read the configuration of an ensemble, a ``model_config_pb2.ModelConfig``.
 
     Raises:
-        ServerError: it is not an ensemble that build-repo wrote, or of a schema that this client does not read.
+        ServerError: ``build-repo`` did not write the ensemble, or in a schema that this client does not read.
     """
-    if "onetrunk" not in config.parameters:
+    if ONETRUNK_PARAMETER not in config.parameters:
         raise ServerError(
-            f"model {config.name!r} has no parameter 'onetrunk': build-repo did not write this repository"
+            f"model {config.name!r} has no parameter {ONETRUNK_PARAMETER!r}: build-repo did not write this repository"
         )
     if config.max_batch_size < 1:
         raise ServerError(f"model {config.name!r} has max_batch_size {config.max_batch_size}, expected 1 or more")
+    where = f"parameter {ONETRUNK_PARAMETER!r} of model {config.name!r}"
     try:
-        parameter = _Parameter.model_validate_json(config.parameters["onetrunk"].string_value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ServerError(
-            f"parameter 'onetrunk' of model {config.name!r}: {where + ': ' if where else ''}{first['msg']}"
-        ) from None
-    for name, task in parameter.tasks.items():
+        info = read_ensemble_info(config.parameters[ONETRUNK_PARAMETER].string_value)
+    except ValueError as error:
+        raise ServerError(f"{where}: {error}") from None
+    for name, task in info.tasks.items():
         reader = reader_of(task)
         if reader and (fault := reader.fault(task)):
-            raise ServerError(f"parameter 'onetrunk' of model {config.name!r}: tasks.{name}: {fault}")
+            raise ServerError(f"{where}: tasks.{name}: {fault}")
     return Catalogue(
-        trunk=parameter.trunk,
+        trunk=info.trunk,
         max_batch_size=config.max_batch_size,
-        max_length=parameter.max_length,
-        buckets=tuple(sorted(parameter.buckets)),
-        tasks=MappingProxyType(parameter.tasks),
+        max_length=info.max_length,
+        buckets=tuple(sorted(info.buckets)),
+        tasks=MappingProxyType(info.tasks),
     )

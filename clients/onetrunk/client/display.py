@@ -15,7 +15,7 @@ from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.lines import Line
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 _MOST_CHARACTERS = 300
 _MOST_ANSWERS = 120

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from onetrunk.client.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, Problem, ServerError
+from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, Problem, ServerError
 
 # The tokenizer names the row within the request: "in ensemble 'multitask', text 3: nothing to read".
 ROW_MESSAGE = re.compile(r"\b(text|text_pair|input_ids|attention_mask|token_type_ids) (\d+): (.*)", re.DOTALL)

@@ -10,7 +10,6 @@ from typing import Any
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import OneTrunkError
 from onetrunk.client.fault import read_fault
 from onetrunk.client.kinds import RowRead
 from onetrunk.client.plan import Batch, plan_batches
@@ -26,6 +25,8 @@ from onetrunk.client.wire import (
     request_message,
     response_arrays,
 )
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 
 # The deadline is kept on this side: gRPC is told a later one, and a request that nobody waits for any
 # more is left to end by itself. Told the deadline, gRPC would cancel the request, and Triton 24.10
@@ -158,9 +159,9 @@ class Flight:
     def _request(self, batch: Batch) -> Any:
         outputs = [task.name for task in batch.tasks]
         if self._rows.reports_truncation:
-            outputs.append("truncated")
+            outputs.append(TRUNCATED)
         if _about_words(batch):
-            outputs.append("token_words")
+            outputs.append(TOKEN_WORDS)
         return request_message(self._rows.model, self._rows.inputs(batch.rows), outputs)
 
 

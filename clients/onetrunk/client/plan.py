@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 # Rows are sorted by length among this many batches: enough for equal buckets to meet, and the first
 # rows of a long list are still among the first to be answered.

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from onetrunk.client.errors import DeadlineExceeded
 from onetrunk.client.fault import Fault
+from onetrunk.protocol.errors import DeadlineExceeded
 
 Clock = Callable[[], float]
 

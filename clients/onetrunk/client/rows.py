@@ -12,11 +12,20 @@ from typing import NoReturn, Protocol, TypeVar
 import numpy as np
 
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import BadInput, Problem
 from onetrunk.client.kinds import reader_of
 from onetrunk.client.plan import Group
-from onetrunk.client.task_info import TaskInfo
 from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    MULTITASK,
+    MULTITASK_TOKENS,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_TYPE_IDS,
+)
 
 T = TypeVar("T")
 
@@ -52,7 +61,7 @@ class TextRows:
 
     texts: tuple[bytes, ...]
     pairs: tuple[bytes | None, ...]
-    model: str = "multitask"
+    model: str = MULTITASK
     reports_truncation: bool = True
 
     @classmethod
@@ -108,10 +117,10 @@ class TextRows:
 
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """``text``, and ``text_pair`` where these rows have one."""
-        tensors = [bytes_tensor("text", [self.texts[row] for row in rows])]
+        tensors = [bytes_tensor(TEXT, [self.texts[row] for row in rows])]
         pairs = [self.pairs[row] for row in rows]
         if any(pair is not None for pair in pairs):
-            tensors.append(bytes_tensor("text_pair", [pair or b"" for pair in pairs]))
+            tensors.append(bytes_tensor(TEXT_PAIR, [pair or b"" for pair in pairs]))
         return tensors
 
 
@@ -121,7 +130,7 @@ class TokenRows:
 
     input_ids: tuple[tuple[int, ...], ...]
     token_type_ids: tuple[tuple[int, ...], ...]
-    model: str = "multitask_tokens"
+    model: str = MULTITASK_TOKENS
     reports_truncation: bool = False
 
     @classmethod
@@ -186,9 +195,9 @@ class TokenRows:
             mask[at, :length] = 1
             types[at, :length] = self.token_type_ids[row]
         return [
-            int64_tensor("input_ids", ids),
-            int64_tensor("attention_mask", mask),
-            int64_tensor("token_type_ids", types),
+            int64_tensor(INPUT_IDS, ids),
+            int64_tensor(ATTENTION_MASK, mask),
+            int64_tensor(TOKEN_TYPE_IDS, types),
         ]
 
 

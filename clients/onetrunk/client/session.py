@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from onetrunk.client.catalogue import Catalogue, read_catalogue
-from onetrunk.client.errors import BadInput, OneTrunkError, Problem, UnknownTask
 from onetrunk.client.fault import read_fault
 from onetrunk.client.flight import Flight, Outdated
 from onetrunk.client.retry import Backoff, Deadline
 from onetrunk.client.rows import Rows
 from onetrunk.client.traffic import Traffic
+from onetrunk.protocol.errors import BadInput, OneTrunkError, UnknownTask
+from onetrunk.protocol.names import MULTITASK
 
 # The ensemble whose configuration tells the tasks of both.
-CATALOGUE_MODEL = "multitask"
+CATALOGUE_MODEL = MULTITASK
 
 # A head replaced on a running server is noticed after this time at the latest, at the price of one
 # small request. Answers that do not fit any more are noticed at once.
@@ -134,4 +135,4 @@ class Session:
 
 
 def _wrong(message: str) -> BadInput:
-    return BadInput([Problem(None, message)])
+    return BadInput.of_call(message)

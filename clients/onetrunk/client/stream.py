@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.client import Client
-from onetrunk.client.errors import BadInput
 from onetrunk.client.lines import BadLine, Line
+from onetrunk.protocol.errors import BadInput
 
 T = TypeVar("T")
 

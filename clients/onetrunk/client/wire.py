@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from onetrunk.client.errors import ServerError
 from onetrunk.client.kinds import Reader, reader_of
 from onetrunk.client.plan import Batch
 from onetrunk.client.tensor import Tensor
+from onetrunk.protocol.errors import ServerError
+from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 
 Arrays = Mapping[str, NDArray[Any]]
 """Output name -> array, as of response_arrays."""
@@ -89,7 +90,7 @@ def batch_words(arrays: Arrays, batch: Batch) -> NDArray[np.int64]:
     Raises:
         Misfit: the output is missing or of another shape.
     """
-    array = arrays.get("token_words")
+    array = arrays.get(TOKEN_WORDS)
     if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (len(batch.rows), 3):
         raise Misfit("the answer does not say for every row where its tokens stand")
     return array
@@ -101,7 +102,7 @@ def batch_truncated(arrays: Arrays, batch: Batch) -> list[bool]:
     Raises:
         Misfit: the output is missing or has another number of rows.
     """
-    array = arrays.get("truncated")
+    array = arrays.get(TRUNCATED)
     if array is None or array.size != len(batch.rows):
         raise Misfit("the answer does not say for every row whether it was truncated")
     return [bool(value) for value in array.ravel()]

@@ -1,17 +1,85 @@
-"""The errors that the builder raises on purpose."""
+"""Every error that OneTrunk raises on purpose, told apart by what a caller can do about it.
+
+A message is one line: what was found, what is allowed, what to do. A command prints it and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class OneTrunkError(Exception):
-    """Something failed: a check, an export, training. Commands exit with 1."""
+    """Something failed: training, a check, an export, a server."""
 
     exit_code = 1
 
 
-class UndefinedError(Exception):
-    """A metric has no value on the rows at hand. The message says why; the score counts as 0, with that as a note."""
-
-
 class UserError(OneTrunkError):
-    """What the user gave is wrong. One line: what was found, what is allowed, what to do. Commands exit with 2."""
+    """The user's input is wrong, and the same input will fail again."""
 
     exit_code = 2
+
+
+class UnknownTask(UserError, LookupError):  # noqa: N818 - named as a state, not a mistake
+    """A task that the server does not serve."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in the caller's input.
+
+    Attributes:
+        row: The index into the caller's list, or None if the fault concerns the whole call.
+        message: What was found and what is allowed.
+    """
+
+    row: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return self.message if self.row is None else f"row {self.row}: {self.message}"
+
+
+class BadInput(UserError, ValueError):  # noqa: N818 - named as a state, not a mistake
+    """The caller's input cannot be answered.
+
+    Attributes:
+        problems: Every fault that was found, in row order. Faults that the client finds are complete and are reported
+            before anything is sent; faults that the server finds arrive one row at a time.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        more = len(self.problems) - 1
+        tail = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
+        super().__init__(f"{self.problems[0]}{tail}")
+
+    @classmethod
+    def of_call(cls, message: str) -> BadInput:
+        """Return the error for a fault that concerns the whole call."""
+        return cls([Problem(None, message)])
+
+
+class NotReady(OneTrunkError):  # noqa: N818 - named as a state, not a mistake
+    """No server answers, or it does not serve the model at the moment. Trying again later may work."""
+
+
+class DeadlineExceeded(OneTrunkError, TimeoutError):  # noqa: N818 - gRPC's own name for it
+    """The whole call, with everything it had to send, did not finish in its time."""
+
+
+class ServerError(OneTrunkError):
+    """The server failed: it did not start, a request failed, or a response could not be read.
+
+    Attributes:
+        status: The name of the gRPC status, or None if the error did not come from gRPC.
+    """
+
+    def __init__(self, message: str, *, status: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UndefinedError(Exception):
+    """A metric has no value on the given rows. The message says why; the score counts as 0, with a note."""

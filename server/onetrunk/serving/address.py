@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from onetrunk.serving.errors import PortTakenError, UserError
+from onetrunk.protocol.errors import ServerError, UserError
+
+
+class PortTakenError(ServerError):
+    """Another process listens where Triton should."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from onetrunk.serving.errors import ServerError
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from onetrunk.serving.launcher import Server
-
-ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
 
 EPILOG = f"""\b
 Examples:
@@ -33,8 +32,8 @@ Examples:
 \b
 Loading models, shared memory, trace and logging settings are closed to everybody
 but serve-repo itself. Set {ADMIN_KEY_VARIABLE} to a key of your own
-to open them to those who send it in the header onetrunk-admin-key
-(over gRPC: triton-grpc-protocol-onetrunk-admin-key), as deploy-head does.
+to open them to those who send it in the header {ADMIN_HEADER}
+(over gRPC: {ADMIN_GRPC_HEADER}), as deploy-head does.
 
 \b
 Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
@@ -73,7 +72,7 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             server.stop()
-    except ServerError as error:
+    except OneTrunkError as error:
         click.echo(f"serve-repo: {error}", err=True)
         sys.exit(error.exit_code)
 
@@ -97,16 +96,16 @@ def announce(server: Server, repository: Path, console: Console, as_json: bool) 
             "metrics": server.metrics_url,
             "log": str(server.log_path),
             "pid": server.pid,
-            "tasks": server.tasks,
+            "tasks": {name: task.record() for name, task in server.tasks.items()},
         }
         click.echo(json.dumps(ready))
         return
     table = Table("task", "kind", "form", "answers", box=None, pad_edge=False)
     for name, task in sorted(server.tasks.items()):
-        answers = ", ".join(task["labels"]) if task.get("labels") else "a number"
-        if task.get("range"):
-            answers += " from {} to {}".format(*task["range"])
-        table.add_row(name, task["kind"], task["form"], answers)
+        answers = ", ".join(task.labels) if task.labels else "a number"
+        if task.range:
+            answers += " from {:g} to {:g}".format(*task.range)
+        table.add_row(name, task.kind, task.form, answers)
     console.print(f"[green]Ready[/]: {len(server.tasks)} tasks of {repository}")
     console.print(table)
     url = "" if server.grpc_url == "127.0.0.1:8001" else f" --url {server.grpc_url}"

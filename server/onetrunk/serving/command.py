@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onetrunk.protocol.names import ADMIN_HEADER, ENSEMBLES
 from onetrunk.serving.address import Address
 from onetrunk.serving.installation import Installation
 from onetrunk.serving.runtime import Runtime
 
-# The whole service: loading an ensemble loads its parts.
-ENSEMBLES = ("multitask", "multitask_tokens")
-
 # What changes the server or maps its memory. Reading (metadata, model configs, statistics) stays open: clients learn
 # the tasks from the ensembles' configs.
 ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
-ADMIN_HEADER = "onetrunk-admin-key"
 
 # How long Triton may wait for requests in flight when it stops.
 EXIT_TIMEOUT_S = 5
@@ -46,7 +43,7 @@ def triton_command(
         f"--model-repository={repository}",
         f"--backend-directory={runtime.backends}",
         "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in ENSEMBLES),
+        *(f"--load-model={name}" for name in ENSEMBLES),  # loading an ensemble loads its parts
         # Generated configs are complete. Completing them would start every model's process twice, and take
         # four seconds in place of one.
         "--disable-auto-complete-config",
@@ -69,9 +66,3 @@ def triton_command(
     if verbose:
         command.append("--log-verbose=1")
     return command
-
-
-def admin_headers(admin_key: str | None) -> dict[str, str]:
-    """Gives the gRPC headers that the admin endpoints ask for."""
-    # Triton puts this prefix before the header's name over gRPC (not over HTTP).
-    return {f"triton-grpc-protocol-{ADMIN_HEADER}": admin_key} if admin_key else {}

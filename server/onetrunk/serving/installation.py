@@ -9,7 +9,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from onetrunk.serving.errors import UserError
+from onetrunk.protocol.errors import UserError
 
 # What the models import, and which of the project's extras brings it.
 NEEDED = {

@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from onetrunk.serving.address import Address, choose_ports, listens_on, resolve_host
+from onetrunk.admin import AdminClient
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
+from onetrunk.serving.address import Address, PortTakenError, choose_ports, listens_on, resolve_host
 from onetrunk.serving.command import triton_command
-from onetrunk.serving.control import Control
-from onetrunk.serving.errors import PortTakenError, ServerError, UserError
 from onetrunk.serving.installation import find_triton
 from onetrunk.serving.log import PORT_TAKEN, loaded_models, read_since, why_it_failed
+from onetrunk.serving.probe import probe_all_outputs
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.repository import Repository, read_repository
 from onetrunk.serving.runtime import environment, make_runtime
@@ -27,6 +28,8 @@ from onetrunk.serving.watchdog import Watchdog, Watched
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+# Short: a Triton that does not answer such questions in this time is stuck, and will be restarted.
+ADMIN_TIMEOUT_S = 5.0
 # A free port can be lost to another process before Triton listens on it.
 TRIES_FOR_FREE_PORTS = 5
 
@@ -87,7 +90,7 @@ class Server:
         self._lock = threading.Lock()  # guards the starting and the ending of processes
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._failure: ServerError | None = None
+        self._failure: OneTrunkError | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -117,7 +120,7 @@ class Server:
         return self._path
 
     @property
-    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+    def tasks(self) -> Mapping[str, TaskInfo]:
         """What is served, by task, as the ensembles describe it."""
         return self._repository.tasks if self._repository is not None else {}
 
@@ -153,7 +156,7 @@ class Server:
         try:
             self._launch(address)
         except BaseException as error:
-            self._failure = error if isinstance(error, ServerError) else None
+            self._failure = error if isinstance(error, OneTrunkError) else None
             self.stop()
             raise
 
@@ -180,7 +183,7 @@ class Server:
                         raise
                     self._launch(choose_ports(self._wanted))
         except BaseException as error:
-            self._failure = error if isinstance(error, ServerError) else None
+            self._failure = error if isinstance(error, OneTrunkError) else None
             self.stop()
             raise
         self._watchdog = Watchdog(watched, self._restart, self._give_up, probe_interval_s=self._probe_interval_s)
@@ -205,7 +208,7 @@ class Server:
             running, self._running = self._running, None
             if running is not None:
                 running.process.stop()
-                running.control.close()
+                running.admin.close()
         if self._watchdog is not None and self._watchdog is not threading.current_thread():
             self._watchdog.join()
         if self._log_is_temporary and self._log_path is not None and self._failure is None:
@@ -228,7 +231,7 @@ class Server:
         with self._lock:
             if self._running is not None:
                 self._running.process.stop()
-                self._running.control.close()
+                self._running.admin.close()
                 self._running = None
             if self._stopping.is_set():
                 raise ServerError("the server was stopped")
@@ -239,7 +242,7 @@ class Server:
             )
             process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
             self._address = address
-            self._running = Watched(process, Control(self.grpc_url, self._admin_key))
+            self._running = Watched(process, AdminClient(self.grpc_url, self._admin_key, timeout_s=ADMIN_TIMEOUT_S))
             return self._running
 
     def _await_answer(self, deadline: float, on_progress: Callable[[int, int], None] | None = None) -> Watched:
@@ -252,7 +255,7 @@ class Server:
             if running.process.exit_status() is not None:
                 raise self._start_failure()
             if listens_on(running.process.pid, self._address.ports):
-                running.control.ask_for_everything(max(deadline - time.monotonic(), 1.0))
+                probe_all_outputs(running.admin, max(deadline - time.monotonic(), 1.0))
                 return running
             if on_progress is not None:
                 on_progress(len(loaded_models(self._logged()) & models), len(models))
@@ -277,7 +280,7 @@ class Server:
         self._launch(self._address)
         return self._await_answer(time.monotonic() + self._start_timeout_s)
 
-    def _give_up(self, failure: ServerError) -> None:
+    def _give_up(self, failure: OneTrunkError) -> None:
         self._failure = failure
         log.error("%s", failure)
         self.stop()

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from onetrunk.protocol.errors import ServerError
 from onetrunk.serving import guard
 from onetrunk.serving.command import EXIT_TIMEOUT_S
-from onetrunk.serving.errors import ServerError
 from onetrunk.serving.runtime import Runtime
 
 # What Triton gets to stop by itself: its own time-out, and time to unload the models.

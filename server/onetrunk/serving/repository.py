@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from onetrunk.serving.command import ENSEMBLES
-from onetrunk.serving.errors import UserError
+from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import COMMIT, CONFIG_FILE, ENSEMBLES, ONETRUNK_PARAMETER, STAGING
 
 BUILD_HINT = "run build-repo"
 
@@ -22,7 +22,7 @@ class Repository:
     """A repository that looks complete. Whether its models work, only Triton can say."""
 
     path: Path
-    tasks: Mapping[str, Mapping[str, Any]]  # name -> kind, form, labels, ... as in the ensembles' parameter
+    tasks: Mapping[str, TaskInfo]
     models: frozenset[str]  # all that will be loaded: the ensembles and their parts
 
 
@@ -34,11 +34,11 @@ def read_repository(path: Path) -> Repository:
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
-    if not _may_be_loaded(path / ".staging" / "commit.json"):
+    if not _may_be_loaded(path / STAGING / COMMIT):
         raise UserError(
             f"{path}: a build was cut off while it was publishing: {BUILD_HINT} again, it finishes the work"
         )
-    if not any(path.glob("*/config.pbtxt")):
+    if not any(path.glob(f"*/{CONFIG_FILE}")):
         raise UserError(f"{path} holds no models: {BUILD_HINT} first")
     models = set(ENSEMBLES)
     ensembles = {name: read_config(path, name, f"the ensemble {name}") for name in ENSEMBLES}
@@ -62,11 +62,11 @@ def _may_be_loaded(commit: Path) -> bool:
 
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:
     """Parses one model's config.pbtxt."""
-    file = path / model / "config.pbtxt"
+    file = path / model / CONFIG_FILE
     try:
         return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except FileNotFoundError:
-        raise UserError(f"{path} lacks {what} ({model}/config.pbtxt): {BUILD_HINT} again") from None
+        raise UserError(f"{path} lacks {what} ({model}/{CONFIG_FILE}): {BUILD_HINT} again") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not a Triton config (line:column : what) {error}: {BUILD_HINT} again") from None
 
@@ -79,15 +79,15 @@ def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
         raise UserError(f"{path}: {ensemble} pins version {version} of {model}, which is missing: {BUILD_HINT} again")
 
 
-def read_tasks(path: Path, ensemble: model_config_pb2.ModelConfig) -> Mapping[str, Mapping[str, Any]]:
-    """Reads what an ensemble says about its tasks."""
+def read_tasks(path: Path, ensemble: model_config_pb2.ModelConfig) -> Mapping[str, TaskInfo]:
+    """Read what an ensemble says about its tasks."""
     try:
-        tasks = json.loads(ensemble.parameters["onetrunk"].string_value)["tasks"]
-    except (ValueError, KeyError, TypeError):
+        tasks = read_ensemble_info(ensemble.parameters[ONETRUNK_PARAMETER].string_value).tasks
+    except ValueError as error:
         raise UserError(
-            f"{path}: {ensemble.name} has no readable parameter `onetrunk`, from which clients learn the tasks: "
-            f"{BUILD_HINT} again"
+            f"{path}: {ensemble.name} has no readable parameter `{ONETRUNK_PARAMETER}`, from which clients learn the "
+            f"tasks ({error}): {BUILD_HINT} again"
         ) from None
-    if not isinstance(tasks, dict) or not tasks:
+    if not tasks:
         raise UserError(f"{path}: {ensemble.name} has no tasks: {BUILD_HINT} with at least one")
     return tasks

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tritonclient.utils import InferenceServerException
-
-from onetrunk.serving.control import Control, NoAnswerError
-from onetrunk.serving.errors import ServerError
+from onetrunk.admin import AdminClient
+from onetrunk.protocol.errors import OneTrunkError, ServerError
+from onetrunk.serving.probe import answers_given, probe_all_outputs
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.stubs import Stub, living_stubs
 
@@ -54,7 +53,15 @@ class Watched:
     """A running server, as the watchdog sees it. Another one takes its place after a restart."""
 
     process: TritonProcess
-    control: Control
+    admin: AdminClient
+
+
+class _GiveUp(Exception):  # noqa: N818 - not an error: it carries one out of a look
+    """The server cannot be kept running, because of `failure`."""
+
+    def __init__(self, failure: OneTrunkError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class Watchdog(threading.Thread):
@@ -64,7 +71,7 @@ class Watchdog(threading.Thread):
         self,
         watched: Watched,
         restart: Callable[[], Watched],
-        give_up: Callable[[ServerError], None],
+        give_up: Callable[[OneTrunkError], None],
         *,
         probe_interval_s: float | None,
         restarts: int = 5,
@@ -104,13 +111,13 @@ class Watchdog(threading.Thread):
         while not self._stopping.wait(POLL_S):
             try:
                 self._look()
-            except (InferenceServerException, OSError) as error:
+            except _GiveUp as end:
+                if not self._stopping.is_set():
+                    self._give_up(end.failure)
+                return
+            except (OneTrunkError, OSError) as error:
                 # The server went away in the middle of a question: the next look sees why.
                 log.debug("watchdog: %s", error)
-            except ServerError as error:
-                if not self._stopping.is_set():
-                    self._give_up(error)
-                return
             except Exception:
                 # Serving goes on, so watching must too, whatever one look ran into.
                 if not self._stopping.is_set():
@@ -133,7 +140,7 @@ class Watchdog(threading.Thread):
         missing = self._known - living
         # A process that is missing twice in a row was not just being replaced.
         for stub in sorted(missing & self._missing):
-            if self._watched.control.is_loaded(stub.model, stub.version):
+            if self._watched.admin.is_loaded(stub.model, stub.version):
                 self._revive(stub)
             else:  # unloaded on purpose
                 self._known.discard(stub)
@@ -147,22 +154,22 @@ class Watchdog(threading.Thread):
         backoff.note_try(now)
         self._revivals += 1
         try:
-            self._watched.control.reload(stub.model, self._revivals)
-        except InferenceServerException as error:
-            log.error("%s died and does not load again (try %d): %s", stub.model, backoff.tries, error.message())
+            self._watched.admin.reload(stub.model, self._revivals)
+        except OneTrunkError as error:
+            log.error("%s died and does not load again (try %d): %s", stub.model, backoff.tries, error)
         else:
             log.warning("%s died and was brought back in %.1f s", stub.model, time.monotonic() - now)
 
     def _look_for_answers(self) -> None:
         """Judges by an answer: one that somebody got since the last time, or else one of our own."""
         try:
-            answers = self._watched.control.answers_given()
+            answers = answers_given(self._watched.admin)
             # After a reload Triton counts from 0 again, so any change is a sign of life.
             if answers != self._answers:
                 self._answers = answers
             else:
-                self._watched.control.ask_for_everything(PROBE_TIMEOUT_S)
-        except (NoAnswerError, InferenceServerException) as error:
+                probe_all_outputs(self._watched.admin, PROBE_TIMEOUT_S)
+        except OneTrunkError as error:
             self._failed_probes += 1
             log.error("no answer (%d of %d): %s", self._failed_probes, PROBES_BEFORE_RESTART, error)
             if self._failed_probes >= PROBES_BEFORE_RESTART:
@@ -174,21 +181,21 @@ class Watchdog(threading.Thread):
         """Starts the whole server anew, unless that was tried too often.
 
         Raises:
-            ServerError: It was; the message gives the last reason.
+            _GiveUp: It was.
         """
         while not self._server_backoff.may_try(time.monotonic()):
             if self._stopping.wait(POLL_S):
                 return
         if self._server_backoff.tries >= self._restarts:
-            raise ServerError(f"{reason}; given up after {self._restarts} restarts")
+            raise _GiveUp(ServerError(f"{reason}; given up after {self._restarts} restarts"))
         began = time.monotonic()
         self._server_backoff.note_try(began)
         log.warning("%s; starting it again", reason)
         try:
             self._watched = self._restart()
-        except ServerError as error:
+        except OneTrunkError as error:
             if self._server_backoff.tries >= self._restarts:
-                raise
+                raise _GiveUp(error) from None
             if not self._stopping.is_set():
                 log.error("Triton does not start again (try %d): %s", self._server_backoff.tries, error)
             return

@@ -210,7 +210,8 @@ class Tagging(Kind):
         one, other = both[: len(found)], both[len(found) :]
         real = (one[..., 0] >= 0) | (other[..., 0] >= 0)
         other_tag = float((one[..., 0] != other[..., 0])[real].mean()) if real.any() else 0.0
-        return max(other_tag, float(np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
+        # Unlike max(), this keeps NaN.
+        return float(np.maximum(other_tag, np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
 
     def shown(self, scores: Scores, space: AnswerSpace) -> str:
         """The types of the spans."""

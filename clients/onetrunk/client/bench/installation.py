@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onetrunk.client.errors import OneTrunkError
+from onetrunk.protocol.errors import OneTrunkError
 
 HOW_TO_GET = """\
 On x86-64 Linux with glibc 2.34 or later:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from onetrunk.client.bench.installation import PerfAnalyzer
 from onetrunk.client.bench.samples import Sample
-from onetrunk.client.errors import ServerError
+from onetrunk.protocol.errors import ServerError
 
 # perf_analyzer calls a result stable by comparing its last three windows, so three is the least it can run.
 WINDOWS = 3

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from onetrunk.admin import AdminClient
 from onetrunk.client.bench.installation import find_perf_analyzer
 from onetrunk.client.bench.load import Load, run_load
 from onetrunk.client.bench.samples import Sample, read_texts, sort_into_buckets
-from onetrunk.client.bench.server import BenchServer
 from onetrunk.client.bench.statistics import PartTimes, part_times, settled_counters
 from onetrunk.client.client import Client
-from onetrunk.client.errors import BadInput, Problem
-
-MODELS = ("multitask", "multitask_tokens")
+from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.names import ENSEMBLES
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class BenchPlan:
     """
 
     url: str = "127.0.0.1:8001"
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = ENSEMBLES
     concurrencies: tuple[int, ...] = (1, 4)
     seconds: float = 3.0
     texts: Path | None = None
@@ -95,7 +94,7 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
     lines = read_texts(plan.texts)
     with (
         find_perf_analyzer(plan.program) as program,
-        BenchServer(plan.url) as server,
+        AdminClient(plan.url) as server,
         Client(plan.url, retries=0) as client,
     ):
         catalogue = client.catalogue()
@@ -138,7 +137,7 @@ def _wanted(buckets: dict[int, list[Sample]], wanted: Sequence[int] | None) -> d
     return {bucket: samples for bucket, samples in buckets.items() if wanted is None or bucket in wanted}
 
 
-def _warm_up(server: BenchServer, model: str, samples: Sequence[Sample]) -> None:
+def _warm_up(server: AdminClient, model: str, samples: Sequence[Sample]) -> None:
     """Every row once, so that no first allocation is measured, and a row that fails is named by the server."""
     for sample in samples:
         server.infer(model, sample.inputs(model))

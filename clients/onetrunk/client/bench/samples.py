@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onetrunk.client.bench.server import BenchServer
+from onetrunk.admin import AdminClient, text_column
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.errors import BadInput, Problem
 from onetrunk.client.lines import BadLine, Line, is_plain, open_lines, read_lines
 from onetrunk.client.rows import TextRows
-from onetrunk.client.tensor import Tensor, bytes_tensor, int64_tensor
+from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.names import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    MULTITASK,
+    PADDED,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_TYPE_IDS,
+    TOKENIZER,
+)
 
 
 @dataclass(frozen=True)
@@ -31,23 +41,23 @@ class Sample:
 
     def step(self, model: str) -> dict[str, Any]:
         """The row for this ensemble in the format of perf_analyzer's ``--input-data``."""
-        if model == "multitask":
-            return {"text": [self.text]} | ({"text_pair": [self.pair]} if self.pair is not None else {})
+        if model == MULTITASK:
+            return {TEXT: [self.text]} | ({TEXT_PAIR: [self.pair]} if self.pair is not None else {})
         shape = [len(self.input_ids)]
         return {
-            "input_ids": {"content": list(self.input_ids), "shape": shape},
-            "token_type_ids": {"content": list(self.token_type_ids), "shape": shape},
+            INPUT_IDS: {"content": list(self.input_ids), "shape": shape},
+            TOKEN_TYPE_IDS: {"content": list(self.token_type_ids), "shape": shape},
         }
 
-    def inputs(self, model: str) -> list[Tensor]:
-        """The same row as a request of its own."""
-        if model == "multitask":
-            pair = [] if self.pair is None else [bytes_tensor("text_pair", [self.pair.encode()])]
-            return [bytes_tensor("text", [self.text.encode()]), *pair]
-        return [
-            int64_tensor("input_ids", np.array([self.input_ids], np.int64)),
-            int64_tensor("token_type_ids", np.array([self.token_type_ids], np.int64)),
-        ]
+    def inputs(self, model: str) -> dict[str, NDArray[Any]]:
+        """Return the inputs of a request with this row alone."""
+        if model == MULTITASK:
+            pair = {} if self.pair is None else {TEXT_PAIR: text_column([self.pair])}
+            return {TEXT: text_column([self.text]), **pair}
+        return {
+            INPUT_IDS: np.array([self.input_ids], np.int64),
+            TOKEN_TYPE_IDS: np.array([self.token_type_ids], np.int64),
+        }
 
 
 def read_texts(path: Path | None) -> list[Line]:
@@ -74,7 +84,7 @@ def read_texts(path: Path | None) -> list[Line]:
     return good
 
 
-def sort_into_buckets(server: BenchServer, catalogue: Catalogue, lines: Sequence[Line]) -> dict[int, list[Sample]]:
+def sort_into_buckets(server: AdminClient, catalogue: Catalogue, lines: Sequence[Line]) -> dict[int, list[Sample]]:
     """Bucket -> its rows, by the length that the server's own tokenizer gives them; empty buckets are left out."""
     buckets: dict[int, list[Sample]] = defaultdict(list)
     for start in range(0, len(lines), catalogue.max_batch_size):
@@ -83,19 +93,19 @@ def sort_into_buckets(server: BenchServer, catalogue: Catalogue, lines: Sequence
     return dict(sorted(buckets.items()))
 
 
-def _tokenized(server: BenchServer, lines: Sequence[Line]) -> list[Sample]:
-    inputs = [
-        bytes_tensor("text", [line.text.encode() for line in lines]),
-        bytes_tensor("text_pair", [(line.pair or "").encode() for line in lines]),  # empty: no second text
-    ]
-    padded = server.infer("tokenizer", inputs)
-    lengths = padded["padded_attention_mask"].sum(axis=1).tolist()
+def _tokenized(server: AdminClient, lines: Sequence[Line]) -> list[Sample]:
+    inputs = {
+        TEXT: text_column([line.text for line in lines]),
+        TEXT_PAIR: text_column([line.pair or "" for line in lines]),  # empty: no second text
+    }
+    padded = server.infer(TOKENIZER, inputs)
+    lengths = padded[PADDED[ATTENTION_MASK]].sum(axis=1).tolist()
     return [
         Sample(
             line.text,
             line.pair,
-            tuple(padded["padded_input_ids"][row, : lengths[row]].tolist()),
-            tuple(padded["padded_token_type_ids"][row, : lengths[row]].tolist()),
+            tuple(padded[PADDED[INPUT_IDS]][row, : lengths[row]].tolist()),
+            tuple(padded[PADDED[TOKEN_TYPE_IDS]][row, : lengths[row]].tolist()),
         )
         for row, line in enumerate(lines)
     ]

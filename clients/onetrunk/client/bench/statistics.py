@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from onetrunk.protocol.names import ENSEMBLES
+
 
 @dataclass(frozen=True)
 class PartTimes:
@@ -85,7 +87,7 @@ def part_times(
     parts = []
     for (name, version), counters in sorted(after.items()):
         added = counters.since(before.get((name, version), ZERO))
-        if name.startswith("multitask") or added.requests <= 0 or added.runs <= 0:
+        if name in ENSEMBLES or added.requests <= 0 or added.runs <= 0:
             continue
         per_request_ms = 1e-6 / added.requests
         parts.append(

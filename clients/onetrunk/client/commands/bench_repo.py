@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
-from onetrunk.client.bench.run import MODELS, BenchPlan, Report, run_bench
+from onetrunk.client.bench.run import BenchPlan, Report, run_bench
 from onetrunk.client.commands.options import errors_end_command, names, numbers
-from onetrunk.client.errors import BadInput, Problem
+from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.names import ENSEMBLES
 
 # Options of one of the two ways alone; the others have a meaning in both.
 _SERVER_ONLY = ("url", "models", "texts", "buckets", "concurrency", "program")
@@ -39,7 +40,7 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     "--models",
     metavar="A,B",
     callback=names,
-    default=",".join(MODELS),
+    default=",".join(ENSEMBLES),
     show_default=True,
     help="The ensembles to load.",
 )
@@ -142,9 +143,9 @@ def bench_repo(
             as_json=as_json,
         )
         return
-    unknown = [model for model in models if model not in MODELS]
+    unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MODELS)}", param_hint="--models")
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
     plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program)
     with errors_end_command():
         report = _run(plan)

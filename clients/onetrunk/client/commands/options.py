@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from onetrunk.client.errors import NotReady, OneTrunkError
+from onetrunk.protocol.errors import NotReady, OneTrunkError
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -10,7 +10,7 @@ from onetrunk.client.kinds.multilabel import MultilabelReader
 from onetrunk.client.kinds.reader import Reader, RowRead
 from onetrunk.client.kinds.regression import RegressionReader
 from onetrunk.client.kinds.tagging import TaggingReader
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 READERS: dict[str, Reader] = {
     reader.kind: reader for reader in (ClassificationReader(), RegressionReader(), MultilabelReader(), TaggingReader())

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from onetrunk.client.answer import Prediction, short
 from onetrunk.client.kinds.reader import Reader, RowRead
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 
 @dataclass(frozen=True)

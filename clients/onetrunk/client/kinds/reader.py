@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetrunk.client.answer import Prediction
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 
 @dataclass(frozen=True)

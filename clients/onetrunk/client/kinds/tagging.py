@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onetrunk.client.answer import Prediction, short
 from onetrunk.client.kinds.reader import Reader, RowRead
-from onetrunk.client.task_info import TaskInfo
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 _WORD = re.compile(r"\S+")
 

@@ -1,0 +1,164 @@
+"""Comparing a server with the repository on disk, and making the server serve what the files say."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from onetrunk.admin import AdminClient
+from onetrunk.deploy.proof import PROOF
+from onetrunk.files import sha256_file
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name
+from onetrunk.repository.configs import pinned_version
+from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
+from onetrunk.repository.transaction import is_decided
+
+_PARTS = ("head_", "heads_", "trunk_")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that the server serves differently from what the files say.
+
+    Attributes:
+        model: The model.
+        what: What differs, for a reader.
+        remedy: The request that puts it right.
+        kind: Missing parts are put right first, then ensembles, then parts that nothing names any more.
+    """
+
+    model: str
+    what: str
+    remedy: Literal["load", "unload"]
+    kind: Literal["missing", "ensemble", "extra"]
+
+
+def differences(state: RepositoryState, server: AdminClient) -> list[Difference]:
+    """Return everything that differs, in an order in which it can be put right without a failing request.
+
+    Raises:
+        NotReady: The server does not answer.
+    """
+    loaded, expected = server.loaded_versions(), _expected_versions(state)
+    found = []
+    for part, versions in expected.items():
+        if missing := versions - loaded.get(part, set()):
+            found.append(Difference(part, f"version {_join(missing)} is not loaded", "load", "missing"))
+    ensembles = [config for config, _ in state.ensembles]
+    names = {config.name for config in ensembles} | expected.keys()
+    # The ensembles of ended candidates go first: loading another ensemble reloads its parts, and all that names them.
+    ended = {candidate_ensemble(task) for task in state.heads} - names
+    for model in sorted(loaded):
+        if model in ended:
+            found.append(Difference(model, "is loaded, and its trial has ended", "unload", "ensemble"))
+    for config in ensembles:
+        if what := _ensemble_difference(config, server.config(config.name) if config.name in loaded else None):
+            found.append(Difference(config.name, what, "load", "ensemble"))
+    for model in sorted(loaded):
+        if model not in names and model.startswith(_PARTS):
+            found.append(Difference(model, "is loaded, and nothing names it any more", "unload", "extra"))
+        elif extra := loaded[model] - expected.get(model, loaded[model]):
+            found.append(Difference(model, f"version {_join(extra)} is still loaded", "load", "extra"))
+    return found
+
+
+def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:
+    """Make the server serve what the files say, and return what differed.
+
+    Raises:
+        OneTrunkError: The server cannot load something.
+    """
+    done = []
+    listed, expected = set(server.loaded_versions()), _expected_versions(state)
+    for model in sorted(server.running_models() - listed):
+        # A model whose folder is gone runs on and is not listed: after a build that removed it, or the ensemble of a
+        # proof whose deployer died.
+        if model == PROOF or (model.startswith(_PARTS) and model not in expected):
+            with contextlib.suppress(OneTrunkError):
+                server.unload(model)
+    # Ensembles are loaded after what they name, and before what they named is unloaded, so that no request in between
+    # misses a part.
+    for kind in ("missing", "ensemble", "extra"):
+        for difference in differences(state, server):
+            if difference.kind == kind:
+                if difference.remedy == "load":
+                    server.load(difference.model)
+                else:
+                    server.unload(difference.model)
+                done.append(difference)
+    return done
+
+
+def _expected_versions(state: RepositoryState) -> dict[str, set[int]]:
+    """Return part -> the versions that a server of this state holds."""
+    parts = {TOKENIZER: {pinned_version(state.tokenizer)}}
+    parts |= {segment.name: {version} for segment, version in state.segments.items()}
+    parts |= {group.group.name: {group.version} for group in state.groups_in_use}
+    parts |= {head_name(task): set(state.heads[task].loaded) for task in state.own_models}
+    return parts
+
+
+def _ensemble_difference(expected: pb.ModelConfig, found: pb.ModelConfig | None) -> str | None:
+    if found is None:
+        return "is not loaded"
+    pins = {step.model_name: step.model_version for step in expected.ensemble_scheduling.step}
+    loaded = {step.model_name: step.model_version for step in found.ensemble_scheduling.step}
+    if pins != loaded:
+        changed = sorted(name for name in pins.keys() | loaded.keys() if pins.get(name) != loaded.get(name))
+        of = [f"{name} {loaded.get(name, 'none')} instead of {pins.get(name, 'none')}" for name in changed]
+        return f"serves {', '.join(of)}"
+    if found.ensemble_scheduling != expected.ensemble_scheduling:
+        return "chains its parts differently"
+    if found.parameters[ONETRUNK_PARAMETER].string_value != expected.parameters[ONETRUNK_PARAMETER].string_value:
+        return "describes its tasks differently"
+    return None
+
+
+def _join(versions: set[int]) -> str:
+    return ", ".join(map(str, sorted(versions)))
+
+
+def verify(repository: Path, server: AdminClient | None) -> list[str]:
+    """Return what manifest, disk and server disagree on, a line each; nothing if they agree.
+
+    Args:
+        repository: The repository's folder.
+        server: The server on it; None compares manifest and disk alone.
+
+    Raises:
+        UserError: There is no repository, or it cannot be read at all.
+        NotReady: The server does not answer.
+    """
+    found = []
+    if is_decided(repository):
+        found.append("a transaction was interrupted: the next deployment or build-repo completes it")
+    manifest, state = required_manifest(repository), read_state(repository)
+    for name, entry in sorted(manifest.models.items()):
+        for file, digest in sorted(entry.all_files.items()):
+            path = repository / file
+            if not path.is_file():
+                found.append(f"{file}: is missing")
+            elif sha256_file(path) != digest:
+                found.append(f"{file}: is not as it was written")
+        found += _unknown_versions(repository, name, set(entry.versions))
+    for text in changed_texts(repository, state.texts):
+        if (repository / text).is_file() and not any(line.startswith(f"{text}:") for line in found):
+            found.append(f"{text}: is not what the manifest says")
+    for folder in sorted(repository.iterdir()):
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in manifest.models:
+            found.append(f"{folder.name}/: is not in the manifest")
+    if server is not None:
+        found += [f"server: {difference.model} {difference.what}" for difference in differences(state, server)]
+    return found
+
+
+def _unknown_versions(repository: Path, model: str, known: set[int]) -> list[str]:
+    if not known:  # an ensemble
+        return []
+    versions = {int(path.name) for path in (repository / model).glob("*") if path.name.isdecimal()}
+    return [f"{model}/{version}/: is not in the manifest" for version in sorted(versions - known)]

@@ -1,0 +1,84 @@
+"""Files: hashing, atomic writes, and one message for whatever the disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from onetrunk.protocol.errors import OneTrunkError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits. The file is read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside a file, and move what was written there into the file's place at the end.
+
+    If anything fails, the file stays as it is and the temporary file is removed.
+
+    Raises:
+        OneTrunkError: The file cannot be written; see ``translate_os_errors``.
+    """
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with translate_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        OneTrunkError: The file cannot be written; see ``translate_os_errors``.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def translate_os_errors(path: Path) -> Iterator[None]:
+    """Turn write errors raised inside the block into one line about ``path``.
+
+    Raises:
+        OneTrunkError: The disk is full, or the file or folder cannot be written for another reason.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise OneTrunkError(
+            f"{path}: cannot be written: {reason}; fix that and run the same command again: it resumes from what is "
+            "finished"
+        ) from error
+
+
+def _write_failure(error: Exception) -> str | None:
+    """Return why a write failed, or None if the error is not about writing."""
+    if isinstance(error, OSError):
+        return "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
+    if isinstance(error, SafetensorError):
+        return "the disk is full" if "No space left" in str(error) else str(error)
+    # torch reports a short write without its reason.
+    return "the disk seems to be full" if "inline_container" in str(error) else None

@@ -1,0 +1,109 @@
+"""Where heads come from: bundles that were trained here, and ONNX files that were exported elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
+from onetrunk.export.release import IR_VERSION, OPSET
+from onetrunk.files import sha256_file
+from onetrunk.nn.bundle import Bundle, load_bundle
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.manifest import Dtype, Precision
+from onetrunk.protocol.names import Segment
+from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source_hash
+from onetrunk.tasks.head_spec import HeadSpec, find_bundles
+
+HeadSource = Bundle | ExportedHead
+"""A head that was trained here, or one that was exported elsewhere."""
+
+
+def select_heads(heads: Path, tasks: Sequence[str] | None, trunk: Trunk) -> dict[str, HeadSource]:
+    """Load the heads of some tasks.
+
+    Args:
+        heads: The folder of bundles.
+        tasks: The tasks; None for every head in the folder.
+        trunk: The trunk on which the heads must stand.
+
+    Returns:
+        Task -> head, sorted by task.
+
+    Raises:
+        UserError: There is no head for a task, or a head is broken or belongs to another trunk.
+    """
+    folders = _find_heads(heads)
+    if not folders:
+        raise UserError(f"{heads}: no head in it; train one with train-head, or give --heads")
+    for task in tasks or ():
+        if task not in folders:
+            close = difflib.get_close_matches(task, folders, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"no head for task {task!r} in {heads}; there are: {', '.join(folders)}{hint}")
+    return {task: load_head(folders[task], trunk) for task in sorted(tasks or folders)}
+
+
+def _find_heads(heads: Path) -> dict[str, Path]:
+    exported = [path.parent for path in heads.glob(f"*/{HEAD_TOML}") if not path.parent.name.startswith(".")]
+    return {folder.name: folder for folder in sorted([*find_bundles(heads), *exported])}
+
+
+def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSource:
+    """Load a bundle, or a head that was exported elsewhere, and check that it stands on a trunk.
+
+    Args:
+        folder: The head's folder.
+        trunk: The trunk.
+        any_folder: Whether the folder may have another name than the task.
+
+    Raises:
+        UserError: The folder holds no head, or the head is broken or belongs to another trunk.
+    """
+    head: HeadSource
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not folder.name:
+        folder = folder.resolve()  # `.` has no name that could be compared with the task's
+    if (folder / HEAD_TOML).exists():
+        head = read_exported_head(folder, trunk, any_folder=any_folder)
+    elif (folder / HEAD_JSON).exists():
+        head = load_bundle(folder, any_folder=any_folder)
+    else:
+        raise UserError(
+            f"{folder}: neither a bundle ({HEAD_JSON}) nor a head that was exported elsewhere ({HEAD_TOML}) is in it"
+        )
+    head.check_trunk(trunk)
+    return head
+
+
+def head_dtype(head: HeadSource, precision: Precision) -> Dtype:
+    """Return the dtype of a head's file in a precision. A head that was exported elsewhere is taken as it is."""
+    return "fp32" if isinstance(head, ExportedHead) else precision.heads
+
+
+def is_reduced_task(head: HeadSource, segments: Iterable[Segment], precision: Precision) -> bool:
+    """Return whether a head, or a segment below it, computes in less than fp32."""
+    below = [segment for segment in segments if segment.stop <= head.spec.tap]
+    return head_dtype(head, precision) != "fp32" or any(precision.of_segment(one) != "fp32" for one in below)
+
+
+def head_source(head: HeadSource, dtype: Dtype = "fp32") -> str:
+    """Return a hash over everything that a head's file and its config are made from."""
+    if isinstance(head, ExportedHead):
+        return source_hash("exported", _served_spec(head.spec), head.spec.trunk, sha256_file(head.file))
+    weights = sha256_file(head.folder / "head.safetensors")
+    return source_hash(
+        EXPORT_FORMAT, OPSET, IR_VERSION, head.spec.trunk, _served_spec(head.spec), weights, *reduction_source(dtype)
+    )
+
+
+def _served_spec(spec: HeadSpec) -> str:
+    """Return the fields on which serving depends: a head that was retrained to equal weights is the same head."""
+    fields = {"task", "kind", "form", "labels", "range", "tap", "layers", "query", "metric"}
+    # Left out if empty, so that the hash of a head without them does not depend on their existence.
+    fields |= {name for name in ("options", "fitted") if getattr(spec, name)}
+    return spec.model_dump_json(include=fields)

@@ -1,0 +1,260 @@
+"""``Transaction``: the one way to change a repository, so that a crash at any point leaves the old one or the new one.
+
+All new files are first staged below ``.staging/`` of the repository. Then one file, ``commit.json``, is written there:
+from then on the new repository is decided, and only moves within one file system remain, in an order that keeps what a
+server may load in between whole: version folders, then labels and configs, ensembles, the manifest, and finally what is
+removed. Before that file exists, nothing of the repository has been touched. After it exists, ``finish_transaction``
+may be called any number of times.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from onetrunk.files import sha256_file
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import VersionEntry
+from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING
+from onetrunk.repository.state import RepositoryState, changed_texts
+from onetrunk.repository.versions import ModelVersion
+
+_LOCK_POLL_S = 0.1
+
+
+@contextmanager
+def locked(repository: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold a repository for one writer.
+
+    Args:
+        repository: The repository's folder. It is created if it does not exist.
+        wait_s: The seconds to wait for another writer to end.
+
+    Raises:
+        UserError: Another writer holds the repository, or its folder cannot be created or opened.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(repository, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{repository}: cannot be created or opened: {error.strerror}") from error
+    try:
+        _lock(descriptor, repository, time.monotonic() + wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, repository: Path, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise UserError(
+                    f"{repository}: another build-repo or deploy-head is writing it: wait for it to end"
+                ) from None
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
+
+
+class Transaction:
+    """A change of a repository: stage its files, check them, then commit.
+
+    It is a context manager. Leaving it without ``commit`` discards everything that was staged. An ``OSError`` inside it
+    becomes a ``OneTrunkError``.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        self.repository = repository
+        self.staging = repository / STAGING
+        self._moves: list[str] = []
+
+    def __enter__(self) -> Transaction:
+        shutil.rmtree(self.staging, ignore_errors=True)
+        try:
+            (self.staging / "files").mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.repository}: cannot be written: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not is_decided(self.repository):
+            shutil.rmtree(self.staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OneTrunkError(f"{self.repository}: {error.strerror} while writing; nothing was published") from error
+
+    def path(self, name: str) -> Path:
+        """Return where to write a file that is to become ``name`` in the repository.
+
+        Files are moved in the order of these calls.
+        """
+        target = self.staging / "files" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._moves.append(name)
+        return target
+
+    def current(self, name: str) -> Path:
+        """Return where a file of the repository to be is now: staged if it is new, else in the repository."""
+        return self.staging / "files" / name if name in self._moves else self.repository / name
+
+    def write(self, name: str, content: str) -> None:
+        """Stage a small text file."""
+        self.path(name).write_text(content, encoding="utf-8")
+
+    def stage_state(
+        self, state: RepositoryState, texts: Mapping[str, str], models: Iterable[ModelVersion] = ()
+    ) -> tuple[RepositoryState, list[str]]:
+        """Stage those texts that differ from the files on disk, and then the manifest of a state.
+
+        Args:
+            state: The state to commit.
+            texts: Path -> content of configs and label files, in the order in which they are to be moved.
+            models: The versions that the state needs. Fresh ones have been staged in this transaction.
+
+        Returns:
+            The state with everything recorded that is on disk after the commit, and the paths of the staged texts.
+        """
+        changed = changed_texts(self.repository, texts)
+        for name, text in changed.items():
+            self.write(name, text)
+        recorded = replace(state, on_disk=self._versions_on_disk(state, models))
+        manifest = recorded.manifest()
+        self.write(MANIFEST, manifest.text())
+        files = {name: entry.files for name, entry in manifest.models.items()}
+        return replace(recorded, recorded_files=files), list(changed)
+
+    def _versions_on_disk(
+        self, state: RepositoryState, models: Iterable[ModelVersion]
+    ) -> dict[str, dict[int, VersionEntry]]:
+        found = {
+            name: {n: entry for n, entry in versions.items() if (self.repository / name / str(n)).is_dir()}
+            for name, versions in state.on_disk.items()
+        }
+        for model in models:
+            if model.fresh:
+                files = {name: sha256_file(self.current(name)) for name in model.files}
+                entry = VersionEntry(source=model.source, files=files, dtype=model.dtype)
+                found.setdefault(model.name, {})[model.version] = entry
+        return found
+
+    def commit(self, removed: Sequence[str] = (), *, loadable: bool = False) -> None:
+        """Make the staged files and the removals the repository's.
+
+        Args:
+            removed: Folders to remove, below the repository.
+            loadable: Whether Triton can load the repository after each single move, so that a server may start even
+                though a crash came between two moves.
+
+        Raises:
+            OneTrunkError: The disk is full or cannot be written. Before the decision, the old repository is whole;
+                after it, the next call of ``finish_transaction`` completes the new one.
+        """
+        try:
+            for name in self._moves:
+                _sync(self.staging / "files" / name)
+            _write_commit(self.staging / COMMIT, {"moves": self._moves, "removed": list(removed), "loadable": loadable})
+            finish_transaction(self.repository)
+        except OSError as error:
+            raise OneTrunkError(
+                f"{self.repository}: {error.strerror} while publishing: mend that and give the same command again"
+            ) from error
+
+
+def commit_state(
+    repository: Path, state: RepositoryState, removed: Sequence[str] = ()
+) -> tuple[RepositoryState, list[str]]:
+    """Make a repository of which all versions are on disk serve a state.
+
+    Ensembles are moved first, then the configs that release old versions: a server can load what each move leaves.
+
+    Args:
+        repository: The repository's folder.
+        state: The state to commit.
+        removed: Folders of models, or of versions such as ``head_rte/1``, to remove.
+
+    Returns:
+        The state as committed, and the files that were written.
+
+    Raises:
+        OneTrunkError: The disk is full or cannot be written.
+    """
+    with Transaction(repository) as transaction:
+        committed, written = transaction.stage_state(state, {**state.ensemble_texts, **state.part_texts})
+        transaction.commit(removed, loadable=True)
+    return committed, [*written, MANIFEST]
+
+
+def is_decided(repository: Path) -> bool:
+    """Return whether a transaction was decided and its moves are not complete."""
+    return (repository / STAGING / COMMIT).exists()
+
+
+def recover(repository: Path) -> bool:
+    """Complete or clear away what an interrupted transaction left, before other work begins.
+
+    Returns:
+        Whether there was a decided transaction to complete.
+
+    Raises:
+        OneTrunkError: The disk is full or cannot be written.
+    """
+    try:
+        return finish_transaction(repository)
+    except OSError as error:
+        raise OneTrunkError(f"{repository}: {error.strerror} while completing an earlier publication") from error
+
+
+def finish_transaction(repository: Path) -> bool:
+    """Complete a transaction that was cut off after its decision; clear away one that was cut off before.
+
+    Returns:
+        Whether there was one to complete.
+    """
+    staging = repository / STAGING
+    commit = staging / COMMIT
+    if not commit.exists():
+        shutil.rmtree(staging, ignore_errors=True)
+        return False
+    decided = json.loads(commit.read_bytes())
+    folders = {repository}
+    for name in decided["moves"]:
+        source, target = staging / "files" / name, repository / name
+        folders |= {target.parent, target.parent.parent}
+        # An earlier attempt may have moved it before it was cut off.
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+    for name in decided["removed"]:
+        shutil.rmtree(repository / name, ignore_errors=True)
+    # A power cut must not lose a move and keep the record that all were made.
+    for folder in sorted(folders):
+        _sync(folder)
+    # The decision goes first: without it, whatever is left below .staging is garbage.
+    commit.unlink()
+    shutil.rmtree(staging)
+    return True
+
+
+def _write_commit(path: Path, decided: dict[str, list[str] | bool]) -> None:
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(decided))
+    _sync(aside)
+    os.replace(aside, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

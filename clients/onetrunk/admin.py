@@ -1,0 +1,288 @@
+"""A client for Triton's other endpoints: model control, model configuration, statistics, and inference for checks.
+
+Deployments, the launcher's watchdog and benchmarks share it. Texts are asked by `onetrunk.client.Client`.
+
+Source: Triton's protocol extensions "Model Repository" (load, unload, index), "Model Configuration" and "Statistics".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from onetrunk.protocol.errors import NotReady, ServerError, UserError
+from onetrunk.protocol.names import (
+    ADMIN_GRPC_HEADER,
+    ADMIN_KEY_VARIABLE,
+    ENSEMBLE_VERSION,
+    INPUT_IDS,
+    TEXT,
+    TEXT_PAIR,
+)
+
+# gRPC waits a second between two attempts to connect by default; a server that starts, or comes back, should be seen
+# at once. The connections are this client's own: gRPC shares them between the clients of a process, and with them the
+# pause after a refused one, so that another client that asks too early would make this one's first question fail.
+_CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+    # As large as Triton's own limit; gRPC's default of 4 MiB refuses large batches.
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+]
+# Long, since gRPC cancels a request whose time runs out, and Triton 24.10 may not survive that (docs/triton.md).
+TIMEOUT_S = 60.0
+LOAD_TIMEOUT_S = 120.0
+# A version that is unloaded answers what it was asked before it goes.
+_SETTLE_TIMEOUT_S, _SETTLE_INTERVAL_S = 60.0, 0.05
+_CHANGING = ("LOADING", "UNLOADING")
+_RELOAD_PARAMETER = "onetrunk_revived"
+
+Row = tuple[str, str]
+"""A text and its second text, which is empty if there is none."""
+
+Answers = Mapping[str, NDArray[Any]]
+"""Output -> array. *Shape:* (rows, ...)"""
+
+
+class AdminClient:
+    """A connection to a running Triton. Use it as a context manager, or close it.
+
+    Every call raises NotReady if nobody answers in time, UserError if the admin key is missing or wrong, and
+    ServerError with Triton's reason if the server refuses.
+    """
+
+    def __init__(self, url: str, admin_key: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Prepare the connection, which is opened by the first call.
+
+        Args:
+            url: Host and port of the gRPC endpoint.
+            admin_key: The key that the server's model-control endpoints ask for.
+            timeout_s: The time of one call, except for loads and unloads. Choose a short one only if a server that
+                does not answer in this time is to be given up anyway: see `TIMEOUT_S`.
+
+        Raises:
+            UserError: The url names a protocol.
+        """
+        if "://" in url:
+            raise UserError(f"--url {url}: give host and port of the gRPC endpoint, as in 127.0.0.1:8001")
+        self.url = url
+        self._timeout_s = timeout_s
+        self._client = InferenceServerClient(url, channel_args=_CHANNEL)
+        self._headers = {ADMIN_GRPC_HEADER: admin_key} if admin_key else None
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def version(self) -> str:
+        """Return Triton's version."""
+        with self._translate_errors("asking for its version"):
+            return str(self._client.get_server_metadata(client_timeout=self._timeout_s).version)
+
+    def loaded_versions(self) -> dict[str, set[int]]:
+        """Return model -> the versions that the server means to serve, also those whose process has died.
+
+        Waits while models are being loaded or unloaded, which may be at somebody else's request: a deployment that was
+        killed leaves the server busy with its last one.
+        """
+        end = time.monotonic() + _SETTLE_TIMEOUT_S
+        index = self._index()
+        while any(entry.get("state") in _CHANGING for entry in index) and time.monotonic() < end:
+            time.sleep(_SETTLE_INTERVAL_S)
+            index = self._index()
+        return _ready_versions(index)
+
+    def is_loaded(self, model: str, version: int) -> bool:
+        """Return whether the server means to serve this version at this moment, even if its process has died."""
+        return version in _ready_versions(self._index()).get(model, set())
+
+    def running_models(self) -> set[str]:
+        """Return the models that run, including those whose folder is gone from the repository."""
+        return {entry.name for entry in self.statistics()}
+
+    def statistics(self, model: str = "") -> list[Any]:
+        """Return Triton's ``ModelStatistics`` of every loaded version, of one model or of all."""
+        with self._translate_errors("asking for statistics"):
+            found = self._client.get_inference_statistics(model, client_timeout=self._timeout_s)
+        return list(found.model_stats)
+
+    def config(self, model: str) -> pb.ModelConfig | None:
+        """Return a loaded model's config as the server holds it, or None if it has no such model."""
+        try:
+            with self._translate_errors(f"asking for {model}'s config"):
+                return self._client.get_model_config(model, client_timeout=self._timeout_s).config
+        except _NoSuchModelError:
+            return None
+
+    def load(self, model: str) -> None:
+        """Load a model as its files say. Versions that are loaded already and stay are not touched.
+
+        If it fails, the server keeps what it had.
+        """
+        self._load(model)
+
+    def load_ensemble(self, ensemble: pb.ModelConfig) -> None:
+        """Load an ensemble that is in no repository. Its parts must be loaded."""
+        # A version needs a folder, and a folder needs a file.
+        self._load(ensemble.name, config=_json(ensemble), files={f"file:{ENSEMBLE_VERSION}/.keep": b"-"})
+
+    def reload(self, model: str, count: int) -> None:
+        """Load a model again although its files are unchanged, so that it gets a new process.
+
+        Triton ignores a request to load what it considers loaded. A config that comes with the request and differs in
+        a parameter makes it load; nothing on disk is touched, so this works on a read-only repository. The next load
+        without such a config reads the files again. The ensembles stay up meanwhile.
+
+        Args:
+            model: The model.
+            count: A number that was not used for this model before.
+        """
+        config = self.config(model)
+        if config is None:
+            raise ServerError(f"{self.url}: {model} is not loaded, so it cannot be loaded again")
+        config.parameters[_RELOAD_PARAMETER].string_value = str(count)
+        self._load(model, config=_json(config))
+
+    def unload(self, model: str) -> None:
+        """Unload a model. Requests in progress are answered first."""
+        with self._translate_errors(f"unloading {model}"):
+            self._client.unload_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S)
+
+    def ask(self, ensemble: str, rows: Sequence[Row], outputs: Sequence[str]) -> Answers:
+        """Send texts to an ensemble in one request.
+
+        Args:
+            ensemble: The ensemble.
+            rows: The texts.
+            outputs: The outputs to compute; an empty list asks for all.
+
+        Returns:
+            Output -> scores. *Shape:* (rows, outputs of the head)
+        """
+        inputs = {TEXT: text_column([text for text, _ in rows])}
+        if any(pair for _, pair in rows):
+            inputs[TEXT_PAIR] = text_column([pair for _, pair in rows])
+        return self.infer(ensemble, inputs, outputs)
+
+    def ask_tokens(self, ensemble: str, ids: NDArray[np.int64], outputs: Sequence[str]) -> Answers:
+        """Send token ids to an ensemble in one request. See `ask`.
+
+        Args:
+            ensemble: The ensemble.
+            ids: The token ids. *Shape:* (rows, tokens)
+            outputs: The outputs to compute; an empty list asks for all.
+        """
+        return self.infer(ensemble, {INPUT_IDS: ids}, outputs)
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str] = (),
+        *,
+        timeout_s: float | None = None,
+    ) -> Answers:
+        """Send one request to any model.
+
+        Args:
+            model: The model.
+            inputs: Input -> array of numbers, or of bytes with dtype object. *Shape:* (rows, ...)
+            outputs: The outputs to compute; none asks for all.
+            timeout_s: The time of this call in place of the client's.
+        """
+        tensors = []
+        for name, values in inputs.items():
+            tensor = InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+            tensors.append(tensor.set_data_from_numpy(values))
+        wanted = [InferRequestedOutput(name) for name in outputs] or None
+        with self._translate_errors(f"asking {model}"):
+            answer = self._client.infer(model, tensors, outputs=wanted, client_timeout=timeout_s or self._timeout_s)
+        names = outputs or [output.name for output in answer.get_response().outputs]
+        return {name: answer.as_numpy(name) for name in names}
+
+    def wait_until_back(self, timeout_s: float) -> None:
+        """Wait for a server that went away, such as one that its launcher starts again.
+
+        Raises:
+            NotReady: It did not come back in time.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.loaded_versions()
+            except NotReady:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.25)
+            else:
+                return
+
+    def _index(self) -> list[Any]:
+        with self._translate_errors("asking what is loaded"):
+            index = self._client.get_model_repository_index(
+                headers=self._headers, as_json=True, client_timeout=self._timeout_s
+            )
+        return list(index.get("models", []))
+
+    def _load(self, model: str, **overrides: Any) -> None:
+        with self._translate_errors(f"loading {model}"):
+            self._client.load_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S, **overrides)
+
+    @contextlib.contextmanager
+    def _translate_errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except InferenceServerException as error:
+            message = " ".join((error.message() or str(error)).split())[:400]
+            if "restricted" in message and "header" in message:
+                raise UserError(
+                    f"{self.url}: the server keeps its model-control endpoints locked, and "
+                    f"{'the key that was given is not its key' if self._headers else 'no key was given'}: set "
+                    f"{ADMIN_KEY_VARIABLE} to the key that it was started with"
+                ) from error
+            if "unknown model" in message or "is not found" in message:
+                raise _NoSuchModelError(f"{self.url}: {doing}: {message}") from error
+            status = str(error.status()).removeprefix("StatusCode.")
+            if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                raise NotReady(
+                    f"{self.url}: no answer while {doing} ({message}): is the server running, and --url right?"
+                ) from error
+            raise ServerError(f"{self.url}: {doing} failed: {message}", status=status) from error
+
+
+class _NoSuchModelError(ServerError):
+    """The server does not know the model."""
+
+
+def _ready_versions(index: Sequence[Any]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for entry in index:
+        if entry.get("state") == "READY":
+            found.setdefault(entry["name"], set()).add(int(entry["version"]))
+    return found
+
+
+def _json(config: pb.ModelConfig) -> str:
+    return str(json_format.MessageToJson(config, preserving_proto_field_name=True))
+
+
+def text_column(texts: Sequence[str]) -> NDArray[np.object_]:
+    """Return texts as an input of strings. *Shape:* (texts, 1)."""
+    return np.array([[text.encode()] for text in texts], dtype=np.object_)

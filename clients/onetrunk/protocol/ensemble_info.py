@@ -1,0 +1,96 @@
+"""The JSON in the parameter ``onetrunk`` of both ensembles, from which clients and the launcher learn the tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from onetrunk.protocol.head_json import Form
+
+SCHEMA: Literal[1] = 1
+
+
+class TaskInfo(BaseModel):
+    """A task as it is served.
+
+    What a kind adds to these attributes is kept as attributes of the same names: ``thresholds`` of multilabel,
+    ``none_below`` of classification, ``scheme`` of tagging.
+
+    Attributes:
+        name: The task, and the name of its output.
+        kind: ``classification``, ``multilabel``, ``regression``, ``tagging``, or one that the reader may not know.
+        form: Whether it reads one text or a pair.
+        labels: The labels in the order of its scores, or of tagging the types of spans; None if the kind has none.
+        range: The lowest and the highest number of a regression; None for other kinds.
+        metric: The name of the metric that it is judged by.
+        tap: The number of trunk layers below its head.
+        layers: The number of its head's own layers.
+        version: The version of its head model.
+        reads_as: The kind whose answers are read in the same way, if it is not its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    kind: str
+    form: Form
+    labels: tuple[str, ...] | None = None
+    range: tuple[float, float] | None = None
+    metric: str
+    tap: int = Field(ge=0)
+    layers: int = Field(ge=1)
+    version: int = Field(ge=1)
+    reads_as: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the task as JSON values, without its name."""
+        return self.model_dump(mode="json", exclude={"name"} | ({"reads_as"} if self.reads_as is None else set()))
+
+
+class EnsembleInfo(BaseModel):
+    """What an ensemble says about itself.
+
+    Attributes:
+        trunk: The identity of the trunk below all heads.
+        max_length: The most tokens in one row.
+        buckets: The padded lengths in tokens.
+        tasks: Output -> the task that it answers.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    trunk: str
+    max_length: int = Field(ge=1)
+    buckets: tuple[int, ...] = Field(min_length=1)
+    tasks: dict[str, TaskInfo]
+
+    def text(self) -> str:
+        """Return the JSON."""
+        tasks = {name: task.record() for name, task in self.tasks.items()}
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json", exclude={"tasks"}), "tasks": tasks})
+
+
+def read_ensemble_info(text: str) -> EnsembleInfo:
+    """Read the JSON of an ensemble's parameter.
+
+    Raises:
+        ValueError: The text is not JSON, of another schema, or incomplete. The message is one line.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise ValueError(
+            f"found schema {found!r}, this version reads schema {SCHEMA}: "
+            "bring client, server and repository to one version"
+        )
+    if isinstance(tasks := values.get("tasks"), dict):
+        named = {name: {**task, "name": name} if isinstance(task, dict) else task for name, task in tasks.items()}
+        values = {**values, "tasks": named}
+    try:
+        return EnsembleInfo.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}") from None

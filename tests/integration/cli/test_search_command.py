@@ -1,0 +1,237 @@
+"""``train-head --search`` and ``train-head --plan``, from the command line to bundles."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.study import share
+from onetrunk.cli.train_head import train_head
+from onetrunk.distill import costs, jobs
+from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, read_plan, write_plan
+from onetrunk.distill.trials import load_trials
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.nn.whole import WholeModel
+from onetrunk.tasks import Recipe
+from onetrunk.training import fitting
+from onetrunk.training.evaluation import Evaluation
+from onetrunk.training.execute import execute
+from onetrunk.training.run_record import RunStore
+from onetrunk.training.run_spec import Distillation, RunSpec
+from tests.conftest import write_tiny_trunk
+
+TOML = """
+labels = ["bad", "good"]
+train = "{name}train.jsonl"
+dev = "{name}dev.jsonl"
+"""
+
+
+@pytest.fixture
+def folder(mood, second, tmp_path, monkeypatch):
+    """A folder with the tasks ``mood`` and ``second``, to work in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mood.toml").write_text(TOML.format(name=""))
+    (tmp_path / "tasks" / "second.toml").write_text(TOML.format(name="second-"))
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def invoke(folder, tiny_trunk_folder, monkeypatch):
+    """Runs train-head there, on the tiny trunk."""
+    # So small a trunk is faster in one thread.
+    monkeypatch.setattr(jobs, "threads_for", lambda *_: 1)
+
+    def run(*arguments, trunk=tiny_trunk_folder):
+        common = ["--trunk", str(trunk), "--data", str(folder), "--device", "cpu", "--precision", "fp32"]
+        return CliRunner().invoke(train_head, [*arguments, *common])
+
+    return run
+
+
+@pytest.fixture
+def few_rounds(monkeypatch):
+    """Measures costs in few rounds: a tiny trunk's are of no interest."""
+    for module, name in ((costs, "measure_costs"), (share, "measure_share")):
+        real = getattr(module, name)
+
+        def measure(*args, real=real, **options):
+            return real(*args, **{**options, "tokens": (8,), "repeats": 3})
+
+        monkeypatch.setattr(module, name, measure)
+
+
+@pytest.fixture
+def small_plan(folder, new_bench, mood, second, tiny_trunk):
+    """A plan for ``mood`` alone, made by hand, with the records and weights of its run and of its teacher."""
+    bench = new_bench(mood)
+    bench = dataclasses.replace(bench, store=RunStore(folder / "study" / "runs"))
+    values = {"epochs": 1, "batch_size": 16, "max_length": 32}
+    teacher = execute(RunSpec(task="mood", role="teacher", recipe=Recipe(tap=2, layers=2, **values)), bench)
+    recipe = Recipe(tap=2, layers=1, **values)
+    spec = RunSpec(task="mood", role="student", recipe=recipe, distillation=Distillation(teacher=teacher.key))
+    student = execute(spec, bench)
+    ms = {name: 1.0 for name in PlanCost.model_fields if name not in ("machine", "threads")}
+    plan = PlanFile(
+        trunk=tiny_trunk.identity,
+        floors=Floors(task=0.9, average=0.9),
+        kept=Kept(average=1, worst=1, worst_task="mood", meets_floor=True),
+        cost=PlanCost(machine="", threads=1, **ms),
+        tasks={"mood": PlannedHead(tap=2, layers=1, score=student.score, full=0.9, run=student.key)},
+    )
+    write_plan(folder / "study" / "small.toml", plan)
+    return folder / "study" / "small.toml"
+
+
+def one_line(result):
+    assert result.exit_code == 2, result.output
+    [line] = [line for line in result.stderr.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Makes a teacher of two layers the best, which has students; what random layers score is left to chance."""
+
+    def evaluate(model, data, task):
+        layers = len(model.head.layers if isinstance(model, WholeModel) else model.layers)
+        return Evaluation({"accuracy": {1: 0.5, 2: 0.95, 3: 0.7, 4: 0.9}[layers]}, ())
+
+    monkeypatch.setattr(fitting, "evaluate", evaluate)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_rounds", "scored")
+def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder):
+    search = ("--tasks", "all", "--search", "--max-length", "32", "--seeds", "2", "--task-floor", "0.5")
+    result = invoke(*search, "--floor", "0.5", "--grid", "second", "--ablation", "second")
+    assert result.exit_code == 0, result.output
+    assert "done: mood: search" in result.stderr
+    assert "done: second: baseline, seed 1" in result.stderr
+    assert "next: train-head --plan study/plan.toml" in result.stderr
+    assert "kept on average" in result.stdout
+    studies = {
+        (study.task, study.study): study
+        for study in load_trials(folder / "study" / "runs", ["baseline", "search", "grid", "ablation", "seeds"])
+    }
+    assert set(studies) == {
+        *((task, name) for task in ("mood", "second") for name in ("baseline", "search", "seeds")),
+        ("second", "grid"),
+        ("second", "ablation"),
+    }
+    for task in ("mood", "second"):
+        assert {trial.stage for trial in studies[task, "search"].trials} == {"probe", "fork", "teacher", "student"}
+        assert len(studies[task, "baseline"].trials) == 2
+        assert len(studies[task, "seeds"].trials) == 2
+    trunk = load_trunk(tiny_trunk_folder)
+    assert CostTable.read(folder / "study" / "costs.json").trunk == trunk.identity
+    plan = read_plan(folder / "study" / "plan.toml")
+    assert set(plan.tasks) == {"mood", "second"}
+    begun = len(fits)
+
+    # Given again, it finds all that it did; the plan is the same.
+    again = invoke(*search, "--floor", "0.5", "--json")
+    assert again.exit_code == 0, again.output
+    assert len(fits) == begun
+    assert json.loads(again.stdout)["tasks"] == plan.model_dump(mode="json")["tasks"]
+
+    made = invoke("--plan", "study/plan.toml", "--json")
+    assert made.exit_code == 0, made.output
+    assert len(fits) == begun
+    heads = {head["task"]: head for head in json.loads(made.stdout)}
+    for task, planned in plan.tasks.items():
+        bundle = load_bundle(folder / "heads" / task)
+        bundle.head(trunk)
+        spec = bundle.spec
+        assert (spec.tap, spec.layers, spec.query, spec.max_length) == (planned.tap, planned.layers, planned.query, 32)
+        assert spec.story["full_fine_tuning"]["seeds"] == 2
+        assert heads[task]["scores"] == spec.scores
+        assert len(spec.story["tried"]) == len(studies[task, "search"].trials)
+
+
+def test_plan_is_made_from_its_records_where_weights_are_gone(invoke, folder, small_plan, fits):
+    for path in (folder / "cache" / "runs").glob("*.safetensors"):
+        path.unlink()
+    begun = len(fits)
+    result = invoke("--plan", str(small_plan))
+    assert result.exit_code == 0, result.output
+    # The student, and the teacher that it needs.
+    assert len(fits) == begun + 2
+    spec = load_bundle(folder / "heads" / "mood").spec
+    assert (spec.tap, spec.layers) == (2, 1)
+    # Measured again, with the weights as they are stored.
+    assert spec.scores["accuracy"] == pytest.approx(read_plan(small_plan).tasks["mood"].score, abs=0.04)
+    assert spec.story["teacher"]["layers"] == 2
+
+
+@pytest.mark.parametrize("change", [{"tap": 1}, {"layers": 2}, {"query": "mean"}])
+def test_plan_that_says_another_head_than_its_run_is_refused(invoke, folder, small_plan, change):
+    plan = read_plan(small_plan)
+    changed = plan.tasks["mood"].model_copy(update=change)
+    write_plan(small_plan, plan.model_copy(update={"tasks": {"mood": changed}}))
+    line = one_line(invoke("--plan", str(small_plan)))
+    assert f"its run {changed.run} in the plan is student training of task mood with tap 2, layers 1, query cls" in line
+    assert not (folder / "heads").exists()
+
+
+def test_plan_of_another_length_is_refused(invoke, small_plan):
+    line = one_line(invoke("--plan", str(small_plan), "--max-length", "20"))
+    assert "planned for texts of up to 32 tokens, not 20; leave --max-length out" in line
+
+
+def test_plan_for_another_trunk_is_refused(invoke, small_plan, tmp_path):
+    other = write_tiny_trunk(tmp_path / "other", seed=1)
+    assert "the plan is for trunk bert-4x32@" in one_line(invoke("--plan", str(small_plan), trunk=other))
+
+
+def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
+    line = one_line(invoke("--plan", str(small_plan), "--study", "elsewhere"))
+    assert "elsewhere/runs: no record of run" in line
+    assert line.endswith("give the folder of its search by --study")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mood --search --grid second", "--grid or --ablation names second, which is not searched; allowed are mood"),
+        ("mood --search --ablation moo", "--grid or --ablation names moo, which is not searched; allowed are mood"),
+        ("--tasks all --search --plan plan.toml", "--search and --plan are steps of their own"),
+        ("--plan plan.toml --report", "--plan and --report are steps of their own"),
+        ("--tasks all --search --lr 1e-4", "--lr has no effect with --search: it is for the training of a head"),
+        ("mood --jobs 2", "--jobs has no effect here: it is for --search; leave it out"),
+        ("mood --search --tensorboard t", "--tensorboard has no effect with --search: it is for --report"),
+        ("mood --search --force", "--force has no effect with --search"),
+        ("--plan none.toml", "none.toml: no such plan file"),
+        ("--plan broken.toml", "broken.toml: not TOML"),
+        ("mood --plan none.toml", "--plan makes all heads of its plan; leave the names of tasks out"),
+        ("mood --search --backend cloud", "--backend cloud: allowed are local, ray, ray://HOST:PORT"),
+        ("--search", "name the tasks to train, or give --tasks all"),
+        ("mood --search", "max_length 128: this trunk reads 3 to 64 tokens"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, message):
+    (folder / "broken.toml").write_text("tasks = [")
+    result = invoke(*arguments.split())
+    assert result.exit_code == 2, result.output
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in result.output
+
+
+def test_help_needs_neither_torch_nor_optuna():
+    code = (
+        "import sys; from onetrunk.cli.train_head import train_head\n"
+        "try: train_head(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'optuna', 'joblib', 'ray', 'matplotlib', 'pydantic'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "train-head --plan study/plan.toml" in result.stdout

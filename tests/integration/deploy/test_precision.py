@@ -1,0 +1,181 @@
+"""Heads deployed into a repository of int8: made in its precision, judged where they can be, proved by their files."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from onetrunk.admin import AdminClient
+from onetrunk.deploy import Deployer
+from onetrunk.deploy.artifacts import ReleaseArtifacts
+from onetrunk.deploy.change import HeadChange
+from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
+from onetrunk.export import quantization
+from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
+from onetrunk.repository import BuildRequest, build_repository
+from onetrunk.repository.configs import parameters_of
+from onetrunk.repository.gate import GateError
+from onetrunk.repository.gate_settings import GateSettings, GateWish
+from onetrunk.repository.state import HeadVersion, read_state
+from onetrunk.serving import Server
+
+KEY = "a-key"
+
+
+@pytest.fixture
+def repository(tiny_heads, tiny_trunk_folder, tmp_path):
+    """The tiny heads in int8."""
+    output = tmp_path / "repository"
+    build_repository(
+        BuildRequest(
+            output=output,
+            heads=tiny_heads,
+            trunk=tiny_trunk_folder,
+            max_length=32,
+            precision=Precision(trunk="int8", heads="int8"),
+            gate=GateSettings(on=False),
+        )
+    )
+    return output
+
+
+@pytest.fixture
+def judged(repository, tiny_trunk_folder, tmp_path):
+    """A deployer that finds dev data for the task mood."""
+    lines = [
+        json.dumps({"sentence": f"{word} film was {label}", "label": label})
+        for word in ("the", "a", "no", "great", "poor")
+        for label in ("good", "bad")
+    ]
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines))
+    (tmp_path / "mood.toml").write_text('labels = ["bad", "good"]\ntrain = "dev.jsonl"\ndev = "dev.jsonl"\n')
+
+    def make(max_loss):
+        gate = GateWish(max_loss=max_loss, task_dir=tmp_path)
+        return Deployer(repository, url=None, trunk=tiny_trunk_folder, gate=gate)
+
+    return make
+
+
+def precision_of(repository, model):
+    text = (repository / model / "config.pbtxt").read_text()
+    return parameters_of(text_format.Parse(text, pb.ModelConfig()))["precision"]
+
+
+def test_head_gets_the_precision_of_its_repository(deployer, repository, bundle):
+    with_rule(repository, GateRule())
+    report = deployer.deploy(bundle())
+    path = repository / "head_mood/2/model.onnx"
+    assert b"MatMulIntegerToFloat" in path.read_bytes()
+    assert precision_of(repository, "head_mood") == "int8"
+    assert read_manifest(repository).models["head_mood"].versions[2].dtype == "int8"
+    assert "what it loses by int8 is not known: task mood: no dev data" in report.notes[0]
+    assert deployer.verify() == []
+
+
+def test_segment_of_a_new_tap_gets_it_too(deployer, repository, bundle):
+    deployer.deploy(bundle(tap=2))
+    assert precision_of(repository, "trunk_01_02") == "int8"
+    assert deployer.verify() == []
+
+
+def test_dev_data_tell_what_it_loses(judged, bundle):
+    report = judged(100).deploy(bundle())
+    assert report.notes[0].startswith("accuracy over 10 dev rows: ")
+
+
+def with_rule(repository, rule):
+    """The repository as a build by this rule leaves it."""
+    manifest = read_manifest(repository).model_copy(update={"gate_rule": rule})
+    (repository / "manifest.json").write_text(manifest.text())
+
+
+def test_what_a_build_went_by_is_in_the_manifest(repository):
+    assert read_manifest(repository).gate_rule == GateRule(on=False)
+
+
+def test_built_without_the_gate_nothing_is_judged(judged, repository, bundle):
+    (note,) = judged(None).deploy(bundle()).notes
+    assert note.endswith("the repository was built with --gate off; give --max-loss to judge this head")
+    assert read_manifest(repository).gate == {}
+
+
+def test_repositorys_own_rule_judges(judged, repository, bundle):
+    with_rule(repository, GateRule(max_loss=-100.1, rows=6))
+    with pytest.raises(GateError, match=r"allowed is -100\.1"):
+        judged(None).deploy(bundle())
+    assert judged(100).deploy(bundle()).notes[0].startswith("accuracy over 6 dev rows: ")
+    assert read_manifest(repository).gate_rule == GateRule(max_loss=-100.1, rows=6)
+
+
+def test_next_build_knows_what_a_deployment_found(judged, repository, tiny_heads, tiny_trunk_folder, bundle, tmp_path):
+    judged(100).deploy(bundle())
+    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+    shutil.copytree(bundle(), heads / "mood", dirs_exist_ok=True)
+    settings = {"heads": heads, "trunk": tiny_trunk_folder, "max_length": 32, "gate": GateSettings(on=False)}
+    report = build_repository(
+        BuildRequest(output=repository, **settings, precision=read_manifest(repository).precision, dry_run=True)
+    )
+    assert report.gate == {"mood": read_manifest(repository).gate["mood"]}
+
+
+def test_head_that_loses_too_much_is_refused(judged, repository, bundle, monkeypatch):
+    before = (repository / "manifest.json").read_bytes()
+    monkeypatch.setattr(quantization, "_HIGHEST", 1)
+    # Whatever way its answers turn: below nought no head can stay.
+    with pytest.raises(GateError, match="nothing was published: train it better, or allow more by --max-loss"):
+        judged(-100.1).deploy(bundle())
+    assert (repository / "manifest.json").read_bytes() == before
+
+
+def test_version_of_before_keeps_its_own_precision(deployer, repository, tiny_heads, tiny_trunk_folder, bundle):
+    build_repository(BuildRequest(output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32))
+    assert precision_of(repository, "head_mood") == "fp32"
+    deployer.rollback("mood")
+    assert precision_of(repository, "head_mood") == "int8"
+    assert deployer.verify() == []
+
+
+def test_numbers_may_be_off_by_a_share_of_their_range(repository):
+    state = read_state(repository)
+    heads = {task: state.heads[task] for task in ("grade", "mood")}
+    wide = heads["grade"].spec(1).model_copy(update={"range": (0.0, 100.0)})
+    heads["grade"] = replace(heads["grade"], versions={1: HeadVersion(wide, "int8")})
+    state = replace(state, heads=heads)
+    allowed = HeadChange("mood", state, state).allowed
+    assert set(allowed.specs) == {"grade", "grade_candidate", "mood", "mood_candidate"}
+    answers = {"grade": np.array([[50.0]], dtype=np.float32)}
+    check_answers(answers, {"grade": answers["grade"] + 1.9}, allowed)
+    with pytest.raises(
+        ProofError, match=r"grade: the server's answers are 2\.1e-02 from those expected; allowed is 2e-02"
+    ):
+        check_answers(answers, {"grade": answers["grade"] + 2.1}, allowed)
+    versions = {task: {1: HeadVersion(head.spec(1), "fp32")} for task, head in heads.items()}
+    heads = {task: replace(head, versions=versions[task]) for task, head in heads.items()}
+    fp32 = replace(state, precision=FP32, heads=heads)
+    assert HeadChange("mood", fp32, fp32).allowed.tolerance == 1e-4
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_running_server_takes_it_and_a_wrong_one_not(repository, tiny_trunk_folder, bundle, monkeypatch):
+    server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None)
+    with (
+        server as running,
+        Deployer(repository, url=running.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer,
+        AdminClient(running.grpc_url) as client,
+    ):
+        before = client.ask("multitask", smoke_rows(), ["mood"])["mood"]
+        assert deployer.deploy(bundle(shift=-3.0)).to_version == 2
+        assert abs(client.ask("multitask", smoke_rows(), ["mood"])["mood"] - before).max() > 0.1
+        real = ReleaseArtifacts.expected
+        monkeypatch.setattr(
+            ReleaseArtifacts, "expected", lambda made: {name: s + 0.2 for name, s in real(made).items()}
+        )
+        with pytest.raises(ProofError, match="allowed is 2e-02"):
+            deployer.deploy(bundle(shift=3.0))
+        assert deployer.verify() == []

@@ -1,0 +1,229 @@
+"""The search of one task: what it tries, what it writes down, and that a kill costs nothing."""
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+import onetrunk.training.execute as execute_module
+from benchmarks.study.grid import run_grid
+from onetrunk.distill.baseline import run_baseline
+from onetrunk.distill.depths import search_task
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.trials import load_trials, read_trials, save_trials
+from onetrunk.training import fitting
+from onetrunk.training.evaluation import Evaluation
+from tests.fixtures.tasks import mood_rows, write_rows
+
+SETTINGS = SearchSettings(
+    epochs=2, probe_epochs=1, depths=3, learning_rate=1e-3, student_layers=(1, 2), batch_size=16, other_texts=40
+)
+
+
+@pytest.fixture
+def new(new_bench, mood, second):
+    """A workbench of mood and second, which has read nothing yet."""
+    return lambda: new_bench(mood, second)
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Sets what every model scores, by how many layers it has."""
+
+    def score(by_layers):
+        def evaluate(model, data, task):
+            model.eval()
+            return Evaluation(dict.fromkeys(task.metrics, by_layers[len(model.layers)]), ())
+
+        monkeypatch.setattr(fitting, "evaluate", evaluate)
+
+    return score
+
+
+def kill_before(number, monkeypatch):
+    """Ends the process, as Ctrl-C would, where the training of this number, from 0, is to begin."""
+    real, begun = execute_module.fit, []
+
+    def fit(*args, **kwargs):
+        if len(begun) == number:
+            raise KeyboardInterrupt
+        begun.append(None)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(execute_module, "fit", fit)
+    return lambda: monkeypatch.setattr(execute_module, "fit", real)
+
+
+def told(trials):
+    """What a search came to, without what it cost."""
+    return [trial.model_dump(exclude={"cpu_seconds"}) for trial in trials.trials], trials.notes
+
+
+def shapes(trials, stage):
+    return [
+        (trial.spec.recipe.tap, trial.spec.recipe.layers, trial.epochs, trial.stopped)
+        for trial in trials.trials
+        if trial.stage == stage
+    ]
+
+
+def test_search_ends_with_probes_teachers_and_students(new, tmp_path, fits):
+    trials = search_task("mood", new(), SETTINGS)
+    assert trials == read_trials(tmp_path / "runs" / "mood.search.json")
+    assert shapes(trials, "probe") == [(tap, 1, 1, False) for tap in range(4)]
+    teachers = shapes(trials, "teacher")
+    assert len(teachers) == 3
+    assert [tap for tap, *_ in teachers] == sorted([tap for tap, *_ in teachers], reverse=True)
+    assert all(tap + layers == 4 for tap, layers, *_ in teachers)
+    students = [trial for trial in trials.trials if trial.stage == "student"]
+    assert students
+    of_teacher = {trial.key: trial for trial in trials.trials if trial.stage == "teacher"}
+    for student in students:
+        teacher = of_teacher[student.spec.distillation.teacher]
+        assert not teacher.stopped
+        assert student.spec.recipe.tap == teacher.spec.recipe.tap
+        assert student.spec.recipe.layers < teacher.spec.recipe.layers
+        assert student.spec.distillation.other_texts == 0.2  # 40 for 200
+    assert len(fits) == len(trials.trials)
+    assert all(new().store.by_key(trial.key).score == trial.score for trial in trials.trials)
+    assert trials.cpu_seconds > 0
+    assert trials.trunk_cpu_seconds > 0
+
+
+@pytest.mark.parametrize("killed_before", [0, 5, 7, 9])
+def test_killed_search_goes_on_and_does_nothing_twice(new, fits, tmp_path, monkeypatch, scored, killed_before):
+    # Four probes, two forks, teachers of 1 to 3 layers, and students of 1 and 2 layers.
+    scored({1: 0.5, 2: 0.7, 3: 0.9, 4: 0.9})
+    revive = kill_before(killed_before, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        search_task("mood", new(), SETTINGS)
+    revive()
+    assert len(fits) == killed_before
+    resumed = search_task("mood", new(), SETTINGS)
+    assert len(fits) == len(resumed.trials) == 11
+    assert all(fit.start == 0 for fit in fits)
+
+    again = search_task("mood", new(), SETTINGS)
+    assert again == resumed
+    assert len(fits) == 11
+
+    # Undisturbed, from nothing, it comes to the same.
+    for path in (tmp_path / "runs").iterdir():
+        path.unlink()
+    (tmp_path / "cache" / "runs").rename(tmp_path / "old-runs")
+    (tmp_path / "optuna").rename(tmp_path / "old-studies")
+    assert told(search_task("mood", new(), SETTINGS)) == told(resumed)
+
+
+def test_search_that_goes_on_shows_what_it_had_come_to_before(new, tmp_path, monkeypatch):
+    whole = search_task("mood", new(), SETTINGS)
+    (tmp_path / "cache" / "runs" / f"{whole.trials[1].key}.safetensors").unlink()
+    kill_before(0, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        search_task("mood", new(), SETTINGS)
+    [shown] = load_trials(tmp_path / "runs", ["search"])
+    assert {trial.key for trial in shown.trials} == {trial.key for trial in whole.trials}
+
+
+def test_loser_is_stopped_by_the_median_rule(new, scored, fits):
+    # Teachers come on taps 3, 2 and 1, with 1, 2 and 3 layers.
+    scored({1: 0.5, 2: 0.9, 3: 0.6})
+    trials = search_task("mood", new(), SETTINGS)
+    # After one epoch, 0.6 is under the median of 0.5 and 0.9.
+    assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False), (1, 3, 1, True)]
+    assert trials.notes == ("the teacher on tap 1 was behind after epoch 1: stopped",)
+    # Students of the best teacher alone: the one of one layer is not near it.
+    assert shapes(trials, "student") == [(2, 1, 6, False)]
+
+
+def test_second_best_above_the_median_is_not_stopped(new, scored):
+    scored({1: 0.5, 2: 0.9, 3: 0.75})
+    assert shapes(search_task("mood", new(), SETTINGS), "teacher")[-1] == (1, 3, 2, False)
+
+
+def test_search_that_goes_on_counts_no_teacher_twice_in_the_median(new, scored, monkeypatch):
+    scored({1: 0.5, 2: 0.9, 3: 0.6})
+    # Killed before the second teacher. Were the first one told again, 0.6 would be above the median of 0.5, 0.5, 0.9.
+    revive = kill_before(7, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        search_task("mood", new(), SETTINGS)
+    revive()
+    assert shapes(search_task("mood", new(), SETTINGS), "teacher")[-1] == (1, 3, 1, True)
+
+
+def test_search_killed_within_a_teacher_goes_on_with_its_trial(new, scored, fits, tmp_path):
+    scored({1: 0.5, 2: 0.9, 3: 0.6})
+
+    def kill(what, done, total):
+        if "epoch 2" in what and len(fits) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_task("mood", new(), SETTINGS, kill)
+    trials = search_task("mood", new(), SETTINGS)
+    assert [fit.start for fit in fits[7:9]] == [0, 1]
+    assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False), (1, 3, 1, True)]
+    [log] = (tmp_path / "optuna").glob("mood-*.log")
+    study = optuna.load_study(study_name=log.stem, storage=JournalStorage(JournalFileBackend(str(log))))
+    assert [(trial.params["tap"], trial.state.name, trial.intermediate_values) for trial in study.trials] == [
+        (3, "COMPLETE", {1: 0.5, 2: 0.5}),
+        (2, "COMPLETE", {1: 0.9, 2: 0.9}),
+        (1, "PRUNED", {1: 0.6}),
+    ]
+
+
+def test_grid_that_finishes_a_loser_does_not_change_the_search(new, scored, fits):
+    scored({1: 0.5, 2: 0.9, 3: 0.6, 4: 0.8})
+    search = search_task("mood", new(), SETTINGS)
+    begun = len(fits)
+    grid = run_grid("mood", new(), SETTINGS)
+    # The loser goes on after its first epoch, and tap 0 is new.
+    assert [fit.start for fit in fits[begun:]] == [1, 0]
+    assert shapes(grid, "teacher") == [(tap, 4 - tap, 2, False) for tap in (3, 2, 1, 0)]
+    assert search_task("mood", new(), SETTINGS) == search
+    assert len(fits) == begun + 2
+
+
+def test_no_lower_tap_once_a_teacher_is_as_good_as_full_fine_tuning(new, scored, monkeypatch):
+    scored({1: 0.5, 2: 0.9, 3: 0.95})
+    monkeypatch.setattr("onetrunk.distill.depths.find_run", lambda spec, bench: type("Record", (), {"score": 0.9}))
+    trials = search_task("mood", new(), SETTINGS)
+    assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False)]
+    assert trials.notes == ("the teacher on tap 2 keeps 100.0% of full fine-tuning: no lower tap tried",)
+
+
+def test_students_grow_until_one_is_good_enough(new, scored):
+    settings = SETTINGS.model_copy(update={"depths": 4, "student_layers": (1, 2, 3)})
+    scored({1: 0.5, 2: 0.9, 3: 0.9, 4: 0.91})
+    trials = search_task("mood", new(), settings.model_copy(update={"enough": 0.95}))
+    # Teachers of 2, 3 and 4 layers are near the best, in this order; the first has no student of two layers, of the
+    # second two layers are enough, and the third needs none then.
+    assert shapes(trials, "student") == [(2, 1, 6, False), (1, 1, 6, False), (1, 2, 2, False)]
+
+
+def test_full_fine_tuning_is_not_among_the_searchs_costs(new):
+    record = run_baseline("mood", 0, new(), SETTINGS)
+    assert record.key not in {trial.key for trial in search_task("mood", new(), SETTINGS).trials}
+
+
+def test_what_should_be_known_of_the_data_is_noted(new, tmp_path):
+    train = mood_rows(40, 1)
+    write_rows(tmp_path / "train.jsonl", [row for row in train if row["label"] == "good"])
+    write_rows(tmp_path / "dev.jsonl", [next(row for row in train if row["label"] == "good")])
+    bench = new()
+    bench.settings.tasks[0].__dict__["metrics"] = ("matthews",)
+    notes = search_task("mood", bench, SETTINGS).notes
+    assert notes[:4] == (
+        "no row of the train data has the label 'bad'",
+        "no row of the dev data has the label 'bad'",
+        "1 of 1 dev texts are also in train",
+        "matthews is not defined and counts as 0: a correlation needs two rows or more",
+    )
+
+
+def test_broken_file_of_an_earlier_search_is_written_anew(new, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mood.search.json").write_text("{")
+    trials = search_task("mood", new(), SETTINGS)
+    assert read_trials(tmp_path / "runs" / "mood.search.json") == trials
+    save_trials(tmp_path / "runs", trials)

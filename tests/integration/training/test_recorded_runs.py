@@ -1,0 +1,205 @@
+"""Recorded runs: a seed decides all of one, what is finished is not done again, and what was stopped goes on."""
+
+import dataclasses
+
+import pytest
+from safetensors.torch import load_file
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.training.execute import execute, find_run, trained_head
+from onetrunk.training.fitting import DivergedError
+from onetrunk.training.run_spec import Distillation
+from tests.fixtures.recorded_runs import ROLES, kill_at, same, spec_of
+
+
+@pytest.fixture
+def new(new_bench, mood, second):
+    """A workbench of mood and second, which has read nothing yet."""
+    return lambda: new_bench(mood, second)
+
+
+def elsewhere(bench, tmp_path, name):
+    """The same workbench with another place for records and for weights; states are computed anew."""
+    settings = dataclasses.replace(bench.settings, runs=tmp_path / name / "runs")
+    store = type(bench.store)(settings.runs)
+    return dataclasses.replace(bench, settings=settings, root=tmp_path / name, store=store)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_same_seed_same_weights_other_seed_others(new, fits, tmp_path, role):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        bench = elsewhere(new(), tmp_path, name)
+        execute(spec_of(role, bench, seed=seed), bench)
+        fits[:] = [fit for fit in fits if fit.state is not None]
+    one, two, other = (fit.state for fit in fits if len(fit.state.weights) == len(fits[-1].state.weights))
+    assert same(one, two)
+    assert one.losses != other.losses
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_killed_run_goes_on_and_ends_bit_for_bit_the_same(new, fits, tmp_path, role):
+    undisturbed = elsewhere(new(), tmp_path, "undisturbed")
+    expected = execute(spec_of(role, undisturbed), undisturbed)
+    whole = fits[-1].state
+
+    spec = spec_of(role, new())
+    fits.clear()
+    steps = -(-expected.texts // 16)
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, new(), progress=kill_at(steps + 3))
+    assert find_run(spec, new()) is None
+    record = execute(spec, new())
+    assert [fit.start for fit in fits] == [0, 1]
+    assert same(fits[-1].state, whole)
+    assert (record.scores, record.losses, record.best_epoch) == (
+        expected.scores,
+        expected.losses,
+        expected.best_epoch,
+    )
+    assert [path for path in (tmp_path / "cache" / "runs").iterdir() if path.suffix != ".safetensors"] == []
+
+
+@pytest.mark.parametrize(("epoch", "starts"), [(1, 1), (3, 3)])
+def test_run_killed_right_after_an_epoch_loses_nothing_of_it(new, fits, epoch, starts):
+    def kill(done, score):
+        if done == epoch:
+            raise KeyboardInterrupt
+        return False
+
+    spec = spec_of("fork", new())
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, new(), should_stop=kill)
+    record = execute(spec, new())
+    assert [fit.start for fit in fits] == [0, starts]
+    assert record.state == "finished"
+    assert len(record.losses) == 3
+
+
+def test_costs_of_a_killed_run_are_added_up(new, tmp_path):
+    spec = spec_of("fork", new())
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, new(), progress=kill_at(20))
+    [costs] = (tmp_path / "cache" / "runs").glob("*.costs.json")
+    assert '"seconds": 0.' in costs.read_text()
+    # As if the first part had taken long.
+    costs.write_text('{"seconds": 1000, "cpu_seconds": 500, "labelling_cpu_seconds": 7}')
+    record = execute(spec, new())
+    assert 1000 < record.seconds < 1100
+    assert 500 < record.cpu_seconds < 600
+    assert record.labelling_cpu_seconds == 7
+
+
+def test_broken_costs_count_nothing_and_stop_nothing(new, tmp_path):
+    spec = spec_of("fork", new())
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, new(), progress=kill_at(20))
+    [costs] = (tmp_path / "cache" / "runs").glob("*.costs.json")
+    costs.write_text('{"seconds": ')
+    assert 0 < execute(spec, new()).seconds < 100
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_finished_run_is_found_and_not_trained_again(new, fits, role):
+    spec = spec_of(role, new())
+    first = execute(spec, new())
+    begun = len(fits)
+    assert execute(spec, new()) == first == find_run(spec, new())
+    assert execute(spec, new(), should_stop=lambda epoch, score: True) == first
+    assert len(fits) == begun
+
+
+def test_stopped_run_stays_so_for_a_search_and_goes_on_when_wanted_whole(new, fits, tmp_path):
+    undisturbed = elsewhere(new(), tmp_path, "undisturbed")
+    execute(spec_of("teacher", undisturbed), undisturbed)
+    whole = fits.pop().state
+
+    def stop(epoch, score):
+        return epoch == 2
+
+    spec = spec_of("teacher", new())
+    stopped = execute(spec, new(), should_stop=stop)
+    assert (stopped.state, len(stopped.losses)) == ("stopped", 2)
+    assert trained_head(stopped, new()).layers
+    assert execute(spec, new(), should_stop=stop) == stopped
+    assert [fit.start for fit in fits] == [0]
+
+    record = execute(spec, new())
+    assert [fit.start for fit in fits] == [0, 2]
+    assert (record.state, len(record.losses)) == ("finished", 3)
+    assert record.seconds >= stopped.seconds
+    assert same(fits[-1].state, whole)
+
+
+def test_run_stopped_after_its_last_epoch_is_finished(new):
+    record = execute(spec_of("fork", new(), epochs=1), new(), should_stop=lambda epoch, score: True)
+    assert record.state == "finished"
+
+
+def test_weights_that_are_gone_are_trained_again(new, fits, tmp_path):
+    spec = spec_of("teacher", new())
+    record = execute(spec, new())
+    [path] = (tmp_path / "cache" / "runs").glob("*.safetensors")
+    weights = load_file(path)
+    path.unlink()
+    with pytest.raises(UserError, match="the weights of this run are gone; remove its record"):
+        trained_head(record, new())
+    assert execute(spec, new()).scores == record.scores
+    assert len(fits) == 2
+    assert all((tensor == weights[name]).all() for name, tensor in load_file(path).items())
+
+
+def test_weights_that_are_broken_are_one_line(new, tmp_path):
+    record = execute(spec_of("fork", new()), new())
+    [path] = (tmp_path / "cache" / "runs").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"broken: .*; remove it, and the run is trained again") as caught:
+        trained_head(record, new())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 2}', "\x00"])
+def test_record_that_is_broken_is_one_line(new, content):
+    spec = spec_of("fork", new())
+    record = execute(spec, new())
+    [path] = new().store.folder.glob("mood-fork-*.json")
+    path.write_text(content)
+    for read in (lambda: execute(spec, new()), lambda: new().store.by_key(record.key), lambda: list(new().store)):
+        with pytest.raises(UserError, match=r"not a run record: .*; remove it, and the run is done again") as caught:
+            read()
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    path.unlink()
+    assert execute(spec, new()).scores == record.scores
+
+
+def test_teacher_that_nobody_has_is_told(new):
+    spec = spec_of("student", new())
+    spec = spec.model_copy(update={"distillation": Distillation(teacher="0123")})
+    with pytest.raises(UserError, match="no record of run 0123; give the folder of its search by --study"):
+        execute(spec, new())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_divergence_leaves_nothing_and_the_next_run_is_possible(new, tmp_path, role):
+    spec = spec_of(role, new(), learning_rate=1e30, clip=1e30)
+    with pytest.raises(DivergedError, match=r"task mood: .*: train with a lower --lr"):
+        execute(spec, new())
+    assert find_run(spec, new()) is None
+    left = [path.name for path in (tmp_path / "cache" / "runs").rglob("*") if role in path.name]
+    assert left == []
+    assert execute(spec_of(role, new()), new()).state == "finished"
+
+
+def test_last_step_that_goes_wrong_is_caught_too(new, tmp_path):
+    # One step in all: the loss before it is a number, and there is none after it.
+    spec = spec_of("fork", new(), learning_rate=1e30, epochs=1, batch_size=500, warmup=0.0)
+    with pytest.raises(DivergedError, match="a weight is no number that fits 16 bits after epoch 1: train with a low"):
+        execute(spec, new())
+    assert find_run(spec, new()) is None
+
+
+def test_spec_of_an_unknown_task_is_told(new):
+    spec = spec_of("fork", new()).model_copy(update={"task": "mod"})
+    with pytest.raises(UserError, match="no task 'mod' here; there are: mood, second"):
+        execute(spec, new())

@@ -1,0 +1,52 @@
+"""What a comparison measures: the texts as they are served, whatever the head was trained on."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from onetrunk.deploy.comparison import compare
+from onetrunk.repository.state import HeadVersion, HeadVersions
+from onetrunk.tasks.head_spec import HeadSpec
+
+WORDS, SERVED = 20, 32
+
+
+def tagger(max_length):
+    return HeadSpec(
+        task="names",
+        kind="tagging",
+        form="single",
+        labels=("person",),
+        tap=1,
+        layers=1,
+        trunk="bert-4x32@000000000000",
+        width=32,
+        max_length=max_length,
+        metric="token_accuracy",
+        scores={},
+        created="",
+        onetrunk_version="",
+    )
+
+
+class OutsideEverywhere:
+    """A server whose heads tag every word of a text as outside of all spans."""
+
+    def ask(self, ensemble, rows, outputs):
+        scores = np.zeros((len(rows), WORDS + 2, 2), dtype=np.float32)  # two special tokens
+        scores[..., 1] = 1.0
+        return dict.fromkeys(outputs, scores)
+
+
+@pytest.mark.parametrize("trained", [8, SERVED])
+def test_words_beyond_the_training_length_are_measured(tiny_trunk_folder, tmp_path, trained):
+    tags = ["O"] * (WORDS - 2) + ["B-person", "I-person"]
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"tokens": ["film"] * WORDS, "tags": tags}))
+    version = HeadVersion(tagger(trained))
+    head = HeadVersions({1: version, 2: version}, served=1, loaded=(1, 2), candidate=2)
+    state = SimpleNamespace(heads={"names": head}, max_length=SERVED)
+    found = compare(state, OutsideEverywhere(), "names", tmp_path / "texts.jsonl", tiny_trunk_folder / "tokenizer.json")
+    assert found.labelled == 1
+    assert found.live_score == found.candidate_score == pytest.approx(1 - 2 / WORDS)

@@ -1,0 +1,145 @@
+"""A crash at any single write leaves the old repository or the new one."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.repository import transaction as module
+from onetrunk.repository.transaction import Transaction, finish_transaction, locked
+
+
+class Crash(BaseException):
+    """Stands for a killed process: no handler for ordinary errors catches it."""
+
+
+def tree(repository):
+    return {
+        str(path.relative_to(repository)): path.read_text()
+        for path in sorted(repository.rglob("*"))
+        if path.is_file() and module.STAGING not in path.parts
+    }
+
+
+OLD = {
+    "head_a/1/model.onnx": "a1",
+    "head_a/config.pbtxt": "pins a1",
+    "head_b/1/model.onnx": "b1",
+    "manifest.json": "old",
+}
+CHANGE = {"head_a/2/model.onnx": "a2", "head_a/config.pbtxt": "pins a2", "manifest.json": "new"}
+NEW = {name: text for name, text in {**OLD, **CHANGE}.items() if not name.startswith("head_b")}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    for name, text in OLD.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def publish(repository):
+    with locked(repository):
+        finish_transaction(repository)
+        with Transaction(repository) as transaction:
+            for name, text in CHANGE.items():
+                transaction.write(name, text)
+            transaction.commit(["head_b"])
+
+
+def test_transaction(repository):
+    publish(repository)
+    assert tree(repository) == NEW
+    assert not (repository / module.STAGING).exists()
+
+
+# Every call by which transaction.py touches the disk, and how often it comes in one transaction.
+CALLS = {
+    (os, "replace"): 4,
+    (os, "open"): 10,
+    (os, "fsync"): 9,
+    (shutil, "rmtree"): 5,
+    (Path, "mkdir"): 8,
+    (Path, "write_text"): 4,
+    (Path, "unlink"): 1,
+}
+TURNS = [(owner, call, turn) for (owner, call), count in CALLS.items() for turn in range(1, count + 1)]
+
+
+def crash_at(monkeypatch, owner, call, turn):
+    """The turn-th call from transaction.py raises instead of being carried out. Gives a counter of those calls."""
+    original, count = getattr(owner, call), [0]
+
+    def counted(*args, **kwargs):
+        # What a library does inside one of these calls depends on Python's version, and is not counted.
+        if sys._getframe(1).f_code.co_filename == module.__file__:
+            count[0] += 1
+            if count[0] == turn:
+                raise Crash
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, call, counted)
+    return count
+
+
+@pytest.mark.parametrize(("owner", "call", "turn"), TURNS)
+def test_crash_at_every_write(repository, monkeypatch, owner, call, turn):
+    with monkeypatch.context() as patch:
+        crash_at(patch, owner, call, turn)
+        with pytest.raises(Crash):
+            publish(repository)
+    decided = (repository / module.STAGING / module.COMMIT).exists()
+    before = tree(repository)
+    with locked(repository):
+        assert finish_transaction(repository) == decided
+    assert tree(repository) == (NEW if decided else before)
+    assert tree(repository) in (OLD, NEW)
+    assert not (repository / module.STAGING).exists()
+
+
+@pytest.mark.parametrize(("owner", "call"), CALLS)
+def test_the_crash_test_leaves_no_write_out(repository, monkeypatch, owner, call):
+    with monkeypatch.context() as patch:
+        count = crash_at(patch, owner, call, turn=0)
+        publish(repository)
+    assert count[0] == CALLS[owner, call]
+
+
+def test_failure_before_the_decision_leaves_no_trace(repository):
+    def fail():
+        with Transaction(repository) as transaction:
+            transaction.write("head_a/2/model.onnx", "half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert tree(repository) == OLD
+    assert not (repository / module.STAGING).exists()
+
+
+def test_full_disk_is_told_and_leaves_the_old_repository(repository, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OneTrunkError, match="No space left on device while publishing"):
+        publish(repository)
+    monkeypatch.undo()
+    assert tree(repository) == OLD
+
+
+def test_second_writer_is_refused(repository):
+    with locked(repository), pytest.raises(UserError, match="another build-repo"), locked(repository):
+        pass
+    with locked(repository):
+        pass
+
+
+def test_place_that_cannot_be_a_repository_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory"), locked(tmp_path / "file" / "repository"):
+        pass

@@ -1,0 +1,160 @@
+"""Triton's command line and environment, and the folder it runs from."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER
+from onetrunk.serving import installation
+from onetrunk.serving.address import Address
+from onetrunk.serving.command import triton_command
+from onetrunk.serving.installation import Installation, find_libpython, find_triton
+from onetrunk.serving.runtime import Runtime, environment, make_runtime
+
+HERE = Installation(
+    binary=Path("/triton/bin/tritonserver"),
+    python_backend=Path("/triton/backends/python"),
+    stub=Path("/triton/stub"),
+    libraries=Path("/triton/libs"),
+    libpython=None,
+)
+RUNTIME = Runtime(Path("/private"), "onetrunk_1_ab_")
+LOOPBACK = Address("127.0.0.1", 1, 2, 3)
+
+
+def test_the_whole_command_line() -> None:
+    assert triton_command(HERE, RUNTIME, Path("/repo"), LOOPBACK) == [
+        "/triton/bin/tritonserver",
+        "--model-repository=/repo",
+        "--backend-directory=/private/backends",
+        "--model-control-mode=explicit",
+        "--load-model=multitask",
+        "--load-model=multitask_tokens",
+        "--disable-auto-complete-config",
+        "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1",
+        "--metrics-address=127.0.0.1",
+        "--http-port=1",
+        "--grpc-port=2",
+        "--metrics-port=3",
+        "--allow-gpu-metrics=false",
+        "--exit-timeout-secs=5",
+        "--backend-config=python,shm-region-prefix-name=onetrunk_1_ab_",
+        "--backend-config=python,stub-timeout-seconds=120",
+    ]
+
+
+def test_an_admin_key_closes_what_changes_the_server_but_not_reading() -> None:
+    command = triton_command(HERE, RUNTIME, Path("/repo"), LOOPBACK, admin_key="k", verbose=True)
+    protocols = "model-repository,shared-memory,trace,logging:onetrunk-admin-key=k"
+    assert command[-3:] == [
+        f"--grpc-restricted-protocol={protocols}",
+        f"--http-restricted-api={protocols}",
+        "--log-verbose=1",
+    ]
+    assert ADMIN_GRPC_HEADER == "triton-grpc-protocol-onetrunk-admin-key"
+
+
+def test_the_environment_leads_to_our_libraries_and_python() -> None:
+    made = environment(HERE, RUNTIME, {"PATH": "/bin", "LD_LIBRARY_PATH": "/own", "OTHER": "kept"})
+    assert made == {
+        "PATH": f"{sys.prefix}/bin:/bin",
+        "LD_LIBRARY_PATH": "/private/lib:/triton/libs:/own",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "OTHER": "kept",
+    }
+    # An empty entry would mean the working directory.
+    assert environment(HERE, RUNTIME, {})["LD_LIBRARY_PATH"] == "/private/lib:/triton/libs"
+
+
+def test_triton_is_found_without_importing_its_package() -> None:
+    code = (
+        "import sys; from onetrunk.serving.installation import find_triton; found = find_triton(); "
+        "assert 'pytriton' not in sys.modules; assert found.binary.is_file() and found.stub.is_file(); "
+        "assert found.libraries.is_dir()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("pytriton", r"^Triton is not installed .*: pip install -e '\.\[server\]' in the checkout$"),
+        (
+            "onnxruntime",
+            r"^ONNX Runtime is not installed .*: pip install -e '\.\[cpu\]' in the checkout \(or \[gpu\], for CUDA\)$",
+        ),
+        ("tokenizers", r"^tokenizers is not installed .*: pip install -e '\.\[server\]' in the checkout$"),
+    ],
+)
+def test_what_is_missing_names_its_pip_line(monkeypatch: pytest.MonkeyPatch, package: str, message: str) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        installation.importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+    with pytest.raises(UserError, match=message):
+        find_triton()
+
+
+def test_a_python_without_a_stub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Version:
+        major, minor = 3, 99
+
+    monkeypatch.setattr(installation.sys, "version_info", Version)
+    with pytest.raises(UserError, match=r"no Python backend for Python 3\.99 \(it has: 3\.10, "):
+        find_triton()
+
+
+def test_libpython_is_taken_from_a_python_that_brings_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    library = tmp_path / "lib" / "libpython3.99.so.1.0"
+    monkeypatch.setattr(installation.sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(installation.ctypes.util, "find_library", lambda name: f"lib{name}.so.1.0")
+    assert find_libpython("3.99") is None, "the dynamic linker finds it"
+    library.touch()
+    assert find_libpython("3.99") == library
+
+
+def test_a_machine_without_libpython_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation.ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(UserError, match=r"needs libpython3\.99\.so\.1\.0.*apt-get install libpython3\.99"):
+        find_libpython("3.99")
+
+
+def test_the_private_folder_holds_both_backends(tmp_path: Path) -> None:
+    fake = tmp_path / "triton"
+    (fake / "python" / "__pycache__").mkdir(parents=True)
+    (fake / "python" / "libtriton_python.so").touch()
+    (fake / "stub").mkdir()
+    (fake / "stub" / "triton_python_backend_stub").touch(mode=0o644)
+    (fake / "libpython3.99.so.1.0").touch()
+    runtime = make_runtime(
+        Installation(
+            binary=fake,
+            python_backend=fake / "python",
+            stub=fake / "stub" / "triton_python_backend_stub",
+            libraries=fake,
+            libpython=fake / "libpython3.99.so.1.0",
+        )
+    )
+    try:
+        files = {str(path.relative_to(runtime.folder)) for path in runtime.folder.rglob("*") if not path.is_dir()}
+        assert files == {
+            "backends/python/libtriton_python.so",
+            "backends/python/triton_python_backend_stub",
+            "backends/onnxruntime/model.py",
+            "lib/libpython3.99.so.1.0",
+        }
+        assert not any(path.is_symlink() for path in runtime.backends.rglob("*")), "Triton refuses links there"
+        assert os.access(runtime.backends / "python" / "triton_python_backend_stub", os.X_OK)
+        assert runtime.folder.stat().st_mode & 0o077 == 0, "nobody else's business"
+    finally:
+        shutil.rmtree(runtime.folder)

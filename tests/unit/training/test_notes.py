@@ -1,0 +1,29 @@
+"""Data that can be trained on, but about which a user should know something: it is told."""
+
+import pytest
+
+from onetrunk.training import train
+from tests.fixtures.tasks import mood_rows, write_rows
+
+
+@pytest.fixture
+def notes(tiny_trunk, tmp_path):
+    def call(task):
+        places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+        return train(task, tiny_trunk, **places).notes
+
+    return call
+
+
+def test_label_that_never_occurs_in_train(mood, notes, tmp_path):
+    write_rows(tmp_path / "train.jsonl", [row for row in mood_rows(80, 1) if row["label"] == "good"])
+    assert notes(mood)[0] == "no row of the train data has the label 'bad'"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "matthews"])
+def test_dev_set_of_one_row(mood, notes, tmp_path, metric):
+    write_rows(tmp_path / "dev.jsonl", [{"sentence": "who was it that turned the light off", "label": "good"}])
+    expected = ["no row of the dev data has the label 'bad'"]
+    if metric == "matthews":
+        expected.append("matthews is not defined and counts as 0: a correlation needs two rows or more")
+    assert list(notes(mood.model_copy(update={"metrics": (metric,)}))) == expected
