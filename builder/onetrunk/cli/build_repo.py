@@ -1,4 +1,4 @@
-"""``build-repo``: bundles in, Triton model repository out."""
+"""``build-repo``: from bundles to a Triton model repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from onetrunk.cli.bucket_options import bucket_options, wished_buckets
 from onetrunk.cli.console import errors_end_command, progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
-from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.errors import OneTrunkError, UserError
 
 if TYPE_CHECKING:
     from onetrunk.protocol.manifest import Device, GateResult
@@ -138,7 +138,7 @@ def build_repo(
     as_json: bool,
     **bucket_settings: Any,
 ) -> None:
-    """Builds a Triton model repository: the frozen trunk in segments, a model a head, and the ensembles.
+    """Build a Triton model repository: the frozen trunk in segments, a model for each head, and the ensembles.
 
     Every model is exported to ONNX and checked against torch on real text before anything is published.
     A second run with nothing changed writes nothing.
@@ -149,7 +149,7 @@ def build_repo(
         names = _task_names(tasks)
         wish = wished_buckets(**bucket_settings)
         wanted = parse_precision(precision)
-        _refuse_idle_gate(precision, gate, wanted.is_reduced)
+        _refuse_unused_gate_options(precision, gate, wanted.is_reduced)
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
@@ -184,23 +184,24 @@ def build_repo(
         _print_report(report, dry_run, gate == "on")
 
 
-def _refuse_idle_gate(precision: str, gate: str, reduced: bool) -> None:
-    """Refuses options of a gate that there is none of: what a user typed is meant to do something."""
-    from onetrunk.protocol.errors import UserError
+def _refuse_unused_gate_options(precision: str, gate: str, reduced: bool) -> None:
+    """Refuse options of the gate that would have no effect.
 
+    Raises:
+        UserError: An option of the gate was given, and there is no gate.
+    """
     typed = typed_options()
     options = {"gate": "--gate", "max_loss": "--max-loss", "gate_rows": "--gate-rows"}
-    if not reduced and (idle := [option for name, option in options.items() if name in typed]):
+    if not reduced and (unused := [option for name, option in options.items() if name in typed]):
         raise UserError(
-            f"{' and '.join(idle)}: nothing is lost with --precision {precision}; give int8 or fp16, or leave this out"
+            f"{' and '.join(unused)}: nothing is lost with --precision {precision}; "
+            "give int8 or fp16, or leave this out"
         )
-    if gate == "off" and (idle := [options[name] for name in ("max_loss", "gate_rows") if name in typed]):
-        raise UserError(f"{' and '.join(idle)}: there is no gate with --gate off; leave one of them out")
+    if gate == "off" and (unused := [options[name] for name in ("max_loss", "gate_rows") if name in typed]):
+        raise UserError(f"{' and '.join(unused)}: there is no gate with --gate off; leave one of them out")
 
 
 def _task_names(tasks: str) -> list[str] | None:
-    from onetrunk.protocol.errors import UserError
-
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise UserError("--tasks is empty: give all, or names with commas, as in --tasks sst2,cola")
@@ -221,7 +222,7 @@ def _print_buckets(report: BuildReport) -> None:
 
 @contextmanager
 def _gate_shown() -> Iterator[None]:
-    """Shows what the gate found where it refuses, on stderr, before the error is told."""
+    """Show the gate's results on stderr if it refuses, before the error message."""
     try:
         yield
     except OneTrunkError as error:

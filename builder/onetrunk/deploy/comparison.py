@@ -138,6 +138,7 @@ def compare(
 
 
 def _read(file: Path, spec: HeadSpec) -> _Texts:
+    """Read the texts of a file, and their labels as they are."""
     rows: list[Row] = []
     labels: list[object] = []
     kind = get_kind(spec.kind)
@@ -150,10 +151,12 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
         except ValueError as error:
             raise UserError(f"{file}, line {record.line}: the text {error}") from error
         if not text.strip():
-            raise UserError(f"{file}, line {record.line}: no text; it is looked for as {', '.join(_TEXT)}")
+            raise UserError(f"{file}, line {record.line}: no text; its field is one of {', '.join(_TEXT)}")
         if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
-            names = ", ".join(_PAIR)
-            raise UserError(f"{file}, line {record.line}: {spec.task} reads pairs; the second is looked for as {names}")
+            raise UserError(
+                f"{file}, line {record.line}: no second text, and {spec.task} reads pairs; its field is one of "
+                f"{', '.join(_PAIR)}"
+            )
         rows.append((text, pair if spec.form == "pair" and isinstance(pair, str) else ""))
         labels.append(_field(record.values, _LABEL))
     if not rows:
@@ -190,6 +193,15 @@ def _targets(
 def _disagreements(
     rows: Sequence[Row], old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec, most: int = 5
 ) -> tuple[tuple[str, str, str], ...]:
+    """Return the texts on which two heads differ most, with both answers.
+
+    Args:
+        rows: The texts.
+        old: The live head's scores. *Shape:* (rows, dims of the head)
+        new: The candidate's scores. *Shape:* (rows, dims of the head)
+        spec: The candidate.
+        most: The number of texts to return.
+    """
     kind = get_kind(spec.kind)
     distance = kind.distance(old, new, spec)
     order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]

@@ -1,10 +1,10 @@
 """Triton model `tokenizer`: text or token ids in, token ids padded to a bucket out.
 
-Every check of a user's input happens here, before the trunk, because one bad row inside a batch would fail the
-whole batch there. A bad request gets an error of its own; the requests batched beside it never notice.
+All input is checked here, before the trunk, because one bad row inside a batch would fail the whole batch there. A bad
+request gets an error of its own, and the requests batched with it are answered.
 
-The file stands alone, since `build-repo` copies it into repositories: it needs numpy, tokenizers and what Triton's
-Python backend brings. Its contract is docs/contracts.md, "Tokenizer".
+The file is self-contained, since `build-repo` copies it into repositories: it needs numpy, tokenizers and what Triton's
+Python backend provides. Its contract is docs/contracts.md, "Tokenizer".
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# One thread a process: the trunk beside this model keeps all cores busy, and at the lengths served here (a quarter of
-# a millisecond a text) handing work to threads costs as much as it saves. An operator may set it otherwise.
+# One thread: the trunk keeps all cores busy, and for texts of the lengths served here (a quarter of a millisecond each)
+# handing work to threads costs as much as it saves. An operator may set the variable to something else.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
@@ -30,17 +30,25 @@ TEXT_INPUTS = ("text", "text_pair")
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 Array = npt.NDArray[Any]
-# One text, or a text and its second text.
+# A text, or a text and its second text.
 Row = str | tuple[str, str]
 
 
 class BadInputError(ValueError):
-    """A request that cannot be answered, in words for the one who sent it."""
+    """A request that cannot be answered. The message is for its sender."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The model's parameters. Lengths are in tokens."""
+    """The model's parameters.
+
+    Attributes:
+        max_length: The longest text in tokens, and the last bucket.
+        buckets: The padded lengths in tokens, in increasing order.
+        vocab_size: The number of token ids.
+        max_text_bytes: The longest text in bytes.
+        pad_token_id: The id of the padding token.
+    """
 
     max_length: int
     buckets: tuple[int, ...]
@@ -50,10 +58,10 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Settings:
-        """Reads the `parameters` of the model's config.
+        """Read the `parameters` of the model's config.
 
         Raises:
-            ValueError: A parameter is missing or makes no sense; the message names it.
+            ValueError: A parameter is missing or invalid; the message names it.
         """
         values = {key: entry["string_value"] for key, entry in config.get("parameters", {}).items()}
         try:
@@ -72,11 +80,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Padded:
-    """What the trunk reads. *Shape:* (batch_size, bucket) each, `truncated` (batch_size, 1).
+    """A request's token ids, padded to a bucket.
 
     Attributes:
-        rows: The texts, where it was texts that came.
-        encodings: Of these, by which their words are found again.
+        ids: The token ids. *Shape:* (batch_size, bucket)
+        mask: 1 for tokens, 0 for padding. *Shape:* (batch_size, bucket)
+        types: 0 for the first text, 1 for the second. *Shape:* (batch_size, bucket)
+        truncated: Whether a text was truncated. *Shape:* (batch_size, 1)
+        rows: The texts; empty if the request had token ids.
+        encodings: The texts' encodings, by which the words of tokens are found.
     """
 
     ids: Array
@@ -87,7 +99,7 @@ class Padded:
     encodings: Sequence[Encoding] = ()
 
     def tensors(self) -> dict[str, Array]:
-        """Gives the arrays under the model's output names."""
+        """Return the arrays by the model's output names."""
         return {
             "padded_input_ids": self.ids,
             "padded_attention_mask": self.mask,
@@ -96,10 +108,10 @@ class Padded:
         }
 
     def token_words(self) -> Array:
-        """Which word of its text a token is part of, and where it stands there. *Shape:* (batch_size, bucket, 3).
+        """Return the word of each token, and the token's place in the text. *Shape:* (batch_size, bucket, 3).
 
-        The number of the word; the token's first character and the one after its last, see ``word_pieces``. Three
-        times -1 for special tokens, padding, second texts, and where token ids came in place of a text.
+        The three numbers are the index of the word, the token's first character, and the character after its last one;
+        see ``word_pieces``. They are -1 for special tokens, padding, second texts and requests with token ids.
         """
         found = np.full((*self.ids.shape, 3), -1, dtype=np.int64)
         for row, (texts, encoding) in enumerate(zip(self.rows, self.encodings, strict=True)):
@@ -109,7 +121,7 @@ class Padded:
 
 
 def pieces_of(encoding: Encoding) -> Iterator[list[int]]:
-    """Token, number of its word, first character and the one after the last, of each token of the first text."""
+    """Yield the index, word, first character and end of each token of the first text."""
     for token, (word, sequence, offsets) in enumerate(
         zip(encoding.word_ids, encoding.sequence_ids, encoding.offsets, strict=True)
     ):
@@ -118,16 +130,16 @@ def pieces_of(encoding: Encoding) -> Iterator[list[int]]:
 
 
 def word_pieces(encoding: Encoding, text: str) -> list[list[int]]:
-    """As ``pieces_of``, with ends so that the pieces of a word make up all of it.
+    """Return the tokens as ``pieces_of`` does, with ends extended so that the tokens of a word cover all of it.
 
-    A piece goes on over characters behind it that no token covers, up to a blank: the tokenizer drops some (accents,
-    variation selectors, joiners), but to a reader they are part of the word. Where the text was cut inside a word,
-    the last piece that was read goes on to that word's end.
+    A token is extended over following characters that no token covers, up to the next space: the tokenizer drops some
+    (accents, variation selectors, joiners) that a reader sees as part of the word. If the text was truncated inside a
+    word, its last token is extended to the word's end.
     """
     pieces = list(pieces_of(encoding))
     beyond = len(text)
     for _, word, start, end in chain.from_iterable(map(pieces_of, encoding.overflowing)):
-        # Where only the second text was cut, what overflows has the first one again.
+        # If only the second text was truncated, the overflow repeats the first one.
         if word > pieces[-1][1]:
             beyond = start
             break
@@ -145,7 +157,14 @@ def pad(
     truncated: Sequence[bool],
     settings: Settings,
 ) -> Padded:
-    """Pads a request's rows to the smallest bucket that holds the longest of them."""
+    """Pad a request's rows to the smallest bucket that holds the longest of them.
+
+    Args:
+        ids: The token ids of each row.
+        types: The token types of each row.
+        truncated: Whether each row was truncated.
+        settings: The model's parameters.
+    """
     longest = max(len(row) for row in ids)
     bucket = next(size for size in settings.buckets if size >= longest)
     padded = Padded(
@@ -162,16 +181,22 @@ def pad(
 
 
 def first_bad_row(bad: Array) -> int | None:
-    """Gives the first row in which anything is true, or None. *Shape:* (batch_size, tokens)."""
+    """Return the first row in which anything is true, or None. *Shape:* (batch_size, tokens)."""
     rows = np.flatnonzero(bad.any(axis=1))
     return int(rows[0]) if len(rows) else None
 
 
 def check_token_ids(ids: Array, mask: Array | None, types: Array | None, settings: Settings) -> Padded:
-    """Checks a request's token ids and pads them. *Shape:* (batch_size, tokens) each.
+    """Check a request's token ids and pad them.
+
+    Args:
+        ids: The token ids. *Shape:* (batch_size, tokens)
+        mask: 1 for tokens, then 0 for padding; None for no padding. *Shape:* (batch_size, tokens)
+        types: 0 for the first text, 1 for the second; None for no second text. *Shape:* (batch_size, tokens)
+        settings: The model's parameters.
 
     Raises:
-        BadInputError: The first thing that is wrong, with its row.
+        BadInputError: An input is invalid; the message names the first fault and its row.
     """
     mask = np.ones_like(ids) if mask is None else mask
     types = np.zeros_like(ids) if types is None else types
@@ -202,7 +227,7 @@ def check_token_ids(ids: Array, mask: Array | None, types: Array | None, setting
 
 
 class TextEncoder:
-    """Text to token ids, with a bound on the time that one long text takes."""
+    """Turns texts into token ids, with a bound on the time that a long text takes."""
 
     def __init__(self, tokenizer_json: str, settings: Settings) -> None:
         self.settings = settings
@@ -217,12 +242,12 @@ class TextEncoder:
         self.enough_tokens = self._tokens_that_settle_the_rest(json.loads(tokenizer_json))
 
     def _tokens_that_settle_the_rest(self, tokenizer: dict[str, Any]) -> int | None:
-        """How many tokens the start of a text must give, so that what follows cannot change the answer.
+        """Return how many tokens the start of a text must have, so that the rest cannot change the answer.
 
-        Encoding a megabyte takes about a second, for 128 tokens of it to be kept. In a tokenizer of BERT's form what
-        stands on the right changes only the word it touches. So a text cut at any character has the tokens of the
-        whole text, but for its last word (as many pieces as the word has characters, at most) and for a special
-        token that was cut through. Other forms promise nothing of the kind, and are given whole texts (None).
+        Encoding a megabyte takes about a second, and only 128 of its tokens are kept. In a tokenizer like BERT's, the
+        text on the right of a word does not change the word's tokens. Therefore a text that is cut at any character has
+        the tokens of the whole text, except for its last word (at most one token a character) and for a special token
+        that was cut in two. Other tokenizers give no such guarantee, and get whole texts (None).
         """
         forms = [(tokenizer.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
         if forms != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
@@ -231,14 +256,14 @@ class TextEncoder:
         return self.settings.max_length + int(tokenizer["model"]["max_input_chars_per_word"]) + longest_special
 
     def read(self, raw: bytes, place: str) -> str:
-        """Decodes one text, cut to as much as can matter.
+        """Decode a text, cut to the part that can matter.
 
         Args:
             raw: The text's bytes.
-            place: Input and row, the beginning of an error's message ("text 3").
+            place: The input and the row, with which an error message begins ("text 3").
 
         Raises:
-            BadInputError: Too many bytes, or not UTF-8.
+            BadInputError: The text has too many bytes, or is not UTF-8.
         """
         if len(raw) > self.settings.max_text_bytes:
             raise BadInputError(f"{place}: {len(raw)} bytes; allowed: {self.settings.max_text_bytes}")
@@ -251,8 +276,8 @@ class TextEncoder:
     def _cut(self, text: str) -> str:
         if self.enough_tokens is None:
             return text
-        # English has four or five characters a token; growing eightfold keeps all tries together below 8/7 of the
-        # whole text's price.
+        # English has four or five characters a token. Growing eightfold keeps the cost of all attempts together below
+        # 8/7 of that of the whole text.
         characters = 16 * self.enough_tokens
         while characters < len(text):
             start = self.tokenizer.encode(text[:characters], add_special_tokens=False)
@@ -262,15 +287,20 @@ class TextEncoder:
         return text
 
     def encode(self, rows: Sequence[Row]) -> list[Encoding]:
-        """Encodes rows of all requests at once, truncated to max_length, not padded."""
+        """Encode the rows of all requests at once, truncated to `max_length` and not padded."""
         return self.tokenizer.encode_batch(list(rows))
 
 
 def text_rows(encoder: TextEncoder, texts: Array, pairs: Array | None) -> list[Row]:
-    """Reads a request's texts. *Shape:* (batch_size, 1) each.
+    """Read a request's texts.
+
+    Args:
+        encoder: The encoder, which decodes them.
+        texts: The texts as bytes. *Shape:* (batch_size, 1)
+        pairs: The second texts as bytes, empty if a row has none; None if no row has one. *Shape:* (batch_size, 1)
 
     Raises:
-        BadInputError: A text that is too long in bytes or not UTF-8.
+        BadInputError: A text has too many bytes, or is not UTF-8.
     """
     rows: list[Row] = []
     for row, raw in enumerate(texts[:, 0]):
@@ -281,10 +311,10 @@ def text_rows(encoder: TextEncoder, texts: Array, pairs: Array | None) -> list[R
 
 
 def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: Settings) -> Padded:
-    """Pads one request's encodings.
+    """Pad a request's encodings.
 
     Raises:
-        BadInputError: A text of which no token is left.
+        BadInputError: A text has no tokens.
     """
     for row, (text, encoding) in enumerate(zip(rows, encodings, strict=True)):
         read = set(encoding.sequence_ids)
@@ -301,7 +331,7 @@ def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: S
 
 
 def bad_input(message: str) -> Any:
-    """A response that blames the request."""
+    """Return a response that rejects the request."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
 
 
@@ -309,7 +339,7 @@ class TritonPythonModel:
     """The tokenizer as Triton calls it."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Reads the parameters, and `tokenizer.json` of this version."""
+        """Read the parameters, and the `tokenizer.json` of this version."""
         try:
             self.settings = Settings.from_config(json.loads(args["model_config"]))
             path = Path(args["model_repository"]) / args["model_version"] / "tokenizer.json"
@@ -318,7 +348,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request, in three steps: read and check each, encode all texts at once, pad each."""
+        """Answer all requests in three steps: read and check each, encode all texts at once, pad each."""
         responses: list[Any] = [None] * len(requests)
         rows_of: dict[int, list[Row]] = {}
         for i, request in enumerate(requests):
@@ -341,7 +371,7 @@ class TritonPythonModel:
         return responses
 
     def _read(self, request: Any) -> list[Row] | Padded:
-        """Gives a request's texts, checked and still to be encoded, or its token ids, checked and padded."""
+        """Return a request's texts, checked and still to be encoded, or its token ids, checked and padded."""
         found = {}
         for name in TEXT_INPUTS + TOKEN_INPUTS:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
