@@ -20,7 +20,7 @@ from onetrunk.tasks import Task, find_tasks, load_task, read_examples
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles, read_spec
 from onetrunk.tasks.kinds.base import stack_rows
 from onetrunk.tasks.metrics import measure
-from onetrunk.training.targets import labelled_targets
+from onetrunk.training.evaluation import labelled_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 16
@@ -44,7 +44,7 @@ def served_scores(
     for start in range(0, len(rows), BATCH):
         scores += list(server.ask("multitask", rows[start : start + BATCH], [task.name])[task.name])
     predictions = task.answers.predictions(stack_rows(scores), spec)
-    targets = labelled_targets(task, dev, trunk, max_length).numpy()
+    targets = labelled_targets(task, dev, trunk=trunk, max_length=max_length).numpy()
     return len(dev), measure(task.metrics, predictions, targets)[0]
 
 

@@ -19,22 +19,22 @@ import click
 import numpy as np
 from torch import nn
 
-from onetrunk.distill.baseline import baseline_spec, run_baseline, save_baselines
-from onetrunk.distill.bundles import carry_out
 from onetrunk.distill.costs import measure_costs
-from onetrunk.distill.depths import search_task
+from onetrunk.distill.pipeline import make_plan, servable_options
 from onetrunk.distill.plan_file import PlanFile
-from onetrunk.distill.planned import make_plan, servable_options
+from onetrunk.distill.planned_heads import make_head
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.files import atomic_write_text
+from onetrunk.distill.task_search import baseline_spec, run_baseline, save_baselines, search_task
+from onetrunk.files import write_text
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.tasks import Task, load_task
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.span_metrics import word_spans
 from onetrunk.training.evaluation import raw_outputs
-from onetrunk.training.execute import find_run, fine_tuned, trained_head
+from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig, open_experiment
+from onetrunk.training.models import fine_tuned_model, trained_head
 from onetrunk.training.objective import output_of
-from onetrunk.training.workbench import SPLITS, BenchSettings, Workbench, open_workbench
+from onetrunk.training.trainer import find_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "slu/snips/test.jsonl.gz"
@@ -69,7 +69,7 @@ class Answers:
 
 def settings_of(task: str) -> SearchSettings:
     """What its search may spend. All tasks have the same texts, so none has more to lend to another."""
-    return SearchSettings(epochs=EPOCHS[task], seeds=1, other_texts=0)
+    return SearchSettings(epochs=EPOCHS[task], other_texts=0)
 
 
 def the_tasks() -> list[Task]:
@@ -78,10 +78,12 @@ def the_tasks() -> list[Task]:
     return [intent, slots, slots.model_copy(update={"name": SOFTMAX, "options": {"output": "softmax"}})]
 
 
-def answer(model: nn.Module, bench: Workbench, task: Task, tap: int | None) -> Answers:
-    """Asks a head, or a whole encoder where there is no tap, about the bench's dev texts."""
-    states = bench.tokens(task.name, "dev") if tap is None else bench.states(task.name, "dev", [tap]).states[tap]
-    raw, targets = raw_outputs(model, states), bench.targets(task.name, "dev").numpy()
+def answer(model: nn.Module, experiment: Experiment, task: Task, tap: int | None) -> Answers:
+    """Asks a head, or a whole encoder where there is no tap, about the experiment's dev texts."""
+    states = (
+        experiment.tokens(task.name, "dev") if tap is None else experiment.states(task.name, "dev", [tap]).states[tap]
+    )
+    raw, targets = raw_outputs(model, states), experiment.targets(task.name, "dev").numpy()
     scores = task.answers.scores(raw, task, output_of(model)).detach().numpy()
     predictions = task.answers.predictions(scores, task)
     found = measure(task.metrics[:1], predictions, targets)[0][task.metric]
@@ -97,34 +99,38 @@ Found = dict[tuple[str, str, str], Answers]
 Models = Iterator[tuple[str, str, nn.Module]]
 
 
-def models(bench: Workbench, plans: dict[str, PlanFile]) -> Models:
+def models(experiment: Experiment, plans: dict[str, PlanFile]) -> Models:
     """Of each task, the fine-tuned encoder and the head, with where the head stands."""
-    for task in bench.tasks:
-        record = find_run(baseline_spec(task, bench, settings_of(task), 0), bench)
+    for task in experiment.tasks:
+        record = find_run(baseline_spec(task, experiment, settings_of(task)), experiment)
         assert record is not None, "the baselines have been trained"
-        yield task, "", fine_tuned(record, bench)
-        run = bench.store.by_key(plans[task].tasks[task].run)
-        yield task, f"tap {run.spec.recipe.standing}, layers {run.spec.recipe.layers}", trained_head(run, bench)
+        yield task, "", fine_tuned_model(record, experiment)
+        run = experiment.store.by_key(plans[task].tasks[task].run)
+        yield (
+            task,
+            f"tap {run.spec.recipe.resolved_tap}, layers {run.spec.recipe.layers}",
+            trained_head(run, experiment),
+        )
 
 
-def study_all(bench: Workbench, study: Path) -> dict[str, PlanFile]:
+def study_all(experiment: Experiment, study: Path) -> dict[str, PlanFile]:
     """Baselines, searches and a plan for each task; what has a record is not done again."""
-    for task in bench.tasks:
+    for task in experiment.tasks:
         settings = settings_of(task)
-        run_baseline(task, 0, bench, settings, tell)
-        save_baselines(task, bench, settings)
-        search_task(task, bench, settings, tell)
-    table = measure_costs(bench.trunk, progress=tell)
+        run_baseline(task, experiment, settings, tell)
+        save_baselines(task, experiment, settings)
+        search_task(task, experiment, settings, tell)
+    table = measure_costs(experiment.trunk, progress=tell)
     return {
         task: make_plan(
             study / f"{task}.plan.toml",
-            servable_options(bench.settings.runs, [task]),
+            servable_options(experiment.config.runs, [task]),
             table,
             floor_task=FLOOR,
             floor_average=FLOOR,
             most_share=None,
         )
-        for task in bench.tasks
+        for task in experiment.tasks
     }
 
 
@@ -190,24 +196,24 @@ def tell(what: str, done: int, total: int) -> None:
 def main(study: Path, heads: Path, data: Path | None) -> None:
     """Trains what is missing, and writes bundles and table."""
     tasks = the_tasks()
-    bench_settings = BenchSettings(tasks=tuple(tasks), runs=study / "runs", data_root=data)
-    bench = open_workbench(bench_settings)
-    plans = study_all(bench, study)
+    config = ExperimentConfig(tasks=tuple(tasks), runs=study / "runs", data_root=data)
+    experiment = open_experiment(config)
+    plans = study_all(experiment, study)
     for name in (INTENT, CRF):
-        carry_out(name, plans[name], bench, heads, tell)
+        make_head(name, plans[name], experiment, heads=heads, progress=tell)
     on_test = tuple(task.model_copy(update={"dev": TEST}) for task in tasks)
-    benches = {"dev": bench, "test": open_workbench(replace(bench_settings, tasks=on_test))}
+    benches = {"dev": experiment, "test": open_experiment(replace(config, tasks=on_test))}
     found, where = Found(), {}
-    for name, stands, model in models(bench, plans):
+    for name, stands, model in models(experiment, plans):
         tap = plans[name].tasks[name].tap if stands else None
         where[name] = stands
         for split, asked in benches.items():
-            found[name, "head" if stands else "full", split] = answer(model, asked, bench.task(name), tap)
+            found[name, "head" if stands else "full", split] = answer(model, asked, experiment.task(name), tap)
     compared = compare(found)
-    atomic_write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
-    train, dev = (len(bench.examples(INTENT, split)) for split in SPLITS)
+    write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
+    train, dev = (len(experiment.examples(INTENT, split)) for split in SPLITS)
     rows = (train, dev, len(benches["test"].examples(INTENT, "dev")))
-    atomic_write_text(study / "README.md", page(compared, where, rows))
+    write_text(study / "README.md", page(compared, where, rows))
     click.echo(f"\n{study / 'README.md'}")
 
 

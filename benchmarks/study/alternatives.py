@@ -10,8 +10,8 @@ from benchmarks.study.mixed import mixed_plans
 from benchmarks.study.recorded_study import RecordedStudy
 from onetrunk.distill.frontier import frontier
 from onetrunk.distill.options import Option
+from onetrunk.distill.pipeline import servable_options
 from onetrunk.distill.plan import Plan
-from onetrunk.distill.planned import servable_options
 from onetrunk.distill.rates import Rates
 from onetrunk.protocol.errors import UserError
 
@@ -71,6 +71,6 @@ def _paper(study: RecordedStudy, options: Sequence[Option], rates: Rates) -> dic
         ]
         if not distilled:
             raise UserError(f"task {task} has no teacher yet")
-        taps[task] = max(distilled, key=lambda trial: trial.score).spec.recipe.standing
+        taps[task] = max(distilled, key=lambda trial: trial.score).spec.recipe.resolved_tap
         students |= {trial.key for trial in distilled}
     return mixed_plans([option for option in options if option.run in students], rates, taps)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.run_record import RunRecord
+from onetrunk.training.runs import RunRecord
 
 
 def write_events(records: Iterable[RunRecord], folder: Path) -> list[Path]:

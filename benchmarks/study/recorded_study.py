@@ -12,8 +12,7 @@ from onetrunk.distill.cost_table import CostTable
 from onetrunk.distill.plan_file import PlanFile, read_plan
 from onetrunk.distill.trials import Study, Trial, Trials, load_trials
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.run_record import RunRecord, RunStore
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunRecord, RunSpec, RunStore
 
 RUNS = "runs"
 

@@ -109,7 +109,7 @@ class GridProof:
         return cls(
             task=task,
             grid=grid,
-            depth=recipe.standing + recipe.layers,
+            depth=recipe.resolved_tap + recipe.layers,
             searched=best_teacher(search),
             search_seconds=sum(trial.cpu_seconds for trial in search if trial.stage in ("probe", "teacher")),
         )

@@ -112,4 +112,4 @@ def _grid_row(proof: GridProof, study: RecordedStudy) -> tuple[str, ...]:
 
 def _where(trial: Trial) -> str:
     recipe = trial.spec.recipe
-    return f"tap {recipe.standing}, top {recipe.layers}"
+    return f"tap {recipe.resolved_tap}, top {recipe.layers}"

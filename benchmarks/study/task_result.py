@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks.study.recorded_study import RecordedStudy
 from benchmarks.study.seed_scores import SeedScores
 from onetrunk.protocol.head_json import Query
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunSpec
 
 
 @dataclass(frozen=True)

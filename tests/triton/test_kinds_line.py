@@ -30,7 +30,7 @@ from onetrunk.tasks.kinds import KINDS
 from onetrunk.tasks.kinds.base import Kind
 from onetrunk.tasks.kinds.span_tags import read_spans
 from onetrunk.tasks.metrics import measure
-from onetrunk.training.run import train
+from onetrunk.training import train
 
 pytestmark = pytest.mark.triton
 

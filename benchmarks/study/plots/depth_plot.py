@@ -26,7 +26,7 @@ def draw_depths(result: TaskResult, study: RecordedStudy, path: Path) -> bool:
     trials = (*grid, *search)
     if not trials:
         return False
-    depth = max(trial.spec.recipe.standing + trial.spec.recipe.layers for trial in trials)
+    depth = max(trial.spec.recipe.resolved_tap + trial.spec.recipe.layers for trial in trials)
     with style():
         figure = Figure(figsize=(9.2, 3.3), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True, width_ratios=[depth, 3, depth])
@@ -74,9 +74,9 @@ def _students(axes: Axes, search: Sequence[Trial], result: TaskResult) -> None:
     students = [trial for trial in search if trial.stage == "student"]
     most = max([3, *(trial.spec.recipe.layers for trial in students), result.layers or 0])
     whole_ticks(axes, 1, most)
-    taps = sorted({trial.spec.recipe.standing for trial in students})
+    taps = sorted({trial.spec.recipe.resolved_tap for trial in students})
     for number, tap in enumerate(taps):
-        on_tap = [trial for trial in students if trial.spec.recipe.standing == tap]
+        on_tap = [trial for trial in students if trial.spec.recipe.resolved_tap == tap]
         _line(axes, on_tap, "s-", STUDENTS[number % len(STUDENTS)], f"on tap {tap}", markersize=4.5)
     if result.student is not None and result.layers is not None:
         axes.errorbar(
@@ -99,8 +99,10 @@ def _probes(axes: Axes, search: Sequence[Trial], depth: int) -> None:
     axes.set_title("probes")
     axes.set_xlabel("tap of the probe")
     whole_ticks(axes, 0, depth - 1)
-    probes = sorted((trial for trial in search if trial.stage == "probe"), key=lambda trial: trial.spec.recipe.standing)
-    taps, scores = [trial.spec.recipe.standing for trial in probes], [100 * trial.score for trial in probes]
+    probes = sorted(
+        (trial for trial in search if trial.stage == "probe"), key=lambda trial: trial.spec.recipe.resolved_tap
+    )
+    taps, scores = [trial.spec.recipe.resolved_tap for trial in probes], [100 * trial.score for trial in probes]
     axes.plot(taps, scores, "^-", color=PROBE, markersize=5)
 
 

@@ -1,4 +1,4 @@
-"""What ``train-head`` does with --search, --plan and --report."""
+"""``search-heads``: which head for which task, and the heads of a plan."""
 
 from __future__ import annotations
 
@@ -6,163 +6,252 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from onetrunk.cli.console import progress_line
+from onetrunk.cli.console import errors_end_command
+from onetrunk.cli.training_options import (
+    bundle_options,
+    experiment_options,
+    load_named_tasks,
+    load_tasks,
+    task_arguments,
+    train_all,
+)
 
 if TYPE_CHECKING:
-    from onetrunk.distill.cost_table import CostTable
+    from onetrunk.distill.jobs import Job, StatusBoard
     from onetrunk.distill.plan_file import PlanFile
-    from onetrunk.distill.settings import SearchSettings
-    from onetrunk.distill.status import StatusBoard
-    from onetrunk.distill.study import Study
-    from onetrunk.distill.units import Unit
+    from onetrunk.progress import ProgressCallback
     from onetrunk.protocol.errors import OneTrunkError
-    from onetrunk.training.workbench import BenchSettings
+    from onetrunk.tasks import Task
+    from onetrunk.training import TrainResult
+    from onetrunk.training.experiment import ExperimentConfig
 
-_SECONDS_BETWEEN = 1.0
-# Padded lengths at which parts are measured, and the longest text that there is.
-_COST_TOKENS = (32, 64)
+_SECONDS_BETWEEN_UPDATES = 1.0
+# Longest text in tokens, where --max-length is not given.
+_MAX_LENGTH = 128
+# As 0.97, not 97; a head may well keep more than all.
+_SHARE = click.FloatRange(0, 2, min_open=True)
+
+_EPILOG = """\b
+Examples:
+  search-heads run --tasks all --jobs 2    search all tasks, and write study/plan.toml
+  search-heads make                        make the heads of study/plan.toml
+  search-heads report                      tables and plots of the search
+
+\b
+A search that was killed goes on when the same command is given again. The plan is a
+file for you to read and change. Next: build-repo --tasks all."""
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What the command line says about a search.
+@click.group(epilog=_EPILOG)
+def search_heads() -> None:
+    """Search the best head for each task, and make the heads of the plan that comes of it.
 
-    Attributes:
-        study: the folder of run records, costs and plan.
-        jobs: pieces of work at a time.
-        backend: see ``onetrunk.distill.jobs.run_jobs``.
-        seeds: how often baselines and chosen heads of small tasks are trained.
-        grid: tasks that get a full grid.
-        ablation: tasks that get ablations.
-        floor_task: least share of full fine-tuning's score that every task keeps.
-        floor_average: the same for the mean.
-        most_share: greatest cost, as a share of single-task models.
-        as_json: print the plan as JSON.
+    The depth (tap) and the length (layers) of each head are searched, and of all tasks' heads those are planned that
+    keep enough of full fine-tuning's score at the least measured cost.
     """
 
-    study: Path
-    jobs: int
-    backend: str
-    seeds: int
-    grid: tuple[str, ...]
-    ablation: tuple[str, ...]
-    floor_task: float
-    floor_average: float
-    most_share: float | None
-    as_json: bool
 
+@search_heads.command(
+    epilog="""\b
+Examples:
+  search-heads run --tasks all --jobs 2
+  search-heads run cola rte --floor 0.99 --study my-study
+  search-heads run --tasks all --jobs 8 --backend ray
 
-def search_heads(tasks: Sequence[str], bench: BenchSettings, settings: SearchSettings, options: SearchOptions) -> None:
-    """Trains baselines, searches depths, distils, measures costs, and writes a plan.
+\b
+Next: search-heads make."""
+)
+@task_arguments
+@click.option(
+    "--study",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="study",
+    show_default=True,
+    help="The folder for run records, costs.json and plan.toml.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side.")
+@click.option(
+    "--backend",
+    default="local",
+    show_default=True,
+    metavar="local|ray|ray://HOST:PORT",
+    help="Where they run; Ray needs pip install -e '.[cluster]'.",
+)
+@click.option(
+    "--floor",
+    "floor_average",
+    type=_SHARE,
+    default=0.996,
+    show_default=True,
+    help="Share of full fine-tuning's score that the plan keeps on average.",
+)
+@click.option(
+    "--task-floor",
+    "floor_task",
+    type=_SHARE,
+    default=0.97,
+    show_default=True,
+    help="Share that every task keeps in the plan.",
+)
+@click.option(
+    "--most-share",
+    type=_SHARE,
+    help="Greatest cost of the plan, as a share of single-task models. [default: any]",
+)
+@experiment_options
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def run(
+    tasks: tuple[str, ...],
+    task_list: str | None,
+    task_dir: Path,
+    study: Path,
+    jobs: int,
+    backend: str,
+    floor_average: float,
+    floor_task: float,
+    most_share: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search taps and layers of all named tasks, and write a plan.
 
-    Raises:
-        UserError: an option or a task is wrong.
-        OneTrunkError: a piece of work failed; what others came to is kept.
+    For each task: full fine-tuning as the reference, probes of every tap, teachers on the best of them, and students
+    distilled from these. TASK is the name of a file in the task folder, or a path to a task file.
     """
-    from onetrunk.distill.jobs import check_backend
-    from onetrunk.distill.study import Study
+    with errors_end_command():
+        from onetrunk.distill.jobs import check_backend
 
-    check_backend(options.backend)
-    _check_named(tasks, (*options.grid, *options.ablation))
-    study = Study(bench, settings, options.jobs, options.backend)
-    plan_path = options.study / "plan.toml"
-    with _table(study.bench.root, bench.runs, tasks) as told:
-        _run(study, study.trunk(tasks), told)
-        _run(study, study.baselines(tasks), told)
-        _run(study, study.searches(tasks), told)
-        study.save_baselines(tasks)
-        table = _costs(study, options.study / "costs.json")
-        plan = _plan(plan_path, tasks, table, bench, options)
-        _share(study, plan, options.study / "share.json")
-        _run(study, study.seeds(tasks, plan), told)
-        study.save_seeds(tasks, plan_path)
-        _run(study, study.proofs(options.grid, options.ablation), told)
-    _tell_notes(bench.runs, tasks)
-    _tell_plan(plan, plan_path, options.as_json)
+        chosen = load_named_tasks(tasks, task_list, task_dir)
+        check_backend(backend)
+        config = experiment_config(chosen, study, options)
+        names = [task.name for task in chosen]
+        with job_table(config, names) as (on_done, progress):
+            from onetrunk.distill.pipeline import search
 
-
-def _check_named(tasks: Sequence[str], named: Sequence[str]) -> None:
-    from onetrunk.protocol.errors import UserError
-
-    for name in named:
-        if name not in tasks:
-            raise UserError(f"--grid or --ablation names {name}, which is not searched; allowed are {', '.join(tasks)}")
+            plan = search(
+                config,
+                study=study,
+                floor_task=floor_task,
+                floor_average=floor_average,
+                most_share=most_share,
+                jobs=jobs,
+                backend=backend,
+                on_done=on_done,
+                progress=progress,
+            )
+        print_notes(config.runs, names)
+        print_plan(plan, study / "plan.toml", as_json)
 
 
-def _run(study: Study, units: Sequence[Unit], told: Callable[[Unit | OneTrunkError], None]) -> None:
-    errors = study.run(units, told)
-    if errors:
-        raise errors[0]
+@search_heads.command(
+    epilog="""\b
+Examples:
+  search-heads make
+  search-heads make my-study/plan.toml --heads my-heads
+
+\b
+Next: build-repo --tasks all."""
+)
+@click.argument("plan", type=click.Path(path_type=Path), metavar="[PLAN.toml]", default=Path("study/plan.toml"))
+@click.option(
+    "--study",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the search that the plan comes from. [default: the plan's own]",
+)
+@experiment_options
+@bundle_options
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def make(plan: Path, study: Path | None, task_dir: Path, results: Path | None, as_json: bool, **options: Any) -> None:
+    """Make the heads of a plan: each run that it chose becomes the bundle of its task.
+
+    PLAN.toml is study/plan.toml where it is not given. A run whose weights are no longer in the cache is trained again.
+    """
+    with errors_end_command():
+        from onetrunk.distill.plan_file import read_plan
+
+        planned = read_plan(plan)
+        tasks = load_tasks(list(planned.tasks), task_dir)
+        train_all(
+            [task.name for task in tasks],
+            lambda: _maker(planned, tasks, study or plan.parent, options),
+            results=results,
+            as_json=as_json,
+        )
 
 
-def _costs(study: Study, path: Path) -> CostTable:
-    """The measured costs: those on disk, where they are of this trunk and machine, or measured now."""
-    from onetrunk.distill.cost_table import CostTable
-    from onetrunk.distill.costs import measure_costs
-    from onetrunk.machine import processor_name
+@search_heads.command(
+    epilog="""\b
+Examples:
+  search-heads report
+  search-heads report --study my-study --tensorboard curves"""
+)
+@click.option(
+    "--study",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="study",
+    show_default=True,
+    help="The folder of a search.",
+)
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write the runs' curves for TensorBoard.",
+)
+def report(study: Path, tensorboard: Path | None) -> None:
+    """Write tables and plots of a search into its folder, from its records; nothing is trained."""
+    with errors_end_command():
+        from benchmarks.study import write_quality_report
 
-    trunk = study.bench.trunk
-    if path.is_file():
-        table = CostTable.read(path)
-        measured = {bucket.tokens for bucket in table.buckets}
-        if (table.trunk, table.machine, measured) == (trunk.identity, processor_name(), set(_lengths(study))):
-            return table
-    with progress_line() as progress:
-        table = measure_costs(trunk, tokens=_lengths(study), progress=progress)
-    table.write(path)
-    return table
-
-
-def _share(study: Study, plan: PlanFile, path: Path) -> None:
-    """What the plan's models cost beside single-task models, measured in one run, where that is not on disk."""
-    from benchmarks.study.share import ShareReport, measure_share
-    from onetrunk.machine import processor_name
-
-    heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
-    trunk, lengths = study.bench.trunk, _lengths(study)
-    if path.is_file():
-        there = ShareReport.read(path)
-        measured = {row.tokens for row in there.rows}
-        if (there.heads, there.trunk, there.machine, measured) == (
-            heads,
-            trunk.identity,
-            processor_name(),
-            set(lengths),
-        ):
-            return
-    with progress_line() as progress:
-        measure_share(heads, trunk, tokens=lengths, progress=progress).write(path)
+        for path in write_quality_report(study, tensorboard=tensorboard):
+            click.echo(f"wrote {path}", err=True)
 
 
-def _lengths(study: Study) -> tuple[int, ...]:
-    """The padded lengths to measure at: some short ones, and the longest text that there is."""
-    longest = study.bench_settings.max_length
-    return (*(length for length in _COST_TOKENS if length < longest), longest)
+def _maker(
+    plan: PlanFile, tasks: Sequence[Task], study: Path, options: dict[str, Any]
+) -> Callable[[str, ProgressCallback], TrainResult]:
+    from onetrunk.distill.planned_heads import make_head, planned_length
+    from onetrunk.training.experiment import open_experiment
+
+    max_length = options["max_length"] or planned_length(plan, study / "runs")
+    experiment = open_experiment(experiment_config(tasks, study, {**options, "max_length": max_length}))
+    plan.check_trunk(experiment.trunk)
+    return lambda name, progress: make_head(name, plan, experiment, heads=options["heads"], progress=progress)
 
 
-def _plan(path: Path, tasks: Sequence[str], table: CostTable, bench: BenchSettings, options: SearchOptions) -> PlanFile:
-    from onetrunk.distill.planned import make_plan, servable_options
+def experiment_config(tasks: Sequence[Task], study: Path, options: dict[str, Any]) -> ExperimentConfig:
+    """Return the experiment of a study from the command's options.
 
-    return make_plan(
-        path,
-        servable_options(bench.runs, tasks),
-        table,
-        floor_task=options.floor_task,
-        floor_average=options.floor_average,
-        most_share=options.most_share,
+    Args:
+        tasks: The tasks.
+        study: The study's folder.
+        options: The values of ``experiment_options``.
+    """
+    from onetrunk.training.experiment import ExperimentConfig
+
+    return ExperimentConfig(
+        tasks=tuple(tasks),
+        trunk=options["trunk"],
+        cache=options["cache"],
+        runs=study / "runs",
+        data_root=options["data"],
+        device=options["device"],
+        trunk_dtype=options["precision"],
+        max_length=options["max_length"] or _MAX_LENGTH,
+        skip_bad_rows=options["skip_bad_rows"],
     )
 
 
-def _tell_notes(runs: Path, tasks: Sequence[str]) -> None:
+def print_notes(runs: Path, tasks: Sequence[str]) -> None:
+    """Print the notes of the searches on stderr."""
     from onetrunk.distill.trials import load_trials
 
     for search in load_trials(runs, ["search"]):
@@ -170,7 +259,8 @@ def _tell_notes(runs: Path, tasks: Sequence[str]) -> None:
             click.echo(f"{search.task}: note: {note}", err=True)
 
 
-def _tell_plan(plan: PlanFile, path: Path, as_json: bool) -> None:
+def print_plan(plan: PlanFile, path: Path, as_json: bool) -> None:
+    """Print a plan on stdout, and on stderr where it is and what comes next."""
     if as_json:
         click.echo(json.dumps(plan.model_dump(mode="json"), indent=2))
     else:
@@ -191,46 +281,58 @@ def _tell_plan(plan: PlanFile, path: Path, as_json: bool) -> None:
         click.echo(f"kept on average {kept.average:.1%}; cost {cost.share:.1%} of {len(plan.tasks)} single-task models")
     if plan.kept.note:
         click.echo(f"note: {plan.kept.note}", err=True)
-    click.echo(f"wrote {path}; next: train-head --plan {path}", err=True)
+    click.echo(f"wrote {path}; next: search-heads make {path}", err=True)
 
 
 @contextmanager
-def _table(root: Path, runs: Path, tasks: Sequence[str]) -> Iterator[Callable[[Unit | OneTrunkError], None]]:
-    """A live table on a terminal; elsewhere a line for each piece of work that ends."""
-    from onetrunk.distill.status import StatusBoard
+def job_table(
+    config: ExperimentConfig, tasks: Sequence[str]
+) -> Iterator[tuple[Callable[[Job | OneTrunkError], None], ProgressCallback]]:
+    """Show a live table of the jobs on a terminal; elsewhere print a line for each job that ends.
+
+    Yields the function to call with each job that ends, and the one to call with the progress of this process.
+    """
+    from onetrunk.distill.jobs import StatusBoard
+    from onetrunk.progress import silent
+    from onetrunk.training.cache import cache_root
 
     console = Console(stderr=True)
 
-    def tell(result: Unit | OneTrunkError) -> None:
+    def on_done(result: Job | OneTrunkError) -> None:
         prefix = "failed: " if isinstance(result, Exception) else "done: "
         console.print(f"{prefix}{result}", highlight=False, markup=False)
 
     if not console.is_terminal:
-        yield tell
+        yield on_done, silent
         return
-    board, ended = StatusBoard(root / "status"), threading.Event()
-    with Live(_rows(board, runs, tasks), console=console, refresh_per_second=2, transient=True) as live:
+    board, ended, caption = StatusBoard(cache_root(config.cache) / "status"), threading.Event(), ""
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal caption
+        caption = f"{what}: {done} of {total}" if done < total else ""
+
+    with Live(_table(board, config.runs, tasks), console=console, refresh_per_second=2, transient=True) as live:
 
         def follow() -> None:
-            while not ended.wait(_SECONDS_BETWEEN):
-                live.update(_rows(board, runs, tasks))
+            while not ended.wait(_SECONDS_BETWEEN_UPDATES):
+                live.update(_table(board, config.runs, tasks, caption))
 
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()
         try:
-            yield tell
+            yield on_done, progress
         finally:
             ended.set()
             follower.join()
 
 
-def _rows(board: StatusBoard, runs: Path, tasks: Sequence[str]) -> Table:
-    """A row a task: what is being done, how long that step still takes, the best scores so far and their cost."""
+def _table(board: StatusBoard, runs: Path, tasks: Sequence[str], caption: str = "") -> Table:
+    """Return a row per task: its step, how long that still takes, the best scores so far and their cost."""
     from onetrunk.distill.trials import load_trials
 
-    working = {status.unit.partition(":")[0]: status for status in board.read()}
+    working = {status.job.partition(":")[0]: status for status in board.read()}
     searches = {study.task: study for study in load_trials(runs, ["search"])}
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=caption or None)
     for column in ("task", "doing", "done", "left", "runs", "best teacher", "best student", "CPU s"):
         table.add_column(column, justify="left" if column in ("task", "doing") else "right", no_wrap=True)
     for task in tasks:
@@ -240,15 +342,13 @@ def _rows(board: StatusBoard, runs: Path, tasks: Sequence[str]) -> Table:
         if status is not None:
             left = status.left_seconds
             share = f"{status.done / max(status.total, 1):.0%}"
-            cells = [task, status.what, share, "" if left is None else f"{left:.0f} s"]
-        best = {
-            stage: max((trial for trial in trials if trial.stage == stage), key=lambda trial: trial.score, default=None)
-            for stage in ("teacher", "student")
-        }
-        cells += [str(len(trials) or "")]
-        for trial in best.values():
-            where = "" if trial is None else f" ({trial.spec.recipe.tap}, {trial.spec.recipe.layers})"
-            cells.append("" if trial is None else f"{100 * trial.score:.1f}{where}")
+            cells = [task, status.step, share, "" if left is None else f"{left:.0f} s"]
+        cells.append(str(len(trials) or ""))
+        for stage in ("teacher", "student"):
+            of_stage = [trial for trial in trials if trial.stage == stage]
+            best = max(of_stage, key=lambda trial: trial.score, default=None)
+            where = "" if best is None else f" ({best.spec.recipe.tap}, {best.spec.recipe.layers})"
+            cells.append("" if best is None else f"{100 * best.score:.1f}{where}")
         cells.append(f"{search.cpu_seconds:.0f}" if search else "")
         table.add_row(*cells)
     return table

@@ -1,43 +1,43 @@
-"""How much a search may spend: epochs, learning rates, depths and lengths of students."""
+"""The budgets of a search: epochs, learning rates, and the depths and lengths of heads that are tried."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from onetrunk.tasks import Recipe
-from onetrunk.training.run_spec import Distillation
+from onetrunk.training.runs import Distillation
 
 # A small task would otherwise learn more about other tasks' texts than about its own.
-_MOST_OTHER = 2.0
+_MOST_OTHER_TEXTS = 2.0
 
 
 class SearchSettings(BaseModel):
-    """Budgets of a search. The defaults are what docs/results/quality was made with.
+    """The budgets of a search. docs/results/quality was made with the defaults.
 
     Attributes:
-        epochs: of full fine-tuning and of teachers, for a task of up to ``large`` train rows; larger ones have one
-            fewer.
-        large: more train rows than this make a task a large one.
-        learning_rate: of full fine-tuning and of teachers.
-        dropout: of full fine-tuning and of teachers; None is the trunk's own.
-        probe_epochs: of the probes: one-layer heads on every tap.
-        probe_learning_rate: their learning rate.
-        depths: how many taps get a teacher; one fewer for larger tasks.
-        fork_epochs: of one-layer heads trained on the labels alone at full length, for tasks of up to ``large`` train
-            rows: on little data, a teacher of few steps can know less than they come to.
-        student_layers: lengths of students to try on each of these taps, in this order.
-        student_epochs: a student's epochs, for each of its teacher's.
-        student_learning_rate: of students.
-        folded_epochs: epochs of a one-layer student, for each of its teacher's: its steps are nearly free, and it needs
-            more of them.
-        folded_learning_rate: of one-layer students.
-        student_dropout: of students.
-        temperature: of distillation.
-        other_texts: texts of other tasks of the same form that its teacher labels for it; at most twice its own.
-        enough: a student that keeps this share of full fine-tuning's score needs no longer one beside it.
-        near: a teacher that keeps this share of the best one's score gets students too.
-        batch_size: texts a step.
-        seeds: how often baselines and chosen heads are trained, for tasks of up to ``large`` train rows.
+        epochs: The epochs of full fine-tuning and of teachers, for a task of up to ``large`` train rows; larger ones
+            have one fewer.
+        large: The number of train rows above which a task is large.
+        learning_rate: The learning rate of full fine-tuning and of teachers.
+        dropout: The dropout of full fine-tuning and of teachers; None is the trunk's own.
+        probe_epochs: The epochs of the probes, one-layer heads on every tap.
+        probe_learning_rate: The learning rate of the probes.
+        depths: The number of taps that get a teacher; one fewer for large tasks.
+        fork_epochs: The epochs of one-layer heads trained on the labels alone at full length, for small tasks: on
+            little data, a teacher of few steps can know less than these heads learn.
+        student_layers: The lengths of students to try on each of these taps, in this order.
+        student_epochs: A student's epochs as a multiple of its teacher's.
+        student_learning_rate: The learning rate of students.
+        folded_epochs: The epochs of a one-layer student as a multiple of its teacher's: its steps are nearly free, and
+            it needs more of them.
+        folded_learning_rate: The learning rate of one-layer students.
+        student_dropout: The dropout of students.
+        temperature: The temperature of distillation.
+        other_texts: The number of texts of other tasks of the same form that the teacher labels for its student; at
+            most twice the task's own.
+        enough: The share of full fine-tuning's score at which no longer student, and no lower teacher, is tried.
+        near: The share of the best teacher's score at which a teacher gets students too.
+        batch_size: The number of texts a step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,17 +61,16 @@ class SearchSettings(BaseModel):
     enough: float = Field(default=0.99, ge=0)
     near: float = Field(default=0.98, ge=0)
     batch_size: int = Field(default=32, ge=1)
-    seeds: int = Field(default=3, ge=1)
 
     def tuning(self, rows: int, *, tap: int, layers: int, seed: int, max_length: int) -> Recipe:
-        """How layers are fine-tuned: all of them, or those above a tap.
+        """Return the recipe of full fine-tuning (tap 0, all layers) or of a teacher.
 
         Args:
-            rows: train rows of the task.
-            tap: the tap.
-            layers: how many layers above it.
-            seed: see Recipe.
-            max_length: see Recipe.
+            rows: The number of the task's train rows.
+            tap: The tap.
+            layers: The number of layers above it.
+            seed: See ``Recipe``.
+            max_length: See ``Recipe``.
         """
         return Recipe(
             tap=tap,
@@ -85,11 +84,18 @@ class SearchSettings(BaseModel):
         )
 
     def depths_for(self, rows: int) -> int:
-        """How many taps get a teacher; ``rows`` are the task's train rows."""
+        """Return the number of taps that get a teacher for a task of this many train rows."""
         return self.depths if rows <= self.large else max(1, self.depths - 1)
 
     def probing(self, *, tap: int, seed: int, max_length: int, epochs: int | None = None) -> Recipe:
-        """How a probe is trained, or for more epochs a one-layer head on the labels alone."""
+        """Return the recipe of a one-layer head on the labels alone: a probe, or a fork.
+
+        Args:
+            tap: The tap.
+            seed: See ``Recipe``.
+            max_length: See ``Recipe``.
+            epochs: The number of epochs; None is a probe's.
+        """
         return Recipe(
             tap=tap,
             epochs=epochs or self.probe_epochs,
@@ -100,7 +106,13 @@ class SearchSettings(BaseModel):
         )
 
     def learning(self, teacher: Recipe, *, layers: int, seed: int) -> Recipe:
-        """How a student of this teacher is trained."""
+        """Return the recipe of a student.
+
+        Args:
+            teacher: The recipe of its teacher.
+            layers: The student's number of layers.
+            seed: See ``Recipe``.
+        """
         folded = layers == 1
         epochs = self.folded_epochs if folded else self.student_epochs
         return teacher.model_copy(
@@ -114,9 +126,14 @@ class SearchSettings(BaseModel):
         )
 
     def distillation(self, teacher: str, rows: int) -> Distillation:
-        """How a student of this teacher, given by its run's key, learns; ``rows`` are the task's train rows."""
+        """Return how a student learns.
+
+        Args:
+            teacher: The key of its teacher's run.
+            rows: The number of the task's train rows.
+        """
         return Distillation(
             teacher=teacher,
             temperature=self.temperature,
-            other_texts=round(min(_MOST_OTHER, self.other_texts / rows), 2),
+            other_texts=round(min(_MOST_OTHER_TEXTS, self.other_texts / rows), 2),
         )

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.run_record import RunRecord
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunRecord, RunSpec
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
 Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]

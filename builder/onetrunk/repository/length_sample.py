@@ -17,7 +17,7 @@ from onetrunk.tasks import find_task, load_task, read_examples
 from onetrunk.tasks.faults import Faults, RowError
 from onetrunk.tasks.kinds.base import text_of_words
 from onetrunk.tasks.records import BrokenLine, Record, is_not_utf8, read_records
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.states import tokenise
 
 Row = str | tuple[str, str]
 

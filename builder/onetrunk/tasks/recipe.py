@@ -44,7 +44,7 @@ class Recipe(BaseModel):
     max_length: int = Field(default=128, ge=3)
 
     @property
-    def standing(self) -> int:
+    def resolved_tap(self) -> int:
         """The tap, where one has been given or chosen."""
         if self.tap is None:
             raise ValueError("the recipe has no tap yet")

@@ -2,7 +2,7 @@
 
 One folder holds one list of texts as one trunk reads them:
 
-    <root>/states/<trunk>/<hash over texts, cut and arithmetic>/
+    <root>/states/<trunk>/<hash over texts, cut and compute>/
         about.json      what it is, and what passes of the trunk took
         lengths.npy     tokens a text, in the order of the data
         tap_03.f16      the states at tap 3, a text after the other, from short to long, no padding
@@ -14,28 +14,30 @@ far from fp16's limit, and its rounding (0.0002 of a state's size) is a tenth of
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from onetrunk.files import atomic_write, atomic_write_text
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.tasks.offsets import Texts
-from onetrunk.training.arithmetic import Arithmetic
-from onetrunk.training.cache_pass import StatePass, tap_file
-from onetrunk.training.states import CachedStates
-from onetrunk.training.tokens import TokenRows, check_max_length, texts_sha256, tokenise
+from onetrunk.training.compute import ComputeConfig
+from onetrunk.training.states import CachedStates, TokenRows, check_max_length, length_order, texts_sha256, tokenise
 
 CACHE_VARIABLE = "ONETRUNK_CACHE"
 _LAYOUT = 1
@@ -79,10 +81,10 @@ class StateCache:
         folder: where this trunk's states are.
     """
 
-    def __init__(self, root: Path, trunk: Trunk, arithmetic: Arithmetic) -> None:
+    def __init__(self, root: Path, trunk: Trunk, compute: ComputeConfig) -> None:
         self.folder = root / "states" / trunk.identity
         self._trunk = trunk
-        self._arithmetic = arithmetic
+        self._compute = compute
 
     def states(
         self,
@@ -129,7 +131,7 @@ class StateCache:
 
     def _key(self, texts: Texts, max_length: int) -> str:
         # The trunk is the folder above. Taps are files of the folder: another tap does not make another cache.
-        parts = [_LAYOUT, texts_sha256(texts), max_length, self._arithmetic.device, self._arithmetic.precision]
+        parts = [_LAYOUT, texts_sha256(texts), max_length, self._compute.device, self._compute.trunk_dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def _is_whole(self, folder: Path, tap: int, about: dict[str, Any]) -> bool:
@@ -149,7 +151,7 @@ class StateCache:
             np.save(stream, rows.lengths)
         # Written last: where it is, lengths.npy is.
         _write_about(folder, about)
-        StatePass(self._trunk, self._arithmetic, folder, rows, taps).run(what, progress)
+        StatePass(self._trunk, self._compute, folder, rows, taps).run(what, progress)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
         this = {"taps": taps, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
         about["passes"] = [*earlier, this]
@@ -163,8 +165,8 @@ class StateCache:
             "tokens": int(rows.lengths.sum()),
             "cut": rows.cut,
             "max_length": max_length,
-            "device": self._arithmetic.device,
-            "precision": self._arithmetic.precision,
+            "device": self._compute.device,
+            "precision": self._compute.trunk_dtype,
         }
 
 
@@ -186,3 +188,117 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+# Tokens a batch, with padding: more would not make a CPU faster, and leaves its caches.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+
+
+def tap_file(folder: Path, tap: int) -> Path:
+    """Where the states at a tap are, once they are whole."""
+    return folder / f"tap_{tap:02d}.f16"
+
+
+class StatePass:
+    """Writes the files of several taps, from short texts to long ones.
+
+    Files only grow, by whole batches, and which texts make a batch depends on their lengths alone. So what a killed
+    pass has written is known by its size, and a pass that goes on writes the very numbers that an undisturbed one does.
+    """
+
+    def __init__(
+        self, trunk: Trunk, compute: ComputeConfig, folder: Path, rows: TokenRows, taps: Sequence[int]
+    ) -> None:
+        self._trunk = trunk
+        self._compute = compute
+        self._rows = rows
+        self._files = {tap: tap_file(folder, tap) for tap in taps}
+        self._parts = {tap: file.with_suffix(".part") for tap, file in self._files.items()}
+        self._token_bytes = trunk.width * np.float16().nbytes
+
+    def run(self, what: str, progress: ProgressCallback) -> None:
+        """Computes what is missing, and gives the files their names.
+
+        Raises:
+            OneTrunkError: the disk is full, in which case nothing half is left; or a state does not fit fp16.
+        """
+        total = int(self._rows.lengths.sum())
+        batches, done = self._remaining_batches()
+        home = next(self._trunk.parameters()).device
+        self._trunk.to(self._compute.device)
+        try:
+            self._check_room(total - done)
+            with ExitStack() as stack:
+                streams = {tap: stack.enter_context(part.open("ab")) for tap, part in self._parts.items()}
+                progress(what, done, total)
+                for batch in batches:
+                    self._write(batch, streams)
+                    done += int(self._rows.lengths[batch].sum())
+                    progress(what, done, total)
+                for stream in streams.values():
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            for tap, part in self._parts.items():
+                os.replace(part, self._files[tap])
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._give_up(total)
+        finally:
+            self._trunk.to(home)
+
+    def _remaining_batches(self) -> tuple[list[NDArray[np.int64]], int]:
+        """The batches still to be run, and how many tokens are there already in the files of all taps."""
+        there = min(self._size(part) for part in self._parts.values()) // self._token_bytes
+        batches = list(_batches(self._rows.lengths, _BATCH_TOKENS[self._compute.device]))
+        done = first = 0
+        while first < len(batches) and (after := done + int(self._rows.lengths[batches[first]].sum())) <= there:
+            done, first = after, first + 1
+        for part in self._parts.values():
+            if part.exists():
+                os.truncate(part, done * self._token_bytes)
+        return batches[first:], done
+
+    @torch.no_grad()
+    def _write(self, batch: NDArray[np.int64], streams: Mapping[int, BinaryIO]) -> None:
+        device = self._compute.device
+        input_ids, type_ids, mask = (t.to(device) for t in self._rows.batch(batch, self._trunk.pad_token_id))
+        with self._compute.context():
+            states = self._trunk.states(input_ids, type_ids, mask, list(streams))
+        for tap, stream in streams.items():
+            tokens = states[tap][mask.bool()].half()  # (tokens of the batch, width)
+            if not torch.isfinite(tokens).all():
+                raise OneTrunkError(f"tap {tap} of trunk {self._trunk.identity} gives states that do not fit 16 bits")
+            stream.write(tokens.cpu().numpy().tobytes())
+
+    def _check_room(self, tokens: int) -> None:
+        needed = tokens * self._token_bytes * len(self._parts)
+        folder = next(iter(self._parts.values())).parent
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _give_up(self, total: int) -> NoReturn:
+        for part in self._parts.values():
+            part.unlink(missing_ok=True)
+        folder = next(iter(self._parts.values())).parent
+        needed = total * self._token_bytes * len(self._parts)
+        raise OneTrunkError(
+            f"{folder}: the disk is full: the states of these texts need {needed / 1e9:.2f} GB, and "
+            f"{shutil.disk_usage(folder).free / 1e9:.2f} GB are free; make room, or give another place by --cache"
+        ) from None
+
+    @staticmethod
+    def _size(part: Path) -> int:
+        return part.stat().st_size if part.exists() else 0
+
+
+def _batches(lengths: NDArray[np.int64], most_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Rows from short to long, as many at a time as fit into ``most_tokens`` with their padding."""
+    batch: list[int] = []
+    for row in length_order(lengths):
+        # Sorted: the row that comes is the longest of the batch.
+        if batch and (len(batch) + 1) * int(lengths[row]) > most_tokens:
+            yield np.array(batch)
+            batch = []
+        batch.append(int(row))
+    yield np.array(batch)

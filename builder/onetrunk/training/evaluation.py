@@ -1,4 +1,4 @@
-"""How good a head is on labelled states."""
+"""Running a model over labelled states: raw outputs, scores on the dev data, and a teacher's outputs."""
 
 from __future__ import annotations
 
@@ -12,54 +12,52 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onetrunk.tasks import Task
+from onetrunk.nn.head import Head
+from onetrunk.nn.trunk import Trunk
+from onetrunk.tasks import Examples, Task
 from onetrunk.tasks.metrics import measure
-from onetrunk.training.batches import plain_batches
+from onetrunk.tasks.offsets import targets_of
 from onetrunk.training.objective import output_of
-from onetrunk.training.states import States
+from onetrunk.training.states import States, plain_batches
 
-_BATCH = 128
+_BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
 class LabelledStates:
-    """What a head trains on, or is measured on.
+    """Inputs with targets: what a model trains on, or is evaluated on.
 
     Attributes:
-        states: the trunk's states at the head's tap.
-        targets: what the kind's ``targets`` gives. *Shape:* (texts, ...)
+        states: The hidden states at a head's tap, or the token ids for a whole encoder.
+        targets: The targets of the task's kind. *Shape:* (texts, ...)
     """
 
     states: States
     targets: Tensor
 
 
-def in_order(parts: Sequence[Tensor], rows_of: Sequence[NDArray[np.int64]]) -> Tensor:
-    """The rows of several batches in the order of the data; where batches differ in length, filled up with noughts.
+def labelled_targets(task: Task, examples: Examples, *, trunk: Trunk, max_length: int) -> Tensor:
+    """Convert labels to the targets of the task's kind. *Shape:* (texts, ...).
 
     Args:
-        parts: a tensor a batch. *Shape:* (batch_size, ...), as (batch_size, outputs) or (batch_size, tokens, outputs)
-        rows_of: which rows these are. *Shape:* (batch_size,)
-
-    Returns:
-        *Shape:* (rows, ...), of as many tokens as the longest batch has
+        task: The task.
+        examples: Its rows.
+        trunk: The trunk, whose tokenizer reads the texts for a kind that labels tokens.
+        max_length: The longest text in tokens.
     """
-    sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
-    found = torch.zeros(sum(len(rows) for rows in rows_of), *sizes)
-    for part, rows in zip(parts, rows_of, strict=True):
-        padding = [end for most, size in zip(sizes, part.shape[1:], strict=True) for end in (most - size, 0)]
-        found[torch.from_numpy(rows)] = functional.pad(part, padding[::-1])
-    return found
+    return torch.from_numpy(
+        targets_of(task.answers, examples.targets, task, examples.texts, trunk.tokenizer, max_length)
+    )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a head.
+    """The scores of a model.
 
     Attributes:
-        scores: by metric, as shares: 0.5 is 50%.
-        notes: metrics that had no value.
-        fitted: what the kind fitted to the data; see ``Kind.fit``.
+        scores: The scores by metric, as shares: 0.5 is 50%.
+        notes: The metrics that are not defined on these data.
+        fitted: What the kind fitted to the data, such as thresholds; see ``Kind.fit``.
     """
 
     scores: dict[str, float]
@@ -68,7 +66,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _FittedAnswers:
     """A task's answers with what was fitted for one model: an AnswerSpace."""
 
     labels: tuple[str, ...] | None
@@ -79,33 +77,97 @@ class _Fitted:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
-    """Fits what the kind fits to the data, and measures the model by its task's metrics as it will answer with that.
+    """Fit what the kind fits to the data, and score the model by its task's metrics as it will answer with that.
 
-    After each epoch as at the end: by the thresholds of another epoch, or by none, a good one may look worthless.
+    Thresholds are fitted anew for every epoch: with those of another epoch, a good model may look worthless.
 
     Args:
-        model: the model; it is left in evaluation mode.
-        data: the dev data.
-        task: its task.
+        model: The model. It is left in evaluation mode.
+        data: The dev data.
+        task: The task.
     """
     kind, raw, targets = task.answers, raw_outputs(model, data.states), data.targets.numpy()
-    space = _Fitted(task.labels, task.range, task.options, kind.fit(raw, targets, task))
+    answers = _FittedAnswers(task.labels, task.range, task.options, kind.fit(raw, targets, task))
     output = output_of(model)
-    # The output may have a part in the scores, so they are computed where it is.
+    # The output layer may take part in the scores (CRF), so they are computed on its device.
     device = raw.device if output is None else next(output.parameters()).device
-    served = kind.scores(raw.to(device), space, output).cpu().numpy()
-    scores, notes = measure(task.metrics, kind.predictions(served, space), targets)
-    return Evaluation(scores, notes, dict(space.fitted))
+    served = kind.scores(raw.to(device), answers, output).cpu().numpy()
+    scores, notes = measure(task.metrics, kind.predictions(served, answers), targets)
+    return Evaluation(scores, notes, dict(answers.fitted))
 
 
 @torch.no_grad()
 def raw_outputs(model: nn.Module, states: States) -> Tensor:
-    """A model's raw outputs, on the CPU, in the texts' order.
+    """Run a model over all texts. It is left in evaluation mode.
 
-    *Shape:* (texts, outputs); by token (texts, tokens of the longest, outputs), with noughts at padding.
+    Returns:
+        The raw outputs on the CPU, in the order of the texts. *Shape:* (texts, outputs); for a model that answers for
+        every token (texts, tokens of the longest text, outputs), with zeros at padding.
     """
     model.eval()
     device = next(model.parameters()).device
-    rows_of = plain_batches(states.lengths, _BATCH)
-    parts = [model(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu() for rows in rows_of]
-    return in_order(parts, rows_of)
+    batches = plain_batches(states.lengths, _BATCH_SIZE)
+    parts = [model(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu() for rows in batches]
+    return in_order(parts, batches)
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """A teacher's outputs for some texts: the targets of its students.
+
+    Attributes:
+        raw: The raw outputs. *Shape:* (texts, outputs), or (texts, tokens, outputs) for a head that answers for every
+            token.
+        states: The teacher's last states, the input of its output layer. *Shape:* (texts, width); for a head that
+            answers for every token (texts, 0): none are kept.
+    """
+
+    raw: Tensor
+    states: Tensor
+
+
+@torch.no_grad()
+def teacher_outputs(teacher: Head, states: States) -> TeacherOutputs:
+    """Run a teacher over texts. It is left in evaluation mode.
+
+    Args:
+        teacher: The teacher.
+        states: The hidden states at its tap.
+    """
+    teacher.eval()
+    device = next(teacher.parameters()).device
+    last: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        last.append(inputs[0])
+
+    hook = teacher.dropout.register_forward_pre_hook(keep)
+    batches = plain_batches(np.asarray(states.lengths), _BATCH_SIZE)
+    raw, finals = [], []
+    try:
+        for rows in batches:
+            raw.append(teacher(*(tensor.to(device) for tensor in states.batch(rows))).float().cpu())
+            state = last.pop().float().cpu()
+            finals.append(state[:, 0, :0] if teacher.by_token else state)
+    finally:
+        hook.remove()
+    return TeacherOutputs(in_order(raw, batches), in_order(finals, batches))
+
+
+def in_order(parts: Sequence[Tensor], batches: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Put the rows of several batches into the order of the data, padding with zeros where batches differ in length.
+
+    Args:
+        parts: One tensor per batch. *Shape:* (batch_size, ...), such as (batch_size, outputs) or
+            (batch_size, tokens, outputs)
+        batches: The row numbers of each batch. *Shape:* (batch_size,)
+
+    Returns:
+        *Shape:* (rows, ...), with as many tokens as the longest batch has.
+    """
+    sizes = [max(size) for size in zip(*(part.shape[1:] for part in parts), strict=True)]
+    found = torch.zeros(sum(len(rows) for rows in batches), *sizes)
+    for part, rows in zip(parts, batches, strict=True):
+        padding = [end for most, size in zip(sizes, part.shape[1:], strict=True) for end in (most - size, 0)]
+        found[torch.from_numpy(rows)] = functional.pad(part, padding[::-1])
+    return found

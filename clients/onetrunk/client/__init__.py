@@ -1,4 +1,4 @@
-"""Ask a running OneTrunk server: `Client`, `AsyncClient`, and what they give back."""
+"""Ask a running OneTrunk server: `Client`, `AsyncClient`, and what they return."""
 
 from onetrunk.client.aio import AsyncClient
 from onetrunk.client.answer import Answer, Prediction

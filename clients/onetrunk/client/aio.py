@@ -1,4 +1,4 @@
-"""The client for ``asyncio`` code; everything but the transport is shared with `onetrunk.client.client.Client`."""
+"""The client for ``asyncio``. It shares everything but the transport with `onetrunk.client.client.Client`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.flight import Flight, Outdated
-from onetrunk.client.plan import Batch
+from onetrunk.client.core import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, ClientCore, Settings
 from onetrunk.client.retry import Deadline
-from onetrunk.client.rows import Rows, TextRows, TokenRows
-from onetrunk.client.session import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, Session, Settings
+from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
+from onetrunk.client.scheduler import Scheduler, StaleCatalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 
 class AsyncClient:
-    """`Client` with ``await``. Belongs to the event loop in which it is first used.
+    """`Client` with ``await``. It belongs to the event loop in which it is first used.
 
-    A call that is cancelled stops waiting at once; what it has sent already is left to land unread.
+    A call that is cancelled stops waiting at once. The requests that it has sent are left to finish unread.
 
     Example:
         >>> async with AsyncClient() as client:  # doctest: +SKIP
@@ -39,8 +38,8 @@ class AsyncClient:
         max_in_flight: int = 4,
         retries: int = 5,
     ) -> None:
-        """Arguments and errors as for `Client`."""
-        self._session = Session(Settings(url, timeout_s, max_in_flight, retries))
+        """Prepare the connection. See `Client` for arguments and errors."""
+        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries))
         self._channel: Any = None
         self._stub: Any = None
 
@@ -53,20 +52,20 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends every call that still waits, gives its requests some seconds to come back, and hangs up."""
-        self._session.closed = True
-        if self._session.traffic.on_their_way:
-            await asyncio.wait(self._session.traffic.on_their_way, timeout=CLOSE_GRACE_S)
+        """End every call that still waits, give its requests some seconds to finish, and close the connection."""
+        self._core.closed = True
+        if self._core.tracker.unfinished:
+            await asyncio.wait(self._core.tracker.unfinished, timeout=CLOSE_GRACE_S)
         if self._channel is not None:
             await self._channel.close()
 
     async def tasks(self) -> Mapping[str, TaskInfo]:
-        """As `Client.tasks`."""
+        """See `Client.tasks`."""
         return (await self.catalogue()).tasks
 
     async def catalogue(self) -> Catalogue:
-        """As `Client.catalogue`."""
-        return await self._catalogue(self._session.deadline(None))
+        """See `Client.catalogue`."""
+        return await self._catalogue(self._core.deadline(None))
 
     async def predict(
         self,
@@ -76,7 +75,7 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """As `Client.predict`."""
+        """See `Client.predict`."""
         return await self._answer(TextRows.check(texts, pairs), tasks, timeout_s)
 
     async def predict_tokens(
@@ -87,58 +86,59 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """As `Client.predict_tokens`."""
+        """See `Client.predict_tokens`."""
         return await self._answer(TokenRows.check(input_ids, token_type_ids), tasks, timeout_s)
 
     async def _answer(self, rows: Rows, tasks: Sequence[str] | None, timeout_s: float | None) -> list[Answer]:
-        deadline = self._session.deadline(timeout_s)
+        deadline = self._core.deadline(timeout_s)
+        names = check_task_names(tasks)
         try:
-            return await self._fly(self._session.flight(rows, tasks, await self._catalogue(deadline), deadline))
-        except Outdated:
+            return await self._run(self._core.schedule(rows, names, await self._catalogue(deadline), deadline))
+        except StaleCatalogue:
             pass
         try:
-            return await self._fly(self._session.flight(rows, tasks, await self._learn(deadline), deadline))
-        except Outdated as outdated:
-            raise outdated.error from None
+            return await self._run(self._core.schedule(rows, names, await self._read_catalogue(deadline), deadline))
+        except StaleCatalogue as stale:
+            raise stale.error from None
 
     async def _catalogue(self, deadline: Deadline) -> Catalogue:
-        return self._session.remembered() or await self._learn(deadline)
+        return self._core.remembered() or await self._read_catalogue(deadline)
 
-    async def _learn(self, deadline: Deadline) -> Catalogue:
+    async def _read_catalogue(self, deadline: Deadline) -> Catalogue:
         request = service_pb2.ModelConfigRequest(name=CATALOGUE_MODEL)
         tries = 0
         while True:
             try:
                 response = await self._connected().ModelConfig(request, timeout=deadline.left_s())
-                return self._session.remember(response)
+                return self._core.remember(response)
             except grpc.RpcError as error:
-                self._session.check_open()
+                self._core.check_open()
                 tries += 1
-                await asyncio.sleep(self._session.pause_s(error, tries, deadline))
+                await asyncio.sleep(self._core.pause_s(error, tries, deadline))
 
-    async def _fly(self, flight: Flight) -> list[Answer]:
-        flying: dict[asyncio.Task[Any], Batch] = {}
+    async def _run(self, scheduler: Scheduler) -> list[Answer]:
+        pending: dict[asyncio.Task[Any], Batch] = {}
         try:
-            while not flight.done:
-                self._session.check_open()
-                for batch, request, timeout_s in flight.departures():
-                    flying[self._start(request, timeout_s)] = batch
-                if not flying:  # all that is left waits to be sent
-                    await asyncio.sleep(flight.wait_s())
+            while not scheduler.done:
+                self._core.check_open()
+                for batch, request, timeout_s in scheduler.next_requests():
+                    pending[self._start(request, timeout_s)] = batch
+                if not pending:  # everything that is left waits to be sent
+                    await asyncio.sleep(scheduler.wait_s())
                     continue
-                landed, _ = await asyncio.wait(flying, timeout=flight.wait_s(), return_when=asyncio.FIRST_COMPLETED)
-                self._session.check_open()
-                for task in landed:
-                    batch = flying.pop(task)
+                done, _ = await asyncio.wait(pending, timeout=scheduler.wait_s(), return_when=asyncio.FIRST_COMPLETED)
+                self._core.check_open()
+                for task in done:
+                    batch = pending.pop(task)
                     try:
                         response = task.result()
                     except grpc.RpcError as error:
-                        flight.failed(batch, error)
+                        scheduler.on_error(batch, error)
                     else:
-                        flight.landed(batch, response)
+                        scheduler.on_response(batch, response)
         finally:
-            self._session.traffic.abandon(flying)
-        return flight.answers()
+            self._core.tracker.abandon(pending)
+        return scheduler.answers()
 
     def _start(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
         async def infer() -> Any:
@@ -146,19 +146,19 @@ class AsyncClient:
 
         # A task of its own: if the caller is cancelled, it is not.
         task = asyncio.create_task(infer())
-        self._session.traffic.sent(task)
+        self._core.tracker.add(task)
         task.add_done_callback(_mark_as_seen)
         return task
 
     def _connected(self) -> Any:
-        """The stub. The channel is opened here, since it binds itself to the running event loop."""
+        """Return the stub. The channel is opened here, since it binds itself to the running event loop."""
         if self._stub is None:
-            self._channel = grpc.aio.insecure_channel(self._session.settings.url, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self._core.settings.url, options=CHANNEL_OPTIONS)
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._stub
 
 
 def _mark_as_seen(task: asyncio.Task[Any]) -> None:
-    """Takes the error of a request that nobody may be waiting for, so that asyncio does not complain of it."""
+    """Retrieve the error of a request that nobody may be waiting for, so that asyncio does not complain about it."""
     if not task.cancelled():
         task.exception()

@@ -1,22 +1,27 @@
-"""What a call gives back: one answer a row, one prediction a task."""
+"""What a call returns: one answer a row, one prediction a task, and how scores become predictions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onetrunk.protocol.ensemble_info import TaskInfo
 
 
 @dataclass(frozen=True)
 class Prediction(ABC):
-    """What one head says about one row. Each kind of task has its own (onetrunk.client.kinds), which may say more.
+    """What one head predicts for one row. Each kind of task has a class of its own, which may have more attributes.
 
     Attributes:
-        task: the task.
-        label: the likeliest label; None where a kind has no such thing, as regression.
-        score: that label's probability, or the number.
-        scores: label -> probability, likeliest first; empty where there are no labels.
+        task: The task.
+        label: The most likely label; None for kinds without one, such as regression.
+        score: The probability of that label, or the number.
+        scores: Label -> probability, the most likely first; empty if there are no labels.
     """
 
     task: str
@@ -26,25 +31,25 @@ class Prediction(ABC):
 
     @abstractmethod
     def record(self, top: int | None) -> dict[str, Any]:
-        """As JSON, with the scores of at most ``top`` labels; None gives all."""
+        """Return the prediction as JSON values, with the scores of at most ``top`` labels, or of all if it is None."""
 
     def marks(self) -> list[tuple[int, int, str]]:
-        """Parts of the text that it is about: first character, the one after the last, and what they are."""
+        """Return the parts of the text that it is about: first character, the one after the last, and a name."""
         return []
 
     @abstractmethod
     def lines(self, top: int) -> list[tuple[str, str]]:
-        """As lines of a table: label and score, the ``top`` likeliest; where there are marks, a line a mark."""
+        """Return lines of a table: label and score, the ``top`` most likely; with marks, one line for each of them."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What all asked heads say about one row.
+    """What all heads that were asked predict for one row.
 
     Attributes:
-        predictions: task -> prediction, in the order the tasks were asked for.
-        truncated: whether the row was longer than the last bucket, so that its end was not read.
-        ms: time from sending the row's request to its answer, all tries together. No part of equality.
+        predictions: Task -> prediction, in the order in which the tasks were asked for.
+        truncated: Whether the row was longer than the largest bucket, so that its end was not read.
+        ms: The time from sending the row's request to its response, all retries included. Not part of equality.
     """
 
     predictions: Mapping[str, Prediction]
@@ -55,6 +60,56 @@ class Answer:
         return self.predictions[task]
 
 
-def short(score: float) -> float:
-    """Six digits: what a 32-bit float is good for."""
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as the server's tokenizer split it.
+
+    Attributes:
+        text: The text.
+        truncated: Whether its end was not read.
+        words: Word, first character, and the character after the last, of each token; -1 for special tokens and
+            padding. *Shape:* (tokens, 3)
+    """
+
+    text: str
+    truncated: bool
+    words: NDArray[np.int64]
+
+
+class Reader(ABC):
+    """Turns the scores of one kind of task into predictions.
+
+    Attributes:
+        kind: The name of the kind, as servers give it.
+        needs_words: Whether it needs the text and the place of each token in it.
+    """
+
+    kind: ClassVar[str]
+    needs_words: ClassVar[bool] = False
+
+    @abstractmethod
+    def missing(self, task: TaskInfo) -> str | None:
+        """Return what a task of this kind lacks to be read, or None if it lacks nothing."""
+
+    @abstractmethod
+    def shape(self, task: TaskInfo) -> tuple[int | None, ...]:
+        """Return the shape of a row's scores; None stands for any size."""
+
+    @abstractmethod
+    def read(self, task: TaskInfo, scores: Any, text: TokenizedText | None = None) -> Prediction:
+        """Read the scores of a row.
+
+        Args:
+            task: The task.
+            scores: Nested lists of numbers. *Shape:* see `shape`.
+            text: The row itself, for a kind that `needs_words`.
+        """
+
+    @abstractmethod
+    def answers(self, task: TaskInfo) -> str:
+        """Return what the task may answer, for people."""
+
+
+def six_digits(score: float) -> float:
+    """Round a score to the six digits that a 32-bit float is good for."""
     return float(f"{score:.6g}")

@@ -1,4 +1,4 @@
-"""What a server says it serves: its tasks, learned from the ensemble's parameter ``onetrunk``."""
+"""The tasks and limits of a server, read from the parameter ``onetrunk`` of its ensemble."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from onetrunk.client.kinds import reader_of
+from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.errors import ServerError, UnknownTask
 from onetrunk.protocol.names import ONETRUNK_PARAMETER
@@ -16,14 +16,14 @@ from onetrunk.protocol.names import ONETRUNK_PARAMETER
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything a call needs to know about the server.
+    """Everything that a call needs to know about the server.
 
     Attributes:
-        trunk: identity of the trunk under all heads.
-        max_batch_size: most rows in one request.
-        max_length: most tokens in one row.
-        buckets: the padded lengths, rising.
-        tasks: name -> task.
+        trunk: The identity of the trunk below all heads.
+        max_batch_size: The most rows in one request.
+        max_length: The most tokens in one row.
+        buckets: The padded lengths in tokens, in ascending order.
+        tasks: Name -> task.
     """
 
     trunk: str
@@ -33,12 +33,12 @@ class Catalogue:
     tasks: Mapping[str, TaskInfo]
 
     def named(self, names: Iterable[str]) -> tuple[TaskInfo, ...]:
-        """The tasks of these names, each once, in the order they were named.
+        """Return the tasks of these names, each once, in the order of the names.
 
         Raises:
-            UnknownTask: one of them is not served; the message lists those that are.
+            UnknownTask: A task is not served. The message lists those that are.
         """
-        wanted = dict.fromkeys(names)
+        wanted = dict.fromkeys([names] if isinstance(names, str) else names)
         unknown = [name for name in wanted if name not in self.tasks]
         if unknown:
             known = sorted(self.tasks)
@@ -67,8 +67,8 @@ def read_catalogue(config: Any) -> Catalogue:
         raise ServerError(f"{where}: {error}") from None
     for name, task in info.tasks.items():
         reader = reader_of(task)
-        if reader and (fault := reader.fault(task)):
-            raise ServerError(f"{where}: tasks.{name}: {fault}")
+        if reader and (missing := reader.missing(task)):
+            raise ServerError(f"{where}: tasks.{name}: {missing}")
     return Catalogue(
         trunk=info.trunk,
         max_batch_size=config.max_batch_size,

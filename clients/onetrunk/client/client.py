@@ -1,4 +1,4 @@
-"""The client for ordinary code. ``asyncio`` code takes `onetrunk.client.aio.AsyncClient`."""
+"""The synchronous client. For ``asyncio`` there is `onetrunk.client.aio.AsyncClient`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.flight import Flight, Outdated
-from onetrunk.client.plan import Batch
+from onetrunk.client.core import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, ClientCore, Settings
 from onetrunk.client.retry import Deadline
-from onetrunk.client.rows import Rows, TextRows, TokenRows
-from onetrunk.client.session import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, Session, Settings
+from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
+from onetrunk.client.scheduler import Scheduler, StaleCatalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 
 class Client:
-    """Asks a server that runs a repository of ``build-repo``.
+    """A client of a server that runs a repository of ``build-repo``.
 
-    Holds one gRPC connection: make one client and keep it, threads may share it.
+    It holds one gRPC connection: create one client and keep it. Threads may share it.
 
     Example:
         >>> with Client() as client:  # doctest: +SKIP
         ...     for answer in client.predict(["A gripping film.", "A dull, lifeless film."]):
         ...         print(answer["sst2"].label, answer["sst2"].score)
 
-    It speaks through the stubs that tritonclient generates, not through its ``InferenceServerClient``, whose
-    ``async_infer`` keeps the running call in an attribute that two threads would overwrite.
+    It uses the stubs that tritonclient generates and not its ``InferenceServerClient``, whose ``async_infer`` keeps the
+    running call in an attribute that two threads would overwrite.
     """
 
     def __init__(
@@ -44,19 +43,19 @@ class Client:
         max_in_flight: int = 4,
         retries: int = 5,
     ) -> None:
-        """Connects when it is first used.
+        """Prepare the connection, which is opened by the first call.
 
         Args:
-            url: host and port of Triton's gRPC endpoint.
-            timeout_s: the time of a whole call, however many requests it takes.
-            max_in_flight: most requests of one call that are on their way at once. When as many are left over
-                from calls that ended early, the next call waits for some of them to land.
-            retries: how often one request may be sent again, where that can help.
+            url: Host and port of Triton's gRPC endpoint.
+            timeout_s: The time of a whole call, however many requests it takes.
+            max_in_flight: The most requests of one call at a time. If as many are left over from calls that ended
+                early, the next call waits until some of them are done.
+            retries: How often one request may be sent again, if that can help.
 
         Raises:
-            BadInput: one of these is out of range.
+            BadInput: One of these is out of range.
         """
-        self._session = Session(Settings(url, timeout_s, max_in_flight, retries))
+        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries))
         self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._lock = threading.Lock()  # nothing is sent while the client is being closed
@@ -70,25 +69,27 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends every call that still waits, gives its requests some seconds to come back, and hangs up."""
+        """End every call that still waits, give its requests some seconds to finish, and close the connection."""
         with self._lock:
-            self._session.closed = True
+            self._core.closed = True
         ends = time.monotonic() + CLOSE_GRACE_S
-        while self._session.traffic.on_their_way and time.monotonic() < ends:
+        while self._core.tracker.unfinished and time.monotonic() < ends:
             time.sleep(0.01)
         self._channel.close()
 
     def tasks(self) -> Mapping[str, TaskInfo]:
-        """Name -> task, as served; remembered for some seconds.
+        """Return name -> task, as served. The server is asked again after some seconds.
 
         Raises:
-            NotReady, DeadlineExceeded, ServerError: as `predict`.
+            NotReady: No server answers, after all retries.
+            DeadlineExceeded: The call did not finish in its time.
+            ServerError: The server failed, or ``build-repo`` did not write its repository.
         """
         return self.catalogue().tasks
 
     def catalogue(self) -> Catalogue:
-        """The tasks with the server's limits: batch size, buckets, longest row. Errors as for `tasks`."""
-        return self._catalogue(self._session.deadline(None))
+        """Return the tasks with the server's limits: batch size, buckets, longest row. See `tasks` for the errors."""
+        return self._catalogue(self._core.deadline(None))
 
     def predict(
         self,
@@ -98,24 +99,24 @@ class Client:
         *,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """Asks heads about texts. Only the heads of the tasks asked for run on the server.
+        """Ask heads about texts. On the server, only the heads of these tasks run.
 
         Args:
-            texts: one text, or a list of any length.
-            pairs: the second texts of pairs: one for one text; for a list, one or None for each text.
-            tasks: names; None asks every task that fits: of a row with a pair the tasks on pairs, of any other
-                the tasks on single texts.
-            timeout_s: for this call, in place of the client's.
+            texts: One text, or a list of any length.
+            pairs: The second texts of pairs: one for one text, or one or None for each text of a list.
+            tasks: Names of tasks. None asks every task that fits: the tasks on pairs for a row with a pair, and the
+                tasks on single texts for any other row.
+            timeout_s: The time of this call in place of the client's.
 
         Returns:
-            One answer a text, in order.
+            One answer for each text, in order.
 
         Raises:
-            BadInput: a row cannot be answered. What the client can see itself it tells before anything is sent.
-            UnknownTask: a task is not served.
-            NotReady: no server answers, or a model is down, after all retries.
-            DeadlineExceeded: the whole call was not done in its time.
-            ServerError: the server failed.
+            BadInput: A row cannot be answered. Faults that the client can find are raised before anything is sent.
+            UnknownTask: A task is not served.
+            NotReady: No server answers, or a model is down, after all retries.
+            DeadlineExceeded: The whole call did not finish in its time.
+            ServerError: The server failed.
         """
         return self._answer(TextRows.check(texts, pairs), tasks, timeout_s)
 
@@ -127,76 +128,81 @@ class Client:
         *,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """Asks heads about rows of token ids, special tokens included, for callers with a tokenizer of their own.
+        """Ask heads about rows of token ids, for callers with a tokenizer of their own.
 
         Args:
-            input_ids: rows of any lengths up to the server's longest.
-            token_type_ids: 0 for the first text, 1 for the second; None for all 0.
-            tasks: names; None asks every task, since ids do not tell a pair from a single text.
-            timeout_s: for this call, in place of the client's.
+            input_ids: Rows of token ids, special tokens included, of any length up to the server's longest.
+            token_type_ids: 0 for tokens of the first text and 1 for tokens of the second; None for all 0.
+            tasks: Names of tasks. None asks every task, since ids do not tell a pair from a single text.
+            timeout_s: The time of this call in place of the client's.
 
         Returns:
-            The answers in order; ``truncated`` is never set, as a row too long is an error here.
+            One answer for each row, in order. ``truncated`` is never set, since a row that is too long is an error.
 
         Raises:
-            BadInput, UnknownTask, NotReady, DeadlineExceeded, ServerError: as `predict`.
+            BadInput: A row cannot be answered. Faults that the client can find are raised before anything is sent.
+            UnknownTask: A task is not served.
+            NotReady: No server answers, or a model is down, after all retries.
+            DeadlineExceeded: The whole call did not finish in its time.
+            ServerError: The server failed.
         """
         return self._answer(TokenRows.check(input_ids, token_type_ids), tasks, timeout_s)
 
     def _answer(self, rows: Rows, tasks: Sequence[str] | None, timeout_s: float | None) -> list[Answer]:
-        deadline = self._session.deadline(timeout_s)
+        deadline = self._core.deadline(timeout_s)
+        names = check_task_names(tasks)
         try:
-            return self._fly(self._session.flight(rows, tasks, self._catalogue(deadline), deadline))
-        except Outdated:
+            return self._run(self._core.schedule(rows, names, self._catalogue(deadline), deadline))
+        except StaleCatalogue:
             pass
         try:
-            return self._fly(self._session.flight(rows, tasks, self._learn(deadline), deadline))
-        except Outdated as outdated:
-            raise outdated.error from None
+            return self._run(self._core.schedule(rows, names, self._read_catalogue(deadline), deadline))
+        except StaleCatalogue as stale:
+            raise stale.error from None
 
     def _catalogue(self, deadline: Deadline) -> Catalogue:
-        return self._session.remembered() or self._learn(deadline)
+        return self._core.remembered() or self._read_catalogue(deadline)
 
-    def _learn(self, deadline: Deadline) -> Catalogue:
+    def _read_catalogue(self, deadline: Deadline) -> Catalogue:
         request = service_pb2.ModelConfigRequest(name=CATALOGUE_MODEL)
         tries = 0
         while True:
             try:
-                return self._session.remember(self._start(self._stub.ModelConfig, request, deadline.left_s()).result())
+                return self._core.remember(self._start(self._stub.ModelConfig, request, deadline.left_s()).result())
             except grpc.RpcError as error:
-                self._session.check_open()
+                self._core.check_open()
                 tries += 1
-                time.sleep(self._session.pause_s(error, tries, deadline))
+                time.sleep(self._core.pause_s(error, tries, deadline))
 
-    def _fly(self, flight: Flight) -> list[Answer]:
-        landings: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        flying: dict[Any, Batch] = {}
+    def _run(self, scheduler: Scheduler) -> list[Answer]:
+        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        pending: dict[Any, Batch] = {}
         try:
-            while not flight.done:
-                self._session.check_open()
-                for batch, request, timeout_s in flight.departures():
+            while not scheduler.done:
+                self._core.check_open()
+                for batch, request, timeout_s in scheduler.next_requests():
                     future = self._start(self._stub.ModelInfer, request, timeout_s)
-                    flying[future] = batch
-                    future.add_done_callback(landings.put)  # on a thread of gRPC: this one does the rest
+                    pending[future] = batch
+                    future.add_done_callback(finished.put)  # on a thread of gRPC; this thread does the rest
                 try:
-                    future = landings.get(timeout=flight.wait_s())
+                    future = finished.get(timeout=scheduler.wait_s())
                 except queue.Empty:
                     continue
-                self._session.check_open()
-                batch = flying.pop(future)
+                self._core.check_open()
+                batch = pending.pop(future)
                 try:
                     response = future.result()
                 except grpc.RpcError as error:
-                    flight.failed(batch, error)
+                    scheduler.on_error(batch, error)
                 else:
-                    flight.landed(batch, response)
+                    scheduler.on_response(batch, response)
         finally:
-            self._session.traffic.abandon(flying)
-        return flight.answers()
+            self._core.tracker.abandon(pending)
+        return scheduler.answers()
 
     def _start(self, method: Any, request: Any, timeout_s: float) -> Any:
         with self._lock:
-            self._session.check_open()
+            self._core.check_open()
             future = method.future(request, timeout=timeout_s)
-            self._session.traffic.sent(future)
+            self._core.tracker.add(future)
         return future

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.kinds import reader_of
 from onetrunk.client.lines import Line
+from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 _MOST_CHARACTERS = 300

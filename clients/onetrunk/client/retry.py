@@ -1,63 +1,132 @@
-"""How long a call may take, and when it may send something again."""
+"""How long a call may take, what a gRPC error means for it, and when it may send something again."""
 
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from onetrunk.client.fault import Fault
-from onetrunk.protocol.errors import DeadlineExceeded
+import grpc
 
-Clock = Callable[[], float]
+from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, Problem, ServerError
+
+# The tokenizer names the row within the request: "in ensemble 'multitask', text 3: nothing to read".
+ROW_MESSAGE = re.compile(r"\b(text|text_pair|input_ids|attention_mask|token_type_ids) (\d+): (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """The one end of a whole call, whatever it sends."""
+    """The end of a whole call, whatever it sends.
+
+    Attributes:
+        timeout_s: The time of the call.
+        clock: The clock, in seconds.
+        end: The clock's reading at which the call is over.
+    """
 
     timeout_s: float
-    clock: Clock = time.monotonic
-    ends: float = field(init=False)
+    clock: Callable[[], float] = time.monotonic
+    end: float = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ends", self.clock() + self.timeout_s)
+        object.__setattr__(self, "end", self.clock() + self.timeout_s)
 
     def left_s(self) -> float:
-        """Seconds left, always more than 0.
+        """Return the seconds that are left, always more than 0.
 
         Raises:
-            DeadlineExceeded: none is left.
+            DeadlineExceeded: The time is over.
         """
-        left = self.ends - self.clock()
+        left = self.end - self.clock()
         if left <= 0:
             raise DeadlineExceeded(f"not done within {self.timeout_s:g} s")
         return left
 
 
 @dataclass(frozen=True)
-class Backoff:
-    """Pauses that double, each cut by chance by up to a half so that clients do not return all at once.
+class Failure:
+    """A request that failed.
 
     Attributes:
-        retries: how often one request may be sent again.
-        first_s: the longest first pause.
-        longest_s: no pause is longer.
+        error: The error to raise if the failure is final.
+        transient: Whether the same request may succeed a little later. Requests change nothing on the server, so
+            sending one again is always safe.
+        stale_catalogue: Whether the server has other tasks or limits than the catalogue says.
+    """
+
+    error: OneTrunkError
+    transient: bool = False
+    stale_catalogue: bool = False
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Pauses that double, each shortened at random by up to a half so that clients do not return all at once.
+
+    Attributes:
+        retries: How often one request may be sent again.
+        first_s: The longest first pause.
+        longest_s: The longest pause.
     """
 
     retries: int
     first_s: float = 0.1
     longest_s: float = 2.0
 
-    def pause_s(self, fault: Fault, tries: int, deadline: Deadline) -> float:
-        """How long to wait before sending a request again that has failed ``tries`` times.
+    def pause_s(self, failure: Failure, tries: int, deadline: Deadline) -> float:
+        """Return how long to wait before sending a request again.
+
+        Args:
+            failure: The last failure of the request.
+            tries: The number of times that it has failed.
+            deadline: The end of the call.
 
         Raises:
-            OneTrunkError: the fault's own error, where another try cannot help, is one too many, or would
-                come after the deadline.
+            OneTrunkError: The failure's own error, if another try cannot help, is one too many, or would come after
+                the deadline.
         """
         pause = min(self.longest_s, self.first_s * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
-        if not fault.passing or tries > self.retries or pause >= deadline.ends - deadline.clock():
-            raise fault.error
+        if not failure.transient or tries > self.retries or pause >= deadline.end - deadline.clock():
+            raise failure.error
         return pause
+
+
+def classify_error(error: Any, *, url: str, timeout_s: float, rows: Sequence[int] = ()) -> Failure:
+    """Read a ``grpc.RpcError`` of Triton.
+
+    Args:
+        error: The error.
+        url: The server, for the message.
+        timeout_s: The time of the whole call, for the message.
+        rows: Row within the request -> row in the caller's list.
+    """
+    code, message = error.code(), error.details() or ""
+    status = code.name if code is not None else "UNKNOWN"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Failure(NotReady(f"no server answers at {url}: {message}"), transient=True)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Failure(DeadlineExceeded(f"not done within {timeout_s:g} s"))
+    if code is grpc.StatusCode.NOT_FOUND:
+        # "no available versions" is a model that is being loaded or unloaded; one "not found" was never there.
+        return Failure(
+            NotReady(f"the server at {url} is not ready: {message}"), transient="available versions" in message
+        )
+    if "Stub process" in message and "not healthy" in message:
+        # A model's process died. serve-repo brings it back within seconds.
+        return Failure(NotReady(f"a model of the server at {url} is down: {message}"), transient=True)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        stale = "unexpected inference output" in message or "batch-size must be <=" in message
+        final = ServerError(message, status=status) if stale else _bad_input(message, rows)
+        return Failure(final, stale_catalogue=stale)
+    return Failure(ServerError(f"{message} ({status})", status=status))
+
+
+def _bad_input(message: str, rows: Sequence[int]) -> BadInput:
+    """Return the server's complaint, with the row counted in the caller's list."""
+    match = ROW_MESSAGE.search(message)
+    if match is None or int(match[2]) >= len(rows):
+        return BadInput.of_call(message)
+    return BadInput([Problem(rows[int(match[2])], f"{match[1]}: {match[3]}")])

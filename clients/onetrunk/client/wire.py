@@ -1,32 +1,62 @@
-"""Requests and answers as Triton's protobuf messages."""
+"""Requests and responses as Triton's protobuf messages."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from onetrunk.client.kinds import Reader, reader_of
-from onetrunk.client.plan import Batch
-from onetrunk.client.tensor import Tensor
+from onetrunk.client.readers import reader_of
+from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import ServerError
 from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Output name -> array, as of response_arrays."""
+"""Output -> array."""
 
 DTYPES: Mapping[str, str] = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
+"""Triton's datatype -> numpy's dtype."""
 
 
-class Misfit(ServerError):  # noqa: N818 - named as a state, not a mistake
-    """An answer that does not fit the catalogue: the server may have been given other heads meanwhile."""
+class UnexpectedResponse(ServerError):  # noqa: N818 - named as a state, not a mistake
+    """A response that does not fit the catalogue. The server may serve other heads by now."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input tensor of a request.
+
+    Attributes:
+        name: The name of the model's input.
+        datatype: Triton's name of the data type.
+        shape: Rows first.
+        content: The values, row-major and little-endian; strings each behind their length in 4 bytes.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+
+def bytes_tensor(name: str, values: Sequence[bytes]) -> Tensor:
+    """Return a column of strings. *Shape:* (rows, 1)."""
+    content = b"".join(struct.pack("<I", len(value)) + value for value in values)
+    return Tensor(name, "BYTES", (len(values), 1), content)
+
+
+def int64_tensor(name: str, values: NDArray[np.int64]) -> Tensor:
+    """Return a matrix of integers. *Shape:* (rows, tokens)."""
+    return Tensor(name, "INT64", values.shape, values.astype("<i8", copy=False).tobytes())
 
 
 def request_message(model: str, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Any:
-    """A ``ModelInferRequest`` that asks for these outputs only, so that nothing else has to run."""
+    """Return a ``ModelInferRequest`` for these outputs only, so that nothing else has to run."""
     request = service_pb2.ModelInferRequest(model_name=model)
     for tensor in inputs:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -37,72 +67,77 @@ def request_message(model: str, inputs: Sequence[Tensor], outputs: Sequence[str]
 
 
 def response_arrays(response: Any) -> dict[str, NDArray[Any]]:
-    """Output name -> array of a ``ModelInferResponse``.
+    """Return output -> array of a ``ModelInferResponse``.
 
     Raises:
-        Misfit: an output is not in raw bytes, or of a type or size that it does not name.
+        UnexpectedResponse: An output is not in raw bytes, or its type or size is not the one that it names.
     """
     if len(response.outputs) != len(response.raw_output_contents):
-        raise Misfit(f"{len(response.outputs)} outputs came with {len(response.raw_output_contents)} contents")
+        raise UnexpectedResponse(
+            f"{len(response.outputs)} outputs came with {len(response.raw_output_contents)} contents"
+        )
     arrays: dict[str, NDArray[Any]] = {}
     for output, content in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.datatype not in DTYPES:
-            raise Misfit(f"output {output.name!r} has type {output.datatype}, expected one of {', '.join(DTYPES)}")
+            raise UnexpectedResponse(
+                f"output {output.name!r} has type {output.datatype}, expected one of {', '.join(DTYPES)}"
+            )
         try:
             arrays[output.name] = np.frombuffer(content, DTYPES[output.datatype]).reshape(tuple(output.shape))
         except ValueError as error:
-            raise Misfit(f"output {output.name!r}: {error}") from None
+            raise UnexpectedResponse(f"output {output.name!r}: {error}") from None
     return arrays
 
 
-def batch_readers(batch: Batch) -> dict[str, Reader]:
-    """Task -> what reads its answers, in the order of the batch's tasks."""
-    # Tasks that nothing reads are never asked.
-    return {task.name: reader for task in batch.tasks if (reader := reader_of(task))}
+def task_scores(arrays: Arrays, tasks: Sequence[TaskInfo], rows: int) -> dict[str, NDArray[Any]]:
+    """Return task -> scores of every row. *Shape:* (rows, the task's own).
 
-
-def batch_scores(arrays: Arrays, batch: Batch) -> dict[str, NDArray[Any]]:
-    """Task -> scores of every row of the batch. *Shape:* (rows, the task's own).
+    Args:
+        arrays: The outputs of a response.
+        tasks: The tasks that were asked.
+        rows: The number of rows that were sent.
 
     Raises:
-        Misfit: a task is missing or has another number of scores than the catalogue says.
-        ServerError: a score is not a finite number.
+        UnexpectedResponse: A task is missing, or has another number of scores than the catalogue says.
+        ServerError: A score is not a finite number.
     """
     scores: dict[str, NDArray[Any]] = {}
-    for task, reader in zip(batch.tasks, batch_readers(batch).values(), strict=True):
+    for task in tasks:
+        reader = reader_of(task)
+        assert reader is not None, "tasks without a reader are never asked"
         if task.name not in arrays:
-            raise Misfit(f"the answer lacks task {task.name!r}")
+            raise UnexpectedResponse(f"the response lacks task {task.name!r}")
         array = arrays[task.name]
-        expected = (len(batch.rows), *reader.shape(task))
+        expected = (rows, *reader.shape(task))
         if len(array.shape) != len(expected) or any(
             size not in (None, found) for size, found in zip(expected, array.shape, strict=True)
         ):
-            raise Misfit(f"task {task.name!r} came in shape {array.shape}, expected {expected}")
+            raise UnexpectedResponse(f"task {task.name!r} came in shape {array.shape}, expected {expected}")
         if not np.isfinite(array).all():
             raise ServerError(f"task {task.name!r} came with scores that are not finite numbers")
         scores[task.name] = array
     return scores
 
 
-def batch_words(arrays: Arrays, batch: Batch) -> NDArray[np.int64]:
-    """Word and place of every token. *Shape:* (rows, tokens, 3).
+def token_words(arrays: Arrays, rows: int) -> NDArray[np.int64]:
+    """Return the word, first character and last character of every token. *Shape:* (rows, tokens, 3).
 
     Raises:
-        Misfit: the output is missing or of another shape.
+        UnexpectedResponse: The output is missing or of another shape.
     """
     array = arrays.get(TOKEN_WORDS)
-    if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (len(batch.rows), 3):
-        raise Misfit("the answer does not say for every row where its tokens stand")
+    if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (rows, 3):
+        raise UnexpectedResponse("the response does not say for every row where its tokens are in the text")
     return array
 
 
-def batch_truncated(arrays: Arrays, batch: Batch) -> list[bool]:
-    """Row of the batch -> whether its end was cut off.
+def truncated_rows(arrays: Arrays, rows: int) -> list[bool]:
+    """Return row -> whether its end was cut off.
 
     Raises:
-        Misfit: the output is missing or has another number of rows.
+        UnexpectedResponse: The output is missing or has another number of rows.
     """
     array = arrays.get(TRUNCATED)
-    if array is None or array.size != len(batch.rows):
-        raise Misfit("the answer does not say for every row whether it was truncated")
+    if array is None or array.size != rows:
+        raise UnexpectedResponse("the response does not say for every row whether it was truncated")
     return [bool(value) for value in array.ravel()]

@@ -1,4 +1,4 @@
-"""``train-head --search`` and ``train-head --plan``, from the command line to bundles."""
+"""``search-heads``, from the command line to bundles, and what ``train-head`` says to the old spelling of it."""
 
 import dataclasses
 import json
@@ -8,21 +8,26 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.study import share
-from onetrunk.cli.train_head import train_head
-from onetrunk.distill import costs, jobs
+from benchmarks.study.ablation import run_ablation
+from benchmarks.study.grid import run_grid
+from benchmarks.study.seeds import train_seeds
+from onetrunk.cli.search_heads import search_heads
+from onetrunk.cli.train_head import new_spelling, train_head
+from onetrunk.distill import pipeline
 from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.jobs import Job, JobRunner
 from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, read_plan, write_plan
+from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import load_trials
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.nn.whole import WholeModel
-from onetrunk.tasks import Recipe
-from onetrunk.training import fitting
+from onetrunk.tasks import Recipe, load_task
+from onetrunk.training import loop
 from onetrunk.training.evaluation import Evaluation
-from onetrunk.training.execute import execute
-from onetrunk.training.run_record import RunStore
-from onetrunk.training.run_spec import Distillation, RunSpec
+from onetrunk.training.experiment import ExperimentConfig
+from onetrunk.training.runs import Distillation, RunSpec
+from onetrunk.training.trainer import execute
 from tests.conftest import write_tiny_trunk
 
 TOML = """
@@ -45,13 +50,13 @@ def folder(mood, second, tmp_path, monkeypatch):
 
 @pytest.fixture
 def invoke(folder, tiny_trunk_folder, monkeypatch):
-    """Runs train-head there, on the tiny trunk."""
+    """Runs search-heads there, on the tiny trunk."""
     # So small a trunk is faster in one thread.
-    monkeypatch.setattr(jobs, "threads_for", lambda *_: 1)
+    monkeypatch.setattr(pipeline, "threads_for", lambda *_: 1)
 
     def run(*arguments, trunk=tiny_trunk_folder):
         common = ["--trunk", str(trunk), "--data", str(folder), "--device", "cpu", "--precision", "fp32"]
-        return CliRunner().invoke(train_head, [*arguments, *common])
+        return CliRunner().invoke(search_heads, [*arguments, *common])
 
     return run
 
@@ -59,25 +64,26 @@ def invoke(folder, tiny_trunk_folder, monkeypatch):
 @pytest.fixture
 def few_rounds(monkeypatch):
     """Measures costs in few rounds: a tiny trunk's are of no interest."""
-    for module, name in ((costs, "measure_costs"), (share, "measure_share")):
-        real = getattr(module, name)
+    real = pipeline.measure_costs
 
-        def measure(*args, real=real, **options):
-            return real(*args, **{**options, "tokens": (8,), "repeats": 3})
+    def measure(*args, **options):
+        return real(*args, **{**options, "tokens": (8,), "repeats": 3})
 
-        monkeypatch.setattr(module, name, measure)
+    monkeypatch.setattr(pipeline, "measure_costs", measure)
 
 
 @pytest.fixture
-def small_plan(folder, new_bench, mood, second, tiny_trunk):
+def small_plan(folder, new_experiment, mood, second, tiny_trunk):
     """A plan for ``mood`` alone, made by hand, with the records and weights of its run and of its teacher."""
-    bench = new_bench(mood)
-    bench = dataclasses.replace(bench, store=RunStore(folder / "study" / "runs"))
+    experiment = new_experiment(mood)
+    experiment = dataclasses.replace(
+        experiment, config=dataclasses.replace(experiment.config, runs=folder / "study" / "runs")
+    )
     values = {"epochs": 1, "batch_size": 16, "max_length": 32}
-    teacher = execute(RunSpec(task="mood", role="teacher", recipe=Recipe(tap=2, layers=2, **values)), bench)
+    teacher = execute(RunSpec(task="mood", role="teacher", recipe=Recipe(tap=2, layers=2, **values)), experiment)
     recipe = Recipe(tap=2, layers=1, **values)
     spec = RunSpec(task="mood", role="student", recipe=recipe, distillation=Distillation(teacher=teacher.key))
-    student = execute(spec, bench)
+    student = execute(spec, experiment)
     ms = {name: 1.0 for name in PlanCost.model_fields if name not in ("machine", "threads")}
     plan = PlanFile(
         trunk=tiny_trunk.identity,
@@ -105,32 +111,27 @@ def scored(monkeypatch):
         layers = len(model.head.layers if isinstance(model, WholeModel) else model.layers)
         return Evaluation({"accuracy": {1: 0.5, 2: 0.95, 3: 0.7, 4: 0.9}[layers]}, ())
 
-    monkeypatch.setattr(fitting, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rounds", "scored")
 def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder):
-    search = ("--tasks", "all", "--search", "--max-length", "32", "--seeds", "2", "--task-floor", "0.5")
-    result = invoke(*search, "--floor", "0.5", "--grid", "second", "--ablation", "second")
+    search = ("run", "--tasks", "all", "--max-length", "32", "--task-floor", "0.5", "--floor", "0.5")
+    result = invoke(*search)
     assert result.exit_code == 0, result.output
     assert "done: mood: search" in result.stderr
-    assert "done: second: baseline, seed 1" in result.stderr
-    assert "next: train-head --plan study/plan.toml" in result.stderr
+    assert "done: second: baseline" in result.stderr
+    assert "next: search-heads make study/plan.toml" in result.stderr
     assert "kept on average" in result.stdout
     studies = {
         (study.task, study.study): study
         for study in load_trials(folder / "study" / "runs", ["baseline", "search", "grid", "ablation", "seeds"])
     }
-    assert set(studies) == {
-        *((task, name) for task in ("mood", "second") for name in ("baseline", "search", "seeds")),
-        ("second", "grid"),
-        ("second", "ablation"),
-    }
+    assert set(studies) == {(task, name) for task in ("mood", "second") for name in ("baseline", "search")}
     for task in ("mood", "second"):
         assert {trial.stage for trial in studies[task, "search"].trials} == {"probe", "fork", "teacher", "student"}
-        assert len(studies[task, "baseline"].trials) == 2
-        assert len(studies[task, "seeds"].trials) == 2
+        assert len(studies[task, "baseline"].trials) == 1
     trunk = load_trunk(tiny_trunk_folder)
     assert CostTable.read(folder / "study" / "costs.json").trunk == trunk.identity
     plan = read_plan(folder / "study" / "plan.toml")
@@ -138,12 +139,38 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
     begun = len(fits)
 
     # Given again, it finds all that it did; the plan is the same.
-    again = invoke(*search, "--floor", "0.5", "--json")
+    again = invoke(*search, "--json")
     assert again.exit_code == 0, again.output
     assert len(fits) == begun
     assert json.loads(again.stdout)["tasks"] == plan.model_dump(mode="json")["tasks"]
 
-    made = invoke("--plan", "study/plan.toml", "--json")
+    # More seeds, and what only the study of the paper trains, are jobs beside the search.
+    config = ExperimentConfig(
+        tasks=tuple(load_task(folder / "tasks" / f"{name}.toml") for name in ("mood", "second")),
+        trunk=str(tiny_trunk_folder),
+        cache=folder / "cache",
+        runs=folder / "study" / "runs",
+        data_root=folder,
+        device="cpu",
+        trunk_dtype="fp32",
+        max_length=32,
+        threads=1,
+    )
+    done = []
+    runner = JobRunner(config, SearchSettings(), on_done=done.append)
+    train_seeds(runner, folder / "study" / "plan.toml", seeds=2)
+    runner.run([Job("second", "grid", run_grid), Job("second", "ablation", run_ablation)])
+    assert {"mood: baseline, seed 1", "mood: student, seed 1", "second: grid"} <= {str(job) for job in done}
+    more = {
+        (study.task, study.study): len(study.trials)
+        for study in load_trials(folder / "study" / "runs", ["baseline", "grid", "ablation", "seeds"])
+    }
+    assert [more[task, name] for task in ("mood", "second") for name in ("baseline", "seeds")] == [2, 2, 2, 2]
+    assert more["second", "grid"] == trunk.depth
+    assert more["second", "ablation"] > 5
+    begun = len(fits)
+
+    made = invoke("make", "--json")
     assert made.exit_code == 0, made.output
     assert len(fits) == begun
     heads = {head["task"]: head for head in json.loads(made.stdout)}
@@ -152,7 +179,7 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
         bundle.head(trunk)
         spec = bundle.spec
         assert (spec.tap, spec.layers, spec.query, spec.max_length) == (planned.tap, planned.layers, planned.query, 32)
-        assert spec.story["full_fine_tuning"]["seeds"] == 2
+        assert spec.story["full_fine_tuning"]["seeds"] == spec.story["student"]["seeds"] == 2
         assert heads[task]["scores"] == spec.scores
         assert len(spec.story["tried"]) == len(studies[task, "search"].trials)
 
@@ -161,7 +188,7 @@ def test_plan_is_made_from_its_records_where_weights_are_gone(invoke, folder, sm
     for path in (folder / "cache" / "runs").glob("*.safetensors"):
         path.unlink()
     begun = len(fits)
-    result = invoke("--plan", str(small_plan))
+    result = invoke("make", str(small_plan))
     assert result.exit_code == 0, result.output
     # The student, and the teacher that it needs.
     assert len(fits) == begun + 2
@@ -177,23 +204,23 @@ def test_plan_that_says_another_head_than_its_run_is_refused(invoke, folder, sma
     plan = read_plan(small_plan)
     changed = plan.tasks["mood"].model_copy(update=change)
     write_plan(small_plan, plan.model_copy(update={"tasks": {"mood": changed}}))
-    line = one_line(invoke("--plan", str(small_plan)))
+    line = one_line(invoke("make", str(small_plan)))
     assert f"its run {changed.run} in the plan is student training of task mood with tap 2, layers 1, query cls" in line
     assert not (folder / "heads").exists()
 
 
 def test_plan_of_another_length_is_refused(invoke, small_plan):
-    line = one_line(invoke("--plan", str(small_plan), "--max-length", "20"))
+    line = one_line(invoke("make", str(small_plan), "--max-length", "20"))
     assert "planned for texts of up to 32 tokens, not 20; leave --max-length out" in line
 
 
 def test_plan_for_another_trunk_is_refused(invoke, small_plan, tmp_path):
     other = write_tiny_trunk(tmp_path / "other", seed=1)
-    assert "the plan is for trunk bert-4x32@" in one_line(invoke("--plan", str(small_plan), trunk=other))
+    assert "the plan is for trunk bert-4x32@" in one_line(invoke("make", str(small_plan), trunk=other))
 
 
 def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
-    line = one_line(invoke("--plan", str(small_plan), "--study", "elsewhere"))
+    line = one_line(invoke("make", str(small_plan), "--study", "elsewhere"))
     assert "elsewhere/runs: no record of run" in line
     assert line.endswith("give the folder of its search by --study")
 
@@ -201,20 +228,11 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("mood --search --grid second", "--grid or --ablation names second, which is not searched; allowed are mood"),
-        ("mood --search --ablation moo", "--grid or --ablation names moo, which is not searched; allowed are mood"),
-        ("--tasks all --search --plan plan.toml", "--search and --plan are steps of their own"),
-        ("--plan plan.toml --report", "--plan and --report are steps of their own"),
-        ("--tasks all --search --lr 1e-4", "--lr has no effect with --search: it is for the training of a head"),
-        ("mood --jobs 2", "--jobs has no effect here: it is for --search; leave it out"),
-        ("mood --search --tensorboard t", "--tensorboard has no effect with --search: it is for --report"),
-        ("mood --search --force", "--force has no effect with --search"),
-        ("--plan none.toml", "none.toml: no such plan file"),
-        ("--plan broken.toml", "broken.toml: not TOML"),
-        ("mood --plan none.toml", "--plan makes all heads of its plan; leave the names of tasks out"),
-        ("mood --search --backend cloud", "--backend cloud: allowed are local, ray, ray://HOST:PORT"),
-        ("--search", "name the tasks to train, or give --tasks all"),
-        ("mood --search", "max_length 128: this trunk reads 3 to 64 tokens"),
+        ("make none.toml", "none.toml: no such plan file"),
+        ("make broken.toml", "broken.toml: not TOML"),
+        ("run mood --backend cloud", "--backend cloud: allowed are local, ray, ray://HOST:PORT"),
+        ("run", "--tasks all"),
+        ("run mood", "max_length 128: this trunk reads 3 to 64 tokens"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, message):
@@ -226,12 +244,51 @@ def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, messag
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--tasks all --search --jobs 2", "search-heads run --tasks all --jobs 2"),
+        ("cola rte --search --floor 0.99 --study s", "search-heads run cola rte --floor 0.99 --study s"),
+        ("--plan study/plan.toml", "search-heads make study/plan.toml"),
+        ("--plan=p.toml --tasks all --heads h --json", "search-heads make p.toml --heads h --json"),
+        ("--device cpu --tasks=all --plan p.toml", "search-heads make p.toml --device cpu"),
+        ("--report", "search-heads report"),
+        ("--report --study s --tensorboard t", "search-heads report --study s --tensorboard t"),
+        (
+            "--search --tasks all --grid cola,rte --seeds 3 --jobs 2",
+            "search-heads run --tasks all --jobs 2 && python -m benchmarks.study seeds --tasks all --seeds 3 "
+            "&& python -m benchmarks.study grid --tasks cola,rte",
+        ),
+        ("--search --ablation=cola cola", "search-heads run cola && python -m benchmarks.study ablation --tasks cola"),
+    ],
+)
+def test_old_spelling_is_answered_with_the_new_one(old, new):
+    result = CliRunner().invoke(train_head, old.split())
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(f": {new}")
+
+
+def test_new_spelling_is_quoted_as_the_shell_needs_it():
+    assert new_spelling(["--plan", "my plans/a.toml"]) == "search-heads make 'my plans/a.toml'"
+    assert new_spelling(["sst2", "--lr", "1e-4"]) is None
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("make",), ("report",)])
+def test_help_has_examples(command):
+    result = CliRunner().invoke(search_heads, [*command, "--help"])
+    assert result.exit_code == 0
+    assert f"  search-heads {' '.join(command)}" in result.stdout
+
+
 def test_help_needs_neither_torch_nor_optuna():
     code = (
-        "import sys; from onetrunk.cli.train_head import train_head\n"
-        "try: train_head(['--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
+        "import sys; from onetrunk.cli.search_heads import search_heads\n"
+        "for command in ([], ['run'], ['make'], ['report']):\n"
+        "    try: search_heads([*command, '--help'])\n"
+        "    except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'optuna', 'joblib', 'ray', 'matplotlib', 'pydantic'} & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "train-head --plan study/plan.toml" in result.stdout
+    assert "search-heads run --tasks all" in result.stdout

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
 from onetrunk.export.release import DEFAULT_RELEASE
 from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.configs import MAX_TEXT_BYTES

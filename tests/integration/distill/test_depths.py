@@ -5,13 +5,12 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-import onetrunk.training.execute as execute_module
+import onetrunk.training.trainer as trainer_module
 from benchmarks.study.grid import run_grid
-from onetrunk.distill.baseline import run_baseline
-from onetrunk.distill.depths import search_task
 from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.task_search import run_baseline, search_task
 from onetrunk.distill.trials import load_trials, read_trials, save_trials
-from onetrunk.training import fitting
+from onetrunk.training import loop
 from onetrunk.training.evaluation import Evaluation
 from tests.fixtures.tasks import mood_rows, write_rows
 
@@ -21,9 +20,9 @@ SETTINGS = SearchSettings(
 
 
 @pytest.fixture
-def new(new_bench, mood, second):
-    """A workbench of mood and second, which has read nothing yet."""
-    return lambda: new_bench(mood, second)
+def new(new_experiment, mood, second):
+    """A experiment of mood and second, which has read nothing yet."""
+    return lambda: new_experiment(mood, second)
 
 
 @pytest.fixture
@@ -35,14 +34,14 @@ def scored(monkeypatch):
             model.eval()
             return Evaluation(dict.fromkeys(task.metrics, by_layers[len(model.layers)]), ())
 
-        monkeypatch.setattr(fitting, "evaluate", evaluate)
+        monkeypatch.setattr(loop, "evaluate", evaluate)
 
     return score
 
 
 def kill_before(number, monkeypatch):
     """Ends the process, as Ctrl-C would, where the training of this number, from 0, is to begin."""
-    real, begun = execute_module.fit, []
+    real, begun = trainer_module.fit, []
 
     def fit(*args, **kwargs):
         if len(begun) == number:
@@ -50,8 +49,8 @@ def kill_before(number, monkeypatch):
         begun.append(None)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(execute_module, "fit", fit)
-    return lambda: monkeypatch.setattr(execute_module, "fit", real)
+    monkeypatch.setattr(trainer_module, "fit", fit)
+    return lambda: monkeypatch.setattr(trainer_module, "fit", real)
 
 
 def told(trials):
@@ -186,10 +185,14 @@ def test_grid_that_finishes_a_loser_does_not_change_the_search(new, scored, fits
 
 def test_no_lower_tap_once_a_teacher_is_as_good_as_full_fine_tuning(new, scored, monkeypatch):
     scored({1: 0.5, 2: 0.9, 3: 0.95})
-    monkeypatch.setattr("onetrunk.distill.depths.find_run", lambda spec, bench: type("Record", (), {"score": 0.9}))
+    monkeypatch.setattr(
+        "onetrunk.distill.task_search.find_run", lambda spec, experiment: type("Record", (), {"score": 0.9})
+    )
     trials = search_task("mood", new(), SETTINGS)
     assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False)]
-    assert trials.notes == ("the teacher on tap 2 keeps 100.0% of full fine-tuning: no lower tap tried",)
+    [note] = trials.notes
+    assert "tap 2" in note
+    assert "100.0%" in note
 
 
 def test_students_grow_until_one_is_good_enough(new, scored):
@@ -202,7 +205,7 @@ def test_students_grow_until_one_is_good_enough(new, scored):
 
 
 def test_full_fine_tuning_is_not_among_the_searchs_costs(new):
-    record = run_baseline("mood", 0, new(), SETTINGS)
+    record = run_baseline("mood", new(), SETTINGS)
     assert record.key not in {trial.key for trial in search_task("mood", new(), SETTINGS).trials}
 
 
@@ -210,9 +213,9 @@ def test_what_should_be_known_of_the_data_is_noted(new, tmp_path):
     train = mood_rows(40, 1)
     write_rows(tmp_path / "train.jsonl", [row for row in train if row["label"] == "good"])
     write_rows(tmp_path / "dev.jsonl", [next(row for row in train if row["label"] == "good")])
-    bench = new()
-    bench.settings.tasks[0].__dict__["metrics"] = ("matthews",)
-    notes = search_task("mood", bench, SETTINGS).notes
+    experiment = new()
+    experiment.config.tasks[0].__dict__["metrics"] = ("matthews",)
+    notes = search_task("mood", experiment, SETTINGS).notes
     assert notes[:4] == (
         "no row of the train data has the label 'bad'",
         "no row of the dev data has the label 'bad'",

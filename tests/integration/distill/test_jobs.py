@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from onetrunk.distill.jobs import check_backend, run_jobs, threads_for
+from onetrunk.distill.jobs import Job, check_backend, run_job, run_parallel, threads_for
+from onetrunk.distill.pipeline import cache_states
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.distill.units import Unit, run_unit
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training.workbench import BenchSettings
+from onetrunk.training.experiment import ExperimentConfig
 
 BACKENDS = [("local",), ("cloud",), ("ray",), ("ray://head:10001",), ("ray:head",)]
 
@@ -25,39 +25,39 @@ def check_answers(answers):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_call_is_answered(jobs):
     calls = [(number, 7) for number in range(20)]
-    assert sorted(run_jobs(divmod, calls, jobs=jobs)) == sorted(divmod(*call) for call in calls)
+    assert sorted(run_parallel(divmod, calls, jobs=jobs)) == sorted(divmod(*call) for call in calls)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_error_of_one_does_not_end_the_others(jobs):
-    check_answers(list(run_jobs(check_backend, BACKENDS, jobs=jobs)))
+    check_answers(list(run_parallel(check_backend, BACKENDS, jobs=jobs)))
 
 
 def test_error_of_the_disk_does_not_end_the_others(tmp_path):
-    found, missing = run_jobs(os.listdir, [(str(tmp_path),), (str(tmp_path / "none"),)])
+    found, missing = run_parallel(os.listdir, [(str(tmp_path),), (str(tmp_path / "none"),)])
     assert found == []
     assert isinstance(missing, OneTrunkError)
     assert str(missing).startswith("FileNotFoundError: ")
 
 
 def test_process_that_is_killed_is_told():
-    with pytest.raises(OneTrunkError, match=r"a process at work was killed, .* it goes on from what is finished"):
-        list(run_jobs(os._exit, [(9,), (9,)], jobs=2))
+    with pytest.raises(OneTrunkError, match=r"killed.*--jobs"):
+        list(run_parallel(os._exit, [(9,), (9,)], jobs=2))
 
 
 def test_nothing_to_do_needs_no_backend():
-    assert list(run_jobs(divmod, [], backend="cloud")) == []
+    assert list(run_parallel(divmod, [], backend="cloud")) == []
 
 
 def test_unknown_backend_is_refused():
     with pytest.raises(UserError, match="--backend cloud: allowed are local, ray, ray://HOST:PORT"):
-        list(run_jobs(divmod, [(1, 1)], backend="cloud"))
+        list(run_parallel(divmod, [(1, 1)], backend="cloud"))
 
 
 def test_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--backend ray: Ray is not installed; pip install -e '.\[cluster\]'"):
-        list(run_jobs(divmod, [(1, 1)], backend="ray"))
+        list(run_parallel(divmod, [(1, 1)], backend="ray"))
 
 
 def test_jobs_share_the_cores(monkeypatch):
@@ -71,15 +71,15 @@ def test_local_ray(monkeypatch, mood, second, tiny_trunk_folder, tmp_path):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    check_answers(list(run_jobs(check_backend, BACKENDS, jobs=2, backend="ray")))
+    check_answers(list(run_parallel(check_backend, BACKENDS, jobs=2, backend="ray")))
     assert not ray.is_initialized()
 
     # A piece of a search, for two tasks: what comes of it is on disk.
-    settings = BenchSettings(
+    settings = ExperimentConfig(
         tasks=(mood, second), trunk=str(tiny_trunk_folder), cache=tmp_path / "cache", max_length=32, threads=1
     )
-    units = [Unit("trunk", "mood"), Unit("trunk", "second")]
-    done = list(run_jobs(run_unit, [(unit, settings, SearchSettings()) for unit in units], backend="ray"))
+    pieces = [Job(task, "trunk", cache_states) for task in ("mood", "second")]
+    done = list(run_parallel(run_job, [(job, settings, SearchSettings()) for job in pieces], backend="ray"))
     assert sorted(map(str, done)) == ["mood: trunk", "second: trunk"]
     states = {path.name for path in (tmp_path / "cache" / "states").rglob("*.f16")}
     assert states == {f"tap_0{tap}.f16" for tap in range(4)}

@@ -6,13 +6,13 @@ import pytest
 
 from onetrunk.distill import planned
 from onetrunk.distill.cost_table import BucketCosts, CostTable
+from onetrunk.distill.pipeline import make_plan, servable_options
 from onetrunk.distill.plan_file import read_plan
-from onetrunk.distill.planned import make_plan, servable_options
 from onetrunk.distill.spread import Spread
 from onetrunk.distill.trials import Trial, Trials, save_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunSpec
 
 HEADS = {"probe": (3, 1, 0.9), "fork": (1, 1, 0.6), "teacher": (1, 3, 0.8), "student": (1, 2, 0.7)}
 

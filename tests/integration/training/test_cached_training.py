@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+import onetrunk.training.cache as cache_module
 from onetrunk.nn.head import new_head
-from onetrunk.training import cache_pass
-from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.cache import StateCache
+from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import LabelledStates
-from onetrunk.training.fitting import fit
+from onetrunk.training.loop import fit
 from onetrunk.training.objective import DistilObjective, LabelObjective
-from onetrunk.training.states import JoinedStates
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.states import JoinedStates, tokenise
 from tests.fixtures.tasks import mood_rows
 
 TAP = 1
@@ -51,8 +50,8 @@ def targets(rows):
 def cached(tiny_trunk, tmp_path, monkeypatch):
     """Gives cached states of texts."""
     # One text a batch, as LiveStates has it: in a batch of another shape, sums are rounded otherwise.
-    monkeypatch.setattr(cache_pass, "_BATCH_TOKENS", {"cpu": 1})
-    cache = StateCache(tmp_path, tiny_trunk, Arithmetic("cpu", "fp32"))
+    monkeypatch.setattr(cache_module, "_BATCH_TOKENS", {"cpu": 1})
+    cache = StateCache(tmp_path, tiny_trunk, ComputeConfig("cpu", "fp32"))
     return lambda rows: cache.states(texts(rows), [TAP], max_length=32).states[TAP]
 
 

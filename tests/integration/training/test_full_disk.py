@@ -13,8 +13,8 @@ from onetrunk.distill.trials import Trials, save_trials
 from onetrunk.files import atomic_write
 from onetrunk.nn import bundle
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.training import cache, checkpoint, execute, train
-from onetrunk.training.execute import find_run
+from onetrunk.training import cache, models, train, trainer
+from onetrunk.training.trainer import execute, find_run
 from tests.fixtures.recorded_runs import spec_of
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -38,26 +38,28 @@ def full_disk(monkeypatch):
                     os.symlink("/dev/full", aside)
                     yield aside
 
-        # The last one is behind atomic_write_text.
-        for module in (cache, checkpoint, execute, files):
+        # The last one stands behind write_text.
+        for module in (cache, models, trainer, files):
             monkeypatch.setattr(module, "atomic_write", filled)
         return monkeypatch.undo
 
     return fill
 
 
-@pytest.mark.parametrize("ending", [".pt", ".costs.json", ".safetensors", ".json", "lengths.npy", "about.json"])
-def test_run_that_meets_a_full_disk_goes_on_when_there_is_room(mood, second, new_bench, tmp_path, full_disk, ending):
-    spec = spec_of("fork", new_bench(mood, second))
+@pytest.mark.parametrize("ending", [".pt", ".safetensors", ".json", "lengths.npy", "about.json"])
+def test_run_that_meets_a_full_disk_goes_on_when_there_is_room(
+    mood, second, new_experiment, tmp_path, full_disk, ending
+):
+    spec = spec_of("fork", new_experiment(mood, second))
     undo = full_disk(ending)
     with pytest.raises(OneTrunkError, match=FULL) as caught:
-        execute.execute(spec, new_bench(mood, second))
+        execute(spec, new_experiment(mood, second))
     assert "\n" not in str(caught.value)
     assert ending in str(caught.value)
     assert list(tmp_path.rglob("*.part")) == []
-    assert find_run(spec, new_bench(mood, second)) is None
+    assert find_run(spec, new_experiment(mood, second)) is None
     undo()
-    record = execute.execute(spec, new_bench(mood, second))
+    record = execute(spec, new_experiment(mood, second))
     assert record.state == "finished"
     assert len(record.losses) == 3
 
@@ -73,7 +75,7 @@ def test_study_that_meets_a_full_disk_keeps_its_old_file(tmp_path, full_disk):
 
 
 def test_bundle_that_meets_a_full_disk_leaves_the_old_one(mood, tiny_trunk, tmp_path, monkeypatch):
-    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "trunk_dtype": "fp32"}
     old = train(mood, tiny_trunk, **places).spec
 
     def save_file(weights, path):
@@ -107,7 +109,7 @@ def test_file_comes_into_its_place_whole(tmp_path):
 def test_other_reasons_are_told_as_they_are(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OneTrunkError, match="below: cannot be written: File exists;"),
+        pytest.raises(OneTrunkError, match="below: cannot be written: File exists; mend"),
         atomic_write(tmp_path / "file" / "below"),
     ):
         pass

@@ -8,30 +8,27 @@ import pytest
 import torch
 
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.training.arithmetic import Arithmetic
-from onetrunk.training.execute import execute
-from onetrunk.training.run_record import RunStore
-from onetrunk.training.workbench import BenchSettings, Workbench
+from onetrunk.training.compute import ComputeConfig
+from onetrunk.training.experiment import Experiment, ExperimentConfig
+from onetrunk.training.trainer import execute
 from tests.fixtures.recorded_runs import same, spec_of
 
 
-def open_bench(trunk_folder, root, tasks):
-    settings = BenchSettings(tasks=tasks, runs=root / "runs", max_length=32)
-    return Workbench(
-        settings, load_trunk(trunk_folder), Arithmetic("cpu", "fp32"), root / "cache", RunStore(root / "runs")
-    )
+def open_experiment_in(trunk_folder, root, tasks):
+    config = ExperimentConfig(tasks=tasks, cache=root / "cache", runs=root / "runs", max_length=32)
+    return Experiment(config, load_trunk(trunk_folder), ComputeConfig("cpu", "fp32"))
 
 
 def train_and_be_killed(trunk_folder, root, tasks):
     torch.set_num_threads(1)
-    bench = open_bench(trunk_folder, root, tasks)
+    experiment = open_experiment_in(trunk_folder, root, tasks)
 
     def progress(what, done, total):
         # In the second epoch's middle: a checkpoint of the first is there.
         if "epoch 2" in what and done == total // 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    execute(spec_of("student", bench), bench, progress=progress)
+    execute(spec_of("student", experiment), experiment, progress=progress)
 
 
 @pytest.mark.slow
@@ -46,8 +43,8 @@ def test_student_killed_by_sigkill_goes_on(tiny_trunk_folder, tmp_path, mood, se
     torch.set_num_threads(1)
     try:
         for name in ("one", "undisturbed"):
-            bench = open_bench(tiny_trunk_folder, tmp_path / name, (mood, second))
-            execute(spec_of("student", bench), bench)
+            experiment = open_experiment_in(tiny_trunk_folder, tmp_path / name, (mood, second))
+            execute(spec_of("student", experiment), experiment)
     finally:
         torch.set_num_threads(threads)
     went_on, _, undisturbed = fits

@@ -6,30 +6,30 @@ import pytest
 from safetensors.torch import load_file
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.execute import execute, find_run, trained_head
-from onetrunk.training.fitting import DivergedError
-from onetrunk.training.run_spec import Distillation
+from onetrunk.training.loop import DivergedError
+from onetrunk.training.models import trained_head
+from onetrunk.training.runs import Distillation
+from onetrunk.training.trainer import Costs, Trainer, execute, find_run
 from tests.fixtures.recorded_runs import ROLES, kill_at, same, spec_of
 
 
 @pytest.fixture
-def new(new_bench, mood, second):
-    """A workbench of mood and second, which has read nothing yet."""
-    return lambda: new_bench(mood, second)
+def new(new_experiment, mood, second):
+    """An experiment of mood and second, which has read nothing yet."""
+    return lambda: new_experiment(mood, second)
 
 
-def elsewhere(bench, tmp_path, name):
-    """The same workbench with another place for records and for weights; states are computed anew."""
-    settings = dataclasses.replace(bench.settings, runs=tmp_path / name / "runs")
-    store = type(bench.store)(settings.runs)
-    return dataclasses.replace(bench, settings=settings, root=tmp_path / name, store=store)
+def elsewhere(experiment, tmp_path, name):
+    """The same experiment with another place for records and for weights; states are computed anew."""
+    config = dataclasses.replace(experiment.config, runs=tmp_path / name / "runs", cache=tmp_path / name)
+    return dataclasses.replace(experiment, config=config)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_same_seed_same_weights_other_seed_others(new, fits, tmp_path, role):
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
-        bench = elsewhere(new(), tmp_path, name)
-        execute(spec_of(role, bench, seed=seed), bench)
+        experiment = elsewhere(new(), tmp_path, name)
+        execute(spec_of(role, experiment, seed=seed), experiment)
         fits[:] = [fit for fit in fits if fit.state is not None]
     one, two, other = (fit.state for fit in fits if len(fit.state.weights) == len(fits[-1].state.weights))
     assert same(one, two)
@@ -80,23 +80,37 @@ def test_costs_of_a_killed_run_are_added_up(new, tmp_path):
     spec = spec_of("fork", new())
     with pytest.raises(KeyboardInterrupt):
         execute(spec, new(), progress=kill_at(20))
-    [costs] = (tmp_path / "cache" / "runs").glob("*.costs.json")
-    assert '"seconds": 0.' in costs.read_text()
-    # As if the first part had taken long.
-    costs.write_text('{"seconds": 1000, "cpu_seconds": 500, "labelling_cpu_seconds": 7}')
+    checkpoint = Trainer(spec, new()).checkpoint
+    state, costs = checkpoint.load()
+    assert 0 < costs.labelling_cpu_seconds <= costs.cpu_seconds
+    assert 0 < costs.seconds < 100
+    # As if the first session had taken long.
+    checkpoint.save(state, Costs(seconds=1000, cpu_seconds=500, labelling_cpu_seconds=7))
     record = execute(spec, new())
     assert 1000 < record.seconds < 1100
     assert 500 < record.cpu_seconds < 600
     assert record.labelling_cpu_seconds == 7
 
 
-def test_broken_costs_count_nothing_and_stop_nothing(new, tmp_path):
+def test_broken_checkpoint_counts_nothing_and_stops_nothing(new, fits, tmp_path):
     spec = spec_of("fork", new())
     with pytest.raises(KeyboardInterrupt):
         execute(spec, new(), progress=kill_at(20))
-    [costs] = (tmp_path / "cache" / "runs").glob("*.costs.json")
-    costs.write_text('{"seconds": ')
+    [checkpoint] = (tmp_path / "cache" / "runs").glob("*.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:200])
     assert 0 < execute(spec, new()).seconds < 100
+    assert [fit.start for fit in fits] == [0, 0]
+
+
+@pytest.mark.parametrize("change", [{"metrics": ("f1",)}, {"labels": ("good", "bad")}])
+def test_checkpoint_of_other_answers_is_not_resumed(new_experiment, mood, second, fits, change):
+    spec = spec_of("fork", new_experiment(mood, second))
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, new_experiment(mood, second), progress=kill_at(20))
+    changed = mood.model_copy(update=change)
+    record = execute(spec, new_experiment(changed, second))
+    assert [fit.start for fit in fits] == [0, 0]
+    assert set(record.scores) == set(changed.metrics)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -142,7 +156,7 @@ def test_weights_that_are_gone_are_trained_again(new, fits, tmp_path):
     [path] = (tmp_path / "cache" / "runs").glob("*.safetensors")
     weights = load_file(path)
     path.unlink()
-    with pytest.raises(UserError, match="the weights of this run are gone; remove its record"):
+    with pytest.raises(UserError, match="missing; remove its record"):
         trained_head(record, new())
     assert execute(spec, new()).scores == record.scores
     assert len(fits) == 2
@@ -165,7 +179,7 @@ def test_record_that_is_broken_is_one_line(new, content):
     [path] = new().store.folder.glob("mood-fork-*.json")
     path.write_text(content)
     for read in (lambda: execute(spec, new()), lambda: new().store.by_key(record.key), lambda: list(new().store)):
-        with pytest.raises(UserError, match=r"not a run record: .*; remove it, and the run is done again") as caught:
+        with pytest.raises(UserError, match=r"not a run record: .*; remove it, and the run is trained again") as caught:
             read()
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -183,7 +197,7 @@ def test_teacher_that_nobody_has_is_told(new):
 @pytest.mark.parametrize("role", ROLES)
 def test_divergence_leaves_nothing_and_the_next_run_is_possible(new, tmp_path, role):
     spec = spec_of(role, new(), learning_rate=1e30, clip=1e30)
-    with pytest.raises(DivergedError, match=r"task mood: .*: train with a lower --lr"):
+    with pytest.raises(DivergedError, match=r"task mood: .* --lr"):
         execute(spec, new())
     assert find_run(spec, new()) is None
     left = [path.name for path in (tmp_path / "cache" / "runs").rglob("*") if role in path.name]
@@ -194,12 +208,12 @@ def test_divergence_leaves_nothing_and_the_next_run_is_possible(new, tmp_path, r
 def test_last_step_that_goes_wrong_is_caught_too(new, tmp_path):
     # One step in all: the loss before it is a number, and there is none after it.
     spec = spec_of("fork", new(), learning_rate=1e30, epochs=1, batch_size=500, warmup=0.0)
-    with pytest.raises(DivergedError, match="a weight is no number that fits 16 bits after epoch 1: train with a low"):
+    with pytest.raises(DivergedError, match=r"after epoch 1: .* --lr"):
         execute(spec, new())
     assert find_run(spec, new()) is None
 
 
 def test_spec_of_an_unknown_task_is_told(new):
     spec = spec_of("fork", new()).model_copy(update={"task": "mod"})
-    with pytest.raises(UserError, match="no task 'mod' here; there are: mood, second"):
+    with pytest.raises(UserError, match=r"'mod' .*mood, second"):
         execute(spec, new())

@@ -1,24 +1,25 @@
 """From a task to a bundle: what is written, what is not done twice, and what a kill at any time leaves."""
 
 import json
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import onetrunk.training.run as run_module
+import onetrunk.training.trainer as trainer_module
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task, read_examples
 from onetrunk.training import train
 from onetrunk.training.evaluation import evaluate
-from onetrunk.training.fitting import DivergedError
+from onetrunk.training.loop import DivergedError
 
 
 @pytest.fixture
 def run(tiny_trunk, tmp_path):
     def call(task, **changes):
-        places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+        places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "trunk_dtype": "fp32"}
         return train(task, tiny_trunk, **{**places, **changes})
 
     return call
@@ -28,13 +29,13 @@ def run(tiny_trunk, tmp_path):
 def epochs(monkeypatch):
     """The states that training started from, one a training; None is from the beginning."""
     starts = []
-    real = run_module.fit
+    real = trainer_module.fit
 
     def fit(*args, resume, **kwargs):
         starts.append(len(resume.losses) if resume else None)
         return real(*args, resume=resume, **kwargs)
 
-    monkeypatch.setattr(run_module, "fit", fit)
+    monkeypatch.setattr(trainer_module, "fit", fit)
     return starts
 
 
@@ -69,13 +70,13 @@ def test_bundle_says_all_about_its_head(run, mood, tiny_trunk):
 
 
 def test_scores_are_those_of_the_weights_as_stored(run, mood, tiny_trunk, tmp_path):
-    from onetrunk.training.arithmetic import Arithmetic
     from onetrunk.training.cache import StateCache
+    from onetrunk.training.compute import ComputeConfig
     from onetrunk.training.evaluation import LabelledStates
 
     result = run(mood)
     examples = read_examples(mood, "dev")
-    states = StateCache(tmp_path / "cache", tiny_trunk, Arithmetic("cpu", "fp32")).states(
+    states = StateCache(tmp_path / "cache", tiny_trunk, ComputeConfig("cpu", "fp32")).states(
         examples.texts, [1], max_length=32
     )
     assert not states.trunk_ran
@@ -148,6 +149,21 @@ def test_killed_training_goes_on_and_ends_bit_for_bit_the_same(run, mood, epochs
     assert result.spec.scores == undisturbed.spec.scores
     assert result.epoch_scores == undisturbed.epoch_scores
     assert list((tmp_path / "cache" / "runs").iterdir()) == []
+
+
+def test_resumed_training_reports_the_seconds_of_both_sessions(run, mood):
+    def slow_first_epoch_then_killed(what, done, total):
+        if "epoch 1" in what and done == 5:
+            time.sleep(3)
+        if "epoch 2" in what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(mood, progress=slow_first_epoch_then_killed)
+    result = run(mood)
+    # The second session alone takes a fraction of a second.
+    assert 3 < result.train_seconds < 60
+    assert result.spec.recipe["train_seconds"] == round(result.train_seconds, 1)
 
 
 def test_checkpoint_of_another_recipe_or_a_broken_one_is_not_taken(run, mood, epochs, tmp_path):

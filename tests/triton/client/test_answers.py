@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from onetrunk.client import AsyncClient
+from onetrunk.client.bench.run import settled_counters
 from onetrunk.client.bench.samples import read_texts, sort_into_buckets
-from onetrunk.client.bench.statistics import settled_counters
 
 pytestmark = pytest.mark.triton
 

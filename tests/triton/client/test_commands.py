@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
 from onetrunk.client.bench.samples import read_texts, sort_into_buckets
 from onetrunk.client.cli import ask_repo, bench_repo
 

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
 from onetrunk.serving.command import ADMIN_HEADER
 from onetrunk.serving.installation import find_triton
 from onetrunk.serving.process import TritonProcess

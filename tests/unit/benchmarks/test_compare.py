@@ -13,7 +13,7 @@ from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.systems import Systems, TritonSystem
 from benchmarks.compare.texts import texts_of_length
-from onetrunk.client.commands.bench_repo import bench_repo
+from onetrunk.client.cli.bench_repo import bench_repo
 
 
 @pytest.mark.parametrize("tokens", [24, 4000])

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from onetrunk.admin import AdminClient
-from onetrunk.client.bench.load import read_load
+from onetrunk.client.bench.perf_analyzer import read_load
+from onetrunk.client.bench.run import Counters, part_times, read_counters
 from onetrunk.client.bench.samples import read_texts
-from onetrunk.client.bench.statistics import Counters, part_times, read_counters
 from onetrunk.client.cli import bench_repo
 from onetrunk.protocol.errors import BadInput, ServerError
 

@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from onetrunk.client.catalogue import read_catalogue
-from onetrunk.client.kinds import reader_of
+from onetrunk.client.readers import reader_of
 from onetrunk.protocol.errors import ServerError, UnknownTask
 
 # The example of docs/contracts.md.

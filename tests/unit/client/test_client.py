@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from onetrunk.client import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
-from onetrunk.client.kinds import reader_of
+from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Server is stopping")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from onetrunk.client.fault import read_fault
+from onetrunk.client.retry import classify_error
 from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, ServerError
 
 Code = grpc.StatusCode
@@ -26,7 +26,7 @@ class RpcError:
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "error", "passing", "outdated"),
+    ("code", "message", "error", "transient", "stale"),
     [
         (Code.UNAVAILABLE, "failed to connect to all addresses; Connection refused", NotReady, True, False),
         (Code.UNAVAILABLE, "Stream removed (Socket closed)", NotReady, True, False),
@@ -47,10 +47,10 @@ class RpcError:
         (Code.RESOURCE_EXHAUSTED, "Received message larger than max", ServerError, False, False),
     ],
 )
-def test_every_status_has_its_meaning(code, message, error, passing, outdated):
-    fault = read_fault(RpcError(code, message), url="host:1", timeout_s=3, rows=(5, 6))
-    assert type(fault.error) is error
-    assert (fault.passing, fault.outdated) == (passing, outdated)
+def test_every_status_has_its_meaning(code, message, error, transient, stale):
+    failure = classify_error(RpcError(code, message), url="host:1", timeout_s=3, rows=(5, 6))
+    assert type(failure.error) is error
+    assert (failure.transient, failure.stale_catalogue) == (transient, stale)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,6 @@ def test_every_status_has_its_meaning(code, message, error, passing, outdated):
     ],
 )
 def test_a_row_of_the_request_becomes_a_row_of_the_caller(message, row, said):
-    fault = read_fault(RpcError(Code.INVALID_ARGUMENT, message), url="host:1", timeout_s=3, rows=(9, 7))
-    assert isinstance(fault.error, BadInput)
-    assert [(problem.row, problem.message) for problem in fault.error.problems] == [(row, said)]
+    failure = classify_error(RpcError(Code.INVALID_ARGUMENT, message), url="host:1", timeout_s=3, rows=(9, 7))
+    assert isinstance(failure.error, BadInput)
+    assert [(problem.row, problem.message) for problem in failure.error.problems] == [(row, said)]

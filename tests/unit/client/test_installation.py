@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onetrunk.client.bench import installation
-from onetrunk.client.bench.installation import NoPerfAnalyzer, find_perf_analyzer
+from onetrunk.client.bench import perf_analyzer as installation
+from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
 
 
 def test_a_program_that_is_missing_or_does_not_start(monkeypatch, tmp_path):

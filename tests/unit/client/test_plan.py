@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onetrunk.client.plan import MAX_BATCH_BYTES, WINDOW_BATCHES, Group, plan_batches
+from onetrunk.client.rows import MAX_BATCH_BYTES, WINDOW_BATCHES, Group, plan_batches
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 ONE = TaskInfo(name="one", kind="regression", form="single", metric="m", tap=1, layers=1, version=1)

@@ -9,8 +9,7 @@ import time
 import pytest
 
 from onetrunk.client import Client, NotReady
-from onetrunk.client.lines import BadLine, Line
-from onetrunk.client.stream import CHUNK_ROWS, answer_lines, chunks
+from onetrunk.client.lines import CHUNK_ROWS, BadLine, Line, answer_lines, chunks
 
 
 def test_chunks_keep_order_and_size():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onetrunk.distill.depths import promising_taps
+from onetrunk.distill.task_search import promising_taps
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import pytest
 
-from onetrunk.distill.planned import servable_options
+from onetrunk.distill.pipeline import servable_options
 from onetrunk.distill.trials import Trial, Trials, load_trials, save_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe
-from onetrunk.training.run_spec import RunSpec
+from onetrunk.training.runs import RunSpec
 
 
 def test_they_are_read_as_they_were_written(tmp_path):

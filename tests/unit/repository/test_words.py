@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onetrunk.client.kinds import READERS, RowRead
+from onetrunk.client.answer import TokenizedText
+from onetrunk.client.readers import READERS
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.offsets import token_offsets
@@ -41,7 +42,7 @@ def ask(load: Callable[[str], Any], triton: ModuleType, tmp_path: Path, tiny_tru
         {"model_name": "t", "model_version": "1", "model_repository": str(tmp_path), "model_config": config}
     )
 
-    def ask(*texts: str, pair: str = "") -> list[RowRead]:
+    def ask(*texts: str, pair: str = "") -> list[TokenizedText]:
         inputs = {
             name: np.array([text.encode() for text in some], dtype=np.object_).reshape(-1, 1)
             for name, some in (("text", texts), ("text_pair", [pair] * len(texts)))
@@ -49,18 +50,18 @@ def ask(load: Callable[[str], Any], triton: ModuleType, tmp_path: Path, tiny_tru
         (response,) = model.execute([triton.Request(inputs, ["token_words", "truncated"])])
         values = response.values()
         rows = zip(texts, values["truncated"][:, 0], values["token_words"], strict=True)
-        return [RowRead(text, bool(truncated), words) for text, truncated, words in rows]
+        return [TokenizedText(text, bool(truncated), words) for text, truncated, words in rows]
 
     return ask
 
 
-def read(row: RowRead, tags: Any = None) -> Any:
+def read(row: TokenizedText, tags: Any = None) -> Any:
     """What the client says where a head has given these tags, one a token; without them all are O."""
     tags = np.zeros(len(row.words)) if tags is None else np.asarray(tags)
     return READERS["tagging"].read(TASK, np.stack([tags, np.full(len(tags), 0.5)], axis=1), row)
 
 
-def words(row: RowRead) -> list[tuple[str, int, int]]:
+def words(row: TokenizedText) -> list[tuple[str, int, int]]:
     return [(word.text, word.start, word.end) for word in read(row).words]
 
 

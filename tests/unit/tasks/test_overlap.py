@@ -45,7 +45,7 @@ def test_training_tells_it_also_where_it_was_finished_earlier(mood, tiny_trunk, 
     known = {" ".join(text.split()) for text in read_examples(mood, "train").texts}
     count = sum(text in known for text in dev.texts)
     assert count >= 7
-    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "trunk_dtype": "fp32"}
     for already_there in (False, True):
         result = train(mood, tiny_trunk, **places)
         assert result.already_there == already_there

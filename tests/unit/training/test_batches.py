@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onetrunk.training.batches import epoch_batches, plain_batches
+from onetrunk.training.states import epoch_batches, plain_batches
 
 
 @given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=200), size=st.integers(1, 40), seed=st.integers(0, 9))

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 import torch
 
+import onetrunk.training.cache as cache_module
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training import cache_pass
-from onetrunk.training.arithmetic import Arithmetic
 from onetrunk.training.cache import StateCache, cache_root
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.compute import ComputeConfig
+from onetrunk.training.states import tokenise
 from tests.fixtures.tasks import mood_rows
 
 TEXTS = [row["sentence"] for row in mood_rows(120, seed=3)]
-FP32 = Arithmetic("cpu", "fp32")
+FP32 = ComputeConfig("cpu", "fp32")
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """So that even a few texts are many batches."""
-    monkeypatch.setattr(cache_pass, "_BATCH_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(cache_module, "_BATCH_TOKENS", {"cpu": 128})
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_other_texts_cut_or_arithmetic_make_another_cache(cache, tiny_trunk, tmp
     cache.states(TEXTS, [1], max_length=32)
     cache.states(TEXTS[1:], [1], max_length=32)
     cache.states(TEXTS, [1], max_length=31)
-    StateCache(tmp_path, tiny_trunk, Arithmetic("cpu", "bf16")).states(TEXTS, [1], max_length=32)
+    StateCache(tmp_path, tiny_trunk, ComputeConfig("cpu", "bf16")).states(TEXTS, [1], max_length=32)
     assert len(list(cache.folder.iterdir())) == 4
 
 

@@ -8,12 +8,12 @@ import torch
 
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
-from onetrunk.training import fitting
-from onetrunk.training.arithmetic import Arithmetic
+from onetrunk.training import loop
 from onetrunk.training.cache import StateCache
+from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import Evaluation, LabelledStates, evaluate, raw_outputs
-from onetrunk.training.fitting import DivergedError, fit, schedule
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.loop import DivergedError, fit, schedule
+from onetrunk.training.states import tokenise
 
 
 class LiveStates:
@@ -37,7 +37,7 @@ def head(tiny_trunk):
 
 @pytest.fixture
 def data(mood, tiny_trunk, tmp_path):
-    cache = StateCache(tmp_path / "cache", tiny_trunk, Arithmetic("cpu", "fp32"))
+    cache = StateCache(tmp_path / "cache", tiny_trunk, ComputeConfig("cpu", "fp32"))
     split = {}
     for name in ("train", "dev"):
         examples = read_examples(mood, name)
@@ -226,6 +226,6 @@ def test_folded_layer_trains_in_one_thread(mood, tiny_trunk, data, layers, withi
 
 
 def test_a_dev_score_that_is_nan_stops_training(mood, head, data, monkeypatch):
-    monkeypatch.setattr(fitting, "evaluate", lambda *_: Evaluation({"accuracy": math.nan}, ()))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation({"accuracy": math.nan}, ()))
     with pytest.raises(DivergedError, match=r"accuracy.* nan "):
         fit(head, mood, mood.recipe.model_copy(update={"epochs": 1}), *data)

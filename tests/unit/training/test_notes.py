@@ -9,7 +9,7 @@ from tests.fixtures.tasks import mood_rows, write_rows
 @pytest.fixture
 def notes(tiny_trunk, tmp_path):
     def call(task):
-        places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+        places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache", "device": "cpu", "trunk_dtype": "fp32"}
         return train(task, tiny_trunk, **places).notes
 
     return call

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from onetrunk.nn.head import new_head
-from onetrunk.training.execute import start_student
-from onetrunk.training.run_spec import Distillation
+from onetrunk.training.models import initialise_student
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def same_parameters(module, other):
 
 def test_teachers_lowest_layers_bit_for_bit(student, teacher):
     output = copy.deepcopy(student.output)
-    start_student(student, teacher, Distillation(teacher="", start="teacher"))
+    initialise_student(student, teacher, "teacher")
     assert [same(own, theirs) for own, theirs in zip(student.layers, teacher.layers[:2], strict=True)] == [True, True]
     assert not same(student.layers[1], teacher.layers[2])
     # The teacher's output reads a state that the student does not have yet.
@@ -46,13 +45,13 @@ def test_teachers_lowest_layers_bit_for_bit(student, teacher):
 
 
 def test_weights_are_copied_and_not_shared(student, teacher):
-    start_student(student, teacher, Distillation(teacher="", start="teacher"))
+    initialise_student(student, teacher, "teacher")
     shared = {parameter.data_ptr() for parameter in teacher.parameters()}
     assert not shared & {parameter.data_ptr() for parameter in student.parameters()}
 
 
 def test_trunks_layers_bit_for_bit(student, teacher, tiny_trunk):
-    start_student(student, teacher, Distillation(teacher="", start="trunk"))
+    initialise_student(student, teacher, "trunk")
     for own, theirs in zip(student.layers, tiny_trunk.layers[1:3], strict=True):
         assert same(own, theirs)
 
@@ -61,7 +60,7 @@ def test_random_is_neither_and_repeats_with_the_seed(student, teacher, tiny_trun
     again = copy.deepcopy(student)
     for head in (student, again):
         torch.manual_seed(7)
-        start_student(head, teacher, Distillation(teacher="", start="random"))
+        initialise_student(head, teacher, "random")
     assert same(student, again)
     for own, of_trunk, of_teacher in zip(student.layers, tiny_trunk.layers[1:3], teacher.layers[:2], strict=True):
         for name, weight in own.named_parameters():
@@ -78,6 +77,6 @@ def test_random_is_neither_and_repeats_with_the_seed(student, teacher, tiny_trun
 @pytest.mark.parametrize("layers", [1, 3])
 def test_any_length_up_to_the_teachers(tiny_trunk, teacher, layers):
     student = new_head(tiny_trunk, outputs=2, tap=1, layers=layers)
-    start_student(student, teacher, Distillation(teacher="", start="teacher"))
+    initialise_student(student, teacher, "teacher")
     for own, theirs in zip(student.layers, teacher.layers, strict=False):
         assert same(own, theirs)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.tokens import ragged_index, texts_sha256, tokenise
+from onetrunk.training.states import ragged_index, texts_sha256, tokenise
 
 TEXTS = ["the film was very good", "bad", "who plays blue music ? " * 20]
 

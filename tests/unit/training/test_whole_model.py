@@ -6,9 +6,8 @@ import torch
 from onetrunk.nn.whole import new_whole_model
 from onetrunk.tasks import Recipe
 from onetrunk.training.evaluation import LabelledStates
-from onetrunk.training.fitting import fit
-from onetrunk.training.states import TokenStates
-from onetrunk.training.tokens import tokenise
+from onetrunk.training.loop import fit
+from onetrunk.training.states import TokenStates, tokenise
 from tests.fixtures.tasks import mood_rows
 
 ROWS = mood_rows(60, seed=1)

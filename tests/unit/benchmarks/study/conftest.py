@@ -8,8 +8,7 @@ from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, Planned
 from onetrunk.distill.spread import Spread
 from onetrunk.distill.trials import Trials, as_trial, save_trials
 from onetrunk.tasks import Recipe
-from onetrunk.training.run_record import RunRecord, RunStore
-from onetrunk.training.run_spec import Distillation, RunSpec
+from onetrunk.training.runs import Distillation, RunRecord, RunSpec, RunStore
 
 TRUNK = "bert-3x32@0123456789ab"
 

@@ -1,0 +1,237 @@
+"""What train-head and search-heads have in common: arguments and options, progress, and the table of results."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from onetrunk.cli.data_options import data_option, task_dir_option
+
+if TYPE_CHECKING:
+    from onetrunk.progress import ProgressCallback
+    from onetrunk.tasks import Task
+    from onetrunk.training import TrainResult
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TASK_ARGUMENTS = (
+    click.argument("tasks", nargs=-1, metavar="[TASK]..."),
+    click.option("--tasks", "task_list", metavar="all|A,B", help="Tasks: all of them, or names with commas."),
+)
+
+_EXPERIMENT_OPTIONS = (
+    click.option("--max-length", type=click.IntRange(3), help="Longest text in tokens."),
+    click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"),
+    task_dir_option("The folder of task files."),
+    data_option,
+    click.option(
+        "--cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Where states and checkpoints are kept. [default: $ONETRUNK_CACHE, or ~/.cache/onetrunk]",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="The trunk's data type on train texts (dev texts: fp32, as served); auto is bf16 where it is fast and "
+        "accurate enough.",
+    ),
+    click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be used, and say how many."),
+)
+
+_BUNDLE_OPTIONS = (
+    click.option(
+        "--heads",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="heads",
+        show_default=True,
+        help="The folder of bundles.",
+    ),
+    click.option(
+        "--results", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the table to a file."
+    ),
+)
+
+
+def task_arguments(command: Command) -> Command:
+    """Add the tasks to train, by name or as ``--tasks``."""
+    return _add(_TASK_ARGUMENTS, command)
+
+
+def experiment_options(command: Command) -> Command:
+    """Add the trunk, the data, the cache and the device."""
+    return _add(_EXPERIMENT_OPTIONS, command)
+
+
+def bundle_options(command: Command) -> Command:
+    """Add the places that heads and the table of results are written to."""
+    return _add(_BUNDLE_OPTIONS, command)
+
+
+def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def load_named_tasks(arguments: Sequence[str], task_list: str | None, task_dir: Path) -> list[Task]:
+    """Load the tasks that were named, each once.
+
+    Args:
+        arguments: Names of tasks, or paths of task files.
+        task_list: The value of ``--tasks``.
+        task_dir: The folder of task files.
+
+    Raises:
+        UserError: No task or an unknown one was named, or a task file is wrong.
+    """
+    from onetrunk.protocol.errors import UserError
+
+    listed = [name.strip() for name in (task_list or "").split(",") if name.strip()]
+    if listed == ["all"] and not arguments:
+        return load_tasks(None, task_dir)
+    names = list(dict.fromkeys([*arguments, *listed]))
+    if not names or "all" in names:
+        raise UserError("name the tasks, or give --tasks all")
+    return load_tasks(names, task_dir)
+
+
+def load_tasks(names: Sequence[str] | None, task_dir: Path) -> list[Task]:
+    """Load tasks by name or path; None loads all in the folder.
+
+    Raises:
+        UserError: There is no such task, or a task file is wrong.
+    """
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks import find_task, find_tasks, load_task
+
+    files = find_tasks(task_dir) if names is None else [find_task(name, task_dir) for name in names]
+    tasks = [load_task(file) for file in files]
+    seen: dict[str, Path] = {}
+    for task, file in zip(tasks, files, strict=True):
+        if task.name in seen:
+            raise UserError(f"{file}: its task {task.name} is also that of {seen[task.name]}")
+        seen[task.name] = file
+    return tasks
+
+
+def train_all(
+    tasks: Sequence[str],
+    prepare: Callable[[], Callable[[str, ProgressCallback], TrainResult]],
+    *,
+    results: Path | None,
+    as_json: bool,
+) -> None:
+    """Train one head after the other, and print the table of results.
+
+    Args:
+        tasks: The names of the tasks.
+        prepare: Loads what all trainings need, and returns the function that trains one task.
+        results: The Markdown file for the table; None writes none.
+        as_json: Whether to print JSON in place of the table.
+
+    Raises:
+        UserError: A task, a recipe or the file's name is wrong.
+        OneTrunkError: A training failed; the heads that are finished are kept and printed.
+    """
+    from onetrunk.training.results import check_report_path, write_report
+
+    if results is not None:
+        check_report_path(results)
+    done: list[TrainResult] = []
+    try:
+        with _progress_bars(len(tasks)) as (begin, progress):
+            train = prepare()
+            for name in tasks:
+                begin(name)
+                done.append(train(name, progress))
+                _print_outcome(done[-1])
+    finally:
+        # What is finished is finished, also where a later task fails.
+        if done:
+            _print_results(done, as_json)
+    if results is not None:
+        from onetrunk.training.compute import describe_machine
+
+        program = click.get_current_context().find_root().info_name or ""
+        command = shlex.join([program, *sys.argv[1:]])
+        write_report(results, done, command=command, machine=describe_machine())
+
+
+@contextmanager
+def _progress_bars(tasks: int) -> Iterator[tuple[Callable[[str], None], ProgressCallback]]:
+    """Show two bars on stderr: the tasks, and the step that is running, with the time that it will still take.
+
+    Yields the function to call when a task begins, and the one to call within it.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    # A file or a pipe gets only the lines about finished tasks.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        overall = bars.add_task("loading torch and the trunk", total=tasks)
+        within = bars.add_task("", total=None, visible=False)
+        begun = -1
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            begun += 1
+            bars.update(overall, description=f"task {name}", completed=begun)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar = bars.tasks[within]
+            if total != bar.total or done < bar.completed:
+                # Another step, with a speed of its own.
+                bars.reset(within, total=total, completed=done, visible=True)
+            bars.update(within, description=what, completed=done)
+
+        yield begin, show
+
+
+def _print_outcome(result: TrainResult) -> None:
+    spec = result.spec
+    score = f"{spec.metric} {100 * result.score:.1f}"
+    if result.already_there:
+        click.echo(f"{spec.task}: finished earlier, {score} (--force trains it again)", err=True)
+    else:
+        seconds = result.trunk_seconds + result.train_seconds
+        size = f"{result.cache_bytes / 1e6:.0f} MB of states cached"
+        click.echo(f"{spec.task}: {score} in {seconds:.0f} s, {size}; wrote {result.bundle}", err=True)
+    for note in result.notes:
+        click.echo(f"{spec.task}: note: {note}", err=True)
+
+
+def _print_results(results: Sequence[TrainResult], as_json: bool) -> None:
+    from onetrunk.training.results import COLUMNS, as_values, row_cells
+
+    if as_json:
+        click.echo(json.dumps([as_values(result) for result in results], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True, justify="left" if column in ("task", "dev score") else "right")
+    for result in results:
+        table.add_row(*row_cells(result))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width that a row must fit into.
+        console.width = 200
+    console.print(table)

@@ -1,0 +1,312 @@
+"""The search for one task: full fine-tuning as the reference, probes, teachers on the best taps, and their students."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.metrics import measure
+from onetrunk.training.experiment import SPLITS, Experiment
+from onetrunk.training.runs import RunRecord, RunSpec
+from onetrunk.training.trainer import execute, find_run, run_key
+
+
+def baseline_spec(task: str, experiment: Experiment, settings: SearchSettings, *, seed: int = 0) -> RunSpec:
+    """Return the run of a task's full fine-tuning: the same data, epochs and recipe as its teachers have.
+
+    Args:
+        task: The task.
+        experiment: The trunk, the data, the cache and the records.
+        settings: The budgets of the search.
+        seed: The seed of the run.
+    """
+    rows = len(experiment.examples(task, "train"))
+    recipe = settings.tuning(
+        rows, tap=0, layers=experiment.trunk.depth, seed=seed, max_length=experiment.config.max_length
+    )
+    return RunSpec(task=task, role="full", recipe=recipe)
+
+
+def run_baseline(
+    task: str,
+    experiment: Experiment,
+    settings: SearchSettings,
+    progress: ProgressCallback = silent,
+    *,
+    seed: int = 0,
+) -> RunRecord:
+    """Fine-tune the whole encoder on a task, or find the record of it.
+
+    Args:
+        task: The task.
+        experiment: The trunk, the data, the cache and the records.
+        settings: The budgets of the search.
+        progress: Called after each step.
+        seed: The seed of the run.
+
+    Raises:
+        OneTrunkError: The training diverged, or the disk is full.
+    """
+    return execute(baseline_spec(task, experiment, settings, seed=seed), experiment, progress=progress)
+
+
+def save_baselines(task: str, experiment: Experiment, settings: SearchSettings) -> Trials:
+    """Write a task's recorded baselines, of whatever seeds there are, as ``<task>.baseline.json``."""
+    spec = baseline_spec(task, experiment, settings)
+    found = [
+        record
+        for record in experiment.store
+        if record.state == "finished" and record.spec == spec.with_seed(record.spec.recipe.seed)
+    ]
+    found.sort(key=lambda record: record.spec.recipe.seed)
+    trials = tuple(as_trial(record, "baseline", f"seed {record.spec.recipe.seed}") for record in found)
+    study = Trials(study="baseline", task=task, metric=experiment.task(task).metric, trials=trials)
+    save_trials(experiment.config.runs, study)
+    return study
+
+
+def search_task(
+    task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback = silent
+) -> Trials:
+    """Search a task's best teachers and students, and write what was tried as ``<task>.search.json``.
+
+    Every run is recorded, so a search that was killed finds what it had done and goes on with the rest.
+
+    1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
+    2. Forks, for small tasks: the same at full length, on the two highest of the taps that get teachers.
+    3. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
+       full fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule).
+    4. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
+       one is nearly as good as full fine-tuning, or as its teacher where that is not known. A student has fewer layers
+       than its teacher; a teacher of few layers can be served itself.
+
+    Args:
+        task: The task.
+        experiment: The trunk, the data, the cache and the records.
+        settings: The budgets of the search.
+        progress: Called after each step.
+
+    Raises:
+        UserError: The data have faults, or a record is broken.
+        OneTrunkError: A training diverged, or the disk is full.
+    """
+    search = _TaskSearch(task, experiment, settings, progress)
+    taps = search.probe()
+    search.fork(taps)
+    teachers = search.teach(taps)
+    best = max((teacher.score for teacher in teachers), default=0.0)
+    for teacher in teachers:
+        if teacher.score >= settings.near * best and search.distil(teacher):
+            break
+    return search.save()
+
+
+class _TaskSearch:
+    def __init__(self, name: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback) -> None:
+        self._name, self._experiment, self._settings, self._progress = name, experiment, settings, progress
+        self._task = experiment.task(name)
+        self._rows = len(experiment.examples(name, "train"))
+        self._max_length = experiment.config.max_length
+        self._trials: list[Trial] = []
+        self._notes = list(_data_notes(name, experiment))
+        self._earlier = _earlier_trials(name, experiment)
+        self._trunk_cpu_seconds = 0.0
+        # The baseline is not part of the search or its costs; but where its score is known, it says what is enough.
+        baseline = find_run(baseline_spec(name, experiment, settings), experiment)
+        # A score of 0, as of spans after too few steps, says nothing.
+        self._full = baseline.score if baseline is not None and baseline.score > 0 else None
+
+    def probe(self) -> list[int]:
+        """Train the probes, and return the taps to put teachers on, the deepest, and so cheapest, first."""
+        depth = self._experiment.trunk.depth
+        for split in SPLITS:
+            cached = self._experiment.states(self._name, split, range(depth), self._progress)
+            self._trunk_cpu_seconds += cached.pass_cpu_seconds
+        scores = {}
+        for tap in range(depth):
+            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._max_length)
+            scores[tap] = self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "probe").score
+        return promising_taps(scores, self._settings.depths_for(self._rows))
+
+    def fork(self, taps: Sequence[int]) -> None:
+        """Train one-layer heads on the labels alone on the two highest of these taps, if the task is small."""
+        if self._rows > self._settings.large:
+            return
+        for tap in sorted(taps, reverse=True)[:2]:
+            recipe = self._settings.probing(
+                tap=tap, seed=0, max_length=self._max_length, epochs=self._settings.fork_epochs
+            )
+            self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork")
+
+    def teach(self, taps: Sequence[int]) -> list[RunRecord]:
+        """Train teachers on these taps, and return those that were not stopped, the one on the highest tap first."""
+        name = self._optuna_name()
+        study = _open_study(self._experiment.config.runs.parent / "optuna" / f"{name}.log", name)
+        records = []
+        for tap in taps:
+            spec = self._teacher_spec(tap)
+            earlier = self._earlier.get(run_key(spec, self._experiment))
+            if earlier is not None and earlier.stopped:
+                # The run may have gone on since, outside the search; this search stopped it, and that is its cost here.
+                self._keep(earlier)
+                continue
+            record = self._teach_one(study, spec, tap)
+            self._add(record, "teacher")
+            if record.state == "finished":
+                records.append(record)
+                if self._full is not None and record.score >= self._settings.enough * self._full:
+                    self._notes.append(
+                        f"the teacher on tap {tap} keeps {record.score / self._full:.1%} of full fine-tuning: no lower "
+                        "tap was tried"
+                    )
+                    break
+        return records
+
+    def distil(self, teacher: RunRecord) -> bool:
+        """Train students of a teacher, the shortest first, and return whether one is good enough."""
+        recipe = teacher.spec.recipe
+        enough = self._settings.enough * (teacher.score if self._full is None else self._full)
+        for layers in self._settings.student_layers:
+            if layers >= recipe.layers:
+                break
+            spec = RunSpec(
+                task=self._name,
+                role="student",
+                recipe=self._settings.learning(recipe, layers=layers, seed=0),
+                distillation=self._settings.distillation(teacher.key, self._rows),
+            )
+            if self._run(spec, "student").score >= enough:
+                return True
+        return False
+
+    def save(self, *, going_on: bool = False) -> Trials:
+        """Write what was tried so far; while the search goes on, also what an earlier one had tried after that."""
+        done = {trial.key for trial in self._trials}
+        ahead = [trial for key, trial in self._earlier.items() if going_on and key not in done]
+        trials = Trials(
+            study="search",
+            task=self._name,
+            metric=self._task.metric,
+            by_token=self._task.answers.by_token,
+            trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
+            trials=(*self._trials, *ahead),
+            notes=tuple(self._notes),
+        )
+        save_trials(self._experiment.config.runs, trials)
+        return trials
+
+    def _teacher_spec(self, tap: int) -> RunSpec:
+        layers = self._experiment.trunk.depth - tap
+        recipe = self._settings.tuning(self._rows, tap=tap, layers=layers, seed=0, max_length=self._max_length)
+        return RunSpec(task=self._name, role="teacher", recipe=recipe)
+
+    def _teach_one(self, study: optuna.Study, spec: RunSpec, tap: int) -> RunRecord:
+        if any(trial.params.get("tap") == tap for trial in study.get_trials(states=(TrialState.COMPLETE,))):
+            # Optuna has its result already; a second report would count double in the median.
+            return execute(spec, self._experiment, progress=self._progress)
+        trial = _open_trial(study, tap, self._experiment.trunk.depth)
+
+        def is_behind(epoch: int, score: float) -> bool:
+            trial.report(score, epoch)
+            return epoch < spec.recipe.epochs and trial.should_prune()
+
+        record = execute(spec, self._experiment, should_stop=is_behind, progress=self._progress)
+        if not trial.storage.get_trial(trial._trial_id).intermediate_values:
+            # The record was found, not trained just now; the next teachers are to be compared with it all the same.
+            for epoch, scores in enumerate(record.epoch_scores, start=1):
+                trial.report(scores[self._task.metric], epoch)
+        if record.state == "stopped":
+            # Without a value: Optuna takes the last one that was reported.
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, record.score)
+        return record
+
+    def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
+        record = execute(spec, self._experiment, progress=self._progress)
+        self._add(record, stage)
+        return record
+
+    def _add(self, record: RunRecord, stage: Stage) -> None:
+        recipe = record.spec.recipe
+        self._keep(as_trial(record, stage, f"tap {recipe.tap}, layers {recipe.layers}"))
+
+    def _keep(self, trial: Trial) -> None:
+        self._trials.append(trial)
+        if trial.stopped:
+            tap = trial.spec.recipe.tap
+            self._notes.append(f"the teacher on tap {tap} was behind after epoch {trial.epochs}: stopped")
+        # After each run, so that a table can show it and a kill loses nothing.
+        self.save(going_on=True)
+
+    def _optuna_name(self) -> str:
+        recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=self._max_length)
+        key = run_key(RunSpec(task=self._name, role="teacher", recipe=recipe), self._experiment)
+        return f"{self._name}-{key}"
+
+
+def promising_taps(scores: dict[int, float], count: int) -> list[int]:
+    """Return the taps to put teachers on: the one with the best probe and those below it, the deepest first.
+
+    A teacher tunes all layers above its tap, so it makes up for what a lower tap lacks, but not for what a higher one
+    has lost already: the layers of an encoder that was trained for something else stop helping at some depth, and that
+    is what the probes see.
+
+    Args:
+        scores: The score of the probe on each tap.
+        count: The number of taps to return.
+    """
+    best = max(scores, key=lambda tap: (scores[tap], tap))
+    chosen = [tap for tap in sorted(scores, reverse=True) if tap <= best][:count]
+    # Where there are too few below, the ones above are next.
+    above = [tap for tap in sorted(scores) if tap > best][: count - len(chosen)]
+    return sorted([*chosen, *above], reverse=True)
+
+
+def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
+    """Return what a reader of the scores should know about the data."""
+    task, targets = experiment.task(name), experiment.targets(name, "dev").numpy()
+    # With the data's own labels as answers: a metric that is not defined for them is not defined for any answers.
+    undefined = measure(task.metrics, task.answers.right(targets), targets)[1]
+    return (*experiment.data_notes(name), *undefined)
+
+
+def _earlier_trials(name: str, experiment: Experiment) -> dict[str, Trial]:
+    """Return the trials of an earlier search of this task, complete or killed, by the key of their run."""
+    try:
+        studies = load_trials(experiment.config.runs, ["search"])
+    except UserError:
+        # The file is broken; the search writes a new one.
+        return {}
+    return {trial.key: trial for study in studies if study.task == name for trial in study.trials}
+
+
+def _open_trial(study: optuna.Study, tap: int, depth: int) -> optuna.Trial:
+    """Return the trial that a kill left unfinished, with what it had reported; or a new one."""
+    for left in study.get_trials(states=(TrialState.RUNNING,)):
+        if left.params.get("tap") == tap:
+            return optuna.Trial(study, left._trial_id)
+    study.enqueue_trial({"tap": tap})
+    return study.ask({"tap": optuna.distributions.IntDistribution(0, depth - 1)})
+
+
+def _open_study(log: Path, name: str) -> optuna.Study:
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name=name,
+        storage=JournalStorage(JournalFileBackend(str(log))),
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
+        load_if_exists=True,
+    )

@@ -1,0 +1,204 @@
+"""From a task to a bundle: the plain recipe, and the one way in which any trained head becomes a bundle."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.head import Head
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol import __version__
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Recipe, Task
+from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.training.compute import DeviceName, TrunkDtype, choose_compute
+from onetrunk.training.evaluation import LabelledStates, evaluate
+from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig
+from onetrunk.training.models import head_with_weights, new_model
+from onetrunk.training.results import TrainResult
+from onetrunk.training.runs import RunRecord, RunSpec
+from onetrunk.training.trainer import Trainer
+
+# Fields of head.json that say what came out of a training, not what went in.
+_OUTCOME = {"fitted", "scores", "recipe", "story", "created", "onetrunk_version"}
+
+
+def train(
+    task: Task,
+    trunk: Trunk,
+    *,
+    recipe: Recipe | None = None,
+    heads: Path = Path("heads"),
+    cache: Path | None = None,
+    data_root: Path | None = None,
+    device: DeviceName = "auto",
+    trunk_dtype: TrunkDtype = "auto",
+    force: bool = False,
+    skip_bad_rows: bool = False,
+    progress: ProgressCallback = silent,
+) -> TrainResult:
+    """Train a task's head on the trunk's cached states, and write its bundle.
+
+    A training that was killed is resumed; one that is finished is not repeated.
+
+    Args:
+        task: The task.
+        trunk: The frozen trunk.
+        recipe: The recipe; None is the task's own. Without a tap, the head stands in the middle of the trunk.
+        heads: The folder of bundles.
+        cache: The root folder of all caches; None is the user's own.
+        data_root: The folder in which relative data files are looked for first.
+        device: The device to compute on.
+        trunk_dtype: The data type of the trunk's pass over the train texts. Heads are trained in fp32, and evaluated
+            on fp32 states.
+        force: Whether to train although a bundle of the same recipe, trunk and data exists.
+        skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
+        progress: Called as the trunk's pass and the training go on.
+
+    Raises:
+        UserError: The recipe does not fit the trunk, or the data have faults.
+        OneTrunkError: The training diverged, or the disk is full.
+    """
+    recipe = recipe or task.recipe
+    if recipe.tap is None:
+        recipe = recipe.model_copy(update={"tap": trunk.depth // 2})
+    config = ExperimentConfig(
+        tasks=(task,), cache=cache, data_root=data_root, max_length=recipe.max_length, skip_bad_rows=skip_bad_rows
+    )
+    experiment = Experiment(config, trunk, choose_compute(trunk, device, trunk_dtype))
+    spec = RunSpec(task=task.name, role="fork", recipe=recipe)
+    try:
+        # Before any data are read: a tap that the trunk does not have is reported at once.
+        new_model(spec, experiment)
+    except UserError as error:
+        raise UserError(f"task {task.name}: {error}") from error
+    if not force and (found := _finished_bundle(heads / task.name, _input_spec(spec, experiment))):
+        notes = experiment.data_notes(task.name)
+        return TrainResult(found, heads / task.name, already_there=True, notes=notes)
+
+    for split in SPLITS:
+        experiment.states(task.name, split, [recipe.resolved_tap], progress)
+    trainer = Trainer(spec, experiment)
+    if force:
+        trainer.checkpoint.remove()
+    run = trainer.train(progress=progress)
+    result = write_bundle(head_with_weights(spec, run.weights, experiment), run.record, experiment, heads=heads)
+    trainer.checkpoint.remove()
+    return result
+
+
+def write_bundle(
+    head: Head, record: RunRecord, experiment: Experiment, *, heads: Path, story: dict[str, Any] | None = None
+) -> TrainResult:
+    """Write the bundle of a trained head, evaluated with its weights as they are stored.
+
+    Args:
+        head: The head, with the weights of its best epoch as ``head_with_weights`` rounds them.
+        record: The record of its training.
+        experiment: The trunk, the data and the cache.
+        heads: The folder of bundles.
+        story: How the head came about, for its card: its teacher and what else was tried.
+
+    Raises:
+        OneTrunkError: The bundle cannot be written; the one before is kept.
+    """
+    name, tap, task = record.spec.task, record.spec.recipe.resolved_tap, experiment.task(record.spec.task)
+    cached = {split: experiment.states(name, split, [tap]) for split in SPLITS}
+    dev = LabelledStates(cached["dev"].states[tap], experiment.targets(name, "dev"))
+    evaluation = evaluate(head.to(experiment.compute.device), dev, task)
+    trunk_seconds = sum(states.pass_seconds for states in cached.values())
+    plan = _input_spec(record.spec, experiment)
+    outcome = {
+        "best_epoch": record.best_epoch,
+        "device": experiment.compute.device,
+        "trunk_precision": experiment.compute.trunk_dtype,
+        "trunk_seconds": round(trunk_seconds, 1),
+        "train_seconds": round(record.seconds, 1),
+    }
+    spec = plan.model_copy(
+        update={
+            "scores": evaluation.scores,
+            "fitted": evaluation.fitted,
+            "recipe": {**plan.recipe, **outcome},
+            "story": story or {},
+            "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        }
+    )
+    notes = [*experiment.data_notes(name)]
+    notes += [
+        f"{cached[split].cut:,} of {len(experiment.examples(name, split)):,} {split} texts were cut at "
+        f"{record.spec.recipe.max_length} tokens"
+        for split in SPLITS
+        if cached[split].cut
+    ]
+    notes += [*evaluation.notes, *_replacement_note(heads / name)]
+    if "note" in spec.fitted:
+        notes.append(spec.fitted["note"])
+    save_bundle(heads / name, spec, head)
+    return TrainResult(
+        spec,
+        heads / name,
+        epoch_scores=record.epoch_scores,
+        trunk_seconds=trunk_seconds,
+        train_seconds=record.seconds,
+        cache_bytes=sum(states.size_bytes for states in cached.values()),
+        notes=tuple(notes),
+    )
+
+
+def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
+    """Return all of head.json that is known before a training."""
+    task, recipe = experiment.task(spec.task), spec.recipe
+    data: dict[str, Any] = {}
+    for split in SPLITS:
+        rows = experiment.examples(spec.task, split)
+        data[split] = getattr(task, split)
+        data[f"{split}_rows"] = len(rows)
+        data[f"{split}_rows_left_out"] = rows.left_out
+        data[f"{split}_sha256"] = rows.sha256
+    return HeadSpec(
+        task=task.name,
+        kind=task.kind,
+        form=task.form,
+        labels=task.labels,
+        range=task.range,
+        options=dict(task.options),
+        tap=recipe.resolved_tap,
+        layers=recipe.layers,
+        query=recipe.query,
+        trunk=experiment.trunk.identity,
+        width=experiment.trunk.width,
+        max_length=recipe.max_length,
+        metric=task.metric,
+        scores=dict.fromkeys(task.metrics, 0.0),
+        recipe=recipe.model_dump(exclude={"tap", "layers", "query", "max_length"}),
+        data=data,
+        licence=task.licence,
+        created="",
+        onetrunk_version=__version__,
+    )
+
+
+def _finished_bundle(folder: Path, plan: HeadSpec) -> HeadSpec | None:
+    """Return the head.json of a complete bundle that was trained from the same input; None where there is none."""
+    try:
+        spec = load_bundle(folder).spec
+    except UserError:
+        return None
+    same_recipe = all(spec.recipe.get(key) == value for key, value in plan.recipe.items())
+    same_rest = spec.model_dump(exclude=_OUTCOME) == plan.model_dump(exclude=_OUTCOME)
+    return spec if same_recipe and same_rest and set(spec.scores) == set(plan.scores) else None
+
+
+def _replacement_note(folder: Path) -> Iterator[str]:
+    """Say which head a new bundle replaces: it may have been better."""
+    try:
+        old = read_spec(folder)
+    except UserError:
+        return
+    score = f"{old.metric} {100 * old.scores[old.metric]:.1f}" if old.metric in old.scores else "no score"
+    yield f"replaces a head on tap {old.tap} with {old.layers} layer(s): {score}"

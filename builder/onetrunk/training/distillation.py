@@ -1,0 +1,141 @@
+"""What a student trains on: its own labelled texts, texts without labels, and its teacher's outputs for both."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from onetrunk.nn.head import Head
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.offsets import Texts
+from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, teacher_outputs
+from onetrunk.training.experiment import Experiment
+from onetrunk.training.models import trained_head
+from onetrunk.training.objective import DistilObjective, LabelObjective, Objective, StateObjective
+from onetrunk.training.runs import Distillation, RunSpec
+from onetrunk.training.states import CachedStates, JoinedStates
+
+MASKED_SHARE = 0.2
+_WORD = re.compile(r"\S+")
+
+
+def training_data(spec: RunSpec, experiment: Experiment, model: nn.Module) -> tuple[LabelledStates, Objective]:
+    """Return what a run trains on, and the loss that it minimises.
+
+    Args:
+        spec: The run.
+        experiment: The trunk, the data and the cache.
+        model: The model to be trained.
+
+    Raises:
+        UserError: The teacher's run is missing, or the task cannot be distilled in this way.
+    """
+    if spec.role == "full":
+        data = experiment.labelled_tokens(spec.task, "train")
+    elif spec.distillation is None:
+        data = experiment.labelled_states(spec.task, "train", spec.recipe.resolved_tap)
+    else:
+        return _student_data(spec, spec.distillation, experiment, model)
+    return data, LabelObjective.of(experiment.task(spec.task), data.targets, model)
+
+
+def _student_data(
+    spec: RunSpec, how: Distillation, experiment: Experiment, model: nn.Module
+) -> tuple[LabelledStates, Objective]:
+    task, tap, seed = experiment.task(spec.task), spec.recipe.resolved_tap, spec.recipe.seed
+    data = LabelledStates(
+        student_states(experiment, spec.task, tap=tap, how=how, seed=seed), experiment.targets(spec.task, "train")
+    )
+    labels = LabelObjective.of(task, data.targets, model)
+    if not how.soft:
+        return data, labels
+    if how.state_weight and task.answers.by_token:
+        raise UserError(
+            f"task {spec.task}: state_weight is {how.state_weight:g}, but a head that answers for every token has no "
+            "single last state to compare; leave state_weight at 0"
+        )
+
+    def ask_teacher() -> TeacherOutputs:
+        teacher = trained_head(experiment.store.by_key(how.teacher), experiment)
+        return teacher_outputs(teacher.to(experiment.compute.device), data.states)
+
+    key = f"{how.teacher} {how.other_texts} {how.masked_texts} {seed} {tap}"
+    outputs = experiment.teacher_outputs(key, ask_teacher)
+    objective: Objective = DistilObjective(labels, outputs.raw, how.temperature)
+    if how.state_weight:
+        assert isinstance(model, Head)
+        objective = StateObjective(objective, model.dropout, outputs.states, how.state_weight)
+    return data, objective
+
+
+def student_states(experiment: Experiment, task: str, *, tap: int, how: Distillation, seed: int) -> JoinedStates:
+    """Return a student's train texts: the task's own first, in their order, then those without a label.
+
+    Args:
+        experiment: The trunk, the data and the cache.
+        task: The student's task.
+        tap: Its tap.
+        how: How many texts of which sort.
+        seed: The seed for what is drawn at random.
+    """
+    own = experiment.states(task, "train", [tap]).states[tap]
+    count = len(own.lengths)
+    parts = [(own, np.arange(count))]
+    parts += _other_texts(experiment, task, tap, round(how.other_texts * count), seed)
+    if how.masked_texts:
+        parts.append(_masked_texts(experiment, task, tap, round(how.masked_texts * count), seed))
+    return JoinedStates(parts)
+
+
+def other_tasks(experiment: Experiment, task: str) -> list[str]:
+    """Return the tasks whose texts have the same form, single or pair, and so can serve this task's students."""
+    form = experiment.task(task).form
+    return [name for name, other in experiment.tasks.items() if name != task and other.form == form]
+
+
+def masked(texts: Texts, seed: int, mask: str = "[MASK]") -> Texts:
+    """Replace some words of the texts by the mask token.
+
+    Args:
+        texts: Texts, or pairs of texts.
+        seed: The seed for the choice of words.
+        mask: The trunk's mask token.
+    """
+    draw = random.Random(seed)
+
+    def hide(text: str) -> str:
+        return _WORD.sub(lambda word: mask if draw.random() < MASKED_SHARE else word[0], text)
+
+    return [hide(text) if isinstance(text, str) else (hide(text[0]), hide(text[1])) for text in texts]  # type: ignore[return-value]
+
+
+def _other_texts(
+    experiment: Experiment, task: str, tap: int, wanted: int, seed: int
+) -> list[tuple[CachedStates, NDArray[np.int64]]]:
+    if not wanted:
+        return []
+    sources = [experiment.states(name, "train", [tap]).states[tap] for name in other_tasks(experiment, task)]
+    sizes = [len(source.lengths) for source in sources]
+    # The hash of the name, so that two tasks do not draw the same rows.
+    salt = int.from_bytes(hashlib.sha256(task.encode()).digest()[:4], "big")
+    drawn = np.sort(np.random.default_rng((seed, salt)).permutation(sum(sizes))[:wanted])
+    bounds = np.cumsum([0, *sizes])
+    return [
+        (source, drawn[(drawn >= start) & (drawn < start + len(source.lengths))] - start)
+        for source, start in zip(sources, bounds[:-1], strict=True)
+    ]
+
+
+def _masked_texts(
+    experiment: Experiment, task: str, tap: int, wanted: int, seed: int
+) -> tuple[CachedStates, NDArray[np.int64]]:
+    texts = experiment.examples(task, "train").texts
+    copies = -(-wanted // len(texts))
+    hidden = [text for copy in range(copies) for text in masked(texts, seed + copy)][:wanted]
+    cached = experiment.text_states(hidden, [tap], what=f"{task}: trunk on masked texts")  # type: ignore[arg-type]
+    return cached.states[tap], np.arange(len(hidden))

@@ -1,0 +1,205 @@
+"""An experiment: the trunk, the tasks' data, the cache and the run records that its trainings share on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onetrunk.nn.trunk import Trunk, load_trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Examples, Split, Task, read_examples
+from onetrunk.tasks.offsets import Texts
+from onetrunk.tasks.overlap import overlap_notes
+from onetrunk.training.cache import CachedTexts, StateCache, cache_root
+from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, choose_compute
+from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets
+from onetrunk.training.runs import RunStore
+from onetrunk.training.states import TokenStates, tokenise
+
+SPLITS: tuple[Split, ...] = ("train", "dev")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """The configuration of an experiment, in plain values: another process opens an equal experiment from it.
+
+    Attributes:
+        tasks: The tasks. Texts of each may serve as unlabelled texts for the students of the others.
+        trunk: The trunk's folder or hub id; None is the default trunk.
+        cache: The root folder of all caches; None is the user's own.
+        runs: The folder of run records.
+        data_root: The folder in which relative data files are looked for first.
+        device: The device to compute on.
+        trunk_dtype: The data type of the trunk's forward pass over train texts.
+        max_length: The longest text in tokens, for all tasks.
+        skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
+        threads: The number of torch threads of each process; None is torch's own choice.
+    """
+
+    tasks: tuple[Task, ...]
+    trunk: str | None = None
+    cache: Path | None = None
+    runs: Path = Path("runs")
+    data_root: Path | None = None
+    device: DeviceName = "auto"
+    trunk_dtype: TrunkDtype = "auto"
+    max_length: int = 128
+    skip_bad_rows: bool = False
+    threads: int | None = None
+
+
+@dataclass
+class Experiment:
+    """The shared state of trainings. Data and hidden states are read when they are first needed, and then kept.
+
+    Attributes:
+        config: The configuration.
+        trunk: The frozen trunk.
+        compute: The device and the trunk's data type, resolved.
+    """
+
+    config: ExperimentConfig
+    trunk: Trunk
+    compute: ComputeConfig
+    _examples: dict[tuple[str, Split], Examples] = field(default_factory=dict)
+    _tokens: dict[tuple[str, Split], TokenStates] = field(default_factory=dict)
+    _teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
+
+    @property
+    def cache_root(self) -> Path:
+        """The root folder of all caches."""
+        return cache_root(self.config.cache)
+
+    @property
+    def store(self) -> RunStore:
+        """The records of finished and stopped runs."""
+        return RunStore(self.config.runs)
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks by name."""
+        return {task.name: task for task in self.config.tasks}
+
+    def task(self, name: str) -> Task:
+        """Return a task by its name.
+
+        Raises:
+            UserError: The experiment has no such task.
+        """
+        if name not in self.tasks:
+            raise UserError(f"there is no task {name!r} in this experiment; its tasks are {', '.join(self.tasks)}")
+        return self.tasks[name]
+
+    def examples(self, name: str, split: Split) -> Examples:
+        """Return a task's labelled texts."""
+        if (name, split) not in self._examples:
+            self._examples[name, split] = read_examples(
+                self.task(name), split, data_root=self.config.data_root, skip_bad_rows=self.config.skip_bad_rows
+            )
+        return self._examples[name, split]
+
+    def data_notes(self, name: str) -> tuple[str, ...]:
+        """Return what a reader of the scores should know about a task's data, such as texts in train and dev alike."""
+        train, dev = self.examples(name, "train"), self.examples(name, "dev")
+        return (*train.notes, *dev.notes, *overlap_notes(train, dev))
+
+    def data_facts(self, name: str) -> dict[str, str | int]:
+        """Return the row counts and hashes of a task's data, for a record."""
+        facts: dict[str, str | int] = {}
+        for split in SPLITS:
+            rows = self.examples(name, split)
+            facts |= {f"{split}_rows": len(rows), f"{split}_sha256": rows.sha256}
+        return facts
+
+    def targets(self, name: str, split: Split) -> Tensor:
+        """Return a task's labels as its kind's targets. *Shape:* (texts, ...)."""
+        return labelled_targets(
+            self.task(name), self.examples(name, split), trunk=self.trunk, max_length=self.config.max_length
+        )
+
+    def tokens(self, name: str, split: Split) -> TokenStates:
+        """Return a task's texts as token ids: the input of a whole encoder."""
+        if (name, split) not in self._tokens:
+            rows = tokenise(self.trunk, self.examples(name, split).texts, self.config.max_length)
+            self._tokens[name, split] = TokenStates(rows, self.trunk.pad_token_id)
+        return self._tokens[name, split]
+
+    def states(self, name: str, split: Split, taps: Sequence[int], progress: ProgressCallback = silent) -> CachedTexts:
+        """Return a task's hidden states at some taps, computing into the cache those that are missing.
+
+        Args:
+            name: The task.
+            split: The split. Dev states are always fp32, as in serving.
+            taps: The taps.
+            progress: Called as the trunk's pass goes on.
+
+        Raises:
+            UserError: The trunk has no such tap, or cannot read texts of ``max_length`` tokens.
+            OneTrunkError: The disk is full, or a state does not fit fp16.
+        """
+        compute = self.compute.exact if split == "dev" else self.compute
+        texts = self.examples(name, split).texts
+        return self.text_states(texts, taps, what=f"{name}: trunk on {split} texts", compute=compute, progress=progress)
+
+    def text_states(
+        self,
+        texts: Texts,
+        taps: Sequence[int],
+        *,
+        what: str,
+        compute: ComputeConfig | None = None,
+        progress: ProgressCallback = silent,
+    ) -> CachedTexts:
+        """Return the hidden states of any texts at some taps, computing into the cache those that are missing.
+
+        Args:
+            texts: The texts.
+            taps: The taps.
+            what: The name of the texts in the progress.
+            compute: The device and data type; None is the experiment's own.
+            progress: Called as the trunk's pass goes on.
+
+        Raises:
+            UserError: See ``states``.
+            OneTrunkError: See ``states``.
+        """
+        cache = StateCache(self.cache_root, self.trunk, compute or self.compute)
+        return cache.states(texts, taps, max_length=self.config.max_length, what=what, progress=progress)
+
+    def labelled_tokens(self, name: str, split: Split) -> LabelledStates:
+        """Return a task's token ids with their targets, for a whole encoder."""
+        return LabelledStates(self.tokens(name, split), self.targets(name, split))
+
+    def labelled_states(self, name: str, split: Split, tap: int) -> LabelledStates:
+        """Return a task's hidden states at a tap with their targets, for a head."""
+        return LabelledStates(self.states(name, split, [tap]).states[tap], self.targets(name, split))
+
+    def teacher_outputs(self, key: str, compute: Callable[[], TeacherOutputs]) -> TeacherOutputs:
+        """Return a teacher's outputs, computed once for several students in a row.
+
+        Args:
+            key: The teacher and the texts. Outputs of one key are kept at a time.
+            compute: Computes the outputs.
+        """
+        if key not in self._teacher_outputs:
+            self._teacher_outputs = {key: compute()}
+        return self._teacher_outputs[key]
+
+
+@lru_cache(maxsize=2)
+def open_experiment(config: ExperimentConfig) -> Experiment:
+    """Open an experiment; within a process, the same configuration returns the same one with what it has read.
+
+    Raises:
+        UserError: The trunk cannot be loaded, or CUDA was requested and is not available.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    trunk = load_trunk(config.trunk)
+    return Experiment(config, trunk, choose_compute(trunk, config.device, config.trunk_dtype))

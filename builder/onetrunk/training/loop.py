@@ -1,0 +1,238 @@
+"""Training a model on batches: one loop for heads on cached states, teachers, students and whole encoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.tasks import Recipe, Task
+from onetrunk.training.evaluation import LabelledStates, evaluate
+from onetrunk.training.objective import LabelObjective, Objective
+from onetrunk.training.states import States, epoch_batches
+
+Weights = dict[str, Tensor]
+
+
+class DivergedError(OneTrunkError):
+    """The loss, or a weight, is no finite number any more."""
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Where training stands after an epoch: all that is needed to go on.
+
+    What is random in an epoch comes from the seed and the epoch's number, so no generator's state is kept.
+
+    Attributes:
+        losses: mean training loss of every epoch so far.
+        scores: dev scores after every epoch so far, by metric.
+        weights: the head's.
+        optimizer: the optimizer's own state.
+        best_weights: the head's weights after the best epoch.
+    """
+
+    losses: tuple[float, ...]
+    scores: tuple[dict[str, float], ...]
+    weights: Weights
+    optimizer: dict[str, Any]
+    best_weights: Weights
+
+    def best_epoch(self, metric: str) -> int:
+        """Index of the epoch with the best score; of equal ones, the first."""
+        values = [scores[metric] for scores in self.scores]
+        return values.index(max(values))
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    train: LabelledStates,
+    dev: LabelledStates,
+    *,
+    objective: Objective | None = None,
+    resume: FitState | None = None,
+    after_epoch: Callable[[FitState], bool | None] = lambda state: None,
+    progress: ProgressCallback = silent,
+) -> FitState:
+    """Trains a model by its recipe. Only its own parameters change, and they end as after the last epoch.
+
+    The same seed gives the same weights on the same machine, also where training was cut off and goes on.
+
+    Args:
+        model: a fresh head or whole encoder, on the device where it is to be trained. It is called with what a batch
+            of the states holds, and gives raw outputs, *Shape:* (batch_size, outputs).
+        task: tells what the answers are, and the metrics.
+        recipe: how to train.
+        train: what to train on.
+        dev: what to measure each epoch on.
+        objective: what is minimised; None is the kind's own loss against the labels of ``train``.
+        resume: go on after this state.
+        after_epoch: called with the state after every epoch; where it gives True, training stops there.
+        progress: told how many steps are done.
+
+    Raises:
+        DivergedError: the loss, or a weight, is no finite number any more.
+    """
+    objective = objective or LabelObjective.of(task, train.targets, model)
+    if recipe.dropout is not None:
+        set_dropout(model, recipe.dropout)
+    optimizer = _optimizer(model, recipe)
+    state = resume
+    if state is not None:
+        model.load_state_dict(state.weights)
+        optimizer.load_state_dict(state.optimizer)
+    devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
+    with torch.random.fork_rng(devices), _threads(recipe, model):
+        for epoch in range(len(state.losses) if state else 0, recipe.epochs):
+            loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
+            _check_weights(model, task, epoch)
+            scores = evaluate(model, dev, task).scores
+            _check_score(scores[task.metric], task, epoch)
+            state = _next_state(state, loss, scores, task.metric, model, optimizer)
+            if after_epoch(state):
+                break
+    assert state is not None, "a recipe has one epoch at least"
+    return state
+
+
+def _run_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    recipe: Recipe,
+    states: States,
+    objective: Objective,
+    epoch: int,
+    progress: ProgressCallback,
+) -> float:
+    torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
+    batches = epoch_batches(states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+    steps = len(batches) * recipe.epochs
+    device = next(model.parameters()).device
+    model.train()
+    total = 0.0
+    for place, rows in enumerate(batches):
+        step = epoch * len(batches) + place
+        rate = recipe.learning_rate * schedule(step, steps, recipe.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with _autocast(recipe, device):
+            raw = model(*(tensor.to(device) for tensor in states.batch(rows)))
+        loss = objective(raw.float(), torch.from_numpy(rows))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"task {task.name}: the loss is {value} at step {step + 1} of {steps} (epoch {epoch + 1}, "
+                f"learning rate {rate:.2g}): train with a lower --lr"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        total += value * len(rows)
+        progress(f"{task.name}: epoch {epoch + 1} of {recipe.epochs}", step + 1, steps)
+    return total / len(states.lengths)
+
+
+def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
+    """Catches a last step that went wrong, which no loss after it tells of. Weights are stored in 16 bits."""
+    most = torch.finfo(torch.float16).max
+    if not all(bool((parameter.detach().abs() <= most).all()) for parameter in model.parameters()):
+        raise DivergedError(
+            f"task {task.name}: a weight is no number that fits 16 bits after epoch {epoch + 1}: train with a lower "
+            "--lr"
+        )
+
+
+def _check_score(score: float, task: Task, epoch: int) -> None:
+    # The best epoch is chosen by comparing scores, and no comparison with NaN is true.
+    if not math.isfinite(score):
+        raise DivergedError(
+            f"task {task.name}: {task.metric} on the dev data is {score} after epoch {epoch + 1}: train with a lower "
+            "--lr"
+        )
+
+
+@contextmanager
+def _threads(recipe: Recipe, model: nn.Module) -> Iterator[None]:
+    """Within it, a folded layer trains in one thread.
+
+    Its steps are many operations on a vector a text: too small to be shared out. On a busy machine, threads that wait
+    for each other make a step an order of magnitude slower; and one thread gives the same weights on any number of
+    cores.
+    """
+    before = torch.get_num_threads()
+    folded = recipe.layers == 1 and not getattr(model, "by_token", False)
+    torch.set_num_threads(1 if folded else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """The learning rate of a step as a share of its peak: up in a line, and down in a line to 0.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+        warmup: share of the steps that go up.
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (math.floor(rising) + 1)
+    return (steps - step) / (steps - math.floor(rising))
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if recipe.mixed_precision else nullcontext()
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Sets the share that every dropout of a model leaves out."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    # Matrices decay; biases and LayerNorm, which are vectors, do not.
+    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    # Fused: the step itself takes as long as the rest of a folded head's training otherwise.
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _next_state(
+    before: FitState | None,
+    loss: float,
+    scores: dict[str, float],
+    metric: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> FitState:
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    if before is None:
+        return FitState((loss,), (scores,), weights, optimizer.state_dict(), weights)
+    better = scores[metric] > max(earlier[metric] for earlier in before.scores)
+    return FitState(
+        (*before.losses, loss),
+        (*before.scores, scores),
+        weights,
+        optimizer.state_dict(),
+        weights if better else before.best_weights,
+    )

@@ -1,0 +1,129 @@
+"""The model of a run: fresh at its start, and with the weights of its best epoch afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from onetrunk.files import atomic_write
+from onetrunk.nn.head import Head, empty_head, new_head
+from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
+from onetrunk.protocol.errors import UserError
+from onetrunk.training.experiment import SPLITS, Experiment
+from onetrunk.training.loop import Weights
+from onetrunk.training.runs import RunRecord, RunSpec, Start
+
+
+def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
+    """Build the model that a run trains: a whole encoder, or a head on its tap. The same seed gives the same weights.
+
+    Raises:
+        UserError: The trunk has no such tap or not that many layers above it, or the teacher's run is missing.
+    """
+    recipe, trunk, task = spec.recipe, experiment.trunk, experiment.task(spec.task)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(recipe.seed)
+        outputs = task.answers.output(trunk.width, task)
+        if spec.role == "full":
+            return new_whole_model(trunk, outputs=outputs, vocabulary=_vocabulary(spec.task, experiment))
+        head = new_head(trunk, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query)
+        if spec.distillation is not None:
+            teacher = trained_head(experiment.store.by_key(spec.distillation.teacher), experiment)
+            initialise_student(head, teacher, spec.distillation.start)
+        return head
+
+
+def initialise_student(student: Head, teacher: Head, start: Start) -> None:
+    """Set a fresh student's layers to the teacher's lowest ones, or to random ones, or leave the trunk's own.
+
+    The output stays fresh: the teacher's reads a state that the student does not compute yet.
+    """
+    if start == "teacher":
+        for own, theirs in zip(student.layers, teacher.layers, strict=False):
+            own.load_state_dict(theirs.state_dict())
+    elif start == "random":
+        for module in student.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+
+
+def head_with_weights(spec: RunSpec, weights: Weights, experiment: Experiment) -> Head:
+    """Build the head of a run with trained weights, in evaluation mode.
+
+    Weights are rounded to fp16, the precision in which bundles and the cache store them.
+    """
+    recipe, task = spec.recipe, experiment.task(spec.task)
+    outputs = task.answers.output(experiment.trunk.width, task)
+    head = empty_head(experiment.trunk, outputs=outputs, layers=recipe.layers, query=recipe.query)
+    head.load_state_dict({name: tensor.half().float() for name, tensor in weights.items()})
+    return head.eval().requires_grad_(False)
+
+
+def trained_head(record: RunRecord, experiment: Experiment) -> Head:
+    """Load the head of a recorded run with the weights of its best epoch, in evaluation mode.
+
+    Raises:
+        UserError: Its weights are no longer in the cache.
+    """
+    return head_with_weights(record.spec, load_weights(record.key, experiment), experiment)
+
+
+def fine_tuned_model(record: RunRecord, experiment: Experiment) -> WholeModel:
+    """Load the whole encoder of a recorded run with the weights of its best epoch, in evaluation mode.
+
+    Raises:
+        UserError: Its weights are no longer in the cache.
+    """
+    task = experiment.task(record.spec.task)
+    return trained_whole_model(
+        experiment.trunk,
+        outputs=task.answers.output(experiment.trunk.width, task),
+        vocabulary=_vocabulary(task.name, experiment),
+        weights=load_weights(record.key, experiment),
+    )
+
+
+def weights_file(key: str, experiment: Experiment) -> Path:
+    """Return the path of a run's weights in the cache."""
+    return experiment.cache_root / "runs" / f"{key}.safetensors"
+
+
+def save_weights(key: str, weights: Weights, experiment: Experiment) -> None:
+    """Write a run's weights to the cache in fp16.
+
+    Raises:
+        OneTrunkError: The file cannot be written; the one before is kept.
+    """
+    with atomic_write(weights_file(key, experiment)) as aside:
+        save_file({name: tensor.half().contiguous() for name, tensor in weights.items()}, aside)
+
+
+def load_weights(key: str, experiment: Experiment) -> Weights:
+    """Read a run's weights from the cache.
+
+    Raises:
+        UserError: The file is missing or broken.
+    """
+    path = weights_file(key, experiment)
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: the weights of this run are missing; remove its record, and it is trained again"
+        ) from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: broken: {error}; remove it, and the run is trained again") from error
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def _vocabulary(task: str, experiment: Experiment) -> Tensor:
+    """Return the token ids that a task's texts contain. *Shape:* (token ids,)."""
+    return torch.cat([experiment.tokens(task, split).vocabulary for split in SPLITS])

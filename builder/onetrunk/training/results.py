@@ -1,0 +1,120 @@
+"""The result of training a head, and the table of several results: for a reader, for docs/results, for a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.head_spec import HeadSpec
+
+COLUMNS = ("task", "tap", "layers", "dev score", "best epoch", "train rows", "dev rows", "trunk s", "head s")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained head in its bundle.
+
+    Attributes:
+        spec: The bundle's head.json: scores, recipe, data.
+        bundle: The bundle's folder.
+        already_there: Whether nothing was trained, since the bundle existed with the same recipe, trunk and data.
+        epoch_scores: The dev scores after every epoch, by metric; empty where nothing was trained.
+        trunk_seconds: What the passes of the trunk took that computed the states, whenever that was.
+        train_seconds: What training the head took, evaluations included, over all sessions of a resumed training.
+        cache_bytes: The size of the states that the head was trained and evaluated on.
+        notes: What a user should know: rows left out, texts cut, labels that never occur.
+    """
+
+    spec: HeadSpec
+    bundle: Path
+    already_there: bool = False
+    epoch_scores: tuple[dict[str, float], ...] = ()
+    trunk_seconds: float = 0.0
+    train_seconds: float = 0.0
+    cache_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The score by the metric that chose the epoch."""
+        return self.spec.scores[self.spec.metric]
+
+
+def row_cells(result: TrainResult) -> tuple[str, ...]:
+    """Return a result's table row. The seconds are those of its training, whenever that was."""
+    spec = result.spec
+    scores = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in spec.scores.items())
+    return (
+        spec.task,
+        str(spec.tap),
+        str(spec.layers),
+        scores,
+        f"{spec.recipe['best_epoch']} of {spec.recipe['epochs']}",
+        f"{spec.data['train_rows']:,}",
+        f"{spec.data['dev_rows']:,}",
+        f"{spec.recipe['trunk_seconds']:.1f}",
+        f"{spec.recipe['train_seconds']:.1f}",
+    )
+
+
+def as_values(result: TrainResult) -> dict[str, Any]:
+    """Return a result as plain values, for JSON."""
+    return {
+        **result.spec.model_dump(mode="json"),
+        "bundle": str(result.bundle),
+        "already_there": result.already_there,
+        "epoch_scores": list(result.epoch_scores),
+        "cache_bytes": result.cache_bytes,
+        "notes": list(result.notes),
+    }
+
+
+def write_report(path: Path, results: Sequence[TrainResult], *, command: str, machine: str) -> None:
+    """Write a Markdown table of results, and the same as JSON beside it.
+
+    Args:
+        path: A file ``*.md``.
+        results: The results, one row each.
+        command: The command that was given.
+        machine: What it ran on.
+
+    Raises:
+        UserError: The file's name does not end in .md, or it cannot be written.
+    """
+    check_report_path(path)
+    mean = sum(result.score for result in results) / len(results)
+    lines = [
+        "# Heads",
+        "",
+        f"Trunk `{results[0].spec.trunk}`. Written by `{command}` on {machine}.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+        *(f"| {' | '.join(row_cells(result))} |" for result in results),
+        "",
+        f"Mean of the first metric over {len(results)} tasks: {100 * mean:.1f}. "
+        "The best epoch is chosen on the same dev data, so the scores are a little optimistic.",
+        "Trunk s: the trunk's pass over train and dev texts, once, whatever is trained on it; "
+        "head s: all epochs on its cached states.",
+    ]
+    values = {"command": command, "machine": machine, "heads": [as_values(result) for result in results]}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
+
+
+def check_report_path(path: Path) -> None:
+    """Check that the name is that of a Markdown file: better before a training than after it.
+
+    Raises:
+        UserError: The name does not end in .md.
+    """
+    if path.suffix != ".md":
+        raise UserError(f"--results {path}: give a file *.md; the same values are written to a file *.json beside it")

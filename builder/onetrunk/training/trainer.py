@@ -1,0 +1,272 @@
+"""The trainer: one driver for every training, whatever is trained and wherever its result goes.
+
+It resumes a training that was killed after its last whole epoch, adds up what all sessions cost, stops early where it
+is told to, and leaves no checkpoint of a training that diverged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from onetrunk.files import atomic_write
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.tasks import Task
+from onetrunk.training.compute import describe_machine
+from onetrunk.training.distillation import training_data
+from onetrunk.training.experiment import Experiment
+from onetrunk.training.loop import DivergedError, FitState, Weights, fit
+from onetrunk.training.models import new_model, save_weights, weights_file
+from onetrunk.training.runs import RunRecord, RunSpec
+
+ShouldStop = Callable[[int, float], bool]
+"""Called after each epoch with its number, from 1, and its dev score; training stops where it returns True."""
+
+
+def never_stop(epoch: int, score: float) -> bool:
+    """Let a training run to its end."""
+    return False
+
+
+def run_key(spec: RunSpec, experiment: Experiment) -> str:
+    """Return the key of a run: a hash over its spec, the trunk, the data, and the device and data type.
+
+    Raises:
+        UserError: The experiment has no such task, or its data have faults.
+    """
+    facts = [experiment.trunk.identity, json.dumps(experiment.data_facts(spec.task)), experiment.compute.identity]
+    if options := experiment.task(spec.task).options:
+        facts.append(json.dumps(options, sort_keys=True))
+    if spec.distillation is not None and spec.distillation.other_texts:
+        # The student also depends on the other tasks' texts.
+        facts += [json.dumps(experiment.data_facts(name)) for name in sorted(experiment.tasks)]
+    return spec.key(*facts)
+
+
+@dataclass
+class Costs:
+    """What a training has cost so far, over all its sessions.
+
+    Attributes:
+        seconds: Wall-clock time.
+        cpu_seconds: Processor time of this process, all its threads added up.
+        labelling_cpu_seconds: The part of it in which the training data were prepared: the teacher's labelling.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    labelling_cpu_seconds: float = 0.0
+
+
+class _Stopwatch:
+    """Adds the time since its last reading to the costs."""
+
+    def __init__(self, costs: Costs) -> None:
+        self._costs, self._clock, self._cpu = costs, time.monotonic(), time.process_time()
+
+    def read(self) -> None:
+        clock, cpu = time.monotonic(), time.process_time()
+        self._costs.seconds += clock - self._clock
+        self._costs.cpu_seconds += cpu - self._cpu
+        self._clock, self._cpu = clock, cpu
+
+
+class Checkpoint:
+    """The state of a training after its last whole epoch and its costs up to then, in one file.
+
+    The file's name holds the run's key. The key does not cover what the task's answers are, so the file does: a
+    checkpoint with other labels or metrics than the task's is not resumed.
+    """
+
+    def __init__(self, path: Path, task: Task) -> None:
+        self._path = path
+        self._answers = json.dumps([task.kind, task.labels, task.range, task.metrics])
+
+    def save(self, state: FitState, costs: Costs) -> None:
+        """Write a checkpoint; the one before is kept until this one is complete.
+
+        Raises:
+            OneTrunkError: The file cannot be written.
+        """
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        with atomic_write(self._path) as aside:
+            torch.save({"state": fields, "costs": asdict(costs), "answers": self._answers}, aside)
+
+    def load(self) -> tuple[FitState, Costs] | None:
+        """Read the checkpoint; return None where there is none that can be resumed."""
+        try:
+            # weights_only: tensors and plain values, no code.
+            found = torch.load(self._path, map_location="cpu", weights_only=True)
+            state, costs = FitState(**found["state"]), Costs(**found["costs"])
+        except FileNotFoundError:
+            return None
+        except Exception:  # torch raises many types for a broken file; in any case, training can start anew
+            self.remove()
+            return None
+        return (state, costs) if found["answers"] == self._answers else None
+
+    def remove(self) -> None:
+        """Remove the checkpoint, if there is one."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a training comes to.
+
+    Attributes:
+        record: The record: scores, losses, costs.
+        weights: The model's weights after its best epoch.
+    """
+
+    record: RunRecord
+    weights: Weights
+
+
+class Trainer:
+    """Trains the model of one run.
+
+    Attributes:
+        key: The run's key.
+        checkpoint: Where the run is resumed from. The caller removes it once the result is stored.
+    """
+
+    def __init__(self, spec: RunSpec, experiment: Experiment) -> None:
+        """Prepare a run.
+
+        Args:
+            spec: What to train, and how.
+            experiment: The trunk, the data and the cache.
+
+        Raises:
+            UserError: The experiment has no such task, or its data have faults.
+        """
+        self._spec, self._experiment = spec, experiment
+        self._task = experiment.task(spec.task)
+        self.key = run_key(spec, experiment)
+        path = experiment.cache_root / "runs" / f"{spec.task}-{spec.role}-{self.key}.pt"
+        self.checkpoint = Checkpoint(path, self._task)
+
+    def train(self, should_stop: ShouldStop = never_stop, progress: ProgressCallback = silent) -> TrainedRun:
+        """Train to the last epoch, or until ``should_stop``, starting from the checkpoint where there is one.
+
+        Args:
+            should_stop: Called after each epoch.
+            progress: Called after each step.
+
+        Raises:
+            UserError: The spec does not fit the trunk or the data.
+            DivergedError: The loss or a weight is not finite; the checkpoint is removed.
+            OneTrunkError: The disk is full.
+        """
+        model = new_model(self._spec, self._experiment)
+        resumed, costs = self.checkpoint.load() or (None, Costs())
+        stopwatch = _Stopwatch(costs)
+        train, objective = training_data(self._spec, self._experiment, model)
+        stopwatch.read()
+        if resumed is None:
+            costs.labelling_cpu_seconds = costs.cpu_seconds
+        dev = (
+            self._experiment.labelled_tokens(self._spec.task, "dev")
+            if self._spec.role == "full"
+            else self._experiment.labelled_states(self._spec.task, "dev", self._spec.recipe.resolved_tap)
+        )
+
+        def after_epoch(state: FitState) -> bool:
+            stopwatch.read()
+            self.checkpoint.save(state, costs)
+            return should_stop(len(state.losses), state.scores[-1][self._task.metric])
+
+        try:
+            state = fit(
+                model.to(self._experiment.compute.device),
+                self._task,
+                self._spec.recipe,
+                train,
+                dev,
+                objective=objective,
+                resume=resumed,
+                after_epoch=after_epoch,
+                progress=progress,
+            )
+        except DivergedError:
+            # Resuming would come to the same end.
+            self.checkpoint.remove()
+            raise
+        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return TrainedRun(self._record(state, costs, parameters, len(train.states.lengths)), state.best_weights)
+
+    def _record(self, state: FitState, costs: Costs, parameters: int, texts: int) -> RunRecord:
+        best = state.best_epoch(self._task.metric)
+        return RunRecord(
+            key=self.key,
+            spec=self._spec,
+            state="finished" if len(state.losses) == self._spec.recipe.epochs else "stopped",
+            metric=self._task.metric,
+            scores=state.scores[best],
+            best_epoch=best + 1,
+            losses=state.losses,
+            epoch_scores=state.scores,
+            seconds=round(costs.seconds, 2),
+            cpu_seconds=round(costs.cpu_seconds, 2),
+            labelling_cpu_seconds=round(costs.labelling_cpu_seconds, 2),
+            parameters=parameters,
+            texts=texts,
+            data=dict(self._experiment.data_facts(self._spec.task)),
+            trunk=self._experiment.trunk.identity,
+            device=self._experiment.compute.device,
+            machine=describe_machine(),
+            created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        )
+
+
+def find_run(spec: RunSpec, experiment: Experiment) -> RunRecord | None:
+    """Return the record of a run; None where there is none.
+
+    Raises:
+        UserError: The record is broken, or the task's data have faults.
+    """
+    return experiment.store.find(spec, run_key(spec, experiment))
+
+
+def execute(
+    spec: RunSpec,
+    experiment: Experiment,
+    *,
+    should_stop: ShouldStop = never_stop,
+    progress: ProgressCallback = silent,
+) -> RunRecord:
+    """Return the record of a run, training it where it is not recorded yet.
+
+    A run that a search stopped counts as recorded for a caller that may stop it again, and is resumed for one that may
+    not: call it without ``should_stop`` to have it whole.
+
+    Args:
+        spec: What to train, and how.
+        experiment: The trunk, the data, the cache and the records.
+        should_stop: Called after each epoch; see ``ShouldStop``.
+        progress: Called after each step.
+
+    Raises:
+        UserError: The spec does not fit the trunk or the data, or its record is broken.
+        OneTrunkError: The training diverged, or the disk is full.
+    """
+    trainer = Trainer(spec, experiment)
+    found = experiment.store.find(spec, trainer.key)
+    # Nothing is computed from a whole encoder's weights, so they may be missing.
+    has_weights = spec.role == "full" or weights_file(trainer.key, experiment).is_file()
+    if found is not None and has_weights and (found.state == "finished" or should_stop is not never_stop):
+        return found
+    run = trainer.train(should_stop, progress)
+    save_weights(trainer.key, run.weights, experiment)
+    experiment.store.save(run.record)
+    if run.record.state == "finished":
+        trainer.checkpoint.remove()
+    return run.record

@@ -1,0 +1,178 @@
+"""The part of a client that does not depend on its transport: settings, and the catalogue that it remembers."""
+
+from __future__ import annotations
+
+import numbers
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onetrunk.client.catalogue import Catalogue, read_catalogue
+from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
+from onetrunk.client.rows import Rows
+from onetrunk.client.scheduler import RequestTracker, Scheduler, StaleCatalogue
+from onetrunk.protocol.errors import BadInput, OneTrunkError, UnknownTask
+from onetrunk.protocol.names import MULTITASK
+
+# The ensemble whose configuration describes the tasks of both.
+CATALOGUE_MODEL = MULTITASK
+
+# A head that is replaced on a running server is noticed after this time at the latest, at the price of one small
+# request. Responses that do not fit any more are noticed at once.
+CATALOGUE_AGE_S = 10.0
+
+# How long closing a client waits at most for requests of calls that ended early, by a deadline or by Ctrl-C: closing
+# the connection cancels them, which the server may not survive (scheduler.ABANDONED_S).
+CLOSE_GRACE_S = 10.0
+
+# gRPC takes a time-out of very many seconds, or of infinitely many, for one that is over.
+MAX_TIMEOUT_S = 1e6
+
+# Triton itself takes and sends messages of this size; gRPC's default of 4 MiB refuses large batches.
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # The pauses between attempts to connect are this client's business (retry.py); gRPC's own, up to 120 s, would make
+    # every try in between fail at once.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a client.
+
+    Attributes:
+        url: Host and port of Triton's gRPC endpoint.
+        timeout_s: The time of a whole call, however many requests it takes.
+        max_in_flight: The most requests of one call at a time.
+        retries: How often one request may be sent again.
+    """
+
+    url: str
+    timeout_s: float
+    max_in_flight: int
+    retries: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise BadInput.of_call(f"url is {type(self.url).__name__}, expected a string such as 127.0.0.1:8001")
+        if "://" in self.url:
+            raise BadInput.of_call(
+                f"url {self.url!r} names a protocol; give host and port of the gRPC endpoint, as in 127.0.0.1:8001"
+            )
+        check_timeout(self.timeout_s)
+        for name, least in (("max_in_flight", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise BadInput.of_call(f"{name} is {value!r}, expected an integer, {least} or more")
+
+
+class ClientCore:
+    """A client without its transport. Threads may share it: the catalogue is replaced, never changed.
+
+    Attributes:
+        settings: The settings.
+        closed: Whether the client was closed.
+        tracker: Counts the requests of all calls.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.closed = False
+        self.tracker = RequestTracker(max_abandoned=settings.max_in_flight)
+        self._retry_policy = RetryPolicy(settings.retries)
+        self._known: tuple[float, Catalogue] | None = None
+
+    def deadline(self, timeout_s: float | None) -> Deadline:
+        """Return the end of a call that begins now.
+
+        Raises:
+            BadInput: The time-out is not a number above 0, or too large for gRPC.
+            OneTrunkError: The client was closed.
+        """
+        self.check_open()
+        if timeout_s is None:
+            return Deadline(self.settings.timeout_s)
+        return Deadline(check_timeout(timeout_s))
+
+    def check_open(self) -> None:
+        """Check, before a call sends and while it waits, that the client was not closed.
+
+        Raises:
+            OneTrunkError: It was closed.
+        """
+        if self.closed:
+            raise OneTrunkError("this client was closed; open another one")
+
+    def remembered(self) -> Catalogue | None:
+        """Return the catalogue if it is known and not too old."""
+        known = self._known
+        return known[1] if known and time.monotonic() - known[0] < CATALOGUE_AGE_S else None
+
+    def remember(self, response: Any) -> Catalogue:
+        """Read and remember a ``ModelConfigResponse``.
+
+        Raises:
+            ServerError: It is not an ensemble that ``build-repo`` wrote.
+        """
+        catalogue = read_catalogue(response.config)
+        self._known = (time.monotonic(), catalogue)
+        return catalogue
+
+    def pause_s(self, error: Any, tries: int, deadline: Deadline) -> float:
+        """Return how long to wait before asking for the catalogue again.
+
+        Args:
+            error: The ``grpc.RpcError`` of the last try.
+            tries: The number of tries so far.
+            deadline: The end of the call.
+
+        Raises:
+            OneTrunkError: The failure is final.
+        """
+        failure = classify_error(error, url=self.settings.url, timeout_s=deadline.timeout_s)
+        return self._retry_policy.pause_s(failure, tries, deadline)
+
+    def schedule(self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, deadline: Deadline) -> Scheduler:
+        """Plan the requests of one call.
+
+        Args:
+            rows: The input.
+            tasks: The names of the tasks; None asks every task that fits.
+            catalogue: The catalogue.
+            deadline: The end of the call.
+
+        Raises:
+            StaleCatalogue: A task is not in this catalogue. It may be in a fresh one.
+            BadInput: Rows and tasks do not fit.
+        """
+        try:
+            return Scheduler(
+                rows,
+                tasks,
+                catalogue,
+                url=self.settings.url,
+                max_in_flight=self.settings.max_in_flight,
+                retry_policy=self._retry_policy,
+                deadline=deadline,
+                tracker=self.tracker,
+            )
+        except UnknownTask as error:
+            raise StaleCatalogue(error) from None
+
+
+def check_timeout(timeout_s: object) -> float:
+    """Return a time-out in seconds.
+
+    Raises:
+        BadInput: It is not a number above 0, or too large for gRPC.
+    """
+    if isinstance(timeout_s, numbers.Real) and 0 < float(timeout_s) <= MAX_TIMEOUT_S:
+        return float(timeout_s)
+    raise BadInput.of_call(f"timeout_s is {timeout_s!r}, expected 0 < timeout_s <= {MAX_TIMEOUT_S:g}")

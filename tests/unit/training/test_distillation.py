@@ -1,0 +1,98 @@
+"""Texts that a student learns from beyond its own: of which tasks, how many, and which."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onetrunk.training.distillation import masked, other_tasks, student_states
+from onetrunk.training.runs import Distillation
+from onetrunk.training.states import tokenise
+
+
+@pytest.fixture
+def experiment(mood, second, likeness, new_experiment):
+    third = second.model_copy(update={"name": "third", "train": second.dev})
+    return new_experiment(mood, second, likeness, third)
+
+
+def parts(joined):
+    """The rows drawn from each list of texts, by the number of texts in the list."""
+    return {
+        len(states.lengths): joined._row[joined._part == place].tolist() for place, states in enumerate(joined._parts)
+    }
+
+
+def test_only_tasks_of_the_same_form_lend_texts(experiment):
+    assert other_tasks(experiment, "mood") == ["second", "third"]
+    assert other_tasks(experiment, "likeness") == []
+
+
+def test_own_texts_come_first_and_in_their_order(experiment, tiny_trunk):
+    joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", other_texts=0.3), seed=0)
+    own = experiment.states("mood", "train", [1]).states[1].lengths
+    assert joined.lengths[:200].tolist() == own.tolist()
+    assert len(joined.lengths) == 260
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.0, 0), (0.1, 20), (0.5, 100), (3.0, 110)])
+def test_others_rows_are_in_range_and_none_comes_twice(experiment, share, drawn):
+    found = parts(student_states(experiment, "mood", tap=1, how=Distillation(teacher="", other_texts=share), seed=0))
+    assert found.pop(200) == list(range(200))
+    # 110 texts are all that the two others have.
+    assert sum(len(rows) for rows in found.values()) == drawn
+    for size, rows in found.items():
+        assert len(set(rows)) == len(rows)
+        assert all(0 <= row < size for row in rows)
+
+
+def test_draw_depends_on_the_seed_alone(experiment):
+    how = Distillation(teacher="", other_texts=0.1)
+    first = parts(student_states(experiment, "mood", tap=1, how=how, seed=0))
+    again = parts(student_states(experiment, "mood", tap=2, how=how, seed=0))
+    other = parts(student_states(experiment, "mood", tap=1, how=how, seed=1))
+    assert first == again
+    assert first != other
+
+
+def test_task_without_others_has_its_own_texts(experiment):
+    joined = student_states(experiment, "likeness", tap=1, how=Distillation(teacher="", other_texts=2.0), seed=0)
+    assert parts(joined) == {75: list(range(75))}
+
+
+def test_batch_is_what_its_parts_give(experiment):
+    joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", other_texts=0.5), seed=0)
+    rows = np.array([3, 250, 201, 199])
+    state, mask = joined.batch(rows)
+    assert mask.sum(dim=1).tolist() == joined.lengths[rows].tolist()
+    for place, row in enumerate(rows):
+        part = joined._parts[joined._part[row]]
+        own, _ = part.batch(joined._row[[row]])
+        length = own.shape[1]
+        assert (state[place, :length] == own[0]).all()
+        assert (state[place, length:] == 0).all()
+
+
+def test_masked_copies_follow_the_own_texts(experiment, tiny_trunk, mood):
+    texts = experiment.examples("mood", "train").texts
+    joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", masked_texts=1.5), seed=4)
+    assert len(joined.lengths) == 500
+    expected = [*masked(texts, 4), *masked(texts, 5)[:100]]
+    assert joined.lengths[200:].tolist() == tokenise(tiny_trunk, expected, 32).lengths.tolist()
+
+
+@given(texts=st.lists(st.text(alphabet="ab \t\u00e9", min_size=1), max_size=5), seed=st.integers(0, 99))
+def test_masking_keeps_the_number_of_words_and_depends_on_the_seed_alone(texts, seed):
+    hidden = masked(texts, seed)
+    assert hidden == masked(texts, seed)
+    for text, other in zip(texts, hidden, strict=True):
+        pairs = list(zip(text.split(), other.split(), strict=True))
+        assert all(now in (word, "[MASK]") for word, now in pairs)
+
+
+def test_masking_hides_a_fifth_of_the_words_of_both_texts_of_a_pair():
+    texts = [("one two three four five", "six seven eight")] * 400
+    hidden = masked(texts, 0)
+    for side, words in ((0, 2000), (1, 1200)):
+        assert 0.16 < sum(pair[side].count("[MASK]") for pair in hidden) / words < 0.24
+    assert masked(texts, 0) != masked(texts, 1)
