@@ -24,7 +24,7 @@ test: $(VENV)/.developing
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.developing
-	$(BIN)/bench-repo --compare --output docs/results/performance $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python -m benchmarks.compare --output docs/results/performance $(if $(PEERS),--peers $(PEERS))
 
 speed: $(VENV)/.developing
 	$(BIN)/python benchmarks/speed.py

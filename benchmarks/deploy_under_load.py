@@ -31,9 +31,9 @@ import torch
 from onetrunk.admin import AdminClient
 from onetrunk.deploy import Deployer
 from onetrunk.deploy.artifacts import reference_answers
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.parity import ServedTask
-from onetrunk.export.parity_texts import parity_texts
+from onetrunk.export.batches import parity_texts
+from onetrunk.export.onnx_file import ServedHead
+from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.names import head_name
@@ -119,7 +119,7 @@ def variants(trunk, heads, folder, updates, additions):
     def reference(path):
         bundle = load_bundle(path, any_folder=True)
         module = ServedHead(bundle.head(trunk), bundle.spec)
-        task = ServedTask(head_name(bundle.spec.task), path, bundle.spec, module)
+        task = HeadFile(head_name(bundle.spec.task), path, bundle.spec, module)
         return reference_answers(trunk, task, ROWS, 128)
 
     def changed(source, path, task, shift):

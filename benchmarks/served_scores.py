@@ -18,7 +18,8 @@ from onetrunk.repository.state import required_manifest
 from onetrunk.serving import Server
 from onetrunk.tasks import Task, find_tasks, load_task, read_examples
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles, read_spec
-from onetrunk.tasks.kinds.base import stack_rows
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.base import stack_scores
 from onetrunk.tasks.metrics import measure
 from onetrunk.training.evaluation import labelled_targets
 
@@ -43,7 +44,7 @@ def served_scores(
     scores: list[np.ndarray] = []
     for start in range(0, len(rows), BATCH):
         scores += list(server.ask("multitask", rows[start : start + BATCH], [task.name])[task.name])
-    predictions = task.answers.predictions(stack_rows(scores), spec)
+    predictions = get_kind(task.kind).answers.predictions(stack_scores(scores), spec)
     targets = labelled_targets(task, dev, trunk=trunk, max_length=max_length).numpy()
     return len(dev), measure(task.metrics, predictions, targets)[0]
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.compare.measure import Measured, measure_in_turn
-from benchmarks.compare.scenarios import GROUPED, INT8, SEPARATE, SINGLE, Bench, Ours
+from benchmarks.compare.names import GROUPED, INT8, SEPARATE, SINGLE
+from benchmarks.compare.scenarios import Bench, Ours
 from benchmarks.compare.shapes import small_shape
 from benchmarks.compare.texts import texts_of_length
 

@@ -28,6 +28,7 @@ from onetrunk.distill.task_search import baseline_spec, run_baseline, save_basel
 from onetrunk.files import write_text
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.tasks import Task, load_task
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.span_metrics import word_spans
 from onetrunk.training.evaluation import raw_outputs
@@ -84,10 +85,11 @@ def answer(model: nn.Module, experiment: Experiment, task: Task, tap: int | None
         experiment.tokens(task.name, "dev") if tap is None else experiment.states(task.name, "dev", [tap]).states[tap]
     )
     raw, targets = raw_outputs(model, states), experiment.targets(task.name, "dev").numpy()
-    scores = task.answers.scores(raw, task, output_of(model)).detach().numpy()
-    predictions = task.answers.predictions(scores, task)
+    kind = get_kind(task.kind)
+    scores = kind.output.scores(raw, task, output_of(model)).detach().numpy()
+    predictions = kind.answers.predictions(scores, task)
     found = measure(task.metrics[:1], predictions, targets)[0][task.metric]
-    if task.answers.by_token:
+    if kind.by_token:
         right = np.array([answered == wanted for answered, wanted in word_spans(predictions, targets)])
     else:
         right = predictions == targets
@@ -177,7 +179,7 @@ def page(compared: dict[str, tuple[float, float]], where: dict[str, str], rows: 
             "",
             *(f"- {name}: {place}" for name, place in where.items()),
             "",
-            f"`{INTENT}` and `{CRF}` ship in heads/. `train-head --plan docs/results/understanding/{CRF}.plan.toml` "
+            f"`{INTENT}` and `{CRF}` ship in heads/. `search-heads make docs/results/understanding/{CRF}.plan.toml` "
             "makes one anew; what it was chosen from is in `runs/`.",
             "",
         ]

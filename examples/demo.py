@@ -1,4 +1,4 @@
-"""What `make demo` shows: a real Triton on this checkout's repository, asked about a few texts and stopped again."""
+"""The demo of `make demo`: serve the repository of this checkout with a real Triton and ask it about a few texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def main(repository: Path = HERE.parent / "model_repository") -> None:
-    """Starts the server on free ports of loopback, asks it about demo.jsonl, prints the answers, and stops it."""
+    """Start the server on free loopback ports, ask it about demo.jsonl, print the answers, and stop it."""
     rows = [json.loads(line) for line in (HERE / "demo.jsonl").read_text(encoding="utf-8").splitlines()]
     lines = [Line(number, row["text"], row.get("text_pair")) for number, row in enumerate(rows, 1)]
     print(f"starting Triton on {repository.name} ...", file=sys.stderr)

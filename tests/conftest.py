@@ -132,7 +132,7 @@ def write_tiny_heads(folder: Path, trunk) -> Path:
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            head = new_head(trunk, outputs=get_kind(kind).outputs(spec), tap=tap, layers=layers)
+            head = new_head(trunk, outputs=get_kind(kind).output.num_outputs(spec), tap=tap, layers=layers)
             # Large enough that scores differ from text to text, which an untrained output's do not.
             torch.nn.init.normal_(head.output.weight, std=0.5)
         save_bundle(folder / task, spec, head)

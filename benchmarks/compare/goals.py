@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import scenarios
+from benchmarks.compare import names
 from benchmarks.compare.measure import ratios
 from benchmarks.compare.result import Point, Result
 
 
 @dataclass(frozen=True)
-class Goal:
+class ServingGoal:
     """A ratio that serving shall reach.
 
     Attributes:
@@ -42,7 +42,7 @@ class Goal:
         return self.most is not None and self.value[0] <= self.most
 
 
-def find_goals(results: Mapping[str, Result], folder: Path) -> list[Goal]:
+def find_goals(results: Mapping[str, Result], folder: Path) -> list[ServingGoal]:
     """All goals, with what was measured of each.
 
     Args:
@@ -55,7 +55,7 @@ def find_goals(results: Mapping[str, Result], folder: Path) -> list[Goal]:
             value = measure(results, folder)
         except (KeyError, FileNotFoundError):
             value = None
-        found.append(Goal(name, what, least, most, value))
+        found.append(ServingGoal(name, what, least, most, value))
     return found
 
 
@@ -115,8 +115,8 @@ def _subset_error(concurrency: int, *, cpu: bool = False) -> _Measure:
 
 def _tasks64_time(results: Results, folder: Path) -> Value:
     result = results["tasks"]
-    eight = result.find(f"{scenarios.INT8_HEADS}: 8", 128, 4)
-    many = result.find(f"{scenarios.INT8_HEADS}: 64", 128, 4)
+    eight = result.find(f"{names.INT8_HEADS}: 8", 128, 4)
+    many = result.find(f"{names.INT8_HEADS}: 64", 128, 4)
     return ratios(eight.measured, many.measured)
 
 
@@ -124,7 +124,7 @@ def _tasks64_memory(results: Results, folder: Path) -> Value:
     result = results["tasks"]
     over = []
     for count in (64, 8):
-        point = result.find(f"{scenarios.INT8_HEADS}: {count}", 128, 4)
+        point = result.find(f"{names.INT8_HEADS}: {count}", 128, 4)
         over.append(point.measured.memory_mb - (point.weights_mb or 0.0))
     return (over[0] / over[1],) * 3
 
@@ -169,57 +169,57 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
         f"{_BASE} one single-task model",
         1.3,
         None,
-        _against("base", scenarios.INT8_HEADS, scenarios.SINGLE, 128),
+        _against("base", names.INT8_HEADS, names.SINGLE, 128),
     ),
     (
         "vs_one_fp32",
         "the same with heads in fp32",
         1.3,
         None,
-        _against("base", scenarios.GROUPED, scenarios.SINGLE, 128),
+        _against("base", names.GROUPED, names.SINGLE, 128),
     ),
     (
         "vs_eight",
         f"{_BASE} eight single-task models",
         10.0,
         None,
-        _against("base", scenarios.INT8_HEADS, scenarios.SINGLES, 128),
+        _against("base", names.INT8_HEADS, names.SINGLES, 128),
     ),
     (
         "vs_eight_fp32",
         "the same with heads in fp32",
         10.0,
         None,
-        _against("base", scenarios.GROUPED, scenarios.SINGLES, 128),
+        _against("base", names.GROUPED, names.SINGLES, 128),
     ),
-    ("vs_trunk", f"{_BASE} the trunk alone", 0.9, None, _against("base", scenarios.INT8_HEADS, scenarios.TRUNK, 128)),
+    ("vs_trunk", f"{_BASE} the trunk alone", 0.9, None, _against("base", names.INT8_HEADS, names.TRUNK, 128)),
     (
         "vs_trunk_fp32",
         "the same with heads in fp32",
         0.9,
         None,
-        _against("base", scenarios.GROUPED, scenarios.TRUNK, 128),
+        _against("base", names.GROUPED, names.TRUNK, 128),
     ),
     (
         "small_vs_one",
         "default trunk, one-layer heads, 32 tokens: eight tasks against one single-task model",
         1.0,
         None,
-        _against("small", scenarios.INT8_HEADS, scenarios.SINGLE, 32),
+        _against("small", names.INT8_HEADS, names.SINGLE, 32),
     ),
     (
         "small_vs_one_fp32",
         "the same with heads in fp32",
         1.0,
         None,
-        _against("small", scenarios.GROUPED, scenarios.SINGLE, 32),
+        _against("small", names.GROUPED, names.SINGLE, 32),
     ),
     (
         "small_vs_one_shipped",
         "default trunk, shipped bundles, 32 tokens, against one single-task model",
         1.0,
         None,
-        _against("shipped", scenarios.GROUPED, scenarios.SINGLE, 32),
+        _against("shipped", names.GROUPED, names.SINGLE, 32),
     ),
     (
         "subset_error",
@@ -235,10 +235,10 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
         "shipped bundles, 32 tokens: time of all ten tasks against the eight of GLUE",
         None,
         1.25,
-        _all_vs_eight(scenarios.GROUPED),
+        _all_vs_eight(names.GROUPED),
     ),
-    ("ten_vs_eight_cpu", "the same by processor time", None, 1.25, _all_vs_eight(scenarios.GROUPED, cpu=True)),
-    ("ten_vs_eight_int8", "the same, all in int8, time", None, 1.25, _all_vs_eight(scenarios.INT8)),
+    ("ten_vs_eight_cpu", "the same by processor time", None, 1.25, _all_vs_eight(names.GROUPED, cpu=True)),
+    ("ten_vs_eight_int8", "the same, all in int8, time", None, 1.25, _all_vs_eight(names.INT8)),
     ("tasks64_time", "64 tasks against 8: time", None, 2.0, _tasks64_time),
     ("tasks64_memory", "64 tasks against 8: memory of the server over the weights", None, 2.0, _tasks64_memory),
     (
@@ -246,7 +246,7 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
         "shipped bundles, 128 tokens, eight tasks: all in int8 against fp32",
         1.8,
         None,
-        _against("shipped", scenarios.INT8, scenarios.GROUPED, 128),
+        _against("shipped", names.INT8, names.GROUPED, 128),
     ),
     (
         "int8_metric_loss",

@@ -14,8 +14,14 @@ from onetrunk.files import sha256_file, translate_os_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of what is kept, all that the content of a file depends on; the default trunk's own files are named by their SHA-256
-# in builder/model. More than is strictly needed: making all anew takes minutes, a stale file would cost a result.
-_SOURCES = ("benchmarks/compare", "benchmarks/peers", "builder/export", "builder/model", "builder/planning")
+# in onetrunk.nn.trunk. More than is strictly needed: making all anew takes minutes, a stale file would cost a result.
+_SOURCES = (
+    "benchmarks/compare",
+    "benchmarks/peers",
+    "builder/onetrunk/distill",
+    "builder/onetrunk/export",
+    "builder/onetrunk/nn",
+)
 _LIBRARIES = ("onnx", "onnxruntime", "torch", "transformers")
 
 

@@ -10,7 +10,7 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.export.merged import merge_models
+from onetrunk.export.merge import merge_models
 from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.configs import config_text
 

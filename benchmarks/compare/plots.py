@@ -8,14 +8,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.compare.result import Result
-from benchmarks.study.plots.style import HEADS, OVERHEAD, style, write_plot
+from onetrunk.distill.plots import HEADS, OVERHEAD, plot_style, write_figure
 
 
 def plot_systems(result: Result, path: Path) -> None:
     """Bars: texts a second of each system at four texts at a time, with the repeats' spread."""
     points = [point for point in result.points if point.concurrency == 4]
     points.sort(key=lambda point: point.measured.median("throughput"))
-    with style():
+    with plot_style():
         figure = Figure(figsize=(8, 0.4 * len(points) + 1), layout="tight")
         axes = figure.subplots()
         for place, point in enumerate(points):
@@ -26,7 +26,7 @@ def plot_systems(result: Result, path: Path) -> None:
             axes.text(median, place, f"  {median:.1f}", va="center", fontsize=8)
         axes.set_yticks(range(len(points)), [point.system for point in points], fontsize=8)
         axes.set_xlabel("texts/s, all tasks answered, 4 at a time")
-        write_plot(figure, path)
+        write_figure(figure, path)
 
 
 def plot_tasks(result: Result, path: Path) -> None:
@@ -35,7 +35,7 @@ def plot_tasks(result: Result, path: Path) -> None:
     for point in result.points:
         name = point.system.rpartition(":")[0]
         series[name].append((point.tasks, point.measured.median("cpu_ms"), point.measured.memory_mb))
-    with style():
+    with plot_style():
         figure = Figure(figsize=(10, 4), layout="tight")
         both = figure.subplots(1, 2)
         for name, rows in series.items():
@@ -48,7 +48,7 @@ def plot_tasks(result: Result, path: Path) -> None:
             axes.set_xlabel("tasks")
             axes.set_ylabel(label)
         both[0].legend(fontsize=7)
-        write_plot(figure, path)
+        write_figure(figure, path)
 
 
 def plot_lengths(result: Result, path: Path) -> None:
@@ -56,7 +56,7 @@ def plot_lengths(result: Result, path: Path) -> None:
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for point in result.points:
         series[point.system].append((point.tokens, point.measured.median("throughput")))
-    with style():
+    with plot_style():
         figure = Figure(figsize=(7, 4), layout="tight")
         axes = figure.subplots()
         for name, rows in series.items():
@@ -66,4 +66,4 @@ def plot_lengths(result: Result, path: Path) -> None:
         axes.set_xlabel("tokens")
         axes.set_ylabel("texts/s, 4 at a time")
         axes.legend(fontsize=7)
-        write_plot(figure, path)
+        write_figure(figure, path)

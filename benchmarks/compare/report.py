@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.compare import scenarios
-from benchmarks.compare.goals import Goal, beside, find_goals
+from benchmarks.compare import names
+from benchmarks.compare.goals import ServingGoal, beside, find_goals
 from benchmarks.compare.measure import ratios
 from benchmarks.compare.plots import plot_lengths, plot_systems, plot_tasks
 from benchmarks.compare.result import Point, Result, load_result
@@ -19,16 +19,16 @@ _COLUMNS = (
     *("system", "tokens", "at a time", "texts/s", "ours / it", "p50 ms", "p99 ms", "cpu ms", "memory MB"),
     "weights MB",
 )
-_REFERENCE = {"base": scenarios.GROUPED, "small": scenarios.GROUPED, "shipped": scenarios.GROUPED}
+_REFERENCE = {"base": names.GROUPED, "small": names.GROUPED, "shipped": names.GROUPED}
 
 
 def load_results(folder: Path) -> dict[str, Result]:
     """Scenario -> its result, of those that were measured."""
-    files = {name: folder / f"{name}.json" for name in scenarios.SCENARIOS}
+    files = {name: folder / f"{name}.json" for name in names.SCENARIOS}
     return {name: load_result(file) for name, file in files.items() if file.exists()}
 
 
-def write_report(folder: Path) -> list[Goal]:
+def write_report(folder: Path) -> list[ServingGoal]:
     """Writes README.md, summary.json and plots from the scenarios' files; gives the goals."""
     results = load_results(folder)
     goals = find_goals(results, folder)
@@ -43,7 +43,7 @@ def write_report(folder: Path) -> list[Goal]:
     return goals
 
 
-def goal_rows(goals: Sequence[Goal]) -> list[tuple[str, str, str, str, str]]:
+def goal_rows(goals: Sequence[ServingGoal]) -> list[tuple[str, str, str, str, str]]:
     """Name, what, goal, measured and whether it is reached; ratios with their spread over the repeats."""
     rows = []
     for goal in goals:
@@ -84,14 +84,14 @@ def _reference(result: Result, point: Point) -> Point | None:
     return result.find(str(name), point.tokens, point.concurrency)
 
 
-def _readme(results: Mapping[str, Result], goals: Sequence[Goal], plots: Sequence[str]) -> Iterator[str]:
+def _readme(results: Mapping[str, Result], goals: Sequence[ServingGoal], plots: Sequence[str]) -> Iterator[str]:
     yield "# Performance\n"
     yield (
-        "`make bench`, which is `bench-repo --compare`. All systems of a table run at the same time and are measured "
-        "in turn, on the same texts of exactly the given length, over HTTP, in a closed loop. A ratio is of two "
-        "measurements of one repeat, and stands as median (least-greatest) of the repeats. *cpu* is the processor time "
-        "of all of a system's processes a text, *memory* their proportional set size, *weights* the size of the model "
-        "files.\n"
+        "`make bench`, which is `python -m benchmarks.compare`. All systems of a table run at the same time and are "
+        "measured in turn, on the same texts of exactly the given length, over HTTP, in a closed loop. A ratio is of "
+        "two measurements of one repeat, and stands as median (least-greatest) of the repeats. *cpu* is the processor "
+        "time of all of a system's processes a text, *memory* their proportional set size, *weights* the size of the "
+        "model files.\n"
     )
     yield "## Goals\n"
     yield from _table(("goal", "what", "wanted", "measured", "reached"), goal_rows(goals))
@@ -101,7 +101,8 @@ def _readme(results: Mapping[str, Result], goals: Sequence[Goal], plots: Sequenc
         versions = ", ".join(f"{what} {machine[what]}" for what in _VERSIONS if what in machine)
         yield (
             f"{machine['when']}, {machine['processor']}, {machine['cores']} cores, {versions}; "
-            f"{settings['repeats']:g} repeats of {settings['seconds']:g} s. `bench-repo --compare --scenarios {name}`\n"
+            f"{settings['repeats']:g} repeats of {settings['seconds']:g} s. "
+            f"`python -m benchmarks.compare --scenarios {name}`\n"
         )
         if name in plots:
             yield f"![{name}]({name}.png)\n"

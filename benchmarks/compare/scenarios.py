@@ -7,9 +7,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.compare.command import NAMES
+from benchmarks.compare import names
 from benchmarks.compare.kept import whole_folder
 from benchmarks.compare.measure import measure_in_turn
+from benchmarks.compare.names import (
+    DISTILS,
+    FUSED,
+    GROUPED,
+    INT8,
+    INT8_HEADS,
+    ONE_TRUNK,
+    SEPARATE,
+    SINGLE,
+    SINGLES,
+    TRUNK,
+)
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.result import Point, Result, describe_machine
 from benchmarks.compare.shapes import GLUE, Shape, base_shape, distil_trunk, glue_shape, shipped_shape, small_shape
@@ -24,17 +36,6 @@ from onetrunk.progress import ProgressCallback
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks.head_spec import find_bundles, read_spec
-
-SEPARATE = "ours, a model a head"
-GROUPED = "ours, heads grouped"
-INT8_HEADS = "ours, heads grouped, in int8"
-INT8 = "ours, heads grouped, all in int8"
-ONE_TRUNK = "ours, grouped, one trunk model"
-FUSED = "all in one ONNX file"
-TRUNK = "trunk alone"
-SINGLE = "one single-task model"
-SINGLES = "8 single-task models"
-DISTILS = "8 DistilBERT-size models"
 
 # Numbers of tasks that are measured in one run. The goals compare 64 with 8, and a ratio is of one repeat; all seven
 # at the same time would take 25 GB.
@@ -267,7 +268,7 @@ SCENARIOS: Mapping[str, Callable[[Bench], Result]] = {
     scenario.__name__: scenario
     for scenario in (base, small, shipped, understanding, tasks, subset, lengths, hops, peers)
 }
-assert tuple(SCENARIOS) == NAMES
+assert tuple(SCENARIOS) == names.SCENARIOS
 
 
 def _trunks(others: Systems) -> list[TritonSystem]:
@@ -343,8 +344,8 @@ def _empty(bench: Bench, name: str, title: str) -> Result:
 def _peer(bench: Bench, peer: Peer, models: Path) -> Iterator[Target]:
     assert bench.peers is not None
     with running_peer(peer, bench.peers, models, threads=bench.cores) as running:
-        names = running.tasks
-        yield Target(running.host, running.port, running.pid, len(names), lambda text: peer.requests(text, None, names))
+        asked = running.tasks
+        yield Target(running.host, running.port, running.pid, len(asked), lambda text: peer.requests(text, None, asked))
 
 
 def _slug(name: str) -> str:

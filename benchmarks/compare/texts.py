@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from benchmarks.peers.peer import HttpRequest
-from onetrunk.export.parity_texts import parity_texts
+from onetrunk.export.batches import parity_texts
 from onetrunk.nn.trunk import Trunk
 
 

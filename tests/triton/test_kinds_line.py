@@ -1,15 +1,16 @@
 """Kinds of task through the whole line: labelled texts, training, bundle, ONNX, a real Triton, the client.
 
-One of them is made up here, of what a new kind may be made of: one class. Nothing else knows of it.
+One of them is the made-up kind of docs/tasks.md: one file and one entry of the registry.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.serving import Server
 from onetrunk.tasks import load_task, read_examples
-from onetrunk.tasks.kinds import KINDS
+from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.kinds.base import Kind
 from onetrunk.tasks.kinds.span_tags import read_spans
 from onetrunk.tasks.metrics import measure
@@ -38,45 +39,15 @@ KEY = "a-key"
 WORDS = ["film", "music", "light", "house"]
 
 
-class Stars(Kind):
-    """Made up: how many stars, from 0 to 3, as the sum of three yes-or-no outputs."""
-
-    name: ClassVar[str] = "stars"
-    uses_range: ClassVar[bool] = True
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "pearson")
-    reads_as: ClassVar[str] = "regression"
-
-    def outputs(self, space):
-        return 1
-
-    def describe(self, space):
-        return "stars"
-
-    def encode(self, label, space, text=""):
-        if label not in (0, 1, 2, 3):
-            raise ValueError(f"label {label!r} is not 0 to 3 stars")
-        return label
-
-    def targets(self, encoded: Sequence[Any], space, offsets=None):
-        return np.array(encoded, dtype=np.float32)
-
-    def loss(self, raw, targets, output=None, weights=None):
-        return torch.nn.functional.mse_loss(3 * torch.sigmoid(raw.squeeze(-1)), targets)
-
-    def soft_loss(self, raw, teacher, temperature):
-        return torch.nn.functional.mse_loss(raw, teacher)
-
-    def fit(self, raw, targets, space):
-        return {"most": float(targets.max())}
-
-    def scores(self, raw, space, output=None):
-        return torch.clamp(3 * torch.sigmoid(raw), 0, space.fitted.get("most", 3))
-
-    def predictions(self, scores, space):
-        return np.rint(scores[:, 0])
-
-    def shown(self, scores, space):
-        return "*" * int(np.rint(scores[0]))
+def documented_kind() -> Kind:
+    """The example of docs/tasks.md: a kind that nothing else knows of."""
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "STARS = Kind(" in block
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return names["STARS"]
 
 
 def rows(count: int, seed: int) -> list[tuple[str, list[str]]]:
@@ -143,8 +114,8 @@ def bilou(tags: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def made_up():
-    """The made-up kind in the registry."""
-    KINDS["stars"] = Stars()
+    """The documented kind in the registry."""
+    KINDS["stars"] = documented_kind()
     yield
     del KINDS["stars"]
 
@@ -213,8 +184,8 @@ def test_what_is_served_scores_as_the_card_says(client, trained, name):
         [[answer[name].scores[label] for label in labels] if labels else [answer[name].score] for answer in answers],
         dtype=np.float32,
     )
-    predictions = task.answers.predictions(scores, result.spec)
-    found, _ = measure(task.metrics, predictions, task.answers.targets(dev.targets, task))
+    predictions = get_kind(task.kind).answers.predictions(scores, result.spec)
+    found, _ = measure(task.metrics, predictions, get_kind(task.kind).codec.targets(dev.targets, task))
     assert found == pytest.approx(result.spec.scores, abs=1e-6)
 
 

@@ -11,7 +11,7 @@ import torch
 import tritonclient.grpc as grpcclient
 
 from onetrunk.client import Client
-from onetrunk.export.modules import ServedHead
+from onetrunk.export.onnx_file import ServedHead
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.tasks.head_spec import find_bundles
 

@@ -226,7 +226,7 @@ def _gate_shown() -> Iterator[None]:
     try:
         yield
     except OneTrunkError as error:
-        from onetrunk.repository.gate import GateError
+        from onetrunk.export.errors import GateError
 
         if isinstance(error, GateError):
             Console(stderr=True, highlight=False).print(_gate_table(error.results))

@@ -209,9 +209,9 @@ Examples:
 def report(study: Path, tensorboard: Path | None) -> None:
     """Write tables and plots of a search into its folder, from its records; nothing is trained."""
     with errors_end_command():
-        from benchmarks.study import write_quality_report
+        from onetrunk.distill import write_report
 
-        for path in write_quality_report(study, tensorboard=tensorboard):
+        for path in write_report(study, tensorboard=tensorboard):
             click.echo(f"wrote {path}", err=True)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onetrunk.cli.console import errors_end_command
+from onetrunk.cli.old_spellings import OldSpellings
 from onetrunk.cli.training_options import (
     bundle_options,
     experiment_options,
@@ -48,66 +47,8 @@ The trunk runs once per text; its states are kept under --cache. A run that was
 killed goes on. Next: build-repo --tasks all. To find the best tap and layers for
 each task: search-heads run --tasks all."""
 
-# Options of the paper's study, each a command of its own in a checkout of the project.
-_STUDY_OPTIONS = ("--seeds", "--grid", "--ablation")
 
-
-class _TrainHead(click.Command):
-    """A command that answers an old spelling, from before search-heads, with the new one."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        new = new_spelling(args)
-        if new is not None:
-            click.echo(f"error: this is a command of its own: {new}", err=True)
-            sys.exit(2)
-        return super().parse_args(ctx, args)
-
-
-def new_spelling(arguments: list[str]) -> str | None:
-    """Return the search-heads command that does what --search, --plan or --report asked of train-head.
-
-    Args:
-        arguments: The arguments as typed.
-
-    Returns:
-        The new command, or None where the arguments have no old spelling.
-    """
-    words: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        words += [name, value] if equals and name in ("--plan", "--tasks", *_STUDY_OPTIONS) else [argument]
-    if "--report" in words:
-        words.remove("--report")
-        return shlex.join(["search-heads", "report", *words])
-    if "--plan" in words:
-        plan = _take_option(words, "--plan")
-        # A plan is made whole: its tasks are not named.
-        if "--tasks" in words and words[words.index("--tasks") + 1 :][:1] == ["all"]:
-            _take_option(words, "--tasks")
-        return shlex.join(["search-heads", "make", *plan, *words])
-    if "--search" in words:
-        words.remove("--search")
-        study = {option: _take_option(words, option) for option in _STUDY_OPTIONS}
-        commands = [["search-heads", "run", *words]]
-        for option, chosen in study.items():
-            if chosen:
-                given = ["--tasks", "all", option, *chosen] if option == "--seeds" else ["--tasks", *chosen]
-                commands.append(["python", "-m", "benchmarks.study", option.removeprefix("--"), *given])
-        return " && ".join(shlex.join(command) for command in commands)
-    return None
-
-
-def _take_option(words: list[str], option: str) -> list[str]:
-    """Remove an option from the words, and return its value; nothing where it was not given."""
-    if option not in words:
-        return []
-    place = words.index(option)
-    value = words[place + 1 : place + 2]
-    del words[place : place + 2]
-    return value
-
-
-@click.command(cls=_TrainHead, epilog=_EPILOG)
+@click.command(cls=OldSpellings, epilog=_EPILOG)
 @task_arguments
 @click.option("--tap", type=click.IntRange(0), help="Trunk layers below the head. [default: the task's recipe]")
 @click.option("--layers", type=click.IntRange(1), help="The head's own layers. [default: the task's recipe]")

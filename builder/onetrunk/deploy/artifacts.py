@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from onetrunk.admin import Row
 from onetrunk.deploy.proof import smoke_rows
-from onetrunk.export.chain_run import Chain, padded_batches
-from onetrunk.export.parity import ServedTask, open_session
+from onetrunk.export.batches import padded_batches
+from onetrunk.export.chain import Chain, open_session
+from onetrunk.export.parity import HeadFile
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
@@ -27,7 +28,7 @@ from onetrunk.protocol.names import (
     candidate_output,
     head_name,
 )
-from onetrunk.repository.artifacts import Artifacts, served_task
+from onetrunk.repository.artifacts import Artifacts, head_file
 from onetrunk.repository.gate import judge, measure_losses, read_dev
 from onetrunk.repository.gate_plan import gate_key
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
@@ -107,7 +108,7 @@ class ReleaseArtifacts:
             texts = [(text, pair) if pair else text for text, pair in smoke_rows()]
             scores = chain.scores(spec, list(padded_batches(self.trunk, texts, self.after.buckets)))
         else:
-            served = served_task(self.head, self.trunk, file)
+            served = head_file(self.head, self.trunk, file)
             scores = reference_answers(self.trunk, served, smoke_rows(), self.after.max_length)
         is_candidate = self.after.heads[spec.task].candidate == model.version
         return {candidate_output(spec.task) if is_candidate else spec.task: scores}
@@ -151,7 +152,7 @@ class ReleaseArtifacts:
         return read_dev(spec, self.gate)
 
 
-def reference_answers(trunk: Trunk, head: ServedTask, rows: Sequence[Row], max_length: int) -> NDArray[np.float32]:
+def reference_answers(trunk: Trunk, head: HeadFile, rows: Sequence[Row], max_length: int) -> NDArray[np.float32]:
     """Compute a head's scores in torch, with the head's last layer whole.
 
     Args:

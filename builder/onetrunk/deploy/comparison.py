@@ -20,7 +20,7 @@ from onetrunk.protocol.names import candidate_ensemble, candidate_output
 from onetrunk.repository.state import RepositoryState
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.kinds.base import stack_rows
+from onetrunk.tasks.kinds.base import stack_scores
 from onetrunk.tasks.metrics import metric_of
 from onetrunk.tasks.offsets import targets_of
 from onetrunk.tasks.records import BrokenLine, read_records
@@ -113,7 +113,7 @@ def compare(
         found = server.ask(ensemble, texts.rows[start : start + _BATCH], outputs)
         for output in outputs:
             answers[output] += list(found[output])
-    scores = {output: stack_rows(rows) for output, rows in answers.items()}
+    scores = {output: stack_scores(rows) for output, rows in answers.items()}
     times = _latencies(server, ensemble, texts.rows[:most_timed], outputs, progress)
     new, old = scores[candidate_output(task)], scores.get(task)
     kind, (targets, known) = get_kind(spec.kind), _targets(file, texts, spec, tokenizer, state.max_length)
@@ -123,9 +123,9 @@ def compare(
         candidate_version=head.candidate,
         rows=len(texts.rows),
         labelled=len(known),
-        agreement=None if old is None else kind.agreement(old, new, spec),
-        agreement_is=kind.agreement_is,
-        mean_difference=None if old is None else kind.mean_difference(old, new, spec),
+        agreement=None if old is None else kind.answers.agreement(old, new, spec),
+        agreement_is=kind.answers.agreement_measure,
+        mean_difference=None if old is None else kind.answers.mean_difference(old, new, spec),
         metric=spec.metric,
         live_score=None if old is None or not known else metric_of(old[known], targets, spec),
         candidate_score=metric_of(new[known], targets, spec) if known else None,
@@ -147,7 +147,7 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
             raise UserError(f"{file}, line {record.line}: {record.why}")
         text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
         try:
-            text = kind.text(text) if text is not None else ""
+            text = kind.codec.read_text(text) if text is not None else ""
         except ValueError as error:
             raise UserError(f"{file}, line {record.line}: the text {error}") from error
         if not text.strip():
@@ -181,7 +181,7 @@ def _targets(
         if label is None:
             continue
         try:
-            encoded.append(kind.encode(label, spec, texts.rows[row][0]))
+            encoded.append(kind.codec.encode(label, spec, texts.rows[row][0]))
         except ValueError as error:
             raise UserError(f"{file}, text {row + 1}: {error}") from error
         known.append(row)
@@ -203,10 +203,11 @@ def _disagreements(
         most: The number of texts to return.
     """
     kind = get_kind(spec.kind)
-    distance = kind.distance(old, new, spec)
+    distance = kind.answers.distance(old, new, spec)
     order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]
     return tuple(
-        (" | ".join(filter(None, rows[row])), kind.shown(old[row], spec), kind.shown(new[row], spec)) for row in order
+        (" | ".join(filter(None, rows[row])), kind.answers.format(old[row], spec), kind.answers.format(new[row], spec))
+        for row in order
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.admin import AdminClient, Answers, Row
-from onetrunk.export.parity_texts import parity_texts
+from onetrunk.export.batches import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 from onetrunk.tasks.head_spec import HeadSpec
@@ -53,7 +53,7 @@ class Allowed:
         """
         spec = self.specs.get(output)
         if spec is not None:
-            return get_kind(spec.kind).difference(found, expected, spec)
+            return get_kind(spec.kind).answers.difference(found, expected, spec)
         return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 

@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Runs jobs of one experiment side by side.
+    """A runner of jobs of one experiment, side by side.
 
     Attributes:
         config: The experiment, which every worker process opens for itself.

@@ -63,7 +63,7 @@ def by_task(options: list[Option]) -> dict[str, list[Option]]:
         UserError: there are none, or a task's options name different scores of full fine-tuning.
     """
     if not options:
-        raise UserError("no trained student to choose from: train some with train-head --search first")
+        raise UserError("no trained student to choose from: train some with search-heads run first")
     tasks: dict[str, list[Option]] = {}
     for option in sorted(options):
         tasks.setdefault(option.task, []).append(option)

@@ -1,4 +1,4 @@
-"""The plan on disk: TOML that a person reads, changes and hands to ``train-head --plan``."""
+"""The plan on disk: TOML that a person reads, changes and hands to ``search-heads make``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 _HEADER = """\
 # A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.
 # Scores are on the dev data, as shares: 0.825 is 82.5. `full` is full fine-tuning of the same encoder.
-# To make its heads:    train-head --plan PATH-OF-THIS-FILE
+# To make its heads:    search-heads make PATH-OF-THIS-FILE
 # To serve them:        build-repo --tasks all
 # `run` is the record, in runs/ beside this file, of the training that becomes the head. To serve another one, name
 # its record and what it says of tap, layers and query; [kept] and [cost] are then no longer those of the plan.

@@ -15,6 +15,7 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.training.experiment import SPLITS, Experiment
 from onetrunk.training.runs import RunRecord, RunSpec
@@ -197,7 +198,7 @@ class _TaskSearch:
             study="search",
             task=self._name,
             metric=self._task.metric,
-            by_token=self._task.answers.by_token,
+            by_token=get_kind(self._task.kind).by_token,
             trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
             trials=(*self._trials, *ahead),
             notes=tuple(self._notes),
@@ -277,7 +278,7 @@ def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
     """Return what a reader of the scores should know about the data."""
     task, targets = experiment.task(name), experiment.targets(name, "dev").numpy()
     # With the data's own labels as answers: a metric that is not defined for them is not defined for any answers.
-    undefined = measure(task.metrics, task.answers.right(targets), targets)[1]
+    undefined = measure(task.metrics, get_kind(task.kind).answers.gold(targets), targets)[1]
     return (*experiment.data_notes(name), *undefined)
 
 

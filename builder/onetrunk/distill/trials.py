@@ -1,4 +1,4 @@
-"""Which runs belong to what: a search, a full grid, an ablation. The runs themselves are records of their own."""
+"""Trials: which runs belong to a search, a baseline, a grid or an ablation. The runs themselves are records."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]
 
 
 class Trial(BaseModel):
-    """One run as a study saw it. A run that it stopped may have gone on later, for another one.
+    """One run as a study saw it. A run that the study stopped may have been resumed later, by another study.
 
     Attributes:
-        stage: its part in the study.
-        what: what it varies, in words, such as ``start: random``.
-        key: of its record.
-        spec: what was trained.
-        score: the best dev score so far, by the task's first metric, as a share.
-        epochs: done.
-        stopped: it was a loser, and stopped before its end.
-        cpu_seconds: what it had cost.
+        stage: The run's part in the study.
+        what: What it varies, in words, such as ``start: random``.
+        key: The key of its record.
+        spec: What was trained.
+        score: The best dev score so far by the task's first metric, as a share.
+        epochs: The number of finished epochs.
+        stopped: Whether the study stopped it early.
+        cpu_seconds: The processor time that it had cost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,13 +47,13 @@ class Trials(BaseModel):
     """All runs of one study of one task.
 
     Attributes:
-        study: which one.
-        task: of which task.
-        metric: the metric of all scores.
-        by_token: whether its heads answer for every token, and so have no folded layer.
-        trunk_cpu_seconds: what computing the trunk's states cost, which all studies share; not in the trials.
-        trials: in the order in which they were done.
-        notes: what a reader should know, such as why a depth was left out.
+        study: The study.
+        task: The task.
+        metric: The metric of all scores.
+        by_token: Whether its heads answer for every token, and so have no folded layer.
+        trunk_cpu_seconds: The processor time of the trunk's passes, which all studies share; it is not in the trials.
+        trials: The runs in their order.
+        notes: What a reader should know, such as why a depth was left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,12 +68,12 @@ class Trials(BaseModel):
 
     @property
     def cpu_seconds(self) -> float:
-        """What all its runs cost, the trunk's pass not counted."""
+        """The processor time of all runs, without the trunk's passes."""
         return sum(trial.cpu_seconds for trial in self.trials)
 
 
 def as_trial(record: RunRecord, stage: Stage, what: str = "") -> Trial:
-    """A run as it stands now."""
+    """Return a run in its present state as a trial."""
     return Trial(
         stage=stage,
         what=what,
@@ -87,23 +87,33 @@ def as_trial(record: RunRecord, stage: Stage, what: str = "") -> Trial:
 
 
 def save_trials(folder: Path, trials: Trials) -> Path:
-    """Writes ``<task>.<study>.json``, whole or not at all. Raises OneTrunkError where that fails."""
+    """Write ``<task>.<study>.json``, and return its path.
+
+    Raises:
+        OneTrunkError: The file cannot be written; the one before is kept.
+    """
     path = folder / f"{trials.task}.{trials.study}.json"
     atomic_write_text(path, trials.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return path
 
 
 def load_trials(folder: Path, studies: Iterable[Study]) -> list[Trials]:
-    """All studies of these names in a folder, by task. Raises UserError where a file is broken."""
+    """Read all studies of these names in a folder, in the order of the tasks' names.
+
+    Raises:
+        UserError: A file is broken.
+    """
     return [read_trials(path) for study in studies for path in sorted(folder.glob(f"*.{study}.json"))]
 
 
 def read_trials(path: Path) -> Trials:
-    """Reads one study. Raises UserError where it is broken."""
+    """Read one study.
+
+    Raises:
+        UserError: The file is broken.
+    """
     try:
         return Trials.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: not a study's file: {first}; remove it, and the study is gone through again"
-        ) from error
+        raise UserError(f"{path}: not a study's file: {first}; remove it and search again") from error

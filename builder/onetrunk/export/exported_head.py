@@ -1,4 +1,4 @@
-"""A head that someone else exported: ``head.onnx`` and ``head.toml`` in a folder named after its task."""
+"""A head that was exported elsewhere: ``head.onnx`` and ``head.toml`` in a folder named after its task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from onetrunk.export.onnx_file import ExportError, check_release
+from onetrunk.export.errors import ExportError
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
@@ -45,11 +45,11 @@ class _TaskFile(BaseModel):
 
 @dataclass(frozen=True)
 class ExportedHead:
-    """A head without weights that torch could read: its ONNX file is taken as it is.
+    """A head of which only the ONNX file exists, which is served as it is.
 
     Attributes:
-        folder: where it was read from.
-        spec: what its task file says, as a head.json.
+        folder: The folder from which it was read.
+        spec: The content of its task file, in the form of a ``head.json``.
     """
 
     folder: Path
@@ -57,39 +57,43 @@ class ExportedHead:
 
     @property
     def file(self) -> Path:
-        """Its ONNX file."""
+        """The ONNX file."""
         return self.folder / HEAD_ONNX
 
     def check_trunk(self, trunk: Trunk) -> None:
-        """Raises UserError where it was made for another trunk."""
+        """Check that the head was made for this trunk.
+
+        Raises:
+            UserError: It was made for another trunk, or its tap is deeper than the trunk.
+        """
         if self.spec.trunk != trunk.identity:
             raise UserError(f"{self.folder}: made for trunk {self.spec.trunk}, but this trunk is {trunk.identity}")
         trunk.check_tap(self.spec.tap)
 
     def check_file(self, release: Release) -> None:
-        """Checks what can be seen without running the file.
+        """Check the ONNX file as far as that is possible without running it.
 
         Raises:
-            UserError: it is no ONNX file, has weights outside of it, or asks for more than the release has.
+            UserError: It is no ONNX file, has external weights, or needs operators that the release lacks.
         """
         try:
             model = onnx.load(self.file, load_external_data=False)
         except (DecodeError, ValueError, OSError) as error:
             raise UserError(f"{self.file} is not an ONNX file: {error}") from error
-        # A path to weights elsewhere would be read by whoever loads the file.
+        # Whoever loads the file would read any path that it names as its weights.
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
-            raise UserError(f"{self.file}: has weights outside of the file: export it as one file")
+            raise UserError(f"{self.file}: has external weights: export it as one file")
         foreign = sorted({entry.domain for entry in model.opset_import} - set(_DOMAINS))
         if foreign:
-            raise UserError(f"{self.file}: uses operators of {', '.join(foreign)}, which Triton has not")
+            raise UserError(f"{self.file}: uses operators of {', '.join(foreign)}, which Triton does not have")
         try:
-            check_release(model, HEAD_ONNX, release)
+            release.check(model, HEAD_ONNX)
         except ExportError as error:
             raise UserError(f"{self.folder}: {error}") from error
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor in an ONNX file, wherever it stands: initializers, attributes, subgraphs, functions."""
+    """Yield every tensor of an ONNX file: in initializers, attributes, subgraphs and functions."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -100,27 +104,27 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
 
 
 def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> ExportedHead:
-    """Reads ``head.toml``; the ONNX file is looked at later.
+    """Read ``head.toml``. The ONNX file is only checked for existence; see `ExportedHead.check_file`.
 
     Args:
-        folder: a folder with the name of its task.
-        trunk: the trunk that it shall stand on.
-        any_folder: whether the folder may have another name, as a candidate's has.
+        folder: The head's folder, which has the name of its task.
+        trunk: The trunk that the head is to read.
+        any_folder: Whether the folder may have another name, as that of a candidate does.
 
     Raises:
-        UserError: the file is missing or broken, or says what cannot be.
+        UserError: A file is missing, or ``head.toml`` is broken or contradictory.
     """
     path = folder / HEAD_TOML
     values = read_toml(path, "task file of an exported head")
     refuse_unknown_keys(path, values, tuple(_TaskFile.model_fields))
     try:
-        said = _TaskFile.model_validate(values)
+        task_file = _TaskFile.model_validate(values)
         spec = HeadSpec(
-            **said.model_dump(exclude={"task", "metric"}),
-            task=said.task or folder.name,
+            **task_file.model_dump(exclude={"task", "metric"}),
+            task=task_file.task or folder.name,
             width=trunk.width,
             max_length=trunk.max_positions,
-            metric=said.metric or get_kind(said.kind).metrics[0],
+            metric=task_file.metric or get_kind(task_file.kind).metrics[0],
             scores={},
             created="",
             onetrunk_version=__version__,
@@ -132,7 +136,7 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     if not (folder / HEAD_ONNX).is_file():
-        raise UserError(f"{folder}: no {HEAD_ONNX} in it, which its {HEAD_TOML} is about")
+        raise UserError(f"{folder}: it has a {HEAD_TOML}, but no {HEAD_ONNX}")
     if spec.task != folder.name and not any_folder:
         raise UserError(f"{path}: its task is {spec.task!r}; a head's folder has the name of its task")
     return ExportedHead(folder, spec)

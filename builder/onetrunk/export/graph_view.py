@@ -1,4 +1,4 @@
-"""Looking at an ONNX graph: what a tensor is, where it comes from and what it goes to."""
+"""Queries on an ONNX graph: the producer, the readers and the role of a tensor."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-# What lies between a product and the softmax that its result is for: the scores, their scale and their mask.
-_ON_THE_WAY_TO_SOFTMAX = {"Add", "Div", "Identity", "MatMul", "Mul", "Reshape", "Transpose"}
+# Operators between a product and a softmax: the scores, their scale and their mask.
+_BEFORE_SOFTMAX = {"Add", "Div", "Identity", "MatMul", "Mul", "Reshape", "Transpose"}
 
 
 def names_read(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads: its inputs, and for a loop or a branch what its body takes from around it."""
+    """Yield the tensors that a node reads: its inputs, and what the body of a loop or branch reads from outside."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            made = {given.name for given in graph.input} | {tensor.name for tensor in graph.initializer}
+            inside = {given.name for given in graph.input} | {tensor.name for tensor in graph.initializer}
             for inner in graph.node:
-                yield from (name for name in names_read(inner) if name not in made)
-                made.update(inner.output)
-            yield from (given.name for given in graph.output if given.name not in made)
+                yield from (name for name in names_read(inner) if name not in inside)
+                inside.update(inner.output)
+            yield from (given.name for given in graph.output if given.name not in inside)
 
 
 class GraphView:
-    """An ONNX graph as it is now; nodes that are changed later are not seen."""
+    """A view of an ONNX graph. It does not follow later changes of the graph."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
 
     @cached_property
     def constants(self) -> dict[str, NDArray[Any]]:
-        """Name -> value, of initializers, constants and other names of these."""
+        """Name -> value, for initializers, constants and identities of these."""
         found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
-        for node in self._graph.node:  # in order: what a node reads stands before it
+        for node in self._graph.node:  # topological order: producers come first
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
             elif node.op_type == "Identity" and node.input[0] in found:
@@ -45,7 +45,7 @@ class GraphView:
 
     @cached_property
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """Tensor -> the node that gives it."""
+        """Tensor -> the node that produces it."""
         return {name: node for node in self._graph.node for name in node.output}
 
     @cached_property
@@ -58,9 +58,9 @@ class GraphView:
         return found
 
     def weight(self, node: onnx.NodeProto) -> NDArray[np.float32] | None:
-        """The matrix that a node multiplies by, one column an output; None where it is no product with a constant one.
+        """Return the constant matrix by which a node multiplies, or None if the node is no such product.
 
-        *Shape:* (inputs, outputs)
+        *Shape:* (inputs, outputs).
         """
         if node.op_type not in ("MatMul", "Gemm"):
             return None
@@ -73,8 +73,8 @@ class GraphView:
         return matrix.T if settings.get("transB") else matrix
 
     def is_gelu(self, tensor: str) -> bool:
-        """Whether a tensor is the result of a GELU as exporters write it, and so never below -0.17."""
-        # 0.5 * (x * (1 + erf(x / sqrt 2))), the factors in any order
+        """Return whether a tensor is the output of a GELU, and so never below -0.17."""
+        # Exporters write 0.5 * (x * (1 + erf(x / sqrt 2))), with the factors in any order.
         return any(
             sum_.op_type == "Add" and any(self._op(name) == "Erf" for name in sum_.input)
             for half in self._factors(tensor)
@@ -84,17 +84,17 @@ class GraphView:
         )
 
     def is_state(self, tensor: str) -> bool:
-        """Whether a tensor is what a layer gives or begins with: normalised, with a few features that stand out."""
+        """Return whether a tensor is a hidden state, which is normalised except for a few features of large values."""
         return self._op(tensor) == "LayerNormalization" or any(tensor == given.name for given in self._graph.input)
 
     def feeds_softmax(self, node: onnx.NodeProto) -> bool:
-        """Whether a product's result ends in a softmax before it meets another constant matrix."""
+        """Return whether a product's result reaches a softmax before it is multiplied by another constant matrix."""
         todo, seen = list(node.output), set(node.output)
         while todo:
             for reader in self.readers.get(todo.pop(), ()):
                 if reader.op_type == "Softmax":
                     return True
-                if reader.op_type in _ON_THE_WAY_TO_SOFTMAX and self.weight(reader) is None:
+                if reader.op_type in _BEFORE_SOFTMAX and self.weight(reader) is None:
                     todo += [name for name in reader.output if name not in seen]
                     seen.update(reader.output)
         return False

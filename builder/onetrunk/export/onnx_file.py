@@ -1,4 +1,4 @@
-"""Writing one module as one ONNX file, at the operator set and IR that were asked for."""
+"""Export of one torch module to one ONNX file, at the operator set and IR that the release reads."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from onetrunk.export.modules import EmbeddingSegment, ServedHead, SingleModel, StateSegment, TokenSegment
+from onetrunk.export.errors import ExportError
 from onetrunk.export.release import IR_VERSION, OPSET, Release
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds import get_kind
 
-# Exporters specialise sizes 0 and 1: an example must be larger.
+# The exporter treats sizes 0 and 1 as constants, so the example must be larger.
 _EXAMPLE_BATCH, _EXAMPLE_TOKENS = 2, 5
 
 
-class ExportError(OneTrunkError):
-    """A module could not be written as the ONNX file that its repository needs."""
-
-
 def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release) -> None:
-    """Writes a segment of the trunk.
+    """Export a segment of the trunk.
+
+    Args:
+        trunk: The trunk.
+        segment: The segment to export.
+        path: The file to write.
+        release: The Triton release that must be able to load the file.
 
     Raises:
-        ExportError: the file would not be one that the release can load.
+        ExportError: The release could not load the file.
     """
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
     types = torch.zeros_like(tokens)
@@ -47,10 +49,16 @@ def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release)
 
 
 def export_head(head: Head, spec: HeadSpec, path: Path, release: Release) -> None:
-    """Writes a head, its last layer folded, its output named after its task.
+    """Export a head with its last layer folded and its output named after its task.
+
+    Args:
+        head: The head.
+        spec: What the head answers, and which hidden state it reads.
+        path: The file to write.
+        release: The Triton release that must be able to load the file.
 
     Raises:
-        ExportError: the file would not be one that the release can load.
+        ExportError: The release could not load the file.
     """
     state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, spec.width)
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
@@ -60,23 +68,117 @@ def export_head(head: Head, spec: HeadSpec, path: Path, release: Release) -> Non
 def export_single(
     trunk: Trunk, head: Head, spec: HeadSpec, path: Path, release: Release, *, whole: bool = True
 ) -> None:
-    """Writes one ordinary model for one task: the trunk up to the head's tap and the head, in one file.
+    """Export a conventional single-task model: the trunk up to the head's tap and the head, in one file.
 
     Args:
-        trunk: the trunk.
-        head: the head; with the layers of the trunk above its tap, the file is a whole encoder.
-        spec: the head's.
-        path: where to.
-        release: what is to load it.
-        whole: whether the last layer runs for all tokens, as is usual; otherwise it is folded.
+        trunk: The trunk.
+        head: The head. If it consists of the trunk's layers above its tap, the file is a whole encoder.
+        spec: What the head answers, and which hidden state it reads.
+        path: The file to write.
+        release: The Triton release that must be able to load the file.
+        whole: Whether the last layer runs for all tokens, as is usual, or is folded.
 
     Raises:
-        ExportError: the file would not be one that the release can load.
+        ExportError: The release could not load the file.
     """
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
     module = SingleModel(trunk, ServedHead(head, spec), whole)
     inputs = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
     _export(module, (tokens, tokens, torch.zeros_like(tokens)), path, inputs, spec.task, release)
+
+
+class TokenSegment(nn.Module):
+    """A segment that maps token ids to the hidden state at a tap."""
+
+    def __init__(self, trunk: Trunk, segment: Segment) -> None:
+        super().__init__()
+        self.trunk, self.segment = trunk, segment
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Return the hidden state at the segment's end.
+
+        *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, tokens, width).
+        """
+        state = self.trunk.encoder.embed(input_ids, token_type_ids)
+        return self.trunk.run_layers(state, attention_mask, 0, self.segment.stop)
+
+
+class EmbeddingSegment(nn.Module):
+    """The segment that maps token ids to the embeddings (tap 0)."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Return the embeddings.
+
+        *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, tokens, width).
+        """
+        return self.trunk.encoder.embed(input_ids, token_type_ids)
+
+
+class StateSegment(nn.Module):
+    """A segment that maps the hidden state at a tap to that at a deeper tap."""
+
+    def __init__(self, trunk: Trunk, segment: Segment) -> None:
+        super().__init__()
+        self.trunk, self.segment = trunk, segment
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the hidden state at the segment's end. *Shape:* (batch_size, tokens, width).
+
+        Args:
+            hidden_state: The hidden state at the segment's start. *Shape:* (batch_size, tokens, width)
+            attention_mask: 1 for tokens, 0 for padding. *Shape:* (batch_size, tokens)
+        """
+        return self.trunk.run_layers(hidden_state, attention_mask, self.segment.start, self.segment.stop)
+
+
+class ServedHead(nn.Module):
+    """A head together with what turns its raw outputs into the scores that a user reads, such as a softmax."""
+
+    def __init__(self, head: Head, spec: HeadSpec) -> None:
+        super().__init__()
+        self.head, self.spec, self.kind = head, spec, get_kind(spec.kind)
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the scores, the last layer computed folded. *Shape:* (batch_size, the kind's dims).
+
+        Args:
+            hidden_state: The hidden state at the head's tap. *Shape:* (batch_size, tokens, width)
+            attention_mask: 1 for tokens, 0 for padding. *Shape:* (batch_size, tokens)
+        """
+        return self.kind.output.scores(self.head(hidden_state, attention_mask), self.spec, self.head.output)
+
+    def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the same scores, the last layer computed for all tokens."""
+        return self.kind.output.scores(
+            self.head.forward_whole(hidden_state, attention_mask), self.spec, self.head.output
+        )
+
+
+class SingleModel(nn.Module):
+    """A conventional single-task model: token ids to scores, through an encoder that is shared with nothing.
+
+    It is the model with which a repository's cost is compared. It is never served.
+    """
+
+    def __init__(self, trunk: Trunk, served: ServedHead, whole: bool) -> None:
+        super().__init__()
+        self.trunk, self.served, self.whole = trunk, served, whole
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Return the scores.
+
+        *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, the kind's dims).
+        """
+        state = self.trunk.encoder.embed(input_ids, token_type_ids)
+        state = self.trunk.run_layers(state, attention_mask, 0, self.served.spec.tap)
+        if self.whole:
+            return self.served.forward_whole(state, attention_mask)
+        result: Tensor = self.served(state, attention_mask)
+        return result
 
 
 def _export(
@@ -90,10 +192,11 @@ def _export(
     axes = {name: {0: "batch", 1: "tokens"} for name in inputs}
     with torch.no_grad():
         result = module.eval()(*example)
-    # A state has tokens, scores have none.
+    # A hidden state has an axis of tokens, scores have none.
     axes[output] = {0: "batch", 1: "tokens"} if result.dim() == 3 else {0: "batch"}
     with warnings.catch_warnings():
-        # The tracing exporter is five times faster than the one that follows it; docs/decisions has the figures.
+        # The tracing exporter warns that it is deprecated. It is five times faster than its successor; docs/decisions
+        # has the figures.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
@@ -113,24 +216,14 @@ def _check_file(path: Path, axes: dict[str, dict[int, str]], shape: Sequence[int
     model.ir_version = IR_VERSION
     (output,) = model.graph.output
     for axis, size in enumerate(shape):
-        # Behind a loop, the exporter has lost what size it is, and made up a name.
+        # After a loop, the exporter no longer knows the size of an axis and invents a symbol for it.
         if axis not in axes[output.name]:
             output.type.tensor_type.shape.dim[axis].dim_value = size
     onnx.checker.check_model(model)
     onnx.save(model, path)
-    check_release(model, path.name, release)
+    release.check(model, path.name)
     for tensor in [*model.graph.input, *model.graph.output]:
         dims = tensor.type.tensor_type.shape.dim
         for axis, symbol in axes[tensor.name].items():
             if dims[axis].dim_param != symbol:
                 raise ExportError(f"{path.name}: axis {axis} of {tensor.name} is fixed; it must be {symbol!r}")
-
-
-def check_release(model: onnx.ModelProto, name: str, release: Release) -> None:
-    """Raises ExportError where a file is newer than what the release is known to read."""
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if model.ir_version > release.max_ir or opset > release.max_opset:
-        raise ExportError(
-            f"{name}: IR {model.ir_version} and opset {opset}, but Triton {release.name} reads "
-            f"IR {release.max_ir} and opset {release.max_opset} at most"
-        )

@@ -1,11 +1,6 @@
-"""The proof that what is served answers as what was trained: ONNX files against torch, alone and as a whole chain."""
+"""The parity check: exported files answer as the torch modules from which they came, alone and as a chain."""
 
 from __future__ import annotations
-
-import os
-
-# ONNX Runtime collects usage telemetry unless this is set before it is imported.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,45 +11,33 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.parity_batches import Batch, parity_batches
+from onetrunk.export.batches import Arrays, parity_batches
+from onetrunk.export.chain import open_session
+from onetrunk.export.errors import ParityError
+from onetrunk.export.onnx_file import ServedHead
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
-# Of probabilities; a state may be off by this share of its greatest number, and a number in a range of that.
 TOLERANCE = 1e-4
+"""The greatest difference of fp32 files: of probabilities, absolute; of a regression, as a share of its range; of a
+hidden state, as a share of its greatest number."""
 
 Array = NDArray[np.float32]
-
-
-class ParityError(OneTrunkError):
-    """An exported model does not answer as the torch module that it came from.
-
-    Attributes:
-        model: the model's name.
-        difference: greatest difference found; None where names, axes or shapes differ already.
-        tolerance: what was allowed.
-    """
-
-    def __init__(self, model: str, what: str, difference: float | None = None, tolerance: float = TOLERANCE) -> None:
-        found = "" if difference is None else f": greatest difference {difference:.2e}, allowed {tolerance:.0e}"
-        super().__init__(f"{model}: {what}{found}; nothing was published")
-        self.model, self.difference, self.tolerance = model, difference, tolerance
+Sessions = Mapping[str, onnxruntime.InferenceSession]
 
 
 @dataclass(frozen=True)
-class ServedTask:
-    """A head's file and what it must answer as.
+class HeadFile:
+    """A head's file and what it must answer.
 
     Attributes:
-        name: the model's name.
-        path: the file.
-        spec: what the head answers.
-        module: the torch module that it came from; None where somebody else exported it. Its answers must make sense
-            then, and are compared with nothing.
+        name: The model's name.
+        path: The ONNX file.
+        spec: What the head answers, and which hidden state it reads.
+        module: The torch module from which it was exported; None for a head that was exported elsewhere. The answers of
+            such a head are checked for plausibility only.
     """
 
     name: str
@@ -64,13 +47,13 @@ class ServedTask:
 
 
 @dataclass(frozen=True)
-class GroupedFile:
+class GroupFile:
     """Several heads in one file, which must answer as their own files do.
 
     Attributes:
-        name: the model's name.
-        path: the file.
-        heads: names of the heads' own models.
+        name: The model's name.
+        path: The ONNX file.
+        heads: The names of the heads' own models.
     """
 
     name: str
@@ -81,110 +64,106 @@ class GroupedFile:
 def check_parity(
     trunk: Trunk,
     segments: Mapping[Segment, Path],
-    heads: Sequence[ServedTask],
+    heads: Sequence[HeadFile],
     buckets: tuple[int, ...],
     progress: Callable[[], None] = lambda: None,
     *,
-    groups: Sequence[GroupedFile] = (),
-    allowed: float | None = None,
+    groups: Sequence[GroupFile] = (),
+    tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
-    """Checks every model, then the whole chain, on right-padded batches of real text of every bucket, batch 1 and N.
+    """Check every model, and with it the whole chain, on right-padded batches of real text in every bucket.
 
-    The models run as they will be served, each on the state that the ONNX segment below it gave. What they are
-    compared with is the single-task model: the whole encoder up to the head's tap, and the head with its last layer run
-    whole. So a pass says that neither export, nor fold, nor merging changed a prediction.
+    The models run as they will be served, each on the hidden state from the ONNX segment below it. The reference is the
+    single-task model in torch: the whole encoder up to the head's tap, and the head with its last layer run whole. So a
+    pass shows that neither export, nor fold, nor merging changed a prediction.
 
     Args:
-        trunk: the trunk.
-        segments: segment -> its file.
-        heads: the heads.
-        buckets: padded lengths in tokens.
-        progress: called after each batch.
-        groups: files that hold several of the heads.
-        allowed: greatest difference that passes, of heads as a share of their range; by default TOLERANCE, which is for
-            fp32 files.
+        trunk: The trunk.
+        segments: Segment -> its file.
+        heads: The files of the heads.
+        buckets: The padded lengths in tokens.
+        progress: Called after each batch, of which there are two per bucket.
+        groups: The files that hold several of the heads.
+        tolerance: The greatest difference that passes, measured as for `TOLERANCE`. A group must match its heads' own
+            files within `TOLERANCE` in any case, since both hold the same computation.
 
     Returns:
-        Model name -> greatest difference found; of the models that there is a torch module for, and of a group from
-        its heads' own files.
+        Model name -> greatest difference found: of segments and heads from torch, of groups from their heads' own
+        files. Heads that were exported elsewhere are left out.
 
     Raises:
-        ParityError: names, axes, shapes or values differ, or an answer is not finite.
+        ParityError: Names, axes, shapes or values differ, or an answer is not finite.
     """
     chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
-    sessions = {head.name: open_session(head.path, head.name) for head in heads}
+    files: list[HeadFile | GroupFile] = [*heads, *groups]
+    sessions = {file.name: open_session(file.path, file.name) for file in files}
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
-        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).dims(head.spec))]
+        dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).output.dims(head.spec))]
         inputs = (HIDDEN_STATE, ATTENTION_MASK)
         _check_signature(head.name, sessions[head.name], inputs, head.spec.task, dims, trunk.width)
-    sessions |= {group.name: open_session(group.path, group.name) for group in groups}
 
-    # A group holds the very files that it is compared with, whatever they compute in.
-    together = {group.name for group in groups}
-    tolerance = TOLERANCE if allowed is None else allowed
-    worst: dict[str, float] = {}
+    group_names = {group.name for group in groups}
+    greatest: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
-        for model, difference in _differences(trunk, chain, heads, sessions, batch, groups).items():
-            limit = TOLERANCE if model in together else tolerance
+        for model, difference in _differences(trunk, chain, heads, groups, sessions, batch).items():
+            reference, limit = ("its heads'", TOLERANCE) if model in group_names else ("torch's", tolerance)
             if not difference <= limit:  # NaN fails too
-                other = "its heads'" if model in together else "torch's"
-                raise ParityError(model, f"answers differ from {other} on {batch.title}", difference, limit)
-            worst[model] = max(worst.get(model, 0.0), difference)
+                raise ParityError(model, f"answers differ from {reference} on {_title(batch)}", difference, limit)
+            greatest[model] = max(greatest.get(model, 0.0), difference)
         progress()
-    return worst
+    return greatest
 
 
 def _differences(
     trunk: Trunk,
     chain: Mapping[Segment, onnxruntime.InferenceSession],
-    heads: Sequence[ServedTask],
-    sessions: Mapping[str, onnxruntime.InferenceSession],
-    batch: Batch,
-    groups: Sequence[GroupedFile],
+    heads: Sequence[HeadFile],
+    groups: Sequence[GroupFile],
+    sessions: Sessions,
+    batch: Arrays,
 ) -> dict[str, float]:
-    reference = trunk.states(
-        batch.input_ids, batch.token_type_ids, batch.attention_mask, [segment.stop for segment in chain]
+    """Return the difference of every model that has a reference, on one batch."""
+    input_ids, token_type_ids, mask = (
+        torch.from_numpy(batch[name]) for name in (INPUT_IDS, TOKEN_TYPE_IDS, ATTENTION_MASK)
     )
-    tensors: dict[str, NDArray[np.int64] | Array] = dict(batch.arrays())
-    served: dict[int, Array] = {}
+    reference = trunk.states(input_ids, token_type_ids, mask, [segment.stop for segment in chain])
+    title, tensors = _title(batch), dict(batch)
+    states: dict[int, Array] = {}
     found: dict[str, float] = {}
-    alone: dict[str, tuple[ServedTask, Array]] = {}
     for segment, session in chain.items():
-        state = _run(session, segment.name, {name: tensors[name] for name in segment.inputs}, batch)
-        tensors[segment.output] = served[segment.stop] = state
-        found[segment.name] = _distance(segment.name, state, reference[segment.stop].numpy())
+        state = _run(session, segment.name, {name: tensors[name] for name in segment.inputs}, segment.output, title)
+        tensors[segment.output] = states[segment.stop] = state
+        found[segment.name] = _state_difference(segment.name, state, reference[segment.stop].numpy())
+
+    def scores_of(model: str, head: HeadFile) -> Array:
+        feeds = {HIDDEN_STATE: states[head.spec.tap], ATTENTION_MASK: batch[ATTENTION_MASK]}
+        return _run(sessions[model], model, feeds, head.spec.task, title)
+
+    own: dict[str, tuple[HeadFile, Array]] = {}
     for head in heads:
-        tap = head.spec.tap
-        feeds = {HIDDEN_STATE: served[tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
-        scores = _run(sessions[head.name], head.name, feeds, batch)
-        alone[head.name] = (head, scores)
+        scores = scores_of(head.name, head)
+        own[head.name] = (head, scores)
         if head.module is None:
-            _check_scores(head, scores, batch)
+            if fault := get_kind(head.spec.kind).answers.fault(scores, head.spec):
+                raise ParityError(head.name, f"on {title}: {fault}")
             continue
         with torch.no_grad():
-            expected = head.module.forward_whole(reference[tap], batch.attention_mask).numpy()
-        found[head.name] = _distance(head.name, scores, expected, head.spec)
+            expected = head.module.forward_whole(reference[head.spec.tap], mask).numpy()
+        found[head.name] = _score_difference(head.name, scores, expected, head.spec)
     for group in groups:
-        members = [alone[name] for name in group.heads]
-        feeds = {HIDDEN_STATE: served[members[0][0].spec.tap], ATTENTION_MASK: tensors[ATTENTION_MASK]}
-        for head, scores in members:
-            together = _run(sessions[group.name], group.name, feeds, batch, head.spec.task)
-            difference = _distance(group.name, together, scores, head.spec)
-            # Unlike max(), this keeps NaN.
-            found[group.name] = float(np.maximum(found.get(group.name, 0.0), difference))
+        differences = [
+            _score_difference(group.name, scores_of(group.name, head), scores, head.spec)
+            for head, scores in (own[name] for name in group.heads)
+        ]
+        found[group.name] = float(np.max(differences))  # unlike max(), keeps NaN
     return found
 
 
-def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on one file, on the CPU. Raises ParityError where it does not load it."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises its own classes, one for each status
-        raise ParityError(model, f"ONNX Runtime does not load it: {error}") from error
+def _title(batch: Arrays) -> str:
+    """Return the batch's shape, for messages."""
+    return "batch {} x {} tokens".format(*batch[INPUT_IDS].shape)
 
 
 def _check_signature(
@@ -195,7 +174,7 @@ def _check_signature(
     dims: Sequence[int | None],
     width: int,
 ) -> None:
-    """Compares names, types and dims with those of the config; None in ``dims`` stands for a dynamic axis."""
+    """Compare names, types and dims with those of the model's config. None in ``dims`` is a dynamic axis."""
     found = {tensor.name for tensor in session.get_inputs()}
     if found != set(inputs):
         raise ParityError(model, f"inputs are {sorted(found)}, not {sorted(inputs)}")
@@ -209,7 +188,7 @@ def _check_signature(
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
     if set(outputs) != {output}:
         raise ParityError(model, f"outputs are {sorted(outputs)}, not {[output]}")
-    # Triton compares the config with what ONNX Runtime infers: a dynamic axis has a name here, a fixed one its size.
+    # Triton compares the config with what ONNX Runtime infers: a dynamic axis has a symbol here, a fixed one its size.
     if _fixed(outputs[output].shape) != list(dims):
         expected = ["dynamic" if size is None else size for size in dims]
         raise ParityError(model, f"output {output} has dims {outputs[output].shape}, not {expected}")
@@ -225,36 +204,35 @@ def _check_type(model: str, tensor: onnxruntime.NodeArg, expected: str) -> None:
         raise ParityError(model, f"{tensor.name} is {tensor.type}, not {expected}")
 
 
-def _check_scores(head: ServedTask, scores: Array, batch: Batch) -> None:
-    fault = get_kind(head.spec.kind).fault(scores, head.spec)
-    if fault is not None:
-        raise ParityError(head.name, f"on {batch.title}: {fault}")
-
-
-def _run(
-    session: onnxruntime.InferenceSession,
-    model: str,
-    feeds: Mapping[str, NDArray[np.int64] | Array],
-    batch: Batch,
-    output: str | None = None,
-) -> Array:
+def _run(session: onnxruntime.InferenceSession, model: str, feeds: Arrays, output: str, title: str) -> Array:
     try:
-        result: Array = session.run([output] if output else None, feeds)[0]
-    except Exception as error:  # as in open_session
-        raise ParityError(model, f"does not run on {batch.title}: {error}") from error
-    # Where any difference is allowed, as of what is reduced, an infinite one would be too.
+        result: Array = session.run([output], feeds)[0]
+    except Exception as error:  # ONNX Runtime has one exception class per status, without a common base
+        raise ParityError(model, f"does not run on {title}: {error}") from error
+    # The tolerance of a reduced precision is infinite, and an infinite difference would pass it.
     if not np.isfinite(result).all():
-        raise ParityError(model, f"answers NaN or infinity on {batch.title}")
+        raise ParityError(model, f"answers NaN or infinity on {title}")
     return result
 
 
-def _distance(model: str, found: Array, expected: Array, spec: HeadSpec | None = None) -> float:
-    """The greatest difference of scores, as the head's kind sees it; of states, as a share of their greatest number.
+def _state_difference(model: str, found: Array, expected: Array) -> float:
+    """Return the greatest difference of two hidden states, as a share of the greatest number.
 
-    A state has a few features that stand out, in a long text more than in a short one, and floats are exact to a share.
+    Floats are exact to a share of themselves, and a state has a few features of large values, in a long text more than
+    in a short one.
+
+    *Shape of both:* (batch_size, tokens, width).
     """
+    _check_shapes(model, found, expected)
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
+
+
+def _score_difference(model: str, found: Array, expected: Array, spec: HeadSpec) -> float:
+    """Return the greatest difference of scores, as the head's kind measures it. *Shape of both:* (batch_size, dims)."""
+    _check_shapes(model, found, expected)
+    return get_kind(spec.kind).answers.difference(found, expected, spec)
+
+
+def _check_shapes(model: str, found: Array, expected: Array) -> None:
     if found.shape != expected.shape:
         raise ParityError(model, f"answers have shape {found.shape}, torch's {expected.shape}")
-    if spec is not None:
-        return get_kind(spec.kind).difference(found, expected, spec)
-    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))

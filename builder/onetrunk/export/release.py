@@ -1,18 +1,23 @@
-"""Which ONNX files a Triton release can load.
+"""The ONNX files that a Triton release can load.
 
-A release of NVIDIA's container fixes its ONNX Runtime, and that fixes the newest ONNX IR and operator set it reads.
-An older file is read by every later one, so files are written at the oldest form that has every operator they need;
-the release that is named guards against a builder that writes newer ones.
+A release of NVIDIA's container fixes its ONNX Runtime, which fixes the newest ONNX IR and operator set that it reads.
+Every later release reads an older file, so files are written in the oldest form that has every operator they need.
+The release that a build names guards against an exporter that writes a newer form.
 Source: the ONNX Runtime version pinned in Triton's build.py at each release.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from onetrunk.export.errors import ExportError
 from onetrunk.protocol.errors import UserError
 
-# LayerNormalization came with opset 17, which IR 8 belongs to.
+if TYPE_CHECKING:
+    import onnx
+
+# Opset 17 introduced LayerNormalization. It belongs to IR 8.
 OPSET = 17
 IR_VERSION = 8
 
@@ -24,16 +29,33 @@ class Release:
     """A Triton release as far as an ONNX file is concerned.
 
     Attributes:
-        name: the container's tag, as in ``24.10``.
-        onnxruntime: the ONNX Runtime in NVIDIA's container.
-        max_ir: newest ONNX IR that it is known to read.
-        max_opset: newest operator set that it is known to read.
+        name: The container's tag, such as ``24.10``.
+        onnxruntime: The version of ONNX Runtime in NVIDIA's container.
+        max_ir: The newest ONNX IR that it is known to read.
+        max_opset: The newest operator set that it is known to read.
     """
 
     name: str
     onnxruntime: str
     max_ir: int = 10
     max_opset: int = 21
+
+    def check(self, model: onnx.ModelProto, name: str) -> None:
+        """Refuse a file that is newer than this release is known to read.
+
+        Args:
+            model: The file's content.
+            name: The file's name, for the message.
+
+        Raises:
+            ExportError: The file's IR or operator set is too new.
+        """
+        opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        if model.ir_version > self.max_ir or opset > self.max_opset:
+            raise ExportError(
+                f"{name}: IR {model.ir_version} and opset {opset}, but Triton {self.name} reads "
+                f"IR {self.max_ir} and opset {self.max_opset} at most"
+            )
 
 
 _ONNXRUNTIME = {
@@ -54,7 +76,11 @@ RELEASES = {name: Release(name, onnxruntime) for name, onnxruntime in _ONNXRUNTI
 
 
 def get_release(name: str) -> Release:
-    """The release of this tag. Raises UserError with the known ones."""
+    """Return the release with this tag.
+
+    Raises:
+        UserError: The release is unknown. The message lists the known ones.
+    """
     if name not in RELEASES:
         raise UserError(f"Triton release {name!r} is not known; known are: {', '.join(RELEASES)}")
     return RELEASES[name]

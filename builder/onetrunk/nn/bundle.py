@@ -53,7 +53,7 @@ class Bundle:
         """
         self.check_trunk(trunk)
         spec = self.spec
-        outputs = get_kind(spec.kind).output(trunk.width, spec)
+        outputs = get_kind(spec.kind).output.build_layer(trunk.width, spec)
         head = empty_head(trunk, outputs=outputs, layers=spec.layers, query=spec.query)
         try:
             head.load_state_dict(self.weights)

@@ -20,7 +20,7 @@ def card_text(spec: HeadSpec) -> str:
     lines = [
         f"# Head `{spec.task}`",
         "",
-        f"A {spec.kind} head for {reads}: {get_kind(spec.kind).describe(spec)}.",
+        f"A {spec.kind} head for {reads}: {get_kind(spec.kind).output.describe(spec)}.",
         f"{_count(spec.layers, 'layer')} on tap {spec.tap} of trunk `{spec.trunk}`, up to {spec.max_length} tokens.",
         *([f"The query of its last layer is {query} below it, not [CLS]."] if query else []),
         "",

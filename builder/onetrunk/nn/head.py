@@ -93,7 +93,7 @@ def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, q
 
     Args:
         trunk: the trunk.
-        outputs: how many, or an output of a kind's own (``Kind.output``).
+        outputs: how many, or an output layer of a kind's own (``OutputSpec.build_layer``).
         tap: where it stands.
         layers: how many layers it has.
         query: what the last of them is computed for.

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onetrunk.export.chain_run import Chain
+from onetrunk.export.chain import Chain
 from onetrunk.export.exported_head import ExportedHead
-from onetrunk.export.grouped_heads import merge_heads
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.onnx_file import export_head, export_segment
-from onetrunk.export.parity import GroupedFile, ServedTask, check_parity
+from onetrunk.export.merge import merge_heads
+from onetrunk.export.onnx_file import ServedHead, export_head, export_segment
+from onetrunk.export.parity import TOLERANCE, GroupFile, HeadFile, check_parity
 from onetrunk.export.precision import reduce_file
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
@@ -153,19 +152,19 @@ class Artifacts:
             ParityError: A file does not answer as the torch module from which it came.
         """
         groups = [
-            GroupedFile(group.name, self.transaction.current(model.files[0]), [head_name(task) for task in group.heads])
+            GroupFile(group.name, self.transaction.current(model.files[0]), [head_name(task) for task in group.heads])
             for group, model in self.groups
         ]
-        found = self._check(self.fp32, "checking against torch", progress, None, [] if self.is_reduced else groups)
+        found = self._check(self.fp32, "checking against torch", progress, TOLERANCE, [] if self.is_reduced else groups)
         if self.is_reduced:
             # How far reduced answers may deviate is judged task by task, by the gate.
             found = self._check(self.served, "running what was reduced", progress, math.inf, groups)
         return found
 
     def _check(
-        self, chain: Chain, what: str, progress: ProgressCallback, allowed: float | None, groups: Sequence[GroupedFile]
+        self, chain: Chain, what: str, progress: ProgressCallback, tolerance: float, groups: Sequence[GroupFile]
     ) -> dict[str, float]:
-        heads = [served_task(head, self.trunk, chain.heads[head.spec.task]) for head, _ in self.heads]
+        heads = [head_file(head, self.trunk, chain.heads[head.spec.task]) for head, _ in self.heads]
         counter, total = itertools.count(1), 2 * len(self.buckets)
         progress(what, 0, total)
         return check_parity(
@@ -175,7 +174,7 @@ class Artifacts:
             self.buckets,
             lambda: progress(what, next(counter), total),
             groups=groups,
-            allowed=allowed,
+            tolerance=tolerance,
         )
 
 
@@ -217,10 +216,10 @@ class Fp32Cache:
         return self._folder / f"{model}.onnx"
 
 
-def served_task(head: HeadSource, trunk: Trunk, file: Path) -> ServedTask:
+def head_file(head: HeadSource, trunk: Trunk, file: Path) -> HeadFile:
     """Return a head's file with the torch module that it must match, for ``check_parity``."""
     module = None if isinstance(head, ExportedHead) else ServedHead(head.head(trunk), head.spec)
-    return ServedTask(head_name(head.spec.task), file, head.spec, module)
+    return HeadFile(head_name(head.spec.task), file, head.spec, module)
 
 
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:

@@ -101,7 +101,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
     """Return the config of a head whose ``versions`` Triton loads. The ensembles are made from its parameters alone."""
     config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
     _add_state(config, spec.width)
-    output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).dims(spec))
+    output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).output.dims(spec))
     if has_label_file(spec):
         output.label_filename = label_file(spec.task)
     config.output.append(output)
@@ -117,8 +117,8 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
     }
     if spec.range:
         parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
-    kind = get_kind(spec.kind)
-    if served := kind.served(spec) | ({"reads_as": kind.reads_as} if kind.reads_as else {}):
+    output_spec = get_kind(spec.kind).output
+    if served := output_spec.client_info(spec) | ({"reads_as": output_spec.reads_as} if output_spec.reads_as else {}):
         parameters["served"] = json.dumps(served)
     _set_parameters(config, parameters)
     return config
@@ -137,7 +137,7 @@ def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
 
 def has_label_file(spec: HeadSpec) -> bool:
     """Return whether a head has one score a label, so that Triton's classification extension can name them."""
-    return spec.labels is not None and get_kind(spec.kind).dims(spec) == [len(spec.labels)]
+    return spec.labels is not None and get_kind(spec.kind).output.dims(spec) == [len(spec.labels)]
 
 
 def label_file(task: str) -> str:

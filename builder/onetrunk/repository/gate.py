@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onetrunk.export.chain_run import Chain, padded_batches
+from onetrunk.export.batches import padded_batches
+from onetrunk.export.chain import Chain
+from onetrunk.export.errors import GateError
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback
-from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
@@ -28,22 +30,6 @@ BUILD_REMEDY = (
 
 # Raised by one when the same files could come out otherwise: results of before are then forgotten.
 GATE_FORMAT = 2
-
-
-class GateError(OneTrunkError):
-    """A task loses too much.
-
-    Attributes:
-        results: what was found for every task.
-        max_loss: what was allowed.
-    """
-
-    def __init__(self, results: Mapping[str, GateResult], max_loss: float, remedy: str) -> None:
-        lost = [f"{task} {result.loss:.2f}" for task, result in sorted(results.items()) if _too_much(result, max_loss)]
-        super().__init__(
-            f"points lost on dev data: {', '.join(lost)}; allowed is {max_loss:g}; nothing was published: {remedy}"
-        )
-        self.results, self.max_loss = results, max_loss
 
 
 def read_dev(spec: HeadSpec, settings: GateSettings) -> Examples:
@@ -120,10 +106,5 @@ def measure_losses(
 
 def judge(results: Mapping[str, GateResult], max_loss: float, remedy: str = BUILD_REMEDY) -> None:
     """Raises GateError, with what a user may do, where a task loses more than ``max_loss`` points."""
-    if any(_too_much(result, max_loss) for result in results.values()):
+    if not all(result.passes(max_loss) for result in results.values()):
         raise GateError(results, max_loss, remedy)
-
-
-def _too_much(result: GateResult, max_loss: float) -> bool:
-    # Written so that NaN fails too; and half a point that was allowed may be lost in floats a little more than it is.
-    return not result.loss <= max_loss + 1e-9

@@ -15,7 +15,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import find_task, load_task, read_examples
 from onetrunk.tasks.faults import Faults, RowError
-from onetrunk.tasks.kinds.base import text_of_words
+from onetrunk.tasks.kinds.base import join_words
 from onetrunk.tasks.records import BrokenLine, Record, is_not_utf8, read_records
 from onetrunk.training.states import tokenise
 
@@ -142,7 +142,7 @@ def _text(record: Record, names: Sequence[str]) -> str | None:
     value = record.values.get(name)
     if name == _WORDS and isinstance(value, list):
         try:
-            value = text_of_words(value)
+            value = join_words(value)
         except ValueError as error:
             raise RowError("not a text", f"{name!r} {error}") from None
     if value is not None and (not isinstance(value, str) or is_not_utf8(value)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onetrunk.export.exported_head import ExportedHead
-from onetrunk.export.grouped_heads import fits_group
+from onetrunk.export.merge import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
 from onetrunk.files import sha256_file
 from onetrunk.nn.trunk import Trunk
@@ -184,7 +184,7 @@ def _plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[st
     for task, head in heads.items():
         kind = get_kind(head.spec.kind)
         if not kind.by_token and (not isinstance(head, ExportedHead) or fits_group(head.file)):
-            outputs = kind.outputs(head.spec)
+            outputs = kind.output.num_outputs(head.spec)
             by_tap.setdefault(head.spec.tap, {})[task] = Member(
                 version=models[head_name(task)].version, outputs=outputs
             )

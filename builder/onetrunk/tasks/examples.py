@@ -13,6 +13,7 @@ from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.faults import Faults, RowError
 from onetrunk.tasks.hub import read_hub
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.location import locate
 from onetrunk.tasks.records import BrokenLine, Record, is_not_utf8, read_records
 from onetrunk.tasks.task import Split, Task
@@ -71,7 +72,7 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
         notes.append(f"left out {told}")
     if not targets:
         raise UserError(f"{place}: no rows in it that can be used")
-    if absent := task.answers.absent(targets, task):
+    if absent := get_kind(task.kind).codec.unused_labels(targets, task):
         what = "label" if len(absent) == 1 else "labels"
         notes.append(f"no row of the {split} data has the {what} {', '.join(map(repr, absent))}")
     return Examples(str(place), tuple(texts), tuple(targets), sha256, faults.total, tuple(notes))  # type: ignore[arg-type]
@@ -109,7 +110,7 @@ def _value(record: Record, field: str) -> object:
 
 def _text(record: Record, field: str, task: Task) -> str:
     try:
-        value = task.answers.text(_value(record, field))
+        value = get_kind(task.kind).codec.read_text(_value(record, field))
     except ValueError as error:
         raise RowError("not a text", f"{field!r} {error}") from None
     if is_not_utf8(value):
@@ -123,6 +124,6 @@ def _text(record: Record, field: str, task: Task) -> str:
 def _target(record: Record, task: Task, text: str | tuple[str, str]) -> Any:
     value = _value(record, task.label_field)
     try:
-        return task.answers.encode(value, task, text if isinstance(text, str) else "")
+        return get_kind(task.kind).codec.encode(value, task, text if isinstance(text, str) else "")
     except (ValueError, OverflowError, RecursionError) as error:
         raise RowError("bad label", str(error)) from None

@@ -62,7 +62,7 @@ def metric_of(scores: NDArray[np.float32], targets: Numbers, spec: HeadSpec) -> 
         targets: of the same rows; see Kind.targets. *Shape:* (rows, ...)
         spec: the head.
     """
-    return measure([spec.metric], get_kind(spec.kind).predictions(scores, spec), targets)[0][spec.metric]
+    return measure([spec.metric], get_kind(spec.kind).answers.predictions(scores, spec), targets)[0][spec.metric]
 
 
 def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets
+from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 _TEXTS_AT_A_TIME = 2048
@@ -17,7 +17,7 @@ _TEXTS_AT_A_TIME = 2048
 def targets_of(
     kind: Kind,
     encoded: Sequence[Any],
-    space: AnswerSpace,
+    config: KindConfig,
     texts: Texts,
     tokenizer: Callable[[], Tokenizer],
     max_length: int,
@@ -27,13 +27,13 @@ def targets_of(
     Args:
         kind: the kind.
         encoded: the texts' labels, as ``Kind.encode`` gives them.
-        space: what the task may answer.
+        config: the task's configuration.
         texts: the texts, which are read only for a kind whose answers are about tokens.
         tokenizer: makes the tokenizer that reads them.
         max_length: longest text in tokens.
     """
     offsets = token_offsets(tokenizer(), texts, max_length) if kind.by_token else None
-    return kind.targets(encoded, space, offsets)
+    return kind.codec.targets(encoded, config, offsets)
 
 
 def token_offsets(tokenizer: Tokenizer, texts: Texts, max_length: int) -> Offsets:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from onetrunk.protocol.names import check_task_name
-from onetrunk.tasks.kinds import KINDS, Kind, get_kind
+from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.metrics import METRICS, check_metric
 from onetrunk.tasks.recipe import Recipe
 
@@ -79,13 +79,8 @@ class Task(BaseModel):
     folder: Path = Path()
 
     def __hash__(self) -> int:
-        """Of its JSON: a table of options has no hash of its own. Workbenches are known by their tasks."""
+        """Hash the task's JSON, since its table of options has no hash. The configuration of an experiment needs it."""
         return hash(self.model_dump_json())
-
-    @property
-    def answers(self) -> Kind:
-        """The kind itself."""
-        return get_kind(self.kind)
 
     @property
     def fitted(self) -> Mapping[str, Any]:
@@ -134,19 +129,18 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> Task:
-        self.answers.check(self)
+        get_kind(self.kind).check(self)
         return self
 
     @model_validator(mode="after")
     def _form_fits_kind(self) -> Task:
-        if self.form not in self.answers.forms:
-            raise ValueError(
-                f"form {self.form!r} is not for kind {self.kind}; allowed: {', '.join(self.answers.forms)}"
-            )
+        forms = get_kind(self.kind).forms
+        if self.form not in forms:
+            raise ValueError(f"form {self.form!r} is not for kind {self.kind}; allowed: {', '.join(forms)}")
         return self
 
     @model_validator(mode="after")
     def _metrics_fit_answer(self) -> Task:
         for name in self.metrics:
-            check_metric(name, self.answers, self.labels)
+            check_metric(name, get_kind(self.kind), self.labels)
         return self

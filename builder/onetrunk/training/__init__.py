@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onetrunk.training.bundles import train
+    from onetrunk.training.experiment import ExperimentConfig
     from onetrunk.training.results import TrainResult
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["ExperimentConfig", "TrainResult", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: importing a module of this package for its types needs no torch.
+    # Imported on first use: what a module of this package needs for types alone must not import torch.
     if name == "train":
         from onetrunk.training.bundles import train
 
         return train
+    if name == "ExperimentConfig":
+        from onetrunk.training.experiment import ExperimentConfig
+
+        return ExperimentConfig
     if name == "TrainResult":
         from onetrunk.training.results import TrainResult
 

@@ -1,15 +1,15 @@
-"""The cache of trunk states on disk: since the trunk is frozen, it runs once per text, whatever is trained on it.
+"""The cache of hidden states on disk: since the trunk is frozen, it runs once per text, whatever is trained on it.
 
 One folder holds one list of texts as one trunk reads them:
 
-    <root>/states/<trunk>/<hash over texts, cut and compute>/
-        about.json      what it is, and what passes of the trunk took
-        lengths.npy     tokens a text, in the order of the data
-        tap_03.f16      the states at tap 3, a text after the other, from short to long, no padding
-        tap_05.part     states that are being written; what is there counts when the pass goes on
+    <root>/states/<trunk>/<hash of the texts, the longest text, the device and the data type>/
+        about.json      what the folder holds, and what the trunk's passes took
+        lengths.npy     the number of tokens of each text, in the order of the data
+        tap_03.f16      the hidden states at tap 3, text by text from short to long, without padding
+        tap_05.part     hidden states that are being written; a pass that is resumed continues the file
 
-A tap's file has its name only when it is whole. Stored as fp16: the states of BERT's layers are numbers of LayerNorm,
-far from fp16's limit, and its rounding (0.0002 of a state's size) is a tenth of that of bf16.
+A tap's file gets its name only when it is complete. States are stored as fp16: those of BERT's layers come from a
+LayerNorm and stay far from fp16's limit, and its rounding error (0.0002 of a state's norm) is a tenth of bf16's.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ from onetrunk.training.states import CachedStates, TokenRows, check_max_length, 
 
 CACHE_VARIABLE = "ONETRUNK_CACHE"
 _LAYOUT = 1
+# Tokens a batch, padding included: more would not make a CPU faster, and would not fit its caches.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 
 
 def cache_root(given: Path | None = None) -> Path:
-    """The folder of all caches: as given, or from the variable ONETRUNK_CACHE, or in the user's own cache folder."""
+    """Return the root folder of all caches: as given, from the variable ONETRUNK_CACHE, or the user's own."""
     if given is not None:
         return given
     variable = os.environ.get(CACHE_VARIABLE)
@@ -55,15 +57,15 @@ def cache_root(given: Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class CachedTexts:
-    """The states of one list of texts.
+    """The hidden states of one list of texts.
 
     Attributes:
-        states: by tap.
-        size_bytes: of the taps' files.
-        cut: how many texts were longer than allowed.
-        pass_seconds: what the passes of the trunk took that computed them, whenever that was.
-        pass_cpu_seconds: the same on the processor, without waiting for other work on the machine.
-        trunk_ran: whether the trunk had to run just now, or all was there.
+        states: The states by tap.
+        size_bytes: The size of the taps' files.
+        cut: The number of texts that were longer than allowed.
+        pass_seconds: The time of the trunk's passes that computed the states, whenever that was.
+        pass_cpu_seconds: The processor time of these passes; other work on the machine does not count.
+        trunk_ran: Whether the trunk ran just now, since states were missing.
     """
 
     states: dict[int, CachedStates]
@@ -75,10 +77,10 @@ class CachedTexts:
 
 
 class StateCache:
-    """States of texts on one trunk, made where they are missing.
+    """The hidden states of texts on one trunk, computed where they are missing.
 
     Attributes:
-        folder: where this trunk's states are.
+        folder: The folder of this trunk's states.
     """
 
     def __init__(self, root: Path, trunk: Trunk, compute: ComputeConfig) -> None:
@@ -95,61 +97,61 @@ class StateCache:
         what: str = "texts",
         progress: ProgressCallback = silent,
     ) -> CachedTexts:
-        """The states at all taps asked for. Those that are missing are computed in one pass over the texts.
+        """Return the states at some taps. Those that are missing are computed in one pass over the texts.
 
-        A pass that was killed goes on where it was.
+        A pass that was killed is resumed after its last batch.
 
         Args:
-            texts: texts, or pairs of texts.
-            taps: which taps.
-            max_length: longest text in tokens.
-            what: the texts' name in the progress.
-            progress: told how many tokens are done.
+            texts: Texts, or pairs of texts.
+            taps: The taps.
+            max_length: The longest text in tokens.
+            what: The name of the texts in the progress.
+            progress: Called with the number of tokens that are done.
 
         Raises:
-            UserError: the trunk has no such tap, or cannot read that many tokens.
-            OneTrunkError: the disk is full, or a state does not fit fp16.
+            UserError: The trunk has no such tap, or cannot read that many tokens.
+            OneTrunkError: The disk is full, or a state does not fit fp16.
         """
-        wanted = sorted(set(taps))
-        for tap in wanted:
+        needed = sorted(set(taps))
+        for tap in needed:
             self._trunk.check_tap(tap)
         check_max_length(self._trunk, max_length)
         folder = self.folder / self._key(texts, max_length)
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with _locked(folder):
             about = _read_about(folder)
-            missing = [tap for tap in wanted if about is None or not self._is_whole(folder, tap, about)]
+            missing = [tap for tap in needed if about is None or not self._is_complete(folder, tap, about)]
             if about is None or missing:
                 about = self._run(folder, texts, missing, max_length, what, progress)
             lengths: NDArray[np.int64] = np.load(folder / "lengths.npy")
-        states = {tap: CachedStates(tap_file(folder, tap), lengths, self._trunk.width) for tap in wanted}
-        size_bytes = sum(tap_file(folder, tap).stat().st_size for tap in wanted)
-        passes = [one for one in about["passes"] if set(one["taps"]) & set(wanted)]
+        states = {tap: CachedStates(tap_file(folder, tap), lengths, self._trunk.width) for tap in needed}
+        size_bytes = sum(tap_file(folder, tap).stat().st_size for tap in needed)
+        passes = [one for one in about["passes"] if set(one["taps"]) & set(needed)]
         seconds = sum(one["seconds"] for one in passes)
         cpu_seconds = sum(one.get("cpu_seconds", one["seconds"]) for one in passes)
         return CachedTexts(states, size_bytes, about["cut"], seconds, cpu_seconds, bool(missing))
 
     def _key(self, texts: Texts, max_length: int) -> str:
-        # The trunk is the folder above. Taps are files of the folder: another tap does not make another cache.
+        # The trunk is the folder above, and taps are files within: another tap does not make another cache.
         parts = [_LAYOUT, texts_sha256(texts), max_length, self._compute.device, self._compute.trunk_dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def _is_whole(self, folder: Path, tap: int, about: dict[str, Any]) -> bool:
+    def _is_complete(self, folder: Path, tap: int, about: dict[str, Any]) -> bool:
         file = tap_file(folder, tap)
-        # Its name says that it is whole; the size guards against a copy of the cache that was cut off.
+        # Its name says that it is complete; the size guards against a truncated copy of the cache.
         return file.is_file() and file.stat().st_size == about["tokens"] * self._trunk.width * np.float16().nbytes
 
     def _run(
         self, folder: Path, texts: Texts, taps: list[int], max_length: int, what: str, progress: ProgressCallback
     ) -> dict[str, Any]:
-        """One pass over the texts for some taps; gives what about.json says after it."""
+        """Run the trunk over the texts for some taps, and return the new content of about.json."""
         started, cpu_started = time.monotonic(), time.process_time()
         rows = tokenise(self._trunk, texts, max_length)
         earlier = (_read_about(folder) or {"passes": []})["passes"]
         about = {**self._describe(rows, max_length), "passes": earlier}
         with atomic_write(folder / "lengths.npy") as aside, aside.open("wb") as stream:
             np.save(stream, rows.lengths)
-        # Written last: where it is, lengths.npy is.
+        # Written last: where about.json exists, lengths.npy does.
         _write_about(folder, about)
         StatePass(self._trunk, self._compute, folder, rows, taps).run(what, progress)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
@@ -183,27 +185,23 @@ def _write_about(folder: Path, about: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Makes a second process that wants the same states wait for the first, and then find them."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a second process that needs the same states wait for the first, and then find them."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-# Tokens a batch, with padding: more would not make a CPU faster, and leaves its caches.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-
-
 def tap_file(folder: Path, tap: int) -> Path:
-    """Where the states at a tap are, once they are whole."""
+    """Return the path of a tap's states, once they are complete."""
     return folder / f"tap_{tap:02d}.f16"
 
 
 class StatePass:
-    """Writes the files of several taps, from short texts to long ones.
+    """One pass of the trunk over many texts, from short to long, that writes the files of several taps.
 
-    Files only grow, by whole batches, and which texts make a batch depends on their lengths alone. So what a killed
-    pass has written is known by its size, and a pass that goes on writes the very numbers that an undisturbed one does.
+    Files only grow, by whole batches, and the batches depend on the lengths of the texts alone. So the size of a file
+    tells what a killed pass has written, and a resumed pass writes the same bytes as an uninterrupted one.
     """
 
     def __init__(
@@ -217,10 +215,14 @@ class StatePass:
         self._token_bytes = trunk.width * np.float16().nbytes
 
     def run(self, what: str, progress: ProgressCallback) -> None:
-        """Computes what is missing, and gives the files their names.
+        """Compute the states that are missing, and give the files their final names.
+
+        Args:
+            what: The name of the texts in the progress.
+            progress: Called after each batch with the number of tokens that are done.
 
         Raises:
-            OneTrunkError: the disk is full, in which case nothing half is left; or a state does not fit fp16.
+            OneTrunkError: The disk is full, and partial files are removed; or a state does not fit fp16.
         """
         total = int(self._rows.lengths.sum())
         batches, done = self._remaining_batches()
@@ -248,11 +250,11 @@ class StatePass:
             self._trunk.to(home)
 
     def _remaining_batches(self) -> tuple[list[NDArray[np.int64]], int]:
-        """The batches still to be run, and how many tokens are there already in the files of all taps."""
-        there = min(self._size(part) for part in self._parts.values()) // self._token_bytes
+        """Return the batches that are left, and the number of tokens that the files of all taps have already."""
+        written = min(self._size(part) for part in self._parts.values()) // self._token_bytes
         batches = list(_batches(self._rows.lengths, _BATCH_TOKENS[self._compute.device]))
         done = first = 0
-        while first < len(batches) and (after := done + int(self._rows.lengths[batches[first]].sum())) <= there:
+        while first < len(batches) and (after := done + int(self._rows.lengths[batches[first]].sum())) <= written:
             done, first = after, first + 1
         for part in self._parts.values():
             if part.exists():
@@ -268,7 +270,7 @@ class StatePass:
         for tap, stream in streams.items():
             tokens = states[tap][mask.bool()].half()  # (tokens of the batch, width)
             if not torch.isfinite(tokens).all():
-                raise OneTrunkError(f"tap {tap} of trunk {self._trunk.identity} gives states that do not fit 16 bits")
+                raise OneTrunkError(f"tap {tap} of trunk {self._trunk.identity}: its hidden states do not fit fp16")
             stream.write(tokens.cpu().numpy().tobytes())
 
     def _check_room(self, tokens: int) -> None:
@@ -284,7 +286,7 @@ class StatePass:
         needed = total * self._token_bytes * len(self._parts)
         raise OneTrunkError(
             f"{folder}: the disk is full: the states of these texts need {needed / 1e9:.2f} GB, and "
-            f"{shutil.disk_usage(folder).free / 1e9:.2f} GB are free; make room, or give another place by --cache"
+            f"{shutil.disk_usage(folder).free / 1e9:.2f} GB are free; make room, or give another folder by --cache"
         ) from None
 
     @staticmethod
@@ -292,12 +294,12 @@ class StatePass:
         return part.stat().st_size if part.exists() else 0
 
 
-def _batches(lengths: NDArray[np.int64], most_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Rows from short to long, as many at a time as fit into ``most_tokens`` with their padding."""
+def _batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Yield row numbers from short texts to long ones, as many at a time as fit into ``max_tokens`` with padding."""
     batch: list[int] = []
     for row in length_order(lengths):
-        # Sorted: the row that comes is the longest of the batch.
-        if batch and (len(batch) + 1) * int(lengths[row]) > most_tokens:
+        # The rows are sorted, so this one is the longest of the batch.
+        if batch and (len(batch) + 1) * int(lengths[row]) > max_tokens:
             yield np.array(batch)
             batch = []
         batch.append(int(row))

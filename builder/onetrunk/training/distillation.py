@@ -12,6 +12,7 @@ from torch import nn
 
 from onetrunk.nn.head import Head
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.offsets import Texts
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, teacher_outputs
 from onetrunk.training.experiment import Experiment
@@ -54,7 +55,7 @@ def _student_data(
     labels = LabelObjective.of(task, data.targets, model)
     if not how.soft:
         return data, labels
-    if how.state_weight and task.answers.by_token:
+    if how.state_weight and get_kind(task.kind).by_token:
         raise UserError(
             f"task {spec.task}: state_weight is {how.state_weight:g}, but a head that answers for every token has no "
             "single last state to compare; leave state_weight at 0"

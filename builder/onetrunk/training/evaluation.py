@@ -15,6 +15,7 @@ from torch.nn import functional
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.tasks import Examples, Task
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.offsets import targets_of
 from onetrunk.training.objective import output_of
@@ -46,7 +47,7 @@ def labelled_targets(task: Task, examples: Examples, *, trunk: Trunk, max_length
         max_length: The longest text in tokens.
     """
     return torch.from_numpy(
-        targets_of(task.answers, examples.targets, task, examples.texts, trunk.tokenizer, max_length)
+        targets_of(get_kind(task.kind), examples.targets, task, examples.texts, trunk.tokenizer, max_length)
     )
 
 
@@ -57,7 +58,7 @@ class Evaluation:
     Attributes:
         scores: The scores by metric, as shares: 0.5 is 50%.
         notes: The metrics that are not defined on these data.
-        fitted: What the kind fitted to the data, such as thresholds; see ``Kind.fit``.
+        fitted: What the kind fitted to the data, such as thresholds; see ``TrainingSpec.fit_on_dev``.
     """
 
     scores: dict[str, float]
@@ -66,8 +67,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _FittedAnswers:
-    """A task's answers with what was fitted for one model: an AnswerSpace."""
+class _FittedConfig:
+    """The ``KindConfig`` of a task with what was fitted for one model."""
 
     labels: tuple[str, ...] | None
     range: tuple[float, float] | None
@@ -86,14 +87,14 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
         data: The dev data.
         task: The task.
     """
-    kind, raw, targets = task.answers, raw_outputs(model, data.states), data.targets.numpy()
-    answers = _FittedAnswers(task.labels, task.range, task.options, kind.fit(raw, targets, task))
+    kind, raw, targets = get_kind(task.kind), raw_outputs(model, data.states), data.targets.numpy()
+    config = _FittedConfig(task.labels, task.range, task.options, kind.training.fit_on_dev(raw, targets, task))
     output = output_of(model)
     # The output layer may take part in the scores (CRF), so they are computed on its device.
     device = raw.device if output is None else next(output.parameters()).device
-    served = kind.scores(raw.to(device), answers, output).cpu().numpy()
-    scores, notes = measure(task.metrics, kind.predictions(served, answers), targets)
-    return Evaluation(scores, notes, dict(answers.fitted))
+    served = kind.output.scores(raw.to(device), config, output).cpu().numpy()
+    scores, notes = measure(task.metrics, kind.answers.predictions(served, config), targets)
+    return Evaluation(scores, notes, dict(config.fitted))
 
 
 @torch.no_grad()

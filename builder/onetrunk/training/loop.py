@@ -1,4 +1,4 @@
-"""Training a model on batches: one loop for heads on cached states, teachers, students and whole encoders."""
+"""The training loop: batches, optimizer, learning-rate schedule and the score of each epoch, for any model."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Weights = dict[str, Tensor]
 
 
 class DivergedError(OneTrunkError):
-    """The loss, or a weight, is no finite number any more."""
+    """The loss, a weight or a dev score is not finite."""
 
 
 @dataclass(frozen=True)
 class FitState:
-    """Where training stands after an epoch: all that is needed to go on.
+    """The state of a training after an epoch: all that is needed to resume it.
 
-    What is random in an epoch comes from the seed and the epoch's number, so no generator's state is kept.
+    Randomness within an epoch comes from the seed and the epoch's number, so the state of no generator is kept.
 
     Attributes:
-        losses: mean training loss of every epoch so far.
-        scores: dev scores after every epoch so far, by metric.
-        weights: the head's.
-        optimizer: the optimizer's own state.
-        best_weights: the head's weights after the best epoch.
+        losses: The mean training loss of every epoch so far.
+        scores: The dev scores after every epoch so far, by metric.
+        weights: The model's weights.
+        optimizer: The optimizer's state.
+        best_weights: The model's weights after the best epoch.
     """
 
     losses: tuple[float, ...]
@@ -47,7 +47,7 @@ class FitState:
     best_weights: Weights
 
     def best_epoch(self, metric: str) -> int:
-        """Index of the epoch with the best score; of equal ones, the first."""
+        """Return the index of the epoch with the best score; of equal ones, the first."""
         values = [scores[metric] for scores in self.scores]
         return values.index(max(values))
 
@@ -64,24 +64,24 @@ def fit(
     after_epoch: Callable[[FitState], bool | None] = lambda state: None,
     progress: ProgressCallback = silent,
 ) -> FitState:
-    """Trains a model by its recipe. Only its own parameters change, and they end as after the last epoch.
+    """Train a model by its recipe. Only its own parameters change; they end as after the last epoch.
 
-    The same seed gives the same weights on the same machine, also where training was cut off and goes on.
+    The same seed gives the same weights on the same machine, also where a training was interrupted and resumed.
 
     Args:
-        model: a fresh head or whole encoder, on the device where it is to be trained. It is called with what a batch
-            of the states holds, and gives raw outputs, *Shape:* (batch_size, outputs).
-        task: tells what the answers are, and the metrics.
-        recipe: how to train.
-        train: what to train on.
-        dev: what to measure each epoch on.
-        objective: what is minimised; None is the kind's own loss against the labels of ``train``.
-        resume: go on after this state.
-        after_epoch: called with the state after every epoch; where it gives True, training stops there.
-        progress: told how many steps are done.
+        model: A fresh head or whole encoder, on the device where it is trained. It is called with the tensors of a
+            batch of the states and returns raw outputs. *Shape:* (batch_size, outputs)
+        task: The task: its kind and its metrics.
+        recipe: The hyperparameters.
+        train: The training data.
+        dev: The data that each epoch is scored on.
+        objective: The loss; None is the kind's own loss against the targets of ``train``.
+        resume: The state to resume from.
+        after_epoch: Called with the state after every epoch; training stops where it returns True.
+        progress: Called after each step.
 
     Raises:
-        DivergedError: the loss, or a weight, is no finite number any more.
+        DivergedError: The loss, a weight or a dev score is not finite.
     """
     objective = objective or LabelObjective.of(task, train.targets, model)
     if recipe.dropout is not None:
@@ -123,7 +123,7 @@ def _run_epoch(
     total = 0.0
     for place, rows in enumerate(batches):
         step = epoch * len(batches) + place
-        rate = recipe.learning_rate * schedule(step, steps, recipe.warmup)
+        rate = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with _autocast(recipe, device):
@@ -145,12 +145,11 @@ def _run_epoch(
 
 
 def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
-    """Catches a last step that went wrong, which no loss after it tells of. Weights are stored in 16 bits."""
-    most = torch.finfo(torch.float16).max
-    if not all(bool((parameter.detach().abs() <= most).all()) for parameter in model.parameters()):
+    """Catch a last step that went wrong, which shows in no later loss. Weights are stored in fp16."""
+    largest = torch.finfo(torch.float16).max
+    if not all(bool((parameter.detach().abs() <= largest).all()) for parameter in model.parameters()):
         raise DivergedError(
-            f"task {task.name}: a weight is no number that fits 16 bits after epoch {epoch + 1}: train with a lower "
-            "--lr"
+            f"task {task.name}: a weight does not fit fp16 after epoch {epoch + 1}: train with a lower --lr"
         )
 
 
@@ -165,9 +164,9 @@ def _check_score(score: float, task: Task, epoch: int) -> None:
 
 @contextmanager
 def _threads(recipe: Recipe, model: nn.Module) -> Iterator[None]:
-    """Within it, a folded layer trains in one thread.
+    """Train a folded layer in one thread.
 
-    Its steps are many operations on a vector a text: too small to be shared out. On a busy machine, threads that wait
+    Its steps are many operations on one vector per text, too small to share out. On a busy machine, threads that wait
     for each other make a step an order of magnitude slower; and one thread gives the same weights on any number of
     cores.
     """
@@ -180,18 +179,18 @@ def _threads(recipe: Recipe, model: nn.Module) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The learning rate of a step as a share of its peak: up in a line, and down in a line to 0.
+def linear_schedule(step: int, steps: int, warmup: float) -> float:
+    """Return the learning rate of a step as a share of its peak: a linear warm-up, then a linear decay to 0.
 
     Args:
-        step: from 0.
-        steps: of the whole training.
-        warmup: share of the steps that go up.
+        step: The step, from 0.
+        steps: The number of steps of the whole training.
+        warmup: The share of the steps that belong to the warm-up.
     """
-    rising = warmup * steps
-    if step < rising:
-        return (step + 1) / (math.floor(rising) + 1)
-    return (steps - step) / (steps - math.floor(rising))
+    warmup_steps = warmup * steps
+    if step < warmup_steps:
+        return (step + 1) / (math.floor(warmup_steps) + 1)
+    return (steps - step) / (steps - math.floor(warmup_steps))
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
@@ -199,21 +198,21 @@ def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[ob
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Sets the share that every dropout of a model leaves out."""
+    """Set the probability of every dropout of a model."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    # Matrices decay; biases and LayerNorm, which are vectors, do not.
+    # Weight decay applies to matrices, not to vectors: biases and LayerNorm.
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    # Fused: the step itself takes as long as the rest of a folded head's training otherwise.
+    # Unfused, the optimizer's step takes as long as the rest of a folded head's training.
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 

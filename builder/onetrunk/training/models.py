@@ -13,6 +13,7 @@ from onetrunk.files import atomic_write
 from onetrunk.nn.head import Head, empty_head, new_head
 from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.experiment import SPLITS, Experiment
 from onetrunk.training.loop import Weights
 from onetrunk.training.runs import RunRecord, RunSpec, Start
@@ -27,7 +28,7 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
     recipe, trunk, task = spec.recipe, experiment.trunk, experiment.task(spec.task)
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
-        outputs = task.answers.output(trunk.width, task)
+        outputs = get_kind(task.kind).output.build_layer(trunk.width, task)
         if spec.role == "full":
             return new_whole_model(trunk, outputs=outputs, vocabulary=_vocabulary(spec.task, experiment))
         head = new_head(trunk, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query)
@@ -61,7 +62,7 @@ def head_with_weights(spec: RunSpec, weights: Weights, experiment: Experiment) -
     Weights are rounded to fp16, the precision in which bundles and the cache store them.
     """
     recipe, task = spec.recipe, experiment.task(spec.task)
-    outputs = task.answers.output(experiment.trunk.width, task)
+    outputs = get_kind(task.kind).output.build_layer(experiment.trunk.width, task)
     head = empty_head(experiment.trunk, outputs=outputs, layers=recipe.layers, query=recipe.query)
     head.load_state_dict({name: tensor.half().float() for name, tensor in weights.items()})
     return head.eval().requires_grad_(False)
@@ -85,7 +86,7 @@ def fine_tuned_model(record: RunRecord, experiment: Experiment) -> WholeModel:
     task = experiment.task(record.spec.task)
     return trained_whole_model(
         experiment.trunk,
-        outputs=task.answers.output(experiment.trunk.width, task),
+        outputs=get_kind(task.kind).output.build_layer(experiment.trunk.width, task),
         vocabulary=_vocabulary(task.name, experiment),
         weights=load_weights(record.key, experiment),
     )

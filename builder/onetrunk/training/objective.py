@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onetrunk.tasks import Task
-from onetrunk.tasks.kinds import Kind
+from onetrunk.tasks.kinds import Kind, get_kind
 
 
 class Objective(Protocol):
@@ -55,14 +55,15 @@ class LabelObjective:
             targets: The targets of the labelled rows. *Shape:* (labelled, ...)
             model: The model that is trained.
         """
-        weights = task.answers.weights(targets.numpy(), task)
-        return cls(task.answers, targets, output_of(model), None if weights is None else torch.from_numpy(weights))
+        kind = get_kind(task.kind)
+        weights = kind.training.row_weights(targets.numpy(), task)
+        return cls(kind, targets, output_of(model), None if weights is None else torch.from_numpy(weights))
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See ``Objective``."""
         targets = self._targets[rows].to(raw.device)
         weights = None if self._weights is None else self._weights[rows].to(raw.device)
-        return self.kind.loss(raw, targets, self._output, weights)
+        return self.kind.training.loss(raw, targets, self._output, weights)
 
 
 def output_of(model: nn.Module) -> nn.Module | None:
@@ -89,7 +90,7 @@ class DistilObjective:
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See ``Objective``."""
-        loss = self._labels.kind.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
+        loss = self._labels.kind.training.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
         labelled = rows < self._labels.count
         if bool(labelled.any()):
             share = float(labelled.float().mean())
@@ -98,7 +99,7 @@ class DistilObjective:
 
 
 class StateObjective:
-    """Adds the distance of the head's last state from the teacher's, both normalised, to another objective.
+    """Another objective plus the distance of the head's last state from the teacher's, both normalised.
 
     The last state is the input of the head's output layer. A hook on the dropout before it reads the state, so that
     the head itself needs no code for distillation.

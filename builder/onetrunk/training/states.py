@@ -1,4 +1,4 @@
-"""Texts as token ids, ragged: no padding is stored anywhere."""
+"""The inputs of training: texts as token ids or cached hidden states, stored without padding, read in batches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TokenRows:
     """The token ids of many texts, one after the other.
 
     Attributes:
-        ids: *Shape:* (all tokens,)
-        type_ids: 0 for the first text of a pair, 1 for the second. *Shape:* (all tokens,)
-        lengths: tokens a text. *Shape:* (texts,)
-        cut: how many texts were longer than allowed.
+        ids: The token ids. *Shape:* (all tokens,)
+        type_ids: The token types: 0 for the first text of a pair, 1 for the second. *Shape:* (all tokens,)
+        lengths: The number of tokens of each text. *Shape:* (texts,)
+        cut: The number of texts that were longer than allowed.
     """
 
     ids: NDArray[np.int32]
@@ -37,7 +37,11 @@ class TokenRows:
     cut: int
 
     def batch(self, rows: NDArray[np.int64], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Some texts, padded on the right to the longest of them.
+        """Return some texts, padded on the right to the longest of them.
+
+        Args:
+            rows: The row numbers. *Shape:* (batch_size,)
+            pad_token_id: The token id of the padding.
 
         Returns:
             input_ids, token_type_ids and attention_mask. *Shape of each:* (batch_size, tokens)
@@ -50,10 +54,15 @@ class TokenRows:
 
 
 def tokenise(trunk: Trunk, texts: Texts, max_length: int) -> TokenRows:
-    """Texts as the trunk reads them: with its special tokens, cut at ``max_length``, the longer text of a pair first.
+    """Tokenise texts as the trunk reads them, with special tokens, cut at ``max_length``: first the longer of a pair.
+
+    Args:
+        trunk: The trunk, which brings the tokenizer.
+        texts: The texts, or pairs of texts.
+        max_length: The longest text in tokens.
 
     Raises:
-        UserError: the trunk cannot read that many tokens.
+        UserError: The trunk cannot read that many tokens.
     """
     check_max_length(trunk, max_length)
     tokenizer = trunk.tokenizer()
@@ -71,51 +80,58 @@ def tokenise(trunk: Trunk, texts: Texts, max_length: int) -> TokenRows:
 
 
 def check_max_length(trunk: Trunk, max_length: int) -> None:
-    """Raises UserError where the trunk cannot read that many tokens."""
+    """Check a text length against the trunk.
+
+    Raises:
+        UserError: The trunk cannot read that many tokens.
+    """
     if not 3 <= max_length <= trunk.max_positions:
         raise UserError(f"max_length {max_length}: this trunk reads 3 to {trunk.max_positions} tokens")
 
 
 def texts_sha256(texts: Texts) -> str:
-    """A hash over texts, in their order. Labels do not count: the trunk does not see them."""
+    """Return a hash over texts, in their order. Labels are not part of it: the trunk does not see them."""
     digest = hashlib.sha256()
     for text in texts:
         parts = (text,) if isinstance(text, str) else text
         for part in parts:
             encoded = part.encode()
-            # With the lengths in it, no two lists of texts can be the same string of bytes.
+            # With the lengths, no two lists of texts give the same bytes.
             digest.update(f"{len(parts)},{len(encoded)}:".encode())
             digest.update(encoded)
     return digest.hexdigest()
 
 
 def ragged_index(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where the tokens of some rows lie in a ragged array, padded to a rectangle.
+    """Return the indices of some rows' tokens in a ragged array, padded to a rectangle.
 
     Args:
-        starts: place of each row's first token. *Shape:* (rows,)
-        lengths: tokens of each row. *Shape:* (rows,)
+        starts: The index of each row's first token. *Shape:* (rows,)
+        lengths: The number of tokens of each row. *Shape:* (rows,)
 
     Returns:
-        Places, and which of them are tokens; padding points at its row's first token. *Shape of both:* (rows, tokens)
+        The indices, and a mask of those that are tokens; padding points at its row's first token.
+        *Shape of both:* (rows, tokens)
     """
     column = np.arange(lengths.max())
     mask = column < lengths[:, None]
     return starts[:, None] + np.where(mask, column, 0), mask
 
 
-# So many batches' texts are drawn at random and sorted by length among themselves: little padding, and still random.
+# Texts are drawn at random for this many batches and sorted by length within them: little padding, still random.
 _POOL_BATCHES = 32
 
 
 def epoch_batches(lengths: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """All texts once, in random batches of similar length.
+    """Return the row numbers of all texts in random batches of similar length.
+
+    The order depends on the seed and the epoch alone.
 
     Args:
-        lengths: tokens a text. *Shape:* (texts,)
-        batch_size: texts a batch; one batch may have fewer.
-        seed: the training's seed.
-        epoch: the epoch, from 0.
+        lengths: The number of tokens of each text. *Shape:* (texts,)
+        batch_size: The number of texts a batch; one batch may have fewer.
+        seed: The seed of the training.
+        epoch: The epoch, from 0.
     """
     random = np.random.default_rng((seed, epoch))
     rows = random.permutation(len(lengths))
@@ -129,32 +145,33 @@ def epoch_batches(lengths: NDArray[np.int64], batch_size: int, *, seed: int, epo
 
 
 def plain_batches(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """All texts once, from short to long."""
+    """Return the row numbers of all texts in batches from short to long."""
     rows = np.argsort(lengths, kind="stable")
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 class States(Protocol):
-    """Where training gets a batch of states from. *Lengths:* (texts,), tokens a text."""
+    """A list of texts as the input of a model, read batch by batch."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens a text. *Shape:* (texts,)."""
+        """The number of tokens of each text. *Shape:* (texts,)."""
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        """What a model is called with for some texts.
+        """Return the arguments of a model for some texts.
 
-        For a head: their states and mask. *Shapes:* (rows, tokens, width), (rows, tokens).
+        For a head these are the hidden states and the attention mask.
+        *Shapes:* (batch_size, tokens, width), (batch_size, tokens)
         """
 
 
 class CachedStates:
-    """States on disk, mapped into memory: only what a batch needs is read.
+    """The hidden states of texts at one tap, mapped from disk into memory: only what a batch needs is read.
 
-    Texts lie in the order of their length, so that the texts of a batch, which are of similar length, lie close.
+    Texts are stored in the order of their length, so that the texts of a batch, which have similar lengths, are close.
 
     Attributes:
-        lengths: tokens a text, in the order of the data. *Shape:* (texts,)
+        lengths: The number of tokens of each text, in the order of the data. *Shape:* (texts,)
     """
 
     def __init__(self, path: Path, lengths: NDArray[np.int64], width: int) -> None:
@@ -164,7 +181,7 @@ class CachedStates:
         self._states = torch.from_numpy(np.memmap(path, dtype=np.float16, mode="c", shape=(int(lengths.sum()), width)))
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """See States. Padding holds zeros."""
+        """See ``States``. Padding is zero."""
         index, mask = ragged_index(self._starts[rows], self.lengths[rows])
         attention_mask = torch.from_numpy(mask.astype(np.int64))
         state = self._states[torch.from_numpy(index)].float() * attention_mask[..., None]
@@ -172,12 +189,12 @@ class CachedStates:
 
 
 def length_order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The texts from short to long, as they lie in the cache. *Shape:* (texts,)."""
+    """Return the row numbers of texts from short to long, the order in the cache. *Shape:* (texts,)."""
     return np.argsort(lengths, kind="stable")
 
 
 def row_starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place of each text's first token in the cache, for the texts in the order of the data. *Shape:* (texts,)."""
+    """Return the index of each text's first token in the cache, in the order of the data. *Shape:* (texts,)."""
     order = length_order(lengths)
     starts = np.empty_like(lengths)
     starts[order] = np.cumsum(lengths[order]) - lengths[order]
@@ -185,10 +202,10 @@ def row_starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class TokenStates:
-    """Texts as token ids, for a whole encoder.
+    """Texts as token ids, the input of a whole encoder.
 
     Attributes:
-        lengths: tokens a text, in the order of the data. *Shape:* (texts,)
+        lengths: The number of tokens of each text, in the order of the data. *Shape:* (texts,)
     """
 
     def __init__(self, rows: TokenRows, pad_token_id: int) -> None:
@@ -197,30 +214,34 @@ class TokenStates:
 
     @property
     def vocabulary(self) -> Tensor:
-        """The token ids that occur. *Shape:* (token ids,)."""
+        """The token ids that occur in the texts. *Shape:* (token ids,)."""
         return torch.from_numpy(np.unique(self._rows.ids).astype(np.int64))
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        """Token ids, types and mask. *Shape of each:* (rows, tokens)."""
+        """Return token ids, token types and attention mask. *Shape of each:* (batch_size, tokens)."""
         return self._rows.batch(rows, self._pad_token_id)
 
 
 class JoinedStates:
-    """Several lists of states as one: a task's own texts, and texts of other tasks.
+    """Several lists of texts as one: a task's own, and those of other tasks.
 
     Attributes:
-        lengths: tokens a text; all of the first list's texts, then the second's. *Shape:* (texts,)
+        lengths: The number of tokens of each text, those of the first list first. *Shape:* (texts,)
     """
 
     def __init__(self, parts: Sequence[tuple[CachedStates, NDArray[np.int64]]]) -> None:
-        """Joins some rows of each list. *Shape of the rows:* (chosen,)."""
+        """Join some rows of several lists.
+
+        Args:
+            parts: Each list with the numbers of its rows. *Shape of the rows:* (chosen,)
+        """
         self._parts = [states for states, _ in parts]
         self._part = np.concatenate([np.full(len(rows), place) for place, (_, rows) in enumerate(parts)])
         self._row = np.concatenate([rows for _, rows in parts])
         self.lengths = np.concatenate([states.lengths[rows] for states, rows in parts])
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        """See States."""
+        """See ``States``."""
         longest = int(self.lengths[rows].max())
         state: Tensor | None = None
         attention_mask = torch.zeros(len(rows), longest, dtype=torch.long)

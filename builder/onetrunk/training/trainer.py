@@ -66,7 +66,7 @@ class Costs:
 
 
 class _Stopwatch:
-    """Adds the time since its last reading to the costs."""
+    """A stopwatch whose readings are added to the costs."""
 
     def __init__(self, costs: Costs) -> None:
         self._costs, self._clock, self._cpu = costs, time.monotonic(), time.process_time()
@@ -131,7 +131,7 @@ class TrainedRun:
 
 
 class Trainer:
-    """Trains the model of one run.
+    """The driver of one training: it trains the model of a run, from its checkpoint where there is one.
 
     Attributes:
         key: The run's key.

@@ -108,6 +108,11 @@ class GateResult(BaseModel):
         """The points lost; negative if the metric rose."""
         return 100 * (self.fp32 - self.reduced)
 
+    def passes(self, max_loss: float) -> bool:
+        """Return whether at most ``max_loss`` points were lost. A loss of NaN does not pass."""
+        # The small number allows for the rounding of the subtraction.
+        return self.loss <= max_loss + 1e-9
+
 
 class Threads(BaseModel):
     """The number of threads in which a model computes.

@@ -1,4 +1,4 @@
-"""`serve-repo`: a real Triton on a repository, until Ctrl-C."""
+"""The command `serve-repo`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Examples:
   serve-repo --host 0.0.0.0                   for the whole network (see below)
 
 \b
-Loading models, shared memory, trace and logging settings are closed to everybody
-but serve-repo itself. Set {ADMIN_KEY_VARIABLE} to a key of your own
+Loading models, shared memory, trace and logging settings are open to serve-repo
+alone. Set {ADMIN_KEY_VARIABLE} to a key of your own
 to open them to those who send it in the header {ADMIN_HEADER}
 (over gRPC: {ADMIN_GRPC_HEADER}), as deploy-head does.
 
@@ -52,13 +52,13 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
     """Serve REPOSITORY with a real Triton, without Docker, until Ctrl-C or SIGTERM.
 
-    Ready means that every task has answered. A model's process that dies is brought back.
+    Ready means that every task has answered. The process of a model that dies is restarted.
     """
     from onetrunk.serving.launcher import Server
 
     console = Console(stderr=True)
     logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     try:
         server = Server(repository, admin_key=os.environ.get(ADMIN_KEY_VARIABLE), **options)
         try:
@@ -68,7 +68,7 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
         except KeyboardInterrupt:
             console.print("Stopping.")
         finally:
-            # Nobody's impatience may leave processes behind: stopping is bounded in time.
+            # A second signal must not leave processes behind. Stopping is bounded in time.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             server.stop()
@@ -78,7 +78,7 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
 
 
 def start(server: Server, console: Console) -> None:
-    """Starts the server and shows how far it is."""
+    """Start the server and show its progress."""
     with console.status("Starting Triton") as status:
         server.start()
         server.wait_ready(
@@ -87,7 +87,7 @@ def start(server: Server, console: Console) -> None:
 
 
 def announce(server: Server, repository: Path, console: Console, as_json: bool) -> None:
-    """Says that the server is ready: to people on stderr, with --json to a script on stdout."""
+    """Announce that the server is ready: to people on stderr, or with --json to a script on stdout."""
     if as_json:
         ready = {
             "repository": str(repository),

@@ -1,21 +1,110 @@
-"""Triton's command line."""
+"""Host and ports of a server, and Triton's command line."""
 
 from __future__ import annotations
 
+import errno
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from onetrunk.protocol.names import ADMIN_HEADER, ENSEMBLES
-from onetrunk.serving.address import Address
-from onetrunk.serving.installation import Installation
-from onetrunk.serving.runtime import Runtime
+import psutil
 
-# What changes the server or maps its memory. Reading (metadata, model configs, statistics) stays open: clients learn
-# the tasks from the ensembles' configs.
+from onetrunk.protocol.errors import ServerError, UserError
+from onetrunk.protocol.names import ADMIN_HEADER, ENSEMBLES
+from onetrunk.serving.installation import Installation, Runtime
+
+
+class PortTakenError(ServerError):
+    """Another process listens where Triton should."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens. Port 0 stands for any free port, which is still to be chosen."""
+
+    host: str  # an IPv4 address
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+
+    @property
+    def ports(self) -> set[int]:
+        """The three ports."""
+        return {self.http_port, self.grpc_port, self.metrics_port}
+
+    @property
+    def reachable_host(self) -> str:
+        """The address at which this machine reaches the server."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+
+def resolve_host(host: str) -> str:
+    """Return the IPv4 address of a host name, since Triton's HTTP server accepts addresses only.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    except OSError:
+        raise UserError(f"--host {host}: not an IPv4 address or the name of one") from None
+    return str(found[0][4][0])
+
+
+def choose_ports(wanted: Address) -> Address:
+    """Check that the given ports are free, and choose those that are 0.
+
+    Raises:
+        PortTakenError: A port is in use; the message names it and the option.
+        UserError: The host is no address of this machine, or a port is given twice or out of range.
+    """
+    chosen: dict[str, int] = {}
+    # All sockets stay open until all ports are found, so that none is chosen twice.
+    with ExitStack() as sockets:
+        for field in ("http_port", "grpc_port", "metrics_port"):
+            port = getattr(wanted, field)
+            option = f"--{field.replace('_', '-')} {port}"
+            if not 0 <= port <= 65535:
+                raise UserError(f"{option}: no such port; give a number from 0 to 65535")
+            if port and port in chosen.values():
+                raise UserError(f"{option}: another endpoint has this port already; give each its own")
+            listener = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            # As servers do: ports whose last connections are still in TIME_WAIT are free.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((wanted.host, port))
+                listener.listen(1)
+            except PermissionError:
+                raise UserError(f"{option}: needs root's rights; give a port above 1023") from None
+            except OSError as error:
+                if port == 0 or error.errno == errno.EADDRNOTAVAIL:
+                    raise UserError(f"--host {wanted.host}: not an address of this machine") from None
+                raise PortTakenError(f"port {port} is in use; give another with {option.split()[0]}") from None
+            chosen[field] = listener.getsockname()[1]
+    return Address(wanted.host, chosen["http_port"], chosen["grpc_port"], chosen["metrics_port"])
+
+
+def listens_on(pid: int, ports: set[int]) -> bool:
+    """Return whether a process itself listens on all of these ports, as the kernel sees it.
+
+    Triton answers over gRPC before it has tried the other two ports, and logs that it serves metrics before it does.
+    And on a port that it could not get, another server may answer.
+    """
+    try:
+        connections = psutil.Process(pid).net_connections(kind="tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return ports <= {found.laddr.port for found in connections if found.status == psutil.CONN_LISTEN}
+
+
+# What changes the server or maps its memory. Reading (metadata, model configs, statistics) stays open, since clients
+# read the tasks from the ensembles' configs.
 ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
 
 # How long Triton may wait for requests in flight when it stops.
 EXIT_TIMEOUT_S = 5
-# How long one model may take to load; Triton's own 30 s are short where eight models load on two cores.
+# How long one model may take to load. Triton's own 30 s are short if eight models load on two cores.
 LOAD_TIMEOUT_S = 120
 
 
@@ -28,14 +117,14 @@ def triton_command(
     admin_key: str | None = None,
     verbose: bool = False,
 ) -> list[str]:
-    """Builds the command line that serves a repository.
+    """Build the command line that serves a repository.
 
     Args:
         installation: Which Triton.
         runtime: The process's private folder.
         repository: The model repository.
         address: Host and ports, all chosen.
-        admin_key: Where given, the endpoints in `ADMIN_PROTOCOLS` ask for it in the header `ADMIN_HEADER`.
+        admin_key: The key that the endpoints in `ADMIN_PROTOCOLS` ask for, in the header `ADMIN_HEADER`; None for none.
         verbose: Whether Triton logs each request.
     """
     command = [
@@ -44,8 +133,8 @@ def triton_command(
         f"--backend-directory={runtime.backends}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in ENSEMBLES),  # loading an ensemble loads its parts
-        # Generated configs are complete. Completing them would start every model's process twice, and take
-        # four seconds in place of one.
+        # Generated configs are complete. Completing them would start every model's process twice, which takes four
+        # seconds instead of one.
         "--disable-auto-complete-config",
         f"--http-address={address.host}",
         f"--grpc-address={address.host}",

@@ -1,11 +1,11 @@
-"""Stands between the launcher and Triton, so that nothing outlives the launcher, however it ends.
+"""A process between the launcher and Triton, so that nothing outlives the launcher, however it ends.
 
-Run as a program: `python guard.py SHM_PREFIX FOLDER GRACE_S COMMAND...`. It starts the command, writes its process id
-to stdout, and ends it when stdin closes: which the launcher does on purpose to stop, and the kernel does when the
-launcher dies. Then it kills what is left of the command's process group, and removes shared memory and folder. It
+It is run as a program: `python guard.py SHM_PREFIX FOLDER GRACE_S COMMAND...`. It starts the command, writes its
+process id to stdout, and ends it when stdin closes. The launcher closes it to stop Triton, and the kernel does when the
+launcher dies. Then the guard kills what is left of the command's process group, removes shared memory and folder, and
 exits with the command's exit status.
 
-It uses the standard library only, so that it starts in some 20 ms with `python -I -S`.
+It uses the standard library only and stands alone, so that it starts in some 20 ms with `python -I -S`.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ POLL_S = 0.1
 
 
 def end_with_guard() -> None:
-    """Asks the kernel to end the command if even the guard is killed. Runs in the child, before exec."""
+    """Ask the kernel to end the command if even the guard is killed. Runs in the child, before exec."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of grandchildren whose parent has died, so that it can reap them."""
+    """Make this process the parent of grandchildren whose parent has died, so that it can reap them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def wait_for_reason_to_stop(child: subprocess.Popen[bytes], told_to_stop: list[int]) -> None:
-    """Returns when stdin is closed, a signal came or the child has ended."""
-    while child.poll() is None and not told_to_stop:
+def wait_for_reason_to_stop(child: subprocess.Popen[bytes], signals: list[int]) -> None:
+    """Return when stdin is closed, a signal has come or the child has ended."""
+    while child.poll() is None and not signals:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable and not os.read(sys.stdin.fileno(), 1024):
             return
 
 
 def end(child: subprocess.Popen[bytes], grace_s: float) -> int:
-    """Ends the child, then all of its process group. Gives the child's exit status, as a shell would."""
+    """End the child and all of its process group; return the child's exit status, as a shell would."""
     if child.poll() is None:
         child.terminate()
         try:
@@ -59,7 +59,7 @@ def end(child: subprocess.Popen[bytes], grace_s: float) -> int:
 
 
 def end_group(group: int) -> None:
-    """Kills what is left of a process group: stubs stay behind as orphans where their Triton was killed."""
+    """Kill what is left of a process group. If Triton was killed, its stubs stay behind as orphans."""
     for _ in range(50):
         try:
             os.killpg(group, signal.SIGKILL)
@@ -67,24 +67,24 @@ def end_group(group: int) -> None:
                 pass
         except ProcessLookupError:
             return
-        except ChildProcessError:  # none of them is ours to reap: init does it
+        except ChildProcessError:  # none of them is this process's to reap: init does it
             pass
         time.sleep(POLL_S)
 
 
 def clear(shm_prefix: str, folder: str) -> None:
-    """Removes the server's shared memory and its private folder."""
+    """Remove the server's shared memory and its private folder."""
     for region in SHARED_MEMORY.glob(f"{shm_prefix}*"):
         region.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(shm_prefix: str, folder: str, grace_s: str, *command: str) -> int:
-    """Runs the command until it ends or stdin closes."""
-    # A signal to the guard alone must not leave Triton without one.
-    told_to_stop: list[int] = []
+    """Run the command until it ends or stdin closes."""
+    # A signal to the guard alone must not leave Triton without a guard.
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: told_to_stop.append(number))
+        signal.signal(number, lambda number, _: signals.append(number))
     adopt_orphans()
     try:
         child = subprocess.Popen(
@@ -92,7 +92,7 @@ def main(shm_prefix: str, folder: str, grace_s: str, *command: str) -> int:
         )
         print(child.pid, flush=True)
         try:
-            wait_for_reason_to_stop(child, told_to_stop)
+            wait_for_reason_to_stop(child, signals)
         finally:
             status = end(child, float(grace_s))
         return status

@@ -1,11 +1,16 @@
-"""Finds the Triton that the package nvidia-pytriton carries, without importing that package."""
+"""The Triton in the package nvidia-pytriton, found without importing it, and the private folder of a process."""
 
 from __future__ import annotations
 
 import ctypes.util
 import importlib.util
+import os
+import secrets
+import shutil
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +26,20 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the parts of a Triton lie."""
+    """The parts of a Triton on disk."""
 
     binary: Path
     python_backend: Path  # folder with libtriton_python.so and its Python module
-    stub: Path  # the program that runs a Python model, for the running Python version
+    stub: Path  # the program that runs a Python model, for this version of Python
     libraries: Path  # shared libraries that Triton was linked against
-    libpython: Path | None  # the stub's libpython, where the dynamic linker would not find it by itself
+    libpython: Path | None  # the stub's libpython, if the dynamic linker would not find it by itself
 
 
 def find_triton() -> Installation:
-    """Finds Triton in the running environment.
+    """Find Triton in the running environment.
 
     Raises:
-        UserError: It or what the models import is not installed, or not for this Python; the message says what to do.
+        UserError: Triton, or a package that the models import, is not installed, or not for this version of Python.
     """
     folders = {}
     for name, (what, hint) in NEEDED.items():
@@ -59,19 +64,19 @@ def find_triton() -> Installation:
 
 
 def package_folder(name: str) -> Path | None:
-    """Finds an installed package without importing it."""
+    """Return the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def find_libpython(version: str) -> Path | None:
-    """Finds the shared libpython that the stub is linked against.
+    """Find the shared libpython that the stub is linked against.
 
-    Pythons of conda, uv and python.org keep it in their own folder, where the dynamic linker does not look; Debian
-    and Ubuntu keep it in a package of its own; pyenv builds none unless told to.
+    Pythons of conda, uv and python.org keep it in their own folder, where the dynamic linker does not look. Debian and
+    Ubuntu have a package for it. pyenv does not build it by default.
 
     Returns:
-        Its path, or None where the dynamic linker finds it without help.
+        Its path, or None if the dynamic linker finds it without help.
 
     Raises:
         UserError: There is none.
@@ -87,3 +92,55 @@ def find_libpython(version: str) -> Path | None:
             f"apt-get install libpython{version} (Debian, Ubuntu), or a Python that brings it (uv, conda)"
         )
     return None
+
+
+OUR_BACKENDS = Path(__file__).parent / "backends"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What belongs to one Triton process only, and is removed with it."""
+
+    folder: Path
+    shm_prefix: str  # begins the name of each of its regions in /dev/shm, and of no other server's
+
+    @property
+    def backends(self) -> Path:
+        """Triton's `--backend-directory`."""
+        return self.folder / "backends"
+
+    @property
+    def libraries(self) -> Path:
+        """The libraries that the stub needs beside Triton's own."""
+        return self.folder / "lib"
+
+
+def make_runtime(installation: Installation) -> Runtime:
+    """Create the folder, with Triton's Python backend, the right stub, and this project's `onnxruntime` backend."""
+    runtime = Runtime(
+        folder=Path(tempfile.mkdtemp(prefix="onetrunk-")),
+        shm_prefix=f"onetrunk_{os.getpid()}_{secrets.token_hex(4)}_",
+    )
+    # Copies, not links: Triton refuses a backend library whose real path lies outside the backend directory.
+    ignore = shutil.ignore_patterns("__pycache__")
+    python = runtime.backends / "python"
+    shutil.copytree(installation.python_backend, python, ignore=ignore)
+    stub = shutil.copy(installation.stub, python)
+    os.chmod(stub, 0o755)
+    shutil.copytree(OUR_BACKENDS, runtime.backends, ignore=ignore, dirs_exist_ok=True)
+    runtime.libraries.mkdir()
+    if installation.libpython is not None:
+        (runtime.libraries / installation.libpython.name).symlink_to(installation.libpython)
+    return runtime
+
+
+def environment(installation: Installation, runtime: Runtime, base: Mapping[str, str]) -> dict[str, str]:
+    """Build the environment of the Triton process from the caller's."""
+    libraries = [str(runtime.libraries), str(installation.libraries), base.get("LD_LIBRARY_PATH", "")]
+    return {
+        **base,
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        # The stub embeds Python and asks the first `python3` on PATH where the packages are.
+        "PATH": os.pathsep.join([os.path.join(sys.prefix, "bin"), base.get("PATH", os.defpath)]),
+        "ORT_DISABLE_TELEMETRY": "1",
+    }

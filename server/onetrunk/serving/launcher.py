@@ -1,7 +1,8 @@
-"""`Server`: a Triton on a repository, from start to stop."""
+"""`Server`: a Triton that serves a repository, from start to stop."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -15,15 +16,12 @@ from types import TracebackType
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
-from onetrunk.serving.address import Address, PortTakenError, choose_ports, listens_on, resolve_host
-from onetrunk.serving.command import triton_command
-from onetrunk.serving.installation import find_triton
-from onetrunk.serving.log import PORT_TAKEN, loaded_models, read_since, why_it_failed
-from onetrunk.serving.probe import probe_all_outputs
+from onetrunk.serving.command import Address, PortTakenError, choose_ports, listens_on, resolve_host, triton_command
+from onetrunk.serving.installation import environment, find_triton, make_runtime
+from onetrunk.serving.log import PORT_TAKEN, failure_reason, loaded_models, read_since
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.repository import Repository, read_repository
-from onetrunk.serving.runtime import environment, make_runtime
-from onetrunk.serving.watchdog import Watchdog, Watched
+from onetrunk.serving.watchdog import Watchdog, Watched, probe_all_outputs
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +32,15 @@ ADMIN_TIMEOUT_S = 5.0
 TRIES_FOR_FREE_PORTS = 5
 
 
-class Server:
-    """A running Triton that serves a repository, with a watchdog.
+class _StoppedError(ServerError):
+    """The server was stopped on purpose while another thread waited for it."""
 
-    As a context manager it is started, and has answered for every task, when the block begins; nothing of it is left
-    when the block ends::
+
+class Server:
+    """A Triton that serves a repository, with a watchdog.
+
+    As a context manager, it has answered for every task when the block begins, and nothing of it is left when the block
+    ends::
 
         with Server("model_repository", http_port=0, grpc_port=0, metrics_port=0) as server:
             client = InferenceServerClient(server.grpc_url)
@@ -58,25 +60,29 @@ class Server:
         start_timeout_s: float = 120.0,
         probe_interval_s: float | None = 60.0,
     ) -> None:
-        """Says what to serve and where; starts nothing.
+        """Prepare the server without starting it.
 
         Args:
-            repository: What `build-repo` wrote.
-            host: IPv4 address or host name to listen on.
-            http_port: Port for HTTP; 0 or None for a free one. So are the next two.
-            grpc_port: Port for gRPC.
-            metrics_port: Port for Prometheus.
-            log_path: Where Triton's log is appended; by default a temporary file, kept only after a failure.
-            admin_key: What loading models and the like asks for, in the header `onetrunk-admin-key`; by default a
-                random one, so that these endpoints are closed to everybody else.
+            repository: The repository, as `build-repo` wrote it.
+            host: The IPv4 address or host name to listen on.
+            http_port: The port for HTTP; 0 or None for a free one, also for the other two ports.
+            grpc_port: The port for gRPC.
+            metrics_port: The port for Prometheus.
+            log_path: The file to which Triton's log is appended. By default it is a temporary file, which is kept only
+                after a failure.
+            admin_key: The key that loading models and other changes ask for, in the header `onetrunk-admin-key`. By
+                default it is random, so that these endpoints are closed to everybody else.
             verbose: Whether Triton logs every request.
-            start_timeout_s: How long until the first answer.
-            probe_interval_s: Seconds between two checks that an idle server still answers; None for no checks.
+            start_timeout_s: The time until the first answer.
+            probe_interval_s: The seconds between two checks that an idle server still answers; None for no checks.
+
+        Raises:
+            UserError: The host is unknown.
         """
         self._path = Path(repository).absolute()
         self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
         self._address = self._wanted
-        # On loopback too: whoever may load a model may run code as this user, and other users share the machine.
+        # On loopback too: whoever can load a model can run code as this user, and other users share the machine.
         self._admin_key = admin_key or secrets.token_urlsafe(24)
         self._verbose = verbose
         self._start_timeout_s = start_timeout_s
@@ -87,24 +93,25 @@ class Server:
         self._repository: Repository | None = None
         self._running: Watched | None = None
         self._watchdog: Watchdog | None = None
-        self._lock = threading.Lock()  # guards the starting and the ending of processes
+        self._lock = threading.Lock()  # held while a process is started or ended
+        self._waiting_for_answer = threading.Lock()  # held by the thread that waits for the first answer
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._failure: OneTrunkError | None = None
 
     @property
     def grpc_url(self) -> str:
-        """Where this machine reaches gRPC, as `host:port`."""
+        """The gRPC endpoint as this machine reaches it: `host:port`."""
         return f"{self._address.reachable_host}:{self._address.grpc_port}"
 
     @property
     def http_url(self) -> str:
-        """Where this machine reaches HTTP, as `host:port`."""
+        """The HTTP endpoint as this machine reaches it: `host:port`."""
         return f"{self._address.reachable_host}:{self._address.http_port}"
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus finds the metrics, with scheme and path."""
+        """The URL of the metrics for Prometheus."""
         return f"http://{self._address.reachable_host}:{self._address.metrics_port}/metrics"
 
     @property
@@ -121,17 +128,17 @@ class Server:
 
     @property
     def tasks(self) -> Mapping[str, TaskInfo]:
-        """What is served, by task, as the ensembles describe it."""
+        """Task -> its description in the ensembles; empty before the start."""
         return self._repository.tasks if self._repository is not None else {}
 
     @property
     def pid(self) -> int | None:
-        """Triton's process id: another one after a restart, None while there is none."""
+        """Triton's process id. It changes with a restart, and is None while no process runs."""
         running = self._running
         return running.process.pid if running is not None else None
 
     def __enter__(self) -> Server:
-        """Starts the server and waits until it answers."""
+        """Start the server and wait until it answers."""
         self.start()
         self.wait_ready()
         return self
@@ -139,11 +146,11 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops the server."""
+        """Stop the server."""
         self.stop()
 
     def start(self) -> None:
-        """Checks the repository and the ports, and starts Triton without waiting for it.
+        """Check the repository and the ports, and start Triton without waiting for it.
 
         Raises:
             UserError: The repository is incomplete, Triton is not installed, or the log cannot be written.
@@ -156,51 +163,40 @@ class Server:
         try:
             self._launch(address)
         except BaseException as error:
-            self._failure = error if isinstance(error, OneTrunkError) else None
+            self._failure = error if isinstance(error, OneTrunkError) and not isinstance(error, _StoppedError) else None
             self.stop()
             raise
 
     def wait_ready(self, timeout_s: float | None = None, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Waits until a request for all outputs of both ensembles was answered with finite numbers.
+        """Wait until a request for all outputs of both ensembles is answered with finite numbers, then start to watch.
 
         Args:
-            timeout_s: How long; by default `start_timeout_s`.
-            on_progress: Called with the number of models loaded, and to be loaded.
+            timeout_s: The longest time to wait; by default `start_timeout_s`.
+            on_progress: Called with the number of models that are loaded, and the number of all.
 
         Raises:
-            ServerError: It never will be; the message gives Triton's own reason. Nothing of the server is left then.
+            ServerError: The server was not started, or does not answer. The message has Triton's own reason, and
+                nothing of the server is left.
         """
-        if self._watchdog is not None:
-            return
-        deadline = time.monotonic() + (timeout_s if timeout_s is not None else self._start_timeout_s)
-        try:
-            for tries_left in reversed(range(TRIES_FOR_FREE_PORTS)):
-                try:
-                    watched = self._await_answer(deadline, on_progress)
-                    break
-                except PortTakenError:
-                    if not tries_left or self._address == self._wanted:
-                        raise
-                    self._launch(choose_ports(self._wanted))
-        except BaseException as error:
-            self._failure = error if isinstance(error, OneTrunkError) else None
-            self.stop()
-            raise
-        self._watchdog = Watchdog(watched, self._restart, self._give_up, probe_interval_s=self._probe_interval_s)
-        self._watchdog.start()
+        with self._waiting_for_answer:
+            if self._watchdog is None:
+                self._wait_for_answer(timeout_s, on_progress)
 
     def wait(self) -> None:
-        """Waits until the server is stopped.
+        """Wait until the server is stopped. A server that has not answered yet is waited for first: see `wait_ready`.
 
         Raises:
-            ServerError: It ended by itself, and could not be kept running.
+            ServerError: The server was not started, did not answer, or could not be kept running.
         """
-        self._ended.wait()
+        if not self._ended.is_set():
+            with contextlib.suppress(_StoppedError):
+                self.wait_ready()  # without its watchdog nobody would notice that the server has died
+            self._ended.wait()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """Stops the server, and clears what it left: processes, shared memory, folder. May be called twice."""
+        """Stop the server and remove what is left of it: processes, shared memory, folder. May be called twice."""
         self._stopping.set()
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -215,6 +211,24 @@ class Server:
             self._log_path.unlink(missing_ok=True)
         self._ended.set()
 
+    def _wait_for_answer(self, timeout_s: float | None, on_progress: Callable[[int, int], None] | None) -> None:
+        deadline = time.monotonic() + (timeout_s if timeout_s is not None else self._start_timeout_s)
+        try:
+            for tries_left in reversed(range(TRIES_FOR_FREE_PORTS)):
+                try:
+                    watched = self._await_answer(deadline, on_progress)
+                    break
+                except PortTakenError:
+                    if not tries_left or self._address == self._wanted:
+                        raise
+                    self._launch(choose_ports(self._wanted))
+        except BaseException as error:
+            self._failure = error if isinstance(error, OneTrunkError) and not isinstance(error, _StoppedError) else None
+            self.stop()
+            raise
+        self._watchdog = Watchdog(watched, self._restart, self._give_up, probe_interval_s=self._probe_interval_s)
+        self._watchdog.start()
+
     def _open_log(self) -> None:
         if self._log_path is None:
             handle, name = tempfile.mkstemp(prefix="onetrunk-", suffix=".log")
@@ -226,7 +240,7 @@ class Server:
             raise UserError(f"the log {self._log_path} cannot be written: {error.strerror}") from None
 
     def _launch(self, address: Address) -> Watched:
-        """Starts a Triton in the place of the one that runs, if any."""
+        """Start a Triton in place of the one that runs, if any."""
         installation = find_triton()
         with self._lock:
             if self._running is not None:
@@ -234,7 +248,7 @@ class Server:
                 self._running.admin.close()
                 self._running = None
             if self._stopping.is_set():
-                raise ServerError("the server was stopped")
+                raise _StoppedError("the server was stopped")
             self._log_offset = self.log_path.stat().st_size
             runtime = make_runtime(installation)
             command = triton_command(
@@ -246,7 +260,7 @@ class Server:
             return self._running
 
     def _await_answer(self, deadline: float, on_progress: Callable[[int, int], None] | None = None) -> Watched:
-        """Waits for the first answers of the Triton that was launched last."""
+        """Wait for the first answers of the Triton that was launched last."""
         running = self._running
         if running is None or self._repository is None:
             raise ServerError("the server was not started")
@@ -263,18 +277,18 @@ class Server:
                 missing = ", ".join(sorted(models - loaded_models(self._logged()))) or "an answer"
                 raise ServerError(f"Triton is not ready in time; still missing: {missing} (log: {self.log_path})")
             if self._stopping.wait(POLL_S):
-                raise ServerError("the server was stopped while it was starting")
+                raise _StoppedError("the server was stopped while it was starting")
 
     def _logged(self) -> str:
         return read_since(self.log_path, self._log_offset)
 
     def _start_failure(self) -> ServerError:
-        """Makes Triton's own reason for not starting an error."""
+        """Return an error with Triton's own reason for not starting."""
         logged = self._logged()
-        reason = why_it_failed(logged)
+        reason = failure_reason(logged)
         if reason is not None and PORT_TAKEN.search(reason):
             return PortTakenError(f"Triton cannot listen: {reason}")
-        return ServerError(f"{reason or 'Triton ended without a reason'} (log: {self.log_path})")
+        return ServerError(f"{reason or 'Triton ended without giving a reason'} (log: {self.log_path})")
 
     def _restart(self) -> Watched:
         self._launch(self._address)

@@ -1,4 +1,4 @@
-"""Reads why Triton did not start from what it logged."""
+"""Triton's log, and the reason in it why Triton did not start."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 # The first line of an entry, like: E1123 22:30:53.123456 7121 model_lifecycle.cc:642] "failed to load ..."
 ENTRY = re.compile(r"^(?P<level>[EWI])\d{4} \S+ \d+ \S+\] ", re.MULTILINE)
 FAILED_MODEL = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)", re.DOTALL)
-# Triton's and pybind11's words around what a Python model raised.
+# What Triton and pybind11 put around the message that a Python model raised.
 WRAPPING = re.compile(r"^(Internal|Invalid argument|TritonModelException|RuntimeError): ")
 TRACEBACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
 NO_GPU = re.compile(r"has kind KIND_GPU but (no GPUs are available|server does not support GPUs)")
-# What a user should do of what Triton alone knows.
+# Triton's own message does not say what to do.
 BUILT_FOR_A_GPU = (
     "built for a GPU, and Triton finds none on this machine: build-repo --device cpu, or serve where one is "
     "(docs/docker.md)"
 )
-# Of models that fail for one reason, so many are named.
+# How many of the models that fail for one reason are named.
 MOST_NAMES = 3
 FAILED_ENDPOINT = re.compile(r"failed to start .* service: .*")
 PORT_TAKEN = re.compile(r"Socket '[^']+' already in use")
@@ -25,7 +25,7 @@ LAST_WORDS = re.compile(r"^error: creating server: (?P<reason>.*?)(?:\n\n|\Z)", 
 
 
 def one_line(reason: str) -> str:
-    """Takes the wrapping and the traceback off a reason, and its line breaks."""
+    """Return a reason without the wrapping, the traceback and line breaks."""
     reason = TRACEBACK.sub("", reason.strip().strip('"').replace("\\n", "\n"))
     while WRAPPING.match(reason):
         reason = WRAPPING.sub("", reason)
@@ -33,21 +33,21 @@ def one_line(reason: str) -> str:
 
 
 def read_since(path: Path, offset: int) -> str:
-    """Reads what was logged since a place in the file (in bytes)."""
+    """Return what was logged after an offset in bytes."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read().decode("utf-8", errors="replace")
 
 
 def entries(log: str) -> list[tuple[str, str]]:
-    """Splits a log into (level, message). Tables that Triton prints belong to the entry before them."""
+    """Split a log into (level, message). Tables that Triton prints belong to the entry before them."""
     starts = list(ENTRY.finditer(log))
     ends = [start.start() for start in starts[1:]] + [len(log)]
     return [(start["level"], log[start.end() : end].strip()) for start, end in zip(starts, ends, strict=True)]
 
 
 def failed_models(log: str) -> dict[str, str]:
-    """Gives the models that did not load, each with its reason."""
+    """Return model -> reason, of the models that did not load."""
     found = {}
     for level, message in entries(log):
         match = FAILED_MODEL.match(message.strip('"'))
@@ -57,12 +57,12 @@ def failed_models(log: str) -> dict[str, str]:
 
 
 def loaded_models(log: str) -> set[str]:
-    """Gives the names of the models that were loaded."""
+    """Return the names of the models that were loaded."""
     return set(re.findall(r"successfully loaded '([^']+)'", log))
 
 
-def why_it_failed(log: str) -> str | None:
-    """Says in one line why Triton did not start: the models' own reasons, each once, or else its own."""
+def failure_reason(log: str) -> str | None:
+    """Return in one line why Triton did not start: the models' reasons, each once, or else Triton's own."""
     models: dict[str, list[str]] = {}
     for name, reason in sorted(failed_models(log).items()):
         own = BUILT_FOR_A_GPU if NO_GPU.search(reason) else reason.removeprefix(f"{name}:").strip()

@@ -10,14 +10,14 @@ from pathlib import Path
 from onetrunk.protocol.errors import ServerError
 from onetrunk.serving import guard
 from onetrunk.serving.command import EXIT_TIMEOUT_S
-from onetrunk.serving.runtime import Runtime
+from onetrunk.serving.installation import Runtime
 
-# What Triton gets to stop by itself: its own time-out, and time to unload the models.
+# The time for Triton to stop by itself: its own time-out, and time to unload the models.
 GRACE_S = EXIT_TIMEOUT_S + 3
 
 
 class TritonProcess:
-    """Starts Triton, and ends it with all that belongs to it."""
+    """A Triton process. Stopping it also ends and removes everything that belongs to it."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], runtime: Runtime, log: Path) -> None:
         self._runtime = runtime
@@ -29,7 +29,7 @@ class TritonProcess:
                 stdout=subprocess.PIPE,
                 stderr=log_file,
                 env=environment,
-                # Ctrl-C goes to the launcher alone, which then stops Triton in good order.
+                # Ctrl-C reaches the launcher alone, which then stops Triton in good order.
                 start_new_session=True,
             )
         assert self._guard.stdout is not None
@@ -37,15 +37,15 @@ class TritonProcess:
         first_line = self._guard.stdout.readline()
         if not first_line:
             self.stop()
-            raise ServerError(f"Triton's program does not run here; the log says why: {log}")
+            raise ServerError(f"Triton's program does not run on this machine; see the log {log}")
         self.pid = int(first_line)
 
     def exit_status(self) -> int | None:
-        """Triton's exit status as a shell would give it, or None while it runs."""
+        """Return Triton's exit status as a shell would, or None while it runs."""
         return self._guard.poll()
 
     def stop(self) -> None:
-        """Ends Triton and waits until nothing of it is left. Does nothing the second time."""
+        """End Triton and wait until nothing of it is left. A second call does nothing."""
         assert self._guard.stdin is not None
         assert self._guard.stdout is not None
         self._guard.stdin.close()
@@ -55,6 +55,6 @@ class TritonProcess:
             self._guard.kill()
             self._guard.wait()
         self._guard.stdout.close()
-        if self._guard.returncode < 0 and self.pid:  # the guard was killed, and could not clear up
+        if self._guard.returncode < 0 and self.pid:  # the guard was killed, and could not clean up
             guard.end_group(self.pid)
         guard.clear(self._runtime.shm_prefix, str(self._runtime.folder))

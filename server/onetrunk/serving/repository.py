@@ -1,4 +1,4 @@
-"""Reads a model repository before Triton does, since Triton's own words for a user's mistakes fill pages."""
+"""Checks a model repository before Triton reads it, since Triton's messages about a user's mistakes fill pages."""
 
 from __future__ import annotations
 
@@ -19,24 +19,30 @@ BUILD_HINT = "run build-repo"
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository that looks complete. Whether its models work, only Triton can say."""
+    """A repository that looks complete. Only Triton can find out whether its models work.
+
+    Attributes:
+        path: Its folder.
+        tasks: Task -> its description in the ensembles.
+        models: The models that will be loaded: the ensembles and their parts.
+    """
 
     path: Path
     tasks: Mapping[str, TaskInfo]
-    models: frozenset[str]  # all that will be loaded: the ensembles and their parts
+    models: frozenset[str]
 
 
 def read_repository(path: Path) -> Repository:
-    """Reads the ensembles and looks for their parts.
+    """Read the ensembles and check that their parts are there.
 
     Raises:
-        UserError: What is missing or broken, and what to do.
+        UserError: Something is missing or broken.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
     if not _may_be_loaded(path / STAGING / COMMIT):
         raise UserError(
-            f"{path}: a build was cut off while it was publishing: {BUILD_HINT} again, it finishes the work"
+            f"{path}: a build was interrupted while it was publishing: {BUILD_HINT} again, which completes it"
         )
     if not any(path.glob(f"*/{CONFIG_FILE}")):
         raise UserError(f"{path} holds no models: {BUILD_HINT} first")
@@ -51,7 +57,7 @@ def read_repository(path: Path) -> Repository:
 
 
 def _may_be_loaded(commit: Path) -> bool:
-    """Whether no publication is half moved in, or one of which each move leaves a repository that can be served."""
+    """Return whether no publication was interrupted, or one whose every step leaves a repository that can be served."""
     try:
         return json.loads(commit.read_bytes()).get("loadable") is True
     except FileNotFoundError:
@@ -61,7 +67,7 @@ def _may_be_loaded(commit: Path) -> bool:
 
 
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:
-    """Parses one model's config.pbtxt."""
+    """Parse a model's config.pbtxt."""
     file = path / model / CONFIG_FILE
     try:
         return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
@@ -72,7 +78,7 @@ def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConf
 
 
 def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
-    """Checks that a model which an ensemble names has a config, and the version that the ensemble pins."""
+    """Check that a part of an ensemble has a config, and the version that the ensemble pins."""
     read_config(path, model, f"{model}, a part of {ensemble}")
     folder = path / model / str(version)
     if version > 0 and not (folder.is_dir() and any(folder.iterdir())):

@@ -8,11 +8,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.study.ablation import run_ablation
-from benchmarks.study.grid import run_grid
-from benchmarks.study.seeds import train_seeds
+from benchmarks.study.trainings import run_ablation, run_grid, train_seeds
+from onetrunk.cli.old_spellings import new_spelling
 from onetrunk.cli.search_heads import search_heads
-from onetrunk.cli.train_head import new_spelling, train_head
+from onetrunk.cli.train_head import train_head
 from onetrunk.distill import pipeline
 from onetrunk.distill.cost_table import CostTable
 from onetrunk.distill.jobs import Job, JobRunner
@@ -205,7 +204,7 @@ def test_plan_that_says_another_head_than_its_run_is_refused(invoke, folder, sma
     changed = plan.tasks["mood"].model_copy(update=change)
     write_plan(small_plan, plan.model_copy(update={"tasks": {"mood": changed}}))
     line = one_line(invoke("make", str(small_plan)))
-    assert f"its run {changed.run} in the plan is student training of task mood with tap 2, layers 1, query cls" in line
+    assert f"run {changed.run} is student training of task mood with tap 2, layers 1, query cls" in line
     assert not (folder / "heads").exists()
 
 
@@ -256,8 +255,8 @@ def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, messag
         ("--report --study s --tensorboard t", "search-heads report --study s --tensorboard t"),
         (
             "--search --tasks all --grid cola,rte --seeds 3 --jobs 2",
-            "search-heads run --tasks all --jobs 2 && python -m benchmarks.study seeds --tasks all --seeds 3 "
-            "&& python -m benchmarks.study grid --tasks cola,rte",
+            "search-heads run --tasks all --jobs 2 && python -m benchmarks.study seeds --tasks all --seeds 3 --jobs 2 "
+            "&& python -m benchmarks.study grid --tasks cola,rte --jobs 2",
         ),
         ("--search --ablation=cola cola", "search-heads run cola && python -m benchmarks.study ablation --tasks cola"),
     ],

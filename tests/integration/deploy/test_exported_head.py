@@ -122,13 +122,13 @@ def foreign(folder):
         ({"tap": '"deep"'}, None, "key tap: found 'deep'"),
         ({"trunk": '"bert-6x384@ffffffffffff"'}, None, "made for trunk bert-6x384@ffffffffffff, but this trunk is"),
         ({"trunk": ""}, None, "key trunk is missing"),
-        ({"kind": '"guess"'}, None, "kind 'guess' is not known; known are: classification, regression"),
+        ({"kind": '"guess"'}, None, "kind 'guess' is not known; allowed are classification, regression"),
         ({"labels_": "1"}, None, "key labels_ is not known \\(did you mean labels\\?\\)"),
         ({"labels": 2, "task": '"hidden_02"', "output": "hidden_02"}, None, "is the name of a tensor|its task is"),
         ({}, not_onnx, "is not an ONNX file|opset 0"),
-        ({}, outside, "has weights outside of the file"),
+        ({}, outside, "has external weights"),
         ({}, foreign, "uses operators of org.example"),
-        ({}, lambda folder: (folder / "head.onnx").unlink(), "no head.onnx in it"),
+        ({}, lambda folder: (folder / "head.onnx").unlink(), "no head.onnx"),
     ],
 )
 def test_bad_one_is_refused_and_nothing_is_touched(deployer, repository, exported, visible, changes, spoil, message):

@@ -15,10 +15,10 @@ from onetrunk.deploy.artifacts import ReleaseArtifacts
 from onetrunk.deploy.change import HeadChange
 from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
 from onetrunk.export import quantization
+from onetrunk.export.errors import GateError
 from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import GateError
 from onetrunk.repository.gate_settings import GateSettings, GateWish
 from onetrunk.repository.state import HeadVersion, read_state
 from onetrunk.serving import Server

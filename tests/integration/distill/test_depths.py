@@ -6,7 +6,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import onetrunk.training.trainer as trainer_module
-from benchmarks.study.grid import run_grid
+from benchmarks.study.trainings import run_grid
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import run_baseline, search_task
 from onetrunk.distill.trials import load_trials, read_trials, save_trials

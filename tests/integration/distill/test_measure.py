@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study.share import measure_share
 from onetrunk.distill.costs import measure_costs
 from onetrunk.distill.sessions import Files, Session, time_in_turn, token_batch
 from onetrunk.protocol.errors import UserError
@@ -25,17 +24,6 @@ def test_costs_are_measured_part_by_part(tiny_trunk):
         assert np.isfinite(bucket.layer_ms.median)
     assert table.single_model_ms > 0
     assert set(table.versions) == {"onetrunk", "onnxruntime", "python", "torch"}
-
-
-def test_share_is_measured_in_one_run(tiny_trunk):
-    heads = [(0, 1, "cls"), (2, 2, "mean"), (2, 1, "learned")]
-    report = measure_share(heads, tiny_trunk, tokens=[8], batch_size=[1, 2], repeats=3)
-    assert report.heads == tuple(heads)
-    assert [(row.tokens, row.batch_size) for row in report.rows] == [(8, 1), (8, 2)]
-    for row in report.rows:
-        for part in (row.plan_ms, row.singles_ms, row.folded_singles_ms, row.share, row.folded_share):
-            assert 0 < part.low <= part.median <= part.high < float("inf")
-    assert report.share == pytest.approx(np.mean([row.share.median for row in report.rows]))
 
 
 def test_the_single_task_model_is_the_whole_encoder(tiny_trunk, tmp_path):
@@ -76,8 +64,3 @@ def test_rounds_call_each_run_once_in_changing_order():
 def test_what_cannot_be_measured_is_refused(tiny_trunk, arguments, message):
     with pytest.raises(UserError, match=message):
         measure_costs(tiny_trunk, **arguments)
-
-
-def test_a_head_that_does_not_fit_is_refused(tiny_trunk):
-    with pytest.raises(UserError, match="has 1 to 2 layers, not 3"):
-        measure_share([(2, 3, "cls")], tiny_trunk, repeats=1)

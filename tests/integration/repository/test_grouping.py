@@ -12,11 +12,10 @@ from tritonclient.grpc import model_config_pb2
 
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.deploy import Deployer
-from onetrunk.export import grouped_heads, parity
+from onetrunk.export import merge, parity
+from onetrunk.export.errors import ExportError
 from onetrunk.export.exported_head import HEAD_ONNX
-from onetrunk.export.grouped_heads import fits_group
-from onetrunk.export.merged import merge_models
-from onetrunk.export.onnx_file import ExportError
+from onetrunk.export.merge import fits_group, merge_models
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
@@ -242,7 +241,7 @@ def test_dry_run_and_json(tiny_heads, tiny_trunk_folder, tmp_path):
 def test_heads_too_large_for_one_file_are_refused(build, repository, monkeypatch):
     build(group_heads=False)
     before = (repository / "manifest.json").read_bytes()
-    monkeypatch.setattr(grouped_heads, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(merge, "_MAX_BYTES", 10_000)
     with pytest.raises(UserError, match=r"the 2 heads of tap 3 have .* GB together, .*: build without --group-heads"):
         build()
     assert (repository / "manifest.json").read_bytes() == before
@@ -265,5 +264,5 @@ def test_files_of_different_operator_sets_are_not_put_together(repository, tmp_p
     assert not fits_group(tmp_path / HEAD_ONNX)
     with pytest.raises(ExportError, match="operator set"):
         merge_models({"mood": ours, "grade": theirs}, ["mood", "grade"], "group")
-    with pytest.raises(ExportError, match="none of its parts gives rte"):
+    with pytest.raises(ExportError, match="no part has the output rte"):
         merge_models({"mood": ours}, ["rte"], "group")

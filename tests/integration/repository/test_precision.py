@@ -13,13 +13,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import quantization
-from onetrunk.export.parity import open_session
+from onetrunk.export.chain import open_session
+from onetrunk.export.errors import GateError
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import GateError, judge
+from onetrunk.repository.gate import judge
 
 INT8 = Precision(trunk="int8", heads="int8")
 ALL = {"grade", "match", "mood", "topic"}

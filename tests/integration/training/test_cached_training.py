@@ -6,6 +6,7 @@ import torch
 
 import onetrunk.training.cache as cache_module
 from onetrunk.nn.head import new_head
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import LabelledStates
@@ -86,7 +87,7 @@ def assert_equal(one, other, steps):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_head_on_the_labels(tiny_trunk, mood, cached, layers):
     live = LiveStates(tiny_trunk, texts(TRAIN))
-    objective = LabelObjective(mood.answers, targets(TRAIN))
+    objective = LabelObjective(get_kind(mood.kind), targets(TRAIN))
     of_cache = steps_of(tiny_trunk, mood, layers, cached(TRAIN), cached(DEV), objective)
     anew = steps_of(tiny_trunk, mood, layers, live, LiveStates(tiny_trunk, texts(DEV)), objective)
     assert live.runs == 2 * len(TRAIN)
@@ -99,7 +100,7 @@ def test_student_on_joined_texts(tiny_trunk, mood, cached, layers):
     joined = JoinedStates([(cached(TRAIN), np.arange(len(TRAIN))), (cached(OTHER), drawn)])
     rows = [*TRAIN, *(OTHER[row] for row in drawn)]
     teacher = torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0))
-    objective = DistilObjective(LabelObjective(mood.answers, targets(TRAIN)), teacher, 2.0)
+    objective = DistilObjective(LabelObjective(get_kind(mood.kind), targets(TRAIN)), teacher, 2.0)
     live = LiveStates(tiny_trunk, texts(rows))
     assert joined.lengths.tolist() == live.lengths.tolist()
     of_cache = steps_of(tiny_trunk, mood, layers, joined, cached(DEV), objective)

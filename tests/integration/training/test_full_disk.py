@@ -38,7 +38,7 @@ def full_disk(monkeypatch):
                     os.symlink("/dev/full", aside)
                     yield aside
 
-        # The last one stands behind write_text.
+        # The last one is behind atomic_write_text.
         for module in (cache, models, trainer, files):
             monkeypatch.setattr(module, "atomic_write", filled)
         return monkeypatch.undo
@@ -109,7 +109,7 @@ def test_file_comes_into_its_place_whole(tmp_path):
 def test_other_reasons_are_told_as_they_are(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OneTrunkError, match="below: cannot be written: File exists; mend"),
+        pytest.raises(OneTrunkError, match="below: cannot be written: File exists"),
         atomic_write(tmp_path / "file" / "below"),
     ):
         pass

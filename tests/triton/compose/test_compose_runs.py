@@ -18,9 +18,8 @@ import pytest
 
 from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
 from onetrunk.serving.command import ADMIN_HEADER
-from onetrunk.serving.installation import find_triton
+from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.process import TritonProcess
-from onetrunk.serving.runtime import environment, make_runtime
 from tests.fixtures.compose import ROOT
 
 pytestmark = pytest.mark.triton

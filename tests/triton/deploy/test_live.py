@@ -21,8 +21,8 @@ from onetrunk.deploy import Deployer, proof
 from onetrunk.deploy import change as change_module
 from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.deploy.proof import ProofError
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.parity import ServedTask
+from onetrunk.export.onnx_file import ServedHead
+from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.repository import BuildRequest, build_repository
@@ -71,7 +71,7 @@ def reference(tiny_trunk):
     def answers(folder):
         bundle = load_bundle(folder, any_folder=True)
         module = ServedHead(bundle.head(tiny_trunk), bundle.spec)
-        return reference_answers(tiny_trunk, ServedTask("", folder, bundle.spec, module), ROWS, 32)
+        return reference_answers(tiny_trunk, HeadFile("", folder, bundle.spec, module), ROWS, 32)
 
     return answers
 

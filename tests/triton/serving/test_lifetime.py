@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -66,9 +67,7 @@ def test_a_dead_models_process_is_brought_back(
             assert answers(ask, outputs=["topic"]), "the other tasks go on"
         seconds_until(lambda: len(caplog.records) > 0)
         assert answers(ask)
-        assert [record.message.partition(" in ")[0] for record in caplog.records] == [
-            f"{model} died and was brought back"
-        ]
+        assert [record.message.partition(" in ")[0] for record in caplog.records] == [f"{model} died and was reloaded"]
     found = ask("multitask", text=["a good day"])
     assert {name: value.tolist() for name, value in found.items()} == {
         name: value.tolist() for name, value in expected.items()
@@ -218,3 +217,34 @@ def test_a_head_that_answers_with_nan_is_not_ready(repository: Path) -> None:
     with pytest.raises(ServerError, match=r"multitask answers mood with .*nan.*, not with finite numbers"):
         server.__enter__()
     server.log_path.unlink()
+
+
+def test_waiting_for_a_server_that_never_answers_ends_with_its_reason(repository: Path) -> None:
+    (repository / "head_topic/1/model.onnx").write_bytes(b"broken")
+    server = Server(repository, **FREE_PORTS)
+    server.start()
+    with pytest.raises(ServerError, match="head_topic"):
+        server.wait()
+    server.log_path.unlink()
+
+
+def test_waiting_without_wait_ready_watches_the_server(repository: Path, asker: Callable[[Server], Any]) -> None:
+    server = Server(repository, **FREE_PORTS)
+    server.start()
+    waiting = threading.Thread(target=server.wait)
+    waiting.start()
+    try:
+        seconds_until(lambda: server._watchdog is not None)
+        ask, triton = asker(server), server.pid
+        os.kill(triton, signal.SIGKILL)
+        seconds_until(lambda: server.pid not in (None, triton) and answers(ask))
+        assert waiting.is_alive()
+    finally:
+        server.stop()
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+
+
+def test_waiting_for_a_server_that_was_not_started_does_not_hang(repository: Path) -> None:
+    with pytest.raises(ServerError, match="not started"):
+        Server(repository, **FREE_PORTS).wait()

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.compare.__main__ import compare
 from benchmarks.compare.load import ask
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.one_trunk import write_one_trunk
 from benchmarks.compare.systems import Systems, TritonSystem
 from benchmarks.compare.texts import texts_of_length
-from onetrunk.client.cli.bench_repo import bench_repo
 
 
 @pytest.mark.parametrize("tokens", [24, 4000])
@@ -76,12 +76,10 @@ def test_systems_answer_and_are_measured(tiny_repository, tiny_trunk, tmp_path):
         (["--scenarios", "base,none"], "no such scenario; there are: base, small"),
         (["--scenarios", "peers"], "give their Python by --peers"),
         (["--scenarios", "base", "--peers", __file__], "--peers has no effect without the scenario peers"),
-        (["--url", "somewhere:1"], "--url has no effect with --compare"),
-        (["--concurrency", "1,4"], "--concurrency has no effect with --compare"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path):
-    result = CliRunner().invoke(bench_repo, ["--compare", "--work", str(tmp_path), *arguments])
+    result = CliRunner().invoke(compare, ["--work", str(tmp_path), *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmarks.compare import scenarios
+from benchmarks.compare import names
 from benchmarks.compare.goals import find_goals
 from benchmarks.compare.measure import Measured, Sample
 from benchmarks.compare.report import load_results, write_report
@@ -30,23 +30,23 @@ def result(name, *points, **figures):
 RESULTS = {
     "base": result(
         "base",
-        point(scenarios.GROUPED, [20, 22]),
-        point(scenarios.INT8_HEADS, [24, 24]),
-        point(scenarios.INT8, [60, 60]),
-        point(f"{scenarios.SINGLE} (1 x 2 threads)", [10, 12], tasks=1),
-        point(f"{scenarios.SINGLE} (2 x 1 thread)", [16, 16], tasks=1),
-        point(f"{scenarios.TRUNK} (1 thread)", [30, 30], tasks=0),
-        point(scenarios.SINGLES, [2, 2]),
+        point(names.GROUPED, [20, 22]),
+        point(names.INT8_HEADS, [24, 24]),
+        point(names.INT8, [60, 60]),
+        point(f"{names.SINGLE} (1 x 2 threads)", [10, 12], tasks=1),
+        point(f"{names.SINGLE} (2 x 1 thread)", [16, 16], tasks=1),
+        point(f"{names.TRUNK} (1 thread)", [30, 30], tasks=0),
+        point(names.SINGLES, [2, 2]),
     ),
     "tasks": result(
         "tasks",
-        point(f"{scenarios.INT8_HEADS}: 8", [24, 24], memory=110, weights=10),
-        point(f"{scenarios.INT8_HEADS}: 64", [12, 16], tasks=64, memory=230, weights=80),
+        point(f"{names.INT8_HEADS}: 8", [24, 24], memory=110, weights=10),
+        point(f"{names.INT8_HEADS}: 64", [12, 16], tasks=64, memory=230, weights=80),
     ),
     "understanding": result(
         "understanding",
-        point(f"{scenarios.GROUPED}: 8", [30, 33], tokens=32, cpu=20.0),
-        point(f"{scenarios.GROUPED}: 10", [20, 30], tokens=32, tasks=10, cpu=23.0),
+        point(f"{names.GROUPED}: 8", [30, 33], tokens=32, cpu=20.0),
+        point(f"{names.GROUPED}: 10", [20, 30], tokens=32, tasks=10, cpu=23.0),
         tasks=10,
     ),
     "subset": result(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.compare import scenarios
+from benchmarks.compare import names, scenarios
 from benchmarks.compare.goals import best_of
 from benchmarks.compare.measure import Measured, Sample
 from benchmarks.compare.result import Point, Result
@@ -40,8 +40,8 @@ class Written(Systems):
 )
 def test_one_model_is_tried_in_all_ways_to_use_the_cores(cores, single, trunks):
     for name, made, wanted in (
-        (scenarios.SINGLE, scenarios._single(Written(cores)), single),
-        (scenarios.TRUNK, scenarios._trunks(Written(cores)), trunks),
+        (names.SINGLE, scenarios._single(Written(cores)), single),
+        (names.TRUNK, scenarios._trunks(Written(cores)), trunks),
     ):
         assert {system.name: system.models for system in made} == {
             f"{name} ({way})": [models] for way, models in wanted.items()
@@ -64,7 +64,9 @@ def test_glue_is_served_by_its_eight_heads_whatever_else_ships(monkeypatch, tmp_
         (tmp_path / task).mkdir()
         (tmp_path / task / "head.json").touch()
     built = []
-    monkeypatch.setattr(scenarios, "build_repository", lambda folder, *, tasks, **_: built.append((folder, tasks)))
+    monkeypatch.setattr(
+        scenarios, "build_repository", lambda request, **_: built.append((request.output, request.tasks))
+    )
     bench = Bench(tmp_path / "work", tmp_path, 1.0, 3, 2, None, lambda *_: None)
     systems = [Ours(bench, shape(tmp_path)).build("ours") for shape in (glue_shape, shipped_shape)]
     assert [system.tasks for system in systems] == [8, 9]
@@ -93,10 +95,10 @@ def test_numbers_of_tasks_that_a_goal_compares_are_measured_in_one_run(monkeypat
     monkeypatch.setattr(Systems, "_write", write)
     monkeypatch.setattr(Systems, "_singles", lambda *_: [])
     result = scenarios.tasks(Bench(Path(), Path(), 1.0, 3, 2, None, lambda *_: None))
-    (together,) = [run for run in runs if f"{scenarios.INT8_HEADS}: 64" in run]
-    assert f"{scenarios.INT8_HEADS}: 8" in together
+    (together,) = [run for run in runs if f"{names.INT8_HEADS}: 64" in run]
+    assert f"{names.INT8_HEADS}: 8" in together
     assert [point.system for point in result.points] == [
         f"{kind}: {count}"
         for count in (1, 2, 4, 8, 16, 32, 64)
-        for kind in (scenarios.GROUPED, scenarios.INT8_HEADS, *["single-task models"] * (count <= 8))
+        for kind in (names.GROUPED, names.INT8_HEADS, *["single-task models"] * (count <= 8))
     ]

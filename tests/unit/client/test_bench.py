@@ -217,12 +217,15 @@ def test_mistakes_of_the_user_end_with_2(bench, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--scenarios", "base"], ["--repeats", "3"], ["--work", "w"], ["--heads", "h"], ["--peers", __file__]]
+    "arguments",
+    [["--compare"], ["--compare", "--scenarios", "base"], ["--repeats", "3"], ["--work", "w"], ["--peers", __file__]],
 )
-def test_options_of_the_comparison_alone_do_nothing_silently(bench, arguments):
+def test_old_options_of_the_comparison_name_its_command(bench, arguments):
     result = bench(*arguments)
     assert result.exit_code == 2
-    assert result.stderr == f"error: {arguments[0]} has an effect with --compare only\n"
+    assert "python -m benchmarks.compare" in result.stderr
+    assert "checkout" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_ranges_of_concurrency(bench, program):

@@ -62,7 +62,7 @@ def test_it_is_read_as_it_was_written(planned, path, tiny_trunk):
 def test_it_says_what_it_is_and_what_carries_it_out(path):
     text = path.read_text()
     assert text.startswith("# A plan for all tasks")
-    assert "train-head --plan PATH-OF-THIS-FILE" in text
+    assert "search-heads make PATH-OF-THIS-FILE" in text
     assert '[tasks.cola]\ntap = 2\nlayers = 2\nquery = "cls"\nscore = 0.41\nfull = 0.4\nrun = "cola-0123"\n' in text
 
 

@@ -22,7 +22,7 @@ def test_they_are_read_as_they_were_written(tmp_path):
 def test_broken_file_is_one_line(tmp_path, content):
     path = tmp_path / "one.search.json"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"not a study's file: .*; remove it, and the study is gone through again") as e:
+    with pytest.raises(UserError, match=r"not a study's file: ") as e:
         load_trials(tmp_path, ["search"])
     assert str(path) in str(e.value)
     assert "\n" not in str(e.value)

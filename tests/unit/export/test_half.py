@@ -5,9 +5,9 @@ import onnx
 import pytest
 import torch
 
-from onetrunk.export.half import halve_file
+from onetrunk.export.chain import open_session
 from onetrunk.export.onnx_file import export_head, export_segment
-from onetrunk.export.parity import open_session
+from onetrunk.export.precision import halve_file
 from onetrunk.export.release import IR_VERSION, get_release
 from onetrunk.nn.head import new_head
 from onetrunk.protocol.names import Segment
@@ -61,7 +61,7 @@ def test_a_number_keeps_its_range(tiny_trunk, feeds, tmp_path, bounds):
     named = dict(zip(("hidden_state", "attention_mask"), feeds, strict=True))
     wanted, found = (open_session(tmp_path / f"{name}.onnx", name).run(None, named)[0] for name in ("price", "fp16"))
     assert np.ptp(wanted) > 0.05 * (bounds[1] - bounds[0])
-    assert get_kind("regression").difference(found, wanted, spec) < 5e-3
+    assert get_kind("regression").answers.difference(found, wanted, spec) < 5e-3
 
 
 def test_segment_answers_nearly_the_same_and_is_half_as_large(tiny_trunk, feeds, tmp_path):

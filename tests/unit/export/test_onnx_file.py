@@ -3,7 +3,8 @@
 import onnx
 import pytest
 
-from onetrunk.export.onnx_file import ExportError, export_head, export_segment
+from onetrunk.export.errors import ExportError
+from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.release import RELEASES, Release, get_release
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import UserError

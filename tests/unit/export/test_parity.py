@@ -5,14 +5,13 @@ import math
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from onetrunk.export import parity
-from onetrunk.export.modules import ServedHead
-from onetrunk.export.onnx_file import export_head, export_segment
-from onetrunk.export.parity import TOLERANCE, GroupedFile, ParityError, ServedTask, check_parity
-from onetrunk.export.parity_batches import parity_batches
+from onetrunk.export.batches import parity_batches
+from onetrunk.export.errors import ParityError
+from onetrunk.export.onnx_file import ServedHead, export_head, export_segment
+from onetrunk.export.parity import TOLERANCE, GroupFile, HeadFile, check_parity
 from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.protocol.names import Segment
@@ -38,7 +37,7 @@ def export_trunk(trunk, folder):
 def export_mood(bundle, trunk, folder):
     head = bundle.head(trunk)
     export_head(head, bundle.spec, folder / "mood.onnx", RELEASE)
-    return ServedTask("head_mood", folder / "mood.onnx", bundle.spec, ServedHead(head, bundle.spec))
+    return HeadFile("head_mood", folder / "mood.onnx", bundle.spec, ServedHead(head, bundle.spec))
 
 
 def test_right_files_pass(tiny_trunk, mood_bundle, tmp_path):
@@ -89,7 +88,7 @@ def test_a_number_may_be_off_by_a_share_of_its_range(tiny_trunk, tiny_heads, exp
     head = bundle.head(tiny_trunk)
     head.output.bias.data += off_by / 100
     export_head(head, spec, tmp_path / "grade.onnx", RELEASE)
-    grade = ServedTask("head_grade", tmp_path / "grade.onnx", spec, ServedHead(bundle.head(tiny_trunk), spec))
+    grade = HeadFile("head_grade", tmp_path / "grade.onnx", spec, ServedHead(bundle.head(tiny_trunk), spec))
     if passes:
         share = check_parity(tiny_trunk, segments, [grade], BUCKETS)["head_grade"]
         assert share == pytest.approx(off_by / 100, rel=0.1)
@@ -98,19 +97,19 @@ def test_a_number_may_be_off_by_a_share_of_its_range(tiny_trunk, tiny_heads, exp
             check_parity(tiny_trunk, segments, [grade], BUCKETS)
 
 
-@pytest.mark.parametrize("allowed", [None, math.inf])
+@pytest.mark.parametrize("tolerance", [TOLERANCE, math.inf])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_found_whatever_is_allowed(tiny_trunk, tiny_heads, exported, tmp_path, value, allowed):
+def test_what_is_not_finite_is_found_whatever_is_allowed(tiny_trunk, tiny_heads, exported, tmp_path, value, tolerance):
     segments, _ = exported
     bundle = load_bundle(tiny_heads / "grade")  # a number, which no softmax keeps finite
     head = bundle.head(tiny_trunk)
     head.output.bias.data.fill_(value)
     export_head(head, bundle.spec, tmp_path / "grade.onnx", RELEASE)
-    grade = ServedTask(
+    grade = HeadFile(
         "head_grade", tmp_path / "grade.onnx", bundle.spec, ServedHead(bundle.head(tiny_trunk), bundle.spec)
     )
     with pytest.raises(ParityError, match=r"^head_grade: answers NaN or infinity on "):
-        check_parity(tiny_trunk, segments, [grade], BUCKETS, allowed=allowed)
+        check_parity(tiny_trunk, segments, [grade], BUCKETS, tolerance=tolerance)
 
 
 def test_other_output_name_is_found(tiny_trunk, exported, tmp_path):
@@ -144,13 +143,12 @@ def test_broken_file_is_found(tiny_trunk, exported, tmp_path):
 
 def test_batches_are_real_text_right_padded_in_every_bucket(tiny_trunk):
     batches = list(parity_batches(tiny_trunk, BUCKETS))
-    assert [tuple(batch.input_ids.shape) for batch in batches] == [(1, 16), (4, 16), (1, 32), (4, 32)]
+    assert [batch["input_ids"].shape for batch in batches] == [(1, 16), (4, 16), (1, 32), (4, 32)]
     for batch in batches:
-        lengths = batch.attention_mask.sum(1)
-        expected = (torch.arange(batch.input_ids.shape[1]) < lengths[:, None]).long()
-        assert torch.equal(batch.attention_mask, expected)
-    assert any(batch.token_type_ids.any() for batch in batches), "no pair among the texts"
-    assert any((batch.attention_mask == 0).any() for batch in batches), "no padding among the texts"
+        mask = batch["attention_mask"]
+        assert np.array_equal(mask, np.arange(mask.shape[1]) < mask.sum(axis=1, keepdims=True))
+    assert any(batch["token_type_ids"].any() for batch in batches), "no pair among the texts"
+    assert any((batch["attention_mask"] == 0).any() for batch in batches), "no padding among the texts"
 
 
 def test_a_state_may_be_off_by_a_share_of_its_greatest_number(tiny_trunk, exported, monkeypatch):
@@ -158,8 +156,8 @@ def test_a_state_may_be_off_by_a_share_of_its_greatest_number(tiny_trunk, export
     segments, _ = exported
     real = parity._run
 
-    def off(session, model, feeds, batch, output=None):
-        state = real(session, model, feeds, batch, output).copy()
+    def off(session, model, *rest):
+        state = real(session, model, *rest).copy()
         if model.startswith("trunk"):
             most = np.unravel_index(np.abs(state).argmax(), state.shape)
             state[most] *= 1 + share
@@ -184,11 +182,11 @@ def test_a_reference_that_is_nan_is_found(tiny_trunk, exported):
 
 def test_a_groups_difference_that_is_nan_is_found(tiny_trunk, exported, monkeypatch):
     segments, head = exported
-    real = parity._distance
+    real = parity._score_difference
     monkeypatch.setattr(
-        parity, "_distance", lambda model, *rest: math.nan if model == "heads_03" else real(model, *rest)
+        parity, "_score_difference", lambda model, *rest: math.nan if model == "heads_03" else real(model, *rest)
     )
-    group = GroupedFile("heads_03", head.path, [head.name])
+    group = GroupFile("heads_03", head.path, [head.name])
     with pytest.raises(ParityError) as raised:
         check_parity(tiny_trunk, segments, [head], BUCKETS, groups=[group])
     assert raised.value.model == "heads_03"

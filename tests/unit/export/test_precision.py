@@ -28,8 +28,8 @@ def test_one_for_all_or_one_for_each_part(text, trunk, heads):
         ("int4", "'int4' is not known; give fp32, int8, fp16"),
         ("", "'' is not known"),
         ("trunk=bf16", "'bf16' is not known"),
-        ("tail=int8", "'tail' is no part; parts are trunk and heads"),
-        ("heads=int8,heads=fp16", "'heads' twice"),
+        ("tail=int8", "no part 'tail'; parts are trunk and heads"),
+        ("heads=int8,heads=fp16", "'heads' is given twice"),
     ],
 )
 def test_anything_else_is_told_in_one_line(text, message):

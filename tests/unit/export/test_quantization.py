@@ -6,8 +6,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from onetrunk.export.onnx_file import ExportError, export_head, export_segment
-from onetrunk.export.parity import open_session
+from onetrunk.export.chain import open_session
+from onetrunk.export.errors import ExportError
+from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.quantization import quantize_file
 from onetrunk.export.release import IR_VERSION, get_release
 from onetrunk.nn.bundle import load_bundle
@@ -113,5 +114,5 @@ def test_same_file_twice_is_the_same(segment, tmp_path):
 
 def test_embeddings_alone_are_refused(tiny_trunk, tmp_path):
     export_segment(tiny_trunk, Segment(0, 0), tmp_path / "embeddings.onnx", RELEASE)
-    with pytest.raises(ExportError, match="no product in it that can be quantised"):
+    with pytest.raises(ExportError, match="no product that can be quantised"):
         quantize_file(tmp_path / "embeddings.onnx", tmp_path / "int8.onnx", thorough=True)

@@ -93,7 +93,7 @@ def edit_weights(edit):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit_spec(kind="poetry"), "kind 'poetry' is not known; known are: classification, regression"),
+        (edit_spec(kind="poetry"), "kind 'poetry' is not known; allowed are classification, regression"),
         (edit_spec(labels=["one"]), "labels needs at least two"),
         (edit_spec(labels=["a", "a"]), "all different"),
         (edit_spec(labels=["a", "b\nc"]), "line break"),

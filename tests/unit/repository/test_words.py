@@ -162,8 +162,8 @@ def test_client_and_metric_have_the_same_spans(ask: Callable[..., Any], tiny_tru
         blanks = [draw.choice([" ", " ", "\t", "\r\n", "\u00a0", " \u3000"], draw.integers(1, 9)) for _ in range(30)]
         texts = ["".join(f"{word()}{blank}" for blank in some) for some in blanks]
         rows = ask(*texts)
-        encoded = [kind.encode(["O"] * len(text.split()), space, text) for text in texts]
-        targets = kind.targets(encoded, space, token_offsets(tiny_trunk.tokenizer(), texts, MAX_LENGTH))
+        encoded = [kind.codec.encode(["O"] * len(text.split()), space, text) for text in texts]
+        targets = kind.codec.targets(encoded, space, token_offsets(tiny_trunk.tokenizer(), texts, MAX_LENGTH))
         tags = draw.choice(5, (30, len(rows[0].words)), p=[0.3, 0.1, 0.25, 0.1, 0.25])
         for row, row_tags, data, (answered, _) in zip(rows, tags, encoded, word_spans(tags, targets), strict=True):
             said = read(row, row_tags)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.serving.address import Address, PortTakenError, choose_ports, listens_on, resolve_host
+from onetrunk.serving.command import Address, PortTakenError, choose_ports, listens_on, resolve_host
 
 
 @pytest.fixture
@@ -68,3 +68,9 @@ def test_listening_is_asked_of_the_process_itself(taken: int) -> None:
     assert listens_on(os.getpid(), {taken})
     assert not listens_on(os.getpid(), {taken, 1})
     assert not listens_on(os.getppid(), {taken})
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_named_with_its_option(port: int) -> None:
+    with pytest.raises(UserError, match=rf"^--grpc-port {port}: .*65535$"):
+        choose_ports(Address("127.0.0.1", 0, port, 0))

@@ -14,10 +14,8 @@ import pytest
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER
 from onetrunk.serving import installation
-from onetrunk.serving.address import Address
-from onetrunk.serving.command import triton_command
-from onetrunk.serving.installation import Installation, find_libpython, find_triton
-from onetrunk.serving.runtime import Runtime, environment, make_runtime
+from onetrunk.serving.command import Address, triton_command
+from onetrunk.serving.installation import Installation, Runtime, environment, find_libpython, find_triton, make_runtime
 
 HERE = Installation(
     binary=Path("/triton/bin/tritonserver"),

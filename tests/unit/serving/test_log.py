@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from onetrunk.serving.log import PORT_TAKEN, failed_models, loaded_models, read_since, why_it_failed
+from onetrunk.serving.log import PORT_TAKEN, failed_models, failure_reason, loaded_models, read_since
 
 BROKEN_MODEL = """\
 W1123 22:30:53.514830 16868 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
@@ -45,7 +45,7 @@ def test_each_failed_model_gives_its_own_reason_in_one_line() -> None:
         "head_mood": "head_mood: output mood: the config says dims [3], the ONNX file [2]",
         "head_topic": "Not found: no such file",
     }
-    assert why_it_failed(BROKEN_MODEL) == (
+    assert failure_reason(BROKEN_MODEL) == (
         "head_mood: output mood: the config says dims [3], the ONNX file [2]; head_topic: Not found: no such file"
     )
 
@@ -58,7 +58,7 @@ NO_GPU = "".join(
 
 
 def test_a_repository_for_a_gpu_is_told_what_to_do_without_one() -> None:
-    assert why_it_failed(NO_GPU) == (
+    assert failure_reason(NO_GPU) == (
         "head_a, head_b, head_c and 2 more: built for a GPU, and Triton finds none on this machine: "
         "build-repo --device cpu, or serve where one is (docs/docker.md)"
     )
@@ -67,21 +67,21 @@ def test_a_repository_for_a_gpu_is_told_what_to_do_without_one() -> None:
 def test_models_that_fail_for_one_reason_are_told_together() -> None:
     lines = NO_GPU.replace("Invalid argument: instance group", "Internal: no room for").replace("has kind", "and")
     alike = re.sub(r"no room for [^\"]*", "no room", lines)
-    assert why_it_failed(alike) == "head_a, head_b, head_c and 2 more: no room"
+    assert failure_reason(alike) == "head_a, head_b, head_c and 2 more: no room"
 
 
 def test_without_a_failed_model_tritons_last_words_are_the_reason() -> None:
-    assert why_it_failed(BAD_OPTION) == "Internal - failed to stat file /nowhere"
+    assert failure_reason(BAD_OPTION) == "Internal - failed to stat file /nowhere"
 
 
 def test_a_lost_port_is_recognised() -> None:
-    reason = why_it_failed(PORT_LOST)
+    reason = failure_reason(PORT_LOST)
     assert reason == "failed to start Metrics service: Unavailable - Socket '127.0.0.1:40193' already in use"
     assert PORT_TAKEN.search(reason)
 
 
 def test_a_healthy_log_has_no_reason() -> None:
-    assert why_it_failed("I1123 22:30:53.5 1 a.cc:1] \"successfully loaded 'multitask'\"\n") is None
+    assert failure_reason("I1123 22:30:53.5 1 a.cc:1] \"successfully loaded 'multitask'\"\n") is None
 
 
 def test_loaded_models_are_counted() -> None:

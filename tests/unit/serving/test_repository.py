@@ -53,7 +53,7 @@ def remove(path: str) -> Callable[[Path], None]:
     [
         (shutil.rmtree, "is not a folder"),
         (empty, "holds no models: run build-repo first"),
-        (cut_off, "a build was cut off while it was publishing: run build-repo again"),
+        (cut_off, "run build-repo again"),
         (remove("multitask"), "lacks the ensemble multitask (multitask/config.pbtxt)"),
         (remove("multitask_tokens/config.pbtxt"), "lacks the ensemble multitask_tokens"),
         (remove("head_topic"), "lacks head_topic, a part of multitask (head_topic/config.pbtxt)"),

@@ -10,8 +10,7 @@ import pytest
 
 from onetrunk.protocol.errors import NotReady, ServerError
 from onetrunk.serving import watchdog
-from onetrunk.serving.stubs import Stub, parse_stub
-from onetrunk.serving.watchdog import Backoff, Watchdog, Watched
+from onetrunk.serving.watchdog import RestartBackoff, Stub, Watchdog, Watched, parse_stub
 
 MOOD, TOPIC = Stub("head_mood", 1, "head_mood_0_0"), Stub("head_topic", 1, "head_topic_0_0")
 
@@ -150,7 +149,7 @@ def test_a_dead_server_is_restarted_a_bounded_number_of_times(
         clock.now_s += 60
         dog._look()
     clock.now_s += 60
-    with pytest.raises(watchdog._GiveUp, match=r"Triton died \(exit status 137\); given up after 3 restarts"):
+    with pytest.raises(watchdog._GiveUp, match=r"Triton died \(exit status 137\); gave up after 3 restarts"):
         dog._look()
     assert len(restarts) == 3
 
@@ -222,11 +221,11 @@ def test_a_server_that_does_not_start_again_is_tried_again_then_given_up(
     server.status = 1
     dog.run()
     assert [str(error) for error in told] == ["head_mood: broken"]
-    assert "Triton does not start again (try 1): head_mood: broken" in caplog.text
+    assert "Triton does not restart (try 1): head_mood: broken" in caplog.text
 
 
 def test_backoff_forgets_after_calm() -> None:
-    backoff = Backoff(longest_s=4, calm_s=100)
+    backoff = RestartBackoff(longest_s=4, calm_s=100)
     assert backoff.may_try(0)
     backoff.note_try(0)
     assert not backoff.may_try(0.5)

@@ -99,11 +99,14 @@ def test_labels_may_be_numbers_as_in_the_data(write):
         ),
         (MINIMAL.replace('["ham", "spam"]', '["ham"]'), r"labels needs at least two, all different; found \['ham'\]"),
         (MINIMAL.replace('"spam"', '"ham"'), r"labels needs at least two, all different"),
-        (MINIMAL.replace('"spam"', '""'), r"labels has one that is empty"),
+        (MINIMAL.replace('"spam"', '""'), r"labels contains one that is empty"),
         (MINIMAL.replace('"spam"', '"a\\nb"'), r"line break"),
         (MINIMAL.replace('"spam"', '"a", "b"') + 'metrics = ["f1"]', r"metric f1 is about the second of two labels"),
         ('train = "a.csv"\ndev = "b.csv"\n', r"a classification task needs labels"),
-        (MINIMAL.replace("spam", "B-spam") + 'kind = "tagging"', r"are types of spans, as artist; 'B-spam' is a tag"),
+        (
+            MINIMAL.replace("spam", "B-spam") + 'kind = "tagging"',
+            r"are types of spans, such as artist; 'B-spam' is a tag",
+        ),
         (MINIMAL + "range = [0, 1]", r"a classification task has no range"),
         (
             'kind = "regression"\nrange = [1, 0]\ntrain = "a.csv"\ndev = "b.csv"\n',

@@ -11,7 +11,7 @@ from onetrunk.nn.card import card_text
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.kinds.calibration import calibration_error
+from onetrunk.tasks.kinds.classification import calibration_error
 
 SENTIMENT = SimpleNamespace(labels=("negative", "positive"), range=None, options={}, fitted={})
 SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), options={}, fitted={})
@@ -19,40 +19,42 @@ SIMILARITY = SimpleNamespace(labels=None, range=(1.0, 5.0), options={}, fitted={
 
 def test_classification():
     kind = get_kind("classification")
-    assert kind.outputs(SENTIMENT) == 2
-    assert kind.encode("positive", SENTIMENT) == 1
-    scores = kind.scores(torch.tensor([[0.0, 1.0986123]]), SENTIMENT)
+    assert kind.output.num_outputs(SENTIMENT) == 2
+    assert kind.codec.encode("positive", SENTIMENT) == 1
+    scores = kind.output.scores(torch.tensor([[0.0, 1.0986123]]), SENTIMENT)
     torch.testing.assert_close(scores, torch.tensor([[0.25, 0.75]]))
     # -log(0.75), by hand
-    assert kind.loss(torch.tensor([[0.0, 1.0986123]]), torch.tensor([1])).item() == pytest.approx(0.2876821, abs=1e-6)
+    assert kind.training.loss(torch.tensor([[0.0, 1.0986123]]), torch.tensor([1])).item() == pytest.approx(
+        0.2876821, abs=1e-6
+    )
 
 
 def test_classification_reads_labels_as_they_are_written():
-    assert get_kind("classification").encode(1, SimpleNamespace(labels=("0", "1"), range=None)) == 1
+    assert get_kind("classification").codec.encode(1, SimpleNamespace(labels=("0", "1"), range=None)) == 1
 
 
 def test_regression():
     kind = get_kind("regression")
-    assert kind.outputs(SIMILARITY) == 1
-    assert kind.encode("2", SIMILARITY) == 0.25
-    assert kind.scores(torch.tensor([[0.25]]), SIMILARITY).item() == 2.0
-    assert kind.loss(torch.tensor([[0.5], [1.0]]), torch.tensor([0.0, 1.0])).item() == pytest.approx(0.125)
+    assert kind.output.num_outputs(SIMILARITY) == 1
+    assert kind.codec.encode("2", SIMILARITY) == 0.25
+    assert kind.output.scores(torch.tensor([[0.25]]), SIMILARITY).item() == 2.0
+    assert kind.training.loss(torch.tensor([[0.5], [1.0]]), torch.tensor([0.0, 1.0])).item() == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("label", ["good", "", None, 3])
 def test_unknown_label_names_the_known_ones(label):
     with pytest.raises(ValueError, match="not one of: negative, positive"):
-        get_kind("classification").encode(label, SENTIMENT)
+        get_kind("classification").codec.encode(label, SENTIMENT)
 
 
 @pytest.mark.parametrize("label", ["x", None, 0.99, 5.01, float("nan"), float("inf"), True])
 def test_number_out_of_range_names_the_range(label):
     with pytest.raises(ValueError, match="not a number from 1 to 5"):
-        get_kind("regression").encode(label, SIMILARITY)
+        get_kind("regression").codec.encode(label, SIMILARITY)
 
 
 def test_unknown_kind_names_the_known_ones():
-    with pytest.raises(UserError, match="known are: classification, regression"):
+    with pytest.raises(UserError, match="allowed are classification, regression"):
         get_kind("poetry")
 
 
@@ -61,16 +63,16 @@ TOPICS = SimpleNamespace(labels=("film", "music", "light"), range=None, options=
 
 def test_multilabel():
     kind = get_kind("multilabel")
-    assert kind.outputs(TOPICS) == 3
-    encoded = [kind.encode(label, TOPICS) for label in (["light", "film"], [], "music|light", "", '["film"]')]
+    assert kind.output.num_outputs(TOPICS) == 3
+    encoded = [kind.codec.encode(label, TOPICS) for label in (["light", "film"], [], "music|light", "", '["film"]')]
     assert encoded == [(0, 2), (), (1, 2), (), (0,)]
-    assert kind.targets(encoded[:3], TOPICS).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
-    assert kind.absent(encoded[:2], TOPICS) == ["music"]
+    assert kind.codec.targets(encoded[:3], TOPICS).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
+    assert kind.codec.unused_labels(encoded[:2], TOPICS) == ["music"]
     # The mean of -log(0.75), -log(0.5), -log(0.75), by hand.
     raw = torch.tensor([[1.0986123, 0.0, -1.0986123]])
-    loss = kind.loss(raw, torch.tensor([[1.0, 1.0, 0.0]]))
+    loss = kind.training.loss(raw, torch.tensor([[1.0, 1.0, 0.0]]))
     assert loss.item() == pytest.approx((2 * 0.2876821 + 0.6931472) / 3, abs=1e-6)
-    torch.testing.assert_close(kind.scores(raw, TOPICS), torch.tensor([[0.75, 0.5, 0.25]]))
+    torch.testing.assert_close(kind.output.scores(raw, TOPICS), torch.tensor([[0.75, 0.5, 0.25]]))
 
 
 @pytest.mark.parametrize(
@@ -78,9 +80,9 @@ def test_multilabel():
     [
         (["film", "poetry"], "label 'poetry' is not one of: film, music, light"),
         ("film|film", "label .* has one twice"),
-        ({"film": 1}, r"label .* is no list of labels, nor a text with \| between them"),
-        (3, "is no list"),
-        ({"film": "x" * 999}, "is no list"),
+        ({"film": 1}, r"label .* is not a list of labels, nor a text with \| between them"),
+        (3, "is not a list"),
+        ({"film": "x" * 999}, "is not a list"),
         ("[" * 3000, r"label '\[\[.* is not one of: film, music, light"),
         (f"[{'1' * 5000}]", r"label '\[11.* is not one of"),
         ("poetry" * 999, "label 'poetry.* is not one of"),
@@ -89,7 +91,7 @@ def test_multilabel():
 )
 def test_labels_that_cannot_be_are_told(label, message):
     with pytest.raises(ValueError, match=message) as raised:
-        get_kind("multilabel").encode(label, TOPICS)
+        get_kind("multilabel").codec.encode(label, TOPICS)
     assert len(str(raised.value)) < 150
 
 
@@ -99,9 +101,11 @@ def test_thresholds_are_those_of_the_best_f1_of_each_label():
     raw = torch.from_numpy(draw.normal(size=(80, 3)).round(1)).float()
     targets = (raw.numpy() + draw.normal(size=(80, 3)) > 0.7).astype(np.float32)
     targets[:, 2] = 0
-    fitted = SimpleNamespace(labels=TOPICS.labels, range=None, options={}, fitted=kind.fit(raw, targets, TOPICS))
-    scores = kind.scores(raw, TOPICS).numpy()
-    decided = kind.predictions(scores, fitted) >= 0
+    fitted = SimpleNamespace(
+        labels=TOPICS.labels, range=None, options={}, fitted=kind.training.fit_on_dev(raw, targets, TOPICS)
+    )
+    scores = kind.output.scores(raw, TOPICS).numpy()
+    decided = kind.answers.predictions(scores, fitted) >= 0
     for label in (0, 1):
         held = targets[:, label]
         best = max(f1_score(held, scores[:, label] >= score) for score in scores[:, label])
@@ -124,11 +128,11 @@ def test_a_threshold_lies_between_the_scores_that_it_divides(held, others):
     kind, one = get_kind("multilabel"), space(labels=("rare",))
     raw = torch.tensor([*held, *others])[:, None]
     targets = np.array([1] * len(held) + [0] * len(others), dtype=np.float32)[:, None]
-    one.fitted = kind.fit(raw, targets, one)
+    one.fitted = kind.training.fit_on_dev(raw, targets, one)
     assert 0 < one.fitted["thresholds"][0] < 1
-    scores = kind.scores(raw, one).numpy()
+    scores = kind.output.scores(raw, one).numpy()
     for error in (-2e-7, 0.0, 2e-7):
-        assert ((kind.predictions(scores + np.float32(error), one) >= 0) == targets).all()
+        assert ((kind.answers.predictions(scores + np.float32(error), one) >= 0) == targets).all()
 
 
 @pytest.mark.parametrize(
@@ -137,14 +141,16 @@ def test_a_threshold_lies_between_the_scores_that_it_divides(held, others):
 )
 def test_scores_that_are_the_same_when_served_are_not_divided(raw, held):
     one = space(labels=("rare",))
-    fitted = get_kind("multilabel").fit(torch.tensor(raw)[:, None], np.array(held, np.float32)[:, None], one)
+    fitted = get_kind("multilabel").training.fit_on_dev(
+        torch.tensor(raw)[:, None], np.array(held, np.float32)[:, None], one
+    )
     assert fitted == {"thresholds": [0.5]}
 
 
 def test_saturated_scores_are_taken_together():
     """Three scores that are 1 in float32, then one far below: the threshold is between those, not among the three."""
     one = space(labels=("sure",))
-    fitted = get_kind("multilabel").fit(
+    fitted = get_kind("multilabel").training.fit_on_dev(
         torch.tensor([[30.0], [20.0], [18.0], [0.0]]), np.array([[1], [0], [1], [0]], np.float32), one
     )
     assert fitted == {"thresholds": [0.75]}
@@ -189,25 +195,25 @@ def test_what_a_fit_may_come_to_is_not(kind, fitted):
 
 def test_balanced_weights_make_every_label_count_alike():
     targets = np.array([0] * 6 + [1] * 3 + [3])
-    weights = get_kind("classification").weights(targets, space("abcd", {"class_weights": "balanced"}))
+    weights = get_kind("classification").training.row_weights(targets, space("abcd", {"class_weights": "balanced"}))
     assert [weights[targets == label].sum() for label in (0, 1, 3)] == pytest.approx([10 / 3] * 3)
 
 
 def test_weights_of_labels_weigh_their_rows():
     kind, targets = get_kind("classification"), np.array([0, 1])
-    weights = kind.weights(targets, space(options={"class_weights": {"b": 3.0}}))
+    weights = kind.training.row_weights(targets, space(options={"class_weights": {"b": 3.0}}))
     assert weights.tolist() == [1, 3]
-    assert kind.weights(targets, space()) is None
+    assert kind.training.row_weights(targets, space()) is None
     # (1 * -log(0.75) + 3 * -log(0.25)) / 4, by hand
     raw, labels = torch.tensor([[1.0986123, 0.0]] * 2), torch.tensor([0, 1])
-    loss = kind.loss(raw, labels, weights=torch.tensor([1.0, 3.0]))
+    loss = kind.training.loss(raw, labels, weights=torch.tensor([1.0, 3.0]))
     assert loss.item() == pytest.approx((0.2876821 + 3 * 1.3862944) / 4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("classification", {"class_weights": {"d": 1}}, "options.class_weights names d, which labels has not"),
+        ("classification", {"class_weights": {"d": 1}}, "options.class_weights names d, which labels does not have"),
         ("classification", {"class_weights": {"a": 0}}, r"options.class_weights.* greater than 0 \(found 0\)"),
         *(
             ("classification", {"class_weights": wrong}, "weights: must be 'balanced', or a table of labels as in")
@@ -217,7 +223,7 @@ def test_weights_of_labels_weigh_their_rows():
         ("classification", {"class_weights": {"a": "3"}}, r"options.class_weights.a: .* valid number \(found '3'\)"),
         ("classification", {"none_below": "0.5"}, r"options.none_below: .* valid number \(found '0.5'\)"),
         ("classification", {"none_below": True}, r"options.none_below: .* valid number \(found True\)"),
-        ("classification", {"none_below": 1 / 3}, "options.none_below = 0.333333 can never be: the likeliest of 3"),
+        ("classification", {"none_below": 1 / 3}, "options.none_below = 0.333333 has no effect: the likeliest of 3"),
         ("classification", {"none_below": 1.5}, r"options.none_below: .* less than 1 \(found 1.5\)"),
         (
             "classification",
@@ -238,11 +244,13 @@ def test_temperature_makes_an_overconfident_head_calibrated():
     true = torch.from_numpy(draw.normal(size=(4000, 3))).float()
     chances = torch.softmax(true, -1).numpy()
     targets = np.array([draw.choice(3, p=row / row.sum()) for row in chances.astype(np.float64)])
-    fitted = kind.fit(3 * true, targets, space())
+    fitted = kind.training.fit_on_dev(3 * true, targets, space())
     assert fitted["temperature"] == pytest.approx(3, rel=0.1)
     error = fitted["calibration_error"]
     assert error["before"] > 0.15 > 0.03 > error["after"]
-    torch.testing.assert_close(kind.scores(3 * true, space(fitted={"temperature": 3.0})), torch.softmax(true, -1))
+    torch.testing.assert_close(
+        kind.output.scores(3 * true, space(fitted={"temperature": 3.0})), torch.softmax(true, -1)
+    )
 
 
 def test_calibration_error_by_hand():
@@ -273,7 +281,9 @@ def test_a_temperature_of_few_rows_by_hand(rows, label):
     With rows that are all alike, the error e of the best temperature is the mean of what was seen, and of what the head
     itself said on ten rows more: softmax(2 / T, 0, 0) = (1 - e, e / 2, e / 2).
     """
-    fitted = get_kind("classification").fit(torch.tensor([[2.0, 0.0, 0.0]] * rows), np.full(rows, label), space())
+    fitted = get_kind("classification").training.fit_on_dev(
+        torch.tensor([[2.0, 0.0, 0.0]] * rows), np.full(rows, label), space()
+    )
     said = 2 / (np.exp(2) + 2)
     error = (rows * (label != 0) + 10 * said) / (rows + 10)
     assert fitted["temperature"] == pytest.approx(2 / np.log(2 * (1 - error) / error), abs=1e-3)
@@ -289,12 +299,14 @@ def test_many_rows_are_fitted_as_if_there_were_no_others():
     steps = np.linspace(1, 5, 4001)
     losses = [torch.nn.functional.cross_entropy(2 * true / step, torch.from_numpy(targets)) for step in steps]
     likeliest = steps[int(np.argmin(losses))]
-    assert kind.fit(2 * true, targets, space())["temperature"] == pytest.approx(likeliest, rel=0.02)
+    assert kind.training.fit_on_dev(2 * true, targets, space())["temperature"] == pytest.approx(likeliest, rel=0.02)
 
 
 def test_a_temperature_at_its_bound_is_told_on_the_card():
     """Three thousand rows that are all right, of a head that is hardly sure of one."""
-    fitted = get_kind("classification").fit(torch.tensor([[0.2, 0.0]] * 3000), np.zeros(3000, int), space("ab"))
+    fitted = get_kind("classification").training.fit_on_dev(
+        torch.tensor([[0.2, 0.0]] * 3000), np.zeros(3000, int), space("ab")
+    )
     assert fitted["temperature"] == pytest.approx(0.1, abs=1e-3)
     card = card_text(HEAD.model_copy(update={"fitted": fitted}))
     assert "- note: the temperature is at its bound, 0.1 to 10: do not trust the probabilities\n" in card

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from onetrunk.tasks.kinds.classification import Classification
-from onetrunk.tasks.kinds.multilabel import Multilabel
-from onetrunk.tasks.kinds.tagging import Tagging
+from onetrunk.tasks.kinds.classification import CLASSIFICATION
+from onetrunk.tasks.kinds.multilabel import MULTILABEL
+from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.metrics import METRICS, measure
 
 # Of six rows: 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
@@ -101,19 +101,19 @@ VALUES = {
 @pytest.mark.parametrize("case", range(len(DEGENERATE)))
 def test_degenerate_rows_give_a_number_or_a_note_and_never_a_warning(name, case):
     answered, expected = map(np.array, DEGENERATE[case])
-    if name in Tagging.metrics:
+    if name in TAGGING.metrics:
         # One text, its words in the place of the rows; 1 is a span's B-.
         answered, expected = answered[None], np.stack([expected, np.arange(len(expected))], axis=-1)[None]
-    elif name in Multilabel.metrics and name not in Classification.metrics:
+    elif name in MULTILABEL.metrics and name not in CLASSIFICATION.metrics:
         # One label; it holds or not.
-        answered, expected = Multilabel().right(answered)[:, None], expected[:, None]
+        answered, expected = MULTILABEL.answers.gold(answered)[:, None], expected[:, None]
     scores, notes = measure([name], answered, expected)
     value = VALUES[name][case]
     assert scores[name] == pytest.approx(value or 0)
     assert [note.startswith(f"{name} is not defined and counts as 0: ") for note in notes] == [True] * (value is None)
 
 
-@pytest.mark.parametrize("name", Multilabel.metrics)
+@pytest.mark.parametrize("name", MULTILABEL.metrics)
 @pytest.mark.parametrize("margin", [-0.1, 0.1])
 def test_where_no_row_has_a_label_nothing_is_measured(name, margin):
     scores, notes = measure([name], np.full((3, 2), margin), np.zeros((3, 2)))

@@ -17,12 +17,12 @@ def space(low, high):
 def test_a_range_below_nought_comes_back():
     range_ = space(-3.5, -1.0)
     KIND.check(range_)
-    assert KIND.encode("-3", range_) == pytest.approx(0.2)
-    scores = KIND.scores(torch.tensor([[0.2]]), range_)
+    assert KIND.codec.encode("-3", range_) == pytest.approx(0.2)
+    scores = KIND.output.scores(torch.tensor([[0.2]]), range_)
     assert scores.item() == pytest.approx(-3)
-    assert KIND.predictions(scores.numpy(), range_)[0] == pytest.approx(0.2)
+    assert KIND.answers.predictions(scores.numpy(), range_)[0] == pytest.approx(0.2)
     with pytest.raises(ValueError, match=r"label -0.5 is not a number from -3.5 to -1"):
-        KIND.encode(-0.5, range_)
+        KIND.codec.encode(-0.5, range_)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_a_range_below_nought_comes_back():
 )
 def test_a_number_is_shown_as_exactly_as_its_range_asks(bounds, described, number, shown):
     KIND.check(space(*bounds))
-    assert KIND.describe(space(*bounds)) == described
-    assert KIND.shown(torch.tensor([number], dtype=torch.float64).numpy(), space(*bounds)) == shown
+    assert KIND.output.describe(space(*bounds)) == described
+    assert KIND.answers.format(torch.tensor([number], dtype=torch.float64).numpy(), space(*bounds)) == shown
 
 
 @pytest.mark.parametrize("bounds", [(1e9, 1e9 + 1), (1e39, 2e39), (-1e39, 0)])
@@ -48,4 +48,4 @@ def test_a_range_that_32_bit_floats_cannot_divide_is_refused(bounds):
 
 def test_a_number_of_too_many_digits_is_a_bad_label():
     with pytest.raises(ValueError, match=r"label 1000\d* is not a number from 0 to 1$"):
-        KIND.encode(10**400, space(0, 1))
+        KIND.codec.encode(10**400, space(0, 1))

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score as seqeval_f1
 
-from onetrunk.export.half import halve_file
+from onetrunk.export.precision import halve_file
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.kinds.crf import decode, negative_log_likelihood
-from onetrunk.tasks.kinds.span_tags import bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
-from onetrunk.tasks.kinds.token_output import TokenOutput
+from onetrunk.tasks.kinds.crf import TokenOutput, decode, negative_log_likelihood
+from onetrunk.tasks.kinds.span_tags import bio_tags, forbidden_transitions, read_spans, spans_of, tag_indices
 from onetrunk.tasks.offsets import token_offsets
 from onetrunk.tasks.span_metrics import span_f1, token_accuracy
 
@@ -141,7 +140,7 @@ def exported(tmp_path_factory):
             torch.nn.init.normal_(self.output.transitions, std=2.0)
 
         def forward(self, raw):
-            return KIND.scores(raw, space(), self.output)
+            return KIND.output.scores(raw, space(), self.output)
 
     module, path = Scores().eval(), tmp_path_factory.mktemp("crf") / "crf.onnx"
     torch.onnx.export(
@@ -173,7 +172,7 @@ def test_the_exported_decoder_equals_the_reference(exported, case):
         raw *= 1e6
     elif case == "padding":
         raw[1, 2:], raw[2, 1:] = 0, 0
-    found, forbidden = run(raw), forbidden_moves(2)
+    found, forbidden = run(raw), forbidden_transitions(2)
     moves = np.where(forbidden, -np.inf, module.output.transitions.detach().numpy())
     for row, emissions in enumerate(raw):
         real = np.abs(emissions).sum(-1) > 0
@@ -205,7 +204,7 @@ def test_in_fp16_a_long_text_is_decoded_as_in_fp32(exported, tmp_path):
     halved = onnxruntime.InferenceSession(str(tmp_path / "fp16.onnx"), providers=["CPUExecutionProvider"])
     raw = np.random.default_rng(5).normal(size=(4, 512, 5)).astype(np.float32)
     raw += 6 * np.eye(5, dtype=np.float32)[run(raw)[..., 0].astype(int)]
-    found, forbidden = halved.run(None, {"raw": raw})[0], forbidden_moves(2)
+    found, forbidden = halved.run(None, {"raw": raw})[0], forbidden_transitions(2)
     assert (found[..., 0] != run(raw)[..., 0]).mean() < 0.002
     for tags in found[..., 0].astype(int).tolist():
         assert not any(forbidden[before, now] for before, now in zip((0, *tags), tags, strict=False))
@@ -224,7 +223,7 @@ def test_spans_come_back_from_tags_of_either_scheme(kinds, joined):
             spans.append((place, place, kind))
     for scheme in ("BIO", "BILOU"):
         assert read_spans(written(spans, len(kinds), scheme), TYPES, scheme) == spans
-    assert spans_of(tag_numbers(len(kinds), spans, TYPES).tolist(), TYPES) == spans
+    assert spans_of(tag_indices(len(kinds), spans, TYPES).tolist(), TYPES) == spans
 
 
 def written(spans, count, scheme):
@@ -241,41 +240,41 @@ def written(spans, count, scheme):
 @pytest.mark.parametrize(
     ("tags", "scheme", "message"),
     [
-        ("O I-artist", "BIO", r"tag 2: 'I-artist' after 'O': it has no B-artist before it"),
+        ("O I-artist", "BIO", r"tag 2: 'I-artist' after 'O': there is no B-artist before it"),
         ("I-artist", "BIO", "tag 1: 'I-artist' after the beginning"),
-        ("B-artist I-album", "BIO", "tag 2: 'I-album' after 'B-artist': it has no B-album"),
+        ("B-artist I-album", "BIO", "tag 2: 'I-album' after 'B-artist': there is no B-album"),
         ("B-artist O", "BILOU", "tag 1: B-artist is followed by 'O' in BILOU"),
         ("O B-artist", "BILOU", "tag 2: B-artist is followed by the end in BILOU"),
         ("B-artist L-album", "BILOU", "tag 1: B-artist is followed by 'L-album'"),
-        ("B-poet", "BIO", "tag 1: 'B-poet' is not known; known are O, B-..., I-... with artist, album"),
+        ("B-poet", "BIO", "tag 1: 'B-poet' is not known; allowed are O, and B-..., I-... with artist, album"),
         ("U-artist", "BIO", "tag 1: 'U-artist' is not known"),
         ("artist", "BIO", "tag 1: 'artist' is not known"),
     ],
 )
 def test_tags_that_cannot_be_are_told(tags, scheme, message):
     with pytest.raises(ValueError, match=message):
-        KIND.encode(tags, space(scheme=scheme), " ".join("w" for _ in tags.split()))
+        KIND.codec.encode(tags, space(scheme=scheme), " ".join("w" for _ in tags.split()))
 
 
 @pytest.mark.parametrize("tags", ["B-" + "x" * 999, "B-artist " + "x" * 999, "B-artist B-" + "x" * 999])
 @pytest.mark.parametrize("scheme", ["BIO", "BILOU"])
 def test_a_long_tag_is_told_in_short(tags, scheme):
-    with pytest.raises(ValueError, match="is not known; known are O, ") as raised:
-        KIND.encode(tags, space(scheme=scheme), " ".join("w" for _ in tags.split()))
+    with pytest.raises(ValueError, match="is not known; allowed are O, and ") as raised:
+        KIND.codec.encode(tags, space(scheme=scheme), " ".join("w" for _ in tags.split()))
     assert len(str(raised.value)) < 200
 
 
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("O", "labels of a tagging task are types of spans, as artist; 'O' is a tag"),
+        ("O", "labels of a tagging task are types of spans, such as artist; 'O' is a tag"),
         ("B-artist", "'B-artist' is a tag"),
         ("I-artist", "is a tag"),
         ("L-artist", "is a tag"),
         ("U-artist", "is a tag"),
-        ("song name", "labels of a tagging task must have no blanks; found 'song name'"),
-        ("song\u00a0name", "no blanks"),
-        (" artist", "no blanks"),
+        ("song name", "labels of a tagging task must not contain spaces; found 'song name'"),
+        ("song\u00a0name", "must not contain spaces"),
+        (" artist", "must not contain spaces"),
     ],
 )
 def test_labels_are_types_and_no_tags(label, message):
@@ -291,28 +290,30 @@ def test_labels_that_are_no_tags_are_types(label):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", ""], "has '' as word 2: empty"),
-        (["a b"], "has 'a b' as word 1: empty, or with a blank in it"),
+        (["a", ""], "has '' as word 2: it is empty"),
+        (["a b"], "has 'a b' as word 1: it is empty or contains a space"),
         (["a", 3], "has 3 as word 2"),
         (7, "is 7"),
     ],
 )
 def test_words_that_cannot_be_are_told(words, message):
     with pytest.raises(ValueError, match=message):
-        KIND.text(words)
+        KIND.codec.read_text(words)
 
 
 def test_words_and_tags_must_be_as_many():
     with pytest.raises(ValueError, match="2 tags for 3 words"):
-        KIND.encode(["O", "O"], space(), "one two three")
+        KIND.codec.encode(["O", "O"], space(), "one two three")
 
 
 def test_every_piece_gets_the_tag_of_its_word(tiny_trunk):
     """`zyx` is no word of the tiny tokenizer, and falls into three pieces; `don't` into four at its apostrophe."""
     words, tags = ["play", "zyx", "zyx", "don't", "you"], ["O", "B-album", "I-album", "B-album", "B-artist"]
-    text = KIND.text(words)
+    text = KIND.codec.read_text(words)
     tokenizer = tiny_trunk.tokenizer()
-    found = KIND.targets([KIND.encode(tags, space(), text)], space(), token_offsets(tokenizer, [text], 32))[0]
+    found = KIND.codec.targets([KIND.codec.encode(tags, space(), text)], space(), token_offsets(tokenizer, [text], 32))[
+        0
+    ]
     pieces = tokenizer.encode(text).tokens
     named = [bio_tags(TYPES)[number] for number in found[:, 0]]
     by_word = [[named[at] for at in range(len(pieces)) if found[at, 1] == word] for word in range(5)]
@@ -329,9 +330,9 @@ def test_every_piece_gets_the_tag_of_its_word(tiny_trunk):
 def test_a_span_begins_at_the_first_word_that_the_tokenizer_leaves(tiny_trunk, gone):
     """So that no sequence of the data is one that cannot be."""
     words, tags = ["play", gone, "zyx", "zyx", gone, "you", "you"], "O B-album I-album I-album B-album I-album B-album"
-    text = KIND.text(words)
-    found = KIND.targets(
-        [KIND.encode(tags, space(), text)], space(), token_offsets(tiny_trunk.tokenizer(), [text], 32)
+    text = KIND.codec.read_text(words)
+    found = KIND.codec.targets(
+        [KIND.codec.encode(tags, space(), text)], space(), token_offsets(tiny_trunk.tokenizer(), [text], 32)
     )[0]
     named = [bio_tags(TYPES)[number] for number, word in found if word >= 0]
     # `zyx` falls into three pieces.
@@ -340,8 +341,8 @@ def test_a_span_begins_at_the_first_word_that_the_tokenizer_leaves(tiny_trunk, g
 
 def test_what_is_cut_off_is_neither_learned_nor_measured(tiny_trunk):
     text = "play " * 50
-    words = KIND.encode(["B-album"] * 50, space(), text.strip())
-    found = KIND.targets([words], space(), token_offsets(tiny_trunk.tokenizer(), [text.strip()], 10))
+    words = KIND.codec.encode(["B-album"] * 50, space(), text.strip())
+    found = KIND.codec.targets([words], space(), token_offsets(tiny_trunk.tokenizer(), [text.strip()], 10))
     assert found.shape == (1, 10, 2)
     assert found[0, :, 1].tolist() == [-1, *range(8), -1]
 
@@ -372,9 +373,9 @@ def test_a_likelier_sequence_has_a_smaller_loss_and_padding_none():
     output = TokenOutput(4, 5, transitions=True)
     targets = torch.tensor([[[0, -1], [1, 0], [2, 1], [-1, -1]]])
     raw = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2]]), 5).float()
-    good, bad = (KIND.loss(factor * raw, targets, output).item() for factor in (5.0, -5.0))
+    good, bad = (KIND.training.loss(factor * raw, targets, output).item() for factor in (5.0, -5.0))
     assert 0 < good < 0.1 < bad
-    softmax = KIND.loss(5 * raw, targets, TokenOutput(4, 5, transitions=False)).item()
+    softmax = KIND.training.loss(5 * raw, targets, TokenOutput(4, 5, transitions=False)).item()
     assert softmax == pytest.approx(-np.log(np.exp(5) / (np.exp(5) + 4)), abs=1e-5)
 
 
@@ -390,7 +391,7 @@ def test_a_likelier_sequence_has_a_smaller_loss_and_padding_none():
     ],
 )
 def test_what_a_foreign_head_answers_is_checked(scores, fault):
-    found = KIND.fault(np.array([scores], dtype=np.float32), space())
+    found = KIND.answers.fault(np.array([scores], dtype=np.float32), space())
     assert found is None if fault is None else fault in found
 
 
@@ -398,4 +399,4 @@ def test_what_a_foreign_head_answers_is_checked(scores, fault):
 def test_a_difference_from_nan_is_nan(tag):
     expected = np.array([[[1.0, 0.5], [2.0, 0.5]]], dtype=np.float32)
     found = np.array([[[tag, 0.5], [2.0, np.nan]]], dtype=np.float32)
-    assert np.isnan(KIND.difference(found, expected, space()))
+    assert np.isnan(KIND.answers.difference(found, expected, space()))

@@ -145,7 +145,7 @@ def test_disk_that_fills_up_leaves_nothing_half(cache, tiny_trunk, monkeypatch):
 def test_states_that_do_not_fit_are_refused(cache, tiny_trunk, monkeypatch):
     real = tiny_trunk.states
     monkeypatch.setattr(tiny_trunk, "states", lambda *args: {tap: 1e6 * state for tap, state in real(*args).items()})
-    with pytest.raises(OneTrunkError, match=r"tap 2 of trunk .* do not fit 16 bits"):
+    with pytest.raises(OneTrunkError, match=r"tap 2 of trunk .* fp16"):
         cache.states(TEXTS, [2], max_length=32)
 
 

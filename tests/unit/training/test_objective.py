@@ -25,19 +25,19 @@ HARD = [-math.log(0.8), -math.log(0.2)]
 def test_soft_loss_is_t_squared_times_cross_entropy():
     assert sum(SOFT_2) == pytest.approx(2.3150074 + 3.7013018)
     for row in (0, 1):
-        loss = CLASSIFICATION.soft_loss(STUDENT[row : row + 1], TEACHER[row : row + 1], 2.0)
+        loss = CLASSIFICATION.training.soft_loss(STUDENT[row : row + 1], TEACHER[row : row + 1], 2.0)
         assert loss.item() == pytest.approx(SOFT_2[row], rel=1e-6)
-    assert CLASSIFICATION.soft_loss(STUDENT, TEACHER, 2.0).item() == pytest.approx(sum(SOFT_2) / 2, rel=1e-6)
+    assert CLASSIFICATION.training.soft_loss(STUDENT, TEACHER, 2.0).item() == pytest.approx(sum(SOFT_2) / 2, rel=1e-6)
 
 
 def test_temperature_1_softens_nothing():
     expected = -(0.9 * math.log(0.8) + 0.1 * math.log(0.2))
-    assert CLASSIFICATION.soft_loss(STUDENT[:1], TEACHER[:1], 1.0).item() == pytest.approx(expected, rel=1e-6)
+    assert CLASSIFICATION.training.soft_loss(STUDENT[:1], TEACHER[:1], 1.0).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_student_that_answers_as_its_teacher_has_no_gradient():
     student = TEACHER.clone().requires_grad_()
-    CLASSIFICATION.soft_loss(student, TEACHER, 2.0).backward()
+    CLASSIFICATION.training.soft_loss(student, TEACHER, 2.0).backward()
     assert student.grad.abs().max() < 1e-6
 
 
@@ -45,7 +45,7 @@ def test_gradient_does_not_shrink_with_temperature():
     # T^2 is there for this: the gradient at T is T * (softened student - softened teacher), here in row 0.
     for temperature, (own, taught) in {1.0: (0.8, 0.9), 2.0: (2 / 3, 3 / 4)}.items():
         student = STUDENT[:1].clone().requires_grad_()
-        CLASSIFICATION.soft_loss(student, TEACHER[:1], temperature).backward()
+        CLASSIFICATION.training.soft_loss(student, TEACHER[:1], temperature).backward()
         assert student.grad[0, 0].item() == pytest.approx(temperature * (own - taught), rel=1e-5)
 
 

@@ -1,22 +1,26 @@
-"""The kinds of task, by name. A new kind is one new file in this folder and one line here."""
+"""The registry of the kinds of task. A new kind is one new file in this folder and one line here."""
 
 from __future__ import annotations
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.kinds.base import AnswerSpace, Kind
-from onetrunk.tasks.kinds.classification import Classification
-from onetrunk.tasks.kinds.multilabel import Multilabel
-from onetrunk.tasks.kinds.regression import Regression
-from onetrunk.tasks.kinds.tagging import Tagging
+from onetrunk.tasks.kinds.base import Kind, KindConfig
+from onetrunk.tasks.kinds.classification import CLASSIFICATION
+from onetrunk.tasks.kinds.multilabel import MULTILABEL
+from onetrunk.tasks.kinds.regression import REGRESSION
+from onetrunk.tasks.kinds.tagging import TAGGING
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression(), Multilabel(), Tagging())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, TAGGING)}
 
 
 def get_kind(name: str) -> Kind:
-    """The kind of this name. Raises UserError with the known ones."""
+    """Return the kind of this name.
+
+    Raises:
+        UserError: There is no such kind; the message names those that there are.
+    """
     if name not in KINDS:
-        raise UserError(f"kind {name!r} is not known; known are: {', '.join(KINDS)}")
+        raise UserError(f"kind {name!r} is not known; allowed are {', '.join(KINDS)}")
     return KINDS[name]
 
 
-__all__ = ["KINDS", "AnswerSpace", "Kind", "get_kind"]
+__all__ = ["KINDS", "Kind", "KindConfig", "get_kind"]

@@ -1,272 +1,441 @@
-"""What a kind of task is: how labels become numbers, how outputs are trained, and what a user gets to read.
+"""What a kind of task is made of: four parts, each with one job, behind one entry of the registry.
 
-Whatever the line does differently for one kind than for another, it asks of the kind. So a new kind is a subclass in a
-file of its own, and a line in the registry beside it.
+- ``LabelCodec`` reads the texts and labels of the data and turns labels into targets.
+- ``TrainingSpec`` has the losses, and what is fitted on the dev data once a head is trained.
+- ``OutputSpec`` builds the output layer and defines the scores that are exported and served.
+- ``AnswerSpec`` reads scores: predictions for the metrics, one answer for display, the comparison of two heads.
+
+A ``Kind`` holds one of each. Wherever training, export, serving or deployment depends on the kind of task, it asks one
+of these parts. A new kind is a file with its parts and a line in the registry (docs/tasks.md has an example).
+
+Raw outputs are what an output layer returns: (rows, outputs), or (rows, tokens, outputs) with zeros at padding if the
+kind answers by token. Scores are computed from them and have the shape (rows, *dims); ``OutputSpec.dims`` gives dims.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from onetrunk.tasks.kinds.options import Options
+from onetrunk.toml_file import did_you_mean
 
+# torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Offsets = Sequence[Sequence[tuple[int, int]]]
-"""For each text, the first character of every token and the one after its last; equal for a special token."""
+"""For each text, the start and the end of every token, in characters. Both are equal for a special token."""
 
 Scores = NDArray[np.float32]
 
+OptionsT = TypeVar("OptionsT", bound="Options")
 
-class AnswerSpace(Protocol):
-    """What a task can answer. Tasks and bundles both have it."""
+
+class KindConfig(Protocol):
+    """What a kind needs to know about one task. Tasks and bundles both provide it."""
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The labels in the order of their indices, where the kind has labels."""
+        """The labels in the order of their indices; None if the kind has no labels."""
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """Lowest and highest number, where the kind answers with one."""
+        """The lowest and the highest number; None unless the kind answers with a number."""
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What the kind is told, beside labels and range: the table ``[options]`` of the task file."""
+        """The options of the kind: the table ``[options]`` of the task file."""
 
     @property
     def fitted(self) -> Mapping[str, Any]:
-        """What ``Kind.fit`` found on the dev data; empty before that, and where the kind fits nothing."""
+        """What ``TrainingSpec.fit_on_dev`` found; empty before training."""
 
 
-class Kind(ABC):
-    """A kind of task. It has no state: what differs between tasks comes in as an AnswerSpace.
+class Options(BaseModel):
+    """The options of a kind without options. A kind that has some derives a model of its own."""
 
-    Raw outputs are (rows, outputs), or of a kind ``by_token`` (rows, tokens, outputs) with noughts at padding. Scores,
-    which are what is served, are (rows, dims): ``dims`` says what follows the rows, (outputs,) or, say, (tokens, 2).
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
+        """Read and check the options of a task.
+
+        Raises:
+            ValueError: An option is unknown or has a value that is not allowed.
+        """
+        if unknown := sorted(set(given) - set(cls.model_fields)):
+            allowed = ", ".join(cls.model_fields) or "none"
+            hint = did_you_mean(unknown[0], list(cls.model_fields))
+            raise ValueError(f"options has {', '.join(unknown)}{hint}; allowed for this kind: {allowed}")
+        try:
+            return cls.model_validate(dict(given))
+        except ValidationError as error:
+            # If a value may have several forms, report the form that it matches furthest: most likely it was meant.
+            fault = max(error.errors(), key=lambda one: len(one["loc"]))
+            rule = fault["msg"].removeprefix("Value error, ")
+            # Between the first and the last part, pydantic puts names of its own.
+            where = ".".join(str(part) for part in dict.fromkeys((fault["loc"][0], *fault["loc"][2:])))
+            raise ValueError(f"options.{where}: {rule} (found {fault['input']!r:.60})") from None
+
+
+class LabelCodec(ABC):
+    """Reads texts and labels, and turns labels into targets.
 
     Attributes:
-        name: as a task file and head.json give it.
-        forms: whether it may read one text, a pair, or both.
-        by_token: whether a head answers for every token, and the metrics are about words.
-        uses_labels: whether a task of the kind has labels.
-        fewest_labels: how many it has at least.
-        uses_range: whether it has a range.
-        softens: whether a teacher's answers can be softened by a temperature.
-        options: what a task of the kind can be told beside labels and range.
-        metrics: names in ``onetrunk.tasks.metrics`` by which it can be measured; the first is the usual one.
-        reads_as: the kind whose answers the client reads in the same way; None where it has a reader of its own.
-        agreement_is: what ``agreement`` gives.
+        uses_labels: Whether a task of the kind has labels.
+        min_labels: The smallest number of labels.
+        uses_range: Whether a task of the kind has a range.
     """
 
-    name: ClassVar[str]
-    forms: ClassVar[tuple[str, ...]] = ("single", "pair")
-    by_token: ClassVar[bool] = False
     uses_labels: ClassVar[bool] = False
-    fewest_labels: ClassVar[int] = 2
+    min_labels: ClassVar[int] = 2
     uses_range: ClassVar[bool] = False
-    softens: ClassVar[bool] = True
-    options: ClassVar[type[Options]] = Options
-    metrics: ClassVar[tuple[str, ...]]
-    reads_as: ClassVar[str | None] = None
-    agreement_is: ClassVar[str] = "share"
 
-    def check(self, space: AnswerSpace) -> None:
-        """Raises ValueError where a task of this kind cannot have these labels, this range or these options.
+    def check(self, config: KindConfig) -> None:
+        """Check the labels or the range of a task.
 
-        A kind that fits something checks that too: bundles come from anywhere.
+        Raises:
+            ValueError: A task of this kind cannot have them.
         """
-        if self.uses_labels != (space.labels is not None):
-            raise ValueError(f"a {self.name} task {'needs' if self.uses_labels else 'has no'} labels")
-        if self.uses_range != (space.range is not None):
-            raise ValueError(f"a {self.name} task {'needs' if self.uses_range else 'has no'} range")
-        labels = space.labels or ()
-        if self.uses_labels and (len(labels) < self.fewest_labels or len(set(labels)) < len(labels)):
-            fewest = "one" if self.fewest_labels == 1 else "two"
+        labels = config.labels or ()
+        if self.uses_labels and (len(labels) < self.min_labels or len(set(labels)) < len(labels)):
+            fewest = "one" if self.min_labels == 1 else "two"
             raise ValueError(f"labels needs at least {fewest}, all different; found {list(labels)}")
         if any(not label.strip() or "\n" in label or "\r" in label for label in labels):
-            raise ValueError("labels has one that is empty or has a line break in it")
-        self.options.read(space.options)
-        if space.range is not None and not -float("inf") < space.range[0] < space.range[1] < float("inf"):
-            raise ValueError(f"range is the lowest and the highest number; found {list(space.range)}")
+            raise ValueError("labels contains one that is empty or has a line break in it")
+        if config.range is not None and not -float("inf") < config.range[0] < config.range[1] < float("inf"):
+            raise ValueError(f"range is the lowest and the highest number; found {list(config.range)}")
 
-    @abstractmethod
-    def outputs(self, space: AnswerSpace) -> int:
-        """How many numbers a head of this kind gives for a text, or for a token."""
+    def read_text(self, value: object) -> str:
+        """Return a text of the data, which may also be a list of words.
 
-    def dims(self, space: AnswerSpace) -> list[int]:
-        """Dims of what is served for a text, as Triton's configs have them; -1 stands for its tokens."""
-        return [self.outputs(space)]
-
-    def output(self, width: int, space: AnswerSpace) -> nn.Linear:
-        """A head's output, untrained: raw outputs of its last state. *Shape:* (..., width) to (..., outputs).
-
-        A kind may give it more parameters than those; the loss and the scores get to see them.
+        Raises:
+            ValueError: The value is neither; the message says what was found.
         """
-        from torch import nn
-
-        return nn.Linear(width, self.outputs(space))
-
-    @abstractmethod
-    def describe(self, space: AnswerSpace) -> str:
-        """What it may answer, for a card, in Markdown."""
-
-    def served(self, space: AnswerSpace) -> dict[str, Any]:
-        """What a client needs to know beside labels and range, as JSON. Names are those of the client's TaskInfo."""
-        return {}
-
-    # Data.
-
-    def text(self, value: object) -> str:
-        """A text of the data, or its words with a blank between them. Raises ValueError with what is in its place."""
         if isinstance(value, list):
-            return text_of_words(value)
+            return join_words(value)
         if not isinstance(value, str):
             raise ValueError(f"is {value!r:.40}")
         return value
 
     @abstractmethod
-    def encode(self, label: object, space: AnswerSpace, text: str = "") -> Any:
-        """A label of the data as what ``targets`` takes.
+    def encode(self, label: object, config: KindConfig, text: str = "") -> Any:
+        """Encode a label of the data for ``targets``.
 
         Args:
-            label: as the data have it.
-            space: what the task may answer.
-            text: the row's text, for a kind whose labels are about parts of it.
+            label: The label as the data have it.
+            config: The task's configuration.
+            text: The row's text, for a kind whose labels are about parts of it.
 
-        Raises ValueError with what is wrong and what is allowed.
+        Raises:
+            ValueError: The label is not allowed; the message says what is.
         """
 
     @abstractmethod
-    def targets(self, encoded: Sequence[Any], space: AnswerSpace, offsets: Offsets | None = None) -> NDArray[Any]:
-        """Encoded labels as what the loss and the metrics take. *Shape:* (rows, ...).
+    def targets(self, encoded: Sequence[Any], config: KindConfig, offsets: Offsets | None = None) -> NDArray[Any]:
+        """Return the targets that the loss and the metrics take.
 
         Args:
-            encoded: what ``encode`` gave.
-            space: what the task may answer.
-            offsets: the rows' tokens, for a kind ``by_token``.
+            encoded: One encoded label a row.
+            config: The task's configuration.
+            offsets: The rows' tokens, for a kind that answers by token.
+
+        Returns:
+            *Shape:* (rows, ...)
         """
 
-    def absent(self, encoded: Sequence[Any], space: AnswerSpace) -> list[str]:
-        """The labels that no row has."""
+    def unused_labels(self, encoded: Sequence[Any], config: KindConfig) -> list[str]:
+        """Return the labels that no row has."""
         return []
 
-    # Training.
 
-    def weights(self, targets: NDArray[Any], space: AnswerSpace) -> NDArray[np.float32] | None:
-        """How much each train row counts in the loss; None where all count alike. *Shape:* (rows, ...) to (rows,)."""
+class TrainingSpec(ABC):
+    """The losses of a kind, and what is fitted on the dev data.
+
+    Attributes:
+        supports_temperature: Whether a temperature can soften a teacher's outputs.
+    """
+
+    supports_temperature: ClassVar[bool] = True
+
+    def check(self, config: KindConfig) -> None:
+        """Check the options that concern training.
+
+        Raises:
+            ValueError: An option does not fit the task.
+        """
+        return
+
+    def row_weights(self, targets: NDArray[Any], config: KindConfig) -> NDArray[np.float32] | None:
+        """Return the weight of each train row in the loss, or None if all rows weigh the same.
+
+        Args:
+            targets: *Shape:* (rows, ...)
+            config: The task's configuration.
+
+        Returns:
+            *Shape:* (rows,)
+        """
         return None
 
     @abstractmethod
     def loss(
         self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """Mean loss: over the batch's rows, or of a kind ``by_token`` over its tokens. One number.
+        """Return the mean loss over the rows of a batch, or over its tokens if the kind answers by token.
 
         Args:
-            raw: a head's raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
-            targets: see ``targets``; by token of as many tokens or more. *Shape:* (rows, ...)
-            output: the head's output, for a kind whose output has more parameters than a matrix.
-            weights: of the rows, where the kind's ``weights`` gives some. *Shape:* (rows,)
+            raw: Raw outputs. *Shape:* (batch_size, outputs), by token (batch_size, tokens, outputs)
+            targets: Targets; by token they may have more tokens than ``raw``. *Shape:* (batch_size, ...)
+            output: The output layer, for a kind whose layer has more parameters than a weight and a bias.
+            weights: The rows' weights, if ``row_weights`` returned some. *Shape:* (batch_size,)
+
+        Returns:
+            *Shape:* ()
         """
 
     @abstractmethod
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """How far a student's answers are from its teacher's: mean over rows, or tokens, as ``loss``. One number.
+        """Return the distillation loss: the mean over rows or tokens, as for ``loss``.
 
         Args:
-            raw: the student's raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
-            teacher: the teacher's; by token of as many tokens or more. *Shape:* as of ``raw``
-            temperature: how much both are softened, where the kind has something to soften.
+            raw: The student's raw outputs. *Shape:* (batch_size, outputs), by token (batch_size, tokens, outputs)
+            teacher: The teacher's raw outputs; by token they may have more tokens. *Shape:* as ``raw``
+            temperature: How much both are softened, if the kind supports it.
+
+        Returns:
+            *Shape:* ()
         """
 
-    def fit(self, raw: Tensor, targets: NDArray[Any], space: AnswerSpace) -> dict[str, Any]:
-        """What is chosen on the dev data, such as thresholds, after each epoch: JSON, the best epoch's in the bundle.
+    def fit_on_dev(self, raw: Tensor, targets: NDArray[Any], config: KindConfig) -> dict[str, Any]:
+        """Fit what is chosen on the dev data, such as thresholds or a temperature.
+
+        It is fitted after each epoch; the bundle keeps what was fitted in the best one.
 
         Args:
-            raw: the head's raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
-            targets: of the same rows; see ``targets``. *Shape:* (rows, ...)
-            space: what it may answer; with nothing fitted yet.
+            raw: Raw outputs on the dev data. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
+            targets: The targets of the same rows. *Shape:* (rows, ...)
+            config: The task's configuration, with nothing fitted yet.
+
+        Returns:
+            JSON values, which become ``KindConfig.fitted``.
         """
         return {}
 
-    # Answers.
 
-    @abstractmethod
-    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
-        """What is served: numbers that a user can read. *Shape:* (rows, dims).
+class OutputSpec(ABC):
+    """The output layer of a head, and the scores that are exported and served.
 
-        Args:
-            raw: raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
-            space: what the task may answer.
-            output: the head's output, as for ``loss``.
+    Attributes:
+        reads_as: The kind whose answers a client reads in the same way; None if the client has a reader for this kind.
+    """
+
+    reads_as: ClassVar[str | None] = None
+
+    def check(self, config: KindConfig) -> None:
+        """Check what the scores depend on. Bundles come from anywhere, so fitted values are checked as well.
+
+        Raises:
+            ValueError: An option or a fitted value does not fit the task.
         """
+        return
 
     @abstractmethod
-    def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[Any]:
-        """What the metrics compare with the targets.
+    def num_outputs(self, config: KindConfig) -> int:
+        """Return the number of raw outputs for a text, or for a token."""
+
+    def dims(self, config: KindConfig) -> list[int]:
+        """Return the dims of one text's scores as in a Triton config; -1 is its number of tokens."""
+        return [self.num_outputs(config)]
+
+    def build_layer(self, width: int, config: KindConfig) -> nn.Linear:
+        """Build an untrained output layer.
+
+        A kind may give its layer more parameters than a weight and a bias: ``loss`` and ``scores`` are given the layer.
 
         Args:
-            scores: what is served. *Shape:* (rows, dims)
-            space: what it may answer.
+            width: The width of the hidden state.
+            config: The task's configuration.
 
         Returns:
-            In the form of ``right``. *Shape:* (rows, ...), as (rows,), (rows, labels) or (rows, tokens)
+            A layer that maps (..., width) to (..., outputs).
         """
+        from torch import nn
 
-    def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
-        """By how much served scores are not what they should be: the greatest difference of a number.
+        return nn.Linear(width, self.num_outputs(config))
 
-        Infinite where they differ in shape. *Shape of both:* (rows, dims).
-        """
-        return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
-
-    def right(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """The predictions that are all right. *Shape:* (rows, ...) as of ``targets``, to that of ``predictions``."""
-        return targets
-
-    def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
-        """What is wrong with scores that a head of unknown origin gives for real texts; None where nothing is.
+    @abstractmethod
+    def scores(self, raw: Tensor, config: KindConfig, output: nn.Module | None = None) -> Tensor:
+        """Return the scores that are served: numbers that a user can read.
 
         Args:
-            scores: what it gave. *Shape:* (rows, dims)
-            space: what it may answer.
+            raw: Raw outputs. *Shape:* (batch_size, outputs), by token (batch_size, tokens, outputs)
+            config: The task's configuration.
+            output: The output layer, as for ``TrainingSpec.loss``.
+
+        Returns:
+            *Shape:* (batch_size, *dims)
+        """
+
+    def client_info(self, config: KindConfig) -> dict[str, Any]:
+        """Return what a client needs beside labels and range, as fields of ``onetrunk.protocol.ensemble_info``."""
+        return {}
+
+    @abstractmethod
+    def describe(self, config: KindConfig) -> str:
+        """Return what a head may answer, in Markdown for its card."""
+
+
+class AnswerSpec(ABC):
+    """Reads scores: predictions for the metrics, answers for display, and the comparison of two heads.
+
+    Attributes:
+        agreement_measure: What ``agreement`` returns: a share of texts, or a correlation.
+    """
+
+    agreement_measure: ClassVar[Literal["share", "correlation"]] = "share"
+
+    @abstractmethod
+    def predictions(self, scores: Scores, config: KindConfig) -> NDArray[Any]:
+        """Return what the metrics compare with the targets.
+
+        Args:
+            scores: *Shape:* (rows, *dims)
+            config: The task's configuration.
+
+        Returns:
+            *Shape:* (rows,), (rows, labels) or (rows, tokens)
+        """
+
+    def gold(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Return the predictions of a head that is always right: the targets in the form of ``predictions``."""
+        return targets
+
+    @abstractmethod
+    def format(self, scores: Scores, config: KindConfig) -> str:
+        """Return one text's answer in a few characters.
+
+        Args:
+            scores: The scores of one text. *Shape:* dims
+            config: The task's configuration.
+        """
+
+    def fault(self, scores: Scores, config: KindConfig) -> str | None:
+        """Return what is wrong with the scores of a head of unknown origin on real texts, or None.
+
+        Args:
+            scores: *Shape:* (rows, *dims)
+            config: The task's configuration.
         """
         return None if np.isfinite(scores).all() else "NaN or infinity among its scores"
 
-    def agreement(self, first: Scores, second: Scores, space: AnswerSpace) -> float | None:
-        """How far two heads agree on the same texts: by default, the share of texts with the same prediction.
+    def difference(self, found: Scores, expected: Scores, config: KindConfig) -> float:
+        """Return the greatest difference between scores and what they should be; infinity if the shapes differ.
 
-        None where there is no saying. *Shape of both:* (rows, dims).
+        Args:
+            found: *Shape:* (rows, *dims)
+            expected: *Shape:* (rows, *dims)
+            config: The task's configuration.
         """
-        return float(self._same(first, second, space).mean())
+        return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
-    def distance(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.float32]:
-        """By how much two heads disagree on each text, 0 where they agree. *Shape:* (rows, dims) to (rows,)."""
-        found: NDArray[np.float32] = np.abs(first - second).max(axis=-1) * ~self._same(first, second, space)
+    def agreement(self, first: Scores, second: Scores, config: KindConfig) -> float | None:
+        """Return how far two heads agree on the same texts, or None if that is undefined.
+
+        Args:
+            first: *Shape:* (rows, *dims)
+            second: *Shape:* (rows, *dims)
+            config: The task's configuration.
+        """
+        return float(self._same(first, second, config).mean())
+
+    def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
+        """Return how far two heads disagree on each text; 0 where they agree.
+
+        Args:
+            first: *Shape:* (rows, *dims)
+            second: *Shape:* (rows, *dims)
+            config: The task's configuration.
+
+        Returns:
+            *Shape:* (rows,)
+        """
+        found: NDArray[np.float32] = np.abs(first - second).max(axis=-1) * ~self._same(first, second, config)
         return found
 
-    def mean_difference(self, first: Scores, second: Scores, space: AnswerSpace) -> float:
-        """The mean difference of two heads' scores. *Shape of both:* (rows, dims)."""
+    def mean_difference(self, first: Scores, second: Scores, config: KindConfig) -> float:
+        """Return the mean difference between two heads' scores.
+
+        Args:
+            first: *Shape:* (rows, *dims)
+            second: *Shape:* (rows, *dims)
+            config: The task's configuration.
+        """
         return float(np.abs(first - second).mean())
 
-    @abstractmethod
-    def shown(self, scores: Scores, space: AnswerSpace) -> str:
-        """One text's answer in a few letters. *Shape of the scores:* ``dims``, without rows."""
-
-    def _same(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.bool_]:
-        one, other = (self.predictions(scores, space) for scores in (first, second))
+    def _same(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.bool_]:
+        """Return on which rows both heads predict the same. *Shape:* (rows,)."""
+        one, other = (self.predictions(scores, config) for scores in (first, second))
         same: NDArray[np.bool_] = (one == other).reshape(len(one), -1).all(axis=-1)
         return same
 
 
-def text_of_words(words: list[object]) -> str:
-    """The words with a blank between them. Raises ValueError with the word that is none."""
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of task. It has no state: what differs between tasks is passed in as a ``KindConfig``.
+
+    Attributes:
+        name: The name in task files and in head.json.
+        codec: Reads labels.
+        training: Has the losses.
+        output: Builds the output layer and defines what is served.
+        answers: Reads and compares scores.
+        metrics: Names in ``onetrunk.tasks.metrics``; the first is the default.
+        options: The model of the table ``[options]``.
+        forms: Whether a head may read one text, a pair, or either.
+        by_token: Whether a head answers for every token.
+    """
+
+    name: str
+    codec: LabelCodec
+    training: TrainingSpec
+    output: OutputSpec
+    answers: AnswerSpec
+    metrics: tuple[str, ...]
+    options: type[Options] = Options
+    forms: tuple[str, ...] = ("single", "pair")
+    by_token: bool = False
+
+    def check(self, config: KindConfig) -> None:
+        """Check that a task of this kind can have these labels, this range, these options and these fitted values.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        for field, value, used in (
+            ("labels", config.labels, self.codec.uses_labels),
+            ("range", config.range, self.codec.uses_range),
+        ):
+            if used != (value is not None):
+                raise ValueError(f"a {self.name} task {'needs' if used else 'has no'} {field}")
+        self.codec.check(config)
+        self.options.read(config.options)
+        self.training.check(config)
+        self.output.check(config)
+
+
+def join_words(words: list[object]) -> str:
+    """Return the words as one text, separated by spaces.
+
+    Raises:
+        ValueError: One of them is not a word.
+    """
     return " ".join(_word(place, word) for place, word in enumerate(words, start=1))
 
 
@@ -274,24 +443,29 @@ def _word(place: int, word: object) -> str:
     if not isinstance(word, str):
         raise ValueError(f"has {word!r:.40} as word {place}")
     if word.split() != [word]:
-        raise ValueError(f"has {word!r:.40} as word {place}: empty, or with a blank in it")
+        raise ValueError(f"has {word!r:.40} as word {place}: it is empty or contains a space")
     return word
 
 
-def labels_of(space: AnswerSpace) -> tuple[str, ...]:
-    """The labels of a task that has passed ``Kind.check``."""
-    if not space.labels:
-        raise ValueError("the task needs labels")
-    return space.labels
+def labels_of(config: KindConfig) -> tuple[str, ...]:
+    """Return the labels of a task that has passed ``Kind.check``.
 
-
-def known_label(label: object, space: AnswerSpace) -> int:
-    """A label's index.
-
-    Raises ValueError with those that there are.
+    Raises:
+        ValueError: The task has no labels.
     """
-    labels = labels_of(space)
-    # CSV gives every label as text, JSON may give a number or a bool: both name a label by how it is written.
+    if not config.labels:
+        raise ValueError("the task needs labels")
+    return config.labels
+
+
+def label_index(label: object, config: KindConfig) -> int:
+    """Return the index of a label.
+
+    Raises:
+        ValueError: The task has no such label; the message names those that it has.
+    """
+    labels = labels_of(config)
+    # CSV has only texts; JSON and hubs may have a number or a boolean, which names a label by its spelling.
     text = label if isinstance(label, str) else str(label)
     if text not in labels:
         shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
@@ -299,14 +473,14 @@ def known_label(label: object, space: AnswerSpace) -> int:
     return labels.index(text)
 
 
-def stack_rows(rows: Sequence[Scores]) -> Scores:
-    """The scores of several texts as one array; where they differ in tokens, filled up with -1, which no tag is.
+def stack_scores(rows: Sequence[Scores]) -> Scores:
+    """Stack the scores of several texts. Texts with fewer tokens are filled up with -1, which is no tag.
 
     Args:
-        rows: a text's scores each. *Shape:* (outputs,), or (tokens, 2)
+        rows: The scores of each text. *Shape:* (outputs,) or (tokens, 2)
 
     Returns:
-        *Shape:* (rows, outputs), or (rows, tokens of the longest, 2)
+        *Shape:* (rows, outputs) or (rows, longest number of tokens, 2)
     """
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)

@@ -1,4 +1,9 @@
-"""One label of several."""
+"""Classification: one label of several, with calibrated probabilities.
+
+Sources: Guo et al. 2017, "On Calibration of Modern Neural Networks", sections 3 and 4.2, for temperature scaling and
+the expected calibration error. Smoothing the labels that something is fitted to is from Platt 1999, "Probabilistic
+Outputs for Support Vector Machines", section 2.2; here they are smoothed towards the head's own probabilities.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets, Scores, known_label, labels_of
-from onetrunk.tasks.kinds.calibration import LEAST, MOST, calibrate
-from onetrunk.tasks.kinds.options import Options
+from onetrunk.tasks.kinds.base import (
+    AnswerSpec,
+    Kind,
+    KindConfig,
+    LabelCodec,
+    Offsets,
+    Options,
+    OutputSpec,
+    Scores,
+    TrainingSpec,
+    label_index,
+    labels_of,
+)
 
-_SUM_TOLERANCE = 1e-3
-
-# torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
+# torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
+# The bounded optimizer stops within this factor of a bound if the likelihood has no maximum between them.
+_NEAR_BOUND = 1.01
+# This many rows, labelled by the head's own probabilities, are added to the dev rows. Without them, a few rows that are
+# all right would make a head certain, and a single wrong one would make it clueless.
+_PRIOR_ROWS = 10
+_DIGITS = 4
+_CALIBRATION_BINS = 15
+_SUM_TOLERANCE = 1e-3
 
-# Strict, so that neither a text nor true is taken for a number.
+# Strict, so that neither a text nor a boolean is taken for a number.
 _Weight = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
@@ -28,10 +50,10 @@ class ClassificationOptions(Options):
     """Options of a classification task.
 
     Attributes:
-        class_weights: how much a row of a label counts in training: ``balanced`` for as much as makes all labels
-            count alike together, or label -> weight, 1 for those that are not named.
-        none_below: where the best label's probability is lower, the answer is "none of these"; more than 1 / labels,
-            which it always has.
+        class_weights: The weight of a label's rows in the loss: ``balanced`` gives all labels the same total weight; a
+            table maps labels to weights, 1 for labels that it does not name.
+        none_below: If the best label's probability is lower, the answer is "none of these". It must exceed 1 / labels,
+            which the best probability always reaches.
     """
 
     class_weights: Literal["balanced"] | dict[str, _Weight] | None = None
@@ -45,113 +67,195 @@ class ClassificationOptions(Options):
         return given
 
 
-class Classification(Kind):
-    """One label a text; scores are probabilities over the labels."""
+class ClassificationCodec(LabelCodec):
+    """Labels are encoded as their indices."""
 
-    name: ClassVar[str] = "classification"
     uses_labels: ClassVar[bool] = True
-    options: ClassVar[type[Options]] = ClassificationOptions
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "macro_f1", "matthews", "f1_accuracy")
 
-    def check(self, space: AnswerSpace) -> None:
-        """Labels as of any kind, weights for none but those, and a temperature that calibrate could have come to."""
-        super().check(space)
-        options, labels = ClassificationOptions.read(space.options), labels_of(space)
-        weights, least = options.class_weights, 1 / len(labels)
-        if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels))):
-            raise ValueError(f"options.class_weights names {', '.join(unknown):.60}, which labels has not")
-        if options.none_below is not None and options.none_below <= least:
-            raise ValueError(
-                f"options.none_below = {options.none_below:g} can never be: the likeliest of {len(labels)} labels has "
-                f"{least:.3g} or more"
-            )
-        temperature = space.fitted.get("temperature", 1.0)
-        # JSON's true is a number to Python.
-        if type(temperature) not in (int, float) or not LEAST <= temperature <= MOST:
-            raise ValueError(
-                f"fitted.temperature must be a number from {LEAST:g} to {MOST:g}; found {temperature!r:.60}"
-            )
+    def encode(self, label: object, config: KindConfig, text: str = "") -> int:
+        """Return the label's index."""
+        return label_index(label, config)
 
-    def outputs(self, space: AnswerSpace) -> int:
-        """One a label."""
-        return len(labels_of(space))
-
-    def describe(self, space: AnswerSpace) -> str:
-        """Its labels."""
-        return ", ".join(f"`{label}`" for label in labels_of(space))
-
-    def served(self, space: AnswerSpace) -> dict[str, Any]:
-        """From which probability on the answer is one of the labels."""
-        none_below = ClassificationOptions.read(space.options).none_below
-        return {} if none_below is None else {"none_below": none_below}
-
-    def encode(self, label: object, space: AnswerSpace, text: str = "") -> int:
-        """The label's index."""
-        return known_label(label, space)
-
-    def targets(self, encoded: Sequence[int], space: AnswerSpace, offsets: Offsets | None = None) -> NDArray[np.int64]:
-        """Indices of labels. *Shape:* (rows,)."""
+    def targets(self, encoded: Sequence[int], config: KindConfig, offsets: Offsets | None = None) -> NDArray[np.int64]:
+        """Return label indices. *Shape:* (rows,)."""
         return np.array(encoded, dtype=np.int64)
 
-    def absent(self, encoded: Sequence[int], space: AnswerSpace) -> list[str]:
-        """The labels that no row has."""
+    def unused_labels(self, encoded: Sequence[int], config: KindConfig) -> list[str]:
+        """Return the labels that no row has."""
         present = set(encoded)
-        return [label for index, label in enumerate(labels_of(space)) if index not in present]
+        return [label for index, label in enumerate(labels_of(config)) if index not in present]
 
-    def weights(self, targets: NDArray[np.int64], space: AnswerSpace) -> NDArray[np.float32] | None:
-        """By the option ``class_weights``."""
-        wanted, labels = ClassificationOptions.read(space.options).class_weights, labels_of(space)
-        if wanted is None:
+
+class ClassificationTraining(TrainingSpec):
+    """Cross entropy, and a temperature fitted on the dev data."""
+
+    def check(self, config: KindConfig) -> None:
+        """Check that class weights name labels of the task.
+
+        Raises:
+            ValueError: They name others.
+        """
+        weights = ClassificationOptions.read(config.options).class_weights
+        if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels_of(config)))):
+            raise ValueError(f"options.class_weights names {', '.join(unknown):.60}, which labels does not have")
+
+    def row_weights(self, targets: NDArray[np.int64], config: KindConfig) -> NDArray[np.float32] | None:
+        """Return the rows' weights by the option ``class_weights``. *Shape:* (rows,) to (rows,)."""
+        weights, labels = ClassificationOptions.read(config.options).class_weights, labels_of(config)
+        if weights is None:
             return None
-        if wanted == "balanced":
+        if weights == "balanced":
             counts = np.bincount(targets, minlength=len(labels))
-            # A label that no row has weighs nothing anyway.
-            of_label = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+            # The weight of a label without rows is never used.
+            by_label = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
         else:
-            of_label = np.array([wanted.get(label, 1.0) for label in labels])
-        return of_label[targets].astype(np.float32)
+            by_label = np.array([weights.get(label, 1.0) for label in labels])
+        return by_label[targets].astype(np.float32)
 
     def loss(
         self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """Cross entropy; the mean by the rows' weights."""
+        """Return the cross entropy, as the weighted mean over the rows."""
         from torch.nn import functional
 
         if weights is None:
             return functional.cross_entropy(raw, targets)
-        each = functional.cross_entropy(raw, targets, reduction="none")
-        return (weights * each).sum() / weights.sum()
+        losses = functional.cross_entropy(raw, targets, reduction="none")
+        return (weights * losses).sum() / weights.sum()
 
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """T^2 times the cross entropy with the teacher's softened probabilities (section 2 of the paper)."""
+        """Return T^2 times the cross entropy with the teacher's softened probabilities (section 2 of the paper)."""
         import torch
         from torch.nn import functional
 
-        wanted = torch.softmax(teacher / temperature, dim=-1)
-        return temperature**2 * functional.cross_entropy(raw / temperature, wanted)
+        softened = torch.softmax(teacher / temperature, dim=-1)
+        return temperature**2 * functional.cross_entropy(raw / temperature, softened)
 
-    def fit(self, raw: Tensor, targets: NDArray[np.int64], space: AnswerSpace) -> dict[str, Any]:
-        """The temperature by which the probabilities mean what they say; see calibrate."""
+    def fit_on_dev(self, raw: Tensor, targets: NDArray[np.int64], config: KindConfig) -> dict[str, Any]:
+        """Fit the temperature that calibrates the probabilities; see ``calibrate``."""
         return calibrate(raw.numpy(), targets)
 
-    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
-        """Probabilities that sum to 1, calibrated where a temperature was fitted."""
+
+class ClassificationOutput(OutputSpec):
+    """Probabilities over the labels, which sum to 1."""
+
+    def check(self, config: KindConfig) -> None:
+        """Check the option ``none_below``, and a fitted temperature.
+
+        Raises:
+            ValueError: ``none_below`` can have no effect, or ``calibrate`` cannot return such a temperature.
+        """
+        none_below, labels = ClassificationOptions.read(config.options).none_below, labels_of(config)
+        if none_below is not None and none_below <= 1 / len(labels):
+            raise ValueError(
+                f"options.none_below = {none_below:g} has no effect: the likeliest of {len(labels)} labels has "
+                f"{1 / len(labels):.3g} or more"
+            )
+        temperature = config.fitted.get("temperature", 1.0)
+        # JSON's true is a number to Python.
+        if type(temperature) not in (int, float) or not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+            raise ValueError(
+                f"fitted.temperature must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}; "
+                f"found {temperature!r:.60}"
+            )
+
+    def num_outputs(self, config: KindConfig) -> int:
+        """Return the number of labels."""
+        return len(labels_of(config))
+
+    def scores(self, raw: Tensor, config: KindConfig, output: nn.Module | None = None) -> Tensor:
+        """Return probabilities, calibrated if a temperature was fitted."""
         import torch
 
-        temperature = space.fitted.get("temperature")
+        temperature = config.fitted.get("temperature")
         return torch.softmax(raw / temperature if temperature else raw, dim=-1)
 
-    def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[np.int64]:
-        """Indices of the likeliest labels. *Shape:* (rows,)."""
+    def client_info(self, config: KindConfig) -> dict[str, Any]:
+        """Return the probability below which the answer is none of the labels."""
+        none_below = ClassificationOptions.read(config.options).none_below
+        return {} if none_below is None else {"none_below": none_below}
+
+    def describe(self, config: KindConfig) -> str:
+        """List the labels."""
+        return ", ".join(f"`{label}`" for label in labels_of(config))
+
+
+class ClassificationAnswers(AnswerSpec):
+    """The answer is the likeliest label."""
+
+    def predictions(self, scores: Scores, config: KindConfig) -> NDArray[np.int64]:
+        """Return the indices of the likeliest labels. *Shape:* (rows, labels) to (rows,)."""
         return np.asarray(scores.argmax(axis=-1), dtype=np.int64)
 
-    def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
-        """Not finite, or no probabilities."""
-        fault = super().fault(scores, space)
-        if fault is None and (scores.min() < 0 or np.abs(scores.sum(axis=-1) - 1).max() > _SUM_TOLERANCE):
+    def format(self, scores: Scores, config: KindConfig) -> str:
+        """Return the likeliest label and its probability."""
+        return f"{labels_of(config)[int(scores.argmax())]} {scores.max():.2f}"
+
+    def fault(self, scores: Scores, config: KindConfig) -> str | None:
+        """Return whether scores are not finite, or not probabilities."""
+        fault = super().fault(scores, config)
+        if fault is None and (scores.min() < 0 or not np.abs(scores.sum(axis=-1) - 1).max() <= _SUM_TOLERANCE):
             return "its scores are not probabilities that sum to 1: export it with its softmax"
         return fault
 
-    def shown(self, scores: Scores, space: AnswerSpace) -> str:
-        """The likeliest label and its probability."""
-        return f"{labels_of(space)[int(scores.argmax())]} {scores.max():.2f}"
+
+def calibrate(raw: NDArray[Any], targets: NDArray[np.int64]) -> dict[str, Any]:
+    """Find the temperature by which raw outputs must be divided so that the dev labels are likeliest.
+
+    Ten more rows count beside the dev rows, labelled by the head's own probabilities, so that few dev rows hardly
+    change the temperature.
+
+    Args:
+        raw: Raw outputs. *Shape:* (rows, labels)
+        targets: Label indices. *Shape:* (rows,)
+
+    Returns:
+        ``temperature``, ``calibration_error`` before and after, and a ``note`` if the temperature is at a bound.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax, softmax
+
+    logits = raw.astype(np.float64)
+    smoothed = softmax(logits, axis=-1) * _PRIOR_ROWS / len(logits)
+    smoothed[np.arange(len(logits)), targets] += 1
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        return -float(np.sum(smoothed * log_softmax(logits / np.exp(log_temperature), axis=-1)))
+
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
+    found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
+    temperature = round(float(np.exp(found.x)), _DIGITS)
+    before, after = (
+        round(calibration_error(softmax(logits / one, axis=-1), targets), _DIGITS) for one in (1.0, temperature)
+    )
+    fitted = {"temperature": temperature, "calibration_error": {"before": before, "after": after}}
+    if MIN_TEMPERATURE * _NEAR_BOUND < temperature < MAX_TEMPERATURE / _NEAR_BOUND:
+        return fitted
+    bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+    return {**fitted, "note": f"the temperature is at its bound, {bound}: do not trust the probabilities"}
+
+
+def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Return the expected calibration error: the distance between the best label's probability and its accuracy.
+
+    Rows are put into 15 bins by the probability of their best label; each bin weighs as much as it has rows.
+
+    Args:
+        probabilities: *Shape:* (rows, labels)
+        targets: Label indices. *Shape:* (rows,)
+    """
+    confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == targets
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    gaps = [abs(confidence[bins == one].sum() - correct[bins == one].sum()) for one in np.unique(bins)]
+    return float(sum(gaps) / len(confidence))
+
+
+CLASSIFICATION = Kind(
+    name="classification",
+    codec=ClassificationCodec(),
+    training=ClassificationTraining(),
+    output=ClassificationOutput(),
+    answers=ClassificationAnswers(),
+    metrics=("accuracy", "f1", "macro_f1", "matthews", "f1_accuracy"),
+    options=ClassificationOptions,
+)

@@ -1,47 +1,65 @@
-"""A linear-chain conditional random field over tokens: its loss, and its answers, which are exported with the head.
+"""The output layer of a tagging head, and a linear-chain conditional random field on its outputs.
 
 Source: Lafferty, McCallum and Pereira 2001; Lample et al. 2016, "Neural Architectures for Named Entity Recognition",
-section 2.2. The token before the first one counts as tagged O, so what may begin is what may follow an O.
+section 2.2. The place before the first token counts as tagged O, so a text may begin with what may follow an O.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor, nn
 
 OUTSIDE_TAG = 0
-_LEAST = 1e-30
+_EPSILON = 1e-30
+
+
+class TokenOutput(nn.Linear):
+    """A linear layer that is applied to every token's state.
+
+    Attributes:
+        by_token: Makes a head keep all tokens' states.
+        transitions: A CRF's score for each tag after each tag, from and to; None without a CRF. *Shape:* (tags, tags)
+    """
+
+    by_token: ClassVar[bool] = True
+
+    def __init__(self, width: int, tags: int, *, transitions: bool) -> None:
+        super().__init__(width, tags)
+        self.transitions = nn.Parameter(torch.zeros(tags, tags)) if transitions else None
 
 
 def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor) -> Tensor:
-    """How unlikely the tags are, summed over the batch; to rounding, while a token's scores are less than 70 apart.
+    """Return the negative log-likelihood of the tags, summed over the batch.
+
+    It is exact to rounding as long as the scores of a token are less than 70 apart.
 
     Args:
-        emissions: a score a token and tag. *Shape:* (batch_size, tokens, tags)
-        transitions: a score for each tag after each tag. *Shape:* (tags, tags), from and to
-        tags: numbers of tags; less than 0 for padding, which stands on the right. *Shape:* (batch_size, tokens)
+        emissions: The score of each tag at each token. *Shape:* (batch_size, tokens, tags)
+        transitions: The score of each tag after each tag, from and to. *Shape:* (tags, tags)
+        tags: Tag indices; negative for padding, which is on the right. *Shape:* (batch_size, tokens)
+
+    Returns:
+        *Shape:* ()
     """
-    real, wanted = tags >= 0, tags.clamp(min=0)
+    real, gold = tags >= 0, tags.clamp(min=0)
     alpha = transitions[OUTSIDE_TAG] + emissions[:, 0]
-    # A sum of exponentials over all tags before, as a product of matrices: tags squared are added up a token and text.
-    likeliest = transitions.max(dim=0).values.detach()
-    moves = (transitions - likeliest).exp()
-    before = torch.full_like(wanted[:, 0], OUTSIDE_TAG)
+    # The sum of exponentials over all previous tags is computed as a matrix product, which costs tags^2 a token.
+    greatest = transitions.max(dim=0).values.detach()
+    weights = (transitions - greatest).exp()
+    before = torch.full_like(gold[:, 0], OUTSIDE_TAG)
     score = emissions.new_zeros(len(tags))
     for step in range(tags.shape[1]):
         here = real[:, step]
         if step:
             most = alpha.max(dim=1, keepdim=True).values.detach()
-            # What is less likely than the likeliest by e^70 counts as that, so that no logarithm is of nought.
-            total = ((alpha - most).exp() @ moves).clamp(min=_LEAST)
-            moved = total.log() + likeliest + most + emissions[:, step]
+            # What is less likely than the likeliest by e^70 is raised to that, so that the logarithm is finite.
+            total = ((alpha - most).exp() @ weights).clamp(min=_EPSILON)
+            moved = total.log() + greatest + most + emissions[:, step]
             alpha = torch.where(here[:, None], moved, alpha)
-        now = wanted[:, step]
+        now = gold[:, step]
         gained = transitions[before, now] + emissions[:, step].gather(1, now[:, None])[:, 0]
         score = score + torch.where(here, gained, torch.zeros_like(gained))
         before = torch.where(here, now, before)
@@ -51,56 +69,56 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
 def _decode(
     emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tags of each text (Viterbi), and how likely each tag is over all sequences (forward-backward).
+    """Return each text's likeliest tags (Viterbi), and each tag's probability over all sequences (forward-backward).
 
-    Both in one loop forwards and one backwards: in the exported file, what a step costs is the step, not its numbers.
+    Both share one loop forwards and one backwards: in the exported file, a step of a loop is what costs.
 
     Args:
-        emissions: a score a token and tag. *Shape:* (batch_size, tokens, tags)
-        transitions: a score for each tag after each tag. *Shape:* (tags, tags), from and to
-        real: whether a token is one; padding stands on the right. *Shape:* (batch_size, tokens)
+        emissions: The score of each tag at each token. *Shape:* (batch_size, tokens, tags)
+        transitions: The score of each tag after each tag, from and to. *Shape:* (tags, tags)
+        real: Whether a place is a token; padding is on the right. *Shape:* (batch_size, tokens)
 
     Returns:
-        Numbers of tags, *Shape:* (batch_size, tokens); and probabilities, to rounding while a token's scores are less
-        than 70 apart, *Shape:* (batch_size, tokens, tags). What stands at padding means nothing.
+        Tag indices, *Shape:* (batch_size, tokens), and probabilities, *Shape:* (batch_size, tokens, tags). The latter
+        are exact to rounding as long as the scores of a token are less than 70 apart. Values at padding are undefined.
     """
-    # As in the loss, a sum of exponentials over all tags is a product of matrices, and what is less likely than the
-    # likeliest by e^69 counts as that. Only differences count, so that all is brought back to nought at each step: sums
-    # stay small, and exact also in a file that computes in fp16.
-    likeliest = transitions.max(dim=0)[0]
-    moves = (transitions - likeliest).exp()
-    # To and from: what is compared stands side by side in memory.
+    # As in the loss, the sum of exponentials over all tags is a matrix product, and what is less likely than the
+    # likeliest by e^69 is raised to that. Only differences matter, so each step subtracts the greatest value: sums stay
+    # small, and exact even in a file that computes in fp16.
+    greatest = transitions.max(dim=0)[0]
+    weights = (transitions - greatest).exp()
+    # To and from, so that values that are compared are adjacent in memory.
     into = transitions.t().contiguous()
     best = transitions[0].unsqueeze(0) + emissions[:, 0]
     alpha = best
     stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0)
-    came: list[torch.Tensor] = []
+    sources: list[torch.Tensor] = []
     forwards = [alpha]
     for step in range(1, emissions.size(1)):
         here, emission = real[:, step].unsqueeze(1), emissions[:, step]
         score, source = (best.unsqueeze(1) + into).max(dim=2)
         best = torch.where(here, score - score.max(dim=1, keepdim=True)[0] + emission, best)
-        # Through padding the last tag is carried on, so that all texts can be followed back from the same place.
-        came.append(torch.where(here, source, stay.expand_as(source)))
-        total = (alpha - alpha.max(dim=1, keepdim=True)[0]).exp().matmul(moves).clamp(min=1e-30)
-        alpha = torch.where(here, total.log() + likeliest + emission, alpha)
+        # Padding carries the last tag on, so that all texts can be traced back from the same place.
+        sources.append(torch.where(here, source, stay.expand_as(source)))
+        total = (alpha - alpha.max(dim=1, keepdim=True)[0]).exp().matmul(weights).clamp(min=1e-30)
+        alpha = torch.where(here, total.log() + greatest + emission, alpha)
         forwards.append(alpha)
     tag, beta = best.argmax(dim=1, keepdim=True), torch.zeros_like(alpha)
     tags, backwards = [tag], [beta]
-    for back in range(len(came)):
-        step = len(came) - back
-        tag = came[step - 1].gather(1, tag)
+    for back in range(len(sources)):
+        step = len(sources) - back
+        tag = sources[step - 1].gather(1, tag)
         tags.append(tag)
-        after = likeliest + emissions[:, step] + beta
-        total = (after - after.max(dim=1, keepdim=True)[0]).exp().matmul(moves.t()).clamp(min=1e-30)
+        after = greatest + emissions[:, step] + beta
+        total = (after - after.max(dim=1, keepdim=True)[0]).exp().matmul(weights.t()).clamp(min=1e-30)
         beta = torch.where(real[:, step].unsqueeze(1), total.log(), beta)
         backwards.append(beta)
-    chances = torch.stack(forwards, dim=1) + torch.stack(backwards, dim=1).flip(1)
-    return torch.cat(tags, dim=1).flip(1), chances.softmax(dim=2)
+    log_probabilities = torch.stack(forwards, dim=1) + torch.stack(backwards, dim=1).flip(1)
+    return torch.cat(tags, dim=1).flip(1), log_probabilities.softmax(dim=2)
 
 
 with warnings.catch_warnings():
-    # torch would rather have another way by now; the exporter in use (docs/decisions/0002) knows this one.
+    # torch deprecates scripting, but the exporter in use (docs/decisions/0002) reads it.
     warnings.simplefilter("ignore", DeprecationWarning)
-    # Scripted: a loop whose length is that of the text has to be one in the exported file too.
+    # Scripted, so that a loop over the tokens of a text is a loop in the exported file too.
     decode = torch.jit.script(_decode)

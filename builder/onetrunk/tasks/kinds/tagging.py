@@ -1,4 +1,9 @@
-"""Spans of words, each with a type: slots, names, and whatever else stands somewhere in a text."""
+"""Tagging: spans of words, each with a type, such as slots or named entities.
+
+A task's labels are types of spans. A head tags every token in BIO; the tokenizer knows where words and characters are.
+Each piece of a word is a token with a tag: the first piece of a span has B-, all others have I-. So a head need not
+know about words, and a span of pieces is the span of the words that they are in.
+"""
 
 from __future__ import annotations
 
@@ -8,111 +13,115 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.tasks.kinds.base import AnswerSpace, Kind, Offsets, Scores, labels_of, stack_rows
-from onetrunk.tasks.kinds.options import Options
-from onetrunk.tasks.kinds.span_tags import OUTSIDE, Scheme, bio_tags, forbidden_moves, read_spans, spans_of, tag_numbers
+from onetrunk.tasks.kinds.base import (
+    AnswerSpec,
+    Kind,
+    KindConfig,
+    LabelCodec,
+    Offsets,
+    Options,
+    OutputSpec,
+    Scores,
+    TrainingSpec,
+    labels_of,
+    stack_scores,
+)
+from onetrunk.tasks.kinds.span_tags import (
+    OUTSIDE,
+    Scheme,
+    bio_tags,
+    forbidden_transitions,
+    read_spans,
+    spans_of,
+    tag_indices,
+)
 
-# torch itself is imported where it computes: whoever only reads what a head answers need not wait for it.
+# torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _PADDING = -1
-# What a move that cannot be adds to the score of a sequence. When tags are looked for, no score makes up for it. In the
-# loss it is far below any score too, and still a number that a sum can be taken back from.
+# Added to the score of a transition that is not allowed. Decoding uses a value that no score makes up for. The loss
+# uses one that is far below any score and small enough to be subtracted from a sum without losing precision.
 _NEVER, _UNLIKELY = -1e30, -1e4
 
-# A word of a row of data: its first character in the text, the one after its last, and the number of its tag.
 Word = tuple[int, int, int]
+"""A word of the data: its start and end in the text, in characters, and the index of its tag."""
 
 
 class TaggingOptions(Options):
     """Options of a tagging task.
 
     Attributes:
-        scheme: how the tags of the data are written. Heads answer in spans either way.
-        output: ``softmax`` takes each token's likeliest tag by itself; ``crf`` the likeliest sequence that can be.
+        scheme: How the tags of the data are written. Heads answer in spans either way.
+        output: ``softmax`` takes each token's likeliest tag; ``crf`` the likeliest sequence of tags that is valid.
     """
 
     scheme: Scheme = "BIO"
     output: Literal["softmax", "crf"] = "crf"
 
 
-class Tagging(Kind):
-    """Types of spans are the labels. A head gives a tag a token, in BIO; words and characters come with the tokenizer.
+class TaggingCodec(LabelCodec):
+    """Words with their tags are encoded by their places in the text."""
 
-    Each piece of a word is a token with a tag: the first piece of a span has B-, all others I-. So a head needs to know
-    nothing of words. A span of pieces is one of the words that they are in.
-
-    Raw outputs are nought at padding, for every tag: that is how it is known there.
-    """
-
-    name: ClassVar[str] = "tagging"
     uses_labels: ClassVar[bool] = True
-    fewest_labels: ClassVar[int] = 1
-    forms: ClassVar[tuple[str, ...]] = ("single",)
-    by_token: ClassVar[bool] = True
-    options: ClassVar[type[Options]] = TaggingOptions
-    metrics: ClassVar[tuple[str, ...]] = ("span_f1", "token_accuracy")
+    min_labels: ClassVar[int] = 1
 
-    def check(self, space: AnswerSpace) -> None:
-        """Labels as of any kind, which are types: none looks like a tag, nor has a blank, by which tags are parted."""
-        super().check(space)
-        for label in labels_of(space):
+    def check(self, config: KindConfig) -> None:
+        """Check that labels are types of spans: they must not look like tags, nor contain spaces, which separate tags.
+
+        Raises:
+            ValueError: One of them does, or the labels are not allowed for any kind.
+        """
+        super().check(config)
+        for label in labels_of(config):
             if label == OUTSIDE or label[:2] in ("B-", "I-", "L-", "U-"):
-                raise ValueError(f"labels of a tagging task are types of spans, as artist; {label!r:.60} is a tag")
+                raise ValueError(f"labels of a tagging task are types of spans, such as artist; {label!r:.60} is a tag")
             if label.split() != [label]:
-                raise ValueError(f"labels of a tagging task must have no blanks; found {label!r:.60}")
+                raise ValueError(f"labels of a tagging task must not contain spaces; found {label!r:.60}")
 
-    def outputs(self, space: AnswerSpace) -> int:
-        """One a tag: O, and B- and I- of each type."""
-        return len(bio_tags(labels_of(space)))
+    def encode(self, label: object, config: KindConfig, text: str = "") -> tuple[Word, ...]:
+        """Return the words of the text with their tags.
 
-    def dims(self, space: AnswerSpace) -> list[int]:
-        """Number of the tag and its probability, for each token."""
-        return [-1, 2]
+        Args:
+            label: A list of tags, or a text with spaces between them.
+            config: The task's configuration.
+            text: The text.
 
-    def output(self, width: int, space: AnswerSpace) -> nn.Linear:
-        """A linear output a token, and with ``crf`` the scores of tags after tags."""
-        from onetrunk.tasks.kinds.token_output import TokenOutput
-
-        crf = TaggingOptions.read(space.options).output == "crf"
-        return TokenOutput(width, self.outputs(space), transitions=crf)
-
-    def describe(self, space: AnswerSpace) -> str:
-        """The types."""
-        return "spans of " + ", ".join(f"`{kind}`" for kind in labels_of(space))
-
-    def served(self, space: AnswerSpace) -> dict[str, Any]:
-        """How tags are written."""
-        return {"scheme": TaggingOptions.read(space.options).scheme}
-
-    def encode(self, label: object, space: AnswerSpace, text: str = "") -> tuple[Word, ...]:
-        """The words of the text with their tags: of a list of tags, or of a text with blanks between them."""
-        types, words = labels_of(space), text.split()
+        Raises:
+            ValueError: The label is neither, a tag is unknown or misplaced, or there is not one tag for each word.
+        """
+        types, words = labels_of(config), text.split()
         tags = label.split() if isinstance(label, str) else label
         if not isinstance(tags, list):
-            raise ValueError(f"tags {label!r:.40} are no list of tags, nor a text of tags")
+            raise ValueError(f"tags {label!r:.40} are not a list of tags, nor a text of tags")
         for place, tag in enumerate(tags, start=1):
             if not isinstance(tag, str):
-                raise ValueError(f"tag {place}: {tag!r:.40} is no text")
+                raise ValueError(f"tag {place}: {tag!r:.40} is not a text")
         if len(tags) != len(words):
             raise ValueError(f"{len(tags)} tags for {len(words)} words")
-        spans = read_spans(tags, types, TaggingOptions.read(space.options).scheme)
+        spans = read_spans(tags, types, TaggingOptions.read(config.options).scheme)
         found, end = [], 0
-        for word, number in zip(words, tag_numbers(len(words), spans, types).tolist(), strict=True):
+        for word, index in zip(words, tag_indices(len(words), spans, types).tolist(), strict=True):
             start = text.index(word, end)
             end = start + len(word)
-            found.append((start, end, number))
+            found.append((start, end, index))
         return tuple(found)
 
     def targets(
-        self, encoded: Sequence[tuple[Word, ...]], space: AnswerSpace, offsets: Offsets | None = None
+        self, encoded: Sequence[tuple[Word, ...]], config: KindConfig, offsets: Offsets | None = None
     ) -> NDArray[np.int64]:
-        """For each token its tag and the number of its word; -1 for padding, and for the word of special tokens.
+        """Return each token's tag and the index of its word; both are -1 at padding, the word also at special tokens.
 
-        Words that were cut off have no token, so nothing is learned of them, nor measured.
+        Words beyond the last token are neither learned nor measured.
 
-        *Shape:* (rows, tokens, 2)
+        Args:
+            encoded: The rows' words.
+            config: The task's configuration.
+            offsets: The rows' tokens.
+
+        Returns:
+            *Shape:* (rows, tokens, 2)
         """
         assert offsets is not None, "a kind by token is given its tokens"
         longest = max((len(row) for row in offsets), default=0)
@@ -121,15 +130,19 @@ class Tagging(Kind):
             found[row, : len(tokens)] = _token_targets(words, tokens)
         return found
 
-    def absent(self, encoded: Sequence[tuple[Word, ...]], space: AnswerSpace) -> list[str]:
-        """The types of which no row has a span."""
-        present = {(number - 1) // 2 for words in encoded for _, _, number in words if number}
-        return [kind for index, kind in enumerate(labels_of(space)) if index not in present]
+    def unused_labels(self, encoded: Sequence[tuple[Word, ...]], config: KindConfig) -> list[str]:
+        """Return the types of which no row has a span."""
+        present = {(index - 1) // 2 for words in encoded for _, _, index in words if index}
+        return [kind for index, kind in enumerate(labels_of(config)) if index not in present]
+
+
+class TaggingTraining(TrainingSpec):
+    """Cross entropy of the tokens, or the negative log-likelihood of a CRF."""
 
     def loss(
         self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """Cross entropy a token, or the CRF's negative log-likelihood a token."""
+        """Return the mean over tokens of the cross entropy, or of the CRF's negative log-likelihood."""
         from torch.nn import functional
 
         from onetrunk.tasks.kinds.crf import negative_log_likelihood
@@ -138,118 +151,163 @@ class Tagging(Kind):
         transitions = getattr(output, "transitions", None)
         if transitions is None:
             return functional.cross_entropy(raw.transpose(1, 2), tags, ignore_index=_PADDING)
-        moves = transitions + self._forbidden(raw, _UNLIKELY)
-        return negative_log_likelihood(raw, moves, tags) / (tags != _PADDING).sum()
+        transitions = transitions + _transition_bias(raw, _UNLIKELY)
+        return negative_log_likelihood(raw, transitions, tags) / (tags != _PADDING).sum()
 
     def soft_loss(self, raw: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """T^2 times the cross entropy with the teacher's softened probabilities, a token."""
+        """Return T^2 times the mean cross entropy of the tokens with the teacher's softened probabilities."""
         import torch
         from torch.nn import functional
 
         teacher = teacher[:, : raw.shape[1]]
-        real = _real(teacher)
-        wanted = torch.softmax(teacher[real] / temperature, dim=-1)
-        return temperature**2 * functional.cross_entropy(raw[real] / temperature, wanted)
+        real = _is_token(teacher)
+        softened = torch.softmax(teacher[real] / temperature, dim=-1)
+        return temperature**2 * functional.cross_entropy(raw[real] / temperature, softened)
 
-    def scores(self, raw: Tensor, space: AnswerSpace, output: nn.Module | None = None) -> Tensor:
-        """Number and probability of each token's tag; -1 and 0 at padding. *Shape:* (batch_size, tokens, 2).
+
+class TaggingOutput(OutputSpec):
+    """The index and the probability of every token's tag. Raw outputs at padding are zero for every tag."""
+
+    def num_outputs(self, config: KindConfig) -> int:
+        """Return the number of tags: O, and B- and I- of each type."""
+        return len(bio_tags(labels_of(config)))
+
+    def dims(self, config: KindConfig) -> list[int]:
+        """Return the dims of (tokens, tag and probability)."""
+        return [-1, 2]
+
+    def build_layer(self, width: int, config: KindConfig) -> nn.Linear:
+        """Build a linear layer for every token, with transition scores if the option ``output`` is ``crf``."""
+        from onetrunk.tasks.kinds.crf import TokenOutput
+
+        crf = TaggingOptions.read(config.options).output == "crf"
+        return TokenOutput(width, self.num_outputs(config), transitions=crf)
+
+    def scores(self, raw: Tensor, config: KindConfig, output: nn.Module | None = None) -> Tensor:
+        """Return the index and the probability of each token's tag; -1 and 0 at padding.
 
         With ``crf`` the tags are those of the likeliest sequence, and a tag's probability is over all sequences.
+
+        *Shape:* (batch_size, tokens, tags) to (batch_size, tokens, 2)
         """
         import torch
 
         from onetrunk.tasks.kinds.crf import decode
 
-        real, transitions = _real(raw), getattr(output, "transitions", None)
+        real, transitions = _is_token(raw), getattr(output, "transitions", None)
         if transitions is None:
-            tags, chances = raw.argmax(dim=-1), torch.softmax(raw, dim=-1)
+            tags, probabilities = raw.argmax(dim=-1), torch.softmax(raw, dim=-1)
         else:
-            tags, chances = decode(raw, transitions + self._forbidden(raw, _NEVER), real)
-        chosen = chances.gather(2, tags[..., None])[..., 0]
+            tags, probabilities = decode(raw, transitions + _transition_bias(raw, _NEVER), real)
+        chosen = probabilities.gather(2, tags[..., None])[..., 0]
         padding = torch.full_like(chosen, _PADDING)
         return torch.stack([torch.where(real, tags.to(raw.dtype), padding), chosen * real.to(raw.dtype)], dim=-1)
 
-    def predictions(self, scores: Scores, space: AnswerSpace) -> NDArray[np.int64]:
-        """Numbers of tags. *Shape:* (rows, tokens)."""
+    def client_info(self, config: KindConfig) -> dict[str, Any]:
+        """Return how tags are written."""
+        return {"scheme": TaggingOptions.read(config.options).scheme}
+
+    def describe(self, config: KindConfig) -> str:
+        """List the types."""
+        return "spans of " + ", ".join(f"`{kind}`" for kind in labels_of(config))
+
+
+class TaggingAnswers(AnswerSpec):
+    """The answer is a text's spans. Of two arrays of scores, one may have more padding than the other."""
+
+    def predictions(self, scores: Scores, config: KindConfig) -> NDArray[np.int64]:
+        """Return tag indices. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
         return np.asarray(scores[..., 0], dtype=np.int64)
 
-    def fault(self, scores: Scores, space: AnswerSpace) -> str | None:
-        """Not finite, no numbers of tags, or no probabilities."""
-        fault = super().fault(scores, space)
-        if fault is not None:
-            return fault
-        tags, chances = scores[..., 0], scores[..., 1]
-        most = self.outputs(space) - 1
-        if (tags != np.rint(tags)).any() or tags.min() < _PADDING or tags.max() > most:
-            return f"its tags are not numbers from 0 to {most}, and {_PADDING} at padding"
-        return "its scores are not probabilities from 0 to 1" if chances.min() < 0 or chances.max() > 1 else None
-
-    def right(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """The tags of the data. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
+    def gold(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Return the tags of the data. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
         return np.asarray(targets[..., 0])
 
-    def distance(self, first: Scores, second: Scores, space: AnswerSpace) -> NDArray[np.float32]:
-        """The share of a text's tokens that are tagged differently."""
-        real = np.maximum((first[..., 0] >= 0).sum(axis=-1), 1)
-        found: NDArray[np.float32] = ((first[..., 0] != second[..., 0]).sum(axis=-1) / real).astype(np.float32)
-        return found
+    def format(self, scores: Scores, config: KindConfig) -> str:
+        """Return the types of the spans."""
+        spans = spans_of(self.predictions(scores, config).tolist(), labels_of(config))
+        return ", ".join(kind for _, _, kind in spans) or "(no spans)"
 
-    def mean_difference(self, first: Scores, second: Scores, space: AnswerSpace) -> float:
-        """Of the probabilities of tokens."""
-        real = first[..., 0] >= 0
-        return float(np.abs(first[..., 1] - second[..., 1])[real].mean()) if real.any() else 0.0
+    def fault(self, scores: Scores, config: KindConfig) -> str | None:
+        """Return whether scores are not finite, or not tag indices with probabilities."""
+        fault = super().fault(scores, config)
+        if fault is not None:
+            return fault
+        tags, probabilities = scores[..., 0], scores[..., 1]
+        last = len(bio_tags(labels_of(config))) - 1
+        if (tags != np.rint(tags)).any() or tags.min() < _PADDING or tags.max() > last:
+            return f"its tags are not numbers from 0 to {last}, and {_PADDING} at padding"
+        outside = probabilities.min() < 0 or probabilities.max() > 1
+        return "its scores are not probabilities from 0 to 1" if outside else None
 
-    def difference(self, found: Scores, expected: Scores, space: AnswerSpace) -> float:
-        """The greatest difference of a probability, or the share of tokens with another tag if that is more.
-
-        One of them may have more padding.
-        """
+    def difference(self, found: Scores, expected: Scores, config: KindConfig) -> float:
+        """Return the greatest difference of a probability, or the share of tokens with another tag if that is more."""
         if len(found) != len(expected):
             return float("inf")
-        both = stack_rows([*found, *expected])
+        both = stack_scores([*found, *expected])
         one, other = both[: len(found)], both[len(found) :]
         real = (one[..., 0] >= 0) | (other[..., 0] >= 0)
         other_tag = float((one[..., 0] != other[..., 0])[real].mean()) if real.any() else 0.0
         # Unlike max(), this keeps NaN.
         return float(np.maximum(other_tag, np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
 
-    def shown(self, scores: Scores, space: AnswerSpace) -> str:
-        """The types of the spans."""
-        spans = spans_of(self.predictions(scores, space).tolist(), labels_of(space))
-        return ", ".join(kind for _, _, kind in spans) or "(no spans)"
+    def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
+        """Return the share of each text's tokens that are tagged differently. *Shape:* (rows, tokens, 2) to (rows,)."""
+        tokens = np.maximum((first[..., 0] >= 0).sum(axis=-1), 1)
+        found: NDArray[np.float32] = ((first[..., 0] != second[..., 0]).sum(axis=-1) / tokens).astype(np.float32)
+        return found
 
-    @staticmethod
-    def _forbidden(raw: Tensor, score: float) -> Tensor:
-        """The score for each tag after each tag that it must not follow, else 0. *Shape:* (tags, tags)."""
-        return raw.new_tensor(score * forbidden_moves(raw.shape[-1] // 2))
+    def mean_difference(self, first: Scores, second: Scores, config: KindConfig) -> float:
+        """Return the mean difference of the tokens' probabilities."""
+        real = first[..., 0] >= 0
+        return float(np.abs(first[..., 1] - second[..., 1])[real].mean()) if real.any() else 0.0
 
 
-def _real(raw: Tensor) -> Tensor:
+def _is_token(raw: Tensor) -> Tensor:
+    """Return which places are tokens, not padding. *Shape:* (batch_size, tokens, tags) to (batch_size, tokens)."""
     return raw.abs().sum(dim=-1) > 0
 
 
-def _token_targets(words: Sequence[Word], tokens: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Tag and word of each token of a text. *Shape:* (tokens, 2).
+def _transition_bias(raw: Tensor, score: float) -> Tensor:
+    """Return ``score`` for each tag after each tag that it must not follow, else 0. *Shape:* (tags, tags)."""
+    return raw.new_tensor(score * forbidden_transitions(raw.shape[-1] // 2))
 
-    The first piece of a span has B-, also where the tokenizer leaves nothing of the span's first words.
+
+def _token_targets(words: Sequence[Word], tokens: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return tag and word of each token of a text. *Shape:* (tokens, 2).
+
+    The first piece of a span has B-, even if the tokenizer drops the span's first words.
     """
     found = np.zeros((len(tokens), 2), dtype=np.int64)
     found[:, 1] = _PADDING
     place, begun = 0, False
     for token, (start, end) in enumerate(tokens):
-        # A special token is no part of the text.
+        # Special tokens are not part of the text.
         if start == end:
             continue
         while place < len(words) and words[place][1] <= start:
             place += 1
-            # A word with B-, which is odd, begins a span.
+            # A word with B-, whose index is odd, begins a span.
             begun = begun and place < len(words) and words[place][2] % 2 == 0
         if place == len(words) or end <= words[place][0]:
             continue
-        number = words[place][2]
-        if number:
-            first = number - (number % 2 == 0)
-            number = first + begun
+        tag = words[place][2]
+        if tag:
+            begin = tag - (tag % 2 == 0)
+            tag = begin + begun
             begun = True
-        found[token] = (number, place)
+        found[token] = (tag, place)
     return found
+
+
+TAGGING = Kind(
+    name="tagging",
+    codec=TaggingCodec(),
+    training=TaggingTraining(),
+    output=TaggingOutput(),
+    answers=TaggingAnswers(),
+    metrics=("span_f1", "token_accuracy"),
+    options=TaggingOptions,
+    forms=("single",),
+    by_token=True,
+)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -19,19 +16,25 @@ from onetrunk.client.cli.options import errors_end_command, names, numbers
 from onetrunk.protocol.errors import BadInput, Problem
 from onetrunk.protocol.names import ENSEMBLES
 
-# Options of one of the two ways alone; the others have a meaning in both.
-_SERVER_ONLY = ("url", "models", "texts", "buckets", "concurrency", "program")
-_COMPARE_ONLY = ("scenarios", "repeats", "work", "heads", "peers")
-
 _EPILOG = """\b
 Examples:
   bench-repo                                          every bucket, 1 and 4 requests at a time
   bench-repo --texts reviews.jsonl --output results   your own texts; JSON, CSV and Markdown in results/
   bench-repo --models multitask --buckets 128 --concurrency 1:8
-  bench-repo --compare --output results               beside whole models, on this machine; needs no running server
-  bench-repo --compare --scenarios base,small --repeats 5
 
 perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve a repository with fewer."""
+
+
+# Side-by-side measurements with whole models are no part of a client's installation.
+_COMPARE_OPTIONS = ("--scenarios", "--repeats", "--work", "--heads", "--peers")
+
+
+def _refuse_compare(context: click.Context, option: click.Parameter, value: object) -> None:
+    """Name the command that measures this repository's ways beside whole models."""
+    if value:
+        with errors_end_command():
+            message = "run `python -m benchmarks.compare` in a checkout of the project"
+            raise BadInput([Problem(None, f"{option.opts[0]} is not an option of bench-repo: {message}")])
 
 
 @click.command(epilog=_EPILOG)
@@ -68,7 +71,7 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to save the figures in. [default: none; with --compare: results/ in --work]",
+    help="Folder to save the figures in. [default: none]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option(
@@ -77,36 +80,8 @@ perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The program to use. [default: the one beside this Python, or on PATH]",
 )
-@click.option("--compare", is_flag=True, help="Start servers and measure this repository's ways beside whole models.")
-@click.option(
-    "--scenarios",
-    metavar="A,B",
-    callback=names,
-    help="With --compare: base, small, shipped, understanding, tasks, subset, lengths, hops, peers. [default: all]",
-)
-@click.option(
-    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="With --compare: of each measurement."
-)
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".bench"),
-    show_default=True,
-    help="With --compare: trunks, checkpoints and repositories, gigabytes of them, are made in made_KEY/ in this "
-    "folder. They are kept until the code or a library that makes them is another one.",
-)
-@click.option(
-    "--heads",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("heads"),
-    show_default=True,
-    help="With --compare: the folder of bundles.",
-)
-@click.option(
-    "--peers",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="With --compare: the Python of the peers' virtual environment (benchmarks/peers/README.md).",
-)
+@click.option("--compare", is_flag=True, hidden=True, expose_value=False, callback=_refuse_compare)
+@click.option(*_COMPARE_OPTIONS, "compare_option", hidden=True, expose_value=False, callback=_refuse_compare)
 def bench_repo(
     url: str,
     models: tuple[str, ...],
@@ -117,32 +92,12 @@ def bench_repo(
     output: Path | None,
     as_json: bool,
     program: Path | None,
-    compare: bool,
-    scenarios: tuple[str, ...] | None,
-    repeats: int,
-    work: Path,
-    heads: Path,
-    peers: Path | None,
 ) -> None:
     """Measures a running server with perf_analyzer, one bucket of real texts at a time.
 
     Prints throughput, median and 99th percentile of the latency, and Triton's own queue and compute time of every
     part. Nobody else should use the server meanwhile.
     """
-    with errors_end_command():
-        _refuse_mixed(compare)
-    if compare:
-        _compare(
-            scenarios=scenarios,
-            seconds=seconds,
-            repeats=repeats,
-            work=work,
-            heads=heads,
-            peers=peers,
-            output=output or work / "results",
-            as_json=as_json,
-        )
-        return
     unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
@@ -157,28 +112,6 @@ def bench_repo(
         if output is not None:
             paths = save_report(report, output)
             click.echo(f"saved: {', '.join(map(str, paths))}", err=True)
-
-
-def _refuse_mixed(compare: bool) -> None:
-    """Refuses options that have no effect: what a user typed is meant to do something."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if typed and option.name in (_SERVER_ONLY if compare else _COMPARE_ONLY):
-            message = "has no effect with --compare: leave it out" if compare else "has an effect with --compare only"
-            raise BadInput([Problem(None, f"{option.opts[0]} {message}")])
-
-
-def _compare(**settings: Any) -> None:
-    """Runs the comparison, which makes repositories and starts servers: by its name, since a client has neither."""
-    try:
-        command = importlib.import_module("benchmarks.compare.command")
-    except ModuleNotFoundError as error:
-        raise click.UsageError(
-            f"--compare needs the whole project ({error.name} is missing): "
-            "pip install -e '.[builder,server,cpu,bench]' in a checkout"
-        ) from None
-    command.compare(**settings)
 
 
 def _run(plan: BenchPlan) -> Report:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.study.share import ShareReport, ShareRow
+from benchmarks.study.measured_cost import BucketShare, MeasuredCost
 from onetrunk.distill.cost_table import BucketCosts, CostTable
 from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, write_plan
 from onetrunk.distill.spread import Spread
@@ -138,7 +138,7 @@ class StudyWriter:
 
     def share(self, heads, shares=(0.2, 0.3)):
         rows = tuple(
-            ShareRow(
+            BucketShare(
                 tokens=32 * number,
                 batch_size=1,
                 plan_ms=exactly(1.0),
@@ -149,7 +149,7 @@ class StudyWriter:
             )
             for number, share in enumerate(shares, start=1)
         )
-        report = ShareReport(
+        report = MeasuredCost(
             trunk=TRUNK,
             machine="a processor",
             versions={"onnxruntime": "1"},

@@ -4,7 +4,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-from benchmarks.study import write_events, write_quality_report
+from benchmarks.study.report import write_quality_report
+from onetrunk.distill.tensorboard import write_events
 from onetrunk.protocol.errors import UserError
 
 

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from benchmarks.study import write_quality_report
+from benchmarks.study.report import write_quality_report
 from onetrunk.protocol.errors import UserError
 
 
@@ -51,7 +51,7 @@ def test_the_readme_has_the_tables(whole_study):
     [
         ("plan.toml", "there is no plan yet"),
         ("share.json", "The plan's cost, measured directly: not measured yet."),
-        ("costs.json", "not measured yet (the costs of the parts have not been measured)"),
+        ("costs.json", "not measured yet (the costs of trunk and heads have not been measured)"),
         ("runs/blue.grid.json", "The full grids: not measured yet."),
         ("runs/blue.search.json", "not measured yet (task blue has not been searched yet"),
     ],

@@ -6,10 +6,8 @@ import math
 
 import pytest
 
-from benchmarks.study import write_quality_report
-from benchmarks.study.recorded_study import RecordedStudy
-from benchmarks.study.seed_scores import SeedScores
-from benchmarks.study.summary import Summary
+from benchmarks.study.report import write_quality_report
+from onetrunk.distill.results import SearchRecords, SearchResults, SeedScores
 
 
 def summary_of(writer):
@@ -86,9 +84,9 @@ def test_an_empty_study_has_nothing(writer):
 
 
 def test_a_task_that_keeps_nan_is_the_worst(whole_study):
-    summary = Summary.of(RecordedStudy.read(whole_study.folder))
-    nan = dataclasses.replace(summary.results[-1], student=SeedScores((math.nan,)))
-    for results in ([*summary.results[:-1], nan], [nan, *summary.results[:-1]]):
-        found = dataclasses.replace(summary, results=results)
+    results = SearchResults.of(SearchRecords.read(whole_study.folder))
+    nan = dataclasses.replace(results.tasks[-1], student=SeedScores((math.nan,)))
+    for tasks in ([*results.tasks[:-1], nan], [nan, *results.tasks[:-1]]):
+        found = dataclasses.replace(results, tasks=tasks)
         assert found.worst is nan
         assert math.isnan(found.retention_min)

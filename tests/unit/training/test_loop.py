@@ -8,11 +8,12 @@ import torch
 
 from onetrunk.nn.head import new_head
 from onetrunk.tasks import Task, read_examples
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training import loop
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import Evaluation, LabelledStates, evaluate, raw_outputs
-from onetrunk.training.loop import DivergedError, fit, schedule
+from onetrunk.training.loop import DivergedError, fit, linear_schedule
 from onetrunk.training.states import tokenise
 
 
@@ -98,8 +99,8 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
         torch.manual_seed(0)
         head = new_head(tiny_trunk, outputs=2, tap=1, layers=1)
         steps = losses.setdefault(name, [])
-        kind = type(mood.answers)
-        original = kind.loss
+        training = type(get_kind(mood.kind).training)
+        original = training.loss
 
         def recording(self, raw, targets, *args, original=original, steps=steps):
             loss = original(self, raw, targets, *args)
@@ -107,7 +108,7 @@ def test_cached_training_equals_uncached_step_by_step(mood, tiny_trunk, data):
             return loss
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kind, "loss", recording)
+            patch.setattr(training, "loss", recording)
             fit(head, mood, mood.recipe, *source)
     assert len(losses["cached"]) == 3 * 13  # 200 texts in batches of 16, three epochs
     # What is left is the rounding of the cached states to fp16.
@@ -202,12 +203,12 @@ def test_diverging_training_stops_and_says_where(mood, head, data):
 
 
 def test_learning_rate_rises_and_falls_in_lines():
-    rates = [schedule(step, 20, 0.2) for step in range(20)]
+    rates = [linear_schedule(step, 20, 0.2) for step in range(20)]
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
     np.testing.assert_allclose(np.diff(rates[4:]), -1 / 16)
     assert rates[-1] == pytest.approx(1 / 16)
-    assert schedule(0, 1, 0.1) == 1
-    assert [schedule(step, 2, 1.0) for step in range(2)] == pytest.approx([1 / 3, 2 / 3])
+    assert linear_schedule(0, 1, 0.1) == 1
+    assert [linear_schedule(step, 2, 1.0) for step in range(2)] == pytest.approx([1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize(("layers", "within"), [(1, 1), (2, 3)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.study.mixed import mixed, mixed_plans, uniform
+from benchmarks.study.paper_plans import select_mixed, select_plans, select_uniform
 from onetrunk.distill.options import Option
 from onetrunk.distill.rates import Rates
 from onetrunk.protocol.errors import UserError
@@ -30,27 +30,27 @@ TAPS = {"a": 1, "b": 0}
 
 @pytest.mark.parametrize(("points", "layers"), [(1, [3, 1]), (2, [2, 1]), (3, [1, 1]), (0.5, [3, 3])])
 def test_layers_are_added_while_they_gain_enough(points, layers):
-    chosen = mixed(OPTIONS, TAPS, points)
+    chosen = select_mixed(OPTIONS, TAPS, points)
     assert [each.layers for each in chosen] == layers
     assert [each.tap for each in chosen] == [1, 0]
 
 
 def test_of_two_students_of_the_same_depth_the_better_counts():
-    assert mixed(OPTIONS, TAPS, 3)[1].query == "cls"
+    assert select_mixed(OPTIONS, TAPS, 3)[1].query == "cls"
 
 
 def test_a_missing_depth_ends_the_ladder():
-    assert [each.layers for each in mixed([option("a", 1, 1, 0.5), option("a", 1, 3, 0.9)], TAPS, 1)] == [1]
+    assert [each.layers for each in select_mixed([option("a", 1, 1, 0.5), option("a", 1, 3, 0.9)], TAPS, 1)] == [1]
 
 
 def test_uniform_takes_the_next_smaller_where_a_depth_is_missing():
     options = [option("a", 1, 1, 0.7), option("a", 1, 2, 0.7), option("b", 0, 3, 0.8)]
-    assert [each.layers for each in uniform(options, TAPS, 3)] == [2, 3]
-    assert [each.layers for each in uniform(options, TAPS, 1)] == [1, 3]
+    assert [each.layers for each in select_uniform(options, TAPS, 3)] == [2, 3]
+    assert [each.layers for each in select_uniform(options, TAPS, 1)] == [1, 3]
 
 
 def test_all_configurations_as_plans():
-    plans = mixed_plans(OPTIONS, RATES, TAPS)
+    plans = select_plans(OPTIONS, RATES, TAPS)
     assert list(plans) == ["KD-1", "KD-2", "KD-3", "Mixed-1", "Mixed-2", "Mixed-3"]
     # Trunk to tap 1, and the embeddings again; one folded layer each; two segments and two heads.
     assert plans["KD-1"].cost.total_ms == pytest.approx(12 + 1 + 1)
@@ -60,9 +60,9 @@ def test_all_configurations_as_plans():
 
 def test_a_task_without_a_tap():
     with pytest.raises(UserError, match="task b has no tap to select on; taps are given for: a"):
-        mixed(OPTIONS, {"a": 1}, 1)
+        select_mixed(OPTIONS, {"a": 1}, 1)
 
 
 def test_a_tap_without_a_student():
     with pytest.raises(UserError, match="task a has no student on tap 3; it has some on 1, 2"):
-        uniform(OPTIONS, {"a": 3, "b": 0}, 1)
+        select_uniform(OPTIONS, {"a": 3, "b": 0}, 1)

@@ -1,4 +1,4 @@
-"""Recorded runs as TensorBoard's event files."""
+"""Recorded runs as TensorBoard event files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from onetrunk.protocol.head_json import Query
 from onetrunk.protocol.names import HIDDEN_STATE, cut_trunk, hidden_name
 
 
-class ShareRow(BaseModel):
+class BucketShare(BaseModel):
     """One padded length and batch size.
 
     Attributes:
@@ -52,7 +52,7 @@ class ShareRow(BaseModel):
     folded_share: Spread
 
 
-class ShareReport(BaseModel):
+class MeasuredCost(BaseModel):
     """What was measured, and where.
 
     Attributes:
@@ -73,7 +73,7 @@ class ShareReport(BaseModel):
     threads: int
     repeats: int
     heads: tuple[tuple[int, int, Query], ...]
-    rows: tuple[ShareRow, ...]
+    rows: tuple[BucketShare, ...]
 
     @property
     def share(self) -> float:
@@ -85,8 +85,14 @@ class ShareReport(BaseModel):
         """The same against single-task models whose last layer is folded too."""
         return sum(row.folded_share.median for row in self.rows) / len(self.rows)
 
+    @property
+    def share_range(self) -> tuple[float, float]:
+        """The least and the greatest median share of a row."""
+        shares = [row.share.median for row in self.rows]
+        return min(shares), max(shares)
+
     @classmethod
-    def read(cls, path: Path) -> ShareReport:
+    def read(cls, path: Path) -> MeasuredCost:
         """Reads what ``write`` wrote. Raises UserError where it is missing or broken."""
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -99,7 +105,7 @@ class ShareReport(BaseModel):
         atomic_write_text(path, self.model_dump_json(indent=2) + "\n")
 
 
-def measure_share(
+def measure_plan_cost(
     heads: Iterable[tuple[int, int, Query]],
     trunk: Trunk,
     *,
@@ -108,7 +114,7 @@ def measure_share(
     threads: int = 1,
     repeats: int = 30,
     progress: ProgressCallback = silent,
-) -> ShareReport:
+) -> MeasuredCost:
     """Runs a plan's models, as they would be served, against single-task models, in turn on the same token batches.
 
     The plan is the trunk cut at the taps in use and a session for each head; against it stand as many sessions of a
@@ -154,7 +160,7 @@ def measure_share(
             )
             for length, size in buckets
         ]
-    return ShareReport(
+    return MeasuredCost(
         trunk=trunk.identity,
         machine=processor_name(),
         versions=versions(),
@@ -195,10 +201,10 @@ def _measure(
     runs: dict[str, Callable[[Arrays], None]],
     repeats: int,
     after_round: Callable[[], None],
-) -> ShareRow:
+) -> BucketShare:
     times = time_in_turn({name: partial(run, arrays) for name, run in runs.items()}, repeats, after_round)
     batch_size, tokens = next(iter(arrays.values())).shape
-    return ShareRow(
+    return BucketShare(
         tokens=tokens,
         batch_size=batch_size,
         plan_ms=Spread.of(times["plan"]),

@@ -1,1 +1,0 @@
-"""Plots of a study, each drawn from what was recorded."""

@@ -1,0 +1,90 @@
+"""Exported files run one after the other in ONNX Runtime, as a server runs them."""
+
+from __future__ import annotations
+
+import os
+
+# ONNX Runtime collects usage telemetry unless this is set before it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from onetrunk.export.batches import Arrays
+from onetrunk.export.errors import ParityError
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, hidden_name
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.kinds.base import stack_scores
+
+
+def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
+    """Load a file into ONNX Runtime, on the CPU.
+
+    Args:
+        path: The ONNX file.
+        model: The model's name, for the message.
+
+    Raises:
+        ParityError: ONNX Runtime does not load the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has one exception class per status, without a common base
+        raise ParityError(model, f"ONNX Runtime does not load it: {error}") from error
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The files of a trunk's segments and of the heads above them.
+
+    Attributes:
+        segments: Segment -> its file.
+        heads: Task -> the file of its head.
+    """
+
+    segments: Mapping[Segment, Path]
+    heads: Mapping[str, Path]
+
+    @cached_property
+    def _trunk(self) -> dict[Segment, onnxruntime.InferenceSession]:
+        return {segment: open_session(path, segment.name) for segment, path in sorted(self.segments.items())}
+
+    def scores(
+        self,
+        spec: HeadSpec,
+        batches: Sequence[tuple[NDArray[np.int64], Arrays]],
+        done: Callable[[], None] = lambda: None,
+    ) -> NDArray[np.float32]:
+        """Compute a head's scores.
+
+        Args:
+            spec: The head.
+            batches: The rows of each batch and its inputs; see `padded_batches`.
+            done: Called after each batch.
+
+        Returns:
+            *Shape:* (rows, the kind's dims).
+
+        Raises:
+            ParityError: ONNX Runtime does not load a file.
+        """
+        head = open_session(self.heads[spec.task], head_name(spec.task))
+        found: dict[int, NDArray[np.float32]] = {}
+        for rows, inputs in batches:
+            tensors = dict(inputs)
+            for segment, session in self._trunk.items():
+                # The segment above tap 0 reads token ids again, so one that ends at tap 0 feeds nothing but heads.
+                if segment.stop <= spec.tap:
+                    tensors[segment.output] = session.run(None, {name: tensors[name] for name in segment.inputs})[0]
+            feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
+            found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
+            done()
+        return stack_scores([found[row] for row in range(len(found))])
