@@ -12,12 +12,15 @@ not count, and neither does what runs in other processes, such as Triton's. `wal
 from __future__ import annotations
 
 import argparse
+import ast
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import tokenize
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +28,15 @@ from types import FrameType
 from typing import Any
 
 SOURCE_ROOTS = ("builder", "server", "clients")
+_NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
 WALKS = ("walk_train", "walk_build", "walk_ask")
 
 _TASK = """
@@ -37,9 +49,26 @@ dev = "dev.csv"
 
 
 def count_source(checkout: Path) -> dict[str, int]:
-    """Return the number of Python files below the source roots, and of their lines."""
+    """Return the number of Python files below the source roots, of their lines, and of their lines of code."""
     files = [path for root in SOURCE_ROOTS for path in (checkout / root).rglob("*.py")]
-    return {"files": len(files), "lines": sum(len(path.read_bytes().splitlines()) for path in files)}
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    return {
+        "files": len(files),
+        "lines": sum(len(text.splitlines()) for text in texts),
+        "code_lines": sum(count_code_lines(text) for text in texts),
+    }
+
+
+def count_code_lines(text: str) -> int:
+    """Return the number of a module's lines that hold code: no blank lines, comments or docstrings."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in _NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
 
 
 class Footprints:
