@@ -19,7 +19,7 @@ import click
 import numpy as np
 from torch import nn
 
-from onetrunk.distill.costs import measure_costs
+from onetrunk.distill.cost_measurement import measure_costs
 from onetrunk.distill.pipeline import make_plan, servable_options
 from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.planned_heads import make_head
@@ -29,8 +29,7 @@ from onetrunk.files import write_text
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.tasks import Task, load_task
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.metrics import measure
-from onetrunk.tasks.span_metrics import word_spans
+from onetrunk.tasks.metrics import measure, word_spans
 from onetrunk.training.evaluation import raw_outputs
 from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig, open_experiment
 from onetrunk.training.models import fine_tuned_model, trained_head

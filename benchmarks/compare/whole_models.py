@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.distill.sessions import untrained_head
+from onetrunk.distill.cost_measurement import untrained_head
 from onetrunk.export.merge import merge_models
 from onetrunk.export.onnx_file import export_single
 from onetrunk.export.release import DEFAULT_RELEASE, IR_VERSION, OPSET, get_release

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from onetrunk.distill.sessions import (
+from onetrunk.distill.cost_measurement import (
     Arrays,
-    Files,
+    ModelFiles,
     Session,
-    check_rounds,
-    time_in_turn,
+    check_repeats,
+    count_rounds,
+    software_versions,
+    time_interleaved,
     token_batch,
-    versions,
 )
-from onetrunk.distill.spread import Spread
+from onetrunk.distill.costs import Quartiles
 from onetrunk.files import atomic_write_text
 from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import Trunk
@@ -45,11 +46,11 @@ class BucketShare(BaseModel):
 
     tokens: int
     batch_size: int
-    plan_ms: Spread
-    singles_ms: Spread
-    folded_singles_ms: Spread
-    share: Spread
-    folded_share: Spread
+    plan_ms: Quartiles
+    singles_ms: Quartiles
+    folded_singles_ms: Quartiles
+    share: Quartiles
+    folded_share: Quartiles
 
 
 class MeasuredCost(BaseModel):
@@ -134,20 +135,14 @@ def measure_plan_cost(
         UserError: there is no head, one does not fit the trunk, the trunk does not read that many tokens, or a number
             is not from 1.
     """
-    check_rounds(threads, repeats)
+    check_repeats(threads, repeats)
     heads = tuple(heads)
     buckets = [(length, size) for length in tokens for size in batch_size]
     if not heads or not buckets:
         raise UserError("nothing to measure: give one head, one padded length and one batch size at least")
-    done = 0
-
-    def tell(what: str) -> None:
-        nonlocal done
-        done += 1
-        progress(what, done, len(buckets) * repeats)
-
+    count_round = count_rounds(progress, len(buckets) * repeats)
     with tempfile.TemporaryDirectory(prefix="onetrunk-share-") as folder:
-        files = Files(trunk, Path(folder))
+        files = ModelFiles(trunk, Path(folder))
         chain = _Chain(files, heads, threads)
         singles = [Session(files.single(whole=True), threads) for _ in heads]
         folded = [Session(files.single(whole=False), threads) for _ in heads]
@@ -156,14 +151,14 @@ def measure_plan_cost(
                 token_batch(trunk, length, size),
                 {"plan": chain.run, "singles": partial(_run_all, singles), "folded": partial(_run_all, folded)},
                 repeats,
-                partial(tell, f"share at {length} tokens x {size}"),
+                count_round(f"share at {length} tokens x {size}"),
             )
             for length, size in buckets
         ]
     return MeasuredCost(
         trunk=trunk.identity,
         machine=processor_name(),
-        versions=versions(),
+        versions=software_versions(),
         threads=threads,
         repeats=repeats,
         heads=heads,
@@ -174,7 +169,7 @@ def measure_plan_cost(
 class _Chain:
     """The trunk cut at the taps in use, and the heads on it."""
 
-    def __init__(self, files: Files, heads: Sequence[tuple[int, int, Query]], threads: int) -> None:
+    def __init__(self, files: ModelFiles, heads: Sequence[tuple[int, int, Query]], threads: int) -> None:
         segments = cut_trunk({tap for tap, _, _ in heads})
         # Heads first: they are what a plan may have wrong.
         self.heads = [
@@ -202,14 +197,14 @@ def _measure(
     repeats: int,
     after_round: Callable[[], None],
 ) -> BucketShare:
-    times = time_in_turn({name: partial(run, arrays) for name, run in runs.items()}, repeats, after_round)
+    times = time_interleaved({name: partial(run, arrays) for name, run in runs.items()}, repeats, after_round)
     batch_size, tokens = next(iter(arrays.values())).shape
     return BucketShare(
         tokens=tokens,
         batch_size=batch_size,
-        plan_ms=Spread.of(times["plan"]),
-        singles_ms=Spread.of(times["singles"]),
-        folded_singles_ms=Spread.of(times["folded"]),
-        share=Spread.of(times["plan"] / times["singles"]),
-        folded_share=Spread.of(times["plan"] / times["folded"]),
+        plan_ms=Quartiles.of(times["plan"]),
+        singles_ms=Quartiles.of(times["singles"]),
+        folded_singles_ms=Quartiles.of(times["folded"]),
+        share=Quartiles.of(times["plan"] / times["singles"]),
+        folded_share=Quartiles.of(times["plan"] / times["folded"]),
     )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from onetrunk.distill.options import Option, by_task
-from onetrunk.distill.plan import Plan
-from onetrunk.distill.rates import Rates
+from onetrunk.distill.costs import PartCosts
+from onetrunk.distill.plan import Option, Plan, by_task
 from onetrunk.distill.results import PlanChoices, SearchRecords
 from onetrunk.protocol.errors import UserError
 
@@ -34,12 +33,12 @@ def paper_plans(choices: PlanChoices, records: SearchRecords) -> dict[str, Plan]
             raise UserError(f"task {task} has no teacher yet")
         taps[task] = max(distilled, key=lambda trial: trial.score).spec.recipe.resolved_tap
         students |= {trial.key for trial in distilled}
-    return select_plans([option for option in choices.options if option.run in students], choices.rates, taps)
+    return select_plans([option for option in choices.options if option.run in students], choices.costs, taps)
 
 
 def select_plans(
     options: Sequence[Option],
-    rates: Rates,
+    costs: PartCosts,
     taps: Mapping[str, int],
     *,
     gains: Sequence[float] = (1, 2, 3),
@@ -49,7 +48,7 @@ def select_plans(
 
     Args:
         options: The students of all tasks.
-        rates: The costs.
+        costs: The costs of the parts.
         taps: Task -> the tap that its head stands on.
         gains: The values of c in Mixed-c.
         layers: The values of l in KD-l.
@@ -57,8 +56,8 @@ def select_plans(
     Raises:
         UserError: A task has no tap, or no student there.
     """
-    plans = {f"KD-{number}": Plan.of(select_uniform(options, taps, number), rates) for number in layers}
-    return plans | {f"Mixed-{gain:g}": Plan.of(select_mixed(options, taps, gain), rates) for gain in gains}
+    plans = {f"KD-{number}": Plan.of(select_uniform(options, taps, number), costs) for number in layers}
+    return plans | {f"Mixed-{gain:g}": Plan.of(select_mixed(options, taps, gain), costs) for gain in gains}
 
 
 def select_mixed(options: Iterable[Option], taps: Mapping[str, int], points: float) -> list[Option]:

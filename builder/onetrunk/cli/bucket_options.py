@@ -34,8 +34,8 @@ def bucket_options(command: Command) -> Command:
     return command
 
 
-def wished_buckets(buckets: str | None, texts: Path | None, bucket_count: int | None) -> dict[str, Any]:
-    """The options as the fields of a BucketWish, which itself needs torch.
+def requested_buckets(buckets: str | None, texts: Path | None, bucket_count: int | None) -> dict[str, Any]:
+    """The options as the fields of a BucketRequest, which itself needs torch.
 
     Raises:
         UserError: the list of buckets is none, or an option has no effect beside the others.

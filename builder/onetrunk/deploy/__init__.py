@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onetrunk.deploy.deployer import Deployer as Deployer
-    from onetrunk.deploy.deployer import DeploymentReport as DeploymentReport
+    from onetrunk.deploy.deployer import Deployer, DeploymentReport
 
 _EXPORTS = {"Deployer": "onetrunk.deploy.deployer", "DeploymentReport": "onetrunk.deploy.deployer"}
+
+__all__ = ["Deployer", "DeploymentReport"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,11 +18,11 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import candidate_ensemble, candidate_output
 from onetrunk.repository.state import RepositoryState
+from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import stack_scores
 from onetrunk.tasks.metrics import metric_of
-from onetrunk.tasks.offsets import targets_of
 from onetrunk.tasks.records import BrokenLine, read_records
 
 _BATCH = 16

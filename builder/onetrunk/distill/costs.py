@@ -1,116 +1,313 @@
-"""Measuring what the parts of a repository cost on this machine: milliseconds, not layers."""
+"""The cost model: measured milliseconds of each part, the cost table on disk, and what a set of heads costs by it."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from onetrunk.distill.cost_table import BucketCosts, CostTable
-from onetrunk.distill.sessions import (
-    Files,
-    Session,
-    check_rounds,
-    time_in_turn,
-    token_batch,
-    versions,
-)
-from onetrunk.distill.spread import Spread
-from onetrunk.machine import processor_name
-from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import ProgressCallback, silent
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.names import HIDDEN_STATE
 
 
-def measure_costs(
-    trunk: Trunk,
-    *,
-    tokens: Sequence[int] = (32, 64, 128),
-    batch_size: Sequence[int] = (1, 8),
-    threads: int = 1,
-    repeats: int = 30,
-    progress: ProgressCallback = silent,
-) -> CostTable:
-    """Times the ONNX files that ``build-repo`` writes, in ONNX Runtime, part by part.
+class HeadShape(Protocol):
+    """What a head's cost depends on: where it is attached and how deep it is."""
 
-    Measured are the trunk up to each tap, one whole head layer, a head of one folded layer, one call of a model, and
-    single-task models. Queries other than [CLS] cost a few vectors more, and are counted alike. All sessions are in
-    memory together: for a trunk of N layers about N / 2 times its weights.
+    @property
+    def tap(self) -> int:
+        """The tap that it reads."""
 
-    Args:
-        trunk: the trunk; its weights are taken as they are.
-        tokens: padded lengths.
-        batch_size: batch sizes.
-        threads: ONNX Runtime's threads for each session, the trunk's and the heads'.
-        repeats: rounds; figures are medians over them.
-        progress: told after every round.
+    @property
+    def layers(self) -> int:
+        """The number of its layers, the folded one included."""
 
-    Raises:
-        UserError: the trunk has one layer only, does not read that many tokens, or a number is not from 1.
+    @property
+    def whole_layers(self) -> int:
+        """The number of layers that run whole: all but the folded one, or all for a head that answers per token."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of all tasks together for one text, in milliseconds.
+
+    Attributes:
+        trunk_ms: The trunk, once, up to the deepest tap in use.
+        heads_ms: All heads.
+        overhead_ms: One step for each segment and each head.
+        singles_ms: As many single-task models of the usual kind, for comparison.
+        folded_singles_ms: The same, with the last layer of each folded too.
     """
-    check_rounds(threads, repeats)
-    if trunk.depth < 2:
-        raise UserError("a trunk of one layer leaves nothing to plan: one of 2 layers or more is needed")
-    buckets = [(length, size) for length in tokens for size in batch_size]
-    if not buckets:
-        raise UserError("no padded length or no batch size to measure: give one of each at least")
-    done = 0
 
-    def tell(what: str) -> None:
-        nonlocal done
-        done += 1
-        progress(what, done, len(buckets) * repeats)
+    trunk_ms: float
+    heads_ms: float
+    overhead_ms: float
+    singles_ms: float
+    folded_singles_ms: float
 
-    with tempfile.TemporaryDirectory(prefix="onetrunk-costs-") as folder:
-        sessions = _open_all(Files(trunk, Path(folder)), threads)
-        measured = [
-            _measure(trunk, sessions, length, size, repeats, partial(tell, f"costs at {length} tokens x {size}"))
-            for length, size in buckets
+    @property
+    def total_ms(self) -> float:
+        """The sum of trunk, heads and overhead."""
+        return self.trunk_ms + self.heads_ms + self.overhead_ms
+
+    @property
+    def share(self) -> float:
+        """The total as a share of single-task models of the usual kind."""
+        return self.total_ms / self.singles_ms
+
+    @property
+    def folded_share(self) -> float:
+        """The total as a share of single-task models whose last layer is folded too."""
+        return self.total_ms / self.folded_singles_ms
+
+
+@dataclass(frozen=True)
+class PartCosts:
+    """Milliseconds of each part for one text. Parts exclude the step; single-task models include one step each.
+
+    Attributes:
+        trunk_ms: Tap -> from token ids up to that tap.
+        layer_ms: One whole layer of a head.
+        folded_ms: A head of one folded layer, with its output.
+        step_ms: One step, which is the overhead of calling one model.
+        single_ms: A single-task model of the usual kind: whole encoder, last layer whole, output.
+        folded_single_ms: The same with its last layer folded.
+    """
+
+    trunk_ms: tuple[float, ...]
+    layer_ms: float
+    folded_ms: float
+    step_ms: float
+    single_ms: float
+    folded_single_ms: float
+
+    @property
+    def depth(self) -> int:
+        """The number of the trunk's layers."""
+        return len(self.trunk_ms) - 1
+
+    def head_ms(self, head: HeadShape) -> float:
+        """Return the cost of a head without its step: its whole layers, and a folded one with the output.
+
+        A head that answers per token has no folded layer but a larger output, and is charged a folded layer all the
+        same.
+        """
+        return head.whole_layers * self.layer_ms + self.folded_ms
+
+    def check(self, head: HeadShape) -> None:
+        """Check that the trunk has room for a head.
+
+        Raises:
+            UserError: It has not.
+        """
+        if not (head.tap >= 0 and head.layers >= 1 and head.tap + head.layers <= self.depth):
+            raise UserError(
+                f"a head of {head.layers} layers on tap {head.tap}: the trunk that was measured has {self.depth} "
+                f"layers, so tap and layers together are {self.depth} at most"
+            )
+
+    def cost(self, heads: Collection[HeadShape]) -> Cost:
+        """Return the cost of these heads together.
+
+        The trunk is paid once, up to the deepest tap. Every tap in use costs a step; every head costs its whole
+        layers, its folded layer and a step.
+
+        Raises:
+            UserError: There is no head, or one does not fit the trunk.
+        """
+        if not heads:
+            raise UserError("a plan without heads has no cost: give one head at least")
+        for head in heads:
+            self.check(head)
+        taps = {head.tap for head in heads}
+        return Cost(
+            trunk_ms=self._trunk_ms(taps),
+            heads_ms=math.fsum(self.head_ms(head) for head in heads),
+            overhead_ms=(len(taps) + len(heads)) * self.step_ms,
+            singles_ms=len(heads) * self.single_ms,
+            folded_singles_ms=len(heads) * self.folded_single_ms,
+        )
+
+    def _trunk_ms(self, taps: Collection[int]) -> float:
+        deepest = max(taps)
+        # The segment above tap 0 reads token ids and computes the embeddings again: see cut_trunk.
+        again = self.trunk_ms[0] if deepest and 0 in taps else 0.0
+        return self.trunk_ms[deepest] + again
+
+
+class Quartiles(BaseModel):
+    """The median and quartiles of repeated measurements. The unit is in the name of the field that holds them.
+
+    Attributes:
+        median: The median.
+        low: The lower quartile.
+        high: The upper quartile.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float] | NDArray[Any]) -> Quartiles:
+        """Return the quartiles of one or more values."""
+        low, median, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
+        return cls(median=median, low=low, high=high)
+
+
+class BucketCosts(BaseModel):
+    """The measurements at one padded length and batch size: milliseconds per batch, each of one ONNX Runtime session.
+
+    All figures but ``layer_ms`` include the overhead of calling the session.
+
+    Attributes:
+        tokens: The padded length.
+        batch_size: The number of texts in a batch.
+        trunk_ms: Tap -> from token ids up to that tap.
+        layer_ms: One whole layer of a head: heads of two layers minus heads of one, round by round.
+        folded_ms: A head of one folded layer, with its output.
+        step_ms: A model that does nothing. A server's step costs more, so this is its lower bound.
+        single_ms: A single-task model of the usual kind: whole encoder, last layer whole, output.
+        folded_single_ms: The same with its last layer folded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    trunk_ms: tuple[Quartiles, ...] = Field(min_length=2)
+    layer_ms: Quartiles
+    folded_ms: Quartiles
+    step_ms: Quartiles
+    single_ms: Quartiles
+    folded_single_ms: Quartiles
+
+    def per_text(self, step_ms: float | None = None) -> PartCosts:
+        """Return the costs for one text, with the step taken out of the parts.
+
+        Args:
+            step_ms: The cost of a step per batch in the server that is planned for, where it was measured; None takes
+                the step that was measured here, in ONNX Runtime alone.
+        """
+        here = self.step_ms.median
+        step = here if step_ms is None else step_ms
+
+        def without_step(measured: Quartiles) -> float:
+            return max(measured.median - here, 0.0) / self.batch_size
+
+        return PartCosts(
+            trunk_ms=tuple(without_step(measured) for measured in self.trunk_ms),
+            # On a noisy machine the difference may be below 0, but no layer gives time back.
+            layer_ms=max(self.layer_ms.median, 0.0) / self.batch_size,
+            folded_ms=without_step(self.folded_ms),
+            step_ms=step / self.batch_size,
+            single_ms=without_step(self.single_ms) + step / self.batch_size,
+            folded_single_ms=without_step(self.folded_single_ms) + step / self.batch_size,
+        )
+
+
+class CostTable(BaseModel):
+    """The measured costs of one trunk on one machine, on disk as JSON.
+
+    Attributes:
+        trunk: The trunk's identity.
+        machine: The processor.
+        versions: Versions of the software that a time depends on.
+        threads: The number of ONNX Runtime threads of each session.
+        repeats: The number of rounds that every figure was measured in.
+        buckets: One entry for each padded length and batch size.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trunk: str
+    machine: str
+    versions: dict[str, str]
+    threads: int = Field(ge=1)
+    repeats: int = Field(ge=1)
+    buckets: tuple[BucketCosts, ...] = Field(min_length=1)
+
+    def per_text(
+        self, *, tokens: int | None = None, batch_size: int | None = None, step_ms: float | None = None
+    ) -> PartCosts:
+        """Return the costs for one text: the unweighted mean over the buckets of this length and batch size.
+
+        Args:
+            tokens: The padded length; None takes all.
+            batch_size: The number of texts in a batch; None takes all.
+            step_ms: See ``BucketCosts.per_text``.
+
+        Raises:
+            UserError: No such bucket was measured.
+        """
+        chosen = [
+            bucket.per_text(step_ms)
+            for bucket in self.buckets
+            if tokens in (None, bucket.tokens) and batch_size in (None, bucket.batch_size)
         ]
-    return CostTable(
-        trunk=trunk.identity,
-        machine=processor_name(),
-        versions=versions(),
-        threads=threads,
-        repeats=repeats,
-        buckets=tuple(measured),
-    )
+        if not chosen:
+            known = ", ".join(f"{bucket.tokens} x {bucket.batch_size}" for bucket in self.buckets)
+            raise UserError(
+                f"tokens {tokens or 'any'}, batch size {batch_size or 'any'}: not in the cost table; it has {known}"
+            )
+        return _mean(chosen)
+
+    def cost(self, heads: Collection[HeadShape]) -> Cost:
+        """Return the cost of these heads together for one text, mean over all buckets.
+
+        Raises:
+            UserError: There is no head, or one does not fit the trunk.
+        """
+        return self.per_text().cost(heads)
+
+    @property
+    def single_model_ms(self) -> float:
+        """The cost of a single-task model of the usual kind for one text, mean over all buckets."""
+        return self.per_text().single_ms
+
+    def write(self, path: Path) -> None:
+        """Write the table as JSON, atomically.
+
+        Raises:
+            OneTrunkError: The file cannot be written.
+        """
+        atomic_write_text(path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> CostTable:
+        """Read a table.
+
+        Raises:
+            UserError: The file is missing or is not a cost table.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such cost table; measure the costs first") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise UserError(f"{path}: {where}: {first['msg']}; delete it and measure again") from error
 
 
-def _open_all(files: Files, threads: int) -> dict[str, Session]:
-    paths = {f"tap {tap}": files.segment(0, tap) for tap in range(files.trunk.depth + 1)}
-    paths |= {
-        "one layer": files.head(0, 1),
-        "two layers": files.head(0, 2),
-        "step": files.step(),
-        "single": files.single(whole=True),
-        "folded single": files.single(whole=False),
-    }
-    return {name: Session(path, threads) for name, path in paths.items()}
+def _mean(costs: Sequence[PartCosts]) -> PartCosts:
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
 
-
-def _measure(
-    trunk: Trunk,
-    sessions: dict[str, Session],
-    tokens: int,
-    batch_size: int,
-    repeats: int,
-    after_round: Callable[[], None],
-) -> BucketCosts:
-    arrays = token_batch(trunk, tokens, batch_size)
-    arrays[HIDDEN_STATE] = sessions["tap 0"].run(arrays)
-    times = time_in_turn(
-        {name: partial(session.run, arrays) for name, session in sessions.items()}, repeats, after_round
-    )
-    return BucketCosts(
-        tokens=tokens,
-        batch_size=batch_size,
-        trunk_ms=tuple(Spread.of(times[f"tap {tap}"]) for tap in range(trunk.depth + 1)),
-        layer_ms=Spread.of(times["two layers"] - times["one layer"]),
-        folded_ms=Spread.of(times["one layer"]),
-        step_ms=Spread.of(times["step"]),
-        single_ms=Spread.of(times["single"]),
-        folded_single_ms=Spread.of(times["folded single"]),
+    return PartCosts(
+        trunk_ms=tuple(mean(column) for column in zip(*(cost.trunk_ms for cost in costs), strict=True)),
+        layer_ms=mean([cost.layer_ms for cost in costs]),
+        folded_ms=mean([cost.folded_ms for cost in costs]),
+        step_ms=mean([cost.step_ms for cost in costs]),
+        single_ms=mean([cost.single_ms for cost in costs]),
+        folded_single_ms=mean([cost.folded_single_ms for cost in costs]),
     )

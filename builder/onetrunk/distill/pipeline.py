@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from onetrunk.distill.choice import choose
-from onetrunk.distill.cost_table import CostTable
-from onetrunk.distill.costs import measure_costs
+from onetrunk.distill.cost_measurement import measure_costs
+from onetrunk.distill.costs import CostTable
+from onetrunk.distill.frontier import choose
 from onetrunk.distill.jobs import LOCAL, Job, JobRunner, check_backend, threads_for
-from onetrunk.distill.options import Option
+from onetrunk.distill.plan import Option
 from onetrunk.distill.plan_file import PlanFile, plan_file, read_plan, write_plan
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import run_baseline, save_baselines, search_task
@@ -202,7 +202,7 @@ def make_plan(
         UserError: There is nothing to choose from, or a floor or the share is not above 0.
         OneTrunkError: The file cannot be written.
     """
-    plan = choose(options, table.rates(), floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    plan = choose(options, table.per_text(), floor_task=floor_task, floor_average=floor_average, most_share=most_share)
     written = plan_file(plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share)
     if path.is_file() and read_plan(path).tasks != written.tasks:
         os.replace(path, path.with_name(f"{path.name}.old"))

@@ -1,4 +1,4 @@
-"""A plan: one option for each task, what all of them cost and what they keep."""
+"""A plan: one head for each task, what they retain together and what they cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,75 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from onetrunk.distill.options import Option
-from onetrunk.distill.rates import Cost, Rates
+from onetrunk.distill.costs import Cost, PartCosts
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import Query
+
+
+@dataclass(frozen=True, order=True)
+class Option:
+    """A trained student that could become a task's head.
+
+    Attributes:
+        task: The task's name.
+        tap: The tap that it reads.
+        layers: The number of its layers, the folded one included.
+        query: The query of its folded layer.
+        score: Its score on the dev data, as a share (0.825, not 82.5), mean over seeds where there are several.
+        full: The score of full fine-tuning of the same encoder on the same task, in the same metric.
+        run: The key of its run record.
+        by_token: Whether it answers per token; None is no.
+    """
+
+    task: str
+    tap: int
+    layers: int
+    query: Query
+    score: float
+    full: float
+    run: str = ""
+    by_token: bool | None = None
+
+    def __post_init__(self) -> None:
+        where = f"option {self.run or self.task}"
+        if self.tap < 0 or self.layers < 1:
+            raise UserError(f"{where}: tap {self.tap} and {self.layers} layers: give a tap from 0 and layers from 1")
+        if not (math.isfinite(self.score) and abs(self.score) <= 1):
+            raise UserError(f"{where}: score {self.score}: give it as a share, as 0.825 for 82.5")
+        # A correlation may be negative; where full fine-tuning's is, there is nothing to retain a share of.
+        if not 0 < self.full <= 1:
+            raise UserError(
+                f"{where}: full fine-tuning's score is {self.full}: a share from 0 to 1, above 0, is needed"
+            )
+
+    @property
+    def whole_layers(self) -> int:
+        """The number of layers that run whole."""
+        return self.layers if self.by_token else self.layers - 1
+
+    @property
+    def retention(self) -> float:
+        """The share of full fine-tuning's score that it retains; above 1 where it is better."""
+        return self.score / self.full
+
+
+def by_task(options: Iterable[Option]) -> dict[str, list[Option]]:
+    """Group options by task.
+
+    Raises:
+        UserError: There are none, or a task's options disagree about full fine-tuning's score.
+    """
+    tasks: dict[str, list[Option]] = {}
+    for option in sorted(options):
+        tasks.setdefault(option.task, []).append(option)
+    if not tasks:
+        raise UserError("no trained student to choose from: train some with search-heads run first")
+    for task, group in tasks.items():
+        if len(found := sorted({option.full for option in group})) > 1:
+            raise UserError(
+                f"task {task}: full fine-tuning has the scores {found} in different options; all need the same one"
+            )
+    return tasks
 
 
 @dataclass(frozen=True)
@@ -17,10 +83,10 @@ class Plan:
     """One head for each task.
 
     Attributes:
-        options: one a task, by the task's name.
-        cost: of all of them together, for one text.
-        meets_floor: whether it keeps what was asked for.
-        note: where it does not, which task falls short and by how much.
+        options: The heads, ordered by task.
+        cost: Their cost together, for one text.
+        meets_floor: Whether the floors and the cost limit that were asked for are met.
+        note: Where they are not, which task falls short and by how much.
     """
 
     options: tuple[Option, ...]
@@ -29,23 +95,26 @@ class Plan:
     note: str = ""
 
     @classmethod
-    def of(cls, options: Iterable[Option], rates: Rates) -> Plan:
-        """The plan of these options. Raises UserError where a task has two, or a head does not fit the trunk."""
+    def of(cls, options: Iterable[Option], costs: PartCosts) -> Plan:
+        """Make a plan of these options.
+
+        Raises:
+            UserError: A task has two options, or a head does not fit the trunk.
+        """
         chosen = tuple(sorted(options, key=lambda option: option.task))
         for first, second in pairwise(chosen):
             if first.task == second.task:
                 raise UserError(f"task {first.task} is in the plan twice; a plan has one head a task")
-        return cls(chosen, rates.cost(chosen))
+        return cls(chosen, costs.cost(chosen))
 
     @property
     def average(self) -> float:
-        """What it keeps of full fine-tuning on average: mean score over mean score, as a share."""
-        kept = math.fsum(option.score for option in self.options)
-        return kept / math.fsum(option.full for option in self.options)
+        """The average retention: mean score over full fine-tuning's mean score."""
+        return math.fsum(option.score for option in self.options) / math.fsum(option.full for option in self.options)
 
     @property
     def worst(self) -> Option:
-        """The option that keeps least."""
+        """The option with the lowest retention."""
         return min(self.options, key=lambda option: option.retention)
 
     @property
@@ -55,5 +124,5 @@ class Plan:
 
     @property
     def share(self) -> float:
-        """Its cost as a share of as many single-task models of the usual kind."""
+        """The cost as a share of as many single-task models of the usual kind."""
         return self.cost.share

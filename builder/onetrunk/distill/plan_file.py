@@ -1,4 +1,4 @@
-"""The plan on disk: TOML that a person reads, changes and hands to ``search-heads make``."""
+"""The plan on disk: TOML that a person reads, edits and passes to ``search-heads make``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from onetrunk.distill.cost_table import CostTable
-from onetrunk.distill.options import Option
-from onetrunk.distill.plan import Plan
+from onetrunk.distill.costs import CostTable
+from onetrunk.distill.plan import Option, Plan
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
@@ -19,7 +18,7 @@ from onetrunk.protocol.names import check_task_name
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 
 _HEADER = """\
-# A plan for all tasks: on which tap of the trunk each head stands, and how many layers it has.
+# A plan for all tasks: the tap of the trunk that each head reads, and how many layers it has.
 # Scores are on the dev data, as shares: 0.825 is 82.5. `full` is full fine-tuning of the same encoder.
 # To make its heads:    search-heads make PATH-OF-THIS-FILE
 # To serve them:        build-repo --tasks all
@@ -30,17 +29,17 @@ _HEADER = """\
 
 
 class _Table(BaseModel):
-    # Strict: tap = "2" is a mistake to be told, not a number to be guessed.
+    # Strict: tap = "2" is a mistake to report, not a number to guess.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Floors(_Table):
-    """What was asked for, as shares of full fine-tuning's score.
+    """The least retention that was asked for, as shares of full fine-tuning's score, and the limit of the cost.
 
     Attributes:
-        task: kept by every task.
-        average: kept by the mean over the tasks.
-        most_share: greatest cost, as a share of as many single-task models; absent where any was allowed.
+        task: The least retention of every task.
+        average: The least average retention.
+        most_share: The greatest cost, as a share of as many single-task models; absent where there was no limit.
     """
 
     task: float = Field(gt=0)
@@ -48,15 +47,15 @@ class Floors(_Table):
     most_share: float | None = Field(default=None, gt=0)
 
 
-class Kept(_Table):
-    """What the plan keeps of full fine-tuning's score.
+class Retention(_Table):
+    """The share of full fine-tuning's score that the plan retains.
 
     Attributes:
-        average: mean score over mean score.
-        worst: of the task that keeps least.
-        worst_task: that task.
-        meets_floor: whether the floors are kept.
-        note: where not, which task falls short and by how much.
+        average: Mean score over full fine-tuning's mean score.
+        worst: The lowest retention of a task.
+        worst_task: That task.
+        meets_floor: Whether the floors and the cost limit are met.
+        note: Where they are not, which task falls short and by how much.
     """
 
     average: float
@@ -67,18 +66,18 @@ class Kept(_Table):
 
 
 class PlanCost(_Table):
-    """What the plan costs for one text, mean over the buckets that were measured.
+    """The plan's cost for one text, mean over the measured buckets.
 
     Attributes:
-        machine: where it was measured.
-        threads: ONNX Runtime's threads for each session.
-        trunk_ms: the trunk, once.
-        heads_ms: all heads.
-        overhead_ms: a step for each segment and head.
-        total_ms: all three.
-        single_model_ms: one single-task model of the usual kind.
-        share: the total as a share of one such model for each task.
-        folded_share: the same against single-task models whose last layer is folded too.
+        machine: The processor that was measured.
+        threads: The number of ONNX Runtime threads of each session.
+        trunk_ms: The trunk, once.
+        heads_ms: All heads.
+        overhead_ms: One step for each segment and each head.
+        total_ms: The sum of the three.
+        single_model_ms: One single-task model of the usual kind.
+        share: The total as a share of one such model for each task.
+        folded_share: The same against single-task models whose last layer is folded too.
     """
 
     machine: str
@@ -93,16 +92,16 @@ class PlanCost(_Table):
 
 
 class PlannedHead(_Table):
-    """A task's head.
+    """The head of one task.
 
     Attributes:
-        tap: where it stands.
-        layers: how many layers it has, the folded one among them.
-        query: the query of its folded layer.
-        score: the student's score on the dev data, as a share.
-        full: full fine-tuning's, in the same metric.
-        run: the key of the run record that the score comes from.
-        by_token: whether it answers for every token, and so has no folded layer; left out for no.
+        tap: The tap that it reads.
+        layers: The number of its layers, the folded one included.
+        query: The query of its folded layer.
+        score: The student's score on the dev data, as a share.
+        full: Full fine-tuning's score, in the same metric.
+        run: The key of the run record that the score comes from.
+        by_token: Whether it answers per token, and so has no folded layer; omitted for no.
     """
 
     tap: int = Field(ge=0)
@@ -115,21 +114,21 @@ class PlannedHead(_Table):
 
 
 class PlanFile(_Table):
-    """A plan file.
+    """The contents of a plan file.
 
     Attributes:
-        schema_version: of this form.
-        trunk: identity of the trunk that the heads stand on.
-        floors: what was asked for.
-        kept: what the plan keeps.
-        cost: what it costs.
-        tasks: task -> its head.
+        schema_version: The version of this schema.
+        trunk: The identity of the trunk that the heads were trained on.
+        floors: What was asked for.
+        kept: What the plan retains.
+        cost: What the plan costs.
+        tasks: Task -> its head.
     """
 
     schema_version: Literal[1] = 1
     trunk: str
     floors: Floors
-    kept: Kept
+    kept: Retention
     cost: PlanCost
     tasks: dict[str, PlannedHead] = Field(min_length=1)
 
@@ -145,11 +144,15 @@ class PlanFile(_Table):
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """Its heads as options, by the task's name."""
+        """Its heads as options, ordered by task."""
         return tuple(Option(task=task, **dict(self.tasks[task])) for task in sorted(self.tasks))
 
     def check_trunk(self, trunk: Trunk) -> None:
-        """Raises UserError where the plan is for another trunk, or a head of it does not fit this one."""
+        """Check that the plan is for this trunk and that its heads fit.
+
+        Raises:
+            UserError: It is for another trunk, or a head does not fit this one.
+        """
         if self.trunk != trunk.identity:
             raise UserError(
                 f"the plan is for trunk {self.trunk}, but this trunk is {trunk.identity}; give its own trunk by "
@@ -165,26 +168,26 @@ class PlanFile(_Table):
                 )
 
 
-_TABLES: dict[str, type[BaseModel]] = {"floors": Floors, "kept": Kept, "cost": PlanCost}
+_TABLES: dict[str, type[BaseModel]] = {"floors": Floors, "kept": Retention, "cost": PlanCost}
 
 
 def plan_file(
     plan: Plan, table: CostTable, *, floor_task: float, floor_average: float, most_share: float | None = None
 ) -> PlanFile:
-    """A chosen plan in the form of its file.
+    """Return a chosen plan in the form of its file.
 
     Args:
-        plan: the plan.
-        table: the costs that it was chosen by.
-        floor_task: as given to ``choose``.
-        floor_average: as given to ``choose``.
-        most_share: as given to ``choose``.
+        plan: The plan.
+        table: The costs that it was chosen by.
+        floor_task: See ``choose``.
+        floor_average: See ``choose``.
+        most_share: See ``choose``.
     """
     cost = plan.cost
     return PlanFile(
         trunk=table.trunk,
         floors=Floors(task=floor_task, average=floor_average, most_share=most_share),
-        kept=Kept(
+        kept=Retention(
             average=round(plan.average, 6),
             worst=round(plan.worst.retention, 6),
             worst_task=plan.worst.task,
@@ -218,10 +221,11 @@ def plan_file(
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:
-    """Writes a plan, whole or not at all.
+    """Write a plan atomically.
 
     Raises:
-        UserError: the file's name does not end in .toml, or it cannot be written.
+        UserError: The file's name does not end in .toml.
+        OneTrunkError: The file cannot be written.
     """
     if path.suffix != ".toml":
         raise UserError(f"{path}: a plan is a file *.toml")
@@ -229,10 +233,11 @@ def write_plan(path: Path, plan: PlanFile) -> None:
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Reads a plan.
+    """Read a plan.
 
     Raises:
-        UserError: the file is missing, not TOML, or a key of it is unknown, missing or has a value that is not allowed.
+        UserError: The file is missing or not TOML, or a key in it is unknown, missing or has a value that is not
+            allowed.
     """
     values = read_toml(path, "plan file")
     refuse_unknown_keys(path, values, tuple(PlanFile.model_fields))

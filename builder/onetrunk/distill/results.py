@@ -10,13 +10,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import get_args
 
-from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.costs import CostTable, PartCosts
 from onetrunk.distill.frontier import frontier
-from onetrunk.distill.options import Option
 from onetrunk.distill.pipeline import servable_options
-from onetrunk.distill.plan import Plan
+from onetrunk.distill.plan import Option, Plan
 from onetrunk.distill.plan_file import PlanFile, read_plan
-from onetrunk.distill.rates import Rates
 from onetrunk.distill.trials import Study, Trial, Trials, load_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
@@ -234,13 +232,13 @@ class PlanChoices:
 
     Attributes:
         options: Every head that could be served.
-        rates: The costs.
+        costs: The costs of the parts.
         chosen: The chosen plan; None where none has been chosen.
         frontier: Every plan that no other beats in both cost and quality, cheapest first.
     """
 
     options: Sequence[Option]
-    rates: Rates
+    costs: PartCosts
     chosen: Plan | None
     frontier: Sequence[Plan]
 
@@ -255,15 +253,15 @@ class PlanChoices:
             raise UserError("the costs of trunk and heads have not been measured")
         if not records.tasks:
             raise UserError("no task has been searched")
-        rates = records.costs.rates()
+        costs = records.costs.per_text()
         options = servable_options(records.folder / "runs", records.tasks)
         chosen = None
         if records.plan is not None:
             # Full fine-tuning may have been given more seeds since the plan was written.
             full = {option.task: option.full for option in options}
             heads = [dataclasses.replace(option, full=full[option.task]) for option in records.plan.options]
-            chosen = Plan.of(heads, rates)
-        return cls(options, rates, chosen, frontier(options, rates))
+            chosen = Plan.of(heads, costs)
+        return cls(options, costs, chosen, frontier(options, costs))
 
     def best_within(self, share: float) -> Plan | None:
         """Return the frontier's best plan that costs at most this share of single-task models."""

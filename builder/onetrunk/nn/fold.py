@@ -1,16 +1,4 @@
-"""The exact [CLS] fold: a head's last layer, computed for one query only.
-
-Classification and regression read only one state of the last layer, so that layer needs one query, and its key and
-value projections can be moved to the other side of the sum over tokens. With hidden states X (tokens x width), and a
-query state c, which is X[0] for [CLS] (onetrunk.nn.query has the others), per attention head h of size d:
-
-    q_h = W_q,h c + b_q,h          u_h = W_k,h^T q_h / sqrt(d)          a_h = softmax(X u_h + mask)
-    o_h = W_v,h (X^T a_h) + b_v,h  then output projection, residual, LayerNorm and FFN for one state
-
-The key bias adds the same number to every score and drops out of the softmax. Nothing is approximated: in exact
-arithmetic the result is the whole layer's state at c. The price falls from about 12 tokens * width^2
-multiplications to about 12 width^2 + 2 tokens * width * attention_heads.
-"""
+"""The query of a head's last layer: the one state, out of a text's, that the layer is computed for."""
 
 from __future__ import annotations
 
@@ -18,6 +6,33 @@ import torch
 from torch import Tensor
 
 from onetrunk.nn.encoder import LayerParts
+from onetrunk.protocol.head_json import Query
+
+
+def query_state(query: Query, hidden_state: Tensor, mask_bias: Tensor, pool: Tensor | None = None) -> Tensor:
+    """The state c that takes the place of [CLS] in a head's last layer, as its query and as its residual.
+
+    - ``cls``: the state of the first token.
+    - ``mean``: the mean of the states of all tokens but padding.
+    - ``learned``: their mean weighted by one learned vector p, ``softmax(X p + mask) X``. Where p is nought, as it is
+      before training, that is the mean.
+
+    Args:
+        query: which.
+        hidden_state: the state below the layer. *Shape:* (batch_size, tokens, width)
+        mask_bias: as the layer adds it to its scores. *Shape:* (batch_size, 1, 1, tokens)
+        pool: the vector p, for ``learned``. *Shape:* (width,)
+
+    Returns:
+        *Shape:* (batch_size, width)
+    """
+    if query == "cls":
+        return hidden_state[:, 0]
+    scores = mask_bias[:, 0]  # (batch, 1, tokens)
+    if query == "learned":
+        assert pool is not None, "a learned query has a vector"
+        scores = scores + torch.matmul(hidden_state, pool)[:, None]
+    return torch.matmul(torch.softmax(scores, dim=-1), hidden_state)[:, 0]
 
 
 def folded_state(parts: LayerParts, query_state: Tensor, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:

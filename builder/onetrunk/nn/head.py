@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onetrunk.nn.encoder import Encoder
-from onetrunk.nn.fold import folded_state
-from onetrunk.nn.query import query_state
+from onetrunk.nn.fold import folded_state, query_state
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query

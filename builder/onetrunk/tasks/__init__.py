@@ -1,8 +1,8 @@
-"""What a task is, its file, and its labelled texts, read and checked."""
+"""What a task is, its file, and its labelled texts."""
 
 from onetrunk.tasks.examples import Examples, read_examples
-from onetrunk.tasks.recipe import Recipe
-from onetrunk.tasks.task import Split, Task
+from onetrunk.tasks.records import Split
+from onetrunk.tasks.task import Recipe, Task
 from onetrunk.tasks.task_file import find_task, find_tasks, load_task
 
 __all__ = ["Examples", "Recipe", "Split", "Task", "find_task", "find_tasks", "load_task", "read_examples"]

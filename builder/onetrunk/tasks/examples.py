@@ -1,22 +1,38 @@
-"""A task's labelled texts, checked at the door: whatever gets past here can be trained on."""
+"""A task's labelled texts, checked when they are read, and their labels as targets."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
 
 from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.faults import Faults, RowError
-from onetrunk.tasks.hub import read_hub
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.location import locate
-from onetrunk.tasks.records import BrokenLine, Record, is_not_utf8, read_records
-from onetrunk.tasks.task import Split, Task
+from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
+from onetrunk.tasks.records import (
+    BrokenLine,
+    Record,
+    RowError,
+    RowErrors,
+    Split,
+    is_not_utf8,
+    read_hub,
+    read_records,
+)
+from onetrunk.tasks.task import Task
+from onetrunk.tasks.task_file import locate
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
+_TOKENIZER_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -24,12 +40,12 @@ class Examples:
     """The rows of one split.
 
     Attributes:
-        source: the file or hub address, as a message names it.
-        texts: a text a row, or both texts of a pair.
-        targets: the labels, encoded by the task's kind; ``Kind.targets`` makes an array of them.
-        sha256: of the file's bytes; of a hub's data, of the rows.
-        left_out: how many rows could not be used.
-        notes: what a user should know of the rows, such as how many were left out.
+        source: The file or hub address, for messages.
+        texts: One text for each row, or both texts of a pair.
+        targets: The labels, encoded by the kind's ``LabelCodec``.
+        sha256: The hash of the file's bytes; for a hub's data set, of its rows.
+        left_out: The number of rows that could not be used.
+        notes: What a user should know about the rows, such as how many were left out.
     """
 
     source: str
@@ -44,59 +60,63 @@ class Examples:
 
 
 def read_examples(task: Task, split: Split, *, data_root: Path | None = None, skip_bad_rows: bool = False) -> Examples:
-    """Reads and checks a split.
+    """Read and check a split.
 
     Args:
-        task: the task.
+        task: The task.
         split: ``train`` or ``dev``.
-        data_root: where relative files are looked for first.
-        skip_bad_rows: leave rows out that cannot be used, and say how many, instead of refusing the file.
+        data_root: The folder in which relative files are looked for first.
+        skip_bad_rows: Leave out rows that cannot be used, and note how many, instead of refusing the file.
 
     Raises:
-        UserError: the data cannot be found or read, no row is left, or rows cannot be used: how many, why, and where.
+        UserError: The data cannot be found or read, no row is left, or rows cannot be used; the message says how many,
+            why, and where.
     """
     place = locate(task, split, data_root)
     records: Iterable[Record | BrokenLine]
     if isinstance(place, Path):
         records, sha256 = read_records(place), sha256_file(place)
     else:
-        records = list(read_hub(place, split))
-        sha256 = hashlib.sha256(json.dumps([record.values for record in records], default=str).encode()).hexdigest()  # type: ignore[union-attr]
-    texts, targets, faults = _check(task, records)
-    rows = len(targets) + faults.total
+        rows = list(read_hub(place, split))
+        records = rows
+        sha256 = hashlib.sha256(json.dumps([row.values for row in rows], default=str).encode()).hexdigest()
+    texts, targets, errors = _check(task, records)
     notes = []
-    if faults.total:
-        told = "\n".join([f"{place}: {faults.total:,} of {rows:,} rows cannot be used:", *faults.lines()])
+    if errors.total:
+        total = len(targets) + errors.total
+        summary = "\n".join([f"{place}: {errors.total:,} of {total:,} rows cannot be used:", *errors.lines()])
         if not skip_bad_rows:
-            raise UserError(f"{told}\nmend them, or give --skip-bad-rows to go on without them")
-        notes.append(f"left out {told}")
+            raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
+        notes.append(f"left out {summary}")
     if not targets:
-        raise UserError(f"{place}: no rows in it that can be used")
-    if absent := get_kind(task.kind).codec.unused_labels(targets, task):
-        what = "label" if len(absent) == 1 else "labels"
-        notes.append(f"no row of the {split} data has the {what} {', '.join(map(repr, absent))}")
-    return Examples(str(place), tuple(texts), tuple(targets), sha256, faults.total, tuple(notes))  # type: ignore[arg-type]
+        raise UserError(f"{place}: it has no rows that can be used")
+    if unused := get_kind(task.kind).codec.unused_labels(targets, task):
+        noun = "label" if len(unused) == 1 else "labels"
+        notes.append(f"no row of the {split} data has the {noun} {', '.join(map(repr, unused))}")
+    return Examples(str(place), tuple(texts), tuple(targets), sha256, errors.total, tuple(notes))  # type: ignore[arg-type]
 
 
-def _check(task: Task, records: Iterable[Record | BrokenLine]) -> tuple[list[str | tuple[str, str]], list[Any], Faults]:
+def _check(
+    task: Task, records: Iterable[Record | BrokenLine]
+) -> tuple[list[str | tuple[str, str]], list[Any], RowErrors]:
     texts: list[str | tuple[str, str]] = []
     targets: list[Any] = []
-    faults = Faults()
+    errors = RowErrors()
     for record in records:
         if isinstance(record, BrokenLine):
-            faults.add(record.line, "broken line", record.why)
+            errors.add(record.line, "broken line", record.why)
             continue
         try:
             text: str | tuple[str, str] = _text(record, task.text_field, task)
             if task.form == "pair":
                 text = (text, _text(record, task.text_pair_field, task))  # type: ignore[assignment]
             target = _target(record, task, text)
-        except RowError as fault:
-            faults.add(record.line, fault.sort, fault.why)
+        except RowError as error:
+            errors.add(record.line, error.fault, error.why)
             continue
         texts.append(text)
         targets.append(target)
-    return texts, targets, faults
+    return texts, targets, errors
 
 
 def _value(record: Record, field: str) -> object:
@@ -114,8 +134,8 @@ def _text(record: Record, field: str, task: Task) -> str:
     except ValueError as error:
         raise RowError("not a text", f"{field!r} {error}") from None
     if is_not_utf8(value):
-        raise RowError("not a text", f"{field!r} has half of a surrogate pair in it")
-    # Neither blanks nor control characters leave the tokenizer anything to read.
+        raise RowError("not a text", f"{field!r} contains half of a surrogate pair")
+    # Of blanks and control characters, the tokenizer keeps nothing.
     if not any(character.isprintable() and character != " " for character in value):
         raise RowError("empty text", f"{field!r} is {record.values[field]!r:.40}")
     return value
@@ -127,3 +147,58 @@ def _target(record: Record, task: Task, text: str | tuple[str, str]) -> Any:
         return get_kind(task.kind).codec.encode(value, task, text if isinstance(text, str) else "")
     except (ValueError, OverflowError, RecursionError) as error:
         raise RowError("bad label", str(error)) from None
+
+
+def overlap_notes(train: Examples, dev: Examples) -> tuple[str, ...]:
+    """Return a note on how many dev texts or pairs are also train data, whose labels a head has seen; empty if none.
+
+    Texts that differ only in white space or in case count as the same.
+    """
+    seen = {_normalized(text) for text in train.texts}
+    count = sum(_normalized(text) in seen for text in dev.texts)
+    return (f"{count:,} of {len(dev):,} dev texts are also in train",) if count else ()
+
+
+def _normalized(text: str | tuple[str, str]) -> tuple[str, ...]:
+    parts = (text,) if isinstance(text, str) else text
+    return tuple(" ".join(part.casefold().split()) for part in parts)
+
+
+def targets_of(
+    kind: Kind,
+    encoded: Sequence[Any],
+    config: KindConfig,
+    texts: Texts,
+    tokenizer: Callable[[], Tokenizer],
+    max_length: int,
+) -> NDArray[Any]:
+    """Return the targets of encoded labels, for which a kind that answers by token needs the texts' tokens.
+
+    Args:
+        kind: The kind.
+        encoded: The encoded labels.
+        config: The task's configuration.
+        texts: The texts.
+        tokenizer: Creates the tokenizer; called only if the kind needs it.
+        max_length: The length at which texts are truncated, in tokens.
+
+    Returns:
+        *Shape:* (texts, ...)
+    """
+    offsets = token_offsets(tokenizer(), texts, max_length) if kind.by_token else None
+    return kind.codec.targets(encoded, config, offsets)
+
+
+def token_offsets(tokenizer: Tokenizer, texts: Texts, max_length: int) -> Offsets:
+    """Return the start and the end of each token in its text, in characters.
+
+    Args:
+        tokenizer: A tokenizer that nothing else uses: its truncation is set.
+        texts: The texts.
+        max_length: The length at which they are truncated, in tokens.
+    """
+    tokenizer.enable_truncation(max_length)
+    found = []
+    for start in range(0, len(texts), _TOKENIZER_BATCH):
+        found += [row.offsets for row in tokenizer.encode_batch(list(texts[start : start + _TOKENIZER_BATCH]))]
+    return found

@@ -1,4 +1,4 @@
-"""Bundles' ``head.json``, checked against the kinds of task. Read without torch."""
+"""``head.json`` of a bundle, checked against the kinds of task. It is read without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onetrunk.tasks.kinds import get_kind
 
 
 class HeadSpec(HeadJson):
-    """``head.json`` whose answer fits its kind: what every bundle that is read or written must be."""
+    """``head.json`` whose labels, range, options and fitted values fit its kind, as in every bundle."""
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> HeadSpec:
@@ -22,14 +22,14 @@ class HeadSpec(HeadJson):
 
 
 def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
-    """Reads a folder's head.json.
+    """Read a folder's head.json.
 
     Args:
-        folder: the folder, with the name of its task.
-        any_folder: whether it may have another name, as a candidate's has.
+        folder: The folder, named after its task.
+        any_folder: Whether it may have another name, as the folder of a candidate has.
 
     Raises:
-        UserError: the file is missing, broken or of another schema.
+        UserError: The file is missing, broken or of another schema.
     """
     path = folder / HEAD_JSON
     try:
@@ -39,20 +39,27 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
     except ValidationError as error:
         first = error.errors()[0]
         rule = first["msg"].removeprefix("Value error, ")
-        # Of all fields together: what was found would be the whole file.
+        # Without a location the error concerns all fields, and what was found would be the whole file.
         if not first["loc"]:
             raise UserError(f"{path}: {rule}") from error
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {where}: {rule} (found {first['input']!r:.80})") from error
-    except (ValueError, RecursionError) as error:  # brackets without end
+    except (ValueError, RecursionError) as error:  # RecursionError: endless brackets
         raise UserError(f"{path} is not JSON: {error}") from error
     if spec.task != folder.name and not any_folder:
-        raise UserError(f"{path}: its task is {spec.task!r}; a bundle's folder has the name of its task")
+        raise UserError(f"{path}: its task is {spec.task!r}; a bundle's folder is named after its task")
     return spec
 
 
 def find_bundles(heads: Path) -> list[Path]:
-    """The folders of all bundles under ``heads``, by name."""
+    """Return the folders of all bundles under ``heads``, by name.
+
+    Raises:
+        UserError: There is no such folder.
+    """
     if not heads.is_dir():
-        raise UserError(f"{heads}: no such folder of heads; train one with train-head, or give --heads")
+        raise UserError(
+            f"{heads}: no such folder of heads; train one with train-head, or give --heads FOLDER: a checkout of "
+            "OneTrunk has trained heads in its folder heads"
+        )
     return sorted(path.parent for path in heads.glob("*/head.json") if not path.parent.name.startswith("."))

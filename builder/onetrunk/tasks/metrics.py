@@ -1,14 +1,14 @@
-"""Metrics by name. Where a metric has no value, the score is 0 and a note says why.
+"""Metrics by name. If a metric is undefined on the given rows, its score is 0 and a note says why.
 
-Sources: GLUE (Wang et al. 2018) for those of one label and of numbers; average precision, micro and macro F1 are those
-of scikit-learn's guide; ``span_metrics`` says its own.
+Sources: GLUE (Wang et al. 2018) for the metrics of classification and regression; scikit-learn's guide for average
+precision and for micro and macro F1; the package seqeval for ``span_f1``, which it calls ``f1_score``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,32 +16,37 @@ from numpy.typing import NDArray
 from onetrunk.protocol.errors import UndefinedError
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import Kind, get_kind
-from onetrunk.tasks.span_metrics import span_f1, token_accuracy
+from onetrunk.tasks.kinds.span_tags import spans_of
 
-Numbers = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
+WordSpan: TypeAlias = tuple[int, int, str]
+"""The first and the last word of a span, and its type."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: the higher, the better.
+    """A metric, of which higher is better.
 
     Attributes:
-        compute: ``(predictions, targets)`` -> value, of what ``Kind.predictions`` and ``Kind.targets`` give. *Shape of
-            both:* (rows, ...)
-        exactly_two_labels: is about the second of two labels.
+        compute: ``(predictions, targets) -> score``, of what ``AnswerSpec.predictions`` and ``LabelCodec.targets``
+            return. *Shape of both:* (rows, ...)
+        exactly_two_labels: Whether it is about the second of two labels.
     """
 
-    compute: Callable[[Numbers, Numbers], float]
+    compute: Callable[[Array, Array], float]
     exactly_two_labels: bool = False
 
 
-def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Scores by the name of their metric, and a note for each metric that had no value and counts as 0.
+def measure(names: Sequence[str], predictions: Array, targets: Array) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Compute several metrics.
 
     Args:
-        names: names of metrics.
-        predictions: what the kind's ``predictions`` gives. *Shape:* (rows, ...)
-        targets: what its ``targets`` gives. *Shape:* (rows, ...)
+        names: Names of metrics.
+        predictions: What ``AnswerSpec.predictions`` returns. *Shape:* (rows, ...)
+        targets: What ``LabelCodec.targets`` returns. *Shape:* (rows, ...)
+
+    Returns:
+        Metric -> score, and a note for each metric that is undefined and counts as 0.
     """
     scores: dict[str, float] = {}
     notes = []
@@ -50,34 +55,38 @@ def measure(names: Sequence[str], predictions: Numbers, targets: Numbers) -> tup
             scores[name] = float(METRICS[name].compute(predictions, targets))
         except UndefinedError as reason:
             scores[name] = 0.0
-            notes.append(f"{name} is not defined and counts as 0: {reason}")
+            notes.append(f"{name} is undefined and counts as 0: {reason}")
     return scores, tuple(notes)
 
 
-def metric_of(scores: NDArray[np.float32], targets: Numbers, spec: HeadSpec) -> float:
-    """A head's first metric, as a share.
+def metric_of(scores: NDArray[np.float32], targets: Array, spec: HeadSpec) -> float:
+    """Return the first metric of a head, as a share.
 
     Args:
-        scores: what was served. *Shape:* (rows, dims of the head)
-        targets: of the same rows; see Kind.targets. *Shape:* (rows, ...)
-        spec: the head.
+        scores: Served scores. *Shape:* (rows, dims of the head)
+        targets: The targets of the same rows. *Shape:* (rows, ...)
+        spec: The head.
     """
     return measure([spec.metric], get_kind(spec.kind).answers.predictions(scores, spec), targets)[0][spec.metric]
 
 
 def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:
-    """Raises ValueError where a task of this kind, with these labels or none, cannot be measured by the metric."""
+    """Check that a task of this kind, with these labels or none, can be measured by a metric.
+
+    Raises:
+        ValueError: It cannot.
+    """
     if name not in kind.metrics:
         raise ValueError(f"metric {name} does not fit kind {kind.name}; allowed are {', '.join(kind.metrics)}")
     if METRICS[name].exactly_two_labels and len(labels or ()) != 2:
-        raise ValueError(f"metric {name} is about the second of two labels; for more, take macro_f1")
+        raise ValueError(f"metric {name} is about the second of two labels; for more labels, use macro_f1")
 
 
-def _accuracy(predictions: Numbers, targets: Numbers) -> float:
+def _accuracy(predictions: Array, targets: Array) -> float:
     return float(np.mean(predictions == targets))
 
 
-def _f1(predictions: Numbers, targets: Numbers) -> float:
+def _f1(predictions: Array, targets: Array) -> float:
     # GLUE's F1 is that of label 1: `equivalent`, `duplicate`.
     from sklearn.metrics import f1_score
 
@@ -86,51 +95,49 @@ def _f1(predictions: Numbers, targets: Numbers) -> float:
     return float(f1_score(targets, predictions, pos_label=1, average="binary", zero_division=0))
 
 
-def _macro_f1(predictions: Numbers, targets: Numbers) -> float:
-    """The mean of the labels' F1, without labels that neither the data nor the answers have.
+def _macro_f1(predictions: Array, targets: Array) -> float:
+    """Return the mean of the labels' F1, without labels that neither the data nor the answers have.
 
-    Args:
-        predictions: indices of labels, *Shape:* (rows,); or see _label_counts.
-        targets: of the same shape.
+    *Shape of both:* (rows,) with label indices, or (rows, labels) as for ``_label_counts``
     """
     from sklearn.metrics import f1_score
 
     if predictions.ndim == 1:
         return float(f1_score(targets, predictions, average="macro", zero_division=0))
-    right, answered, wanted = _label_counts(predictions, targets)
-    there = answered + wanted > 0
-    return float(np.mean(2 * right[there] / (answered + wanted)[there]))
+    correct, predicted, actual = _label_counts(predictions, targets)
+    present = predicted + actual > 0
+    return float(np.mean(2 * correct[present] / (predicted + actual)[present]))
 
 
-def _micro_f1(predictions: Numbers, targets: Numbers) -> float:
-    """F1 of all decisions about a label of a text together; see _label_counts."""
-    right, answered, wanted = (counts.sum() for counts in _label_counts(predictions, targets))
-    return float(2 * right / (answered + wanted))
+def _micro_f1(predictions: Array, targets: Array) -> float:
+    """Return F1 over all decisions on a label of a text together; shapes as for ``_label_counts``."""
+    correct, predicted, actual = (counts.sum() for counts in _label_counts(predictions, targets))
+    return float(2 * correct / (predicted + actual))
 
 
-def _label_counts(predictions: Numbers, targets: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """How often each label was answered rightly, was answered, and is in the data. *Shape of each:* (labels,).
+def _label_counts(predictions: Array, targets: Array) -> tuple[Array, Array, Array]:
+    """Return how often each label was predicted correctly, was predicted, and is in the data. *Shape:* (labels,) each.
 
     Args:
-        predictions: a label holds from 0 on; see ``Multilabel.predictions``. *Shape:* (rows, labels)
-        targets: 1 where it holds, 0 where not. *Shape:* (rows, labels)
+        predictions: Margins: a label holds if its margin is 0 or more. *Shape:* (rows, labels)
+        targets: 1 if a label holds, else 0. *Shape:* (rows, labels)
     """
-    # Counted here, since scikit-learn takes a single column for indices of labels, of which "no" would be one.
-    held, wanted = predictions >= 0, targets > 0
-    if not wanted.any():
+    # Counted here, since scikit-learn takes a single column for label indices, where "no" would be a label.
+    held, actual = predictions >= 0, targets > 0
+    if not actual.any():
         raise UndefinedError("no row has a label")
-    return (held & wanted).sum(axis=0), held.sum(axis=0), wanted.sum(axis=0)
+    return (held & actual).sum(axis=0), held.sum(axis=0), actual.sum(axis=0)
 
 
-def _matthews(predictions: Numbers, targets: Numbers) -> float:
+def _matthews(predictions: Array, targets: Array) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     _must_vary(predictions, targets)
     return float(matthews_corrcoef(targets, predictions))
 
 
-def _mean_average_precision(predictions: Numbers, targets: Numbers) -> float:
-    """The mean over labels of the average precision of a label's scores; labels that no row has are left out."""
+def _mean_average_precision(predictions: Array, targets: Array) -> float:
+    """Return the mean of the labels' average precision, without labels that no row has."""
     from sklearn.metrics import average_precision_score
 
     present = targets.any(axis=0)
@@ -139,21 +146,21 @@ def _mean_average_precision(predictions: Numbers, targets: Numbers) -> float:
     return float(average_precision_score(targets[:, present], predictions[:, present], average="macro"))
 
 
-def _pearson(predictions: Numbers, targets: Numbers) -> float:
+def _pearson(predictions: Array, targets: Array) -> float:
     from scipy.stats import pearsonr
 
     _must_vary(predictions, targets)
     return float(pearsonr(predictions, targets)[0])
 
 
-def _spearman(predictions: Numbers, targets: Numbers) -> float:
+def _spearman(predictions: Array, targets: Array) -> float:
     from scipy.stats import spearmanr
 
     _must_vary(predictions, targets)
     return float(spearmanr(predictions, targets)[0])
 
 
-def _must_vary(predictions: Numbers, targets: Numbers) -> None:
+def _must_vary(predictions: Array, targets: Array) -> None:
     if len(targets) < 2:
         raise UndefinedError("a correlation needs two rows or more")
     for name, values in (("answers", predictions), ("data", targets)):
@@ -161,12 +168,81 @@ def _must_vary(predictions: Numbers, targets: Numbers) -> None:
             raise UndefinedError(f"all {name} are the same")
 
 
+def span_f1(predictions: Array, targets: Array) -> float:
+    """Return F1 over the spans of all texts; a span is correct if its first word, its last word and its type are.
+
+    Args:
+        predictions: Tag indices; the number of tokens may differ from that of the targets. *Shape:* (rows, tokens)
+        targets: Tag and word of each token, as the ``tagging`` kind has them. *Shape:* (rows, tokens, 2)
+
+    Raises:
+        UndefinedError: The data have no span.
+    """
+    correct = predicted = actual = 0
+    for found, expected in word_spans(predictions, targets):
+        correct += len(found & expected)
+        predicted += len(found)
+        actual += len(expected)
+    if not actual:
+        raise UndefinedError("no row has a span")
+    return 2 * correct / (predicted + actual)
+
+
+def token_accuracy(predictions: Array, targets: Array) -> float:
+    """Return the share of words whose first piece has the right tag.
+
+    Args:
+        predictions: Tag indices; the number of tokens may differ from that of the targets. *Shape:* (rows, tokens)
+        targets: Tag and word of each token, as the ``tagging`` kind has them. *Shape:* (rows, tokens, 2)
+
+    Raises:
+        UndefinedError: The data have no word.
+    """
+    width = min(predictions.shape[1], targets.shape[1])
+    found, (tags, words) = predictions[:, :width], np.moveaxis(targets[:, :width], 2, 0)
+    first = (words >= 0) & (np.diff(words, axis=1, prepend=-1) != 0)
+    # Words beyond the longest prediction count as wrong.
+    all_first = (targets[..., 1] >= 0) & (np.diff(targets[..., 1], axis=1, prepend=-1) != 0)
+    if not all_first.any():
+        raise UndefinedError("no row has a word")
+    return float((found == tags)[first].sum() / all_first.sum())
+
+
+def word_spans(predictions: Array, targets: Array) -> Iterator[tuple[set[WordSpan], set[WordSpan]]]:
+    """Yield the predicted spans and those of the data, for each row.
+
+    Args:
+        predictions: Tag indices; the number of tokens may differ from that of the targets. *Shape:* (rows, tokens)
+        targets: Tag and word of each token, as the ``tagging`` kind has them. *Shape:* (rows, tokens, 2)
+    """
+    for row, (tags, words) in zip(predictions, np.moveaxis(targets, 2, 1), strict=True):
+        yield _in_words(row[: len(words)], words), _in_words(tags, words)
+
+
+def _in_words(tags: Array, words: Array) -> set[WordSpan]:
+    """Return spans of the data's words; a word is in one span at most, the first that contains one of its pieces.
+
+    A span that begins inside the last word of another one begins with the next word, if it reaches that far. Clients do
+    the same with the tokenizer's words, which are shorter: it also ends a word at a hyphen or an apostrophe.
+    """
+    # Tags of special tokens and of padding are not part of a text.
+    tags = np.where(words[: len(tags)] >= 0, tags, 0)
+    types = [str(one) for one in range(int(tags.max(initial=0)) // 2 + 1)]
+    found: list[WordSpan] = []
+    for first, last, kind in spans_of(tags.tolist(), types):
+        taken = found[-1][1] if found else -1
+        inside = [int(word) for word in words[first : last + 1] if word > taken]
+        if inside:
+            found.append((inside[0], inside[-1], kind))
+    return set(found)
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_accuracy),
     "f1": Metric(_f1, exactly_two_labels=True),
     "macro_f1": Metric(_macro_f1),
     "matthews": Metric(_matthews),
-    # GLUE's summary takes the mean where a task has two metrics.
+    # GLUE's summary takes the mean if a task has two metrics.
     "f1_accuracy": Metric(lambda p, t: (_f1(p, t) + _accuracy(p, t)) / 2, exactly_two_labels=True),
     "mean_average_precision": Metric(_mean_average_precision),
     "micro_f1": Metric(_micro_f1),

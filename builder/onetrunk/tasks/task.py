@@ -1,4 +1,4 @@
-"""What a task is: what a head is asked, what it may answer, how it is measured, and where its data are."""
+"""A task: what a head is asked, what it may answer, how it is measured and trained, and where its data are."""
 
 from __future__ import annotations
 
@@ -7,14 +7,62 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from onetrunk.protocol.head_json import Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.metrics import METRICS, check_metric
-from onetrunk.tasks.recipe import Recipe
 
-Split = Literal["train", "dev"]
+
+class Recipe(BaseModel):
+    """The training recipe: AdamW, a linear warm-up and decay, and the epoch that is best on the dev data.
+
+    It is the table ``[recipe]`` of a task file, overridden by the command line.
+
+    Attributes:
+        tap: The tap that the head reads; None is the middle of the trunk.
+        layers: The number of the head's own layers; the last of them is folded.
+        query: The query of the folded layer: the state of [CLS], the mean of a text's states, or their mean weighted by
+            a learned vector.
+        epochs: The number of passes over the train data.
+        learning_rate: The peak learning rate, at the end of the warm-up.
+        batch_size: The number of texts in a step.
+        weight_decay: Applied to weight matrices, not to biases and LayerNorm.
+        warmup: The share of all steps in which the learning rate rises.
+        clip: The greatest norm of a step's gradient.
+        dropout: The dropout probability everywhere; None is the trunk's own configuration.
+        mixed_precision: Run the model's layers in bf16 while training. It pays on a GPU; on most CPUs it is slower.
+        seed: The seed of the output layer's first weights, of the order of the texts and of the dropout.
+        max_length: The longest text in tokens; longer ones are truncated, the longer one of a pair first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tap: int | None = Field(default=None, ge=0)
+    layers: int = Field(default=1, ge=1)
+    query: Query = "cls"
+    epochs: int = Field(default=10, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(default=32, ge=1)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    mixed_precision: bool = False
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    max_length: int = Field(default=128, ge=3)
+
+    @property
+    def resolved_tap(self) -> int:
+        """The tap that was given or chosen.
+
+        Raises:
+            ValueError: There is none yet.
+        """
+        if self.tap is None:
+            raise ValueError("the recipe has no tap yet")
+        return self.tap
 
 
 def _is_list(value: object) -> bool:
@@ -29,7 +77,7 @@ def _is_range(value: Any) -> bool:
     )
 
 
-# In the file's words: pydantic's are Python's.
+# In the words of TOML: pydantic's messages use those of Python.
 _FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
     "labels": (_is_list, 'a list, as in ["ham", "spam"]'),
     "metrics": (_is_list, 'a list, as in ["accuracy", "macro_f1"]'),
@@ -39,24 +87,24 @@ _FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 class Task(BaseModel):
-    """A task, as its file says it.
+    """A task as its file describes it.
 
     Attributes:
-        name: names the head, its bundle and its output in the ensemble.
-        kind: the kind of answer, a name in ``onetrunk.tasks.kinds``.
-        form: one text, or a pair of texts.
-        labels: the labels, in the order of their indices.
-        range: lowest and highest number, for regression.
-        options: what the kind can be told beside those.
-        metrics: what is measured on the dev data; the first chooses the best epoch.
-        train: where the train data are: a file, or ``hub:DATASET/CONFIG``.
-        dev: where the dev data are.
-        text_field: the field or column of the text.
-        text_pair_field: the field or column of the second text.
-        label_field: the field or column of the label.
-        licence: what is known about the licence of the data; goes into the bundle and its card.
-        recipe: how its head is trained.
-        folder: the folder of its file, where relative data are looked for. Not a key of the file.
+        name: The name of the task, of its head, of its bundle and of its output in the ensembles.
+        kind: The kind of answer, a name in ``onetrunk.tasks.kinds``.
+        form: Whether the task reads one text or a pair.
+        labels: The labels in the order of their indices.
+        range: The lowest and the highest number, for regression.
+        options: The options of the kind.
+        metrics: The metrics that are measured on the dev data; the first selects the best epoch.
+        train: The train data: a file, or ``hub:DATASET/CONFIG``.
+        dev: The dev data.
+        text_field: The field or column of the text.
+        text_pair_field: The field or column of the second text.
+        label_field: The field or column of the label.
+        licence: What is known about the licence of the data; copied into the bundle and its card.
+        recipe: How the head is trained.
+        folder: The folder of the task file, where relative data are looked for. It is not a key of the file.
     """
 
     # A label that is written as a number in a data file may be one in the task file too.
@@ -79,17 +127,17 @@ class Task(BaseModel):
     folder: Path = Path()
 
     def __hash__(self) -> int:
-        """Hash the task's JSON, since its table of options has no hash. The configuration of an experiment needs it."""
+        """Hash the task's JSON: a dict of options has no hash of its own."""
         return hash(self.model_dump_json())
 
     @property
     def fitted(self) -> Mapping[str, Any]:
-        """Nothing: a task has no head yet whose answers something could be fitted to."""
+        """Nothing is fitted: a task has no head yet. With this, a task is a ``KindConfig``."""
         return {}
 
     @property
     def metric(self) -> str:
-        """The metric that chooses the best epoch."""
+        """The metric that selects the best epoch."""
         return self.metrics[0]
 
     @field_validator("kind")
@@ -114,16 +162,16 @@ class Task(BaseModel):
             if name not in METRICS:
                 raise ValueError(f"{name!r} is not known; allowed are {', '.join(METRICS)}")
         if not metrics:
-            raise ValueError("give one or more, or leave the key out")
+            raise ValueError("give one or more, or omit the key")
         return tuple(dict.fromkeys(metrics))
 
     @model_validator(mode="before")
     @classmethod
     def _default_metric(cls, values: object) -> object:
-        # Depends on the kind, so it cannot be a field's default.
+        # It depends on the kind, so it cannot be a field's default.
         if isinstance(values, dict) and "metrics" not in values:
             kind = KINDS.get(str(values.get("kind", "classification")))
-            # Of an unknown kind the next check tells.
+            # An unknown kind is reported by the next check.
             return {**values, "metrics": kind.metrics[:1] if kind else ("accuracy",)}
         return values
 

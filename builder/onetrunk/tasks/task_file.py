@@ -1,25 +1,28 @@
-"""Task files: TOML in, ``Task`` out, or a message with file, key, what was found and what is allowed."""
+"""Task files in TOML, and where the data are that they name."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.recipe import Recipe
-from onetrunk.tasks.task import Task
+from onetrunk.tasks.records import HUB_PREFIX, Split
+from onetrunk.tasks.task import Recipe, Task
 from onetrunk.toml_file import did_you_mean, explain, read_toml, refuse_unknown_keys
+
+DATA_VARIABLE = "ONETRUNK_DATA"
 
 _TASK_KEYS = tuple(key for key in Task.model_fields if key != "folder")
 _RECIPE_KEYS = tuple(Recipe.model_fields)
 
 
 def load_task(path: Path) -> Task:
-    """Reads a task file. Its name is the task's name, unless the file gives another.
+    """Read a task file. Its name is the task's name, unless the file gives another.
 
     Raises:
-        UserError: the file is missing, not TOML, or a key of it is unknown or has a value that is not allowed.
+        UserError: The file is missing or not TOML, or one of its keys is unknown or has a value that is not allowed.
     """
     values = read_toml(path, "task file")
     refuse_unknown_keys(path, values, _TASK_KEYS)
@@ -32,10 +35,10 @@ def load_task(path: Path) -> Task:
 
 
 def find_tasks(folder: Path) -> list[Path]:
-    """All task files of a folder, by name.
+    """Return all task files of a folder, by name.
 
     Raises:
-        UserError: there is no such folder, or no task file in it.
+        UserError: There is no such folder, or no task file in it.
     """
     files = sorted(folder.glob("*.toml"))
     if not files:
@@ -44,10 +47,10 @@ def find_tasks(folder: Path) -> list[Path]:
 
 
 def find_task(name: str, folder: Path) -> Path:
-    """The file of a task that was named on the command line: a path to a .toml file, or a name in ``folder``.
+    """Return the file of a task that is named on the command line: a path to a .toml file, or a name in ``folder``.
 
     Raises:
-        UserError: there is no such task.
+        UserError: There is no such task.
     """
     if name.endswith(".toml"):
         return Path(name)
@@ -56,3 +59,34 @@ def find_task(name: str, folder: Path) -> Path:
         known = [file.stem for file in find_tasks(folder)]
         raise UserError(f"{folder}: no task {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
     return path
+
+
+def locate(task: Task, split: Split, data_root: Path | None = None) -> Path | str:
+    """Return the file of a split, or its ``hub:`` address.
+
+    A relative file is looked for in ``data_root`` (or else in the variable ONETRUNK_DATA), then beside the task file,
+    then in a folder ``shared`` beside any folder above it, so that checkouts can share one copy of the data.
+
+    Raises:
+        UserError: There is no such file; the message names the places that were searched.
+    """
+    location: str = getattr(task, split)
+    if location.startswith(HUB_PREFIX):
+        return location
+    # Joining an absolute location to a folder leaves it unchanged.
+    places = list(dict.fromkeys(root / location for root in _roots(task.folder.resolve(), data_root)))
+    for place in places:
+        if place.is_file():
+            return place
+    searched = ", ".join(str(place) for place in places[:4]) + (", ..." if len(places) > 4 else "")
+    raise UserError(
+        f"task {task.name}: no {split} data {location!r}; looked for {searched}; "
+        f"give the folder by --data or {DATA_VARIABLE}"
+    )
+
+
+def _roots(folder: Path, data_root: Path | None) -> list[Path]:
+    variable = os.environ.get(DATA_VARIABLE)
+    given = data_root or (Path(variable) if variable else None)
+    above = [parent / "shared" for parent in (folder, *folder.parents)]
+    return [*([given] if given else []), folder, *above]

@@ -35,7 +35,7 @@ from onetrunk.files import atomic_write, atomic_write_text
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.tasks.offsets import Texts
+from onetrunk.tasks.examples import Texts
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.states import CachedStates, TokenRows, check_max_length, length_order, texts_sha256, tokenise
 

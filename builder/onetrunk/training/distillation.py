@@ -12,8 +12,8 @@ from torch import nn
 
 from onetrunk.nn.head import Head
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.offsets import Texts
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, teacher_outputs
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.models import trained_head

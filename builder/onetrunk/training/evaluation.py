@@ -15,9 +15,9 @@ from torch.nn import functional
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.tasks import Examples, Task
+from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
-from onetrunk.tasks.offsets import targets_of
 from onetrunk.training.objective import output_of
 from onetrunk.training.states import States, plain_batches
 

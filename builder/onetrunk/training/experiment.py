@@ -14,8 +14,7 @@ from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Split, Task, read_examples
-from onetrunk.tasks.offsets import Texts
-from onetrunk.tasks.overlap import overlap_notes
+from onetrunk.tasks.examples import Texts, overlap_notes
 from onetrunk.training.cache import CachedTexts, StateCache, cache_root
 from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, choose_compute
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets

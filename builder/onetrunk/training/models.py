@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onetrunk.files import atomic_write
 from onetrunk.nn.head import Head, empty_head, new_head
-from onetrunk.nn.whole import WholeModel, new_whole_model, trained_whole_model
+from onetrunk.nn.whole_model import WholeModel, new_whole_model, trained_whole_model
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.experiment import SPLITS, Experiment

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.offsets import Texts
+from onetrunk.tasks.examples import Texts
 
 _TEXTS_AT_A_TIME = 2048
 

@@ -23,13 +23,13 @@ _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool) -> dict[str, Any]:
-    """One JSON line.
+    """Return an answer as JSON values.
 
     Args:
-        line: the row.
-        answer: to it.
-        top: how many labels to give the scores of; None gives all.
-        numbered: whether the row's line number is worth saying.
+        line: The row.
+        answer: Its answer.
+        top: The number of labels whose scores to include; None for all.
+        numbered: Whether to include the number of the line.
     """
     record: dict[str, Any] = {"line": line.number} if numbered else {}
     record["text"] = line.text
@@ -42,7 +42,7 @@ def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool
 
 
 def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
-    """A table with the ``top`` likeliest labels of each task."""
+    """Return a table with the ``top`` most likely labels of each task."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("text", max_width=48, overflow="fold")
     table.add_column("task")
@@ -74,7 +74,7 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
 
 
 def _styles(kinds: Iterable[str]) -> dict[str, str]:
-    """A colour for each kind of mark, the same in the text and beside its label."""
+    """Return a colour for each kind of mark, the same in the text and beside its label."""
     return {kind: f"bold {_COLOURS[at % len(_COLOURS)]}" for at, kind in enumerate(dict.fromkeys(kinds))}
 
 
@@ -87,18 +87,18 @@ def _table_rows(prediction: Prediction, top: int, styles: Mapping[str, str]) -> 
 
 
 def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Without control characters, which could move a terminal's cursor, and not longer than a reader wants."""
+    """Return a text shortened, and without control characters, which could move a terminal's cursor."""
     clean = "".join(char if char.isprintable() else " " for char in text[: most + 1])
     return clean[:most] + "…" if len(text) > most else clean
 
 
 def task_record(task: TaskInfo) -> dict[str, Any]:
-    """One task as JSON."""
+    """Return a task as JSON values."""
     return task.model_dump(mode="json")
 
 
 def task_table(catalogue: Catalogue) -> Table:
-    """The tasks that a server has. ``at`` is the tap and the head's layers."""
+    """Return a table of the tasks that a server has. ``at`` is the tap and the head's layers."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("task", no_wrap=True)
     table.add_column("form", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Input of ``ask-repo``: JSON lines or plain text, one row a line, each line read on its own."""
+"""The input of ``ask-repo``: JSON lines or plain text, one row per line, of any length, with bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onetrunk.client.answer import Answer
 from onetrunk.client.client import Client
 from onetrunk.protocol.errors import BadInput
 
-# Above what any server takes as a text. A longer line, as in a file without line breaks, is never held whole.
+# More than any server accepts as a text. A longer line, as in a file without line breaks, is never held whole.
 MAX_LINE_BYTES = 64 * 2**20
 
 TEXT_FIELDS = ("text", "sentence")
@@ -28,7 +28,7 @@ PLAIN_SUFFIXES = (".txt",)
 
 @dataclass(frozen=True)
 class Line:
-    """A row as it stands in the input; lines count from 1."""
+    """A row of the input. Lines count from 1."""
 
     number: int
     text: str
@@ -37,30 +37,30 @@ class Line:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that cannot be answered, and why."""
+    """A line that cannot be answered, with the reason."""
 
     number: int
     reason: str
 
 
 def open_lines(path: Path) -> tuple[BinaryIO, BinaryIO]:
-    """The file as it is on disk, whose ``tell`` shows the progress, and its content, unpacked if it is ``.gz``."""
+    """Open a file; return it as it is on disk, whose ``tell`` shows the progress, and its unpacked content."""
     raw = path.open("rb")
     return raw, gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[return-value]
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file's name says that its lines are texts and not JSON."""
+    """Return whether a file's lines are texts and not JSON, according to its name."""
     return path.with_suffix("").suffix in PLAIN_SUFFIXES if path.suffix == ".gz" else path.suffix in PLAIN_SUFFIXES
 
 
 def read_lines(content: BinaryIO, *, plain: bool | None) -> Iterator[Line | BadLine]:
-    """Reads line by line, never more than one in memory. Blank lines are no rows.
+    """Read line by line, never more than one in memory. Blank lines are skipped.
 
     Args:
         content: UTF-8, with or without a byte order mark.
-        plain: whether a line is a text (True) or a JSON object (False); None lets the first line decide:
-            JSON begins with ``{``.
+        plain: Whether a line is a text (True) or a JSON object (False). If None, the first line decides: JSON starts
+            with ``{``.
     """
     for number, raw in enumerate(_raw_lines(content), start=1):
         if isinstance(raw, str):
@@ -75,7 +75,7 @@ def read_lines(content: BinaryIO, *, plain: bool | None) -> Iterator[Line | BadL
 
 
 def _raw_lines(content: BinaryIO) -> Iterator[bytes | str]:
-    """Each line, or why it cannot be had."""
+    """Yield each line, or why it cannot be read."""
     try:
         while raw := content.readline(MAX_LINE_BYTES + 1):
             if len(raw) <= MAX_LINE_BYTES:
@@ -97,7 +97,7 @@ def _read_line(number: int, raw: bytes, *, plain: bool) -> Line | BadLine:
         if not isinstance(row, dict):
             return BadLine(number, f"a JSON {type(row).__name__}, expected an object with {_EXPECTED}")
         first = _field(row, TEXT_FIELDS)
-        # A row may have its text and, for others to read, its tokens too.
+        # A row may have its tokens beside its text, for other readers.
         first = _joined_words(row) if first is None else first
         if first is None:
             nulls = [name for name in (*TEXT_FIELDS, WORDS_FIELD) if name in row]
@@ -125,7 +125,7 @@ def _field(row: dict[str, object], names: tuple[str, ...]) -> str | None:
 
 
 def _joined_words(row: dict[str, object]) -> str | None:
-    """A text that is given as a list of words: these with a blank between them, as training reads it."""
+    """Return a text that is given as a list of words: joined by blanks, as in training."""
     value = row.get(WORDS_FIELD)
     if value is None or isinstance(value, str):
         return value
@@ -141,19 +141,24 @@ def _joined_words(row: dict[str, object]) -> str | None:
 
 T = TypeVar("T")
 
-# Rows of one call: enough batches to keep the server busy, few enough to hold in memory.
+# The rows of one call: enough batches to keep the server busy, few enough to hold in memory.
 CHUNK_ROWS = 512
 
 
 def answer_lines(
     client: Client, lines: Iterable[Line | BadLine], tasks: Sequence[str] | None
 ) -> Iterator[tuple[Line, Answer] | BadLine]:
-    """Answers lines in order, as far as they have come in: a slow input is not waited for.
+    """Answer lines in order as they come in, without waiting for a slow input to fill a chunk.
 
-    Lines that cannot be answered come out as `BadLine`, before the answers of their chunk, and harm no other.
+    Lines that cannot be answered are yielded as `BadLine`, before the answers of their chunk, and do not affect others.
+
+    Args:
+        client: The client.
+        lines: The lines.
+        tasks: The names of the tasks; None asks every task that fits.
 
     Raises:
-        OneTrunkError: any of `Client.predict`, except for what is wrong with a single row.
+        OneTrunkError: Any error of `Client.predict`, except for faults of single rows.
     """
     for chunk in chunks(lines, CHUNK_ROWS):
         yield from (line for line in chunk if isinstance(line, BadLine))
@@ -173,9 +178,9 @@ def answer_lines(
 
 
 def chunks(items: Iterable[T], most: int) -> Iterator[list[T]]:
-    """Cuts an iterable into lists of what is there: at least one item, at most ``most``.
+    """Cut an iterable into lists of the items that are there: at least one and at most ``most``.
 
-    The next items are read by a thread while the caller works on a chunk.
+    A thread reads the next items while the caller works on a chunk.
     """
     waiting: queue.Queue[Any] = queue.Queue(maxsize=most)
     stopped = threading.Event()
@@ -200,7 +205,7 @@ def chunks(items: Iterable[T], most: int) -> Iterator[list[T]]:
         else:
             put((end, None))
 
-    # A daemon, as a read from a terminal or a pipe cannot be called back.
+    # A daemon, since a read from a terminal or a pipe cannot be interrupted.
     threading.Thread(target=read, name="read-ahead", daemon=True).start()
     try:
         while True:

@@ -13,14 +13,14 @@ from onetrunk.cli.old_spellings import new_spelling
 from onetrunk.cli.search_heads import search_heads
 from onetrunk.cli.train_head import train_head
 from onetrunk.distill import pipeline
-from onetrunk.distill.cost_table import CostTable
+from onetrunk.distill.costs import CostTable
 from onetrunk.distill.jobs import Job, JobRunner
-from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, read_plan, write_plan
+from onetrunk.distill.plan_file import Floors, PlanCost, PlanFile, PlannedHead, Retention, read_plan, write_plan
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import load_trials
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.nn.whole import WholeModel
+from onetrunk.nn.whole_model import WholeModel
 from onetrunk.tasks import Recipe, load_task
 from onetrunk.training import loop
 from onetrunk.training.evaluation import Evaluation
@@ -87,7 +87,7 @@ def small_plan(folder, new_experiment, mood, second, tiny_trunk):
     plan = PlanFile(
         trunk=tiny_trunk.identity,
         floors=Floors(task=0.9, average=0.9),
-        kept=Kept(average=1, worst=1, worst_task="mood", meets_floor=True),
+        kept=Retention(average=1, worst=1, worst_task="mood", meets_floor=True),
         cost=PlanCost(machine="", threads=1, **ms),
         tasks={"mood": PlannedHead(tap=2, layers=1, score=student.score, full=0.9, run=student.key)},
     )

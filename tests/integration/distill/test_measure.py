@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from onetrunk.distill.costs import measure_costs
-from onetrunk.distill.sessions import Files, Session, time_in_turn, token_batch
+from onetrunk.distill.cost_measurement import ModelFiles, Session, measure_costs, time_interleaved, token_batch
 from onetrunk.protocol.errors import UserError
 
 
@@ -27,7 +26,7 @@ def test_costs_are_measured_part_by_part(tiny_trunk):
 
 
 def test_the_single_task_model_is_the_whole_encoder(tiny_trunk, tmp_path):
-    files, arrays = Files(tiny_trunk, tmp_path), token_batch(tiny_trunk, 8, 3)
+    files, arrays = ModelFiles(tiny_trunk, tmp_path), token_batch(tiny_trunk, 8, 3)
     whole, folded = (Session(files.single(whole=whole), 1).run(arrays) for whole in (True, False))
     chain = Session(files.head(0, tiny_trunk.depth), 1)
     state = Session(files.segment(0, 0), 1).run(arrays)
@@ -39,13 +38,13 @@ def test_the_single_task_model_is_the_whole_encoder(tiny_trunk, tmp_path):
 
 def test_measuring_leaves_torchs_generator_alone(tiny_trunk, tmp_path):
     before = torch.random.get_rng_state()
-    Files(tiny_trunk, tmp_path).head(1, 1)
+    ModelFiles(tiny_trunk, tmp_path).head(1, 1)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_rounds_call_each_run_once_in_changing_order():
     calls = []
-    times = time_in_turn({name: lambda name=name: calls.append(name) for name in "abc"}, 6)
+    times = time_interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, 6)
     rounds = [calls[start : start + 3] for start in range(0, len(calls), 3)]
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1

@@ -5,10 +5,9 @@ import math
 import pytest
 
 from onetrunk.distill import planned
-from onetrunk.distill.cost_table import BucketCosts, CostTable
+from onetrunk.distill.costs import BucketCosts, CostTable, Quartiles
 from onetrunk.distill.pipeline import make_plan, servable_options
 from onetrunk.distill.plan_file import read_plan
-from onetrunk.distill.spread import Spread
 from onetrunk.distill.trials import Trial, Trials, save_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe
@@ -35,7 +34,7 @@ def runs(tmp_path):
 
 def table():
     def spread(ms):
-        return Spread(median=ms, low=ms, high=ms)
+        return Quartiles(median=ms, low=ms, high=ms)
 
     costs = BucketCosts(
         tokens=8,

@@ -8,14 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onetrunk.distill.choice import choose
-from onetrunk.distill.frontier import frontier
-from onetrunk.distill.options import Option
-from onetrunk.distill.plan import Plan
-from onetrunk.distill.rates import Rates
+from onetrunk.distill.costs import PartCosts
+from onetrunk.distill.frontier import choose, frontier
+from onetrunk.distill.plan import Option, Plan
 from onetrunk.protocol.errors import UserError
 
-RATES = Rates(
+RATES = PartCosts(
     trunk_ms=(1.0, 11.0, 21.0, 31.0, 41.0),
     layer_ms=9.0,
     folded_ms=0.5,
@@ -35,7 +33,7 @@ def instances(draw):
     """Up to four tasks with up to five options each, on a trunk of four layers with costs of any size."""
     cost = st.floats(0, 10)
     layers = draw(st.lists(cost, min_size=4, max_size=4))
-    rates = Rates(
+    rates = PartCosts(
         trunk_ms=tuple(itertools.accumulate(layers, initial=draw(cost))),
         layer_ms=draw(cost),
         folded_ms=draw(cost),
@@ -207,7 +205,7 @@ def test_a_floor_in_points_is_refused_where_it_is_not_above_0():
 
 
 def test_eight_tasks_on_twelve_layers_take_seconds():
-    rates = Rates(tuple(float(tap) for tap in range(13)), 1.0, 0.1, 0.05, 12.1, 11.2)
+    rates = PartCosts(tuple(float(tap) for tap in range(13)), 1.0, 0.1, 0.05, 12.1, 11.2)
     options = [
         option(task, tap, layers, 0.5 + 0.01 * ((7 * tap + 3 * layers + index) % 23))
         for index, task in enumerate("abcdefgh")

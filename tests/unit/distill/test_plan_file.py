@@ -2,18 +2,17 @@
 
 import pytest
 
-from onetrunk.distill.choice import choose
-from onetrunk.distill.cost_table import BucketCosts, CostTable
-from onetrunk.distill.options import Option
+from onetrunk.distill.costs import BucketCosts, CostTable, Quartiles
+from onetrunk.distill.frontier import choose
+from onetrunk.distill.plan import Option
 from onetrunk.distill.plan_file import plan_file, read_plan, write_plan
-from onetrunk.distill.spread import Spread
 from onetrunk.protocol.errors import UserError
 
 FLOORS = {"floor_task": 0.97, "floor_average": 0.996}
 
 
 def fixed(value):
-    return Spread(median=value, low=value, high=value)
+    return Quartiles(median=value, low=value, high=value)
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def planned(tiny_trunk):
         Option("cola", 2, 2, "cls", score=0.41, full=0.40, run="cola-0123"),
         Option("rte", 1, 1, "mean", score=1 / 3, full=0.58),
     ]
-    plan = choose(options, table.rates(), most_share=0.5, **FLOORS)
+    plan = choose(options, table.per_text(), most_share=0.5, **FLOORS)
     return plan_file(plan, table, most_share=0.5, **FLOORS)
 
 

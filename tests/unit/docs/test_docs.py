@@ -137,3 +137,12 @@ def test_relative_links_resolve(page: Path) -> None:
 def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in SCRIPTS if f"| `{name}` |" not in readme] == []
+
+
+def test_packages_of_the_api_reference_list_their_public_names() -> None:
+    for page in sorted((ROOT / "docs" / "api").glob("*.md")):
+        for name, options in re.findall(r"^::: ([\w.]+)\n((?:    .*\n)*)", page.read_text(), re.MULTILINE):
+            file = module_file(name)
+            assert file is not None, name
+            if file.name == "__init__.py" and "show_submodules: true" not in options:
+                assert "__all__" in bound_names(file), f"{name}: without __all__, its page would be empty"

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from onetrunk.nn.bundle import load_bundle, save_bundle
-from onetrunk.nn.card import card_text
+from onetrunk.nn.bundle import card_text, load_bundle, save_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.errors import UserError

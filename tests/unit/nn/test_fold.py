@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onetrunk.nn.fold import query_state
 from onetrunk.nn.head import new_head
-from onetrunk.nn.query import query_state
 from onetrunk.protocol.head_json import Query
 
 QUERIES = get_args(Query)

@@ -14,9 +14,9 @@ import pytest
 from onetrunk.client.answer import TokenizedText
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.tasks.examples import token_offsets
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.offsets import token_offsets
-from onetrunk.tasks.span_metrics import word_spans
+from onetrunk.tasks.metrics import word_spans
 
 TYPES = ("artist", "album")
 TASK = TaskInfo(

@@ -7,7 +7,7 @@ import pytest
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Task, read_examples
-from onetrunk.tasks.location import locate
+from onetrunk.tasks.task_file import locate
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from onetrunk.nn.card import card_text
+from onetrunk.nn.bundle import card_text
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from onetrunk.tasks import read_examples
-from onetrunk.tasks.examples import Examples
-from onetrunk.tasks.overlap import overlap_notes
+from onetrunk.tasks.examples import Examples, overlap_notes
 from onetrunk.training import train
 
 

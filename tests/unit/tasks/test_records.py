@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.hub import read_hub
-from onetrunk.tasks.records import BrokenLine, Record, read_records
+from onetrunk.tasks.records import BrokenLine, Record, read_hub, read_records
 
 # Any text that UTF-8 can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

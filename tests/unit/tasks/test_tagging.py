@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score as seqeval_f1
 
 from onetrunk.export.precision import halve_file
+from onetrunk.tasks.examples import token_offsets
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.crf import TokenOutput, decode, negative_log_likelihood
 from onetrunk.tasks.kinds.span_tags import bio_tags, forbidden_transitions, read_spans, spans_of, tag_indices
-from onetrunk.tasks.offsets import token_offsets
-from onetrunk.tasks.span_metrics import span_f1, token_accuracy
+from onetrunk.tasks.metrics import span_f1, token_accuracy
 
 TYPES = ("artist", "album")
 KIND = get_kind("tagging")

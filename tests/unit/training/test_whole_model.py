@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onetrunk.nn.whole import new_whole_model
+from onetrunk.nn.whole_model import new_whole_model
 from onetrunk.tasks import Recipe
 from onetrunk.training.evaluation import LabelledStates
 from onetrunk.training.loop import fit

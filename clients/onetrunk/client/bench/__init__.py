@@ -1,1 +1,1 @@
-"""Load on a running server by perf_analyzer, with real text, and the times that Triton itself counts."""
+"""Benchmarks of a running server: perf_analyzer with real texts, and the times that Triton itself counts."""

@@ -1,4 +1,4 @@
-"""Finding perf_analyzer, and making it start where a library of it is hidden in another package."""
+"""perf_analyzer: finding it, making it start if one of its libraries is inside another package, and one run of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CUDA_LIBRARY = re.compile(r"libcudart(-[0-9a-f]+)?\.so\.12(\.\d+)*$")
 
 
 class NoPerfAnalyzer(OneTrunkError):  # noqa: N818 - named as a state, not a mistake
-    """perf_analyzer is missing or does not start; the message says how to get it."""
+    """perf_analyzer is missing or does not start. The message says how to get it."""
 
     def __init__(self, found: str) -> None:
         super().__init__(f"{found}\n{HOW_TO_GET}")
@@ -43,9 +43,9 @@ class PerfAnalyzer:
     """A perf_analyzer that starts.
 
     Attributes:
-        path: of the program.
-        environment: to start it in.
-        version: as it says itself.
+        path: The program.
+        environment: The environment to start it in.
+        version: The version that it reports.
     """
 
     path: Path
@@ -55,13 +55,13 @@ class PerfAnalyzer:
 
 @contextmanager
 def find_perf_analyzer(path: Path | None = None) -> Iterator[PerfAnalyzer]:
-    """The program, as long as the context lasts.
+    """Find the program, and keep its environment for the time of the context.
 
     Args:
-        path: of the program; None looks beside this Python and then on PATH.
+        path: The program; None to search beside this Python and then on PATH.
 
     Raises:
-        NoPerfAnalyzer: there is none, or it does not start.
+        NoPerfAnalyzer: There is none, or it does not start.
     """
     program = path or _search()
     with TemporaryDirectory(prefix="perf-analyzer-") as folder:
@@ -84,7 +84,7 @@ def _search() -> Path:
 
 
 def _start(program: Path, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Its version, or an empty one and the reason why it did not start."""
+    """Return its version, or an empty string and the reason why it did not start."""
     try:
         done = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -95,9 +95,9 @@ def _start(program: Path, environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _with_cuda_library(folder: Path) -> dict[str, str]:
-    """This environment, with a folder on the library path that holds libcudart.so.12 under its proper name.
+    """Return this environment with a folder on the library path that holds libcudart.so.12 under its proper name.
 
-    A wheel's copy has a hash in its name, and lies beside libraries that must not be found instead of the system's.
+    The copy in a wheel has a hash in its name, and is beside libraries that must not be found instead of the system's.
     """
     environment = dict(os.environ)
     library = _cuda_library()
@@ -109,7 +109,7 @@ def _with_cuda_library(folder: Path) -> dict[str, str]:
 
 
 def _cuda_library() -> Path | None:
-    """Looks through the packages' lists of files, without importing any of them."""
+    """Search the packages' lists of files, without importing any of them."""
     for package in CUDA_PACKAGES:
         try:
             listed = metadata.files(package) or []
@@ -121,7 +121,7 @@ def _cuda_library() -> Path | None:
     return None
 
 
-# perf_analyzer calls a result stable by comparing its last three windows, so three is the least it can run.
+# perf_analyzer compares its last three windows, so it cannot run fewer.
 WINDOWS = 3
 
 WINDOW_LINE = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
@@ -129,13 +129,13 @@ WINDOW_LINE = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients saw.
+    """Throughput and latency as the clients saw them.
 
     Attributes:
-        throughput: requests of one row answered a second.
-        spread: how far the windows were apart, (most - least) / mean throughput.
-        p50_ms: half of the answers came within this time.
-        p99_ms: 99 in 100 came within this time.
+        throughput: Requests of one row answered per second.
+        spread: The spread of the windows, (highest - lowest) / mean throughput.
+        p50_ms: The median latency.
+        p99_ms: The 99th percentile of the latency.
     """
 
     throughput: float
@@ -147,10 +147,18 @@ class Load:
 def run_load(
     program: PerfAnalyzer, url: str, model: str, samples: Sequence[Sample], concurrency: int, seconds: float
 ) -> Load:
-    """Sends the rows round and round, ``concurrency`` at a time, one row a request, for about ``seconds``.
+    """Send the rows again and again, one row in each request.
+
+    Args:
+        program: perf_analyzer.
+        url: Host and port of the server's gRPC endpoint.
+        model: The ensemble.
+        samples: The rows.
+        concurrency: The number of requests at a time.
+        seconds: About how long to send.
 
     Raises:
-        ServerError: a request failed, or perf_analyzer did; with its own words.
+        ServerError: A request or perf_analyzer failed. The message is perf_analyzer's.
     """
     with TemporaryDirectory(prefix="bench-repo-") as name:
         folder = Path(name)
@@ -159,7 +167,7 @@ def run_load(
             *(str(program.path), "-v", "-m", model, "-i", "grpc", "-u", url, "-b", "1"),
             *("--input-data", str(folder / "input.json"), "--concurrency-range", str(concurrency)),
             *("--measurement-interval", str(max(100, round(seconds * 1000 / WINDOWS))), "--max-trials", str(WINDOWS)),
-            # Take the windows as they come, and report how far they were apart, instead of failing.
+            # Accept any spread of the windows and report it, instead of failing.
             *("--stability-percentage", "999", "-f", str(folder / "report.csv")),
         ]
         try:
@@ -167,7 +175,7 @@ def run_load(
                 command, env=program.environment, capture_output=True, text=True, timeout=seconds * 10 + 120
             )
         except subprocess.TimeoutExpired:
-            raise ServerError(f"perf_analyzer on {model} hung; is the server well?") from None
+            raise ServerError(f"perf_analyzer on {model} did not end; does the server answer?") from None
         report = folder / "report.csv"
         if done.returncode != 0 or not report.exists():
             said = (done.stderr or done.stdout).strip().splitlines()
@@ -178,10 +186,10 @@ def run_load(
 
 
 def read_load(report: str, output: str) -> Load:
-    """Reads perf_analyzer's CSV report, and the throughput of each window from its output.
+    """Read perf_analyzer's CSV report, and the throughput of each window from its output.
 
     Raises:
-        ServerError: a column that is needed is missing.
+        ServerError: A column is missing.
     """
     try:
         row = next(csv.DictReader(report.splitlines()))

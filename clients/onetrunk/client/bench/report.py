@@ -1,4 +1,4 @@
-"""A benchmark's figures as tables for people, Markdown, CSV and JSON."""
+"""The figures of a benchmark as tables for people, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PART_COLUMNS = ("model", "tokens", "at a time", "part", "requests", "rows a run"
 
 
 def load_rows(report: Report) -> list[tuple[str, ...]]:
-    """One row a point, under `LOAD_COLUMNS`."""
+    """Return a row for each point, with `LOAD_COLUMNS`."""
     return [
         (
             *(point.model, str(point.bucket), str(point.concurrency), f"{point.load.throughput:.1f}"),
@@ -30,7 +30,7 @@ def load_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def part_rows(report: Report) -> list[tuple[str, ...]]:
-    """One row a point and part, under `PART_COLUMNS`."""
+    """Return a row for each point and part, with `PART_COLUMNS`."""
     return [
         (
             *(point.model, str(point.bucket), str(point.concurrency), part.part, str(part.requests)),
@@ -42,12 +42,12 @@ def part_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def report_record(report: Report) -> dict[str, Any]:
-    """Everything, for JSON."""
+    """Return everything as JSON values."""
     return asdict(report)
 
 
 def save_report(report: Report, folder: Path) -> list[Path]:
-    """Writes bench.json, bench.md, load.csv and parts.csv, and gives their paths."""
+    """Write bench.json, bench.md, load.csv and parts.csv, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "bench.json": json.dumps(report_record(report), indent=2) + "\n",
@@ -61,7 +61,7 @@ def save_report(report: Report, folder: Path) -> list[Path]:
 
 
 def load_table(report: Report) -> Table:
-    """What the clients saw."""
+    """Return a table of throughput and latency."""
     table = _table(LOAD_COLUMNS)
     rows = load_rows(report)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
@@ -70,7 +70,7 @@ def load_table(report: Report) -> Table:
 
 
 def part_table(report: Report) -> Table:
-    """What Triton counted for each part, at the highest concurrency only: the files have all."""
+    """Return a table of the parts' times at the highest concurrency. The files hold all of them."""
     table = _table(PART_COLUMNS[3:])
     highest = max(point.concurrency for point in report.points)
     shown: tuple[str, ...] = ()

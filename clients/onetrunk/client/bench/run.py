@@ -1,4 +1,4 @@
-"""The whole benchmark: every ensemble, bucket and concurrency, one after the other."""
+"""The whole benchmark: every ensemble, bucket and concurrency in turn, and Triton's statistics of each run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onetrunk.admin import AdminClient
 from onetrunk.client.bench.perf_analyzer import Load, find_perf_analyzer, run_load
 from onetrunk.client.bench.samples import Sample, read_texts, sort_into_buckets
 from onetrunk.client.client import Client
-from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
 
 
@@ -24,13 +24,13 @@ class BenchPlan:
     """What to measure.
 
     Attributes:
-        url: host and port of the server's gRPC endpoint.
-        models: the ensembles to load.
-        concurrencies: how many requests at a time.
-        seconds: about how long each point takes.
-        texts: file of rows; None takes the package's own.
-        buckets: only these; None takes every bucket that has rows.
-        program: path of perf_analyzer; None looks for it.
+        url: Host and port of the server's gRPC endpoint.
+        models: The ensembles to measure.
+        concurrencies: The numbers of requests at a time.
+        seconds: About how long each point takes.
+        texts: A file of rows; None for the package's own.
+        buckets: The buckets to measure; None for every bucket that has rows.
+        program: The path of perf_analyzer; None to search for it.
     """
 
     url: str = "127.0.0.1:8001"
@@ -47,12 +47,12 @@ class Point:
     """One measured combination.
 
     Attributes:
-        model: the ensemble.
-        bucket: padded length of all its rows in tokens.
-        rows: how many different rows were sent.
-        concurrency: how many requests were on their way at a time.
-        load: what the clients saw.
-        parts: what Triton counted for each part.
+        model: The ensemble.
+        bucket: The padded length of all its rows in tokens.
+        rows: The number of different rows that were sent.
+        concurrency: The number of requests at a time.
+        load: Throughput and latency as the clients saw them.
+        parts: The times of each part as Triton counted them.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Report:
-    """All points, and what they were measured on."""
+    """All points, and the machine, server and texts of the measurement."""
 
     when: str
     machine: str
@@ -80,16 +80,16 @@ class Report:
 
 
 def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambda *_: None) -> Report:
-    """Measures every point of the plan.
+    """Measure every point of the plan.
 
-    Nobody else should use the server meanwhile: Triton's counters do not tell whose request they counted.
+    Nobody else should use the server meanwhile, since Triton's counters do not distinguish whose requests they count.
 
     Args:
-        plan: what to measure.
-        progress: is told what is being measured, how many points are done, and of how many.
+        plan: What to measure.
+        progress: Called with what is being measured, the number of points that are done, and the number of all.
 
     Raises:
-        OneTrunkError: the server does not answer, a request fails, or perf_analyzer is missing.
+        OneTrunkError: The server does not answer, a request fails, or perf_analyzer is missing.
     """
     lines = read_texts(plan.texts)
     with (
@@ -133,26 +133,26 @@ def _wanted(buckets: dict[int, list[Sample]], wanted: Sequence[int] | None) -> d
     missing = [bucket for bucket in wanted or () if bucket not in buckets]
     if missing:
         have = ", ".join(map(str, buckets))
-        raise BadInput([Problem(None, f"no text has a padded length of {missing[0]} tokens; the texts fill {have}")])
+        raise BadInput.of_call(f"no text has a padded length of {missing[0]} tokens; the texts fill {have}")
     return {bucket: samples for bucket, samples in buckets.items() if wanted is None or bucket in wanted}
 
 
 def _warm_up(server: AdminClient, model: str, samples: Sequence[Sample]) -> None:
-    """Every row once, so that no first allocation is measured, and a row that fails is named by the server."""
+    """Send every row once, so that no first allocation is measured and the server names a row that fails."""
     for sample in samples:
         server.infer(model, sample.inputs(model))
 
 
 @dataclass(frozen=True)
 class PartTimes:
-    """One part's share of a run.
+    """The times of one part of an ensemble during a run.
 
     Attributes:
-        part: name of the model.
-        requests: how many it answered.
-        rows_a_run: mean rows that Triton's batcher put into one execution.
-        queue_ms: mean wait of a request before the part.
-        compute_ms: mean time of a request in it, copying in and out included.
+        part: The model.
+        requests: The number of requests that it answered.
+        rows_a_run: The mean number of rows that Triton's batcher put into one execution.
+        queue_ms: The mean time that a request waited for the part.
+        compute_ms: The mean time of a request in it, including copies in and out.
     """
 
     part: str
@@ -164,7 +164,7 @@ class PartTimes:
 
 @dataclass(frozen=True)
 class Counters:
-    """Triton's counters of one model version, which only ever rise."""
+    """Triton's counters of one version of a model, which only rise."""
 
     requests: int
     rows: int
@@ -173,7 +173,7 @@ class Counters:
     compute_ns: int
 
     def since(self, earlier: Counters) -> Counters:
-        """What was added."""
+        """Return the difference to an earlier reading."""
         return Counters(
             self.requests - earlier.requests,
             self.rows - earlier.rows,
@@ -187,7 +187,7 @@ ZERO = Counters(0, 0, 0, 0, 0)
 
 
 def read_counters(models: Iterable[Any]) -> dict[tuple[str, str], Counters]:
-    """(Model, version) -> counters, from the ``ModelStatistics`` of a server."""
+    """Return (model, version) -> counters, from the ``ModelStatistics`` of a server."""
     counters = {}
     for model in models:
         times = model.inference_stats
@@ -202,7 +202,7 @@ def read_counters(models: Iterable[Any]) -> dict[tuple[str, str], Counters]:
 
 
 def settled_counters(statistics: Callable[[], Iterable[Any]], limit_s: float = 5.0) -> dict[tuple[str, str], Counters]:
-    """The counters once they stand still: Triton counts a part's run only after it has passed on the answer."""
+    """Return the counters once they stop rising: Triton counts a part's run only after it has passed the result on."""
     latest = read_counters(statistics())
     ends = time.monotonic() + limit_s
     while time.monotonic() < ends:
@@ -216,7 +216,7 @@ def settled_counters(statistics: Callable[[], Iterable[Any]], limit_s: float = 5
 def part_times(
     before: dict[tuple[str, str], Counters], after: dict[tuple[str, str], Counters]
 ) -> tuple[PartTimes, ...]:
-    """The times between two readings, for the models that ran. The ensembles are left out: they have no queue."""
+    """Return the times between two readings, of the models that ran; not of ensembles, which have no queue."""
     parts = []
     for (name, version), counters in sorted(after.items()):
         added = counters.since(before.get((name, version), ZERO))

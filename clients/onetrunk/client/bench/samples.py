@@ -1,4 +1,4 @@
-"""Texts to measure with, sorted into the buckets that the server pads them to."""
+"""The texts of a benchmark, sorted into the buckets that the server pads them to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sample:
     token_type_ids: tuple[int, ...]
 
     def step(self, model: str) -> dict[str, Any]:
-        """The row for this ensemble in the format of perf_analyzer's ``--input-data``."""
+        """Return the row for this ensemble in the format of perf_analyzer's ``--input-data``."""
         if model == MULTITASK:
             return {TEXT: [self.text]} | ({TEXT_PAIR: [self.pair]} if self.pair is not None else {})
         shape = [len(self.input_ids)]
@@ -61,10 +61,10 @@ class Sample:
 
 
 def read_texts(path: Path | None) -> list[Line]:
-    """The rows of a file of JSON lines or plain text, or without one the few dozen that come with this package.
+    """Return the rows of a file of JSON lines or plain text, or without a file the few dozen of this package.
 
     Raises:
-        BadInput: a line cannot be read, or there is none: nothing is measured on half of a file.
+        BadInput: A line cannot be read, or there is none. Nothing is measured with half of a file.
     """
     if path is None:
         content: BinaryIO = io.BytesIO((files("onetrunk.client.bench") / "texts.jsonl").read_bytes())
@@ -75,7 +75,7 @@ def read_texts(path: Path | None) -> list[Line]:
             with raw:
                 lines = list(read_lines(content, plain=is_plain(path)))
         except OSError as error:
-            raise BadInput([Problem(None, f"{path}: {error.strerror or error}")]) from None
+            raise BadInput.of_call(f"{path}: {error.strerror or error}") from None
     bad = [Problem(None, f"{path}:{line.number}: {line.reason}") for line in lines if isinstance(line, BadLine)]
     if bad or not lines:
         raise BadInput(bad or [Problem(None, f"{path}: no rows in it")])
@@ -85,7 +85,7 @@ def read_texts(path: Path | None) -> list[Line]:
 
 
 def sort_into_buckets(server: AdminClient, catalogue: Catalogue, lines: Sequence[Line]) -> dict[int, list[Sample]]:
-    """Bucket -> its rows, by the length that the server's own tokenizer gives them; empty buckets are left out."""
+    """Return bucket -> its rows, by their length in the server's own tokenizer. Empty buckets are left out."""
     buckets: dict[int, list[Sample]] = defaultdict(list)
     for start in range(0, len(lines), catalogue.max_batch_size):
         for sample in _tokenized(server, lines[start : start + catalogue.max_batch_size]):

@@ -19,7 +19,7 @@ from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 
-# Broken lines named one by one; after these they are only counted.
+# So many broken lines are named; further ones are only counted.
 NAMED_LINES = 20
 
 
@@ -31,8 +31,8 @@ Examples:
   tail -f log.txt | ask-repo --file - --tasks sst2
   ask-repo --list
 
-A line of JSON has the field "text" or "sentence", and for a pair "text_pair" or "sentence2". A list of words, "tokens",
-will do for a text: they are read with a blank between them.
+A line of JSON has the field "text" or "sentence", and for a pair "text_pair" or "sentence2". Instead of a text it may
+have a list of words, "tokens", which are joined by blanks.
 
 \b
 Exit codes: 0 all answered; 1 the server failed; 2 some input could not be answered."""
@@ -84,7 +84,7 @@ def ask_repo(
     url: str,
     timeout_s: float,
 ) -> None:
-    """Asks a running server about TEXTS, by all tasks that fit or by those named."""
+    """Ask a running server about TEXTS, with all tasks that fit or those named."""
     if sum([bool(texts or pairs), file is not None, list_tasks]) != 1:
         raise click.UsageError("give either TEXTS, or --file (- for stdin), or --list")
     if pairs and len(pairs) != len(texts):
@@ -92,8 +92,10 @@ def ask_repo(
             f"{len(pairs)} --pair for {len(texts)} texts: give --pair once for each text, or not at all"
         )
     if file is not None and file.removesuffix(".gz").endswith((".csv", ".tsv")):
-        raise click.UsageError(f"--file {file}: read are JSON lines, and .txt with a text a line, but no CSV or TSV")
-    # Twice, so that what went wrong is told before the client waits for what is still on its way.
+        raise click.UsageError(
+            f"--file {file}: CSV and TSV cannot be read; give JSON lines, or .txt with one text a line"
+        )
+    # Twice, so that an error is printed before the client waits for requests in flight.
     with errors_end_command(), Client(url, timeout_s=timeout_s, retries=3) as client, errors_end_command():
         if list_tasks:
             _list(client, as_json=as_json)
@@ -133,7 +135,7 @@ def _ask_texts(
 
 
 def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None, top: int | None) -> int:
-    """Streams a file's answers to stdout; gives the number of lines that could not be answered."""
+    """Stream a file's answers to stdout; return the number of lines that could not be answered."""
     raw, lines = _open(file, form)
     name = "stdin" if file == "-" else file
     console = Console(stderr=True, highlight=False)
@@ -159,7 +161,7 @@ def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None,
 
 def _open(file: str, form: str) -> tuple[BinaryIO, Iterator[Line | BadLine]]:
     if file == "-":
-        # The caller closes what it is given; the process's stdin stays open.
+        # The caller closes what it gets; the process's stdin stays open.
         return io.BytesIO(), read_lines(sys.stdin.buffer, plain=None if form == "auto" else form == "text")
     path = Path(file)
     try:
@@ -178,7 +180,7 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        # Rich would send what is printed to stdout through its own console, which is stderr.
+        # Rich would send output to stdout through its own console, which is stderr.
         redirect_stdout=False,
         disable=not console.is_terminal or sys.stdout.isatty(),
     )
@@ -187,5 +189,5 @@ def _progress(console: Console) -> Progress:
 def _write_json(records: Any) -> None:
     for record in records:
         sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-    # Line by line, as a reader at the other end of a pipe expects it.
+    # A reader at the other end of a pipe expects each line at once.
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
 from onetrunk.client.cli.options import errors_end_command, names, numbers
-from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
 
 _EPILOG = """\b
@@ -25,16 +25,16 @@ Examples:
 perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve a repository with fewer."""
 
 
-# Side-by-side measurements with whole models are no part of a client's installation.
+# Comparisons with whole models need the whole project: `python -m benchmarks.compare`.
 _COMPARE_OPTIONS = ("--scenarios", "--repeats", "--work", "--heads", "--peers")
 
 
 def _refuse_compare(context: click.Context, option: click.Parameter, value: object) -> None:
-    """Name the command that measures this repository's ways beside whole models."""
+    """Refuse an option of the comparison, and name its command."""
     if value:
         with errors_end_command():
             message = "run `python -m benchmarks.compare` in a checkout of the project"
-            raise BadInput([Problem(None, f"{option.opts[0]} is not an option of bench-repo: {message}")])
+            raise BadInput.of_call(f"{option.opts[0]} is not an option of bench-repo: {message}")
 
 
 @click.command(epilog=_EPILOG)
@@ -93,10 +93,10 @@ def bench_repo(
     as_json: bool,
     program: Path | None,
 ) -> None:
-    """Measures a running server with perf_analyzer, one bucket of real texts at a time.
+    """Measure a running server with perf_analyzer, one bucket of real texts at a time.
 
-    Prints throughput, median and 99th percentile of the latency, and Triton's own queue and compute time of every
-    part. Nobody else should use the server meanwhile.
+    Prints throughput, median and 99th percentile of the latency, and the queue and compute time of every part as
+    Triton counts them. Nobody else should use the server meanwhile.
     """
     unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:

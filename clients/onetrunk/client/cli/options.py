@@ -12,17 +12,17 @@ from onetrunk.protocol.errors import NotReady, OneTrunkError
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """Callback of an option that takes names between commas."""
+    """Parse an option of comma-separated names."""
     if value is None:
         return None
     found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     if not found:
-        raise click.BadParameter(f"no name in {value!r}; give names between commas", ctx, param)
+        raise click.BadParameter(f"no name in {value!r}; give names separated by commas", ctx, param)
     return found
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Callback of an option that takes whole numbers above 0: between commas, or as ``first:last[:step]``."""
+    """Parse an option of integers above 0: separated by commas, or as ``first:last[:step]``."""
     if value is None:
         return None
     try:
@@ -37,13 +37,13 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
             f"{value!r}: give numbers as in 1,2,4 or a range as in 1:8 or 2:16:2", ctx, param
         ) from None
     if not found or min(found) < 1:
-        raise click.BadParameter(f"{value!r}: give whole numbers from 1 up, rising", ctx, param)
+        raise click.BadParameter(f"{value!r}: give integers from 1 up, in ascending order", ctx, param)
     return tuple(sorted(found))
 
 
 @contextmanager
 def errors_end_command() -> Iterator[None]:
-    """Turns the client's errors into a message on stderr and the exit code that they carry."""
+    """Print an error to stderr and exit with its exit code."""
     try:
         yield
     except OneTrunkError as error:

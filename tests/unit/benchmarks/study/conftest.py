@@ -3,9 +3,8 @@
 import pytest
 
 from benchmarks.study.measured_cost import BucketShare, MeasuredCost
-from onetrunk.distill.cost_table import BucketCosts, CostTable
-from onetrunk.distill.plan_file import Floors, Kept, PlanCost, PlanFile, PlannedHead, write_plan
-from onetrunk.distill.spread import Spread
+from onetrunk.distill.costs import BucketCosts, CostTable, Quartiles
+from onetrunk.distill.plan_file import Floors, PlanCost, PlanFile, PlannedHead, Retention, write_plan
 from onetrunk.distill.trials import Trials, as_trial, save_trials
 from onetrunk.tasks import Recipe
 from onetrunk.training.runs import Distillation, RunRecord, RunSpec, RunStore
@@ -14,7 +13,7 @@ TRUNK = "bert-3x32@0123456789ab"
 
 
 def exactly(value):
-    return Spread(median=value, low=value, high=value)
+    return Quartiles(median=value, low=value, high=value)
 
 
 class StudyWriter:
@@ -116,7 +115,7 @@ class StudyWriter:
             share=0.27,
             folded_share=0.3,
         )
-        kept = Kept(average=1.0, worst=0.98, worst_task="blue", meets_floor=True)
+        kept = Retention(average=1.0, worst=0.98, worst_task="blue", meets_floor=True)
         plan = PlanFile(trunk=TRUNK, floors=Floors(task=0.97, average=0.996), kept=kept, cost=cost, tasks=heads)
         write_plan(self.folder / "plan.toml", plan)
 

@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks.study.paper_plans import select_mixed, select_plans, select_uniform
-from onetrunk.distill.options import Option
-from onetrunk.distill.rates import Rates
+from onetrunk.distill.costs import PartCosts
+from onetrunk.distill.plan import Option
 from onetrunk.protocol.errors import UserError
 
-RATES = Rates((1.0, 11.0, 21.0, 31.0, 41.0), 9.0, 0.5, 0.25, 42.0, 33.0)
+RATES = PartCosts((1.0, 11.0, 21.0, 31.0, 41.0), 9.0, 0.5, 0.25, 42.0, 33.0)
 
 
 def option(task, tap, layers, score, query="cls"):

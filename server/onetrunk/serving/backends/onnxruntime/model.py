@@ -1,8 +1,8 @@
-"""Triton backend `onnxruntime`, written in Python: serves `model.onnx` where NVIDIA's C++ backend is missing.
+"""The Triton backend `onnxruntime` in Python, which serves `model.onnx` if NVIDIA's C++ backend is missing.
 
-A folder `onnxruntime/` that holds this file, put into Triton's backend directory, makes `backend: "onnxruntime"`
-work with the configs that NVIDIA's backend reads. The file stands alone: it needs numpy, onnxruntime and what
-Triton's Python backend brings.
+A folder `onnxruntime/` with this file in Triton's backend directory makes `backend: "onnxruntime"` work with the
+configs that NVIDIA's backend reads. The file stands alone: it needs numpy, onnxruntime and the modules of Triton's
+Python backend.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 
 Array = npt.NDArray[Any]
 
-# ONNX Runtime's names of element types -> Triton's.
+# ONNX Runtime's name of an element type -> Triton's.
 TRITON_TYPES = {
     "tensor(bool)": "TYPE_BOOL",
     "tensor(uint8)": "TYPE_UINT8",
@@ -48,22 +48,30 @@ GRAPH_LEVELS = {
 
 
 class ConfigError(ValueError):
-    """The config asks for something that the ONNX file or this backend does not have."""
+    """The config requires something that the ONNX file or this backend does not have."""
 
 
 def integer_parameter(config: dict[str, Any], key: str) -> int | None:
-    """Reads one of the config's `parameters` as a whole number of at least 0; None where it is absent."""
+    """Return one of the config's `parameters` as an integer of at least 0, or None if it is absent.
+
+    Raises:
+        ConfigError: It is something else.
+    """
     parameter = config.get("parameters", {}).get(key)
     if parameter is None:
         return None
     text = parameter["string_value"]
     if not text.isdecimal():
-        raise ConfigError(f"parameter {key} is {text!r}; allowed: a whole number, 0 or more")
+        raise ConfigError(f"parameter {key} is {text!r}; allowed: an integer, 0 or more")
     return int(text)
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:
-    """Builds ONNX Runtime's options from the parameters that NVIDIA's backend honours, under the same names."""
+    """Build ONNX Runtime's options from the parameters that NVIDIA's backend reads, under the same names.
+
+    Raises:
+        ConfigError: A parameter has a value that is not allowed.
+    """
     options = ort.SessionOptions()
     threads = integer_parameter(config, "intra_op_thread_count")
     if threads is not None:
@@ -71,8 +79,8 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
     threads = integer_parameter(config, "inter_op_thread_count")
     if threads is not None:
         options.inter_op_num_threads = threads
-    # A thread that has nothing to do spins by default, since work might come at once. Here every model is a process of
-    # its own, and what one spins away is missing in the next: on two cores, half of all the time they had.
+    # By default an idle thread spins for a while, since work might come at once. Here every model is a process of its
+    # own, and the time that one spends spinning is missing in the next: on two cores, half of all the time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if integer_parameter(config, "execution_mode"):
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
@@ -91,7 +99,11 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
 
 
 def providers(args: dict[str, str]) -> list[Any]:
-    """Chooses where the model runs, by the instance's kind: the CPU, or the GPU that Triton named."""
+    """Choose where the model runs, by the instance's kind: the CPU, or the GPU that Triton named.
+
+    Raises:
+        ConfigError: It should run on a GPU, but this ONNX Runtime has no CUDA.
+    """
     if args.get("model_instance_kind") != "GPU":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -103,13 +115,13 @@ def providers(args: dict[str, str]) -> list[Any]:
 
 
 def check_tensor(role: str, declared: dict[str, Any], actual: Any, batched: bool) -> None:
-    """Compares one tensor of the config with the ONNX file's tensor of the same name.
+    """Compare one tensor of the config with the ONNX file's tensor of the same name.
 
     Args:
-        role: "input" or "output", for the message.
+        role: `input` or `output`, for the message.
         declared: The config's entry: `name`, `data_type`, `dims`.
-        actual: ONNX Runtime's description: `name`, `type`, `shape` (a name or None for a dynamic dimension).
-        batched: Whether the model has a batch dimension, which the config does not write in `dims`.
+        actual: ONNX Runtime's description: `name`, `type`, and `shape`, with a name or None for a dynamic dimension.
+        batched: Whether the model has a batch dimension, which the config's `dims` leave out.
 
     Raises:
         ConfigError: The two do not agree.
@@ -128,7 +140,7 @@ def check_tensor(role: str, declared: dict[str, Any], actual: Any, batched: bool
                 f"{role} {name}: max_batch_size needs a dynamic first dimension, the ONNX file has {file_dims}"
             )
         file_dims = file_dims[1:]
-    # An input may be declared narrower than the file; an output must be what the file gives, as in NVIDIA's backend.
+    # As in NVIDIA's backend, an input may be declared narrower than in the file, but an output must be the same.
     fits = len(file_dims) == len(config_dims) and all(
         in_config == in_file or (role == "input" and in_file == -1)
         for in_config, in_file in zip(config_dims, file_dims, strict=True)
@@ -138,10 +150,10 @@ def check_tensor(role: str, declared: dict[str, Any], actual: Any, batched: bool
 
 
 def check_config(config: dict[str, Any], session: ort.InferenceSession) -> None:
-    """Checks that names, types and dims in the config are those of the ONNX file.
+    """Check that names, types and dims in the config are those of the ONNX file.
 
     Raises:
-        ConfigError: Naming the first tensor that differs, and both values.
+        ConfigError: A tensor differs. The message has its name and both values.
     """
     batched = int(config.get("max_batch_size", 0)) > 0
     for role, declared, actual in (
@@ -154,13 +166,13 @@ def check_config(config: dict[str, Any], session: ort.InferenceSession) -> None:
                 raise ConfigError(f"{role} {tensor['name']}: the ONNX file has no such {role}, only {sorted(in_file)}")
             check_tensor(role, tensor, in_file[tensor["name"]], batched)
         missing = in_file.keys() - {tensor["name"] for tensor in declared}
-        # Outputs that nobody declared are simply never computed; an input cannot be left out.
+        # Outputs that are not declared are never computed; an input cannot be left out.
         if role == "input" and missing:
             raise ConfigError(f"the ONNX file needs the inputs {sorted(missing)}, which the config does not declare")
 
 
 def group_by_shape(feeds: Sequence[dict[str, Array]]) -> list[list[int]]:
-    """Puts the positions of those requests together whose inputs differ in the batch dimension at most."""
+    """Group the positions of requests whose inputs differ at most in the batch dimension."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for position, feed in enumerate(feeds):
         key = tuple((name, array.shape[1:]) for name, array in sorted(feed.items()))
@@ -172,7 +184,7 @@ class TritonPythonModel:
     """One instance of one ONNX model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the model file of this version and checks the config against it."""
+        """Load the model file of this version and check the config against it."""
         self.name = args["model_name"]
         config = json.loads(args["model_config"])
         file_name = config.get("default_model_filename") or "model.onnx"
@@ -196,7 +208,7 @@ class TritonPythonModel:
         self.batched = int(config.get("max_batch_size", 0)) > 0
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers all requests that Triton hands over: one run of the session for those of equal shape."""
+        """Answer all requests that Triton passes, with one run of the session for those of equal shape."""
         feeds = [self._feed(request) for request in requests]
         wanted = [[name for name in self.outputs if name in request.requested_output_names()] for request in requests]
         responses: list[Any] = [None] * len(requests)
@@ -212,7 +224,7 @@ class TritonPythonModel:
         return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
 
     def _run_group(self, feeds: list[dict[str, Array]], wanted: list[list[str]]) -> list[Any]:
-        """Runs requests of equal shape together; if that fails, each alone, so that only the bad ones fail."""
+        """Run requests of equal shape together; if that fails, each alone, so that only the bad ones fail."""
         if len(feeds) == 1:
             return [self._run_one(feeds[0], wanted[0])]
         together = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}

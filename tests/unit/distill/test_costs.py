@@ -2,13 +2,11 @@
 
 import pytest
 
-from onetrunk.distill.cost_table import BucketCosts, CostTable
-from onetrunk.distill.options import Option
-from onetrunk.distill.rates import Rates
-from onetrunk.distill.spread import Spread
+from onetrunk.distill.costs import BucketCosts, CostTable, PartCosts, Quartiles
+from onetrunk.distill.plan import Option
 from onetrunk.protocol.errors import UserError
 
-RATES = Rates(
+RATES = PartCosts(
     trunk_ms=(1.0, 11.0, 21.0, 31.0, 41.0),
     layer_ms=9.0,
     folded_ms=0.5,
@@ -23,7 +21,7 @@ def head(tap, layers, task="a"):
 
 
 def fixed(value):
-    return Spread(median=value, low=value, high=value)
+    return Quartiles(median=value, low=value, high=value)
 
 
 def bucket(tokens, batch_size, scale=1.0):
@@ -70,27 +68,27 @@ def test_no_heads_have_no_cost():
 
 
 def test_a_table_gives_milliseconds_for_one_text_and_takes_the_step_out_of_the_parts():
-    rates = table(bucket(32, 2)).rates()
-    assert rates == Rates((0.5, 5.5, 10.5), 4.5, 0.5, 0.25, 12.25, 8.25)
+    rates = table(bucket(32, 2)).per_text()
+    assert rates == PartCosts((0.5, 5.5, 10.5), 4.5, 0.5, 0.25, 12.25, 8.25)
 
 
 def test_the_step_of_a_server_takes_the_place_of_the_measured_one_in_singles_too():
-    rates = table(bucket(32, 1)).rates(step_ms=2.0)
-    assert rates == Rates((1.0, 11.0, 21.0), 9.0, 1.0, 2.0, 26.0, 18.0)
+    rates = table(bucket(32, 1)).per_text(step_ms=2.0)
+    assert rates == PartCosts((1.0, 11.0, 21.0), 9.0, 1.0, 2.0, 26.0, 18.0)
 
 
 def test_buckets_count_alike_and_can_be_named():
     both = table(bucket(32, 1), bucket(128, 1, scale=3))
-    assert both.rates().single_ms == both.single_model_ms == pytest.approx(2 * 24.5)
-    assert both.rates(tokens=128).single_ms == pytest.approx(73.5)
+    assert both.per_text().single_ms == both.single_model_ms == pytest.approx(2 * 24.5)
+    assert both.per_text(tokens=128).single_ms == pytest.approx(73.5)
     assert both.cost([head(0, 1)]).trunk_ms == pytest.approx(2.0)
     with pytest.raises(UserError, match="it has 32 x 1, 128 x 1"):
-        both.rates(tokens=64)
+        both.per_text(tokens=64)
 
 
 def test_a_difference_below_nought_is_no_gain():
     noisy = bucket(32, 1).model_copy(update={"layer_ms": fixed(-0.1), "folded_ms": fixed(0.4)})
-    rates = table(noisy).rates()
+    rates = table(noisy).per_text()
     assert (rates.layer_ms, rates.folded_ms) == (0.0, 0.0)
 
 
