@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.admin import AdminClient
-from onetrunk.deploy.change import clear_ended_candidates
+from onetrunk.deploy.change import Context
 from onetrunk.deploy.history import History, ListedTask, list_tasks
 from onetrunk.deploy.operations import (
     Candidate,
-    Context,
     Deploy,
     Discard,
     Operation,
@@ -26,6 +25,7 @@ from onetrunk.deploy.operations import (
     find_candidate,
 )
 from onetrunk.deploy.reconcile import reconcile, verify
+from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
