@@ -1,5 +1,5 @@
 # make demo   everything at once: install, build the repository, ask a real Triton about a few texts
-# make test   the whole test suite, with a real Triton in it
+# make test   the test suite, with a real Triton in it; EXHAUSTIVE=1 with every crash point; TESTS=tests/unit for a part
 # make bench  eight tasks beside single-task models, on this machine: about half an hour; PEERS=python of their environment
 # make speed  a small part of it, that fails when a ratio is lost
 # make lint   formatting, types, import contracts
@@ -21,7 +21,7 @@ demo: $(VENV)/.serving
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.developing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "$(if $(EXHAUSTIVE),,not exhaustive)" $(TESTS)
 
 bench: $(VENV)/.developing
 	$(BIN)/python -m benchmarks.compare --output docs/results/performance $(if $(PEERS),--peers $(PEERS))

@@ -31,11 +31,9 @@ from onetrunk.machine import processor_name
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol import __version__
 from onetrunk.protocol.names import Segment
-from onetrunk.repository.bucket_choice import choose_buckets, padding_share
-from onetrunk.repository.buckets import buckets_up_to
+from onetrunk.repository.buckets import MAX_BUCKETS, STEP, buckets_up_to, choose_buckets, padding_share
 from onetrunk.repository.configs import MAX_BATCH_SIZE
 from onetrunk.repository.length_sample import count_lengths
-from onetrunk.repository.padding import MOST_BUCKETS, STEP
 from onetrunk.tasks import find_tasks, load_task, read_examples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +111,7 @@ def measure(trunk, data):
     random.Random(0).shuffle(mixed)
     rows = compare(mixed, [length for lengths in train.values() for length in lengths])
     fewer, default = (
-        next(row for row in rows if (row["most"], row["step"]) == (most, STEP)) for most in (FEWER, MOST_BUCKETS)
+        next(row for row in rows if (row["most"], row["step"]) == (most, STEP)) for most in (FEWER, MAX_BUCKETS)
     )
     powers = rows[0]["buckets"]
     times = time_tokens(trunk, sorted({*TIMED, *powers, *default["buckets"]}))
@@ -170,7 +168,7 @@ def markdown(result):
 Share of padding in all tokens sent, in percent: all {rows:,} rows in the dev files of
 {len(result["tasks"])} GLUE tasks, cut at {result["max_length"]} tokens, shuffled, one row a request.
 `build-repo --buckets auto` chooses at most
-{MOST_BUCKETS} buckets, multiples of {STEP}: **{percent(result["padding_share"])}%**, instead of
+{MAX_BUCKETS} buckets, multiples of {STEP}: **{percent(result["padding_share"])}%**, instead of
 {percent(result["padding_share_powers_of_two"])}% with the powers of two.
 
 - *dev*: chosen on all dev rows and measured on them.
@@ -183,15 +181,15 @@ Share of padding in all tokens sent, in percent: all {rows:,} rows in the dev fi
 | buckets | | dev | other half | from train | in a row |
 |---|---|---:|---:|---:|---:|"""
     for row in result["choices"]:
-        bold = "**" if (row["most"], row["step"]) == (MOST_BUCKETS, STEP) else ""
+        bold = "**" if (row["most"], row["step"]) == (MAX_BUCKETS, STEP) else ""
         held_out, shifted = (percent(row.get(key)) for key in ("held_out_share", "chosen_on_train_share"))
         sizes, share = ",".join(map(str, row["buckets"])), f"{bold}{percent(row['padding_share'])}{bold}"
         yield f"| {row['name']} | {sizes} | {share} | {held_out} | {shifted} | {row['equal_in_a_row']:.2f} |"
     yield f"""
-By task, each with the same buckets: the powers of two, and at most {FEWER} and {MOST_BUCKETS} (multiples of {STEP})
+By task, each with the same buckets: the powers of two, and at most {FEWER} and {MAX_BUCKETS} (multiples of {STEP})
 that were chosen for the mix. With fewer, a task of short texts pays for the others.
 
-| task | dev rows | mean tokens | powers of two | {FEWER} | {MOST_BUCKETS} |
+| task | dev rows | mean tokens | powers of two | {FEWER} | {MAX_BUCKETS} |
 |---|---:|---:|---:|---:|---:|"""
     for task, row in result["tasks"].items():
         shares = " | ".join(percent(row[key]) for key in ("powers_of_two", "fewer", "chosen"))

@@ -26,6 +26,7 @@ pytest_plugins = [
     "tests.fixtures.fake_triton",
     "tests.fixtures.gate",
     "tests.fixtures.handmade_repository",
+    "tests.fixtures.processor",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
 ]
@@ -184,14 +185,20 @@ def served(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The flag that renews golden files."""
+    """Add the flag that renews golden files."""
     parser.addoption(
         "--renew-golden", action="store_true", help="write the golden files anew from what is generated now"
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with the tier whose folder it lies in."""
+    """Mark every test with its tier, and with the group of tests that must run in one process, one after another.
+
+    A file is a group, so that its fixtures are built once. All of the triton tier is one: a Triton uses every core, and
+    its tests measure times and count what ran.
+    """
     for item in items:
-        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        path = item.path.relative_to(Path(__file__).parent)
+        tier = path.parts[0]
         item.add_marker(getattr(pytest.mark, tier))
+        item.add_marker(pytest.mark.xdist_group("triton" if item.get_closest_marker("triton") else str(path)))

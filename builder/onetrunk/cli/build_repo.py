@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from onetrunk.cli.bucket_options import bucket_options, wished_buckets
+from onetrunk.cli.bucket_options import bucket_options, requested_buckets
 from onetrunk.cli.console import errors_end_command, progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
 from onetrunk.protocol.errors import OneTrunkError, UserError
@@ -21,7 +21,7 @@ from onetrunk.protocol.errors import OneTrunkError, UserError
 if TYPE_CHECKING:
     from onetrunk.protocol.manifest import Device, GateResult
     from onetrunk.repository import BuildReport
-    from onetrunk.repository.thread_choice import Goal
+    from onetrunk.repository.tuning import TuningObjective
 
 _EPILOG = """\b
 Examples:
@@ -132,7 +132,7 @@ def build_repo(
     gate_rows: int,
     task_dir: Path,
     data: Path | None,
-    tune: Goal | None,
+    tune: TuningObjective | None,
     device: Device,
     dry_run: bool,
     as_json: bool,
@@ -147,15 +147,15 @@ def build_repo(
 
     with errors_end_command():
         names = _task_names(tasks)
-        wish = wished_buckets(**bucket_settings)
+        requested = requested_buckets(**bucket_settings)
         wanted = parse_precision(precision)
         _refuse_unused_gate_options(precision, gate, wanted.is_reduced)
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
             from onetrunk.repository import BuildRequest, build_repository
+            from onetrunk.repository.buckets import BucketRequest
             from onetrunk.repository.gate_settings import GateSettings
-            from onetrunk.repository.padding import BucketWish
 
             report = build_repository(
                 BuildRequest(
@@ -164,7 +164,7 @@ def build_repo(
                     tasks=names,
                     trunk=trunk,
                     max_length=max_length,
-                    buckets=BucketWish(**wish, task_dir=task_dir, data_root=data),
+                    buckets=BucketRequest(**requested, task_dir=task_dir, data_root=data),
                     triton_release=triton_release,
                     group_heads=group_heads,
                     precision=wanted,

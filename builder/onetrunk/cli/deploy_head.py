@@ -132,9 +132,9 @@ def deploy_head(
         action = _chosen_action(asked, dry_run)
         # Imported here: --help and a mistyped option need none of it.
         from onetrunk.deploy import Deployer
-        from onetrunk.repository.gate_settings import GateWish
+        from onetrunk.repository.gate_settings import GateOverrides
 
-        gate = GateWish(max_loss, task_dir, data)
+        gate = GateOverrides(max_loss, task_dir, data)
         place = None if offline else url
         with (
             progress_line() as progress,

@@ -29,8 +29,7 @@ from onetrunk.protocol.names import (
     head_name,
 )
 from onetrunk.repository.artifacts import Artifacts, head_file
-from onetrunk.repository.gate import judge, measure_losses, read_dev
-from onetrunk.repository.gate_plan import gate_key
+from onetrunk.repository.gate import gate_key, judge, measure_losses, read_dev
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.heads import HeadSource, is_reduced_task
 from onetrunk.repository.state import RepositoryState

@@ -1,68 +1,40 @@
-"""A change of a repository and of the server on it, in steps of which each leaves something that serves.
-
-1. The new files are added: version folders, and configs that let the server hold the new version beside the old one.
-   No ensemble names them yet, so nothing that is served changes.
-2. The server loads them, and an ensemble under another name proves what is to come.
-3. The ensembles are switched on disk (one decision, then moves), then on the server, and asked again.
-
-A failure in 1 or 2 is undone, one in 3 is switched back. A crash leaves the repository loadable at every point, and the
-next deployment finishes what was decided and clears what was not.
-"""
+"""What an operation comes to: a change from one state of a repository to another, planned and not yet carried out."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from onetrunk.admin import AdminClient, Answers
-from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed, check_answers, prove, score_outputs, smoke_rows
+from onetrunk.admin import AdminClient
+from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed
 from onetrunk.deploy.reconcile import reconcile
+from onetrunk.deploy.rollout import Outcome, Rollout
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import NotReady, OneTrunkError
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import Manifest
 from onetrunk.protocol.names import (
-    MANIFEST,
     MULTITASK,
-    MULTITASK_TOKENS,
+    Segment,
     candidate_ensemble,
     candidate_output,
+    cut_trunk,
     head_name,
 )
 from onetrunk.repository.configs import placed_text
-from onetrunk.repository.state import RepositoryState, changed_texts, text_digest
-from onetrunk.repository.transaction import Transaction, commit_state, is_decided
-from onetrunk.repository.versions import ModelVersion
+from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
+from onetrunk.repository.state import HeadVersions, RepositoryState, changed_texts, required_manifest, text_digest
+from onetrunk.repository.transaction import commit_state
+from onetrunk.repository.versions import ModelVersion, plan_version, segment_source
 from onetrunk.tasks.head_spec import HeadSpec
 
 if TYPE_CHECKING:
     from onetrunk.deploy.artifacts import ReleaseArtifacts
-
-# How long a server that dies in the middle may take to come back: its launcher restarts it.
-_RESTART_S = 60.0
-
-
-@dataclass
-class Outcome:
-    """What applying a change did.
-
-    Attributes:
-        written: The files that were written, below the repository.
-        removed: The folders that were removed.
-        hashes: Path -> SHA-256 of the files that the change is about, for the log.
-        seconds: Step -> seconds.
-    """
-
-    written: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    from onetrunk.nn.trunk import Trunk
+    from onetrunk.repository.heads import HeadSource
 
 
 @dataclass(frozen=True)
@@ -159,12 +131,12 @@ class HeadChange(Change):
             head = replace(old, versions={**old.versions, **new.versions}, loaded=loaded)
         # New segments are on disk then, with their configs, and not in use.
         files: dict[str, dict[str, str]] = {}
-        for name, text in self._new_segment_texts().items():
+        for name, text in self.new_segment_texts().items():
             files.setdefault(name.split("/")[0], {})[name] = text_digest(text)
         state = self.before.with_head(self.task, head)
         return replace(state, recorded_files={**state.recorded_files, **files})
 
-    def _new_segment_texts(self) -> dict[str, str]:
+    def new_segment_texts(self) -> dict[str, str]:
         """Return the configs of segments that only ``after`` has."""
         return {
             f"{config.name}/config.pbtxt": placed_text(config, self.after.placement)
@@ -192,12 +164,12 @@ class HeadChange(Change):
         return any(version.dtype != "fp32" for head in heads for version in head.versions.values())
 
     @property
-    def _ended_candidates(self) -> list[str]:
+    def ended_candidates(self) -> list[str]:
         """The folders of candidates' ensembles that the change ends."""
         return [candidate_ensemble(task) for task in self.before.candidates if task not in self.after.candidates]
 
     @property
-    def _ensemble(self) -> str:
+    def ensemble(self) -> str:
         """The ensemble in which the change shows: the candidate's if nothing else differs."""
         before, after = self.before, self.after
         live = [{task: state.heads[task].served for task in state.tasks} for state in (before, after)]
@@ -207,10 +179,10 @@ class HeadChange(Change):
     def is_needed(self, repository: Path) -> bool:
         """Return whether texts, candidates or versions would change."""
         same_head = self.before.heads.get(self.task) == self.after.heads[self.task]
-        return bool(self._texts(repository) or self._ended_candidates or not same_head)
+        return bool(self._texts(repository) or self.ended_candidates or not same_head)
 
     def _texts(self, repository: Path) -> dict[str, str]:
-        return changed_texts(repository, {**self._new_segment_texts(), **self.after.texts})
+        return changed_texts(repository, {**self.new_segment_texts(), **self.after.texts})
 
     def preview(self, repository: Path) -> Preview:
         """Return the files that would be made and written, the folders that would go, and a diff of the configs."""
@@ -218,172 +190,116 @@ class HeadChange(Change):
         files = [name for model in self.models if model.fresh for name in model.files]
         shown = {name: text for name, text in texts.items() if name.endswith((".pbtxt", ".txt"))}
         diff = "".join(_diff(repository, name, text) for name, text in shown.items())
-        return Preview(written=(*files, *texts), removed=tuple(self._ended_candidates), diff=diff)
+        return Preview(written=(*files, *texts), removed=tuple(self.ended_candidates), diff=diff)
 
     def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
-        """Add the files, prove the state after, and switch to it; see the module's description."""
-        outcome, clock = Outcome(removed=self._ended_candidates), _Clock()
-        replaced: dict[str, str] = {}
-        answers: Answers = {}
-        between = self._add_files(repository, outcome, replaced, progress)
-        outcome.seconds["bring in"] = clock.lap()
-        try:
-            if server is not None:
-                progress("loading and proving", 1, 4)
-                self._load(server)
-                outcome.seconds["load"] = clock.lap()
-                answers = self._prove(server)
-                outcome.seconds["prove"] = clock.lap()
-            progress("switching", 2, 4)
-            switched, written = commit_state(repository, self.after.with_records_of(between))
-            outcome.written += written
-        except BaseException:
-            # Once the switch is decided, only moves remain; the next deployment completes them.
-            if not is_decided(repository):
-                with contextlib.suppress(OneTrunkError):
-                    self._undo(repository, replaced, server)
-            raise
-        if server is not None:
-            try:
-                self._switch_server(server, answers, outcome, clock, progress)
-            except BaseException as error:
-                self._switch_back(repository, switched, server, error)
-                raise
-        clear_ended_candidates(repository, self.after)
-        outcome.written = list(dict.fromkeys(outcome.written))
-        outcome.hashes = self._hashes(switched)
-        return outcome
+        """Add the files, prove the state after, and switch to it; see ``onetrunk.deploy.rollout``."""
+        return Rollout(self, repository, server, progress).run()
 
-    def _add_files(
-        self, repository: Path, outcome: Outcome, replaced: dict[str, str], progress: ProgressCallback
-    ) -> RepositoryState:
-        """Commit the new versions, and the configs that let a server hold them.
 
-        Args:
-            repository: The repository's folder.
-            outcome: Gets the files that were written.
-            replaced: Gets the content of the texts that are overwritten, so that they can be restored.
-            progress: Called as the files are made.
+@dataclass
+class Context:
+    """What an operation needs besides the repository's state.
 
-        Returns:
-            The state of the repository then.
-        """
-        between = self.between
-        texts = {**self._new_segment_texts(), **between.part_texts}
-        fresh = [model for model in self.models if model.fresh]
-        changed = changed_texts(repository, texts)
-        if not fresh and not changed:
-            return self.before
-        with Transaction(repository) as transaction:
-            progress("exporting and checking", 0, 4)
-            if self.artifacts is not None:
-                between = replace(between, gate={**between.gate, **self.artifacts.write(transaction)})
-            for name in (*changed, MANIFEST):
-                if (repository / name).is_file():
-                    replaced[name] = (repository / name).read_text(encoding="utf-8")
-            between, written = transaction.stage_state(between, texts, self.models)
-            transaction.commit(loadable=True)
-        outcome.written += [name for model in fresh for name in model.files] + written
-        return between
+    Attributes:
+        repository: The repository's folder.
+        trunk_source: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
+        gate: What overrides the repository's gate rule.
+        progress: Called as work proceeds.
+    """
 
-    def _load(self, server: AdminClient) -> None:
-        """Load what ``between`` names and the server lacks, and the new segments, which no ensemble names yet."""
-        reconcile(self.between, server)
-        held = server.loaded_versions()
-        for segment, version in self.after.segments.items():
-            if version not in held.get(segment.name, set()):
-                server.load(segment.name)
+    repository: Path
+    trunk_source: str | Path | None = None
+    gate: GateOverrides = NO_OVERRIDES
+    progress: ProgressCallback = silent
+    _trunk: Trunk | None = field(default=None, init=False)
 
-    def _prove(self, server: AdminClient) -> Answers:
-        expected = {} if self.artifacts is None else self.artifacts.expected()
-        answers = prove(server, self.after.ensemble(self._ensemble), expected, self.allowed)
-        live = answers
-        if self._ensemble != MULTITASK and self.before.segments != self.after.segments:
-            # The candidate's tap cuts the trunk anew, for all heads.
-            live = prove(server, self.after.ensemble(MULTITASK), {})
-        own = {self.task, candidate_output(self.task)}
-        same = [task for task in self.before.tasks if task in live and task not in own]
-        if same:
-            check_answers(live, server.ask(MULTITASK, smoke_rows(), same), self.allowed)
-        return answers
-
-    def _undo(self, repository: Path, replaced: Mapping[str, str], server: AdminClient | None) -> None:
-        """Restore the texts that were overwritten, and remove the fresh versions."""
-        fresh = [model for model in self.models if model.fresh]
-        # Of a model that is new, the whole folder goes.
-        new = [model.name for model in fresh if model.name not in self.before.on_disk]
-        folders = [*new, *(f"{model.name}/{model.version}" for model in fresh if model.name not in new)]
-        if server is not None:
-            with contextlib.suppress(OneTrunkError):
-                for name in new:
-                    server.unload(name)
-        with Transaction(repository) as transaction:
-            for name, text in replaced.items():
-                transaction.write(name, text)
-            transaction.commit(folders, loadable=True)
-        if server is not None:
-            reconcile(self.before, server)
-
-    def _switch_server(
-        self, server: AdminClient, answers: Answers, outcome: Outcome, clock: _Clock, progress: ProgressCallback
-    ) -> None:
-        try:
-            reconcile(self.after, server)
-            outcome.seconds["switch"] = clock.lap()
-            progress("asking again", 3, 4)
-            self._ask_again(server, answers)
-        except NotReady:
-            # The server died in the middle: its launcher restarts it, from files that are switched already.
-            try:
-                server.wait_until_back(_RESTART_S)
-            except NotReady as error:
-                raise _NotBackError(
-                    f"the files are switched, but the server went away and has not come back ({error}); "
-                    "once it is restarted, it serves the new state: then run deploy-head --verify"
-                ) from error
-            reconcile(self.after, server)
-            self._ask_again(server, answers)
-        outcome.seconds["ask again"] = clock.lap()
-
-    def _ask_again(self, server: AdminClient, expected: Answers) -> None:
-        """Ask the ensemble that was switched to; its answers must be those of the proof."""
-        outputs = score_outputs(self.after.ensemble(self._ensemble))
-        check_answers(server.ask(self._ensemble, smoke_rows(), outputs), expected, self.allowed)
-        if self._ensemble == MULTITASK:
-            answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), self.after.tasks)
-            check_answers(answers, {})
-
-    def _switch_back(
-        self, repository: Path, switched: RepositoryState, server: AdminClient, error: BaseException
-    ) -> None:
-        """Serve the state before again, after the new one turned out to be wrong.
+    def load_trunk(self, state: RepositoryState) -> Trunk:
+        """Load the trunk, once.
 
         Raises:
-            OneTrunkError: What the user needs to know: the error, and what is served now.
+            UserError: The trunk cannot be loaded, or the repository stands on another one.
         """
-        if isinstance(error, _NotBackError):
-            return
-        before = self.before.with_records_of(switched)
-        try:
-            commit_state(repository, before)
-            reconcile(before, server)
-            clear_ended_candidates(repository, before)
-        except OneTrunkError as another:
-            raise OneTrunkError(
-                f"{error}; switching back failed too ({another}): see deploy-head --verify, then --sync"
-            ) from error
-        if isinstance(error, OneTrunkError):
-            raise OneTrunkError(f"{error}; what was served before is served again") from error
+        if self._trunk is None:
+            # Imported here: most operations need no trunk, and so no torch.
+            from onetrunk.nn.trunk import load_trunk
 
-    def _hashes(self, state: RepositoryState) -> dict[str, str]:
-        """Return path -> SHA-256 of the files of the served version and of the candidate."""
-        head, versions = state.heads[self.task], state.on_disk[head_name(self.task)]
-        used = [version for version in (head.served, head.candidate) if version is not None]
-        return {name: digest for version in used for name, digest in versions[version].files.items()}
+            self.progress("loading the trunk", 0, 4)
+            self._trunk = load_trunk(self.trunk_source)
+        if self._trunk.identity != state.trunk:
+            raise UserError(
+                f"{self.repository} stands on trunk {state.trunk}, but this trunk is {self._trunk.identity}: "
+                "give its own by --trunk"
+            )
+        return self._trunk
 
 
-class _NotBackError(OneTrunkError):
-    """The server went away in the middle of a switch, and has not come back."""
+def plan_head_change(
+    state: RepositoryState,
+    context: Context,
+    task: str,
+    head: HeadVersions,
+    source: HeadSource | None = None,
+    model: ModelVersion | None = None,
+) -> HeadChange:
+    """Return the change to another state of one head, with the trunk cut so that a segment ends at every tap in use.
+
+    Args:
+        state: The state before.
+        context: The repository and what else is needed.
+        task: The head's task.
+        head: The head as it is to be.
+        source: Where the head's fresh version comes from; None if no version is added.
+        model: The version that is added.
+    """
+    after, before = state.with_head(task, head), state.heads.get(task)
+    if before is not None and before.served != head.served:
+        # Threads were measured for another version, which may have other layers.
+        after = replace(after, placement=after.placement.without(head_name(task)))
+    manifest = required_manifest(context.repository)
+    segments = {one: _plan_segment(one, state, manifest, context) for one in _cut(state.segments, after.taps)}
+    after = replace(after, segments={one: version for one, (version, _) in segments.items()})
+    models = [planned for planned in (model, *(planned for _, planned in segments.values())) if planned is not None]
+    change = HeadChange(
+        task,
+        before=state,
+        after=after,
+        models=tuple(models),
+        from_version=before.served if before else None,
+        to_version=head.served,
+    )
+    if source is None and not any(planned.fresh for planned in models):
+        return change
+    # Imported here: a change that makes nothing, such as a rollback, needs no torch.
+    from onetrunk.deploy.artifacts import ReleaseArtifacts
+
+    artifacts = ReleaseArtifacts(
+        repository=context.repository,
+        after=after,
+        trunk=context.load_trunk(state),
+        models=change.models,
+        head=source,
+        gate=context.gate.apply(state.gate_rule),
+        progress=context.progress,
+    )
+    return replace(change, artifacts=artifacts)
+
+
+def _cut(now: Iterable[Segment], taps: set[int]) -> list[Segment]:
+    """Return the segments for these taps. Cuts that exist are kept, so that loaded segments are not exported again."""
+    return cut_trunk({segment.stop for segment in now if 0 < segment.stop <= max(taps)} | taps)
+
+
+def _plan_segment(
+    segment: Segment, state: RepositoryState, manifest: Manifest, context: Context
+) -> tuple[int, ModelVersion | None]:
+    """Return a segment's version, and the planned version if the segment is not in use yet."""
+    if segment in state.segments:
+        return state.segments[segment], None
+    dtype = state.precision.of_segment(segment)
+    source = segment_source(segment, state.trunk, dtype)
+    planned = plan_version(context.repository, segment.name, source, manifest, dtype)
+    return planned.version, planned
 
 
 @dataclass(frozen=True)
@@ -423,19 +339,6 @@ class PruneChange(Change):
         return Outcome(removed=list(self.removed))
 
 
-def clear_ended_candidates(repository: Path, state: RepositoryState) -> list[str]:
-    """Remove the folders of candidates' ensembles that are over, and return their names.
-
-    The server must have unloaded them: a model whose folder is gone is still served, and not listed any more.
-    """
-    names = [candidate_ensemble(task) for task in sorted(state.heads) if task not in state.candidates]
-    ended = [name for name in names if (repository / name).is_dir()]
-    if ended:
-        with Transaction(repository) as transaction:
-            transaction.commit(ended, loadable=True)
-    return ended
-
-
 def _diff(repository: Path, name: str, text: str) -> str:
     path = repository / name
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -443,14 +346,3 @@ def _diff(repository: Path, name: str, text: str) -> str:
         before.splitlines(keepends=True), text.splitlines(keepends=True), f"now/{name}" if before else "/dev/null", name
     )
     return "".join(lines)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def lap(self) -> float:
-        """Return the seconds since the last call."""
-        now = time.monotonic()
-        lap, self._began = now - self._began, now
-        return round(lap, 3)

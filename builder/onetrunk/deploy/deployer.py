@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.admin import AdminClient
-from onetrunk.deploy.change import clear_ended_candidates
+from onetrunk.deploy.change import Context
 from onetrunk.deploy.history import History, ListedTask, list_tasks
 from onetrunk.deploy.operations import (
     Candidate,
-    Context,
     Deploy,
     Discard,
     Operation,
@@ -26,11 +25,12 @@ from onetrunk.deploy.operations import (
     find_candidate,
 )
 from onetrunk.deploy.reconcile import reconcile, verify
+from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
-from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
+from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import commit_state, locked, recover
 
@@ -89,7 +89,7 @@ class Deployer:
         trunk: str | Path | None = None,
         admin_key: str | None = None,
         wait_s: float = 0.0,
-        gate: GateWish = DEFAULT_WISH,
+        gate: GateOverrides = NO_OVERRIDES,
         progress: ProgressCallback = silent,
     ) -> None:
         """Note where to work; touch nothing.

@@ -6,61 +6,20 @@ Planning touches nothing. It decides what may follow what, and refuses the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from onetrunk.deploy.change import Change, HeadChange, PruneChange
-from onetrunk.progress import ProgressCallback, silent
+from onetrunk.deploy.change import Change, Context, PruneChange, plan_head_change
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.manifest import Manifest, ModelEntry
-from onetrunk.protocol.names import Segment, cut_trunk, head_name, head_task, segment_named
-from onetrunk.repository.gate_settings import DEFAULT_WISH, GateWish
+from onetrunk.protocol.manifest import ModelEntry
+from onetrunk.protocol.names import head_name, head_task, segment_named
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
-from onetrunk.repository.versions import ModelVersion, is_whole, plan_version, segment_source
+from onetrunk.repository.versions import ModelVersion, is_whole, plan_version
 from onetrunk.tasks.head_spec import HeadSpec
 
 if TYPE_CHECKING:
-    from onetrunk.nn.trunk import Trunk
     from onetrunk.repository.heads import HeadSource
-
-
-@dataclass
-class Context:
-    """What an operation needs besides the repository's state.
-
-    Attributes:
-        repository: The repository's folder.
-        trunk_source: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
-        gate: What overrides the repository's gate rule.
-        progress: Called as work proceeds.
-    """
-
-    repository: Path
-    trunk_source: str | Path | None = None
-    gate: GateWish = DEFAULT_WISH
-    progress: ProgressCallback = silent
-    _trunk: Trunk | None = field(default=None, init=False)
-
-    def load_trunk(self, state: RepositoryState) -> Trunk:
-        """Load the trunk, once.
-
-        Raises:
-            UserError: The trunk cannot be loaded, or the repository stands on another one.
-        """
-        if self._trunk is None:
-            # Imported here: most operations need no trunk, and so no torch.
-            from onetrunk.nn.trunk import load_trunk
-
-            self.progress("loading the trunk", 0, 4)
-            self._trunk = load_trunk(self.trunk_source)
-        if self._trunk.identity != state.trunk:
-            raise UserError(
-                f"{self.repository} stands on trunk {state.trunk}, but this trunk is {self._trunk.identity}: "
-                "give its own by --trunk"
-            )
-        return self._trunk
 
 
 class Operation(ABC):
@@ -98,7 +57,7 @@ class Deploy(Operation):
         source, head, model = _add_version(self.folder, state, context)
         ended = head.candidate == model.version
         head = replace(head, candidate=None if ended else head.candidate).serving(model.version)
-        return _plan_change(state, context, source.spec.task, head, source, model)
+        return plan_head_change(state, context, source.spec.task, head, source, model)
 
 
 @dataclass(frozen=True)
@@ -126,7 +85,7 @@ class Candidate(Operation):
             raise UserError(
                 f"task {task} has a candidate already, version {head.candidate}: --promote or --discard it first"
             )
-        change = _plan_change(state, context, task, replace(head, candidate=version).at_rest(), source, model)
+        change = plan_head_change(state, context, task, replace(head, candidate=version).at_rest(), source, model)
         return replace(change, to_version=version)
 
 
@@ -148,7 +107,7 @@ class Promote(Operation):
             UserError: There is no such candidate.
         """
         task, version = find_candidate(state, self.task)
-        return _plan_change(state, context, task, replace(state.heads[task], candidate=None).serving(version))
+        return plan_head_change(state, context, task, replace(state.heads[task], candidate=None).serving(version))
 
 
 @dataclass(frozen=True)
@@ -169,7 +128,7 @@ class Discard(Operation):
             UserError: There is no such candidate.
         """
         task, version = find_candidate(state, self.task)
-        change = _plan_change(state, context, task, replace(state.heads[task], candidate=None).at_rest())
+        change = plan_head_change(state, context, task, replace(state.heads[task], candidate=None).at_rest())
         return replace(change, from_version=version)
 
 
@@ -197,7 +156,7 @@ class Rollback(Operation):
         if version != head.served:
             self._check_version(state, context.repository, head, version)
             head = head.serving(version)
-        return _plan_change(state, context, self.task, head)
+        return plan_head_change(state, context, self.task, head)
 
     def _check_version(self, state: RepositoryState, repository: Path, head: HeadVersions, version: int) -> None:
         if version == head.candidate:
@@ -235,7 +194,7 @@ class Remove(Operation):
         if state.tasks == (self.task,):
             raise UserError(f"task {self.task} is the only one that is served: stop the server instead")
         removed = replace(head, served=None, previous=head.served, loaded=())
-        return _plan_change(state, context, self.task, removed)
+        return plan_head_change(state, context, self.task, removed)
 
 
 @dataclass(frozen=True)
@@ -380,71 +339,3 @@ def _add_version(
     known = head.versions.get(model.version, HeadVersion(spec))
     versions = {**head.versions, model.version: HeadVersion(known.spec, dtype)}
     return source, replace(head, versions=versions), model
-
-
-def _plan_change(
-    state: RepositoryState,
-    context: Context,
-    task: str,
-    head: HeadVersions,
-    source: HeadSource | None = None,
-    model: ModelVersion | None = None,
-) -> HeadChange:
-    """Return the change to another state of one head, with the trunk cut so that a segment ends at every tap in use.
-
-    Args:
-        state: The state before.
-        context: The repository and what else is needed.
-        task: The head's task.
-        head: The head as it is to be.
-        source: Where the head's fresh version comes from; None if no version is added.
-        model: The version that is added.
-    """
-    after, before = state.with_head(task, head), state.heads.get(task)
-    if before is not None and before.served != head.served:
-        # Threads were measured for another version, which may have other layers.
-        after = replace(after, placement=after.placement.without(head_name(task)))
-    manifest = required_manifest(context.repository)
-    segments = {one: _plan_segment(one, state, manifest, context) for one in _cut(state.segments, after.taps)}
-    after = replace(after, segments={one: version for one, (version, _) in segments.items()})
-    models = [planned for planned in (model, *(planned for _, planned in segments.values())) if planned is not None]
-    change = HeadChange(
-        task,
-        before=state,
-        after=after,
-        models=tuple(models),
-        from_version=before.served if before else None,
-        to_version=head.served,
-    )
-    if source is None and not any(planned.fresh for planned in models):
-        return change
-    # Imported here: a change that makes nothing, such as a rollback, needs no torch.
-    from onetrunk.deploy.artifacts import ReleaseArtifacts
-
-    artifacts = ReleaseArtifacts(
-        repository=context.repository,
-        after=after,
-        trunk=context.load_trunk(state),
-        models=change.models,
-        head=source,
-        gate=context.gate.settle(state.gate_rule),
-        progress=context.progress,
-    )
-    return replace(change, artifacts=artifacts)
-
-
-def _cut(now: Iterable[Segment], taps: set[int]) -> list[Segment]:
-    """Return the segments for these taps. Cuts that exist are kept, so that loaded segments are not exported again."""
-    return cut_trunk({segment.stop for segment in now if 0 < segment.stop <= max(taps)} | taps)
-
-
-def _plan_segment(
-    segment: Segment, state: RepositoryState, manifest: Manifest, context: Context
-) -> tuple[int, ModelVersion | None]:
-    """Return a segment's version, and the planned version if the segment is not in use yet."""
-    if segment in state.segments:
-        return state.segments[segment], None
-    dtype = state.precision.of_segment(segment)
-    source = segment_source(segment, state.trunk, dtype)
-    planned = plan_version(context.repository, segment.name, source, manifest, dtype)
-    return planned.version, planned

@@ -15,10 +15,9 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import CPU, FP32, GateResult, Manifest, Placement, Precision, read_manifest
 from onetrunk.protocol.names import MANIFEST, head_name, head_task
 from onetrunk.repository.artifacts import Artifacts
-from onetrunk.repository.gate import judge, measure_losses
-from onetrunk.repository.gate_plan import GatePlan, plan_gate
+from onetrunk.repository.buckets import Buckets
+from onetrunk.repository.gate import GatePlan, judge, measure_losses, plan_gate
 from onetrunk.repository.heads import select_heads
-from onetrunk.repository.padding import Buckets
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
 from onetrunk.repository.transaction import Transaction, locked, recover
@@ -87,7 +86,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
     progress("loading the trunk", 0, 1)
     trunk = load_trunk(request.trunk)
     heads = select_heads(request.heads, request.tasks, trunk)
-    buckets = request.buckets.settle(trunk, request.max_length, list(heads), progress)
+    buckets = request.buckets.resolve(trunk, request.max_length, list(heads), progress)
     with nullcontext() if request.dry_run else locked(output):
         finished = not request.dry_run and recover(output)
         manifest = read_manifest(output)
@@ -100,7 +99,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
         fresh = [file for model in plan.models.values() if model.fresh for file in model.files]
         written = [*fresh, *changed_texts(output, plan.state.texts)]
         settings = manifest and (manifest.triton_release, manifest.gate_rule)
-        changed = bool(written or plan.removed or gating.open) or settings != (request.triton_release, gating.rule)
+        changed = bool(written or plan.removed or gating.pending) or settings != (request.triton_release, gating.rule)
         differences: dict[str, float] = {}
         results = dict(gating.known)
         if changed and not request.dry_run:
@@ -162,9 +161,9 @@ def _publish(
         artifacts.write(plan.models.values(), progress)
         differences = artifacts.check(progress)
         results = dict(gating.known)
-        if gating.open:
+        if gating.pending:
             chains = artifacts.fp32, artifacts.served
-            results |= measure_losses(trunk, *chains, gating.open, state.buckets, progress)
+            results |= measure_losses(trunk, *chains, gating.pending, state.buckets, progress)
         if gating.settings.on:
             judge(results, gating.settings.max_loss)
         state = replace(state, gate=results, gate_rule=gating.rule)

@@ -1,11 +1,13 @@
-"""The gate before a repository of reduced precision: what each task loses on its own dev data."""
+"""The gate before a reduced precision: how much of its metric each task may lose on its own dev data."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,28 +17,97 @@ from onetrunk.export.errors import GateError
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.manifest import GateResult
+from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest
+from onetrunk.protocol.names import head_name
 from onetrunk.repository.gate_settings import GateSettings
+from onetrunk.repository.heads import is_reduced_task
+from onetrunk.repository.versions import source_hash
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
 from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import metric_of
 
+if TYPE_CHECKING:
+    from onetrunk.repository.plan import BuildPlan
+
 BUILD_REMEDY = (
     "keep a part in fp32, as by --precision trunk=fp32,heads=int8, or measure on all rows by --gate-rows 0, or allow "
     "more by --max-loss"
 )
 
-# Raised by one when the same files could come out otherwise: results of before are then forgotten.
+# Increased when the same files could give another result, so that earlier results no longer count.
 GATE_FORMAT = 2
 
 
-def read_dev(spec: HeadSpec, settings: GateSettings) -> Examples:
-    """A task's labelled dev texts, a sample of them where there are many.
+GateTask = tuple[HeadSpec, Examples, str]
+"""A head, its dev rows, and the key of the result."""
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """The gate of a build.
+
+    Attributes:
+        settings: The settings of the build.
+        rule: The rule for the manifest, which is the default if nothing is reduced.
+        tasks: The tasks whose answers are computed in a reduced precision.
+        known: Task -> an earlier result for the same files and, if there is a gate, for the same rows.
+        pending: What has yet to be measured; empty if there is no gate.
+    """
+
+    settings: GateSettings
+    rule: GateRule
+    tasks: tuple[str, ...]
+    known: Mapping[str, GateResult]
+    pending: Sequence[GateTask]
+
+
+def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
+    """Compare the results that a build needs with those in the manifest.
 
     Raises:
-        UserError: there is no task file, it is about something else than the head, or its data are not found.
+        UserError: There is a gate, and a task has no dev data.
+    """
+    precision = plan.state.precision
+    keys = {
+        task: _key(plan, task)
+        for task, head in plan.heads.items()
+        if is_reduced_task(head, plan.state.segments, precision)
+    }
+    rule = settings.rule if precision.is_reduced else DEFAULT_RULE
+    earlier = manifest.gate if manifest else {}
+    known = {task: earlier[task] for task, key in keys.items() if task in earlier and earlier[task].key == key}
+    if not settings.on:
+        return GatePlan(settings, rule, tuple(keys), known, [])
+    dev = {task: read_dev(plan.heads[task].spec, settings) for task in keys}
+    known = {task: result for task, result in known.items() if result.data == rows_hash(dev[task])}
+    pending = [(plan.heads[task].spec, dev[task], key) for task, key in keys.items() if task not in known]
+    return GatePlan(settings, rule, tuple(keys), known, pending)
+
+
+def _key(plan: BuildPlan, task: str) -> str:
+    head = plan.heads[task]
+    below = [plan.models[segment.name].source for segment in plan.state.segments if segment.stop <= head.spec.tap]
+    return gate_key(plan.state.buckets, below, plan.models[head_name(task)].source)
+
+
+def gate_key(buckets: Sequence[int], below: Iterable[str], head: str) -> str:
+    """Return a hash over all files that answer a task.
+
+    Args:
+        buckets: The padded lengths in tokens.
+        below: The sources of the segments below the head, lowest first.
+        head: The head's source.
+    """
+    return source_hash(GATE_FORMAT, ",".join(map(str, buckets)), *below, head)
+
+
+def read_dev(spec: HeadSpec, settings: GateSettings) -> Examples:
+    """Read a task's labelled dev rows, or a sample of them if there are more than the rule asks for.
+
+    Raises:
+        UserError: The task file or its data are not found, or the task file does not match the head.
     """
     try:
         task = load_task(find_task(spec.task, settings.task_dir))
@@ -57,7 +128,10 @@ def read_dev(spec: HeadSpec, settings: GateSettings) -> Examples:
 
 
 def rows_hash(examples: Examples) -> str:
-    """One hash over the texts and labels themselves: a task file that reads other fields gives other rows of a file."""
+    """Return a hash over texts and labels.
+
+    The hash of the data file would not do: a task file that names other fields reads other rows from the same file.
+    """
     return hashlib.sha256(json.dumps([examples.texts, examples.targets]).encode()).hexdigest()
 
 
@@ -65,46 +139,56 @@ def measure_losses(
     trunk: Trunk,
     fp32: Chain,
     reduced: Chain,
-    tasks: Sequence[tuple[HeadSpec, Examples, str]],
+    tasks: Sequence[GateTask],
     buckets: tuple[int, ...],
     progress: ProgressCallback,
 ) -> dict[str, GateResult]:
-    """Runs each task's dev texts through both chains.
+    """Measure each task's metric by the fp32 files and by the files to serve.
 
     Args:
-        trunk: the trunk, for its tokenizer.
-        fp32: the fp32 files.
-        reduced: the files to be served.
-        tasks: head, its dev texts and the key of its result.
-        buckets: padded lengths in tokens.
-        progress: see ProgressCallback.
+        trunk: The trunk, for its tokenizer.
+        fp32: The fp32 files.
+        reduced: The files to serve.
+        tasks: The heads to measure, with their dev rows and keys.
+        buckets: The padded lengths in tokens.
+        progress: Called after each batch.
 
     Returns:
-        Task -> what was found.
+        Task -> its result.
+
+    Raises:
+        ParityError: ONNX Runtime does not load a file.
     """
     found = {}
     for spec, examples, key in tasks:
         batches = list(padded_batches(trunk, examples.texts, buckets))
-        counter, what = itertools.count(1), f"measuring {spec.task} in fp32 and reduced"
-        total = 2 * len(batches)
-        kind, texts = get_kind(spec.kind), examples.texts
-        targets = targets_of(kind, examples.targets, spec, texts, trunk.tokenizer, buckets[-1])
-        progress(what, 0, total)
-        before, after = (
-            metric_of(
-                chain.scores(spec, batches, lambda c=counter, w=what, t=total: progress(w, next(c), t)),  # type: ignore[misc]
-                targets,
-                spec,
-            )
-            for chain in (fp32, reduced)
-        )
+        report = _batch_counter(progress, f"measuring {spec.task} in fp32 and reduced", total=2 * len(batches))
+        kind = get_kind(spec.kind)
+        targets = targets_of(kind, examples.targets, spec, examples.texts, trunk.tokenizer, buckets[-1])
+        scores = [metric_of(chain.scores(spec, batches, report), targets, spec) for chain in (fp32, reduced)]
         found[spec.task] = GateResult(
-            metric=spec.metric, rows=len(examples), fp32=before, reduced=after, key=key, data=rows_hash(examples)
+            metric=spec.metric, rows=len(examples), fp32=scores[0], reduced=scores[1], key=key, data=rows_hash(examples)
         )
     return found
 
 
+def _batch_counter(progress: ProgressCallback, what: str, total: int) -> Callable[[], None]:
+    """Report that nothing is done yet, and return a function that reports one more batch at each call."""
+    done = itertools.count()
+    progress(what, next(done), total)
+    return lambda: progress(what, next(done), total)
+
+
 def judge(results: Mapping[str, GateResult], max_loss: float, remedy: str = BUILD_REMEDY) -> None:
-    """Raises GateError, with what a user may do, where a task loses more than ``max_loss`` points."""
+    """Refuse results of which one loses more than ``max_loss`` points.
+
+    Args:
+        results: Task -> its result.
+        max_loss: The greatest loss allowed, in points.
+        remedy: What a user can do about a loss, for the message.
+
+    Raises:
+        GateError: A task loses more, or NaN.
+    """
     if not all(result.passes(max_loss) for result in results.values()):
         raise GateError(results, max_loss, remedy)

@@ -15,12 +15,12 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
 from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
 from onetrunk.repository.artifacts import tokenizer_files
+from onetrunk.repository.buckets import BucketRequest, Buckets
 from onetrunk.repository.configs import tokenizer_config
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.heads import HeadSource, head_dtype, head_source
-from onetrunk.repository.padding import Buckets, BucketWish
 from onetrunk.repository.state import GroupVersion, HeadVersion, HeadVersions, RepositoryState
-from onetrunk.repository.thread_choice import Goal
+from onetrunk.repository.tuning import TuningObjective
 from onetrunk.repository.versions import (
     EXPORT_FORMAT,
     Group,
@@ -63,13 +63,13 @@ class BuildRequest:
     tasks: Sequence[str] | None = None
     trunk: str | Path | None = None
     max_length: int = 128
-    buckets: BucketWish = field(default_factory=BucketWish)
+    buckets: BucketRequest = field(default_factory=BucketRequest)
     triton_release: str = DEFAULT_RELEASE
     group_heads: bool = False
     precision: Precision = FP32
     gate: GateSettings = DEFAULT_GATE
     device: Device = "cpu"
-    tune: Goal | None = None
+    tune: TuningObjective | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:

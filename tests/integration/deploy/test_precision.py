@@ -19,7 +19,7 @@ from onetrunk.export.errors import GateError
 from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate_settings import GateSettings, GateWish
+from onetrunk.repository.gate_settings import GateOverrides, GateSettings
 from onetrunk.repository.state import HeadVersion, read_state
 from onetrunk.serving import Server
 
@@ -55,7 +55,7 @@ def judged(repository, tiny_trunk_folder, tmp_path):
     (tmp_path / "mood.toml").write_text('labels = ["bad", "good"]\ntrain = "dev.jsonl"\ndev = "dev.jsonl"\n')
 
     def make(max_loss):
-        gate = GateWish(max_loss=max_loss, task_dir=tmp_path)
+        gate = GateOverrides(max_loss=max_loss, task_dir=tmp_path)
         return Deployer(repository, url=None, trunk=tiny_trunk_folder, gate=gate)
 
     return make

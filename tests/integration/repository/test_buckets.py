@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from onetrunk.cli.build_repo import build_repo
 from onetrunk.protocol.errors import UserError
 from onetrunk.repository import BuildRequest, artifacts, build_repository
+from onetrunk.repository.buckets import BucketRequest
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.length_sample import sample_file, sample_tasks
-from onetrunk.repository.padding import BucketWish
 from onetrunk.repository.state import changed_texts, read_state
 
 LONG = " ".join(["film"] * 38)
@@ -64,10 +64,14 @@ def repository(tiny_repository, tmp_path):
 
 @pytest.fixture
 def build(tiny_heads, tiny_trunk_folder, repository):
-    def run(**wish):
+    def run(**fields):
         return build_repository(
             BuildRequest(
-                output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=48, buckets=BucketWish(**wish)
+                output=repository,
+                heads=tiny_heads,
+                trunk=tiny_trunk_folder,
+                max_length=48,
+                buckets=BucketRequest(**fields),
             )
         )
 
@@ -110,7 +114,7 @@ class TestSample:
 
     @pytest.mark.parametrize("rows", [[], [{"words": "good film"}]])
     def test_file_without_texts_is_refused(self, tmp_path, tiny_trunk, rows):
-        with pytest.raises(UserError, match="no texts in it"):
+        with pytest.raises(UserError, match="contains no texts"):
             sample_file(write_lines(tmp_path / "t.jsonl", rows), tiny_trunk, 48)
 
     def test_dev_texts_of_the_tasks_where_found(self, tasks, tiny_trunk):
@@ -177,18 +181,18 @@ def test_few_buckets(build, traffic):
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("fields", "message"),
     [
-        ({"lengths": (32, 16, 48)}, "--buckets 32,16,48: give them rising"),
-        ({"lengths": (16, 16, 48)}, "give them rising"),
+        ({"lengths": (32, 16, 48)}, "--buckets 32,16,48: give them in ascending order"),
+        ({"lengths": (16, 16, 48)}, "give them in ascending order"),
         ({"lengths": (16, 32)}, r"the last one has to be --max-length \(48\).*or give --max-length 32"),
         ({"lengths": (2, 48)}, "the shortest that can hold a pair of texts has 5 tokens"),
         ({"lengths": "auto", "most": 0}, "--bucket-count 0: give at least 1"),
     ],
 )
-def test_wrong_wish_is_told_in_one_line(build, wish, message):
+def test_a_wrong_request_is_refused_in_one_line(build, fields, message):
     with pytest.raises(UserError, match=message) as raised:
-        build(**wish)
+        build(**fields)
     assert "\n" not in str(raised.value)
 
 

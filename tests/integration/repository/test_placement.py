@@ -18,8 +18,8 @@ from onetrunk.nn.head import new_head
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import CPU, Placement, Threads, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.padding import Buckets
-from onetrunk.repository.part_times import Measurement, PartTime
+from onetrunk.repository.buckets import Buckets
+from onetrunk.repository.model_times import Measurement, ModelTime
 from onetrunk.repository.state import changed_texts, read_state
 from onetrunk.serving.repository import read_repository
 
@@ -72,11 +72,11 @@ def measured(monkeypatch):
     def measure(files, tokens, vocab_size, cores, progress):
         calls.append((sorted(files), tokens))
         assert all(file.is_file() for file in files.values())
-        slow = {1: PartTime(30.0, 30.0), 2: PartTime(16.0, 31.0)}
-        fast = {1: PartTime(0.2, 0.2), 2: PartTime(0.3, 0.4)}
-        return Measurement({name: slow if name == "trunk_01_03" else fast for name in files}, free_share=0.6)
+        slow = {1: ModelTime(30.0, 30.0), 2: ModelTime(16.0, 31.0)}
+        fast = {1: ModelTime(0.2, 0.2), 2: ModelTime(0.3, 0.4)}
+        return Measurement({name: slow if name == "trunk_01_03" else fast for name in files}, idle_fraction=0.6)
 
-    monkeypatch.setattr("onetrunk.repository.tuning.measure_parts", measure)
+    monkeypatch.setattr("onetrunk.repository.tuning.measure_models", measure)
     monkeypatch.setattr("onetrunk.repository.tuning.usable_cores", lambda: 2)
     monkeypatch.setattr("onetrunk.repository.tuning.processor_model", lambda: "Abacus 3")
     return calls
@@ -145,7 +145,7 @@ class TestTune:
         assert "\n" not in str(raised.value)
 
     def test_for_real(self, build, repository, monkeypatch):
-        monkeypatch.setattr("onetrunk.repository.part_times._ENOUGH_S", 1.0)
+        monkeypatch.setattr("onetrunk.repository.model_times._TIME_LIMIT_S", 1.0)
         report = build(tune="latency")
         assert report.placement.threads.keys() == threads(repository).keys()
         assert all(1 <= one.count == threads(repository)[name] for name, one in report.placement.threads.items())

@@ -1,5 +1,6 @@
 """Deployments on a running server: what clients get before, during and after, and what happens when something dies."""
 
+import filecmp
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ from onetrunk.deploy import Deployer, proof
 from onetrunk.deploy import change as change_module
 from onetrunk.deploy.artifacts import reference_answers
 from onetrunk.deploy.proof import ProofError
+from onetrunk.deploy.rollout import Rollout
 from onetrunk.export.onnx_file import ServedHead
 from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle
@@ -39,17 +41,49 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def server(repository):
-    """A real Triton on the copy of the tiny repository."""
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None) as running:
+@pytest.fixture(scope="module")
+def served_folder(tiny_repository, tmp_path_factory):
+    """The folder that all tests of this module share: a copy of the tiny repository."""
+    return shutil.copytree(tiny_repository, tmp_path_factory.mktemp("live") / "repository")
+
+
+@pytest.fixture(scope="module")
+def server(served_folder):
+    """A real Triton on it. Starting one takes longer than most of these tests."""
+    with Server(
+        served_folder, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None
+    ) as running:
         yield running
 
 
 @pytest.fixture
+def repository(served_folder, tiny_repository):
+    """The shared folder, with the files that it had at first."""
+    restore(served_folder, tiny_repository)
+    return served_folder
+
+
+def restore(folder, original):
+    """Make a folder's files equal to those of another. Byte code stays: Triton writes it once, when it starts."""
+    for path in sorted(folder.rglob("*")):
+        is_byte_code = "__pycache__" in (path.name, path.parent.name)
+        if path.exists() and not is_byte_code and not (original / path.relative_to(folder)).exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for source in sorted(original.rglob("*")):
+        target = folder / source.relative_to(original)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        elif not (target.exists() and filecmp.cmp(source, target, shallow=False)):
+            # A new time of change, by which Triton sees that a file is another one.
+            shutil.copyfile(source, target)
+
+
+@pytest.fixture
 def live(server, repository, tiny_trunk_folder):
-    """A deployer on it."""
+    """A deployer on it, and the server serves what the files say."""
     with Deployer(repository, url=server.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer:
+        deployer.sync()
+        assert deployer.verify() == []
         yield deployer
 
 
@@ -215,7 +249,7 @@ def test_answers_that_are_wrong_after_the_switch_are_switched_back(live, reposit
 
     before, answers = chain(repository, "multitask"), ask("mood")["mood"]
     with monkeypatch.context() as patch:
-        patch.setattr(change_module.HeadChange, "_ask_again", wrong)
+        patch.setattr(Rollout, "_ask_again", wrong)
         with pytest.raises(OneTrunkError, match="answers something else; what was served before is served again"):
             live.deploy(bundle())
     assert chain(repository, "multitask") == before
@@ -301,8 +335,8 @@ def test_server_that_dies_in_the_middle_comes_back_with_the_new_head(
             psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
         return original(*args)
 
-    original = change_module.HeadChange._ask_again
-    monkeypatch.setattr(change_module.HeadChange, "_ask_again", die)
+    original = Rollout._ask_again
+    monkeypatch.setattr(Rollout, "_ask_again", die)
     live.deploy(new)
     assert killed
     assert near(ask("mood")["mood"], reference(new))

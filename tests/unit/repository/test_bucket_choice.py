@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onetrunk.repository.bucket_choice import choose_buckets, padding_share, tokens
+from onetrunk.repository.buckets import choose_buckets, padding_share, tokens
 
 MAX_LENGTH = 14
 mixes = st.dictionaries(st.integers(1, 20), st.integers(0, 50), max_size=8).map(Counter)

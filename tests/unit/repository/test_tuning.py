@@ -2,17 +2,17 @@
 
 import pytest
 
-from onetrunk.repository.part_times import PartTime, thread_counts
-from onetrunk.repository.thread_choice import choose_threads
+from onetrunk.repository.model_times import ModelTime, thread_counts
+from onetrunk.repository.tuning import choose_threads
 
 
 def part(*times):
     """What a model costs with 1, 2 ... threads, as (wall, CPU)."""
-    return {count: PartTime(*time) for count, time in enumerate(times, 1)}
+    return {count: ModelTime(*time) for count, time in enumerate(times, 1)}
 
 
-def counts(times, cores, goal="throughput"):
-    return {name: threads.count for name, threads in choose_threads(times, cores, goal, 64).items()}
+def counts(times, cores, objective="throughput"):
+    return {name: threads.count for name, threads in choose_threads(times, cores, objective, 64).items()}
 
 
 EVEN = {"a": part((10, 10), (6, 12)), "b": part((10, 10), (6, 12))}
@@ -70,9 +70,9 @@ def test_latency_adds_up_small_gains():
     assert counts({"a": part((10, 10), (9.5, 19), (8.9, 26), (8.8, 35))}, 4, "latency") == {"a": 3}
 
 
-@pytest.mark.parametrize("goal", ["throughput", "latency"])
-def test_one_core_leaves_no_choice(goal):
-    assert counts({"a": part((10, 10)), "b": part((1, 1))}, 1, goal) == {"a": 1, "b": 1}
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_one_core_leaves_no_choice(objective):
+    assert counts({"a": part((10, 10)), "b": part((1, 1))}, 1, objective) == {"a": 1, "b": 1}
 
 
 @pytest.mark.parametrize(

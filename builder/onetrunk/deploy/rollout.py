@@ -1,0 +1,262 @@
+"""Carrying out a change of a head, in steps of which each leaves something that serves.
+
+1. The new files are added: version folders, and configs that let the server hold the new version beside the old one.
+   No ensemble names them yet, so nothing that is served changes.
+2. The server loads them, and an ensemble under another name proves what is to come.
+3. The ensembles are switched on disk (one decision, then moves), then on the server, and asked again.
+
+A failure in 1 or 2 is undone, one in 3 is switched back. A crash leaves the repository loadable at every point, and the
+next deployment finishes what was decided and clears what was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onetrunk.admin import AdminClient, Answers
+from onetrunk.deploy.proof import check_answers, prove, score_outputs, smoke_rows
+from onetrunk.deploy.reconcile import reconcile
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import NotReady, OneTrunkError
+from onetrunk.protocol.names import (
+    MANIFEST,
+    MULTITASK,
+    MULTITASK_TOKENS,
+    candidate_ensemble,
+    candidate_output,
+    head_name,
+)
+from onetrunk.repository.state import RepositoryState, changed_texts
+from onetrunk.repository.transaction import Transaction, commit_state, is_decided
+
+if TYPE_CHECKING:
+    from onetrunk.deploy.change import HeadChange
+
+# How long a server that dies in the middle may take to come back: its launcher restarts it.
+_RESTART_S = 60.0
+
+
+@dataclass
+class Outcome:
+    """What applying a change did.
+
+    Attributes:
+        written: The files that were written, below the repository.
+        removed: The folders that were removed.
+        hashes: Path -> SHA-256 of the files that the change is about, for the log.
+        seconds: Step -> seconds.
+    """
+
+    written: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Rollout:
+    """One change of a head on its way to the server.
+
+    The caller holds the repository, and files and server agree with the state before.
+    """
+
+    def __init__(
+        self,
+        change: HeadChange,
+        repository: Path,
+        server: AdminClient | None,
+        progress: ProgressCallback = silent,
+    ) -> None:
+        """Prepare the rollout; touch nothing.
+
+        Args:
+            change: The change.
+            repository: The repository's folder.
+            server: The server on it; None changes the files only.
+            progress: Called as the steps proceed.
+        """
+        self.change, self.repository, self.server, self.progress = change, repository, server, progress
+        self._outcome = Outcome(removed=change.ended_candidates)
+        # The content of texts that step 1 overwrites, by path, so that they can be restored.
+        self._replaced: dict[str, str] = {}
+        self._step_began = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Add the files, prove the state after, and switch to it.
+
+        Raises:
+            OneTrunkError: A step failed. What was served before is still served or served again, or else the message
+                says what is served.
+        """
+        change, outcome = self.change, self._outcome
+        answers: Answers = {}
+        between = self._add_files()
+        self._end_step("bring in")
+        try:
+            if self.server is not None:
+                self.progress("loading and proving", 1, 4)
+                self._load(self.server)
+                self._end_step("load")
+                answers = self._prove(self.server)
+                self._end_step("prove")
+            self.progress("switching", 2, 4)
+            switched, written = commit_state(self.repository, change.after.with_records_of(between))
+            outcome.written += written
+        except BaseException:
+            # Once the switch is decided, only moves remain; the next deployment completes them.
+            if not is_decided(self.repository):
+                with contextlib.suppress(OneTrunkError):
+                    self._undo()
+            raise
+        if self.server is not None:
+            try:
+                self._switch_server(self.server, answers)
+            except BaseException as error:
+                self._switch_back(self.server, switched, error)
+                raise
+        clear_ended_candidates(self.repository, change.after)
+        outcome.written = list(dict.fromkeys(outcome.written))
+        outcome.hashes = self._hashes(switched)
+        return outcome
+
+    def _end_step(self, name: str) -> None:
+        now = time.monotonic()
+        self._outcome.seconds[name] = round(now - self._step_began, 3)
+        self._step_began = now
+
+    def _add_files(self) -> RepositoryState:
+        """Commit the new versions, and the configs that let a server hold them; return the state then."""
+        change, between = self.change, self.change.between
+        texts = {**change.new_segment_texts(), **between.part_texts}
+        fresh = [model for model in change.models if model.fresh]
+        changed = changed_texts(self.repository, texts)
+        if not fresh and not changed:
+            return change.before
+        with Transaction(self.repository) as transaction:
+            self.progress("exporting and checking", 0, 4)
+            if change.artifacts is not None:
+                between = replace(between, gate={**between.gate, **change.artifacts.write(transaction)})
+            for name in (*changed, MANIFEST):
+                if (self.repository / name).is_file():
+                    self._replaced[name] = (self.repository / name).read_text(encoding="utf-8")
+            between, written = transaction.stage_state(between, texts, change.models)
+            transaction.commit(loadable=True)
+        self._outcome.written += [name for model in fresh for name in model.files] + written
+        return between
+
+    def _load(self, server: AdminClient) -> None:
+        """Load what ``between`` names and the server lacks, and the new segments, which no ensemble names yet."""
+        reconcile(self.change.between, server)
+        held = server.loaded_versions()
+        for segment, version in self.change.after.segments.items():
+            if version not in held.get(segment.name, set()):
+                server.load(segment.name)
+
+    def _prove(self, server: AdminClient) -> Answers:
+        change = self.change
+        before, after = change.before, change.after
+        expected = {} if change.artifacts is None else change.artifacts.expected()
+        answers = prove(server, after.ensemble(change.ensemble), expected, change.allowed)
+        live = answers
+        if change.ensemble != MULTITASK and before.segments != after.segments:
+            # The candidate's tap cuts the trunk anew, for all heads.
+            live = prove(server, after.ensemble(MULTITASK), {})
+        own = {change.task, candidate_output(change.task)}
+        same = [task for task in before.tasks if task in live and task not in own]
+        if same:
+            check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.allowed)
+        return answers
+
+    def _undo(self) -> None:
+        """Restore the texts that were overwritten, and remove the fresh versions."""
+        fresh = [model for model in self.change.models if model.fresh]
+        # Of a model that is new, the whole folder goes.
+        new = [model.name for model in fresh if model.name not in self.change.before.on_disk]
+        folders = [*new, *(f"{model.name}/{model.version}" for model in fresh if model.name not in new)]
+        if self.server is not None:
+            with contextlib.suppress(OneTrunkError):
+                for name in new:
+                    self.server.unload(name)
+        with Transaction(self.repository) as transaction:
+            for name, text in self._replaced.items():
+                transaction.write(name, text)
+            transaction.commit(folders, loadable=True)
+        if self.server is not None:
+            reconcile(self.change.before, self.server)
+
+    def _switch_server(self, server: AdminClient, answers: Answers) -> None:
+        try:
+            reconcile(self.change.after, server)
+            self._end_step("switch")
+            self.progress("asking again", 3, 4)
+            self._ask_again(server, answers)
+        except NotReady:
+            # The server died in the middle: its launcher restarts it, from files that are switched already.
+            try:
+                server.wait_until_back(_RESTART_S)
+            except NotReady as error:
+                raise _NotBackError(
+                    f"the files are switched, but the server went away and has not come back ({error}); "
+                    "once it is restarted, it serves the new state: then run deploy-head --verify"
+                ) from error
+            reconcile(self.change.after, server)
+            self._ask_again(server, answers)
+        self._end_step("ask again")
+
+    def _ask_again(self, server: AdminClient, expected: Answers) -> None:
+        """Ask the ensemble that was switched to; its answers must be those of the proof."""
+        change = self.change
+        outputs = score_outputs(change.after.ensemble(change.ensemble))
+        check_answers(server.ask(change.ensemble, smoke_rows(), outputs), expected, change.allowed)
+        if change.ensemble == MULTITASK:
+            answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
+            check_answers(answers, {})
+
+    def _switch_back(self, server: AdminClient, switched: RepositoryState, error: BaseException) -> None:
+        """Serve the state before again, after the new one turned out to be wrong.
+
+        Raises:
+            OneTrunkError: What the user needs to know: the error, and what is served now.
+        """
+        if isinstance(error, _NotBackError):
+            return
+        before = self.change.before.with_records_of(switched)
+        try:
+            commit_state(self.repository, before)
+            reconcile(before, server)
+            clear_ended_candidates(self.repository, before)
+        except OneTrunkError as another:
+            raise OneTrunkError(
+                f"{error}; switching back failed too ({another}): see deploy-head --verify, then --sync"
+            ) from error
+        if isinstance(error, OneTrunkError):
+            raise OneTrunkError(f"{error}; what was served before is served again") from error
+
+    def _hashes(self, state: RepositoryState) -> dict[str, str]:
+        """Return path -> SHA-256 of the files of the served version and of the candidate."""
+        head, versions = state.heads[self.change.task], state.on_disk[head_name(self.change.task)]
+        used = [version for version in (head.served, head.candidate) if version is not None]
+        return {name: digest for version in used for name, digest in versions[version].files.items()}
+
+
+class _NotBackError(OneTrunkError):
+    """The server went away in the middle of a switch, and has not come back."""
+
+
+def clear_ended_candidates(repository: Path, state: RepositoryState) -> list[str]:
+    """Remove the folders of candidates' ensembles that are over, and return their names.
+
+    The server must have unloaded them: a model whose folder is gone is still served, and not listed any more.
+    """
+    names = [candidate_ensemble(task) for task in sorted(state.heads) if task not in state.candidates]
+    ended = [name for name in names if (repository / name).is_dir()]
+    if ended:
+        with Transaction(repository) as transaction:
+            transaction.commit(ended, loadable=True)
+    return ended
