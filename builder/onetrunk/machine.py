@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine on which a measurement is made."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """The processor and how many cores of it there are, as in ``AMD EPYC (2 cores)``."""
+    """Return the processor and its number of cores, such as ``AMD EPYC (2 cores)``."""
     return f"{processor_model()} ({os.cpu_count()} cores)"
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on: with ``taskset`` and the like fewer than there are."""
+    """Return the number of cores that this process may use, which ``taskset`` and the like restrict."""
     return len(os.sched_getaffinity(0))
 
 
 def processor_model() -> str:
-    """The processor, as in ``AMD EPYC``."""
+    """Return the processor, such as ``AMD EPYC``."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

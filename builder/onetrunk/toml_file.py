@@ -1,4 +1,4 @@
-"""A user's TOML: read, and explained in one line where it is wrong: file, key, what was found, what is allowed."""
+"""A user's TOML: reading it, and explaining in one line what is wrong: file, key, what was found, what is allowed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ else:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The values of a file.
+    """Read a TOML file.
 
     Args:
-        path: the file.
-        what: what it is to the user, as in ``task file``, for messages.
+        path: The file.
+        what: What it is to the user, such as ``task file``, for messages.
 
     Raises:
-        UserError: the file is missing, cannot be read, or is not TOML.
+        UserError: The file is missing, cannot be read, or is not TOML.
     """
     try:
         values: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
@@ -38,7 +38,17 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 
 def refuse_unknown_keys(path: Path, values: Mapping[str, Any], allowed: Collection[str], prefix: str = "") -> None:
-    """Raises UserError for the first key that is not allowed. ``prefix`` is the table it stands in, with its dot."""
+    """Check the keys of a file or of one of its tables.
+
+    Args:
+        path: The file.
+        values: The keys and their values.
+        allowed: The keys that are allowed.
+        prefix: The table in the file, with its dot, such as ``recipe.``; empty for the file itself.
+
+    Raises:
+        UserError: A key is not allowed; the message names the first one.
+    """
     for key in values:
         if key not in allowed:
             hint = did_you_mean(key, allowed)
@@ -46,7 +56,7 @@ def refuse_unknown_keys(path: Path, values: Mapping[str, Any], allowed: Collecti
 
 
 def explain(path: Path, fault: Any) -> str:
-    """One of pydantic's faults as one line."""
+    """Return one of pydantic's errors as one line."""
     key = ".".join(str(part) for part in fault["loc"])
     rule = fault["msg"].removeprefix("Value error, ")
     if not key:
@@ -57,6 +67,6 @@ def explain(path: Path, fault: Any) -> str:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`` (did you mean X?)`` where something known is close to the word, otherwise nothing."""
+    """Return `` (did you mean X?)`` if a known word is similar, else nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -153,6 +153,9 @@ class AdminClient:
         Args:
             model: The model.
             count: A number that was not used for this model before.
+
+        Raises:
+            ServerError: The model is not loaded, or the server failed.
         """
         config = self.config(model)
         if config is None:

@@ -99,6 +99,8 @@ def problems(path: Path, errors: set[str], documented: set[str]) -> list[str]:
     found = []
     for name, function in public_functions(path):
         docstring = ast.get_docstring(function) or ""
+        if docstring.startswith("See `"):  # An asynchronous twin, or an implementation: documented in one place.
+            continue
         wanted = parameters(function)
         described = section(docstring, "Args")
         if len(wanted) >= MANY_PARAMETERS and function.name not in documented:

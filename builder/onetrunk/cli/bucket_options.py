@@ -1,4 +1,4 @@
-"""The options of ``build-repo`` that have to do with buckets, the lengths that texts are padded to."""
+"""The options of ``build-repo`` about buckets, the lengths to which texts are padded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OPTIONS = (
 
 
 def bucket_options(command: Command) -> Command:
-    """Adds the options to a command."""
+    """Add the options to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -38,7 +38,7 @@ def requested_buckets(buckets: str | None, texts: Path | None, bucket_count: int
     """The options as the fields of a BucketRequest, which itself needs torch.
 
     Raises:
-        UserError: the list of buckets is none, or an option has no effect beside the others.
+        UserError: The list of buckets is malformed, or an option has no effect with the others.
     """
     from onetrunk.protocol.errors import UserError
 

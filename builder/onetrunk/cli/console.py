@@ -1,4 +1,4 @@
-"""What all commands of the builder share: how an error ends them, and how progress is shown."""
+"""What all commands of the builder share: how errors end them, and how progress is shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onetrunk.protocol.errors import OneTrunkError
 
 @contextmanager
 def errors_end_command() -> Iterator[None]:
-    """Turns the builder's errors into one line on stderr and the exit code that they carry."""
+    """Turn errors of the package into one line on stderr and their exit code."""
     try:
         yield
     except OneTrunkError as error:
@@ -28,14 +28,14 @@ def errors_end_command() -> Iterator[None]:
 
 
 def typed_options() -> set[str]:
-    """The names of the parameters that the user gave the command that runs, also where they are as by default."""
+    """Return the parameters that the user gave to the running command, including those that equal their default."""
     context = click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 @contextmanager
 def progress_line() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows on stderr what is being done and how far it is; gives the function to call with what, done and total."""
+    """Show progress on stderr; yield the ``ProgressCallback`` that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("starting", total=1)

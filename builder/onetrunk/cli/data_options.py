@@ -1,4 +1,4 @@
-"""Options that several commands have: where a task's data are, and what a task may lose by a lower precision."""
+"""Options that several commands share: where a task's data are, and what a task may lose to a lower precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ data_option = click.option(
 
 
 def task_dir_option(what_for: str) -> Callable[[Command], Command]:
-    """``--task-dir``, with a help that says what the command reads task files for."""
+    """Return the option ``--task-dir``, whose help says what the command reads task files for."""
     return click.option(
         "--task-dir",
         type=click.Path(path_type=Path, file_okay=False),
@@ -32,7 +32,7 @@ def task_dir_option(what_for: str) -> Callable[[Command], Command]:
 
 
 def max_loss_option(what_for: str, default: float | str = 0.5) -> Callable[[Command], Command]:
-    """``--max-loss``, in points of a metric; None where ``default`` is no number, but words for the help."""
+    """Return the option ``--max-loss``, in points of a metric. A text as ``default`` is shown and stands for None."""
     return click.option(
         "--max-loss",
         type=float,
@@ -46,7 +46,7 @@ def max_loss_option(what_for: str, default: float | str = 0.5) -> Callable[[Comm
 
 def _checked_points(context: click.Context, option: click.Parameter, points: float | None) -> float | None:
     with errors_end_command():
-        # click's own FloatRange lets NaN pass, by which every loss would be too much.
+        # click's own FloatRange accepts NaN, with which every loss would be too much.
         if points is not None and not 0 <= points <= 100:
             raise UserError(f"--max-loss {points:g}: give points from 0 to 100, as in 0.5")
     return points

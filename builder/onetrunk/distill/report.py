@@ -160,7 +160,15 @@ def draw_plots(
 
 
 def mark_plan(plan: Plan, label: str, marker: str, colour: str, *, size: float = 7) -> PlanMark:
-    """Return the mark of a plan at its cost by the cost table."""
+    """Return the mark of a plan at its cost by the cost table.
+
+    Args:
+        plan: The plan.
+        label: The label in the legend.
+        marker: matplotlib's marker.
+        colour: The colour.
+        size: The size of the marker, in points.
+    """
     return PlanMark(label=label, share=plan.share, average=plan.average, marker=marker, colour=colour, size=size)
 
 

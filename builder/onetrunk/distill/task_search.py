@@ -64,14 +64,16 @@ def run_baseline(
 def save_baselines(task: str, experiment: Experiment, settings: SearchSettings) -> Trials:
     """Write a task's recorded baselines, of whatever seeds there are, as ``<task>.baseline.json``."""
     spec = baseline_spec(task, experiment, settings)
+    metric = experiment.task(task).metric
     found = [
         record
         for record in experiment.store
-        if record.state == "finished" and record.spec == spec.with_seed(record.spec.recipe.seed)
+        if (record.state, record.metric) == ("finished", metric)
+        and record.spec == spec.with_seed(record.spec.recipe.seed)
     ]
     found.sort(key=lambda record: record.spec.recipe.seed)
     trials = tuple(as_trial(record, "baseline", f"seed {record.spec.recipe.seed}") for record in found)
-    study = Trials(study="baseline", task=task, metric=experiment.task(task).metric, trials=trials)
+    study = Trials(study="baseline", task=task, metric=metric, trials=trials)
     save_trials(experiment.config.runs, study)
     return study
 

@@ -70,7 +70,7 @@ def quantize_file(source: Path, target: Path, *, thorough: bool) -> None:
 
 
 class _GraphQuantizer:
-    """Replaces the products of one graph in place."""
+    """The replacement of one graph's products, in place."""
 
     def __init__(self, graph: onnx.GraphProto, thorough: bool) -> None:
         self._graph, self._view, self._thorough = graph, GraphView(graph), thorough

@@ -1,4 +1,4 @@
-"""BERT behind the encoder adapter: Hugging Face's layers, with nothing copied from them."""
+"""BERT behind the encoder adapter, with the layers of Hugging Face's implementation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.models.bert.modeling_bert import BertModel
 
 from onetrunk.nn.encoder import Encoder, LayerParts
 
-# In a checkpoint, but not part of an encoder: the pooler, heads of pre-training, and a buffer of old versions.
+# Parts of a checkpoint that no encoder has: the pooler, the heads of pre-training, and a buffer of old versions.
 _NOT_ENCODER = ("pooler.", "cls.", "embeddings.position_ids")
 
 
@@ -21,7 +21,7 @@ class BertEncoder(Encoder):
     family: ClassVar[str] = "bert"
 
     def __init__(self, config: BertConfig) -> None:
-        # Eager attention is the one form that every exporter and every transformers release knows.
+        # Every exporter and every transformers release supports eager attention.
         model = BertModel._from_config(config, attn_implementation="eager", add_pooling_layer=False)
         self._model = model
         self.embeddings = model.embeddings
@@ -33,41 +33,41 @@ class BertEncoder(Encoder):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> BertEncoder:
-        """See Encoder.from_config."""
+        """See ``Encoder.from_config``."""
         return cls(BertConfig.from_dict(config))
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """See Encoder.load. Names may carry the prefix ``bert.``, as in checkpoints of BertForPreTraining."""
+        """See ``Encoder.load``. Names may carry the prefix ``bert.``, as in checkpoints of BertForPreTraining."""
         named = {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
         named = {name: tensor for name, tensor in named.items() if not name.startswith(_NOT_ENCODER)}
         result = self._model.load_state_dict(named, strict=False)
         if result.missing_keys:
             raise KeyError(", ".join(result.missing_keys[:3]))
         if result.unexpected_keys:
-            # Weights for more layers than config.json says, say: it would run, and be another model.
+            # For example weights for more layers than config.json has: it would run, as a different model.
             raise RuntimeError(f"config.json has no place for {', '.join(result.unexpected_keys[:3])}")
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """See Encoder.embed."""
+        """See ``Encoder.embed``."""
         embedded: Tensor = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
         return embedded
 
     @staticmethod
     def mask_bias(attention_mask: Tensor, like: Tensor) -> Tensor:
-        """See Encoder.mask_bias."""
+        """See ``Encoder.mask_bias``."""
         return (1.0 - attention_mask[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
 
     @staticmethod
     def run_layer(layer: nn.Module, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:
-        """See Encoder.run_layer."""
+        """See ``Encoder.run_layer``."""
         result = layer(hidden_state, mask_bias)
-        # transformers 4 gives a tuple, 5 the tensor.
+        # transformers 4 returns a tuple, 5 the tensor.
         state: Tensor = result[0] if isinstance(result, tuple) else result
         return state
 
     @staticmethod
     def take_apart(layer: nn.Module) -> LayerParts:
-        """See Encoder.take_apart."""
+        """See ``Encoder.take_apart``."""
         attention: Any = layer.attention
         inner: Any = attention.self
 

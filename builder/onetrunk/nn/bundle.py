@@ -1,4 +1,4 @@
-"""A trained head on disk: ``head.json``, ``head.safetensors`` and a card, in a folder named after its task."""
+"""Trained heads on disk, as ``head.json``, ``head.safetensors`` and a card, in a folder of the task's name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,18 +21,15 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 
-if TYPE_CHECKING:
-    from onetrunk.tasks.head_spec import HeadSpec
-
 
 @dataclass(frozen=True)
 class Bundle:
-    """A head as read from disk, before it is put on a trunk.
+    """A head as read from disk.
 
     Attributes:
-        folder: where it was read from.
-        spec: the content of head.json.
-        weights: parameter name -> tensor, in 32-bit floats.
+        folder: The folder it was read from.
+        spec: The content of head.json.
+        weights: Parameter name -> tensor, in 32-bit floats.
     """
 
     folder: Path
@@ -40,19 +37,23 @@ class Bundle:
     weights: dict[str, Tensor]
 
     def check_trunk(self, trunk: Trunk) -> None:
-        """Raises UserError where the head was trained on another trunk."""
+        """Check that the head was trained on this trunk.
+
+        Raises:
+            UserError: It was trained on another one.
+        """
         if self.spec.trunk != trunk.identity:
             raise UserError(
                 f"{self.folder}: trained on trunk {self.spec.trunk}, but this trunk is {trunk.identity}; "
-                f"give its own trunk by --trunk, or train it again on this one"
+                f"give its own trunk by --trunk, or train it again on this trunk"
             )
         trunk.check_tap(self.spec.tap)
 
     def head(self, trunk: Trunk) -> Head:
-        """The head in evaluation mode on its trunk.
+        """Build the head in evaluation mode.
 
         Raises:
-            UserError: it was trained on another trunk, or its weights do not fit head.json.
+            UserError: It was trained on another trunk, or its weights do not fit head.json.
         """
         self.check_trunk(trunk)
         spec = self.spec
@@ -67,15 +68,14 @@ class Bundle:
 
 
 def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
-    """Writes a bundle aside and moves it in whole: a reader never sees half of one.
+    """Write a bundle atomically: a reader never sees half of one.
 
-    A crash between the two moves of a replacement leaves the old bundle beside its place, as ``.<task>.*.old``.
+    A crash between the two renames of a replacement leaves the old bundle beside its place, as ``.<task>.*.old``.
 
-    Weights are stored as fp16: half the size, and for the weights of a head no difference in its answers that a
-    metric sees.
+    Weights are stored as fp16, which halves the size and changes no metric of a head.
 
     Raises:
-        OneTrunkError: the disk is full, or the folder cannot be written for another reason.
+        OneTrunkError: The disk is full, or the folder cannot be written for another reason.
     """
     with translate_os_errors(folder):
         _write(folder, spec, head)
@@ -87,9 +87,9 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(weights, staging / "head.safetensors")
-        (staging / "head.json").write_text(spec.model_dump_json(indent=2) + "\n")
-        (staging / "README.md").write_text(card_text(spec))
-        # Made for one user alone, as temporary files are; a bundle is to be read by whoever may read the folder.
+        (staging / "head.json").write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (staging / "README.md").write_text(card_text(spec), encoding="utf-8")
+        # Temporary files are readable by their owner only; a bundle by everybody who may read the folder.
         staging.chmod(0o755)
         for file in staging.iterdir():
             file.chmod(0o644)
@@ -105,10 +105,10 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
 
 
 def load_bundle(folder: Path, *, any_folder: bool = False) -> Bundle:
-    """Reads and checks a bundle; see read_spec for the arguments.
+    """Read and check a bundle; see ``read_spec`` for the arguments.
 
     Raises:
-        UserError: a file is missing, broken or of another schema, or a weight is not a finite number.
+        UserError: A file is missing, broken or of another schema, or a weight is not a finite number.
     """
     spec = read_spec(folder, any_folder=any_folder)
     try:
@@ -120,16 +120,16 @@ def load_bundle(folder: Path, *, any_folder: bool = False) -> Bundle:
     weights = {name: tensor.float() for name, tensor in stored.items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{folder}/head.safetensors: {name} holds NaN or infinity: train the head again")
+            raise UserError(f"{folder}/head.safetensors: {name} contains NaN or infinity: train the head again")
     return Bundle(folder, spec, weights)
 
 
-# [CLS] is what a reader expects, so it is not told.
+# Readers expect [CLS], so it is not mentioned.
 _QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, weighted mean of the states"}
 
 
 def card_text(spec: HeadSpec) -> str:
-    """The card as Markdown."""
+    """Return the card in Markdown: what a person should know before serving the head."""
     reads = "one text" if spec.form == "single" else "a pair of texts"
     query = _QUERIES[spec.query]
     lines = [
@@ -165,7 +165,7 @@ def card_text(spec: HeadSpec) -> str:
 
 
 def _story(story: dict[str, Any]) -> list[str]:
-    """What was trained before this head and beside it. Scores are by the metric that chose the epoch."""
+    """Describe what was trained before this head. Scores are of the metric that selected the epoch."""
     lines = [f"Scores on the dev data by {story['metric']}.", "", "| what | score |", "|---|---|"]
     if full := story.get("full_fine_tuning"):
         lines.append(f"| full fine-tuning of the whole encoder | {_over_seeds(full)} |")
@@ -184,20 +184,20 @@ def _story(story: dict[str, Any]) -> list[str]:
 
 
 def _fitted(spec: HeadSpec) -> list[str]:
-    """What the kind chose after training; several numbers with what each is of."""
-    told: dict[str, Any] = {}
+    """List what was fitted on the dev data; values of labels with the labels' names."""
+    items: dict[str, Any] = {}
     for name, value in spec.fitted.items():
         if isinstance(value, list):
             value = dict(zip(spec.labels or (), value, strict=False))
-        told[name] = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
-    return [*_items(told), "", "What is measured on the same data after that, is a little optimistic."]
+        items[name] = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
+    return [*_items(items), "", "What is measured on the same data after that, is a little optimistic."]
 
 
-def _over_seeds(told: dict[str, Any]) -> str:
-    mean = f"{100 * told['score']:.1f}"
-    if "deviation" not in told:
+def _over_seeds(result: dict[str, Any]) -> str:
+    mean = f"{100 * result['score']:.1f}"
+    if "deviation" not in result:
         return f"{mean} (one seed)"
-    return f"{mean} (mean of {told['seeds']} seeds, standard deviation {100 * told['deviation']:.1f})"
+    return f"{mean} (mean of {result['seeds']} seeds, standard deviation {100 * result['deviation']:.1f})"
 
 
 def _items(mapping: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The adapter through which all other code reaches an encoder. A family of encoders is one subclass in one file."""
+"""The adapter through which all other code uses an encoder. A family of encoders is one subclass in one file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class LayerParts:
-    """One transformer layer taken apart, as the fold needs it.
+    """The parts of a transformer layer that the fold uses.
 
     Attributes:
-        query: Linear, width -> width, all attention heads side by side.
-        key: Linear, width -> width.
-        value: Linear, width -> width.
-        attention_heads: number of attention heads.
-        dropout: dropout on the attention weights.
-        finish: output projection, residual, LayerNorm and FFN: ``(context, residual) -> state``, each
-            *Shape:* (batch_size, width).
+        query: The query projection, width -> width, for all attention heads together.
+        key: The key projection, width -> width.
+        value: The value projection, width -> width.
+        attention_heads: The number of attention heads.
+        dropout: The dropout on the attention weights.
+        finish: Output projection, residual, LayerNorm and FFN: ``(context, residual) -> state``. *Shape of each:*
+            (batch_size, width)
     """
 
     query: nn.Linear
@@ -36,13 +36,13 @@ class Encoder(ABC):
     """An encoder's embeddings and layers, whatever its family.
 
     Attributes:
-        family: the ``model_type`` of the Hugging Face configuration.
-        embeddings: module of the embeddings.
-        layers: the transformer layers, first to last.
-        width: size of a hidden state.
-        vocab_size: number of token ids.
-        max_positions: longest input in tokens.
-        pad_token_id: the id that fills a short row.
+        family: The ``model_type`` of the Hugging Face configuration.
+        embeddings: The module of the embeddings.
+        layers: The transformer layers, first to last.
+        width: The size of a hidden state.
+        vocab_size: The number of token ids.
+        max_positions: The longest input in tokens.
+        pad_token_id: The id that pads short rows.
     """
 
     family: ClassVar[str]
@@ -56,15 +56,20 @@ class Encoder(ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, config: dict[str, Any]) -> Encoder:
-        """An encoder of this form with random weights, from a parsed config.json."""
+        """Create an encoder with random weights from a parsed config.json."""
 
     @abstractmethod
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Takes over the weights of a checkpoint. Raises KeyError with the names that are missing."""
+        """Load the weights of a checkpoint.
+
+        Raises:
+            KeyError: Weights are missing; its argument names them.
+            RuntimeError: There are weights that the configuration has no place for.
+        """
 
     @abstractmethod
     def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """The state at tap 0.
+        """Return the hidden state at tap 0, the embeddings.
 
         Args:
             input_ids: *Shape:* (batch_size, tokens)
@@ -77,11 +82,11 @@ class Encoder(ABC):
     @staticmethod
     @abstractmethod
     def mask_bias(attention_mask: Tensor, like: Tensor) -> Tensor:
-        """What a layer adds to its attention scores: 0 for a token, a very negative number for padding.
+        """Return what a layer adds to its attention scores: 0 for tokens, a very negative number for padding.
 
         Args:
-            attention_mask: ones and zeros. *Shape:* (batch_size, tokens)
-            like: a hidden state; gives the dtype.
+            attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
+            like: A hidden state, whose dtype is used.
 
         Returns:
             *Shape:* (batch_size, 1, 1, tokens)
@@ -90,9 +95,18 @@ class Encoder(ABC):
     @staticmethod
     @abstractmethod
     def run_layer(layer: nn.Module, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:
-        """One layer, whole. *Shape:* (batch_size, tokens, width), in and out."""
+        """Run a whole layer.
+
+        Args:
+            layer: One of ``layers``.
+            hidden_state: The state below the layer. *Shape:* (batch_size, tokens, width)
+            mask_bias: What ``mask_bias`` returned. *Shape:* (batch_size, 1, 1, tokens)
+
+        Returns:
+            *Shape:* (batch_size, tokens, width)
+        """
 
     @staticmethod
     @abstractmethod
     def take_apart(layer: nn.Module) -> LayerParts:
-        """The layer's parts, for the fold. They share the layer's parameters."""
+        """Return the layer's parts for the fold. They share the layer's parameters."""

@@ -1,4 +1,4 @@
-"""A head: a task's own layers on a tap of the trunk, the last of them folded, and its output."""
+"""A head: a task's own layers on a tap of the trunk, the last of them folded, and its output layer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from onetrunk.protocol.head_json import Query
 
 
 class Head(nn.Module):
-    """Own layers on a trunk's state, the last of them for one query, and a linear output on what that gives.
+    """A task's own layers on a hidden state of the trunk, the last of them for one query, and a linear output layer.
 
-    Where its output says that it is ``by_token``, the last layer runs whole, and there is an output for every token.
+    If the output layer is ``by_token``, the last layer runs whole, and there is an output for every token.
 
     Attributes:
-        layers: the head's layers, first to last, of the trunk's own form.
-        output: Linear, width -> outputs; a kind's own may have more parameters.
-        by_token: whether it answers for every token.
-        query: what the last layer is computed for.
-        pool: the vector of a learned query, None for others. *Shape:* (width,)
+        layers: The head's layers, first to last, of the same form as the trunk's.
+        output: The output layer, width -> outputs; that of a kind may have more parameters than a weight and a bias.
+        by_token: Whether it answers for every token.
+        query: The query of the last layer.
+        pool: The vector of a learned query; None for the others. *Shape:* (width,)
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Head(nn.Module):
         self.pool = nn.Parameter(torch.zeros(output.in_features)) if query == "learned" else None
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw outputs, the last layer folded.
+        """Return raw outputs, with the last layer folded.
 
         Args:
-            hidden_state: the trunk's state at the head's tap. *Shape:* (batch_size, tokens, width)
-            attention_mask: ones and zeros. *Shape:* (batch_size, tokens)
+            hidden_state: The trunk's hidden state at the head's tap. *Shape:* (batch_size, tokens, width)
+            attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
 
         Returns:
-            *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs), with noughts at padding.
+            *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs), with zeros at padding.
         """
         if self.by_token:
             return self.forward_whole(hidden_state, attention_mask)
@@ -65,7 +65,7 @@ class Head(nn.Module):
         return self._answer(folded_state(self.encoder.take_apart(self.layers[-1]), query, hidden_state, bias))
 
     def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
-        """The same outputs with every layer run whole: what the fold is checked against. Shapes as in forward."""
+        """Return the same outputs with every layer run whole, to check the fold. Shapes are those of ``forward``."""
         bias = self.encoder.mask_bias(attention_mask, hidden_state)
         for layer in self.layers[:-1]:
             hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
@@ -73,7 +73,7 @@ class Head(nn.Module):
             state = self.encoder.run_layer(self.layers[-1], hidden_state, bias)
             return self._answer(state) * attention_mask[..., None].to(state.dtype)
         if self.query != "cls":
-            # The query goes in front as one more token, which asks as all do and which none can see.
+            # The query goes in front as one more token, which attends to all others and which they cannot see.
             query = query_state(self.query, hidden_state, bias, self.pool)
             hidden_state = torch.cat([query[:, None], hidden_state], dim=1)
             bias = self.encoder.mask_bias(nn.functional.pad(attention_mask, (1, 0)), hidden_state)
@@ -85,20 +85,20 @@ class Head(nn.Module):
 
 
 def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, query: Query = "cls") -> Head:
-    """A head to be trained: a copy of the trunk's layers ``tap + 1`` to ``tap + layers``, and a fresh output.
+    """Create a head to be trained: a copy of the trunk's layers ``tap + 1`` to ``tap + layers`` and a new output layer.
 
-    A learned query starts as the mean. The output's weights come from torch's global generator: seed it first for a
-    result that can be repeated.
+    A learned query starts as the mean. The output layer's weights come from torch's global generator: seed it first for
+    a reproducible result.
 
     Args:
-        trunk: the trunk.
-        outputs: how many, or an output layer of a kind's own (``OutputSpec.build_layer``).
-        tap: where it stands.
-        layers: how many layers it has.
-        query: what the last of them is computed for.
+        trunk: The trunk.
+        outputs: The number of outputs, or the output layer of a kind (``OutputSpec.build_layer``).
+        tap: The tap that it reads.
+        layers: The number of its layers.
+        query: The query of the last layer.
 
     Raises:
-        UserError: the trunk has no such tap, or not that many layers above it.
+        UserError: The trunk has no such tap, or not that many layers above it.
     """
     trunk.check_tap(tap)
     most = trunk.depth - tap
@@ -115,7 +115,14 @@ def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, q
 
 
 def empty_head(trunk: Trunk, *, outputs: int | nn.Linear, layers: int, query: Query = "cls") -> Head:
-    """A head of the trunk's form in evaluation mode, whose weights are still to be loaded."""
+    """Create a head in evaluation mode, whose weights are loaded afterwards.
+
+    Args:
+        trunk: The trunk, which the layers' form follows.
+        outputs: The number of outputs, or the output layer of a kind (``OutputSpec.build_layer``).
+        layers: The number of its layers.
+        query: The query of the last layer.
+    """
     own = nn.ModuleList([copy.deepcopy(trunk.layers[0]) for _ in range(layers)])
     output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
     return Head(type(trunk.encoder), own, output, query=query).eval().requires_grad_(False)

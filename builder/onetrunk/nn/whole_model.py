@@ -1,4 +1,4 @@
-"""A whole encoder with an output of its own: what full fine-tuning trains, and what one ordinary model a task is."""
+"""A whole encoder with an output layer: what full fine-tuning trains, and one ordinary model per task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from onetrunk.nn.trunk import Trunk
 
 
 class WholeModel(nn.Module):
-    """Embeddings, all layers and an output, all of them trainable. The last layer runs folded, as in a head.
+    """Trainable embeddings, all layers and an output layer. The last layer runs folded, as in a head.
 
     Attributes:
-        embeddings: the encoder's.
-        row_of_token: token id -> row of its embedding. *Shape:* (vocab_size,)
-        head: all the encoder's layers, as a head on tap 0.
+        embeddings: The encoder's embeddings.
+        row_of_token: Token id -> row of its embedding. *Shape:* (vocab_size,)
+        head: All layers of the encoder, as a head on tap 0.
     """
 
     row_of_token: Tensor
@@ -33,24 +33,33 @@ class WholeModel(nn.Module):
 
     @property
     def output(self) -> nn.Linear:
-        """Its output."""
+        """The output layer."""
         return self.head.output
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw outputs. *Shape of each input:* (batch_size, tokens); *of the result:* (batch_size, outputs)."""
+        """Return raw outputs.
+
+        Args:
+            input_ids: *Shape:* (batch_size, tokens)
+            token_type_ids: *Shape:* (batch_size, tokens)
+            attention_mask: *Shape:* (batch_size, tokens)
+
+        Returns:
+            *Shape:* (batch_size, outputs)
+        """
         rows = self.row_of_token[input_ids]
         raw: Tensor = self.head(self._embed(rows, token_type_ids), attention_mask)
         return raw
 
 
 def new_whole_model(trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tensor | None = None) -> WholeModel:
-    """A copy of the whole trunk to be fine-tuned, with a fresh output from torch's global generator.
+    """Create a copy of the whole trunk to be fine-tuned, with a new output layer from torch's global generator.
 
     Args:
-        trunk: what to start from.
-        outputs: numbers that it gives for a text, or an output of a kind's own.
-        vocabulary: the token ids that it will ever see; None for all. Other tokens' embeddings take no gradient, so
-            training is the same without them; with them, most of an optimizer step is spent on them.
+        trunk: The trunk to start from.
+        outputs: The number of outputs, or the output layer of a kind.
+        vocabulary: The token ids that occur in training; None for all. Embeddings of other tokens have no gradient, so
+            training is the same without them, and most of an optimizer step would be spent on them.
             *Shape:* (token ids,)
     """
     encoder = copy.deepcopy(trunk.encoder)
@@ -68,13 +77,13 @@ def new_whole_model(trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tenso
 def trained_whole_model(
     trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tensor, weights: Mapping[str, Tensor]
 ) -> WholeModel:
-    """A model that was trained with a part of the vocabulary, for any text: in evaluation mode, with the whole of it.
+    """Restore a model that was trained with a part of the vocabulary: in evaluation mode, with all of it.
 
     Args:
-        trunk: what it started from; tokens that it never saw have their embeddings from there.
-        outputs: as for new_whole_model.
-        vocabulary: the token ids that it was trained with. *Shape:* (token ids,)
-        weights: of its state.
+        trunk: The trunk that it started from, which provides the embeddings of the other tokens.
+        outputs: The number of outputs, or the output layer of a kind.
+        vocabulary: The token ids that it was trained with. *Shape:* (token ids,)
+        weights: The trained weights by name.
     """
     model, kept = new_whole_model(trunk, outputs=outputs), _kept(trunk, vocabulary)
     whole = model.state_dict()
@@ -88,7 +97,7 @@ def trained_whole_model(
 
 
 def _kept(trunk: Trunk, vocabulary: Tensor) -> Tensor:
-    """The token ids whose embeddings are kept, in the order of their rows. *Shape:* (kept,)."""
+    """Return the token ids whose embeddings are kept, in the order of their rows. *Shape:* (kept,)."""
     kept: Tensor = torch.unique(torch.cat([vocabulary, torch.tensor([trunk.pad_token_id])]))
     return kept
 

@@ -1,4 +1,4 @@
-"""How long real texts are, in the trunk's tokens: of the served tasks' dev data, or of a user's own traffic."""
+"""The lengths of real texts in tokens: of the served tasks' dev data, or of a user's own traffic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onetrunk.training.states import tokenise
 
 Row = str | tuple[str, str]
 
-# As ask-repo and bench-repo read them.
+# The fields that ask-repo and bench-repo read.
 _WORDS = "tokens"
 _TEXT, _PAIR = ("text", "sentence", _WORDS), ("text_pair", "sentence2")
 _ROWS_AT_A_TIME = 8192
@@ -28,12 +28,12 @@ _ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class LengthSample:
-    """Lengths of texts.
+    """The lengths of a sample of texts.
 
     Attributes:
-        source: which texts they are, as in ``dev texts of cola, sst2``. No path of the machine is in it.
-        lengths: length in tokens, special ones included, cut at the longest allowed -> how many texts have it.
-        notes: what a user should know of it, such as how many rows were left out.
+        source: The texts in words, such as ``dev texts of cola, sst2``. It contains no path of the machine.
+        lengths: Length in tokens, with special tokens and after truncation -> number of texts.
+        notes: Remarks on the sample, such as how many rows were left out.
     """
 
     source: str
@@ -49,18 +49,21 @@ def sample_tasks(
     max_length: int,
     progress: ProgressCallback = silent,
 ) -> LengthSample:
-    """The dev texts of these tasks; a task whose file or data are not found is left out, and that is noted.
+    """Measure the dev texts of tasks. A task whose file or data are not found is left out, with a note.
 
     Args:
-        tasks: their names.
-        task_dir: the folder of task files.
-        data_root: where data files are looked for first, see onetrunk.tasks.task_file.locate.
-        trunk: its tokenizer is the one that counts.
-        max_length: where texts are cut, in tokens.
-        progress: see ProgressCallback.
+        tasks: The names of the tasks.
+        task_dir: The folder of task files.
+        data_root: The folder in which data files are looked for first.
+        trunk: The trunk, whose tokenizer is used.
+        max_length: The length in tokens at which texts are truncated.
+        progress: Called before each task.
+
+    Returns:
+        The lengths of the texts of all tasks together.
 
     Raises:
-        UserError: no task's texts were found.
+        UserError: No task's texts were found.
     """
     lengths: Counter[int] = Counter()
     found, missing = [], {}
@@ -81,31 +84,36 @@ def sample_tasks(
 
 
 def sample_file(file: Path, trunk: Trunk, max_length: int, progress: ProgressCallback = silent) -> LengthSample:
-    """The texts of a file: one a line in a .txt, else rows with ``text``, or ``tokens``, and for pairs ``text_pair``.
+    """Measure the texts of a file: lines of a .txt, or rows with ``text`` or ``tokens``, and ``text_pair`` for pairs.
 
-    Lines that cannot be read are left out, as a server would refuse them, and that is noted.
+    Lines that cannot be read are left out, with a note. A server would refuse them too.
 
     Args:
-        file: .txt, JSON lines, CSV or TSV, each also with .gz.
-        trunk: its tokenizer is the one that counts.
-        max_length: where texts are cut, in tokens.
-        progress: see ProgressCallback.
+        file: A .txt, JSON Lines, CSV or TSV file, which may be compressed as .gz.
+        trunk: The trunk, whose tokenizer is used.
+        max_length: The length in tokens at which texts are truncated.
+        progress: Called before the file is read.
+
+    Returns:
+        The lengths of its texts.
 
     Raises:
-        UserError: it cannot be read, or no text is in it.
+        UserError: The file cannot be read, or contains no texts.
     """
     progress(f"measuring the texts of {file.name}", 0, 1)
     errors = RowErrors()
     lengths = count_lengths(_rows(file, errors), trunk, max_length)
     left_out = "; ".join(line.strip() for line in errors.lines())
     if not lengths:
-        raise UserError(f"{file}: no texts in it" + (f"; lines that cannot be used: {left_out}" if left_out else ""))
+        raise UserError(
+            f"{file}: it contains no texts" + (f"; lines that cannot be used: {left_out}" if left_out else "")
+        )
     notes = (f"{file}: lines that cannot be used are left out: {left_out}",) if left_out else ()
     return LengthSample(file.name, lengths, notes)
 
 
 def count_lengths(rows: Iterable[Row], trunk: Trunk, max_length: int) -> Counter[int]:
-    """Length in tokens -> how many of these texts and pairs have it. Never more than some thousand are held."""
+    """Return length in tokens -> number of texts and pairs. Rows are read in chunks, so that memory stays bounded."""
     lengths: Counter[int] = Counter()
     remaining = iter(rows)
     while chunk := list(itertools.islice(remaining, _ROWS_AT_A_TIME)):

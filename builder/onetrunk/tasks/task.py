@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,9 +72,7 @@ def _is_list(value: object) -> bool:
 
 def _is_range(value: Any) -> bool:
     return (
-        _is_list(value)
-        and len(value) == 2
-        and all(isinstance(one, (int, float)) and math.isfinite(one) for one in value)
+        _is_list(value) and len(value) == 2 and all(type(one) in (int, float) and math.isfinite(one) for one in value)
     )
 
 
@@ -154,6 +153,12 @@ class Task(BaseModel):
         if value is not None and not fits(value):
             raise ValueError(f"give {form}")
         return value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _boolean_labels(cls, labels: Any) -> Any:
+        # Spelled as in TOML and JSON.
+        return [json.dumps(one) if isinstance(one, bool) else one for one in labels] if _is_list(labels) else labels
 
     @field_validator("metrics")
     @classmethod

@@ -87,7 +87,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, task: Task) -> None:
         self._path = path
-        self._answers = json.dumps([task.kind, task.labels, task.range, task.metrics])
+        self._answers = json.dumps([task.kind, task.form, task.labels, task.range, task.metrics])
 
     def save(self, state: FitState, costs: Costs) -> None:
         """Write a checkpoint; the one before is kept until this one is complete.
@@ -104,13 +104,13 @@ class Checkpoint:
         try:
             # weights_only: tensors and plain values, no code.
             found = torch.load(self._path, map_location="cpu", weights_only=True)
-            state, costs = FitState(**found["state"]), Costs(**found["costs"])
+            state, costs, answers = FitState(**found["state"]), Costs(**found["costs"]), found["answers"]
         except FileNotFoundError:
             return None
         except Exception:  # torch raises many types for a broken file; in any case, training can start anew
             self.remove()
             return None
-        return (state, costs) if found["answers"] == self._answers else None
+        return (state, costs) if answers == self._answers else None
 
     def remove(self) -> None:
         """Remove the checkpoint, if there is one."""
@@ -228,12 +228,18 @@ class Trainer:
 
 
 def find_run(spec: RunSpec, experiment: Experiment) -> RunRecord | None:
-    """Return the record of a run; None where there is none.
+    """Return the record of a run; None where there is none, or one by another metric than the task's.
 
     Raises:
         UserError: The record is broken, or the task's data have faults.
     """
-    return experiment.store.find(spec, run_key(spec, experiment))
+    return _find(spec, run_key(spec, experiment), experiment)
+
+
+def _find(spec: RunSpec, key: str, experiment: Experiment) -> RunRecord | None:
+    record = experiment.store.find(spec, key)
+    # The key does not cover the metric, which chose the best epoch.
+    return record if record is not None and record.metric == experiment.task(spec.task).metric else None
 
 
 def execute(
@@ -259,7 +265,7 @@ def execute(
         OneTrunkError: The training diverged, or the disk is full.
     """
     trainer = Trainer(spec, experiment)
-    found = experiment.store.find(spec, trainer.key)
+    found = _find(spec, trainer.key, experiment)
     # Nothing is computed from a whole encoder's weights, so they may be missing.
     has_weights = spec.role == "full" or weights_file(trainer.key, experiment).is_file()
     if found is not None and has_weights and (found.state == "finished" or should_stop is not never_stop):

@@ -87,7 +87,14 @@ def start(server: Server, console: Console) -> None:
 
 
 def announce(server: Server, repository: Path, console: Console, as_json: bool) -> None:
-    """Announce that the server is ready: to people on stderr, or with --json to a script on stdout."""
+    """Announce that the server is ready: to people on stderr, or with --json to a script on stdout.
+
+    Args:
+        server: The server.
+        repository: The model repository that it serves.
+        console: The console for people.
+        as_json: Whether a script reads the announcement.
+    """
     if as_json:
         ready = {
             "repository": str(repository),

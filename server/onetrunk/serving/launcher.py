@@ -116,7 +116,11 @@ class Server:
 
     @property
     def log_path(self) -> Path:
-        """Triton's log."""
+        """The file of Triton's log.
+
+        Raises:
+            ServerError: The server was not started.
+        """
         if self._log_path is None:
             raise ServerError("the server was not started, and has no log")
         return self._log_path

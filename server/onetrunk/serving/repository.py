@@ -67,7 +67,16 @@ def _may_be_loaded(commit: Path) -> bool:
 
 
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:
-    """Parse a model's config.pbtxt."""
+    """Parse a model's config.pbtxt.
+
+    Args:
+        path: The repository.
+        model: The model.
+        what: What the model is to the user, for messages.
+
+    Raises:
+        UserError: The file is missing or not a Triton config.
+    """
     file = path / model / CONFIG_FILE
     try:
         return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
@@ -78,7 +87,17 @@ def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConf
 
 
 def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
-    """Check that a part of an ensemble has a config, and the version that the ensemble pins."""
+    """Check that a part of an ensemble has a config, and the version that the ensemble pins.
+
+    Args:
+        path: The repository.
+        ensemble: The ensemble.
+        model: The part.
+        version: The version that is pinned; -1 for none.
+
+    Raises:
+        UserError: The config or the version is missing.
+    """
     read_config(path, model, f"{model}, a part of {ensemble}")
     folder = path / model / str(version)
     if version > 0 and not (folder.is_dir() and any(folder.iterdir())):
@@ -86,7 +105,11 @@ def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
 
 
 def read_tasks(path: Path, ensemble: model_config_pb2.ModelConfig) -> Mapping[str, TaskInfo]:
-    """Read what an ensemble says about its tasks."""
+    """Read what an ensemble says about its tasks.
+
+    Raises:
+        UserError: It says nothing that can be read, or has no tasks.
+    """
     try:
         tasks = read_ensemble_info(ensemble.parameters[ONETRUNK_PARAMETER].string_value).tasks
     except ValueError as error:

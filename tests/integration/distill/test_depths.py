@@ -220,7 +220,7 @@ def test_what_should_be_known_of_the_data_is_noted(new, tmp_path):
         "no row of the train data has the label 'bad'",
         "no row of the dev data has the label 'bad'",
         "1 of 1 dev texts are also in train",
-        "matthews is not defined and counts as 0: a correlation needs two rows or more",
+        "matthews is undefined and counts as 0: a correlation needs two rows or more",
     )
 
 

@@ -114,7 +114,7 @@ class TestSample:
 
     @pytest.mark.parametrize("rows", [[], [{"words": "good film"}]])
     def test_file_without_texts_is_refused(self, tmp_path, tiny_trunk, rows):
-        with pytest.raises(UserError, match="no texts in it"):
+        with pytest.raises(UserError, match="contains no texts"):
             sample_file(write_lines(tmp_path / "t.jsonl", rows), tiny_trunk, 48)
 
     def test_dev_texts_of_the_tasks_where_found(self, tasks, tiny_trunk):

@@ -113,6 +113,15 @@ def test_checkpoint_of_other_answers_is_not_resumed(new_experiment, mood, second
     assert set(record.scores) == set(changed.metrics)
 
 
+def test_run_by_another_metric_is_trained_again(new_experiment, mood, second, fits):
+    spec = spec_of("fork", new_experiment(mood, second))
+    execute(spec, new_experiment(mood, second))
+    changed = new_experiment(mood.model_copy(update={"metrics": ("f1", "accuracy")}), second)
+    assert find_run(spec, changed) is None
+    assert execute(spec, changed).metric == "f1"
+    assert len(fits) == 2
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_finished_run_is_found_and_not_trained_again(new, fits, role):
     spec = spec_of(role, new())

@@ -219,7 +219,7 @@ def test_metric_without_a_value_is_told(run, mood, tmp_path):
     (tmp_path / "dev.jsonl").write_text('{"sentence": "a good film", "label": "good"}\n')
     result = run(mood.model_copy(update={"metrics": ("matthews",)}))
     assert result.score == 0
-    assert result.notes[-1] == "matthews is not defined and counts as 0: a correlation needs two rows or more"
+    assert result.notes[-1] == "matthews is undefined and counts as 0: a correlation needs two rows or more"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

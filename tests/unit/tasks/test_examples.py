@@ -50,7 +50,7 @@ FAULTS = [
     ({"sentence": None, "label": "good"}, "missing field: 1: line 2 ('sentence' is null)"),
     ({"sentence": "x"}, "missing field: 1: line 2 (no 'label'; there are: sentence)"),
     ({"sentence": 5, "label": "good"}, "not a text: 1: line 2 ('sentence' is 5)"),
-    ({"sentence": "\ud800", "label": "good"}, "not a text: 1: line 2 ('sentence' has half of a surrogate pair in it)"),
+    ({"sentence": "\ud800", "label": "good"}, "not a text: 1: line 2 ('sentence' contains half of a surrogate pair)"),
     ({"sentence": "", "label": "good"}, "empty text: 1: line 2 ('sentence' is '')"),
     ({"sentence": " \t\u00a0\u200b\0", "label": "good"}, "empty text: 1: line 2"),
     ({"sentence": "x", "label": "fine"}, "bad label: 1: line 2 (label 'fine' is not one of: bad, good)"),
@@ -93,9 +93,9 @@ def test_skipping_says_how_many_of_how_many(make_task):
 
 
 def test_nothing_left_is_refused_even_when_skipping(make_task):
-    with pytest.raises(UserError, match="no rows in it that can be used"):
+    with pytest.raises(UserError, match="it has no rows that can be used"):
         read_examples(make_task(["{"]), "train", skip_bad_rows=True)
-    with pytest.raises(UserError, match="no rows in it that can be used"):
+    with pytest.raises(UserError, match="it has no rows that can be used"):
         read_examples(make_task([]), "train")
 
 

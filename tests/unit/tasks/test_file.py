@@ -4,7 +4,7 @@ import pytest
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import TENSORS, check_task_name, hidden_name
-from onetrunk.tasks import Recipe, find_task, find_tasks, load_task
+from onetrunk.tasks import Recipe, find_task, find_tasks, load_task, read_examples
 
 MINIMAL = 'labels = ["ham", "spam"]\ntrain = "train.csv"\ndev = "dev.csv"\n'
 
@@ -85,7 +85,7 @@ def test_labels_may_be_numbers_as_in_the_data(write):
         (MINIMAL + 'name = "text"', r"key name: found 'text': text is the name of a tensor"),
         (MINIMAL + 'name = "hidden_3"', r"hidden_3 is the name of a tensor"),
         (MINIMAL + 'metrics = "accuracy"', r"key metrics: found 'accuracy': give a list, as in \[\"accuracy\""),
-        (MINIMAL + "metrics = []", r"key metrics: found \[\]: give one or more, or leave the key out"),
+        (MINIMAL + "metrics = []", r"key metrics: found \[\]: give one or more, or omit the key"),
         (MINIMAL + "options = 3", r"key options: found 3: give a table, as in \{output"),
         (MINIMAL + "range = [0, 1, 2]", r"key range: found \[0, 1, 2\]: give the lowest and the highest number"),
         (MINIMAL + "range = [0, inf]", r"key range: found \[0, inf\]: give the lowest and the highest number"),
@@ -166,3 +166,12 @@ def test_no_tensor_of_the_ensembles_can_be_a_task():
     for name in (*TENSORS, hidden_name(12)):
         with pytest.raises(ValueError, match="the name of a tensor"):
             check_task_name(name)
+
+
+def test_labels_that_are_not_texts_are_spelled_as_toml_spells_them(write):
+    path = write('labels = [false, true]\ntrain = "train.jsonl"\ndev = "train.jsonl"\n')
+    path.with_name("train.jsonl").write_text('{"sentence": "a", "label": true}\n{"sentence": "b", "label": false}\n')
+    task = load_task(path)
+    assert task.labels == ("false", "true")
+    assert read_examples(task, "train").targets == (1, 0)
+    assert load_task(write(MINIMAL.replace('"ham", "spam"', "0, 1"))).labels == ("0", "1")

@@ -310,3 +310,34 @@ def test_a_temperature_at_its_bound_is_told_on_the_card():
     assert fitted["temperature"] == pytest.approx(0.1, abs=1e-3)
     card = card_text(HEAD.model_copy(update={"fitted": fitted}))
     assert "- note: the temperature is at its bound, 0.1 to 10: do not trust the probabilities\n" in card
+
+
+@pytest.mark.parametrize(
+    ("labels", "written", "index"),
+    [
+        (("false", "true"), False, 0),
+        (("false", "true"), True, 1),
+        (("False", "True"), True, 1),
+        (("0", "1"), 1, 1),
+        (("0", "1"), 1.0, 1),
+        (("0.0", "1.0"), 1, 1),
+        (("1.0", "1"), 1.0, 0),
+        (("1.0", "1"), 1, 1),
+        (("0.5", "2.5"), 2.5, 1),
+        (("1", "1000000"), 1e6, 1),
+    ],
+)
+def test_a_label_is_known_by_the_spelling_of_its_value(labels, written, index):
+    """As JSON writes it, which is not always as Python does."""
+    config = space(labels=labels)
+    assert get_kind("classification").codec.encode(written, config) == index
+    assert get_kind("multilabel").codec.encode([written], config) == (index,)
+
+
+@pytest.mark.parametrize("written", [None, True, 1.5, float("nan"), [1], {"a": 1}])
+def test_a_value_that_spells_no_label_is_refused(written):
+    config = space(labels=("None", "null", "1", "[1]"))
+    with pytest.raises(ValueError, match="is not one of: None, null, 1"):
+        get_kind("classification").codec.encode(written, config)
+    with pytest.raises(ValueError, match="is not one of: None, null, 1"):
+        get_kind("multilabel").codec.encode([written], config)

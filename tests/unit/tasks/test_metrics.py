@@ -110,7 +110,7 @@ def test_degenerate_rows_give_a_number_or_a_note_and_never_a_warning(name, case)
     scores, notes = measure([name], answered, expected)
     value = VALUES[name][case]
     assert scores[name] == pytest.approx(value or 0)
-    assert [note.startswith(f"{name} is not defined and counts as 0: ") for note in notes] == [True] * (value is None)
+    assert [note.startswith(f"{name} is undefined and counts as 0: ") for note in notes] == [True] * (value is None)
 
 
 @pytest.mark.parametrize("name", MULTILABEL.metrics)
@@ -118,7 +118,7 @@ def test_degenerate_rows_give_a_number_or_a_note_and_never_a_warning(name, case)
 def test_where_no_row_has_a_label_nothing_is_measured(name, margin):
     scores, notes = measure([name], np.full((3, 2), margin), np.zeros((3, 2)))
     assert scores == {name: 0}
-    assert notes == (f"{name} is not defined and counts as 0: no row has a label",)
+    assert notes == (f"{name} is undefined and counts as 0: no row has a label",)
 
 
 @pytest.mark.parametrize("tag", [0, 1])
@@ -126,7 +126,7 @@ def test_where_no_row_has_a_span_no_spans_are_measured(tag):
     """Else an epoch that tags nothing would be the best."""
     scores, notes = measure(["span_f1"], np.full((2, 3), tag), np.stack([np.zeros((2, 3)), np.ones((2, 3))], axis=-1))
     assert scores == {"span_f1": 0}
-    assert notes == ("span_f1 is not defined and counts as 0: no row has a span",)
+    assert notes == ("span_f1 is undefined and counts as 0: no row has a span",)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_broken_json_lines_are_named_and_the_others_read(folder):
     broken = {record.line: record.why for record in records if isinstance(record, BrokenLine)}
     assert sorted(broken) == [3, 4, 5, 6, 7]
     assert broken[3].startswith("invalid JSON: Expecting property name")
-    assert broken[4] == "holds no JSON object but [1, 2]"
+    assert broken[4] == "not a JSON object: [1, 2]"
     assert broken[5] == "invalid UTF-8 at byte 8"
 
 
@@ -130,7 +130,7 @@ def test_byte_order_mark_is_no_text(folder, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.parquet", b"", r"not a known form of data; known are .jsonl, .ndjson, .csv, .tsv"),
+        ("a.parquet", b"", r"not a known data format; allowed are .jsonl, .ndjson, .csv, .tsv"),
         ("empty.csv", b"", r"empty: the first line names the columns"),
         ("a.csv", b"text,text\n", r"names a column twice: text"),
         ("plain.jsonl.gz", None, r"cannot be read beyond line 0: Not a gzipped file"),
@@ -152,11 +152,16 @@ class HubData(list):
 @pytest.fixture
 def hub(monkeypatch):
     asked = []
+    names = types.SimpleNamespace(names=["film", "music"])
 
     def load_dataset(dataset, config, split):
         asked.append((dataset, config, split))
         if dataset == "none":
             raise ConnectionError("no route\nto the hub")
+        if dataset == "topics":
+            found = HubData([{"text": "a", "topics": [1, 0]}, {"text": "b", "topics": []}])
+            found.features = {"text": object(), "topics": types.SimpleNamespace(feature=names)}
+            return found
         return HubData([{"sentence": "a", "label": 1}, {"sentence": "b", "label": -1}])
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
@@ -183,7 +188,7 @@ def test_hub_labels_come_by_their_names(hub):
         ("hub:", "give hub:DATASET/CONFIG"),
         ("hub:glue", "give hub:DATASET/CONFIG"),
         ("hub:a/b/c/d", "give hub:DATASET/CONFIG"),
-        ("hub:none/x", "hub:none/x: the hub did not give it: no route$"),
+        ("hub:none/x", "hub:none/x: the hub did not return it: no route$"),
     ],
 )
 def test_hub_errors_are_one_line(hub, address, message):
@@ -195,3 +200,7 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"needs the package datasets: pip install .*\[hub\]"):
         list(read_hub("hub:glue/cola", "train"))
+
+
+def test_a_hubs_lists_of_labels_come_by_their_names(hub):
+    assert [record.values["topics"] for record in read_hub("hub:topics/default", "train")] == [["music", "film"], []]

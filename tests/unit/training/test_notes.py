@@ -25,5 +25,5 @@ def test_dev_set_of_one_row(mood, notes, tmp_path, metric):
     write_rows(tmp_path / "dev.jsonl", [{"sentence": "who was it that turned the light off", "label": "good"}])
     expected = ["no row of the dev data has the label 'bad'"]
     if metric == "matthews":
-        expected.append("matthews is not defined and counts as 0: a correlation needs two rows or more")
+        expected.append("matthews is undefined and counts as 0: a correlation needs two rows or more")
     assert list(notes(mood.model_copy(update={"metrics": (metric,)}))) == expected

@@ -14,6 +14,7 @@ kind answers by token. Scores are computed from them and have the shape (rows, *
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -465,12 +466,28 @@ def label_index(label: object, config: KindConfig) -> int:
         ValueError: The task has no such label; the message names those that it has.
     """
     labels = labels_of(config)
-    # CSV has only texts; JSON and hubs may have a number or a boolean, which names a label by its spelling.
-    text = label if isinstance(label, str) else str(label)
-    if text not in labels:
-        shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise ValueError(f"label {label!r:.60} is not one of: {shown}")
-    return labels.index(text)
+    for spelling in _spellings(label):
+        if spelling in labels:
+            return labels.index(spelling)
+    shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+    raise ValueError(f"label {label!r:.60} is not one of: {shown}")
+
+
+def _spellings(label: object) -> tuple[str, ...]:
+    """Return how a task file may spell a label that data give as a text, a boolean or a number, likeliest first.
+
+    CSV has only texts. JSON and hubs have values: ``true`` is spelled so in JSON and TOML but ``True`` by Python's
+    tools, and a column of whole numbers may have become one of floats, or the reverse.
+    """
+    if isinstance(label, str):
+        return (label,)
+    if isinstance(label, bool):
+        return (json.dumps(label), str(label))
+    if isinstance(label, int):
+        return (str(label), f"{label}.0")
+    if isinstance(label, float):
+        return (str(label), str(int(label))) if label.is_integer() else (str(label),)
+    return ()
 
 
 def stack_scores(rows: Sequence[Scores]) -> Scores:

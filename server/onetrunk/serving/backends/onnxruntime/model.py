@@ -184,7 +184,11 @@ class TritonPythonModel:
     """One instance of one ONNX model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model file of this version and check the config against it."""
+        """Load the model file of this version and check the config against it.
+
+        Raises:
+            TritonModelException: The file is missing or broken, or the config does not fit it.
+        """
         self.name = args["model_name"]
         config = json.loads(args["model_config"])
         file_name = config.get("default_model_filename") or "model.onnx"
