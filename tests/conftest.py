@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = [
+    "tests.fixtures.processor",  # first: the fixtures of the gate import it
     "tests.fixtures.compose",
     "tests.fixtures.deploying",
     "tests.fixtures.fake_triton",
     "tests.fixtures.gate",
     "tests.fixtures.handmade_repository",
-    "tests.fixtures.processor",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
     "tests.fixtures.wheel",

@@ -78,7 +78,7 @@ def test_a_text_is_answered_and_a_head_is_deployed(
 ) -> None:
     monkeypatch.setenv("ONETRUNK_ADMIN_KEY", "a-key")
     answer = succeed(installation.run("ask-repo", "the film is good", "--url", urls["grpc"], "--json"))
-    assert json.loads(answer)["tasks"].keys() == {"mood"}
+    assert json.loads(answer)["predictions"].keys() == {"mood"}
     deploy = ("deploy-head", "--url", urls["grpc"])
     succeed(installation.run(*deploy, "heads/mood", "--trunk", tiny_trunk_folder))
     assert succeed(installation.run(*deploy, "--verify")) == "manifest, disk and server agree\n"
