@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
 # Times `make demo` as a new user has it: from a fresh clone, in a fresh environment. Prints Markdown.
+#   --test   also times `make test`, from the same clone
 # Packages come from pip's cache where they are in it.
 set -euo pipefail
+case "${1-}" in
+  "") test= ;;
+  --test) test=1 ;;
+  *) echo "usage: $0 [--test]" >&2; exit 2 ;;
+esac
 cd "$(git -C "$(dirname "$0")" rev-parse --show-toplevel)"
 clone=$(mktemp -d)
 trap 'rm -rf "$clone"' EXIT
@@ -29,3 +35,7 @@ seconds "\`build-repo --tasks all\`" .venv/bin/build-repo --tasks all
 seconds "start Triton, ask, stop" .venv/bin/python examples/demo.py
 row "all" "$started"
 seconds "\`build-repo --tasks all\` again, nothing changed" .venv/bin/build-repo --tasks all
+if [ -n "$test" ]; then
+  seconds "install what tests need" make .venv/.developing
+  seconds "\`make test\`" make test
+fi

@@ -21,7 +21,7 @@ from benchmarks.compare.result import describe_machine
 from onetrunk.export.precision import parse_precision
 from onetrunk.protocol.manifest import GateResult
 from onetrunk.repository import BuildReport, BuildRequest, build_repository
-from onetrunk.repository.gate import GateSettings
+from onetrunk.repository.gate_settings import GateSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows a task: all of them where it is the figure that counts, the gate's usual sample elsewhere.

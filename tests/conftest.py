@@ -26,8 +26,10 @@ pytest_plugins = [
     "tests.fixtures.fake_triton",
     "tests.fixtures.gate",
     "tests.fixtures.handmade_repository",
+    "tests.fixtures.processor",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
+    "tests.fixtures.wheel",
 ]
 
 WORDS = """

@@ -34,7 +34,7 @@ from onetrunk.export.precision import parse_precision
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.gate import GateSettings
+from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.tasks.head_spec import find_bundles, read_spec
 
 # Numbers of tasks that are measured in one run. The goals compare 64 with 8, and a ratio is of one repeat; all seven

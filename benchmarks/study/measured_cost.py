@@ -1,4 +1,4 @@
-"""The direct proof of a plan's cost: its whole chain of models against as many single-task models, in one run."""
+"""The cost of a plan measured directly: all its models against as many single-task models, in one run."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from onetrunk.protocol.names import HIDDEN_STATE, cut_trunk, hidden_name
 
 
 class BucketShare(BaseModel):
-    """One padded length and batch size.
+    """The measurements at one padded length and batch size, in milliseconds per batch.
 
     Attributes:
-        tokens: padded length.
-        batch_size: texts in a batch.
-        plan_ms: all segments and heads, one after another, for a batch.
-        singles_ms: as many single-task models of the usual kind, one after another.
-        folded_singles_ms: the same, their last layer folded too.
-        share: plan over singles, round by round.
-        folded_share: plan over folded singles, round by round.
+        tokens: The padded length.
+        batch_size: The number of texts in a batch.
+        plan_ms: All segments and heads, one after another.
+        singles_ms: As many single-task models of the usual kind, one after another.
+        folded_singles_ms: The same, with the last layer of each folded too.
+        share: The plan over the single-task models, round by round.
+        folded_share: The plan over those with folded layers, round by round.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,16 +54,16 @@ class BucketShare(BaseModel):
 
 
 class MeasuredCost(BaseModel):
-    """What was measured, and where.
+    """The measured cost of a plan's models, on disk as JSON.
 
     Attributes:
-        trunk: the trunk's identity.
-        machine: the processor.
-        versions: of the software that a time depends on.
-        threads: ONNX Runtime's threads for each session.
-        repeats: rounds.
-        heads: tap, layers and query of each head.
-        rows: one for each padded length and batch size.
+        trunk: The trunk's identity.
+        machine: The processor.
+        versions: Versions of the software that a time depends on.
+        threads: The number of ONNX Runtime threads of each session.
+        repeats: The number of rounds.
+        heads: Tap, layers and query of each head.
+        rows: One entry for each padded length and batch size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,7 +78,7 @@ class MeasuredCost(BaseModel):
 
     @property
     def share(self) -> float:
-        """Mean over the rows of their median shares."""
+        """The plan's cost as a share of single-task models: the mean over the rows of their medians."""
         return sum(row.share.median for row in self.rows) / len(self.rows)
 
     @property
@@ -94,15 +94,25 @@ class MeasuredCost(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> MeasuredCost:
-        """Reads what ``write`` wrote. Raises UserError where it is missing or broken."""
+        """Read a measurement.
+
+        Raises:
+            UserError: The file is missing or malformed.
+        """
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
-            raise UserError(f"{path}: no measured share: {first}; remove it, and it is measured again") from error
+            raise UserError(
+                f"{path}: no measured share: {first}; remove it and run python -m benchmarks.study cost"
+            ) from error
 
     def write(self, path: Path) -> None:
-        """Writes JSON, whole or not at all. Raises UserError where that fails."""
+        """Write the measurement as JSON, atomically.
+
+        Raises:
+            OneTrunkError: The file cannot be written.
+        """
         atomic_write_text(path, self.model_dump_json(indent=2) + "\n")
 
 
@@ -116,24 +126,24 @@ def measure_plan_cost(
     repeats: int = 30,
     progress: ProgressCallback = silent,
 ) -> MeasuredCost:
-    """Runs a plan's models, as they would be served, against single-task models, in turn on the same token batches.
+    """Time a plan's models, as they would be served, against single-task models on the same token batches.
 
-    The plan is the trunk cut at the taps in use and a session for each head; against it stand as many sessions of a
-    whole encoder with an output, each with weights of its own in memory. Outputs are random (seeded) and layers are
-    the trunk's own, untrained: a time does not depend on them. What a server adds to each call is not in it.
+    The plan is the trunk cut at the taps in use and one session for each head. It is compared with as many sessions
+    of a whole encoder with an output, each with its own weights in memory. Outputs are random (seeded) and layers are
+    the trunk's own, since times do not depend on weights. What a server adds to each call is not included.
 
     Args:
-        heads: tap, layers and query of each head.
-        trunk: the trunk.
-        tokens: padded lengths.
-        batch_size: batch sizes.
-        threads: ONNX Runtime's threads for each session.
-        repeats: rounds.
-        progress: told after every round.
+        heads: Tap, layers and query of each head.
+        trunk: The trunk.
+        tokens: The padded lengths.
+        batch_size: The batch sizes.
+        threads: The number of ONNX Runtime threads of each session.
+        repeats: The number of rounds.
+        progress: Called after every round.
 
     Raises:
-        UserError: there is no head, one does not fit the trunk, the trunk does not read that many tokens, or a number
-            is not from 1.
+        UserError: There is no head, one does not fit the trunk, the trunk does not read that many tokens, or a number
+            is less than 1.
     """
     check_repeats(threads, repeats)
     heads = tuple(heads)
@@ -167,7 +177,7 @@ def measure_plan_cost(
 
 
 class _Chain:
-    """The trunk cut at the taps in use, and the heads on it."""
+    """The sessions of a plan: the trunk cut at the taps in use, and the heads."""
 
     def __init__(self, files: ModelFiles, heads: Sequence[tuple[int, int, Query]], threads: int) -> None:
         segments = cut_trunk({tap for tap, _, _ in heads})

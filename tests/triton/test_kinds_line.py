@@ -24,7 +24,7 @@ from onetrunk.export.precision import parse_precision
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.repository import BuildRequest, build_repository
-from onetrunk.repository.gate import GateSettings
+from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.serving import Server
 from onetrunk.tasks import load_task, read_examples
 from onetrunk.tasks.kinds import KINDS, get_kind

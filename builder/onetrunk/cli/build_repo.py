@@ -155,7 +155,7 @@ def build_repo(
             # Imported here: --help and a mistyped option need no torch.
             from onetrunk.repository import BuildRequest, build_repository
             from onetrunk.repository.buckets import BucketRequest
-            from onetrunk.repository.gate import GateSettings
+            from onetrunk.repository.gate_settings import GateSettings
 
             report = build_repository(
                 BuildRequest(

@@ -132,7 +132,7 @@ def deploy_head(
         action = _chosen_action(asked, dry_run)
         # Imported here: --help and a mistyped option need none of it.
         from onetrunk.deploy import Deployer
-        from onetrunk.repository.gate import GateOverrides
+        from onetrunk.repository.gate_settings import GateOverrides
 
         gate = GateOverrides(max_loss, task_dir, data)
         place = None if offline else url

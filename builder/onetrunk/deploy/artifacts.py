@@ -29,7 +29,8 @@ from onetrunk.protocol.names import (
     head_name,
 )
 from onetrunk.repository.artifacts import Artifacts, head_file
-from onetrunk.repository.gate import DEFAULT_GATE, GateSettings, gate_key, judge, measure_losses, read_dev
+from onetrunk.repository.gate import gate_key, judge, measure_losses, read_dev
+from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.heads import HeadSource, is_reduced_task
 from onetrunk.repository.state import RepositoryState
 from onetrunk.repository.transaction import Transaction

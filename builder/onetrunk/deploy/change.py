@@ -25,7 +25,7 @@ from onetrunk.protocol.names import (
     head_name,
 )
 from onetrunk.repository.configs import placed_text
-from onetrunk.repository.gate import NO_OVERRIDES, GateOverrides
+from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import HeadVersions, RepositoryState, changed_texts, required_manifest, text_digest
 from onetrunk.repository.transaction import commit_state
 from onetrunk.repository.versions import ModelVersion, plan_version, segment_source

@@ -30,7 +30,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
-from onetrunk.repository.gate import NO_OVERRIDES, GateOverrides
+from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import commit_state, locked, recover
 

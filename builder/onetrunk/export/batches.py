@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+
+# For types only: a rollback proves its ensemble with these texts, and loads no torch.
+if TYPE_CHECKING:
+    from onetrunk.nn.trunk import Trunk
 
 _BATCH_SIZE = 16
 _PARITY_BATCH_SIZE = 4

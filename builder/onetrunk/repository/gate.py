@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest
 from onetrunk.protocol.names import head_name
+from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.repository.heads import is_reduced_task
 from onetrunk.repository.versions import source_hash
 from onetrunk.tasks import Examples, find_task, load_task, read_examples
@@ -39,48 +39,6 @@ BUILD_REMEDY = (
 # Increased when the same files could give another result, so that earlier results no longer count.
 GATE_FORMAT = 2
 
-
-@dataclass(frozen=True)
-class GateSettings(GateRule):
-    """The gate's rule and the data on which it is applied.
-
-    Attributes:
-        task_dir: The folder of task files, which say where the dev data are.
-        data_root: The folder in which relative data files are looked for first.
-    """
-
-    task_dir: Path = Path("tasks")
-    data_root: Path | None = None
-
-    @property
-    def rule(self) -> GateRule:
-        """The part that does not depend on the machine."""
-        return GateRule(self.on, self.max_loss, self.rows)
-
-
-@dataclass(frozen=True)
-class GateOverrides:
-    """What a deployment changes of the rule by which the repository was built.
-
-    Attributes:
-        max_loss: The points that a head may lose at most, also if the build had no gate; None keeps the rule.
-        task_dir: As in `GateSettings`.
-        data_root: As in `GateSettings`.
-    """
-
-    max_loss: float | None = None
-    task_dir: Path = Path("tasks")
-    data_root: Path | None = None
-
-    def apply(self, rule: GateRule) -> GateSettings:
-        """Return the settings for a repository that was built by this rule."""
-        if self.max_loss is None:
-            return GateSettings(rule.on, rule.max_loss, rule.rows, self.task_dir, self.data_root)
-        return GateSettings(True, self.max_loss, rule.rows, self.task_dir, self.data_root)
-
-
-DEFAULT_GATE = GateSettings()
-NO_OVERRIDES = GateOverrides()
 
 GateTask = tuple[HeadSpec, Examples, str]
 """A head, its dev rows, and the key of the result."""

@@ -17,7 +17,7 @@ from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
 from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import BucketRequest, Buckets
 from onetrunk.repository.configs import tokenizer_config
-from onetrunk.repository.gate import DEFAULT_GATE, GateSettings
+from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.heads import HeadSource, head_dtype, head_source
 from onetrunk.repository.state import GroupVersion, HeadVersion, HeadVersions, RepositoryState
 from onetrunk.repository.tuning import TuningObjective

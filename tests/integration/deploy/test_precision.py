@@ -19,7 +19,7 @@ from onetrunk.export.errors import GateError
 from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import GateOverrides, GateSettings
+from onetrunk.repository.gate_settings import GateOverrides, GateSettings
 from onetrunk.repository.state import HeadVersion, read_state
 from onetrunk.serving import Server
 

@@ -21,6 +21,7 @@ from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate import judge
+from tests.fixtures.gate import max_loss
 
 INT8 = Precision(trunk="int8", heads="int8")
 ALL = {"grade", "match", "mood", "topic"}
@@ -79,7 +80,7 @@ def test_report_says_what_each_task_loses(int8_built):
     assert report.gated
     for result in report.gate.values():
         assert (result.rows, round(result.fp32, 6)) == (120, 1.0)
-        assert result.loss <= 8
+        assert result.loss <= max_loss()
     assert report.differences["trunk_01_03"] > 1e-4
     assert np.isfinite(list(report.differences.values())).all()
 
@@ -123,9 +124,9 @@ def test_without_the_gate_what_is_known_of_the_files_is_told(build, repository, 
 
 def test_another_rule_is_kept_though_no_file_is_new(build, repository, gate):
     assert read_manifest(repository).gate_rule == gate.rule
-    report = build(precision=INT8, gate=dataclasses.replace(gate, max_loss=9))
+    report = build(precision=INT8, gate=dataclasses.replace(gate, max_loss=max_loss() + 1))
     assert report.written == ("manifest.json",)
-    assert read_manifest(repository).gate_rule == dataclasses.replace(gate.rule, max_loss=9)
+    assert read_manifest(repository).gate_rule == dataclasses.replace(gate.rule, max_loss=max_loss() + 1)
 
 
 def test_one_part_alone(build, repository):
@@ -239,7 +240,7 @@ def command(tiny_heads, tiny_trunk_folder, tmp_path, gate):
 
 
 def test_command_reports_the_gate(command):
-    result = command("--precision", "int8", "--max-loss", "8", "--json")
+    result = command("--precision", "int8", "--max-loss", str(max_loss()), "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["precision"] == {"trunk": "int8", "heads": "int8"}

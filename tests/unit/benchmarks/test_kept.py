@@ -97,3 +97,8 @@ def test_a_file_made_anew_leaves_the_links_to_the_old_one_alone(tmp_path):
     empty_file("new", tmp_path / "model.onnx")
     names = [onnx.load(tmp_path / name).graph.output[0].name for name in ("linked.onnx", "model.onnx")]
     assert names == ["old", "new"]
+
+
+def test_every_folder_that_what_is_kept_depends_on_exists():
+    for source in kept._SOURCES:
+        assert list((kept.ROOT / source).rglob("*.py")), source

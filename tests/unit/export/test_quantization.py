@@ -41,6 +41,7 @@ def error(found, wanted):
     return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
 
 
+@pytest.mark.usefixtures("exact_integer_sums")
 @pytest.mark.parametrize("thorough", [False, True])
 def test_segment_answers_nearly_the_same(segment, states, tmp_path, thorough):
     quantize_file(segment, tmp_path / "int8.onnx", thorough=thorough)
@@ -49,6 +50,7 @@ def test_segment_answers_nearly_the_same(segment, states, tmp_path, thorough):
     assert 0 < error(found, run_segment(segment, states)) < 0.05
 
 
+@pytest.mark.usefixtures("exact_integer_sums")
 def test_second_step_is_closer(segment, states, tmp_path):
     errors = []
     for thorough in (False, True):
@@ -71,6 +73,7 @@ def test_padding_of_noughts_gives_numbers(segment, states, tmp_path):
     assert np.isfinite(run_segment(tmp_path / "int8.onnx", states * 0)).all()
 
 
+@pytest.mark.usefixtures("exact_integer_sums")
 def test_head_answers_nearly_the_same(tiny_trunk, mood_bundle, states, tmp_path):
     export_head(mood_bundle.head(tiny_trunk), mood_bundle.spec, tmp_path / "mood.onnx", RELEASE)
     quantize_file(tmp_path / "mood.onnx", tmp_path / "int8.onnx", thorough=False)
