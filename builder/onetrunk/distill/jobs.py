@@ -250,7 +250,9 @@ class StatusBoard:
             aside = path.with_suffix(".part")
             # For display only: a full disk is reported by whatever needs the room.
             with suppress(OSError):
-                aside.write_text(json.dumps(asdict(Status(job, what, done, total, now - step_began, now - began))))
+                aside.write_text(
+                    json.dumps(asdict(Status(job, what, done, total, now - step_began, now - began))), encoding="utf-8"
+                )
                 os.replace(aside, path)
 
         try:
@@ -263,7 +265,7 @@ class StatusBoard:
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                status = Status(**json.loads(path.read_text()))
+                status = Status(**json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError):
                 continue
             if _is_alive(int(path.stem)):
