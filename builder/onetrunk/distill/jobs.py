@@ -180,7 +180,7 @@ def _backend(backend: str, jobs: int) -> Iterator[int]:
         import ray
         from ray.util.joblib.ray_backend import RayBackend
     except ImportError:
-        raise UserError(f"--backend {backend}: Ray is not installed; pip install -e '.[cluster]'") from None
+        raise UserError(f"--backend {backend}: Ray is not installed; pip install 'onetrunk[cluster]'") from None
     try:
         ray.init(address=None if backend == "ray" else backend, ignore_reinit_error=True, log_to_driver=False)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:

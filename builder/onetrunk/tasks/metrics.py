@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.protocol.errors import UndefinedError
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import Kind, get_kind
 from onetrunk.tasks.kinds.span_tags import spans_of
@@ -21,6 +20,10 @@ from onetrunk.tasks.kinds.span_tags import spans_of
 Array: TypeAlias = NDArray[Any]
 WordSpan: TypeAlias = tuple[int, int, str]
 """The first and the last word of a span, and its type."""
+
+
+class UndefinedError(Exception):
+    """A metric has no value on the given rows. The message says why; the score counts as 0, with a note."""
 
 
 @dataclass(frozen=True)

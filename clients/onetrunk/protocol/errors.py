@@ -79,7 +79,3 @@ class ServerError(OneTrunkError):
     def __init__(self, message: str, *, status: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-
-
-class UndefinedError(Exception):
-    """A metric has no value on the given rows. The message says why; the score counts as 0, with a note."""
