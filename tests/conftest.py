@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.fixtures.processor",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
+    "tests.fixtures.wheel",
 ]
 
 WORDS = """

@@ -87,7 +87,10 @@ def quick_artifacts(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_artifacts")
-def test_crash_at_every_write(action, repository, tiny_trunk_folder, chain, visible, monkeypatch, tmp_path):
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.exhaustive)], ids=["sampled", "every"])
+def test_crash_at_every_write(step, action, repository, tiny_trunk_folder, chain, visible, monkeypatch, tmp_path):
+    """A crash at every ``step``-th write and at the last one."""
+
     def fresh():
         shutil.rmtree(tmp_path / "try", ignore_errors=True)
         return Deployer(shutil.copytree(repository, tmp_path / "try"), url=None, trunk=tiny_trunk_folder)
@@ -101,7 +104,7 @@ def test_crash_at_every_write(action, repository, tiny_trunk_folder, chain, visi
     after = {name: chain(path, name) for name in ENSEMBLES}
     assert writes[0] > 10
     mended = set()
-    for turn in range(1, writes[0] + 1):
+    for turn in sorted({*range(1, writes[0] + 1, step), writes[0]}):
         deployer = fresh()
         with monkeypatch.context() as patch:
             die_at(patch, turn)

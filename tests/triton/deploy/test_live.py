@@ -293,33 +293,40 @@ def test_sync_brings_a_server_up_to_date_after_a_build(
 def test_killed_deployers_are_cleaned_up_after(server, live, repository, ask, bundle, chain, tiny_trunk_folder):
     """kill -9 at many moments of a deployment, the server under it; then one more deployment."""
     new = bundle(shift=2.0)
-    code = (
-        "import sys; from pathlib import Path; from onetrunk.deploy.deployer import Deployer\n"
-        f"where = dict(url={server.grpc_url!r}, trunk={str(tiny_trunk_folder)!r}, admin_key={KEY!r})\n"
-        f"d = Deployer(Path({str(repository)!r}), **where)\n"
-        f"d.deploy(Path({str(new)!r}), dry_run=True)\n"  # everything is imported now
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        f"d.deploy(Path({str(new)!r}))\n"
-    )
+    code = f"""
+import os, sys
+from pathlib import Path
+from onetrunk.deploy import Deployer
+
+repository, new, trunk = (Path(name) for name in ({str(repository)!r}, {str(new)!r}, {str(tiny_trunk_folder)!r}))
+Deployer(repository, url=None, trunk=trunk).deploy(new, dry_run=True)  # imports everything, once for all
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        Deployer(repository, url={server.grpc_url!r}, trunk=trunk, admin_key={KEY!r}).deploy(new)
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+"""
     before = chain(repository, "multitask")
     live.deploy(new)
     after = chain(repository, "multitask")
     live.rollback("mood")
     live.prune(1)
-    for delay in (0.05, 0.25, 0.6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        time.sleep(delay)
-        process.kill()
-        process.communicate()
-        assert chain(repository, "multitask")["head_mood"] in (before["head_mood"], after["head_mood"])
-        assert len(ask("mood", "grade")["mood"]) == len(ROWS), "what was served goes on being served"
-        live.sync()
-        assert live.verify() == []
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as deployers:
+        for delay in (0.05, 0.25, 0.6):
+            deployers.stdin.write("go\n")
+            process = int(deployers.stdout.readline())
+            time.sleep(delay)
+            os.kill(process, signal.SIGKILL)
+            assert deployers.stdout.readline() == "ended\n"
+            assert chain(repository, "multitask")["head_mood"] in (before["head_mood"], after["head_mood"])
+            assert len(ask("mood", "grade")["mood"]) == len(ROWS), "what was served goes on being served"
+            live.sync()
+            assert live.verify() == []
+        deployers.stdin.close()
 
 
 def test_server_that_dies_in_the_middle_comes_back_with_the_new_head(

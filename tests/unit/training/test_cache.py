@@ -2,9 +2,9 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,22 +173,14 @@ def test_time_of_the_pass_is_known_later(cache):
     assert cached.pass_seconds == computed.pass_seconds
 
 
-def _cache_in_process(trunk_folder, root, ran):
-    from onetrunk.nn.trunk import load_trunk
+def test_two_runs_at_once_do_not_do_it_twice(tiny_trunk, tmp_path):
+    """The lock is on an open file, so that two threads exclude each other just as two processes do."""
 
-    torch.set_num_threads(1)
-    ran.put(StateCache(root, load_trunk(trunk_folder), FP32).states(TEXTS, [1], max_length=32).trunk_ran)
+    def trunk_ran(_):
+        return StateCache(tmp_path, tiny_trunk, FP32).states(TEXTS, [1], max_length=32).trunk_ran
 
-
-def test_two_processes_do_not_do_it_twice(tiny_trunk_folder, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ran = context.Queue()
-    processes = [context.Process(target=_cache_in_process, args=(tiny_trunk_folder, tmp_path, ran)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert sorted(ran.get(timeout=120) for _ in processes) == [False, True]
-    for process in processes:
-        process.join()
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(trunk_ran, range(2))) == [False, True]
 
 
 def test_root_is_as_given_or_from_the_environment(tmp_path, monkeypatch):
