@@ -16,14 +16,14 @@ from benchmarks.compare.result import Point, Result
 
 @dataclass(frozen=True)
 class ServingGoal:
-    """A ratio that serving shall reach.
+    """A ratio that serving should reach.
 
     Attributes:
-        name: as in summary.json.
-        what: what is compared.
-        least: the ratio shall be at least this; None where it has a greatest one.
-        most: or at most this.
-        value: what was measured: median, least and greatest of the repeats.
+        name: Its name in summary.json.
+        what: What is compared, in words.
+        least: The least ratio that is good enough; None where there is a greatest one instead.
+        most: The greatest ratio that is good enough.
+        value: The measured ratio: median, least and greatest of the repeats; None where it was not measured.
     """
 
     name: str
@@ -43,11 +43,11 @@ class ServingGoal:
 
 
 def find_goals(results: Mapping[str, Result], folder: Path) -> list[ServingGoal]:
-    """All goals, with what was measured of each.
+    """Return all goals with their measured ratios.
 
     Args:
-        results: scenario -> its result; those that are missing leave their goals open.
-        folder: where other benchmarks leave their figures (padding.json, precision.json).
+        results: Scenario -> its result; a missing scenario leaves its goals open.
+        folder: The folder with the figures of other benchmarks (padding.json, precision.json).
     """
     found = []
     for name, what, least, most, measure in _GOALS:

@@ -83,7 +83,7 @@ Next: search-heads make."""
     default="local",
     show_default=True,
     metavar="local|ray|ray://HOST:PORT",
-    help="Where they run; Ray needs pip install -e '.[cluster]'.",
+    help="Where they run; Ray needs pip install 'onetrunk[cluster]'.",
 )
 @click.option(
     "--floor",

@@ -180,7 +180,7 @@ def _backend(backend: str, jobs: int) -> Iterator[int]:
         import ray
         from ray.util.joblib.ray_backend import RayBackend
     except ImportError:
-        raise UserError(f"--backend {backend}: Ray is not installed; pip install -e '.[cluster]'") from None
+        raise UserError(f"--backend {backend}: Ray is not installed; pip install 'onetrunk[cluster]'") from None
     try:
         ray.init(address=None if backend == "ray" else backend, ignore_reinit_error=True, log_to_driver=False)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
@@ -250,7 +250,9 @@ class StatusBoard:
             aside = path.with_suffix(".part")
             # For display only: a full disk is reported by whatever needs the room.
             with suppress(OSError):
-                aside.write_text(json.dumps(asdict(Status(job, what, done, total, now - step_began, now - began))))
+                aside.write_text(
+                    json.dumps(asdict(Status(job, what, done, total, now - step_began, now - began))), encoding="utf-8"
+                )
                 os.replace(aside, path)
 
         try:
@@ -263,7 +265,7 @@ class StatusBoard:
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                status = Status(**json.loads(path.read_text()))
+                status = Status(**json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError):
                 continue
             if _is_alive(int(path.stem)):

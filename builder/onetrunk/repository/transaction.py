@@ -246,7 +246,7 @@ def finish_transaction(repository: Path) -> bool:
 
 def _write_commit(path: Path, decided: dict[str, list[str] | bool]) -> None:
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(decided))
+    aside.write_text(json.dumps(decided), encoding="utf-8")
     _sync(aside)
     os.replace(aside, path)
     _sync(path.parent)

@@ -104,8 +104,8 @@ def write_report(path: Path, results: Sequence[TrainResult], *, command: str, ma
     values = {"command": command, "machine": machine, "heads": [as_values(result) for result in results]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
-        path.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
 

@@ -75,7 +75,14 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """See `Client.predict`."""
+        """Ask heads about texts. See `Client.predict` for errors.
+
+        Args:
+            texts: One text, or a list of any length.
+            pairs: The second texts of pairs: one for one text, or one or None for each text of a list.
+            tasks: Names of tasks; None asks every task that fits.
+            timeout_s: The time of this call in place of the client's.
+        """
         return await self._answer(TextRows.check(texts, pairs), tasks, timeout_s)
 
     async def predict_tokens(
@@ -86,7 +93,14 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """See `Client.predict_tokens`."""
+        """Ask heads about rows of token ids. See `Client.predict_tokens` for errors.
+
+        Args:
+            input_ids: Rows of token ids, special tokens included, of any length up to the server's longest.
+            token_type_ids: 0 for tokens of the first text and 1 for tokens of the second; None for all 0.
+            tasks: Names of tasks; None asks every task.
+            timeout_s: The time of this call in place of the client's.
+        """
         return await self._answer(TokenRows.check(input_ids, token_type_ids), tasks, timeout_s)
 
     async def _answer(self, rows: Rows, tasks: Sequence[str] | None, timeout_s: float | None) -> list[Answer]:

@@ -181,6 +181,13 @@ def chunks(items: Iterable[T], most: int) -> Iterator[list[T]]:
     """Cut an iterable into lists of the items that are there: at least one and at most ``most``.
 
     A thread reads the next items while the caller works on a chunk.
+
+    Args:
+        items: The items.
+        most: The most items in one list.
+
+    Raises:
+        Exception: The iterable's own error, after the items before it.
     """
     waiting: queue.Queue[Any] = queue.Queue(maxsize=most)
     stopped = threading.Event()

@@ -362,7 +362,7 @@ def cut_head_json(path):
         ({"task": "hidden_03"}, None, "is the name of a tensor"),
         ({"tap": 9}, None, "tap 9 is not on this trunk"),
         ({}, spoil_weights, "head.safetensors is broken"),
-        ({}, put_nan, "holds NaN or infinity"),
+        ({}, put_nan, "contains NaN or infinity"),
         ({}, cut_head_json, "is not JSON"),
         ({}, shutil.rmtree, "no such folder"),
     ],

@@ -56,7 +56,7 @@ def test_unknown_backend_is_refused():
 
 def test_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"--backend ray: Ray is not installed; pip install -e '.\[cluster\]'"):
+    with pytest.raises(UserError, match=r"--backend ray: Ray is not installed; pip install 'onetrunk\[cluster\]'"):
         list(run_parallel(divmod, [(1, 1)], backend="ray"))
 
 

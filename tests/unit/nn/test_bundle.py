@@ -97,7 +97,7 @@ def edit_weights(edit):
         (edit_spec(labels=["a", "a"]), "all different"),
         (edit_spec(labels=["a", "b\nc"]), "line break"),
         (edit_spec(task="../evil"), "task"),
-        (edit_spec(task="another"), "folder has the name of its task"),
+        (edit_spec(task="another"), "folder is named after its task"),
         (edit_spec(schema_version=9), "schema_version"),
         (edit_spec(surprise=1), "surprise"),
         (edit_spec(fitted={"temperature": 0}), "head.json: fitted.temperature must be .* found 0$"),
@@ -107,7 +107,7 @@ def edit_weights(edit):
         (lambda folder: (folder / "head.json").unlink(), "not a bundle"),
         (lambda folder: (folder / "head.safetensors").unlink(), "no head.safetensors"),
         (lambda folder: (folder / "head.safetensors").write_bytes(b"\0" * 64), "broken"),
-        (edit_weights(lambda weights: weights["output.bias"].fill_(float("nan"))), "output.bias holds NaN"),
+        (edit_weights(lambda weights: weights["output.bias"].fill_(float("nan"))), "output.bias contains NaN"),
         (edit_weights(lambda weights: weights.pop("output.bias")), "does not fit head.json"),
         (edit_spec(labels=["a", "b", "c"]), "does not fit head.json"),
         (edit_spec(layers=2), "does not fit head.json"),
@@ -126,3 +126,11 @@ def test_broken_bundle_is_refused_in_one_line(tiny_heads, tiny_trunk, tmp_path, 
 def test_missing_folder_of_heads_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder of heads"):
         find_bundles(tmp_path / "nothing")
+
+
+def test_missing_heads_say_how_to_get_some(tmp_path):
+    with pytest.raises(UserError) as raised:
+        find_bundles(tmp_path / "heads")
+    message = str(raised.value)
+    assert "\n" not in message
+    assert all(part in message for part in (str(tmp_path / "heads"), "train-head", "--heads FOLDER", "checkout"))

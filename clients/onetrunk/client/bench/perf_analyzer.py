@@ -162,7 +162,9 @@ def run_load(
     """
     with TemporaryDirectory(prefix="bench-repo-") as name:
         folder = Path(name)
-        (folder / "input.json").write_text(json.dumps({"data": [sample.step(model) for sample in samples]}))
+        (folder / "input.json").write_text(
+            json.dumps({"data": [sample.step(model) for sample in samples]}), encoding="utf-8"
+        )
         command = [
             *(str(program.path), "-v", "-m", model, "-i", "grpc", "-u", url, "-b", "1"),
             *("--input-data", str(folder / "input.json"), "--concurrency-range", str(concurrency)),
@@ -182,7 +184,7 @@ def run_load(
             raise ServerError(
                 f"perf_analyzer on {model} failed: {' '.join(said[-3:]) or f'exit code {done.returncode}'}"
             )
-        return read_load(report.read_text(), done.stdout)
+        return read_load(report.read_text(encoding="utf-8"), done.stdout)
 
 
 def read_load(report: str, output: str) -> Load:

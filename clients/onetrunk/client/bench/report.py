@@ -54,7 +54,7 @@ def save_report(report: Report, folder: Path) -> list[Path]:
         "bench.md": _markdown(report),
     }
     for name, content in contents.items():
-        (folder / name).write_text(content)
+        (folder / name).write_text(content, encoding="utf-8")
     _write_csv(folder / "load.csv", LOAD_COLUMNS, load_rows(report))
     _write_csv(folder / "parts.csv", PART_COLUMNS, part_rows(report))
     return [folder / name for name in (*contents, "load.csv", "parts.csv")]

@@ -12,7 +12,11 @@ from onetrunk.protocol.errors import NotReady, OneTrunkError
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """Parse an option of comma-separated names."""
+    """Parse an option of comma-separated names.
+
+    Raises:
+        click.BadParameter: There is no name in it.
+    """
     if value is None:
         return None
     found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
@@ -22,7 +26,11 @@ def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Parse an option of integers above 0: separated by commas, or as ``first:last[:step]``."""
+    """Parse an option of integers above 0: separated by commas, or as ``first:last[:step]``.
+
+    Raises:
+        click.BadParameter: It is something else.
+    """
     if value is None:
         return None
     try:
