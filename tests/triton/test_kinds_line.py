@@ -33,8 +33,6 @@ from onetrunk.tasks.kinds.span_tags import read_spans
 from onetrunk.tasks.metrics import measure
 from onetrunk.training import train
 
-pytestmark = pytest.mark.triton
-
 KEY = "a-key"
 WORDS = ["film", "music", "light", "house"]
 

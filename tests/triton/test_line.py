@@ -15,8 +15,6 @@ from onetrunk.export.onnx_file import ServedHead
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.tasks.head_spec import find_bundles
 
-pytestmark = pytest.mark.triton
-
 TEXTS = [
     "the film was very good",
     "please turn on the red light in the house ! " * 3,

@@ -9,38 +9,24 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from onetrunk.admin import AdminClient
 from onetrunk.deploy import Deployer
-from onetrunk.deploy.artifacts import ReleaseArtifacts
 from onetrunk.deploy.change import HeadChange
-from onetrunk.deploy.proof import ProofError, check_answers, smoke_rows
+from onetrunk.deploy.proof import ProofError, check_answers
 from onetrunk.export import quantization
 from onetrunk.export.errors import GateError
-from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
+from onetrunk.protocol.manifest import FP32, GateRule, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate_settings import GateOverrides, GateSettings
 from onetrunk.repository.state import HeadVersion, read_state
-from onetrunk.serving import Server
 
 KEY = "a-key"
 
 
 @pytest.fixture
-def repository(tiny_heads, tiny_trunk_folder, tmp_path):
+def repository(int8_repository):
     """The tiny heads in int8."""
-    output = tmp_path / "repository"
-    build_repository(
-        BuildRequest(
-            output=output,
-            heads=tiny_heads,
-            trunk=tiny_trunk_folder,
-            max_length=32,
-            precision=Precision(trunk="int8", heads="int8"),
-            gate=GateSettings(on=False),
-        )
-    )
-    return output
+    return int8_repository
 
 
 @pytest.fixture
@@ -158,24 +144,3 @@ def test_numbers_may_be_off_by_a_share_of_their_range(repository):
     heads = {task: replace(head, versions=versions[task]) for task, head in heads.items()}
     fp32 = replace(state, precision=FP32, heads=heads)
     assert HeadChange("mood", fp32, fp32).allowed.tolerance == 1e-4
-
-
-@pytest.mark.triton
-@pytest.mark.slow
-def test_running_server_takes_it_and_a_wrong_one_not(repository, tiny_trunk_folder, bundle, monkeypatch):
-    server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None)
-    with (
-        server as running,
-        Deployer(repository, url=running.grpc_url, trunk=tiny_trunk_folder, admin_key=KEY) as deployer,
-        AdminClient(running.grpc_url) as client,
-    ):
-        before = client.ask("multitask", smoke_rows(), ["mood"])["mood"]
-        assert deployer.deploy(bundle(shift=-3.0)).to_version == 2
-        assert abs(client.ask("multitask", smoke_rows(), ["mood"])["mood"] - before).max() > 0.1
-        real = ReleaseArtifacts.expected
-        monkeypatch.setattr(
-            ReleaseArtifacts, "expected", lambda made: {name: s + 0.2 for name, s in real(made).items()}
-        )
-        with pytest.raises(ProofError, match="allowed is 2e-02"):
-            deployer.deploy(bundle(shift=3.0))
-        assert deployer.verify() == []

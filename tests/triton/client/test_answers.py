@@ -13,8 +13,6 @@ from onetrunk.client import AsyncClient
 from onetrunk.client.bench.run import settled_counters
 from onetrunk.client.bench.samples import read_texts, sort_into_buckets
 
-pytestmark = pytest.mark.triton
-
 LINES = read_texts(None)
 
 

@@ -11,8 +11,6 @@ import pytest
 from onetrunk.client import BadInput, Client, DeadlineExceeded, ServerError
 from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 
-pytestmark = pytest.mark.triton
-
 
 @pytest.mark.parametrize(
     "text",

@@ -11,8 +11,6 @@ from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyz
 from onetrunk.client.bench.samples import read_texts, sort_into_buckets
 from onetrunk.client.cli import ask_repo, bench_repo
 
-pytestmark = pytest.mark.triton
-
 LINES = read_texts(None)
 
 

@@ -22,8 +22,6 @@ from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.process import TritonProcess
 from tests.fixtures.compose import ROOT
 
-pytestmark = pytest.mark.triton
-
 TIMEOUT_S = 90.0
 KEY = "a-key-for-this-test"
 

@@ -10,7 +10,7 @@ from onetrunk.deploy import Deployer
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 KEY = "a-key"
 ROWS = [("the film was very good", ""), ("turn the light off", "turn it on"), ("a", "")]

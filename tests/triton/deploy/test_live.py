@@ -30,7 +30,7 @@ from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 KEY = "a-key"
 ROWS = [
