@@ -25,7 +25,7 @@ from onetrunk.distill.plan_file import PlanFile
 from onetrunk.distill.planned_heads import make_head
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import baseline_spec, run_baseline, save_baselines, search_task
-from onetrunk.files import write_text
+from onetrunk.files import atomic_write_text
 from onetrunk.machine import processor_model, usable_cores
 from onetrunk.tasks import Task, load_task
 from onetrunk.tasks.kinds import get_kind
@@ -211,10 +211,10 @@ def main(study: Path, heads: Path, data: Path | None) -> None:
         for split, asked in benches.items():
             found[name, "head" if stands else "full", split] = answer(model, asked, experiment.task(name), tap)
     compared = compare(found)
-    write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
+    atomic_write_text(study / "summary.json", json.dumps(compared, indent=2) + "\n")
     train, dev = (len(experiment.examples(INTENT, split)) for split in SPLITS)
     rows = (train, dev, len(benches["test"].examples(INTENT, "dev")))
-    write_text(study / "README.md", page(compared, where, rows))
+    atomic_write_text(study / "README.md", page(compared, where, rows))
     click.echo(f"\n{study / 'README.md'}")
 
 
