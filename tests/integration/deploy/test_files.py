@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from onetrunk.deploy import Deployer
-from onetrunk.export import parity
+from onetrunk.export.errors import ParityError
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
-from onetrunk.repository import BuildRequest, build_repository
+from onetrunk.repository import BuildRequest, artifacts, build_repository
 from onetrunk.repository.transaction import locked
 from onetrunk.serving.repository import read_repository
 
@@ -472,8 +472,8 @@ def test_build_after_deployments_keeps_them_where_the_bundles_are_the_same(
 
 def test_failed_check_changes_nothing(deployer, repository, bundle, visible, monkeypatch):
     before = visible(repository)
-    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
-    with pytest.raises(parity.ParityError):
+    monkeypatch.setattr(artifacts, "TOLERANCE", -1.0)
+    with pytest.raises(ParityError):
         deployer.deploy(bundle())
     assert visible(repository) == before
     assert deployer.verify() == []

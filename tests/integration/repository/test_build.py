@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from onetrunk.cli.build_repo import build_repo
-from onetrunk.export import parity
+from onetrunk.export.errors import ParityError
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
-from onetrunk.repository import BuildRequest, build_repository
+from onetrunk.repository import BuildRequest, artifacts, build_repository
 
 
 def hashes(repository):
@@ -145,8 +145,8 @@ def test_dry_run_makes_no_folder(build, tmp_path):
 def test_failed_check_publishes_nothing(build, repository, heads, tiny_trunk, monkeypatch):
     retrain(heads, "mood", tiny_trunk)
     before = hashes(repository)
-    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
-    with pytest.raises(parity.ParityError, match="nothing was published"):
+    monkeypatch.setattr(artifacts, "TOLERANCE", -1.0)
+    with pytest.raises(ParityError, match="nothing was published"):
         build()
     assert hashes(repository) == before
 
