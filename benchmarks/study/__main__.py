@@ -21,7 +21,6 @@ _EPILOG = """\b
 Examples:
   python -m benchmarks.study grid --tasks cola,rte --study docs/results/quality
   python -m benchmarks.study ablation --tasks cola --study docs/results/quality --jobs 2
-  python -m benchmarks.study seeds --tasks all --seeds 3 --study docs/results/quality
   python -m benchmarks.study cost docs/results/quality
   python -m benchmarks.study report docs/results/quality
 
@@ -41,7 +40,7 @@ _study_option = click.option(
     help="The folder of the search.",
 )
 _jobs_option = click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="How many trainings run at the same time."
 )
 
 
@@ -54,7 +53,7 @@ def study() -> None:
 @_tasks_option
 @_study_option
 @_jobs_option
-@experiment_options
+@experiment_options(max_length="128")
 def grid(task_list: str, folder: Path, jobs: int, **options: Any) -> None:
     """Train a teacher on every tap to its end, to see what the search missed."""
     with errors_end_command(), _running(task_list, folder, jobs, options) as (runner, names):
@@ -68,7 +67,7 @@ def grid(task_list: str, folder: Path, jobs: int, **options: Any) -> None:
 @_tasks_option
 @_study_option
 @_jobs_option
-@experiment_options
+@experiment_options(max_length="128")
 def ablation(task_list: str, folder: Path, jobs: int, **options: Any) -> None:
     """Change one part of distillation at a time, on each task's best teacher."""
     with errors_end_command(), _running(task_list, folder, jobs, options) as (runner, names):
@@ -76,22 +75,6 @@ def ablation(task_list: str, folder: Path, jobs: int, **options: Any) -> None:
         from onetrunk.distill.jobs import Job
 
         runner.run([Job(name, "ablation", run_ablation) for name in names])
-
-
-@study.command()
-@click.option(
-    "--seeds", "count", type=click.IntRange(2), default=3, show_default=True, help="Seeds; large tasks keep one."
-)
-@_tasks_option
-@_study_option
-@_jobs_option
-@experiment_options
-def seeds(count: int, task_list: str, folder: Path, jobs: int, **options: Any) -> None:
-    """Train full fine-tuning and the plan's heads with more seeds."""
-    with errors_end_command(), _running(task_list, folder, jobs, options) as (runner, names):
-        from benchmarks.study.trainings import train_seeds
-
-        train_seeds(runner, folder / "plan.toml", count, names)
 
 
 @study.command()

@@ -1,25 +1,18 @@
-"""Trainings that only the study needs: full grids of depths, ablations of distillation, and more seeds."""
+"""Trainings that only the study needs: full grids of depths, and ablations of distillation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from onetrunk.distill.jobs import Job, JobRunner
-from onetrunk.distill.pipeline import longest_first
-from onetrunk.distill.plan_file import read_plan
 from onetrunk.distill.results import best_teacher
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.distill.task_search import run_baseline, save_baselines
 from onetrunk.distill.trials import Trial, Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.training.experiment import Experiment, open_experiment
+from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import Distillation, RunSpec
-from onetrunk.training.trainer import execute, find_run
+from onetrunk.training.trainer import execute
 
 # The shortest student with a layer below the folded one, so that the layers that it starts from can matter.
 _ABLATION_LAYERS = 2
@@ -52,7 +45,7 @@ def run_grid(
         task: The task's name.
         experiment: Trunk, data, cache and records.
         settings: The search's settings.
-        progress: The callback that is told of every step.
+        progress: Called after each step.
     """
     rows = len(experiment.examples(task, "train"))
     grid = Trials(study="grid", task=task, metric=experiment.task(task).metric)
@@ -74,7 +67,7 @@ def run_ablation(
         task: The task's name.
         experiment: Trunk, data, cache and records.
         settings: The search's settings.
-        progress: The callback that is told of every step.
+        progress: Called after each step.
 
     Raises:
         UserError: The task has not been searched yet.
@@ -98,66 +91,8 @@ def run_ablation(
     return ablation
 
 
-def train_seeds(runner: JobRunner, plan_path: Path, seeds: int, tasks: Collection[str] | None = None) -> None:
-    """Train the baseline and the chosen head of every small task with more seeds, and write them as studies.
-
-    Args:
-        runner: Runs the trainings; its experiment is the search's.
-        plan_path: The plan, which names the chosen heads.
-        seeds: How often each is trained; once for large tasks.
-        tasks: The tasks; None is all of the plan's.
-
-    Raises:
-        UserError: The plan is malformed, or a run that it names has no record.
-        OneTrunkError: A training failed; what the others came to is kept.
-    """
-    experiment, plan = open_experiment(runner.config), read_plan(plan_path)
-    wanted = plan.tasks.keys() if tasks is None else tasks
-    tasks = [task for task in longest_first(experiment) if task in wanted]
-    runs: dict[str, list[RunSpec]] = {}
-    for task in tasks:
-        chosen = experiment.store.by_key(plan.tasks[task].run).spec
-        small = len(experiment.examples(task, "train")) <= runner.settings.large
-        runs[task] = [chosen.with_seed(seed) for seed in range(seeds if small else 1)]
-    runner.run(
-        [
-            Job(task, f"baseline, seed {seed}", partial(run_baseline, seed=seed))
-            for task in tasks
-            for seed in range(len(runs[task]))
-        ]
-    )
-    runner.run(
-        [
-            Job(task, f"student, seed {spec.recipe.seed}", partial(_train_run, spec=spec))
-            for task in tasks
-            for spec in runs[task]
-        ]
-    )
-    for task in tasks:
-        save_baselines(task, experiment, runner.settings)
-        _save_seeds(task, runs[task], experiment)
-
-
 def _append(trials: Trials, trial: Trial, experiment: Experiment) -> Trials:
     """Record one more trial at once: what is finished stays recorded whatever happens next."""
     trials = trials.model_copy(update={"trials": (*trials.trials, trial)})
     save_trials(experiment.config.runs, trials)
     return trials
-
-
-def _train_run(
-    task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback, *, spec: RunSpec
-) -> None:
-    """Train a run as its spec says, as a job."""
-    execute(spec, experiment, progress=progress)
-
-
-def _save_seeds(task: str, runs: Sequence[RunSpec], experiment: Experiment) -> None:
-    """Write the recorded runs of a chosen head, of all seeds, as ``<task>.seeds.json``."""
-    trials = tuple(
-        as_trial(record, "student", f"seed {spec.recipe.seed}")
-        for spec in runs
-        if (record := find_run(spec, experiment)) is not None
-    )
-    study = Trials(study="seeds", task=task, metric=experiment.task(task).metric, trials=trials)
-    save_trials(experiment.config.runs, study)

@@ -46,16 +46,16 @@ Examples:
   search-heads report                      tables and plots of the search
 
 \b
-A search that was killed goes on when the same command is given again. The plan is a
-file for you to read and change. Next: build-repo --tasks all."""
+A search that was killed continues when the same command is given again. The plan is
+a file for you to read and change. Next: build-repo --tasks all."""
 
 
 @click.group(epilog=_EPILOG)
 def search_heads() -> None:
-    """Search the best head for each task, and make the heads of the plan that comes of it.
+    """Search for the best head for each task, and make the heads of the resulting plan.
 
-    The depth (tap) and the length (layers) of each head are searched, and of all tasks' heads those are planned that
-    keep enough of full fine-tuning's score at the least measured cost.
+    The search varies how deep in the trunk a head begins (tap) and how many layers it has. The plan takes, of all heads
+    that were tried, those that keep enough of full fine-tuning's score at the least measured cost.
     """
 
 
@@ -64,6 +64,7 @@ def search_heads() -> None:
 Examples:
   search-heads run --tasks all --jobs 2
   search-heads run cola rte --floor 0.99 --study my-study
+  search-heads run --tasks all --seeds 3 --jobs 2
   search-heads run --tasks all --jobs 8 --backend ray
 
 \b
@@ -77,13 +78,15 @@ Next: search-heads make."""
     show_default=True,
     help="The folder for run records, costs.json and plan.toml.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="How many trainings run at the same time."
+)
 @click.option(
     "--backend",
     default="local",
     show_default=True,
     metavar="local|ray|ray://HOST:PORT",
-    help="Where they run; Ray needs pip install 'onetrunk[cluster]'.",
+    help="Where the trainings run; Ray needs pip install 'onetrunk[cluster]'.",
 )
 @click.option(
     "--floor",
@@ -99,14 +102,21 @@ Next: search-heads make."""
     type=_SHARE,
     default=0.97,
     show_default=True,
-    help="Share that every task keeps in the plan.",
+    help="Share of full fine-tuning's score that every task keeps in the plan.",
 )
 @click.option(
     "--most-share",
     type=_SHARE,
-    help="Greatest cost of the plan, as a share of single-task models. [default: any]",
+    help="Greatest cost of the plan, as a share of one single-task model per task. [default: any]",
 )
-@experiment_options
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often full fine-tuning and the chosen heads are trained; tasks of more than 8,600 rows: once.",
+)
+@experiment_options(max_length=str(_MAX_LENGTH))
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def run(
     tasks: tuple[str, ...],
@@ -118,10 +128,11 @@ def run(
     floor_average: float,
     floor_task: float,
     most_share: float | None,
+    seeds: int,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Search taps and layers of all named tasks, and write a plan.
+    """Search for the taps and layers of all named tasks' heads, and write a plan.
 
     For each task: full fine-tuning as the reference, probes of every tap, teachers on the best of them, and students
     distilled from these. TASK is the name of a file in the task folder, or a path to a task file.
@@ -142,6 +153,7 @@ def run(
                 floor_task=floor_task,
                 floor_average=floor_average,
                 most_share=most_share,
+                seeds=seeds,
                 jobs=jobs,
                 backend=backend,
                 on_done=on_done,
@@ -166,7 +178,7 @@ Next: build-repo --tasks all."""
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder of the search that the plan comes from. [default: the plan's own]",
 )
-@experiment_options
+@experiment_options(max_length="the plan's own")
 @bundle_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def make(plan: Path, study: Path | None, task_dir: Path, results: Path | None, as_json: bool, **options: Any) -> None:

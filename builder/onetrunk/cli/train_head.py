@@ -39,13 +39,13 @@ file like spam.toml:
   dev = "dev.csv"
 Columns are sentence, sentence2 (for form = "pair") and label; text_field = "..."
 names another. kind = "multilabel", "regression" (with range = [0, 5]) or "tagging"
-(labels are types of spans; the data have words and tags) asks for something else than
-one label: docs/tasks.md has an example of each.
+(labels are types of spans; the data have words and tags) asks for other
+outputs than one label: docs/tasks.md has an example of each.
 
 \b
 The trunk runs once per text; its states are kept under --cache. A run that was
-killed goes on. Next: build-repo --tasks all. To find the best tap and layers for
-each task: search-heads run --tasks all."""
+killed continues when the same command is given again. Next: build-repo --tasks all.
+To find the best tap and layers for each task: search-heads run --tasks all."""
 
 
 @click.command(cls=OldSpellings, epilog=_EPILOG)
@@ -55,14 +55,19 @@ each task: search-heads run --tasks all."""
 @click.option(
     "--query",
     type=click.Choice(["cls", "mean", "learned"]),
-    help="What the head's last layer is computed for; not for tagging. [default: the task's recipe]",
+    help="What the head's last layer attends from: the first token, the mean of all, or a learned vector; not for "
+    "tagging. [default: the task's recipe]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the train data. [default: the task's recipe]")
 @click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: the task's recipe]")
-@click.option("--batch-size", type=click.IntRange(1), help="Texts a step. [default: the task's recipe]")
-@click.option("--seed", type=click.IntRange(0), help="Same seed, same weights. [default: the task's recipe]")
-@click.option("--force", is_flag=True, help="Train again what is finished.")
-@experiment_options
+@click.option("--batch-size", type=click.IntRange(1), help="Texts per training step. [default: the task's recipe]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="The random seed: the same one leads to the same weights. [default: the task's recipe]",
+)
+@click.option("--force", is_flag=True, help="Train again, even if the head is finished.")
+@experiment_options(max_length="the task's recipe")
 @bundle_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def train_head(

@@ -26,20 +26,29 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TASK_ARGUMENTS = (
     click.argument("tasks", nargs=-1, metavar="[TASK]..."),
-    click.option("--tasks", "task_list", metavar="all|A,B", help="Tasks: all of them, or names with commas."),
+    click.option("--tasks", "task_list", metavar="all|A,B", help="All tasks, or their names, separated by commas."),
 )
 
 _EXPERIMENT_OPTIONS = (
-    click.option("--max-length", type=click.IntRange(3), help="Longest text in tokens."),
-    click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"),
+    click.option(
+        "--trunk",
+        metavar="FOLDER|HUB-ID",
+        help="The frozen encoder that all heads share. [default: all-MiniLM-L6-v2, from its package]",
+    ),
     task_dir_option("The folder of task files."),
     data_option,
     click.option(
         "--cache",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Where states and checkpoints are kept. [default: $ONETRUNK_CACHE, or ~/.cache/onetrunk]",
+        help="The folder for hidden states and checkpoints. [default: $ONETRUNK_CACHE, or ~/.cache/onetrunk]",
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to train; auto is cuda where there is a GPU.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
@@ -48,7 +57,11 @@ _EXPERIMENT_OPTIONS = (
         help="The trunk's data type on train texts (dev texts: fp32, as served); auto is bf16 where it is fast and "
         "accurate enough.",
     ),
-    click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be used, and say how many."),
+    click.option(
+        "--skip-bad-rows",
+        is_flag=True,
+        help="Leave out rows that cannot be used, and say how many, instead of refusing the file.",
+    ),
 )
 
 _BUNDLE_OPTIONS = (
@@ -57,10 +70,13 @@ _BUNDLE_OPTIONS = (
         type=click.Path(path_type=Path, file_okay=False),
         default="heads",
         show_default=True,
-        help="The folder of bundles.",
+        help="The folder that bundles are written to.",
     ),
     click.option(
-        "--results", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the table to a file."
+        "--results",
+        type=click.Path(path_type=Path),
+        metavar="FILE.md",
+        help="Also write the table of results to this file.",
     ),
 )
 
@@ -70,9 +86,16 @@ def task_arguments(command: Command) -> Command:
     return _add(_TASK_ARGUMENTS, command)
 
 
-def experiment_options(command: Command) -> Command:
-    """Add the trunk, the data, the cache and the device."""
-    return _add(_EXPERIMENT_OPTIONS, command)
+def experiment_options(*, max_length: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds the trunk, the data, the cache and the device.
+
+    Args:
+        max_length: What ``--max-length`` is by default, for its help.
+    """
+    longest = click.option(
+        "--max-length", type=click.IntRange(3), help=f"Longest text in tokens. [default: {max_length}]"
+    )
+    return lambda command: _add((longest, *_EXPERIMENT_OPTIONS), command)
 
 
 def bundle_options(command: Command) -> Command:

@@ -68,7 +68,7 @@ def choose(
             plan for plan in frontier(allowed, costs) if most_share is None or plan.share <= most_share + _TOLERANCE
         ]
 
-    lower = sorted({option.retention for option in options if option.retention < floor_task}, reverse=True)
+    lower = sorted({option.retention for option in options if not option.retention >= floor_task}, reverse=True)
     found = _at_greatest_floor([floor_task, *lower], plans_above)
     if found:
         enough = [plan for plan in found if plan.average >= floor_average - _TOLERANCE]

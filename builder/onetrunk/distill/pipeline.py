@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -15,12 +16,14 @@ from onetrunk.distill.jobs import LOCAL, Job, JobRunner, check_backend, threads_
 from onetrunk.distill.plan import Option
 from onetrunk.distill.plan_file import PlanFile, plan_file, read_plan, write_plan
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.distill.task_search import run_baseline, save_baselines, search_task
+from onetrunk.distill.task_search import run_baseline, save_baselines, save_seeds, search_task
 from onetrunk.distill.trials import Trials, load_trials
 from onetrunk.machine import processor_name
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig, open_experiment
+from onetrunk.training.runs import RunSpec
+from onetrunk.training.trainer import execute
 
 # Padded lengths at which costs are measured, besides the longest text.
 _COST_TOKENS = (32, 64)
@@ -34,6 +37,7 @@ def search(
     floor_task: float = 0.97,
     floor_average: float = 0.996,
     most_share: float | None = None,
+    seeds: int = 1,
     jobs: int = 1,
     backend: str = LOCAL,
     on_done: Callable[[Job | OneTrunkError], None] = lambda result: None,
@@ -42,7 +46,8 @@ def search(
     """Search the heads of all tasks together, and write the plan that serves them at the least measured cost.
 
     For each task: full fine-tuning as the reference, probes of every tap, teachers on the best of them, and students
-    distilled from these. What was done before is found, so a search that was killed goes on.
+    distilled from these. With several seeds, full fine-tuning and the chosen heads of small tasks are trained once with
+    each. What was done before is found, so a search that was killed goes on.
 
     Args:
         config: The tasks, the trunk and the cache. Its folder of run records is ``runs`` in the study's folder.
@@ -51,6 +56,7 @@ def search(
         floor_task: The least share of full fine-tuning's score that every task keeps.
         floor_average: The same for the mean over the tasks.
         most_share: The greatest cost, as a share of as many single-task models; None allows any.
+        seeds: The number of seeds that full fine-tuning and the chosen heads are trained with; large tasks get one.
         jobs: The number of trainings at a time.
         backend: Where they run: ``local``, ``ray`` or ``ray://HOST:PORT``.
         on_done: Called with each job that is done, and with the error of each that failed.
@@ -71,11 +77,18 @@ def search(
     tasks = longest_first(experiment)
     # All states first: a search also reads other tasks' states. Then the baselines: a search stops at their scores.
     runner.run([Job(task, "trunk", cache_states) for task in tasks])
-    runner.run([Job(task, "baseline", run_baseline) for task in tasks])
+    counts = {task: seeds if len(experiment.examples(task, "train")) <= settings.large else 1 for task in tasks}
+    runner.run(
+        [
+            Job(task, f"baseline, seed {seed}", partial(run_baseline, seed=seed))
+            for task in tasks
+            for seed in range(counts[task])
+        ]
+    )
     runner.run([Job(task, "search", search_task) for task in tasks])
     for task in tasks:
         save_baselines(task, experiment, settings)
-    return make_plan(
+    plan = make_plan(
         study / "plan.toml",
         servable_options(config.runs, tasks),
         current_costs(study / "costs.json", experiment, progress),
@@ -83,6 +96,18 @@ def search(
         floor_average=floor_average,
         most_share=most_share,
     )
+    chosen = {task: experiment.store.by_key(plan.tasks[task].run).spec for task in tasks}
+    # The search has trained every head with seed 0.
+    runner.run(
+        [
+            Job(task, f"student, seed {seed}", partial(_train_run, spec=chosen[task].with_seed(seed)))
+            for task in tasks
+            for seed in range(1, counts[task])
+        ]
+    )
+    for task in tasks:
+        save_seeds(chosen[task], experiment)
+    return plan
 
 
 def study_config(config: ExperimentConfig, study: Path, *, jobs: int = 1, backend: str = LOCAL) -> ExperimentConfig:
@@ -117,6 +142,13 @@ def cache_states(task: str, experiment: Experiment, settings: SearchSettings, pr
     """
     for split in SPLITS:
         experiment.states(task, split, range(experiment.trunk.depth), progress)
+
+
+def _train_run(
+    task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback, *, spec: RunSpec
+) -> None:
+    """Train a run as its spec says, as a job."""
+    execute(spec, experiment, progress=progress)
 
 
 def current_costs(path: Path, experiment: Experiment, progress: ProgressCallback = silent) -> CostTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -63,8 +64,16 @@ def run_baseline(
 
 def save_baselines(task: str, experiment: Experiment, settings: SearchSettings) -> Trials:
     """Write a task's recorded baselines, of whatever seeds there are, as ``<task>.baseline.json``."""
-    spec = baseline_spec(task, experiment, settings)
-    metric = experiment.task(task).metric
+    return _save_all_seeds("baseline", baseline_spec(task, experiment, settings), experiment)
+
+
+def save_seeds(spec: RunSpec, experiment: Experiment) -> Trials:
+    """Write the recorded runs of a chosen head, of whatever seeds there are, as ``<task>.seeds.json``."""
+    return _save_all_seeds("seeds", spec, experiment)
+
+
+def _save_all_seeds(study: Literal["baseline", "seeds"], spec: RunSpec, experiment: Experiment) -> Trials:
+    metric = experiment.task(spec.task).metric
     found = [
         record
         for record in experiment.store
@@ -72,10 +81,15 @@ def save_baselines(task: str, experiment: Experiment, settings: SearchSettings) 
         and record.spec == spec.with_seed(record.spec.recipe.seed)
     ]
     found.sort(key=lambda record: record.spec.recipe.seed)
-    trials = tuple(as_trial(record, "baseline", f"seed {record.spec.recipe.seed}") for record in found)
-    study = Trials(study="baseline", task=task, metric=metric, trials=trials)
-    save_trials(experiment.config.runs, study)
-    return study
+    stage: Stage = "baseline" if study == "baseline" else "student"
+    trials = Trials(
+        study=study,
+        task=spec.task,
+        metric=metric,
+        trials=tuple(as_trial(record, stage, f"seed {record.spec.recipe.seed}") for record in found),
+    )
+    save_trials(experiment.config.runs, trials)
+    return trials
 
 
 def search_task(

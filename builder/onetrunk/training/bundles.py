@@ -15,7 +15,7 @@ from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
-from onetrunk.training.compute import DeviceName, TrunkDtype, choose_compute
+from onetrunk.training.compute import DeviceName, TrunkDtype
 from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig
 from onetrunk.training.models import head_with_weights, new_model
@@ -67,9 +67,15 @@ def train(
     if recipe.tap is None:
         recipe = recipe.model_copy(update={"tap": trunk.depth // 2})
     config = ExperimentConfig(
-        tasks=(task,), cache=cache, data_root=data_root, max_length=recipe.max_length, skip_bad_rows=skip_bad_rows
+        tasks=(task,),
+        cache=cache,
+        data_root=data_root,
+        device=device,
+        trunk_dtype=trunk_dtype,
+        max_length=recipe.max_length,
+        skip_bad_rows=skip_bad_rows,
     )
-    experiment = Experiment(config, trunk, choose_compute(trunk, device, trunk_dtype))
+    experiment = Experiment(config, trunk)
     spec = RunSpec(task=task.name, role="fork", recipe=recipe)
     try:
         # Before any data are read: a tap that the trunk does not have is reported at once.

@@ -60,15 +60,25 @@ class Experiment:
     Attributes:
         config: The configuration.
         trunk: The frozen trunk.
-        compute: The device and the trunk's data type, resolved.
     """
 
     config: ExperimentConfig
     trunk: Trunk
-    compute: ComputeConfig
+    _compute: ComputeConfig | None = None
     _examples: dict[tuple[str, Split], Examples] = field(default_factory=dict)
     _tokens: dict[tuple[str, Split], TokenStates] = field(default_factory=dict)
     _teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """The device and the trunk's data type, chosen when first needed: a finished task needs neither.
+
+        Raises:
+            UserError: CUDA was requested and is not available.
+        """
+        if self._compute is None:
+            self._compute = choose_compute(self.trunk, self.config.device, self.config.trunk_dtype)
+        return self._compute
 
     @property
     def cache_root(self) -> Path:

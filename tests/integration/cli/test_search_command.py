@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.study.trainings import run_ablation, run_grid, train_seeds
-from onetrunk.cli.old_spellings import new_spelling
+from benchmarks.study.__main__ import study as study_command
+from benchmarks.study.trainings import run_ablation, run_grid
+from onetrunk.cli.old_spellings import answer_to_old_spelling
 from onetrunk.cli.search_heads import search_heads
 from onetrunk.cli.train_head import train_head
 from onetrunk.distill import pipeline
@@ -127,10 +130,10 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
         (study.task, study.study): study
         for study in load_trials(folder / "study" / "runs", ["baseline", "search", "grid", "ablation", "seeds"])
     }
-    assert set(studies) == {(task, name) for task in ("mood", "second") for name in ("baseline", "search")}
+    assert set(studies) == {(task, name) for task in ("mood", "second") for name in ("baseline", "search", "seeds")}
     for task in ("mood", "second"):
         assert {trial.stage for trial in studies[task, "search"].trials} == {"probe", "fork", "teacher", "student"}
-        assert len(studies[task, "baseline"].trials) == 1
+        assert len(studies[task, "baseline"].trials) == len(studies[task, "seeds"].trials) == 1
     trunk = load_trunk(tiny_trunk_folder)
     assert CostTable.read(folder / "study" / "costs.json").trunk == trunk.identity
     plan = read_plan(folder / "study" / "plan.toml")
@@ -143,7 +146,17 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
     assert len(fits) == begun
     assert json.loads(again.stdout)["tasks"] == plan.model_dump(mode="json")["tasks"]
 
-    # More seeds, and what only the study of the paper trains, are jobs beside the search.
+    # More seeds train the baselines before the plan and its heads after it, and leave the plan as it is where it holds.
+    seeds = invoke(*search, "--seeds", "2", "--json")
+    assert seeds.exit_code == 0, seeds.output
+    assert json.loads(seeds.stdout)["tasks"] == plan.model_dump(mode="json")["tasks"]
+    done = [line.removeprefix("done: ") for line in seeds.stderr.splitlines() if line.startswith("done: ")]
+    for task in ("mood", "second"):
+        steps = [f"{task}: {step}" for step in ("trunk", "baseline, seed 1", "search", "student, seed 1")]
+        assert [line for line in done if line in steps] == steps
+    assert len(fits) == begun + 4
+
+    # What only the study of the paper trains are jobs beside the search.
     config = ExperimentConfig(
         tasks=tuple(load_task(folder / "tasks" / f"{name}.toml") for name in ("mood", "second")),
         trunk=str(tiny_trunk_folder),
@@ -157,9 +170,8 @@ def test_search_and_plan_from_end_to_end(invoke, folder, fits, tiny_trunk_folder
     )
     done = []
     runner = JobRunner(config, SearchSettings(), on_done=done.append)
-    train_seeds(runner, folder / "study" / "plan.toml", seeds=2)
     runner.run([Job("second", "grid", run_grid), Job("second", "ablation", run_ablation)])
-    assert {"mood: baseline, seed 1", "mood: student, seed 1", "second: grid"} <= {str(job) for job in done}
+    assert {"second: grid", "second: ablation"} == {str(job) for job in done}
     more = {
         (study.task, study.study): len(study.trials)
         for study in load_trials(folder / "study" / "runs", ["baseline", "grid", "ablation", "seeds"])
@@ -243,35 +255,106 @@ def test_mistakes_are_one_line_and_exit_code_2(invoke, folder, arguments, messag
     assert "Traceback" not in result.output
 
 
+def parses(command):
+    """Whether a command that a message suggests has only options and words that its command knows."""
+    words = shlex.split(command)
+    if words[0] == "search-heads":
+        group, words = search_heads, words[1:]
+    else:
+        assert words[:3] == ["python", "-m", "benchmarks.study"]
+        group, words = study_command, words[3:]
+    try:
+        group.commands[words[0]].make_context(words[0], words[1:])
+    except click.ClickException as error:
+        return error.format_message()
+    return True
+
+
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "unused"),
     [
-        ("--tasks all --search --jobs 2", "search-heads run --tasks all --jobs 2"),
-        ("cola rte --search --floor 0.99 --study s", "search-heads run cola rte --floor 0.99 --study s"),
-        ("--plan study/plan.toml", "search-heads make study/plan.toml"),
-        ("--plan=p.toml --tasks all --heads h --json", "search-heads make p.toml --heads h --json"),
-        ("--device cpu --tasks=all --plan p.toml", "search-heads make p.toml --device cpu"),
-        ("--report", "search-heads report"),
-        ("--report --study s --tensorboard t", "search-heads report --study s --tensorboard t"),
+        ("--tasks all --search --jobs 2", "search-heads run --tasks all --jobs 2", []),
+        ("cola rte --search --floor 0.99 --study s", "search-heads run cola rte --floor 0.99 --study s", []),
+        ("--search cola --seeds 3 --json", "search-heads run cola --seeds 3 --json", []),
+        ("--plan study/plan.toml", "search-heads make study/plan.toml", []),
+        ("--plan=p.toml --heads h --json", "search-heads make p.toml --heads h --json", []),
+        ("--device cpu --tasks=all --plan p.toml", "search-heads make p.toml --device cpu", ["--tasks all"]),
+        ("--plan p.toml cola", "search-heads make p.toml", ["cola"]),
+        ("--plan p.toml cola --jobs 2 --force", "search-heads make p.toml", ["cola", "--jobs 2", "--force"]),
+        ("--report", "search-heads report", []),
+        ("--report --study s --tensorboard t", "search-heads report --study s --tensorboard t", []),
+        ("--report --tasks all", "search-heads report", ["--tasks all"]),
+        ("--report --json", "search-heads report", ["--json"]),
+        ("--report cola", "search-heads report", ["cola"]),
+        ("--search cola --heads h", "search-heads run cola", ["--heads h"]),
+        ("--search --tasks all --force --lr 1e-4", "search-heads run --tasks all", ["--force", "--lr 1e-4"]),
+        ("--search cola -x", "search-heads run cola", ["-x"]),
         (
             "--search --tasks all --grid cola,rte --seeds 3 --jobs 2",
-            "search-heads run --tasks all --jobs 2 && python -m benchmarks.study seeds --tasks all --seeds 3 --jobs 2 "
+            "search-heads run --tasks all --seeds 3 --jobs 2 "
             "&& python -m benchmarks.study grid --tasks cola,rte --jobs 2",
+            [],
         ),
-        ("--search --ablation=cola cola", "search-heads run cola && python -m benchmarks.study ablation --tasks cola"),
+        (
+            "--search --ablation=cola cola",
+            "search-heads run cola && python -m benchmarks.study ablation --tasks cola",
+            [],
+        ),
     ],
 )
-def test_old_spelling_is_answered_with_the_new_one(old, new):
+def test_old_spelling_is_answered_with_a_command_that_works(old, new, unused):
     result = CliRunner().invoke(train_head, old.split())
-    assert result.exit_code == 2
-    [line] = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert line.endswith(f": {new}")
+    line = one_line(result)
+    found, suggested = line.rsplit(": ", 1)
+    assert suggested == new
+    assert all(parses(command) is True for command in suggested.split(" && "))
+    [step] = {"--search", "--plan", "--report"} & set(old.replace("=", " ").split())
+    assert found.startswith(f"error: {step} ")
+    assert ("no effect" in found) == bool(unused)
+    for words in unused:
+        assert words in found
 
 
-def test_new_spelling_is_quoted_as_the_shell_needs_it():
-    assert new_spelling(["--plan", "my plans/a.toml"]) == "search-heads make 'my plans/a.toml'"
-    assert new_spelling(["sst2", "--lr", "1e-4"]) is None
+@pytest.mark.parametrize(
+    ("old", "values"),
+    [
+        ("--search --report --tasks all", ["--search and --report", "search-heads run", "search-heads report"]),
+        ("--search --plan x.toml", ["--search and --plan", "search-heads run", "search-heads make"]),
+        ("--search cola --floor", ["--floor", "value"]),
+        ("sst2 --study x", ["--study", "search-heads run", "search-heads make", "search-heads report"]),
+        ("sst2 --tensorboard x", ["--tensorboard", "search-heads report"]),
+        ("sst2 --jobs 2 --floor=0.9", ["--jobs", "--floor", "search-heads run"]),
+        ("sst2 --seeds 3", ["--seeds", "search-heads run"]),
+        ("sst2 --grid cola", ["--grid", "benchmarks.study grid"]),
+    ],
+)
+def test_what_belongs_to_search_heads_is_named(old, values):
+    line = one_line(CliRunner().invoke(train_head, old.split()))
+    for value in values:
+        assert value in line
+
+
+def test_suggestion_is_quoted_as_the_shell_needs_it():
+    answer = answer_to_old_spelling(["--plan", "my plans/a.toml"], train_head)
+    assert answer is not None
+    assert answer.endswith(": search-heads make 'my plans/a.toml'")
+    assert answer_to_old_spelling(["sst2", "--lr", "1e-4"], train_head) is None
+    assert answer_to_old_spelling(["sst2", "--heads", "--search"], train_head) is None
+    assert answer_to_old_spelling(["sst2", "--search", "--help"], train_head) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        (train_head, "the task's recipe"),
+        (search_heads.commands["run"], "128"),
+        (search_heads.commands["make"], "the plan's own"),
+    ],
+)
+def test_help_names_the_default_of_max_length(command, default):
+    result = CliRunner().invoke(command, ["--help"], terminal_width=200)
+    [line] = [line for line in result.stdout.splitlines() if "--max-length" in line]
+    assert f"[default: {default}]" in line
 
 
 @pytest.mark.parametrize("command", [(), ("run",), ("make",), ("report",)])

@@ -53,7 +53,7 @@ def kill_before(number, monkeypatch):
     return lambda: monkeypatch.setattr(trainer_module, "fit", real)
 
 
-def told(trials):
+def outcome(trials):
     """What a search came to, without what it cost."""
     return [trial.model_dump(exclude={"cpu_seconds"}) for trial in trials.trials], trials.notes
 
@@ -111,7 +111,7 @@ def test_killed_search_goes_on_and_does_nothing_twice(new, fits, tmp_path, monke
         path.unlink()
     (tmp_path / "cache" / "runs").rename(tmp_path / "old-runs")
     (tmp_path / "optuna").rename(tmp_path / "old-studies")
-    assert told(search_task("mood", new(), SETTINGS)) == told(resumed)
+    assert outcome(search_task("mood", new(), SETTINGS)) == outcome(resumed)
 
 
 def test_search_that_goes_on_shows_what_it_had_come_to_before(new, tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_second_best_above_the_median_is_not_stopped(new, scored):
 
 def test_search_that_goes_on_counts_no_teacher_twice_in_the_median(new, scored, monkeypatch):
     scored({1: 0.5, 2: 0.9, 3: 0.6})
-    # Killed before the second teacher. Were the first one told again, 0.6 would be above the median of 0.5, 0.5, 0.9.
+    # Killed before the second teacher. Counted twice, the first would put 0.6 above the median of 0.5, 0.5, 0.9.
     revive = kill_before(7, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         search_task("mood", new(), SETTINGS)

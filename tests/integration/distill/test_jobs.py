@@ -40,7 +40,7 @@ def test_error_of_the_disk_does_not_end_the_others(tmp_path):
     assert str(missing).startswith("FileNotFoundError: ")
 
 
-def test_process_that_is_killed_is_told():
+def test_killed_process_is_an_error():
     with pytest.raises(OneTrunkError, match=r"killed.*--jobs"):
         list(run_parallel(os._exit, [(9,), (9,)], jobs=2))
 
@@ -54,7 +54,7 @@ def test_unknown_backend_is_refused():
         list(run_parallel(divmod, [(1, 1)], backend="cloud"))
 
 
-def test_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
+def test_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--backend ray: Ray is not installed; pip install 'onetrunk\[cluster\]'"):
         list(run_parallel(divmod, [(1, 1)], backend="ray"))

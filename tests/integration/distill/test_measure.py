@@ -9,13 +9,13 @@ from onetrunk.protocol.errors import UserError
 
 
 def test_costs_are_measured_part_by_part(tiny_trunk):
-    told = []
+    steps = []
     table = measure_costs(
-        tiny_trunk, tokens=[8, 16], batch_size=[2], repeats=3, progress=lambda *values: told.append(values)
+        tiny_trunk, tokens=[8, 16], batch_size=[2], repeats=3, progress=lambda *values: steps.append(values)
     )
     assert (table.trunk, table.threads, table.repeats) == (tiny_trunk.identity, 1, 3)
     assert [(bucket.tokens, bucket.batch_size) for bucket in table.buckets] == [(8, 2), (16, 2)]
-    assert [values[1:] for values in told] == [(done, 6) for done in range(1, 7)]
+    assert [values[1:] for values in steps] == [(done, 6) for done in range(1, 7)]
     for bucket in table.buckets:
         assert len(bucket.trunk_ms) == tiny_trunk.depth + 1
         parts = [*bucket.trunk_ms, bucket.folded_ms, bucket.step_ms, bucket.single_ms, bucket.folded_single_ms]

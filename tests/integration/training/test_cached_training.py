@@ -49,7 +49,7 @@ def targets(rows):
 
 @pytest.fixture
 def cached(tiny_trunk, tmp_path, monkeypatch):
-    """Gives cached states of texts."""
+    """A function that returns the cached states of texts."""
     # One text a batch, as LiveStates has it: in a batch of another shape, sums are rounded otherwise.
     monkeypatch.setattr(cache_module, "_BATCH_TOKENS", {"cpu": 1})
     cache = StateCache(tmp_path, tiny_trunk, ComputeConfig("cpu", "fp32"))

@@ -23,7 +23,7 @@ FULL = r"cannot be written: the disk (is|seems to be) full; "
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Lets files of one name's ending meet a full disk; there is room again after calling what it gives."""
+    """A function that makes the disk full for files with one suffix, and returns another that makes room again."""
 
     def fill(ending):
         @contextmanager
@@ -106,7 +106,7 @@ def test_file_comes_into_its_place_whole(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["runs.json"]
 
 
-def test_other_reasons_are_told_as_they_are(tmp_path):
+def test_other_reasons_are_reported_as_they_are(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OneTrunkError, match="below: cannot be written: File exists"),

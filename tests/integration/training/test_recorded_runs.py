@@ -196,7 +196,7 @@ def test_record_that_is_broken_is_one_line(new, content):
     assert execute(spec, new()).scores == record.scores
 
 
-def test_teacher_that_nobody_has_is_told(new):
+def test_missing_teacher_is_refused(new):
     spec = spec_of("student", new())
     spec = spec.model_copy(update={"distillation": Distillation(teacher="0123")})
     with pytest.raises(UserError, match="no record of run 0123; give the folder of its search by --study"):
@@ -222,7 +222,7 @@ def test_last_step_that_goes_wrong_is_caught_too(new, tmp_path):
     assert find_run(spec, new()) is None
 
 
-def test_spec_of_an_unknown_task_is_told(new):
+def test_spec_of_an_unknown_task_is_refused(new):
     spec = spec_of("fork", new()).model_copy(update={"task": "mod"})
     with pytest.raises(UserError, match=r"'mod' .*mood, second"):
         execute(spec, new())

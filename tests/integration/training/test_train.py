@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import onetrunk.training.experiment as experiment_module
 import onetrunk.training.trainer as trainer_module
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import UserError
@@ -122,6 +123,17 @@ def test_finished_head_is_not_trained_again_unless_forced(run, mood, epochs):
     assert same(weights(forced), stored)
 
 
+def test_finished_head_needs_no_device(run, mood, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="cuda"):
+        run(mood, device="cuda")
+    run(mood)
+    # Choosing the trunk's data type would cost passes of the trunk.
+    monkeypatch.setattr(experiment_module, "choose_compute", None)
+    assert run(mood, device="cuda").already_there
+    assert run(mood, device="auto", trunk_dtype="auto").already_there
+
+
 @pytest.mark.parametrize("what", ["recipe", "data", "bundle"])
 def test_head_of_another_recipe_or_data_or_a_broken_one_is_trained_anew(run, mood, epochs, tmp_path, what):
     first = run(mood)
@@ -203,7 +215,7 @@ def test_recipe_that_the_trunk_cannot_carry_out_is_refused(run, mood, changes, m
         run(mood, recipe=mood.recipe.model_copy(update=changes))
 
 
-def test_what_should_be_known_is_told(run, mood, tmp_path):
+def test_notes_say_what_to_know_about_the_data(run, mood, tmp_path):
     with (tmp_path / "train.jsonl").open("a") as stream:
         stream.write('{"sentence": "", "label": "good"}\n')
     (tmp_path / "dev.jsonl").write_text('{"sentence": "a good film", "label": "good"}\n')
@@ -215,7 +227,7 @@ def test_what_should_be_known_is_told(run, mood, tmp_path):
     assert result.spec.data["train_rows_left_out"] == 1
 
 
-def test_metric_without_a_value_is_told(run, mood, tmp_path):
+def test_metric_without_a_value_is_noted(run, mood, tmp_path):
     (tmp_path / "dev.jsonl").write_text('{"sentence": "a good film", "label": "good"}\n')
     result = run(mood.model_copy(update={"metrics": ("matthews",)}))
     assert result.score == 0

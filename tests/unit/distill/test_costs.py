@@ -86,7 +86,7 @@ def test_buckets_count_alike_and_can_be_named():
         both.per_text(tokens=64)
 
 
-def test_a_difference_below_nought_is_no_gain():
+def test_negative_difference_is_no_gain():
     noisy = bucket(32, 1).model_copy(update={"layer_ms": fixed(-0.1), "folded_ms": fixed(0.4)})
     rates = table(noisy).per_text()
     assert (rates.layer_ms, rates.folded_ms) == (0.0, 0.0)
@@ -100,7 +100,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"trunk": 1}', "[1]"])
-def test_a_broken_table_is_told_in_one_line(tmp_path, text):
+def test_broken_table_is_refused_in_one_line(tmp_path, text):
     path = tmp_path / "costs.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"costs\.json: .*; delete it and measure again") as error:

@@ -12,21 +12,21 @@ from onetrunk.protocol.errors import OneTrunkError
 
 def test_worker_ends_when_its_command_is_no_more(monkeypatch):
     monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(name="LokyProcess-1"))
-    told = []
-    progress = _ends_with_parent(lambda *step: told.append(step))
+    steps = []
+    progress = _ends_with_parent(lambda *step: steps.append(step))
     progress("epoch 1", 1, 2)
     monkeypatch.setattr(os, "getppid", lambda: 1)
     with pytest.raises(OneTrunkError, match="killed"):
         progress("epoch 1", 2, 2)
-    assert told == [("epoch 1", 1, 2)]
+    assert steps == [("epoch 1", 1, 2)]
 
 
 def test_command_itself_outlives_its_shell(monkeypatch):
-    told = []
-    progress = _ends_with_parent(lambda *step: told.append(step))
+    steps = []
+    progress = _ends_with_parent(lambda *step: steps.append(step))
     monkeypatch.setattr(os, "getppid", lambda: 1)
     progress("epoch 1", 1, 2)
-    assert told == [("epoch 1", 1, 2)]
+    assert steps == [("epoch 1", 1, 2)]
 
 
 def test_job_says_what_it_is():

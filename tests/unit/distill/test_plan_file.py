@@ -86,7 +86,7 @@ def test_it_says_what_it_is_and_what_carries_it_out(path):
         ("[floors]", "[floors", r"plan\.toml: not TOML"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(path, old, new, message):
+def test_malformed_plan_is_refused_in_one_line(path, old, new, message):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))

@@ -28,7 +28,7 @@ def test_broken_file_is_one_line(tmp_path, content):
     assert "\n" not in str(e.value)
 
 
-def test_task_that_was_not_searched_is_told(tmp_path):
+def test_task_that_was_not_searched_is_named(tmp_path):
     with pytest.raises(UserError, match="task one has not been searched yet; search again with all tasks"):
         servable_options(tmp_path, ["one"])
     save_trials(tmp_path, Trials(study="search", task="one", metric="accuracy"))
@@ -36,7 +36,7 @@ def test_task_that_was_not_searched_is_told(tmp_path):
         servable_options(tmp_path, ["one"])
 
 
-def test_baseline_that_learned_nothing_is_told(tmp_path):
+def test_baseline_that_learned_nothing_is_refused(tmp_path):
     spec = RunSpec(task="one", role="full", recipe=Recipe(tap=0))
     trial = Trial(stage="baseline", key="0", spec=spec, score=0.0, epochs=3, stopped=False, cpu_seconds=1)
     save_trials(tmp_path, Trials(study="search", task="one", metric="matthews"))

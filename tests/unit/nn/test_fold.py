@@ -94,7 +94,7 @@ def test_fold_gives_the_same_gradients(tiny_trunk, query):
     assert ("pool" in whole) == (query == "learned")
     for name, gradient in whole.items():
         if name.endswith("key.bias"):
-            # It drops out of the softmax: its gradient is nought but for rounding, and the fold does not touch it.
+            # It drops out of the softmax: its gradient is zero but for rounding, and the fold does not touch it.
             assert gradient.abs().max() < 1e-3
         else:
             torch.testing.assert_close(folded[name], gradient, atol=1e-3, rtol=1e-3)

@@ -57,17 +57,17 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("row", "told"), FAULTS)
-def test_row_that_cannot_be_used_stops_and_is_named(make_task, tmp_path, row, told):
+@pytest.mark.parametrize(("row", "fault"), FAULTS)
+def test_row_that_cannot_be_used_stops_and_is_named(make_task, tmp_path, row, fault):
     with pytest.raises(UserError) as error:
         read_examples(make_task([GOOD, row, BAD]), "train")
     message = str(error.value)
-    assert message.startswith(f"{tmp_path}/rows.jsonl: 1 of 3 rows cannot be used:\n  {told}")
+    assert message.startswith(f"{tmp_path}/rows.jsonl: 1 of 3 rows cannot be used:\n  {fault}")
     assert "--skip-bad-rows" in message
 
 
 @pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1], "1" * 400])
-def test_number_out_of_range_is_told(make_task, label):
+def test_number_out_of_range_is_refused(make_task, label):
     changes = {"kind": "regression", "labels": None, "range": (0, 5), "metrics": ("pearson",)}
     with pytest.raises(UserError, match=r"bad label: 1: line 1 .* is not a number from 0 to 5"):
         read_examples(make_task([{"sentence": "x", "label": label}], **changes), "train")
@@ -99,7 +99,7 @@ def test_nothing_left_is_refused_even_when_skipping(make_task):
         read_examples(make_task([]), "train")
 
 
-def test_label_that_never_occurs_is_told(make_task):
+def test_label_that_never_occurs_is_noted(make_task):
     assert read_examples(make_task([GOOD]), "train").notes == ("no row of the train data has the label 'bad'",)
 
 

@@ -56,7 +56,7 @@ epochs = 3
     assert task.recipe == Recipe(tap=2, layers=2, epochs=3)
 
 
-def test_regression_is_measured_by_correlation_unless_told(write):
+def test_regression_is_measured_by_correlation_by_default(write):
     task = load_task(write('kind = "regression"\nrange = [0, 1]\ntrain = "a.csv"\ndev = "b.csv"\n'))
     assert task.metrics == ("pearson_spearman",)
 
@@ -65,62 +65,53 @@ def test_labels_may_be_numbers_as_in_the_data(write):
     assert load_task(write(MINIMAL.replace('["ham", "spam"]', "[0, 1]"))).labels == ("0", "1")
 
 
+REGRESSION = 'kind = "regression"\ntrain = "a.csv"\ndev = "b.csv"\n'
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "values"),
     [
-        (MINIMAL + "label = 3", r"key label is not known \(did you mean labels\?\); allowed are name, kind"),
-        (MINIMAL + "zzz = 3", r"key zzz is not known; allowed are"),
-        (MINIMAL + 'folder = "/"', r"key folder is not known"),
-        (MINIMAL + "[recipe]\nepoch = 3", r"key recipe\.epoch is not known \(did you mean epochs\?\)"),
-        (MINIMAL + "[recipe]\nepochs = 0", r"key recipe\.epochs: found 0: input should be greater than or equal to 1"),
-        (MINIMAL + "[recipe]\nlearning_rate = nan", r"key recipe\.learning_rate: found nan"),
-        (MINIMAL + 'kind = "poetry"', r"key kind: found 'poetry': allowed are classification, regression"),
-        (MINIMAL + 'form = "triple"', r"key form: found 'triple': input should be 'single' or 'pair'"),
-        (MINIMAL + 'metrics = ["acuracy"]', r"key metrics: .*'acuracy' is not known; allowed are accuracy"),
-        (MINIMAL + 'metrics = ["pearson"]', r"metric pearson does not fit kind classification; allowed are accuracy"),
-        (
-            MINIMAL + 'name = "Spam!"',
-            r"key name: found 'Spam!': a task's name has lowercase letters",
-        ),
-        (MINIMAL + 'name = "text"', r"key name: found 'text': text is the name of a tensor"),
-        (MINIMAL + 'name = "hidden_3"', r"hidden_3 is the name of a tensor"),
-        (MINIMAL + 'metrics = "accuracy"', r"key metrics: found 'accuracy': give a list, as in \[\"accuracy\""),
-        (MINIMAL + "metrics = []", r"key metrics: found \[\]: give one or more, or omit the key"),
-        (MINIMAL + "options = 3", r"key options: found 3: give a table, as in \{output"),
-        (MINIMAL + "range = [0, 1, 2]", r"key range: found \[0, 1, 2\]: give the lowest and the highest number"),
-        (MINIMAL + "range = [0, inf]", r"key range: found \[0, inf\]: give the lowest and the highest number"),
-        (
-            MINIMAL + 'options = {class_weight = "balanced"}',
-            r"options has class_weight \(did you mean class_weights\?\)",
-        ),
-        (
-            MINIMAL + "options = {class_weights = {ham = 0}}",
-            r"options.class_weights.ham: Input should be greater than 0",
-        ),
-        (MINIMAL.replace('["ham", "spam"]', '["ham"]'), r"labels needs at least two, all different; found \['ham'\]"),
-        (MINIMAL.replace('"spam"', '"ham"'), r"labels needs at least two, all different"),
-        (MINIMAL.replace('"spam"', '""'), r"labels contains one that is empty"),
-        (MINIMAL.replace('"spam"', '"a\\nb"'), r"line break"),
-        (MINIMAL.replace('"spam"', '"a", "b"') + 'metrics = ["f1"]', r"metric f1 is about the second of two labels"),
-        ('train = "a.csv"\ndev = "b.csv"\n', r"a classification task needs labels"),
-        (
-            MINIMAL.replace("spam", "B-spam") + 'kind = "tagging"',
-            r"are types of spans, such as artist; 'B-spam' is a tag",
-        ),
-        (MINIMAL + "range = [0, 1]", r"a classification task has no range"),
-        (
-            'kind = "regression"\nrange = [1, 0]\ntrain = "a.csv"\ndev = "b.csv"\n',
-            r"range is the lowest and the highest",
-        ),
-        ('labels = ["a", "b"]\ntrain = "a.csv"\n', r"key dev is missing"),
-        ("labels = 3 4", r"not TOML: .*line 1"),
+        (MINIMAL + "label = 3", ["key label ", "labels?", "name, kind"]),
+        (MINIMAL + "zzz = 3", ["key zzz ", "name, kind"]),
+        (MINIMAL + 'folder = "/"', ["key folder "]),
+        (MINIMAL + "[recipe]\nepoch = 3", ["key recipe.epoch ", "epochs?"]),
+        (MINIMAL + "[recipe]\nepochs = 0", ["key recipe.epochs:", "found 0:", " 1"]),
+        (MINIMAL + "[recipe]\nlearning_rate = nan", ["key recipe.learning_rate:", "found nan"]),
+        (MINIMAL + 'kind = "poetry"', ["key kind:", "found 'poetry'", "classification, regression"]),
+        (MINIMAL + 'form = "triple"', ["key form:", "found 'triple'", "'single'", "'pair'"]),
+        (MINIMAL + 'metrics = ["acuracy"]', ["key metrics:", "'acuracy'", "accuracy"]),
+        (MINIMAL + 'metrics = ["pearson"]', ["metric pearson ", "kind classification", "accuracy"]),
+        (MINIMAL + 'name = "Spam!"', ["key name:", "found 'Spam!'", "lowercase"]),
+        (MINIMAL + 'name = "text"', ["key name:", "found 'text'", "tensor"]),
+        (MINIMAL + 'name = "hidden_3"', ["key name:", "hidden_3", "tensor"]),
+        (MINIMAL + 'metrics = "accuracy"', ["key metrics:", "found 'accuracy'", '["accuracy"']),
+        (MINIMAL + "metrics = []", ["key metrics:", "found []"]),
+        (MINIMAL + "options = 3", ["key options:", "found 3:", "{output"]),
+        (MINIMAL + "range = [0, 1, 2]", ["key range:", "found [0, 1, 2]"]),
+        (MINIMAL + "range = [0, inf]", ["key range:", "found [0, inf]"]),
+        (MINIMAL + 'options = {class_weight = "balanced"}', ["options", "class_weight ", "class_weights?"]),
+        (MINIMAL + "options = {class_weights = {ham = 0}}", ["options.class_weights.ham:", " 0"]),
+        (MINIMAL.replace('["ham", "spam"]', '["ham"]'), ["labels", "two", "['ham']"]),
+        (MINIMAL.replace('"spam"', '"ham"'), ["labels", "different", "['ham', 'ham']"]),
+        (MINIMAL.replace('"spam"', '""'), ["labels", "empty"]),
+        (MINIMAL.replace('"spam"', '"a\\nb"'), ["labels", "line break"]),
+        (MINIMAL.replace('"spam"', '"a", "b"') + 'metrics = ["f1"]', ["metric f1 ", "two labels"]),
+        ('train = "a.csv"\ndev = "b.csv"\n', ["classification", "labels"]),
+        (MINIMAL.replace("spam", "B-spam") + 'kind = "tagging"', ["'B-spam'", "tag"]),
+        (MINIMAL + "range = [0, 1]", ["classification", "range"]),
+        (REGRESSION + "range = [1, 0]", ["range", "lowest", "highest"]),
+        ('labels = ["a", "b"]\ntrain = "a.csv"\n', ["key dev "]),
+        ("labels = 3 4", ["TOML", "line 1"]),
     ],
 )
-def test_what_is_wrong_is_named(write, text, message):
+def test_malformed_task_file_is_refused_with_the_key_and_the_value(write, text, values):
     path = write(text)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError) as error:
         load_task(path)
-    assert str(error.value).startswith(f"{path}: ")
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    for value in values:
+        assert value in message
 
 
 def test_all_wrong_keys_are_named_at_once(write):

@@ -89,7 +89,7 @@ def test_multilabel():
         (["poetry" * 999], "label 'poetry.* is not one of"),
     ],
 )
-def test_labels_that_cannot_be_are_told(label, message):
+def test_impossible_labels_are_refused(label, message):
     with pytest.raises(ValueError, match=message) as raised:
         get_kind("multilabel").codec.encode(label, TOPICS)
     assert len(str(raised.value)) < 150
@@ -233,7 +233,7 @@ def test_weights_of_labels_weigh_their_rows():
         ("multilabel", {"none_below": 0.5}, "options has none_below; allowed for this kind: none"),
     ],
 )
-def test_options_that_cannot_be_are_told(kind, options, message):
+def test_impossible_options_are_refused(kind, options, message):
     with pytest.raises(ValueError, match=message):
         get_kind(kind).check(space(options=options))
 
@@ -302,7 +302,7 @@ def test_many_rows_are_fitted_as_if_there_were_no_others():
     assert kind.training.fit_on_dev(2 * true, targets, space())["temperature"] == pytest.approx(likeliest, rel=0.02)
 
 
-def test_a_temperature_at_its_bound_is_told_on_the_card():
+def test_a_temperature_at_its_bound_is_noted_on_the_card():
     """Three thousand rows that are all right, of a head that is hardly sure of one."""
     fitted = get_kind("classification").training.fit_on_dev(
         torch.tensor([[0.2, 0.0]] * 3000), np.zeros(3000, int), space("ab")

@@ -1,4 +1,4 @@
-"""Texts that are in both splits are counted and told."""
+"""Texts that are in both splits are counted and noted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Data files line by line: what is whole is read as it is, and what is broken is told with its line."""
+"""Data files line by line: what is whole is read as it is, and what is broken is reported with its line."""
 
 import csv
 import gzip
@@ -39,7 +39,7 @@ def test_any_json_rows_come_back(folder, rows, suffix):
 @given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1))
 def test_any_csv_rows_come_back(folder, rows):
     stream = io.StringIO(newline="")
-    # A NUL is no character of a CSV to Python 3.10; that it is told there, and not dropped, is tested below.
+    # A NUL is no character of a CSV to Python 3.10; that it is reported there, and not dropped, is tested below.
     rows = [tuple(cell.replace("\0", "0") for cell in row) for row in rows]
     csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
     records = read(folder, "a.csv", stream.getvalue().encode())
@@ -104,12 +104,12 @@ def test_broken_table_rows_are_named_and_the_others_read(folder):
     }
 
 
-def test_quote_that_never_closes_is_told(folder):
+def test_quote_that_never_closes_is_reported(folder):
     records = read(folder, "a.csv", b'text,label\n"one,1\ntwo,2\n')
     assert records == [BrokenLine(2, "unexpected end of data")]
 
 
-def test_nul_in_a_table_is_read_or_told(folder):
+def test_nul_in_a_table_is_read_or_reported(folder):
     [record] = read(folder, "a.csv", b"text,label\na\0b,1\n")
     assert record == Record(2, {"text": "a\0b", "label": "1"}) or isinstance(record, BrokenLine)
 

@@ -14,7 +14,7 @@ def space(low, high):
     return SimpleNamespace(labels=None, range=(low, high), options={}, fitted={})
 
 
-def test_a_range_below_nought_comes_back():
+def test_negative_range_is_restored():
     range_ = space(-3.5, -1.0)
     KIND.check(range_)
     assert KIND.codec.encode("-3", range_) == pytest.approx(0.2)

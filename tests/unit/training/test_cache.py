@@ -35,7 +35,7 @@ def cache(tiny_trunk, tmp_path):
 
 @pytest.fixture
 def passes(tiny_trunk, monkeypatch):
-    """The taps of every batch that runs through the trunk; may be told to fail at one."""
+    """The taps of every batch that runs through the trunk; may be made to fail at one."""
     seen = SimpleNamespace(taps=[], fail_at=None)
     real = tiny_trunk.states
 
@@ -116,7 +116,7 @@ def test_file_that_was_cut_off_is_made_anew(cache, passes):
     assert files(cache) == whole
 
 
-def test_too_little_room_is_told_before_anything_runs(cache, passes, monkeypatch):
+def test_too_little_room_is_reported_before_anything_runs(cache, passes, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OneTrunkError, match=r"the disk is full: .* need 0.00 GB, and 0.00 GB are free; .*--cache"):
         cache.states(TEXTS, [1], max_length=32)

@@ -1,4 +1,4 @@
-"""Data that can be trained on, but about which a user should know something: it is told."""
+"""Data that can be trained on, but about which a user should know something: a note says so."""
 
 import pytest
 

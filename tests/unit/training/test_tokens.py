@@ -1,4 +1,4 @@
-"""Texts as token ids: as the tokenizer gives them, cut where they are too long, padded on the right."""
+"""Texts as token ids: as the tokenizer returns them, cut where they are too long, padded on the right."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ def train(trunk, task, data, vocabulary, **changes):
         steps.append(torch.cat([parameter.detach().flatten() for parameter in model.head.parameters()]))
 
     # With weight decay, embeddings of absent tokens would shrink. A clip that is never reached: it would sum the
-    # squares of a gradient with more noughts in it, in another order.
+    # squares of a gradient with more zeros in it, in another order.
     values = {"tap": 0, "layers": trunk.depth, "epochs": 2, "batch_size": 16, "weight_decay": 0.0, "clip": 1e9}
     recipe = Recipe(**{**values, "learning_rate": 1e-3, "max_length": 32, **changes})
     state = fit(model, task, recipe, data, data, progress=after_step)
