@@ -36,7 +36,7 @@ from onetrunk.export.onnx_file import ServedHead
 from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.protocol.names import head_name
+from onetrunk.protocol.names import MULTITASK, head_name
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import find_bundles
@@ -83,7 +83,7 @@ def ask_for_ever(url, references, tasks, stop, results, seed):
         tally.sent += 1
         began = time.monotonic()
         try:
-            answer = client.infer("multitask", inputs, outputs=[InferRequestedOutput(task) for task in wanted])
+            answer = client.infer(MULTITASK, inputs, outputs=[InferRequestedOutput(task) for task in wanted])
         except Exception as error:
             tally.failed[str(error)[:200]] += 1
             continue
@@ -198,7 +198,7 @@ def run(work: Path, key: str, heads: Path, additions: int, updates: int, rollbac
                 do("addition", lambda task=task: deployer.deploy(bundles[task, 0]))
                 tasks.append(task)
         for number in range(removals):
-            tasks.remove(EXTRA.format(number))  # nobody asks for it any more
+            tasks.remove(EXTRA.format(number))  # nobody asks for it from here on
             time.sleep(1)
             do("removal", lambda number=number: deployer.remove(EXTRA.format(number)))
         time.sleep(5)
@@ -222,7 +222,7 @@ def first_answers(url, repository, deployer, bundles, references):
             with AdminClient(url) as server:
                 wanted = references["rte"][version][rows[row]]
                 while not seen.is_set():
-                    if np.abs(server.ask("multitask", [row], ["rte"])["rte"][0] - wanted).max() <= TOLERANCE:
+                    if np.abs(server.ask(MULTITASK, [row], ["rte"])["rte"][0] - wanted).max() <= TOLERANCE:
                         moment.append(time.monotonic())
                         seen.set()
                     time.sleep(0.25)  # asking without a pause would be a load

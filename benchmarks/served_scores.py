@@ -14,6 +14,7 @@ import numpy as np
 
 from onetrunk.admin import AdminClient
 from onetrunk.nn.trunk import Trunk, load_trunk
+from onetrunk.protocol.names import MULTITASK
 from onetrunk.repository.state import required_manifest
 from onetrunk.serving import Server
 from onetrunk.tasks import Task, find_tasks, load_task, read_examples
@@ -43,7 +44,7 @@ def served_scores(
     rows = [(row, "") if isinstance(row, str) else row for row in dev.texts]
     scores: list[np.ndarray] = []
     for start in range(0, len(rows), BATCH):
-        scores += list(server.ask("multitask", rows[start : start + BATCH], [task.name])[task.name])
+        scores += list(server.ask(MULTITASK, rows[start : start + BATCH], [task.name])[task.name])
     predictions = get_kind(task.kind).answers.predictions(stack_scores(scores), spec)
     targets = labelled_targets(task, dev, trunk=trunk, max_length=max_length).numpy()
     return len(dev), measure(task.metrics, predictions, targets)[0]

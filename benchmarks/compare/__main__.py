@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.compare import names
-from onetrunk.cli.console import errors_end_command, progress_line
+from onetrunk.cli.console import progress_line
 from onetrunk.machine import usable_cores
+from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 
 _EPILOG = """\b

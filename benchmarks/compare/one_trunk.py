@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.export.merge import merge_models
-from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
+from onetrunk.protocol.names import CONFIG_FILE, MULTITASK, MULTITASK_TOKENS, segment_named
 from onetrunk.repository.configs import config_text
 
 _TRUNK = "trunk_whole"
@@ -22,7 +22,7 @@ def write_one_trunk(ours: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ours, folder, copy_function=os.link)
     configs = {name: _read(folder / name) for name in (MULTITASK, MULTITASK_TOKENS)}
-    steps = [step for step in configs[MULTITASK].ensemble_scheduling.step if step.model_name.startswith("trunk_")]
+    steps = [step for step in configs[MULTITASK].ensemble_scheduling.step if segment_named(step.model_name)]
     parts = {
         step.model_name: onnx.load(folder / step.model_name / str(step.model_version) / "model.onnx") for step in steps
     }
@@ -45,18 +45,18 @@ def write_one_trunk(ours: Path, folder: Path) -> None:
         for step in steps:
             merged.input_map.update({name: source for name, source in step.input_map.items() if name in inputs})
             merged.output_map.update(step.output_map)
-        rest = [step for step in ensemble.ensemble_scheduling.step if not step.model_name.startswith("trunk_")]
+        rest = [step for step in ensemble.ensemble_scheduling.step if not segment_named(step.model_name)]
         del ensemble.ensemble_scheduling.step[:]
         ensemble.ensemble_scheduling.step.extend([*rest, merged])
         _write(folder / name, ensemble)
 
 
 def _read(model: Path) -> pb.ModelConfig:
-    return text_format.Parse((model / "config.pbtxt").read_text(), pb.ModelConfig())
+    return text_format.Parse((model / CONFIG_FILE).read_text(), pb.ModelConfig())
 
 
 def _write(model: Path, config: pb.ModelConfig) -> None:
-    path = model / "config.pbtxt"
+    path = model / CONFIG_FILE
     # The folder's files are links to the original's, which must not change.
     path.unlink(missing_ok=True)
     path.write_text(config_text(config))

@@ -20,7 +20,7 @@ from benchmarks.compare.whole_models import (
 )
 from benchmarks.peers.peer import HttpRequest
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.names import Segment, segment_named
+from onetrunk.protocol.names import CONFIG_FILE, MULTITASK, Segment, segment_named
 from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import read_spec
 
@@ -74,7 +74,7 @@ class TritonSystem:
             outputs = self.outputs
             tasks = len(outputs) or self.tasks
             yield Target(
-                host, int(port), server.pid, tasks, lambda text: [triton_request("multitask", text, outputs=outputs)]
+                host, int(port), server.pid, tasks, lambda text: [triton_request(MULTITASK, text, outputs=outputs)]
             )
 
     def weights_mb(self) -> float:
@@ -86,7 +86,7 @@ class TritonSystem:
         return sum(files.values()) / 1e6
 
     def _is_used(self, model: str) -> bool:
-        return f'model_name: "{model}"' in (self.repository / "multitask" / "config.pbtxt").read_text()
+        return f'model_name: "{model}"' in (self.repository / MULTITASK / CONFIG_FILE).read_text()
 
 
 class Systems:

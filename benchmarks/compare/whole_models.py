@@ -20,6 +20,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
+    CONFIG_FILE,
     HIDDEN_STATE,
     INPUT_IDS,
     MULTITASK,
@@ -137,7 +138,7 @@ def _write(folder: Path, config: pb.ModelConfig, files: Mapping[str, Path]) -> N
     for name, source in files.items():
         # A link costs no disk; eight models of BERT-base have three gigabytes.
         (version / name).hardlink_to(source) if name.endswith(".onnx") else shutil.copyfile(source, version / name)
-    (version.parent / "config.pbtxt").write_text(config_text(config))
+    (version.parent / CONFIG_FILE).write_text(config_text(config))
 
 
 def _model_config(model: WholeModel) -> pb.ModelConfig:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onetrunk.cli.console import errors_end_command, progress_line
+from onetrunk.cli.console import progress_line
 from onetrunk.cli.search_heads import experiment_config, job_table
 from onetrunk.cli.training_options import experiment_options, load_tasks
+from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
     from onetrunk.distill.jobs import JobRunner

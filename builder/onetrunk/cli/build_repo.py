@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from onetrunk.cli.bucket_options import bucket_options, requested_buckets
-from onetrunk.cli.console import errors_end_command, progress_line, typed_options
+from onetrunk.cli.console import progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _print_placement(report: BuildReport) -> None:
 
 def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
     if report.finished_earlier:
-        click.echo(f"{report.output}: completed an earlier publication that had been cut off", err=True)
+        click.echo(f"{report.output}: completed an earlier transaction that had been interrupted", err=True)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     if not report.changed:

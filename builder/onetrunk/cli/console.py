@@ -1,8 +1,7 @@
-"""What all commands of the builder share: how errors end them, and how progress is shown."""
+"""What all commands of the builder share: which options were typed, and how progress is shown."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,21 +9,6 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from onetrunk.protocol.errors import OneTrunkError
-
-
-@contextmanager
-def errors_end_command() -> Iterator[None]:
-    """Turn errors of the package into one line on stderr and their exit code."""
-    try:
-        yield
-    except OneTrunkError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
-        sys.exit(130)
 
 
 def typed_options() -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onetrunk.cli.console import errors_end_command
+from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -12,8 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from onetrunk.cli.console import errors_end_command, progress_line, typed_options
+from onetrunk.cli.console import progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 
 if TYPE_CHECKING:
@@ -255,9 +256,9 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         + (f", beside version {before}" if before else ""),
         "promote": f"{report.task} version {version} is live{former}",
         "rollback": f"{report.task} version {version} is live again{former}",
-        "discard": f"candidate version {before} of {report.task} is not tried any more; "
+        "discard": f"candidate version {before} of {report.task} is discarded; "
         + (f"version {version} is live" if version else "none is live"),
-        "remove": f"{report.task} is not served any more{former}",
+        "remove": f"{report.task} is no longer served{former}",
         "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
         "sync": "the server serves what the files say",
     }[report.action]

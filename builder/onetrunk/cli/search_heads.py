@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from onetrunk.cli.console import errors_end_command
 from onetrunk.cli.training_options import (
     bundle_options,
     experiment_options,
@@ -23,6 +22,7 @@ from onetrunk.cli.training_options import (
     task_arguments,
     train_all,
 )
+from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
     from onetrunk.distill.jobs import Job, StatusBoard

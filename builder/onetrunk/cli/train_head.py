@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onetrunk.cli.console import errors_end_command
 from onetrunk.cli.old_spellings import OldSpellings
 from onetrunk.cli.training_options import (
     bundle_options,
@@ -16,6 +15,7 @@ from onetrunk.cli.training_options import (
     task_arguments,
     train_all,
 )
+from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

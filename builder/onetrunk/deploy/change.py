@@ -17,6 +17,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import Manifest
 from onetrunk.protocol.names import (
+    CONFIG_FILE,
     MULTITASK,
     Segment,
     candidate_ensemble,
@@ -139,7 +140,7 @@ class HeadChange(Change):
     def new_segment_texts(self) -> dict[str, str]:
         """Return the configs of segments that only ``after`` has."""
         return {
-            f"{config.name}/config.pbtxt": placed_text(config, self.after.placement)
+            f"{config.name}/{CONFIG_FILE}": placed_text(config, self.after.placement)
             for segment, config in self.after.segment_configs().items()
             if self.before.segments.get(segment) != self.after.segments[segment]
         }

@@ -203,8 +203,9 @@ def _disagreements(
         most: The number of texts to return.
     """
     kind = get_kind(spec.kind)
-    distance = kind.answers.distance(old, new, spec)
-    order = [int(row) for row in np.argsort(-distance)[:most] if distance[row] > 0]
+    # A row without a distance is one that a head answers with NaN: no row differs more.
+    distance = np.nan_to_num(kind.answers.distance(old, new, spec), nan=np.inf, posinf=np.inf)
+    order = [int(row) for row in np.argsort(-distance, kind="stable")[:most] if distance[row] > 0]
     return tuple(
         (" | ".join(filter(None, rows[row])), kind.answers.format(old[row], spec), kind.answers.format(new[row], spec))
         for row in order

@@ -255,14 +255,16 @@ class Deployer:
         for task, head in state.heads.items():
             if head.loaded != head.at_rest().loaded:
                 state = state.with_head(task, head.at_rest())
-                settled.append(f"{head_name(task)}: a version was added and never served; not loaded any more")
+                settled.append(f"{head_name(task)}: unloaded a version that was added and never served")
         changed = changed_texts(self.repository, state.texts)
-        settled += [f"{name}: was not as it follows from the manifest; written anew" for name in changed]
+        settled += [f"{name}: rewritten, as it did not match the manifest" for name in changed]
         if changed or state != read:
             state, _ = commit_state(self.repository, state)
         if self.server is not None:
-            settled += [f"{one.model} {one.what}: put right" for one in reconcile(state, self.server)]
-        settled += [f"{name}/: its trial has ended; removed" for name in clear_ended_candidates(self.repository, state)]
+            settled += [f"{one.model} {one.what}: fixed" for one in reconcile(state, self.server)]
+        settled += [
+            f"{name}/: removed, as its trial has ended" for name in clear_ended_candidates(self.repository, state)
+        ]
         return state, settled
 
     @contextlib.contextmanager

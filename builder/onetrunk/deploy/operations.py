@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from onetrunk.deploy.change import Change, Context, PruneChange, plan_head_change
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import ModelEntry
-from onetrunk.protocol.names import head_name, head_task, segment_named
+from onetrunk.protocol.names import group_tap, head_name, head_task, segment_named
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
 from onetrunk.repository.versions import ModelVersion, is_whole, plan_version
 from onetrunk.tasks.head_spec import HeadSpec
@@ -248,7 +248,7 @@ class Prune(Operation):
         if segment is not None and segment not in state.segments:
             return [] if segment.stop in previous_taps else [name]
         if entry.served is None:
-            return [name] if name.startswith("heads_") else []
+            return [name] if group_tap(name) is not None else []
         return [f"{name}/{version}" for version in entry.versions if version != entry.served]
 
     def _without_old(self, head: HeadVersions, on_disk: list[int]) -> tuple[HeadVersions, list[int]]:

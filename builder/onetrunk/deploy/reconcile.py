@@ -13,12 +13,10 @@ from onetrunk.admin import AdminClient
 from onetrunk.deploy.proof import PROOF
 from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name
+from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name, is_part
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import is_decided
-
-_PARTS = ("head_", "heads_", "trunk_")
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Difference:
     Attributes:
         model: The model.
         what: What differs, for a reader.
-        remedy: The request that puts it right.
-        kind: Missing parts are put right first, then ensembles, then parts that nothing names any more.
+        remedy: The request that fixes it.
+        kind: Missing parts are fixed first, then ensembles, then parts that nothing names.
     """
 
     model: str
@@ -39,7 +37,7 @@ class Difference:
 
 
 def differences(state: RepositoryState, server: AdminClient) -> list[Difference]:
-    """Return everything that differs, in an order in which it can be put right without a failing request.
+    """Return everything that differs, in an order in which it can be fixed without a failing request.
 
     Raises:
         NotReady: The server does not answer.
@@ -60,8 +58,8 @@ def differences(state: RepositoryState, server: AdminClient) -> list[Difference]
         if what := _ensemble_difference(config, server.config(config.name) if config.name in loaded else None):
             found.append(Difference(config.name, what, "load", "ensemble"))
     for model in sorted(loaded):
-        if model not in names and model.startswith(_PARTS):
-            found.append(Difference(model, "is loaded, and nothing names it any more", "unload", "extra"))
+        if model not in names and is_part(model):
+            found.append(Difference(model, "is loaded, but nothing names it", "unload", "extra"))
         elif extra := loaded[model] - expected.get(model, loaded[model]):
             found.append(Difference(model, f"version {_join(extra)} is still loaded", "load", "extra"))
     return found
@@ -78,7 +76,7 @@ def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:
     for model in sorted(server.running_models() - listed):
         # A model whose folder is gone runs on and is not listed: after a build that removed it, or the ensemble of a
         # proof whose deployer died.
-        if model == PROOF or (model.startswith(_PARTS) and model not in expected):
+        if model == PROOF or (is_part(model) and model not in expected):
             with contextlib.suppress(OneTrunkError):
                 server.unload(model)
     # Ensembles are loaded after what they name, and before what they named is unloaded, so that no request in between

@@ -252,7 +252,7 @@ class _NotBackError(OneTrunkError):
 def clear_ended_candidates(repository: Path, state: RepositoryState) -> list[str]:
     """Remove the folders of candidates' ensembles that are over, and return their names.
 
-    The server must have unloaded them: a model whose folder is gone is still served, and not listed any more.
+    The server must have unloaded them: a model whose folder is gone is still served, but no longer listed.
     """
     names = [candidate_ensemble(task) for task in sorted(state.heads) if task not in state.candidates]
     ended = [name for name in names if (repository / name).is_dir()]

@@ -135,7 +135,7 @@ def run_parallel(
             yield from parallel(joblib.delayed(_catch_errors)(work, call) for call in calls)
         except BrokenProcessPool as error:
             raise OneTrunkError(
-                "a worker process was killed, perhaps because memory ran out: give the same command again, perhaps "
+                "a worker process was killed, perhaps because memory ran out: run the same command again, perhaps "
                 "with fewer --jobs; it goes on from what is finished"
             ) from error
 

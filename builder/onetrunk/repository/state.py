@@ -32,10 +32,12 @@ from onetrunk.protocol.manifest import (
     read_manifest,
 )
 from onetrunk.protocol.names import (
+    CONFIG_FILE,
     ENSEMBLE_VERSION,
     TOKENIZER,
     Segment,
     candidate_output,
+    group_tap,
     head_name,
     head_task,
     segment_named,
@@ -261,7 +263,7 @@ class RepositoryState:
         texts = {f"{head_name(head.task)}/{label_file(head.task)}": _label_text(head) for head in named}
         groups = [config for _, config in self._group_configs()]
         for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown), *groups):
-            texts[f"{config.name}/config.pbtxt"] = placed_text(config, self.placement)
+            texts[f"{config.name}/{CONFIG_FILE}"] = placed_text(config, self.placement)
         return texts
 
     @cached_property
@@ -273,7 +275,7 @@ class RepositoryState:
             texts[f"{config.name}/{ENSEMBLE_VERSION}/.keep"] = ""
             named = [head for head in heads if head.has_label_file]
             texts |= {f"{config.name}/{label_file(head.task)}": _label_text(head) for head in named}
-            texts[f"{config.name}/config.pbtxt"] = config_text(config)
+            texts[f"{config.name}/{CONFIG_FILE}"] = config_text(config)
         return texts
 
     @cached_property
@@ -418,7 +420,7 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
 
 def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iterator[GroupVersion]:
     for name, entry in sorted(manifest.models.items()):
-        if name.startswith("heads_") and entry.versions:
+        if group_tap(name) is not None and entry.versions:
             # A group that answers for no head may do so again after a rollback.
             version = entry.served or max(entry.versions)
             try:
@@ -433,7 +435,7 @@ def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iter
 
 
 def _read_tokenizer(repository: Path) -> pb.ModelConfig:
-    path = repository / TOKENIZER / "config.pbtxt"
+    path = repository / TOKENIZER / CONFIG_FILE
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
         int(parameters_of(config)["max_length"])

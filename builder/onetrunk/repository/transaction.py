@@ -165,7 +165,7 @@ class Transaction:
             finish_transaction(self.repository)
         except OSError as error:
             raise OneTrunkError(
-                f"{self.repository}: {error.strerror} while publishing: mend that and give the same command again"
+                f"{self.repository}: {error.strerror} while committing: fix that and run the same command again"
             ) from error
 
 
@@ -210,7 +210,7 @@ def recover(repository: Path) -> bool:
     try:
         return finish_transaction(repository)
     except OSError as error:
-        raise OneTrunkError(f"{repository}: {error.strerror} while completing an earlier publication") from error
+        raise OneTrunkError(f"{repository}: {error.strerror} while completing an earlier transaction") from error
 
 
 def finish_transaction(repository: Path) -> bool:

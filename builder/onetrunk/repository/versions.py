@@ -19,7 +19,7 @@ from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
-from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, head_task
+from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, group_tap, head_task
 
 # Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2
@@ -167,7 +167,7 @@ def source_hash(*parts: str | int) -> str:
 def _contents_of(model: str) -> tuple[str, ...]:
     if model == TOKENIZER:
         return TOKENIZER_CONTENTS
-    if model.startswith("heads_"):
+    if group_tap(model) is not None:
         return GROUP_CONTENTS
     return (MODEL_FILE,) if head_task(model) is None else HEAD_CONTENTS
 
@@ -178,7 +178,7 @@ def _grouped_versions(repository: Path, task: str) -> list[int]:
     A group whose record is broken is skipped: it answers for no task, so no head can be mistaken for one of its own.
     """
     versions = []
-    for path in repository.glob(f"heads_*/*/{GROUP_JSON}"):
+    for path in repository.glob(f"*/*/{GROUP_JSON}"):
         with contextlib.suppress(UserError):
             group = read_group(path.parent)
             versions += [group.heads[task].version] if task in group.heads else []

@@ -20,7 +20,7 @@ from onetrunk.protocol.names import MULTITASK
 CATALOGUE_MODEL = MULTITASK
 
 # A head that is replaced on a running server is noticed after this time at the latest, at the price of one small
-# request. Responses that do not fit any more are noticed at once.
+# request. Responses that no longer fit are noticed at once.
 CATALOGUE_AGE_S = 10.0
 
 # How long closing a client waits at most for requests of calls that ended early, by a deadline or by Ctrl-C: closing

@@ -24,8 +24,8 @@ from onetrunk.client.wire import (
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
 
-# The client keeps the deadline itself. gRPC gets a later one, and a request that nobody waits for any more is left to
-# end by itself. If gRPC knew the deadline, it would cancel the request, and Triton 24.10 often dies of a cancelled one:
+# The client keeps the deadline itself. gRPC gets a later one, and a request that nobody waits for is left to end by
+# itself. If gRPC knew the deadline, it would cancel the request, and Triton 24.10 often dies of a cancelled one:
 # a segmentation fault, triton-inference-server/server#7368 and #8034.
 ABANDONED_S = 60.0
 

@@ -37,9 +37,9 @@ MODEL_FILE = "model.onnx"
 MANIFEST = "manifest.json"
 DEPLOYMENTS_LOG = "deployments.jsonl"
 STAGING = ".staging"
-"""The folder in which a publication collects its files."""
+"""The folder in which a transaction stages its files."""
 COMMIT = "commit.json"
-"""The file in `STAGING` that decides a publication. It stays until every file has been moved in."""
+"""The file in `STAGING` that decides a transaction. It stays until every file has been moved in."""
 
 ONETRUNK_PARAMETER = "onetrunk"
 """The parameter of an ensemble's config that describes its tasks (`onetrunk.protocol.ensemble_info`)."""
@@ -114,6 +114,12 @@ def group_name(tap: int) -> str:
     return f"heads_{tap:02d}"
 
 
+def group_tap(model: str) -> int | None:
+    """Return the tap whose heads a model of this name holds, or None if the model is something else."""
+    match = re.fullmatch(r"heads_(\d+)", model)
+    return int(match[1]) if match else None
+
+
 def head_name(task: str) -> str:
     """Return the model of a task's head, such as ``head_rte``."""
     return f"head_{task}"
@@ -122,6 +128,11 @@ def head_name(task: str) -> str:
 def head_task(model: str) -> str | None:
     """Return the task whose head a model of this name is, or None if the model is something else."""
     return model.removeprefix("head_") if model.startswith("head_") else None
+
+
+def is_part(model: str) -> bool:
+    """Return whether a model of this name is a segment, a head or a group of heads."""
+    return any(found is not None for found in (segment_named(model), head_task(model), group_tap(model)))
 
 
 def candidate_ensemble(task: str) -> str:

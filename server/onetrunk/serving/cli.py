@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
     console = Console(stderr=True)
     logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-    try:
+    with errors_end_command("serve-repo"):
         server = Server(repository, admin_key=os.environ.get(ADMIN_KEY_VARIABLE), **options)
         try:
             start(server, console)
@@ -72,9 +71,6 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             server.stop()
-    except OneTrunkError as error:
-        click.echo(f"serve-repo: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 def start(server: Server, console: Console) -> None:

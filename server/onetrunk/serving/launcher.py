@@ -184,6 +184,7 @@ class Server:
         """
         with self._waiting_for_answer:
             if self._watchdog is None:
+                self._check_started()
                 self._wait_for_answer(timeout_s, on_progress)
 
     def wait(self) -> None:
@@ -214,6 +215,13 @@ class Server:
         if self._log_is_temporary and self._log_path is not None and self._failure is None:
             self._log_path.unlink(missing_ok=True)
         self._ended.set()
+
+    def _check_started(self) -> None:
+        """Refuse to wait for a server that has no process. That is no failure of the server, which can still start."""
+        if self._running is None:
+            if self._stopping.is_set():
+                raise self._failure or _StoppedError("the server was stopped")
+            raise ServerError("the server was not started")
 
     def _wait_for_answer(self, timeout_s: float | None, on_progress: Callable[[int, int], None] | None) -> None:
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else self._start_timeout_s)
@@ -267,7 +275,7 @@ class Server:
         """Wait for the first answers of the Triton that was launched last."""
         running = self._running
         if running is None or self._repository is None:
-            raise ServerError("the server was not started")
+            raise _StoppedError("the server was stopped while it was starting")
         models = self._repository.models
         while True:
             if running.process.exit_status() is not None:

@@ -57,7 +57,7 @@ def read_repository(path: Path) -> Repository:
 
 
 def _may_be_loaded(commit: Path) -> bool:
-    """Return whether no publication was interrupted, or one whose every step leaves a repository that can be served."""
+    """Return whether no transaction was interrupted, or one whose every step leaves a repository that can be served."""
     try:
         return json.loads(commit.read_bytes()).get("loadable") is True
     except FileNotFoundError:

@@ -30,7 +30,7 @@ def test_a_user_goes_through_a_heads_life(run, bundle):
         "mood version 3 is tried as mood_candidate, beside version 1, "
     )
     assert run("--promote").stdout.startswith("mood version 3 is live (before: 1)")
-    assert run("--remove", "grade").stdout.startswith("grade is not served any more (before: 1)")
+    assert run("--remove", "grade").stdout.startswith("grade is no longer served (before: 1)")
     listed = run("--list")
     assert "removed" in listed.stdout
     assert listed.stdout.splitlines()[0].split()[:3] == ["task", "served", "on"]
@@ -39,7 +39,7 @@ def test_a_user_goes_through_a_heads_life(run, bundle):
     assert run("--prune", "--keep", 1).stdout == "nothing to do\n"
     assert run(bundle(shift=3.0)).stdout == "mood: version 3 is served already; nothing to do\n"
     run("--candidate", bundle(shift=4.0))
-    assert run("--discard").stdout.startswith("candidate version 4 of mood is not tried any more; version 3 is live")
+    assert run("--discard").stdout.startswith("candidate version 4 of mood is discarded; version 3 is live")
     log = run("--log", "--task", "grade").stdout.splitlines()
     assert len(log) == 2
     assert log[1].endswith("remove grade  1 -> -  done")

@@ -219,7 +219,7 @@ def test_old_version_that_is_damaged_stands_in_nobodys_way(deployer, repository,
     deployer.deploy(bundle())
     (repository / "head_mood/1/head.json").write_text("{")
     report = deployer.remove("grade")
-    assert any(line.startswith("head_mood/config.pbtxt: was not") for line in report.settled)
+    assert any(line.startswith("head_mood/config.pbtxt: rewritten") for line in report.settled)
     assert loaded(repository, "mood") == (2,)
     with pytest.raises(UserError, match="no earlier version"):
         deployer.rollback("mood")
@@ -443,7 +443,7 @@ def test_verify_tells_what_differs(deployer, repository):
         "stray/: is not in the manifest",
     ]
     report = deployer.remove("grade")
-    assert report.settled == ("head_mood/config.pbtxt: was not as it follows from the manifest; written anew",)
+    assert report.settled == ("head_mood/config.pbtxt: rewritten, as it did not match the manifest",)
     assert deployer.verify() == [
         "head_grade/5/: is not in the manifest",
         "head_topic/1/model.onnx: is missing",

@@ -117,7 +117,7 @@ def test_other_fields_of_the_same_dev_data_are_measured(build, repository, gate,
 
 def test_without_the_gate_what_is_known_of_the_files_is_told(build, repository, gate, tmp_path):
     report = build(precision=INT8, gate=dataclasses.replace(gate, on=False, task_dir=tmp_path))
-    assert report.written == ("manifest.json",)  # that there is no gate any more
+    assert report.written == ("manifest.json",)  # that there is no longer a gate
     assert set(read_manifest(repository).gate) == set(report.gate) == ALL
     assert report.gated
 

@@ -55,6 +55,15 @@ def test_a_locked_server_names_the_variable(failing, key, found):
         client.load("head_rte")
 
 
+@pytest.mark.parametrize(("key", "headers"), [("k", {"triton-grpc-protocol-onetrunk-admin-key": "k"}), (None, {})])
+def test_the_key_is_sent_in_triton_s_header_and_only_if_there_is_one(monkeypatch, key, headers):
+    sent = []
+    with AdminClient("host:1", key) as client:
+        monkeypatch.setattr(client._client, "load_model", lambda *_, headers, **options: sent.append(headers or {}))
+        client.load("head_rte")
+    assert sent == [headers]
+
+
 def test_no_server_at_all():
     with AdminClient("127.0.0.1:1") as client, pytest.raises(NotReady, match=r"127\.0\.0\.1:1"):
         client.loaded_versions()

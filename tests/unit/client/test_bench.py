@@ -218,11 +218,20 @@ def test_mistakes_of_the_user_end_with_2(bench, arguments, message):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--compare"], ["--compare", "--scenarios", "base"], ["--repeats", "3"], ["--work", "w"], ["--peers", __file__]],
+    [
+        ["--compare"],
+        ["--compare", "--scenarios", "base"],
+        ["--scenarios", "base"],
+        ["--repeats", "3"],
+        ["--work", "w"],
+        ["--heads", "x"],
+        ["--peers", __file__],
+    ],
 )
 def test_old_options_of_the_comparison_name_its_command(bench, arguments):
     result = bench(*arguments)
     assert result.exit_code == 2
+    assert f"{arguments[0]} is not an option" in result.stderr
     assert "python -m benchmarks.compare" in result.stderr
     assert "checkout" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -50,3 +50,29 @@ def test_words_beyond_the_training_length_are_measured(tiny_trunk_folder, tmp_pa
     found = compare(state, OutsideEverywhere(), "names", tmp_path / "texts.jsonl", tiny_trunk_folder / "tokenizer.json")
     assert found.labelled == 1
     assert found.live_score == found.candidate_score == pytest.approx(1 - 2 / WORDS)
+
+
+class NaNOnTheLast:
+    """A server whose candidate answers the last text with NaN, and each text before it a little further off."""
+
+    def ask(self, ensemble, rows, outputs):
+        numbers = np.arange(len(rows), dtype=np.float32)[:, None]
+        return {output: _with_nan(2 * numbers) if "candidate" in output else numbers for output in outputs}
+
+
+def _with_nan(scores):
+    if len(scores) > 1:  # not where latency is measured, one text at a time
+        scores[-1] = np.nan
+    return scores
+
+
+def test_a_text_that_is_answered_with_nan_differs_most(tiny_trunk_folder, tmp_path):
+    texts = ["same", "near", "far", "no number"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    spec = tagger(SERVED).model_copy(
+        update={"kind": "regression", "labels": None, "range": (0.0, 5.0), "metric": "pearson"}
+    )
+    head = HeadVersions({1: HeadVersion(spec), 2: HeadVersion(spec)}, served=1, loaded=(1, 2), candidate=2)
+    state = SimpleNamespace(heads={"names": head}, max_length=SERVED)
+    found = compare(state, NaNOnTheLast(), "names", tmp_path / "texts.jsonl", tiny_trunk_folder / "tokenizer.json")
+    assert [text for text, _, _ in found.disagreements] == ["no number", "far", "near"]

@@ -126,7 +126,7 @@ def test_full_disk_is_told_and_leaves_the_old_repository(repository, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OneTrunkError, match="No space left on device while publishing"):
+    with pytest.raises(OneTrunkError, match="No space left on device while committing"):
         publish(repository)
     monkeypatch.undo()
     assert tree(repository) == OLD

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onetrunk.protocol.errors import NotReady, ServerError
+from onetrunk.protocol.errors import NotReady, OneTrunkError, ServerError
 from onetrunk.serving import watchdog
 from onetrunk.serving.watchdog import RestartBackoff, Stub, Watchdog, Watched, parse_stub
 
@@ -75,12 +75,14 @@ def server(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> FakeServer:
 @pytest.fixture
 def make(server: FakeServer) -> Callable[..., Any]:
     def make(
-        restart: Callable[[], Any] = lambda: pytest.fail("restarted"), probe_interval_s: float | None = None
+        restart: Callable[[], Any] = lambda: pytest.fail("restarted"),
+        probe_interval_s: float | None = None,
+        give_up: Callable[[OneTrunkError], None] = lambda failure: pytest.fail(str(failure)),
     ) -> Any:
         return Watchdog(
             Watched(server, server),  # type: ignore[arg-type]
             restart,
-            lambda failure: pytest.fail(str(failure)),
+            give_up,
             probe_interval_s=probe_interval_s,
             restarts=3,
         )
@@ -135,23 +137,24 @@ def test_a_model_that_will_not_load_is_tried_ever_more_rarely(
 
 
 def test_a_dead_server_is_restarted_a_bounded_number_of_times(
-    server: FakeServer, make: Callable[..., Any], clock: Clock
+    server: FakeServer, make: Callable[..., Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restarts = []
+    given_up: list[OneTrunkError] = []
 
     def restart() -> Watched:
         restarts.append(clock.now_s)
+        clock.now_s += 60
         return Watched(server, server)  # type: ignore[arg-type]
 
-    dog = make(restart=restart)
+    monkeypatch.setattr(watchdog, "POLL_S", 0.001)
     server.status = 137
-    for _ in range(3):
-        clock.now_s += 60
-        dog._look()
-    clock.now_s += 60
-    with pytest.raises(watchdog._GiveUp, match=r"Triton died \(exit status 137\); gave up after 3 restarts"):
-        dog._look()
+    make(restart=restart, give_up=given_up.append).run()
     assert len(restarts) == 3
+    (failure,) = given_up
+    assert isinstance(failure, ServerError)
+    assert "exit status 137" in str(failure)
+    assert "3 restarts" in str(failure)
 
 
 def test_an_idle_server_is_asked_and_a_busy_one_is_not(

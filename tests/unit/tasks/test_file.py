@@ -1,9 +1,11 @@
 """Task files: three lines are enough, and whatever is wrong is named with file, key, value and what is allowed."""
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.names import TENSORS, check_task_name, hidden_name
+from onetrunk.protocol.names import CONFIG_FILE, check_task_name, head_task, hidden_name
 from onetrunk.tasks import Recipe, find_task, find_tasks, load_task, read_examples
 
 MINIMAL = 'labels = ["ham", "spam"]\ntrain = "train.csv"\ndev = "dev.csv"\n'
@@ -162,8 +164,17 @@ def test_every_task_file_of_the_project_is_a_task(pytestconfig):
         assert task.recipe.layers == 1
 
 
-def test_no_tensor_of_the_ensembles_can_be_a_task():
-    for name in (*TENSORS, hidden_name(12)):
+def test_no_tensor_of_the_ensembles_can_be_a_task(pytestconfig):
+    golden = pytestconfig.rootpath / "tests" / "integration" / "repository" / "golden"
+    found = set()
+    for path in golden.rglob(CONFIG_FILE):
+        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        found |= {tensor.name for tensor in (*config.input, *config.output)}
+        for step in config.ensemble_scheduling.step:
+            found |= {*step.input_map.keys(), *step.input_map.values(), *step.output_map.values()}
+    tasks = {head_task(path.name) for path in golden.glob("head_*")}
+    assert found > tasks
+    for name in (*(found - tasks), hidden_name(12)):
         with pytest.raises(ValueError, match="the name of a tensor"):
             check_task_name(name)
 

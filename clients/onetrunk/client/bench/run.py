@@ -82,7 +82,7 @@ class Report:
 def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambda *_: None) -> Report:
     """Measure every point of the plan.
 
-    Nobody else should use the server meanwhile, since Triton's counters do not distinguish whose requests they count.
+    Nothing else should use the server during the run, since Triton's counters do not tell whose requests they count.
 
     Args:
         plan: What to measure.

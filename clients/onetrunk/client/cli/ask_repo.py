@@ -14,10 +14,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from onetrunk.client.cli.options import errors_end_command, names
+from onetrunk.client.cli.options import START_A_SERVER, names
 from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
+from onetrunk.protocol.command import errors_end_command
 
 # So many broken lines are named; further ones are only counted.
 NAMED_LINES = 20
@@ -96,7 +97,11 @@ def ask_repo(
             f"--file {file}: CSV and TSV cannot be read; give JSON lines, or .txt with one text a line"
         )
     # Twice, so that an error is printed before the client waits for requests in flight.
-    with errors_end_command(), Client(url, timeout_s=timeout_s, retries=3) as client, errors_end_command():
+    with (
+        errors_end_command(if_not_ready=START_A_SERVER),
+        Client(url, timeout_s=timeout_s, retries=3) as client,
+        errors_end_command(if_not_ready=START_A_SERVER),
+    ):
         if list_tasks:
             _list(client, as_json=as_json)
         elif file is not None:

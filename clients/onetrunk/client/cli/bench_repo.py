@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
-from onetrunk.client.cli.options import errors_end_command, names, numbers
+from onetrunk.client.cli.options import START_A_SERVER, names, numbers
+from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
 
@@ -25,16 +27,22 @@ Examples:
 perf_analyzer asks for all outputs of an ensemble: to measure fewer tasks, serve a repository with fewer."""
 
 
-# Comparisons with whole models need the whole project: `python -m benchmarks.compare`.
-_COMPARE_OPTIONS = ("--scenarios", "--repeats", "--work", "--heads", "--peers")
-
-
 def _refuse_compare(context: click.Context, option: click.Parameter, value: object) -> None:
     """Refuse an option of the comparison, and name its command."""
     if value:
         with errors_end_command():
             message = "run `python -m benchmarks.compare` in a checkout of the project"
             raise BadInput.of_call(f"{option.opts[0]} is not an option of bench-repo: {message}")
+
+
+def _refuse_comparison(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a comparison with whole models, each only to be refused by its own name.
+
+    A comparison needs a checkout of the project: ``python -m benchmarks.compare``.
+    """
+    for name in ("--scenarios", "--repeats", "--work", "--heads", "--peers"):
+        command = click.option(name, hidden=True, expose_value=False, callback=_refuse_compare)(command)
+    return click.option("--compare", is_flag=True, hidden=True, expose_value=False, callback=_refuse_compare)(command)
 
 
 @click.command(epilog=_EPILOG)
@@ -80,8 +88,7 @@ def _refuse_compare(context: click.Context, option: click.Parameter, value: obje
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The program to use. [default: the one beside this Python, or on PATH]",
 )
-@click.option("--compare", is_flag=True, hidden=True, expose_value=False, callback=_refuse_compare)
-@click.option(*_COMPARE_OPTIONS, "compare_option", hidden=True, expose_value=False, callback=_refuse_compare)
+@_refuse_comparison
 def bench_repo(
     url: str,
     models: tuple[str, ...],
@@ -96,13 +103,13 @@ def bench_repo(
     """Measure a running server with perf_analyzer, one bucket of real texts at a time.
 
     Prints throughput, median and 99th percentile of the latency, and the queue and compute time of every part as
-    Triton counts them. Nobody else should use the server meanwhile.
+    Triton counts them. Make sure that nothing else uses the server during the run.
     """
     unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
     plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program)
-    with errors_end_command():
+    with errors_end_command(if_not_ready=START_A_SERVER):
         report = _run(plan)
         if as_json:
             json.dump(report_record(report), sys.stdout, indent=2)

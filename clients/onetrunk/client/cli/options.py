@@ -1,14 +1,11 @@
-"""Options and errors that the commands of this package share."""
+"""Options and messages that the commands of this package share."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
-from onetrunk.protocol.errors import NotReady, OneTrunkError
+START_A_SERVER = "start a server with: serve-repo"
+"""What a command says if no server answers."""
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -47,18 +44,3 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     if not found or min(found) < 1:
         raise click.BadParameter(f"{value!r}: give integers from 1 up, in ascending order", ctx, param)
     return tuple(sorted(found))
-
-
-@contextmanager
-def errors_end_command() -> Iterator[None]:
-    """Print an error to stderr and exit with its exit code."""
-    try:
-        yield
-    except OneTrunkError as error:
-        click.echo(f"error: {error}", err=True)
-        if isinstance(error, NotReady):
-            click.echo("start a server with: serve-repo", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
-        sys.exit(130)
