@@ -19,6 +19,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from onetrunk.protocol.address import address_fault
 from onetrunk.protocol.errors import NotReady, ServerError, UserError
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
@@ -72,10 +73,10 @@ class AdminClient:
                 does not answer in this time is to be given up anyway: see `TIMEOUT_S`.
 
         Raises:
-            UserError: The url names a protocol.
+            UserError: The url is not host and port.
         """
-        if "://" in url:
-            raise UserError(f"--url {url}: give host and port of the gRPC endpoint, as in 127.0.0.1:8001")
+        if (fault := address_fault(url)) is not None:
+            raise UserError(f"--url {url}: {fault}")
         self.url = url
         self._timeout_s = timeout_s
         self._client = InferenceServerClient(url, channel_args=_CHANNEL)

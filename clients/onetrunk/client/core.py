@@ -12,6 +12,7 @@ from onetrunk.client.catalogue import Catalogue, read_catalogue
 from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
 from onetrunk.client.rows import Rows
 from onetrunk.client.scheduler import RequestTracker, Scheduler, StaleCatalogue
+from onetrunk.protocol.address import address_fault
 from onetrunk.protocol.errors import BadInput, OneTrunkError, UnknownTask
 from onetrunk.protocol.names import MULTITASK
 
@@ -62,10 +63,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
             raise BadInput.of_call(f"url is {type(self.url).__name__}, expected a string such as 127.0.0.1:8001")
-        if "://" in self.url:
-            raise BadInput.of_call(
-                f"url {self.url!r} names a protocol; give host and port of the gRPC endpoint, as in 127.0.0.1:8001"
-            )
+        if (fault := address_fault(self.url)) is not None:
+            raise BadInput.of_call(f"url {self.url!r}: {fault}")
         check_timeout(self.timeout_s)
         for name, least in (("max_in_flight", 1), ("retries", 0)):
             value = getattr(self, name)
