@@ -121,8 +121,8 @@ def _owner(option: str) -> str | None:
     names = [name for name in _COMMANDS.values() if option in _option_names(search_heads.commands[name])]
     if not names:
         return None
-    commands = " and ".join(f"search-heads {name}" for name in names)
-    return f"{option} is an option of {commands}, not of train-head: leave it out"
+    commands = ", ".join(f"search-heads {name}" for name in names)
+    return f"{option} is an option of {commands}, and not of train-head: leave it out"
 
 
 def _split(arguments: Sequence[str], *, flags: set[str]) -> _Arguments:

@@ -132,7 +132,7 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Search for the taps and layers of all named tasks' heads, and write a plan.
+    """Search for the best heads, and write a plan.
 
     For each task: full fine-tuning as the reference, probes of every tap, teachers on the best of them, and students
     distilled from these. TASK is the name of a file in the task folder, or a path to a task file.
@@ -182,9 +182,10 @@ Next: build-repo --tasks all."""
 @bundle_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def make(plan: Path, study: Path | None, task_dir: Path, results: Path | None, as_json: bool, **options: Any) -> None:
-    """Make the heads of a plan: each run that it chose becomes the bundle of its task.
+    """Make the heads of a plan.
 
-    PLAN.toml is study/plan.toml where it is not given. A run whose weights are no longer in the cache is trained again.
+    Each run that the plan chose becomes the bundle of its task. PLAN.toml is study/plan.toml where it is not given.
+    A run whose weights are no longer in the cache is trained again.
     """
     with errors_end_command():
         from onetrunk.distill.plan_file import read_plan
@@ -219,7 +220,10 @@ Examples:
     help="Also write the runs' curves for TensorBoard.",
 )
 def report(study: Path, tensorboard: Path | None) -> None:
-    """Write tables and plots of a search into its folder, from its records; nothing is trained."""
+    """Write tables and plots of a search.
+
+    They are made from its records and written into its folder; nothing is trained.
+    """
     with errors_end_command():
         from onetrunk.distill import write_report
 
