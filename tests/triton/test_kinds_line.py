@@ -310,7 +310,8 @@ def test_a_text_that_was_read_to_its_end_has_no_words_without_a_tag(client):
 def test_another_option_or_threshold_is_another_version(trained, tiny_trunk_folder, tmp_path):
     """Weights alone do not say what a head answers."""
     heads = shutil.copytree(trained[1], tmp_path / "heads")
-    build = partial(build_repository, tmp_path / "repository", heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    request = BuildRequest(output=tmp_path / "repository", heads=heads, trunk=tiny_trunk_folder, max_length=32)
+    build = partial(build_repository, request)
     build()
     for name, change in (
         ("about", {"fitted": {"thresholds": [0.1, 0.2, 0.3]}}),

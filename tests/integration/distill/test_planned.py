@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from onetrunk.distill import planned
+from onetrunk.distill import pipeline
 from onetrunk.distill.costs import BucketCosts, CostTable, Quartiles
 from onetrunk.distill.pipeline import make_plan, servable_options
 from onetrunk.distill.plan_file import read_plan
@@ -72,6 +72,6 @@ def test_plan_of_other_heads_is_kept_beside_the_new_one(runs, tmp_path):
 
 
 def test_a_baseline_that_is_nan_leaves_nothing_to_keep(runs, monkeypatch):
-    monkeypatch.setattr(planned, "fmean", lambda scores: math.nan)
+    monkeypatch.setattr(pipeline, "fmean", lambda scores: math.nan)
     with pytest.raises(UserError, match="task one: full fine-tuning scores nan by accuracy"):
         servable_options(runs, ["one"])
