@@ -27,7 +27,7 @@ bench: $(VENV)/.developing
 	$(BIN)/python -m benchmarks.compare --output docs/results/performance $(if $(PEERS),--peers $(PEERS))
 
 speed: $(VENV)/.developing
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.speed
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,7 +1,7 @@
 """Where the process of one model spends its time under load, as a flame graph of its Python frames.
 
     pip install py-spy
-    python benchmarks/flame_graph.py --repository model_repository --model heads_03 --output flame.svg
+    python -m benchmarks.flame_graph --repository model_repository --model heads_03 --output flame.svg
 
 It may need root, as every profiler that looks into another process.
 """

@@ -1,6 +1,6 @@
 """What the shipped heads lose in a lower precision: every task's metric on all of its dev data, as the gate does.
 
-    ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance
+    ONETRUNK_DATA=... python -m benchmarks.precision_loss --output docs/results/performance
 
 Needs the tasks' data (see tasks/*.toml). Writes precision.md and precision.json.
 """
@@ -56,7 +56,7 @@ def main() -> None:
     machine = describe_machine()
     lines = [
         "# What a lower precision loses\n",
-        "`ONETRUNK_DATA=... python benchmarks/precision_loss.py --output docs/results/performance`: the shipped heads "
+        "`ONETRUNK_DATA=... python -m benchmarks.precision_loss --output docs/results/performance`: the shipped heads "
         f"on their dev rows, padded to buckets, in ONNX Runtime {machine['onnxruntime']} on {machine['processor']}; "
         f"{machine['when']}. Scores x 100, loss in points; the gate allows 0.5.\n",
         "| precision | task | metric | rows | fp32 | reduced | loss |",

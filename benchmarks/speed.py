@@ -1,6 +1,6 @@
 """A small, steady part of the comparison for every change: exits with 1 where a ratio is lost.
 
-    python benchmarks/speed.py        a minute or two; also `make speed`
+    python -m benchmarks.speed        a minute or two; also `make speed`
 
 It compares processor time, not throughput: what else the machine does changes that little. The bounds are a third and
 more from what was measured, so that only a real loss fails, on another processor too.

@@ -1,6 +1,6 @@
 """Utterances for an assistant, understood: intent and slots of SNIPS as two heads, beside full fine-tuning of each.
 
-    PYTHONPATH=. python benchmarks/understanding.py --study docs/results/understanding
+    python -m benchmarks.understanding --study docs/results/understanding
 
 Runs the whole pipeline (baselines, search, plan, bundles) where its records are not in the study's folder yet, writes
 the bundles to heads/, and the table to the study's README.md and summary.json. What was killed goes on.
@@ -162,7 +162,7 @@ def page(compared: dict[str, tuple[float, float]], where: dict[str, str], rows: 
         [
             "# Understanding utterances",
             "",
-            f"`python benchmarks/understanding.py`: SNIPS ({train} train utterances, {dev} dev, {test} test), "
+            f"`python -m benchmarks.understanding`: SNIPS ({train} train utterances, {dev} dev, {test} test), "
             f"one seed, on {processor_model()}, {usable_cores()} cores. Full fine-tuning is the whole encoder "
             "for each task; heads stand on the frozen trunk. All choices were made on dev; test was only measured. "
             "Spans count by words, as in seqeval. A whole utterance is right where its intent and all its slots are.",
