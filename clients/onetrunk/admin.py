@@ -20,6 +20,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from onetrunk.protocol.address import address_fault
+from onetrunk.protocol.admin_key import check_admin_key
 from onetrunk.protocol.errors import NotReady, ServerError, UserError
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
@@ -73,14 +74,14 @@ class AdminClient:
                 does not answer in this time is to be given up anyway: see `TIMEOUT_S`.
 
         Raises:
-            UserError: The url is not host and port.
+            UserError: The url is not host and port, or the key cannot be a header.
         """
         if (fault := address_fault(url)) is not None:
             raise UserError(f"--url {url}: {fault}")
         self.url = url
         self._timeout_s = timeout_s
         self._client = InferenceServerClient(url, channel_args=_CHANNEL)
-        self._headers = {ADMIN_GRPC_HEADER: admin_key} if admin_key else None
+        self._headers = {ADMIN_GRPC_HEADER: check_admin_key(admin_key, "admin_key")} if admin_key else None
 
     def __enter__(self) -> AdminClient:
         return self

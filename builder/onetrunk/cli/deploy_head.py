@@ -14,6 +14,7 @@ from rich.table import Table
 
 from onetrunk.cli.console import progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 
@@ -49,6 +50,7 @@ The rest:
 The server's model-control endpoints ask for a key: one, set once, for the
 server and for whoever deploys:
   export ONETRUNK_ADMIN_KEY=$(head -c 24 /dev/urandom | base64)
+or in a file that nobody else can read: --admin-key-file.
 
 \b
 Exit codes: 0 done (--verify: all agrees), 1 it failed (--verify: it does not),
@@ -99,6 +101,7 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
     help="The repository's folder.",
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint.")
+@admin_key_file_option
 @click.option("--offline", is_flag=True, help="Change the files only; a server serves them when it starts.")
 @click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
 @click.option(
@@ -112,6 +115,7 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 def deploy_head(
     repository: Path,
     url: str,
+    admin_key_file: Path | None,
     offline: bool,
     trunk: str | None,
     wait: float,
@@ -136,10 +140,12 @@ def deploy_head(
         from onetrunk.repository.gate_settings import GateOverrides
 
         gate = GateOverrides(max_loss, task_dir, data)
-        place = None if offline else url
+        place, key = (None, None) if offline else (url, read_admin_key(admin_key_file))
         with (
             progress_line() as progress,
-            Deployer(repository, url=place, trunk=trunk, wait_s=wait, gate=gate, progress=progress) as deployer,
+            Deployer(
+                repository, url=place, trunk=trunk, admin_key=key, wait_s=wait, gate=gate, progress=progress
+            ) as deployer,
         ):
             result = _carry_out(action, asked, deployer, dry_run)
     if as_json:

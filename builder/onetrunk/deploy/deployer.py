@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,8 +26,9 @@ from onetrunk.deploy.operations import (
 from onetrunk.deploy.reconcile import reconcile, verify
 from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.admin_key import read_admin_key
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.names import ADMIN_KEY_VARIABLE, TOKENIZER, head_name
+from onetrunk.protocol.names import TOKENIZER, head_name
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
@@ -98,18 +98,18 @@ class Deployer:
             repository: The repository's folder, as the server sees it.
             url: The host and port of the server's gRPC endpoint; None changes the files only.
             trunk: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
-            admin_key: The key of the server's model-control endpoints; by default the environment's
-                ``ONETRUNK_ADMIN_KEY``.
+            admin_key: The key of the server's model-control endpoints; by default as
+                `onetrunk.protocol.admin_key.read_admin_key` finds it in the environment.
             wait_s: The seconds to wait for another deployment or build to end.
             gate: How a head is judged if the repository has a reduced precision; by default as its build judged.
             progress: Called as work proceeds; see ``onetrunk.progress.ProgressCallback``.
 
         Raises:
-            UserError: The url names a protocol.
+            UserError: The url is not host and port, or there is something wrong with the key.
         """
         self.repository = repository
         self.history = History(repository)
-        self.server = AdminClient(url, admin_key or os.environ.get(ADMIN_KEY_VARIABLE)) if url else None
+        self.server = AdminClient(url, admin_key or read_admin_key()) if url else None
         self._context = Context(repository, trunk, gate, progress)
         self._wait_s = wait_s
 

@@ -46,6 +46,7 @@ ONETRUNK_PARAMETER = "onetrunk"
 
 # Triton's restricted endpoints.
 ADMIN_KEY_VARIABLE = "ONETRUNK_ADMIN_KEY"
+ADMIN_KEY_FILE_VARIABLE = "ONETRUNK_ADMIN_KEY_FILE"
 ADMIN_HEADER = "onetrunk-admin-key"
 """The header over HTTP."""
 ADMIN_GRPC_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"

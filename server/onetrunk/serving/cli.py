@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
 
@@ -48,7 +48,8 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
 @click.option("--verbose", is_flag=True, help="Let Triton log every request.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
-def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
+@admin_key_file_option
+def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **options: Any) -> None:
     """Serve REPOSITORY with a real Triton, without Docker, until Ctrl-C or SIGTERM.
 
     Ready means that every task has answered. The process of a model that dies is restarted.
@@ -59,7 +60,7 @@ def serve_repo(repository: Path, as_json: bool, **options: Any) -> None:
     logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     with errors_end_command("serve-repo"):
-        server = Server(repository, admin_key=os.environ.get(ADMIN_KEY_VARIABLE), **options)
+        server = Server(repository, admin_key=read_admin_key(admin_key_file), **options)
         try:
             start(server, console)
             announce(server, repository, console, as_json)

@@ -1,0 +1,113 @@
+"""The admin key: where it comes from, who may read it, and which keys a header can carry.
+
+Whoever has the key may load models, and a model may run code. So no message names the key or a part of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import click
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import ADMIN_KEY_FILE_VARIABLE, ADMIN_KEY_VARIABLE
+
+MAX_KEY_BYTES = 4096
+"""The longest key. gRPC and most proxies refuse all headers of a request together above 8 KiB."""
+
+_NO_HEADER_CHARACTER = re.compile(r"[^\x20-\x7e]")
+
+admin_key_file_option = click.option(
+    "--admin-key-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help=f"Read the admin key from here, not from {ADMIN_KEY_VARIABLE}; mode 0600.",
+)
+"""The option of every command that uses the key: its value is what `read_admin_key` takes."""
+
+
+def read_admin_key(file: Path | None = None) -> str | None:
+    """Return the admin key, or None if there is none.
+
+    Args:
+        file: The file that holds the key, with or without a newline at its end. None goes by the environment:
+            ``ONETRUNK_ADMIN_KEY_FILE`` names the file, or ``ONETRUNK_ADMIN_KEY`` is the key. A variable that is
+            empty counts as not set.
+
+    Raises:
+        UserError: Both variables are set, the file cannot be read, others may read it, or what it holds cannot be a
+            header.
+    """
+    variable, named = os.environ.get(ADMIN_KEY_VARIABLE), os.environ.get(ADMIN_KEY_FILE_VARIABLE)
+    if file is not None:
+        return _read_file(file, f"--admin-key-file {file}")
+    if variable and named:
+        raise UserError(f"{ADMIN_KEY_VARIABLE} and {ADMIN_KEY_FILE_VARIABLE} are both set: unset one of them")
+    if named:
+        return _read_file(Path(named), f"{ADMIN_KEY_FILE_VARIABLE}={named}")
+    return check_admin_key(variable.removesuffix("\n"), ADMIN_KEY_VARIABLE) if variable else None
+
+
+def check_admin_key(key: str, source: str) -> str:
+    """Return a key that can be sent as a header.
+
+    Args:
+        key: The key.
+        source: Where it comes from, for the message.
+
+    Raises:
+        UserError: It cannot be a header. The message does not repeat it.
+    """
+    if fault := _fault(key):
+        raise UserError(
+            f"{source}: the admin key {fault}; it is a header of gRPC and HTTP: give 1 to {MAX_KEY_BYTES} printable "
+            "ASCII characters without blanks around them, as from: head -c 24 /dev/urandom | base64"
+        )
+    return key
+
+
+def _fault(key: str) -> str | None:
+    if not key:
+        return "is empty"
+    if len(key) > MAX_KEY_BYTES:
+        return f"is longer than {MAX_KEY_BYTES} characters"
+    if found := _NO_HEADER_CHARACTER.search(key):
+        what = "a control character" if found[0] < "\x80" else "a character beyond ASCII"
+        return f"has {what} at position {found.start() + 1}"
+    if key != key.strip(" "):
+        return f"{'begins' if key.startswith(' ') else 'ends'} with a blank"
+    return None
+
+
+def _read_file(file: Path, source: str) -> str:
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer. A link is followed: secrets are mounted as links.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    try:
+        # Of the file that was opened: the name may point to another one by now.
+        if fault := _exposure(os.fstat(descriptor)):
+            raise UserError(f"{source}: {fault}")
+        content = os.read(descriptor, MAX_KEY_BYTES + 2)  # one for the newline, and one to tell that it is too long
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    # Latin-1 takes every byte to a character; those beyond ASCII are refused with all the others.
+    return check_admin_key(content.removesuffix(b"\n").decode("latin-1"), source)
+
+
+def _exposure(status: os.stat_result) -> str | None:
+    """Return why an opened file is no place for a key, or None."""
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to the user with id {status.st_uid}, who can read and change it; it must be yours or root's"
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"its mode is {mode:04o}, and so others may read or change it: chmod 600 it, and change the key"
+    return None
