@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from onetrunk.export.errors import ExportError
+from onetrunk.export.independence import random_operators
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
@@ -74,7 +75,8 @@ class ExportedHead:
         """Check the ONNX file as far as that is possible without running it.
 
         Raises:
-            UserError: It is no ONNX file, has external weights, or needs operators that the release lacks.
+            UserError: It is no ONNX file, has external weights or random operators, or needs operators that the
+                release lacks.
         """
         try:
             model = onnx.load(self.file, load_external_data=False)
@@ -86,6 +88,8 @@ class ExportedHead:
         foreign = sorted({entry.domain for entry in model.opset_import} - set(_DOMAINS))
         if foreign:
             raise UserError(f"{self.file}: uses operators of {', '.join(foreign)}, which Triton does not have")
+        if random := random_operators(model):
+            raise UserError(f"{self.file}: is random ({', '.join(random)}): export it in evaluation mode")
         try:
             release.check(model, HEAD_ONNX)
         except ExportError as error:

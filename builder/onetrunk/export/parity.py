@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onetrunk.export.batches import Arrays, parity_batches
 from onetrunk.export.chain import open_session
 from onetrunk.export.errors import ParityError
+from onetrunk.export.independence import check_independence
 from onetrunk.export.onnx_file import ServedHead
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
@@ -37,7 +39,7 @@ class HeadFile:
         path: The ONNX file.
         spec: What the head answers, and which hidden state it reads.
         module: The torch module from which it was exported; None for a head that was exported elsewhere. The answers of
-            such a head are checked for plausibility only.
+            such a head must be plausible, and depend on nothing but the text.
     """
 
     name: str
@@ -92,7 +94,8 @@ def check_parity(
         files. Heads that were exported elsewhere are left out.
 
     Raises:
-        ParityError: Names, axes, shapes or values differ, or an answer is not finite.
+        ParityError: Names, axes, shapes or values differ, an answer is not finite, or the answer of a head that was
+            exported elsewhere depends on more than its text.
     """
     chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
     files: list[HeadFile | GroupFile] = [*heads, *groups]
@@ -107,7 +110,7 @@ def check_parity(
     group_names = {group.name for group in groups}
     greatest: dict[str, float] = {}
     for batch in parity_batches(trunk, buckets):
-        for model, difference in _differences(trunk, chain, heads, groups, sessions, batch).items():
+        for model, difference in _differences(trunk, chain, heads, groups, sessions, batch, buckets).items():
             reference, limit = ("its heads'", TOLERANCE) if model in group_names else ("torch's", tolerance)
             if not difference <= limit:  # NaN fails too
                 raise ParityError(model, f"answers differ from {reference} on {_title(batch)}", difference, limit)
@@ -123,6 +126,7 @@ def _differences(
     groups: Sequence[GroupFile],
     sessions: Sessions,
     batch: Arrays,
+    buckets: Sequence[int],
 ) -> dict[str, float]:
     """Return the difference of every model that has a reference, on one batch."""
     input_ids, token_type_ids, mask = (
@@ -148,6 +152,8 @@ def _differences(
         if head.module is None:
             if fault := get_kind(head.spec.kind).answers.fault(scores, head.spec):
                 raise ParityError(head.name, f"on {title}: {fault}")
+            answers = partial(_answers, sessions[head.name], head)
+            check_independence(head.name, head.spec, answers, states[head.spec.tap], batch[ATTENTION_MASK], buckets)
             continue
         with torch.no_grad():
             expected = head.module.forward_whole(reference[head.spec.tap], mask).numpy()
@@ -213,6 +219,11 @@ def _run(session: onnxruntime.InferenceSession, model: str, feeds: Arrays, outpu
     if not np.isfinite(result).all():
         raise ParityError(model, f"answers NaN or infinity on {title}")
     return result
+
+
+def _answers(session: onnxruntime.InferenceSession, head: HeadFile, state: Array, mask: NDArray[np.int64]) -> Array:
+    title = "batch {} x {} tokens".format(*mask.shape)
+    return _run(session, head.name, {HIDDEN_STATE: state, ATTENTION_MASK: mask}, head.spec.task, title)
 
 
 def _state_difference(model: str, found: Array, expected: Array) -> float:

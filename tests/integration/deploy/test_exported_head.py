@@ -107,6 +107,16 @@ def foreign(folder):
     onnx.save(model, folder / "head.onnx")
 
 
+def mixing(folder):
+    """Takes the mean of the batch off each text's sum, as a normalisation over the batch does."""
+    model = onnx.load(folder / "head.onnx")
+    product = next(place for place, node in enumerate(model.graph.node) if node.op_type == "MatMul")
+    model.graph.node[product].input[0] = "own"
+    model.graph.node.insert(product, helper.make_node("Sub", ["sum", "mean"], ["own"]))
+    model.graph.node.insert(product, helper.make_node("ReduceMean", ["sum"], ["mean"], axes=[0], keepdims=1))
+    onnx.save(model, folder / "head.onnx")
+
+
 @pytest.mark.parametrize(
     ("changes", "spoil", "message"),
     [
@@ -127,6 +137,7 @@ def foreign(folder):
         ({"labels": 2, "task": '"hidden_02"', "output": "hidden_02"}, None, "is the name of a tensor|its task is"),
         ({}, not_onnx, "is not an ONNX file|opset 0"),
         ({}, outside, "has external weights"),
+        ({}, mixing, "head_urgent: mixes rows: a text gets another answer alone than in a batch"),
         ({}, foreign, "uses operators of org.example"),
         ({}, lambda folder: (folder / "head.onnx").unlink(), "no head.onnx"),
     ],
