@@ -3,7 +3,8 @@
 A release of NVIDIA's container fixes its ONNX Runtime, which fixes the newest ONNX IR and operator set that it reads.
 Every later release reads an older file, so files are written in the oldest form that has every operator they need.
 The release that a build names guards against an exporter that writes a newer form.
-Source: the ONNX Runtime version pinned in Triton's build.py at each release.
+Source: the ONNX Runtime version pinned in Triton's build.py at each release. For the newest two that was not to be had:
+of them it is only known that they are no older than what was pinned before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ OPSET = 17
 IR_VERSION = 8
 
 DEFAULT_RELEASE = "24.10"
+"""The oldest release, which `serve-repo` starts. What it can load, every later one can."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Release:
 
     Attributes:
         name: The container's tag, such as ``24.10``.
-        onnxruntime: The version of ONNX Runtime in NVIDIA's container.
+        onnxruntime: The version of ONNX Runtime in NVIDIA's container, or the oldest that it can be.
         max_ir: The newest ONNX IR that it is known to read.
         max_opset: The newest operator set that it is known to read.
     """
@@ -59,7 +61,8 @@ class Release:
 
 
 _ONNXRUNTIME = {
-    "24.10": "1.19.2",
+    **dict.fromkeys(["24.10", "24.11"], "1.19.2"),
+    **dict.fromkeys(["24.12", "25.01", "25.02"], "1.20.1"),
     **dict.fromkeys(["25.03", "25.04"], "1.21.0"),
     **dict.fromkeys(["25.05", "25.06", "25.07"], "1.22.0"),
     **dict.fromkeys(["25.08", "25.09"], "1.23.0"),
@@ -70,9 +73,12 @@ _ONNXRUNTIME = {
     **dict.fromkeys(["26.04", "26.05", "26.06"], "1.24.4"),
     "26.07": "1.27.0",
     "26.08": "1.28.0",
+    "26.09": "1.30.0",
+    **dict.fromkeys(["26.10", "26.11"], "1.30.0 or newer"),
 }
 
 RELEASES = {name: Release(name, onnxruntime) for name, onnxruntime in _ONNXRUNTIME.items()}
+"""Tag -> release, oldest first. The newest is the default of docker-compose.yml."""
 
 
 def get_release(name: str) -> Release:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
-from onetrunk.export.release import DEFAULT_RELEASE
+from onetrunk.export.release import DEFAULT_RELEASE, RELEASES
 from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.configs import MAX_TEXT_BYTES
 from onetrunk.serving.command import ADMIN_HEADER, ADMIN_PROTOCOLS
@@ -109,12 +109,12 @@ def test_compose_puts_variables_in(program: list[str] | None) -> None:
     if program is None:
         pytest.skip("no Compose program here (apt-get install docker-compose)")
     resolved = resolve_with(
-        program, {"TRITON_RELEASE": "26.08", "ONETRUNK_HTTP_PORT": "9000", "ONETRUNK_HOST": "10.0.0.1"}
+        program, {"TRITON_RELEASE": "25.08", "ONETRUNK_HTTP_PORT": "9000", "ONETRUNK_HOST": "10.0.0.1"}
     )
     triton = resolved["services"]["triton"]
-    assert triton["image"] == "onetrunk-triton:26.08"
-    assert triton["build"]["args"]["TRITON_RELEASE"] == "26.08"
-    assert resolved["services"]["bench"]["image"].endswith(":26.08-py3-sdk")
+    assert triton["image"] == "onetrunk-triton:25.08"
+    assert triton["build"]["args"]["TRITON_RELEASE"] == "25.08"
+    assert resolved["services"]["bench"]["image"].endswith(":25.08-py3-sdk")
     http = triton["ports"][0]
     if isinstance(http, str):  # docker-compose
         assert http == "10.0.0.1:9000:8000/tcp"
@@ -254,15 +254,17 @@ def test_gpu_service_differs_by_the_gpu_alone(services: dict[str, Any]) -> None:
 # Versions
 
 
-def test_triton_is_the_release_that_build_repo_writes_for(services: dict[str, Any]) -> None:
+def test_triton_is_the_newest_release_and_loads_what_build_repo_writes(services: dict[str, Any]) -> None:
+    newest = list(RELEASES)[-1]
+    assert list(RELEASES) == sorted(RELEASES)
     defaults = {match[2] for match in VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8")) if "RELEASE" in match[1]}
-    assert defaults == {DEFAULT_RELEASE}
+    assert defaults == {newest}
+    assert newest >= DEFAULT_RELEASE
+    written, read = RELEASES[DEFAULT_RELEASE], RELEASES[newest]
+    assert (written.max_ir, written.max_opset) <= (read.max_ir, read.max_opset)
     dockerfile = DOCKERFILE.read_text(encoding="utf-8")
-    assert (
-        f"ARG TRITON_RELEASE={DEFAULT_RELEASE}\nFROM nvcr.io/nvidia/tritonserver:${{TRITON_RELEASE}}-py3\n"
-        in dockerfile
-    )
-    assert services["bench"]["image"] == f"nvcr.io/nvidia/tritonserver:{DEFAULT_RELEASE}-py3-sdk"
+    assert f"ARG TRITON_RELEASE={newest}\nFROM nvcr.io/nvidia/tritonserver:${{TRITON_RELEASE}}-py3\n" in dockerfile
+    assert services["bench"]["image"] == f"nvcr.io/nvidia/tritonserver:{newest}-py3-sdk"
 
 
 def test_tokenizers_is_the_version_the_project_is_tested_with() -> None:
