@@ -16,6 +16,7 @@ from rich.table import Table
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
+from onetrunk.serving.front.options import front_options, take_front_options
 
 if TYPE_CHECKING:
     from onetrunk.serving.launcher import Server
@@ -29,8 +30,9 @@ Examples:
   serve-repo --host 0.0.0.0                   for the whole network (see below)
 
 \b
-Loading models, shared memory, trace and logging settings are open to serve-repo
-alone. Set {ADMIN_KEY_VARIABLE} to a key of your own
+Clients reach a front, and Triton stands behind it on sockets of this user alone.
+Loading models, shared memory, trace and logging settings are closed. Set
+{ADMIN_KEY_VARIABLE}, or --admin-key-file, to a key of your own
 to open them to those who send it in the header {ADMIN_HEADER}
 (over gRPC: {ADMIN_GRPC_HEADER}), as deploy-head does.
 
@@ -46,6 +48,7 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @click.option("--grpc-port", default=8001, type=click.IntRange(0, 65535), help="Where ask-repo asks.")
 @click.option("--metrics-port", default=8002, type=click.IntRange(0, 65535), help="For Prometheus.")
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
+@front_options
 @click.option("--verbose", is_flag=True, help="Let Triton log every request.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 @admin_key_file_option
@@ -60,7 +63,8 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
     logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     with errors_end_command("serve-repo"):
-        server = Server(repository, admin_key=read_admin_key(admin_key_file), **options)
+        limits, tls = take_front_options(options)
+        server = Server(repository, admin_key=read_admin_key(admin_key_file), limits=limits, tls=tls, **options)
         try:
             start(server, console)
             announce(server, repository, console, as_json)
@@ -99,7 +103,9 @@ def announce(server: Server, repository: Path, console: Console, as_json: bool) 
             "http": server.http_url,
             "metrics": server.metrics_url,
             "log": str(server.log_path),
+            "front_log": str(server.front_log_path),
             "pid": server.pid,
+            "front_pid": server.front_pid,
             "tasks": {name: task.record() for name, task in server.tasks.items()},
         }
         click.echo(json.dumps(ready))

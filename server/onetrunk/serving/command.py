@@ -8,15 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from onetrunk.protocol.errors import ServerError, UserError
-from onetrunk.protocol.names import ADMIN_HEADER, ENSEMBLES
+from onetrunk.protocol.names import ENSEMBLES
+from onetrunk.serving.front.settings import GRPC_PORT, GRPC_SOCKET
 from onetrunk.serving.installation import Installation, Runtime
 
 
 class PortTakenError(ServerError):
-    """Another process listens where Triton should."""
+    """Another process listens where the front should."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +84,6 @@ def choose_ports(wanted: Address) -> Address:
     return Address(wanted.host, chosen["http_port"], chosen["grpc_port"], chosen["metrics_port"])
 
 
-def listens_on(pid: int, ports: set[int]) -> bool:
-    """Return whether a process itself listens on all of these ports, as the kernel sees it.
-
-    Triton answers over gRPC before it has tried the other two ports, and logs that it serves metrics before it does.
-    And on a port that it could not get, another server may answer.
-    """
-    try:
-        connections = psutil.Process(pid).net_connections(kind="tcp")
-    except psutil.NoSuchProcess:
-        return False
-    return ports <= {found.laddr.port for found in connections if found.status == psutil.CONN_LISTEN}
-
-
-# What changes the server or maps its memory. Reading (metadata, model configs, statistics) stays open, since clients
-# read the tasks from the ensembles' configs.
-ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
-
 # How long Triton may wait for requests in flight when it stops.
 EXIT_TIMEOUT_S = 5
 # How long one model may take to load. Triton's own 30 s are short if eight models load on two cores.
@@ -112,21 +94,21 @@ def triton_command(
     installation: Installation,
     runtime: Runtime,
     repository: Path,
-    address: Address,
     *,
-    admin_key: str | None = None,
     verbose: bool = False,
 ) -> list[str]:
     """Build the command line that serves a repository.
+
+    Triton listens on Unix sockets in a folder that only this user may enter, so that it needs no key: the front is the
+    only way to it.
 
     Args:
         installation: Which Triton.
         runtime: The process's private folder.
         repository: The model repository.
-        address: Host and ports, all chosen.
-        admin_key: The key that the endpoints in `ADMIN_PROTOCOLS` ask for, in the header `ADMIN_HEADER`; None for none.
         verbose: Whether Triton logs each request.
     """
+    sockets = runtime.sockets
     command = [
         str(installation.binary),
         f"--model-repository={repository}",
@@ -136,22 +118,18 @@ def triton_command(
         # Generated configs are complete. Completing them would start every model's process twice, which takes four
         # seconds instead of one.
         "--disable-auto-complete-config",
-        f"--http-address={address.host}",
-        f"--grpc-address={address.host}",
-        f"--metrics-address={address.host}",
-        f"--http-port={address.http_port}",
-        f"--grpc-port={address.grpc_port}",
-        f"--metrics-port={address.metrics_port}",
+        f"--grpc-address=unix:{sockets.folder / GRPC_SOCKET}",
+        f"--http-address=unix:{sockets.http_socket}",
+        f"--metrics-address=unix:{sockets.metrics_socket}",
+        # The port of gRPC becomes part of the socket's name; the other two are not used, and must differ.
+        f"--grpc-port={GRPC_PORT}",
+        f"--http-port={GRPC_PORT + 1}",
+        f"--metrics-port={GRPC_PORT + 2}",
         "--allow-gpu-metrics=false",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--backend-config=python,shm-region-prefix-name={runtime.shm_prefix}",
         f"--backend-config=python,stub-timeout-seconds={LOAD_TIMEOUT_S}",
     ]
-    if admin_key is not None:
-        command += [
-            f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_HEADER}={admin_key}",
-            f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_HEADER}={admin_key}",
-        ]
     if verbose:
         command.append("--log-verbose=1")
     return command

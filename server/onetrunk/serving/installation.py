@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onetrunk.protocol.errors import UserError
+from onetrunk.serving.front.settings import TritonAddress
 
 # What the models import, and which of the project's extras brings it.
 NEEDED = {
@@ -94,6 +95,9 @@ def find_libpython(version: str) -> Path | None:
     return None
 
 
+# The kernel takes names of sockets of at most 107 bytes.
+MAX_SOCKET_FOLDER = 80
+
 OUR_BACKENDS = Path(__file__).parent / "backends"
 
 
@@ -110,6 +114,11 @@ class Runtime:
         return self.folder / "backends"
 
     @property
+    def sockets(self) -> TritonAddress:
+        """Where Triton listens."""
+        return TritonAddress(folder=self.folder)
+
+    @property
     def libraries(self) -> Path:
         """The libraries that the stub needs beside Triton's own."""
         return self.folder / "lib"
@@ -117,10 +126,11 @@ class Runtime:
 
 def make_runtime(installation: Installation) -> Runtime:
     """Create the folder, with Triton's Python backend, the right stub, and this project's `onnxruntime` backend."""
-    runtime = Runtime(
-        folder=Path(tempfile.mkdtemp(prefix="onetrunk-")),
-        shm_prefix=f"onetrunk_{os.getpid()}_{secrets.token_hex(4)}_",
-    )
+    folder = Path(tempfile.mkdtemp(prefix="onetrunk-"))  # which nobody else may enter
+    if len(str(folder)) > MAX_SOCKET_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="onetrunk-", dir="/tmp"))
+    runtime = Runtime(folder, shm_prefix=f"onetrunk_{os.getpid()}_{secrets.token_hex(4)}_")
     # Copies, not links: Triton refuses a backend library whose real path lies outside the backend directory.
     ignore = shutil.ignore_patterns("__pycache__")
     python = runtime.backends / "python"

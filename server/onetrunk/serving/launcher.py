@@ -1,11 +1,10 @@
-"""`Server`: a Triton that serves a repository, from start to stop."""
+"""`Server`: a Triton that serves a repository behind a front, from start to stop."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import secrets
 import tempfile
 import threading
 import time
@@ -13,12 +12,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from pydantic import SecretStr
+
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
-from onetrunk.serving.command import Address, PortTakenError, choose_ports, listens_on, resolve_host, triton_command
+from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
+from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls
+from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
-from onetrunk.serving.log import PORT_TAKEN, failure_reason, loaded_models, read_since
+from onetrunk.serving.log import failure_reason, loaded_models, read_since
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.repository import Repository, read_repository
 from onetrunk.serving.watchdog import Watchdog, Watched, probe_all_outputs
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05
 # Short: a Triton that does not answer such questions in this time is stuck, and will be restarted.
 ADMIN_TIMEOUT_S = 5.0
-# A free port can be lost to another process before Triton listens on it.
+# A free port can be lost to another process before the front listens on it.
 TRIES_FOR_FREE_PORTS = 5
 
 
@@ -56,6 +59,8 @@ class Server:
         metrics_port: int | None = 8002,
         log_path: str | os.PathLike[str] | None = None,
         admin_key: str | None = None,
+        limits: Limits | None = None,
+        tls: ServerTls | None = None,
         verbose: bool = False,
         start_timeout_s: float = 120.0,
         probe_interval_s: float | None = 60.0,
@@ -71,7 +76,9 @@ class Server:
             log_path: The file to which Triton's log is appended. By default it is a temporary file, which is kept only
                 after a failure.
             admin_key: The key that loading models and other changes ask for, in the header `onetrunk-admin-key`. By
-                default it is random, so that these endpoints are closed to everybody else.
+                default these endpoints are closed to everybody.
+            limits: What the front accepts; None for the defaults.
+            tls: The front's certificate; None for plain connections.
             verbose: Whether Triton logs every request.
             start_timeout_s: The time until the first answer.
             probe_interval_s: The seconds between two checks that an idle server still answers; None for no checks.
@@ -82,8 +89,9 @@ class Server:
         self._path = Path(repository).absolute()
         self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
         self._address = self._wanted
-        # On loopback too: whoever can load a model can run code as this user, and other users share the machine.
-        self._admin_key = admin_key or secrets.token_urlsafe(24)
+        self._admin_key = SecretStr(admin_key) if admin_key else None
+        self._limits = limits or Limits()
+        self._tls = tls
         self._verbose = verbose
         self._start_timeout_s = start_timeout_s
         self._probe_interval_s = probe_interval_s
@@ -91,6 +99,7 @@ class Server:
         self._log_path = Path(log_path).absolute() if log_path is not None else None
         self._log_offset = 0
         self._repository: Repository | None = None
+        self._front: FrontKeeper | None = None
         self._running: Watched | None = None
         self._watchdog: Watchdog | None = None
         self._lock = threading.Lock()  # held while a process is started or ended
@@ -112,7 +121,8 @@ class Server:
     @property
     def metrics_url(self) -> str:
         """The URL of the metrics for Prometheus."""
-        return f"http://{self._address.reachable_host}:{self._address.metrics_port}/metrics"
+        scheme = "https" if self._tls is not None else "http"
+        return f"{scheme}://{self._address.reachable_host}:{self._address.metrics_port}/metrics"
 
     @property
     def log_path(self) -> Path:
@@ -124,6 +134,20 @@ class Server:
         if self._log_path is None:
             raise ServerError("the server was not started, and has no log")
         return self._log_path
+
+    @property
+    def front_log_path(self) -> Path:
+        """The file of the front's log, beside Triton's.
+
+        Raises:
+            ServerError: The server was not started.
+        """
+        return self.log_path.with_name(f"{self.log_path.name}.front")
+
+    @property
+    def front_pid(self) -> int | None:
+        """The front's process id, which changes when it is replaced; None while there is none."""
+        return self._front.pid if self._front is not None else None
 
     @property
     def repository(self) -> Path:
@@ -161,11 +185,12 @@ class Server:
             PortTakenError: A port is in use.
         """
         self._repository = read_repository(self._path)
-        address = choose_ports(self._wanted)
+        choose_ports(self._wanted)  # which fails before anything is written
         find_triton()
         self._open_log()
         try:
-            self._launch(address)
+            self._open_front()
+            self._launch()
         except BaseException as error:
             self._failure = error if isinstance(error, OneTrunkError) and not isinstance(error, _StoppedError) else None
             self.stop()
@@ -207,6 +232,8 @@ class Server:
             self._watchdog.stop()
         with self._lock:
             running, self._running = self._running, None
+            if self._front is not None:
+                self._front.stop()
             if running is not None:
                 running.process.stop()
                 running.admin.close()
@@ -214,6 +241,7 @@ class Server:
             self._watchdog.join()
         if self._log_is_temporary and self._log_path is not None and self._failure is None:
             self._log_path.unlink(missing_ok=True)
+            self.front_log_path.unlink(missing_ok=True)
         self._ended.set()
 
     def _check_started(self) -> None:
@@ -226,14 +254,7 @@ class Server:
     def _wait_for_answer(self, timeout_s: float | None, on_progress: Callable[[int, int], None] | None) -> None:
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else self._start_timeout_s)
         try:
-            for tries_left in reversed(range(TRIES_FOR_FREE_PORTS)):
-                try:
-                    watched = self._await_answer(deadline, on_progress)
-                    break
-                except PortTakenError:
-                    if not tries_left or self._address == self._wanted:
-                        raise
-                    self._launch(choose_ports(self._wanted))
+            watched = self._await_answer(deadline, on_progress)
         except BaseException as error:
             self._failure = error if isinstance(error, OneTrunkError) and not isinstance(error, _StoppedError) else None
             self.stop()
@@ -251,11 +272,32 @@ class Server:
         except OSError as error:
             raise UserError(f"the log {self._log_path} cannot be written: {error.strerror}") from None
 
-    def _launch(self, address: Address) -> Watched:
+    def _open_front(self) -> None:
+        """Start the front. A port that nobody named may be lost meanwhile: then another is chosen."""
+        for tries_left in reversed(range(TRIES_FOR_FREE_PORTS)):
+            self._address = choose_ports(self._wanted)
+            settings = FrontSettings(
+                host=self._address.host,
+                http_port=self._address.http_port,
+                grpc_port=self._address.grpc_port,
+                metrics_port=self._address.metrics_port,
+                admin_key=self._admin_key,
+                tls=self._tls,
+                limits=self._limits,
+            )
+            try:
+                self._front = FrontKeeper(settings, self.front_log_path)
+                return
+            except PortTakenError:
+                if not tries_left or self._address == self._wanted:
+                    raise
+
+    def _launch(self) -> Watched:
         """Start a Triton in place of the one that runs, if any."""
         installation = find_triton()
         with self._lock:
             if self._running is not None:
+                self._front_moves(None)
                 self._running.process.stop()
                 self._running.admin.close()
                 self._running = None
@@ -263,12 +305,10 @@ class Server:
                 raise _StoppedError("the server was stopped")
             self._log_offset = self.log_path.stat().st_size
             runtime = make_runtime(installation)
-            command = triton_command(
-                installation, runtime, self._path, address, admin_key=self._admin_key, verbose=self._verbose
-            )
+            command = triton_command(installation, runtime, self._path, verbose=self._verbose)
             process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
-            self._address = address
-            self._running = Watched(process, AdminClient(self.grpc_url, self._admin_key, timeout_s=ADMIN_TIMEOUT_S))
+            admin = AdminClient(runtime.sockets.grpc, timeout_s=ADMIN_TIMEOUT_S)
+            self._running = Watched(process, admin, runtime.sockets)
             return self._running
 
     def _await_answer(self, deadline: float, on_progress: Callable[[int, int], None] | None = None) -> Watched:
@@ -280,8 +320,9 @@ class Server:
         while True:
             if running.process.exit_status() is not None:
                 raise self._start_failure()
-            if listens_on(running.process.pid, self._address.ports):
+            if running.sockets.is_open():
                 probe_all_outputs(running.admin, max(deadline - time.monotonic(), 1.0))
+                self._front_moves(running.sockets.folder)
                 return running
             if on_progress is not None:
                 on_progress(len(loaded_models(self._logged()) & models), len(models))
@@ -291,19 +332,20 @@ class Server:
             if self._stopping.wait(POLL_S):
                 raise _StoppedError("the server was stopped while it was starting")
 
+    def _front_moves(self, folder: Path | None) -> None:
+        if self._front is not None:
+            self._front.move(folder)
+
     def _logged(self) -> str:
         return read_since(self.log_path, self._log_offset)
 
     def _start_failure(self) -> ServerError:
         """Return an error with Triton's own reason for not starting."""
-        logged = self._logged()
-        reason = failure_reason(logged)
-        if reason is not None and PORT_TAKEN.search(reason):
-            return PortTakenError(f"Triton cannot listen: {reason}")
+        reason = failure_reason(self._logged())
         return ServerError(f"{reason or 'Triton ended without giving a reason'} (log: {self.log_path})")
 
     def _restart(self) -> Watched:
-        self._launch(self._address)
+        self._launch()
         return self._await_answer(time.monotonic() + self._start_timeout_s)
 
     def _give_up(self, failure: OneTrunkError) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.errors import OneTrunkError, ServerError
 from onetrunk.protocol.names import ENSEMBLES, INPUT_IDS, MULTITASK, MULTITASK_TOKENS, TEXT
+from onetrunk.serving.front.settings import TritonAddress
 from onetrunk.serving.process import TritonProcess
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ class Watched:
 
     process: TritonProcess
     admin: AdminClient
+    sockets: TritonAddress
 
 
 class _GiveUp(Exception):  # noqa: N818 - not an error: it carries one out of a look

@@ -1,0 +1,63 @@
+"""A front under a launcher: `python -m onetrunk.serving.front`.
+
+The launcher writes lines of JSON to stdin: first the settings, then the folder of Triton's sockets, again whenever it
+changes, or null while there is no Triton. So no key stands in a command line or an environment. The front writes a
+line to stdout when it listens and every second from then on: `{}`; or `{"error": ...}` if it cannot. It ends when stdin
+is closed, which the kernel does if the launcher dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import sys
+
+import uvloop
+
+from onetrunk.serving.front.process import Front
+from onetrunk.serving.front.settings import FrontSettings, TritonAddress
+from onetrunk.serving.front.triton import Triton
+
+LIFE_S = 1.0
+
+
+async def main() -> int:
+    """Serve until stdin is closed; return the exit status."""
+    lines = await _stdin()
+    settings = FrontSettings.model_validate_json(await lines.readline())
+    triton = Triton()
+    front = Front(settings, triton)
+    try:
+        await front.open()
+    except OSError as error:
+        print(
+            json.dumps({"error": error.strerror or str(error), "port_taken": error.errno == errno.EADDRINUSE}),
+            flush=True,
+        )
+        return 1
+    alive = asyncio.create_task(_show_life())
+    while line := await lines.readline():
+        folder = json.loads(line)
+        triton.move(TritonAddress(folder=folder) if folder is not None else None)
+    await front.close()
+    alive.cancel()
+    return 0
+
+
+async def _show_life() -> None:
+    while True:
+        print("{}", flush=True)
+        await asyncio.sleep(LIFE_S)
+
+
+async def _stdin() -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.exit(uvloop.run(main()))

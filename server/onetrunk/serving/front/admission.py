@@ -1,0 +1,88 @@
+"""Decides which requests are passed on now, which wait, and which are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from onetrunk.serving.front.settings import Limits
+
+
+class RefusedError(Exception):
+    """A request that is not passed on.
+
+    Attributes:
+        status: The HTTP status: 400 for a request that cannot be answered, 413 for one that is too large, 429 if there
+            are too many.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Admission:
+    """Counts requests and their bytes, from the first byte that is read until Triton has answered.
+
+    A request whose client has gone is counted until Triton has answered it, since it costs Triton the same.
+
+    Attributes:
+        in_flight: The requests that Triton works on.
+        waiting: The requests that wait for their turn.
+        pending_bytes: The size of all requests that are being read, wait or are in flight.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._turns = asyncio.Semaphore(limits.max_in_flight)
+        self.in_flight = 0
+        self.waiting = 0
+        self.pending_bytes = 0
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count the bytes of a request while the block runs.
+
+        Args:
+            size: The size of the request in bytes.
+
+        Raises:
+            RefusedError: The requests of all clients together are too large.
+        """
+        if self.pending_bytes + size > self._limits.max_pending_bytes:
+            raise RefusedError(
+                429,
+                f"too many requests at a time: they would be {self.pending_bytes + size:,} bytes together, and "
+                f"{self._limits.max_pending_bytes:,} are allowed; send it again later",
+            )
+        self.pending_bytes += size
+        try:
+            yield
+        finally:
+            self.pending_bytes -= size
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it while the block runs.
+
+        Raises:
+            RefusedError: Too many requests wait already.
+        """
+        if self._turns.locked() and self.waiting >= self._limits.max_waiting:
+            raise RefusedError(
+                429,
+                f"too many requests at a time: {self.in_flight} are in flight and {self.waiting} wait; "
+                "send it again later",
+            )
+        self.waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self.waiting -= 1
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._turns.release()

@@ -1,0 +1,111 @@
+"""What both doors have in common: limits, the admin key, tasks, and the way to Triton."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from tritonclient.grpc import service_pb2
+
+from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
+from onetrunk.protocol.names import MULTITASK, ONETRUNK_PARAMETER
+from onetrunk.serving.front.admission import Admission, RefusedError
+from onetrunk.serving.front.questions import Question, check_sizes
+from onetrunk.serving.front.settings import FrontSettings
+from onetrunk.serving.front.triton import HttpAnswer, Triton
+
+T = TypeVar("T")
+
+SERVICE = "/inference.GRPCInferenceService/"
+TASKS_AGE_S = 10.0
+TAGGING = "tagging"
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more, and Triton has not been asked."""
+
+
+class Gateway:
+    """The way of a request to Triton.
+
+    Attributes:
+        settings: What the front was started with.
+        triton: Triton.
+        admission: Counts the requests of both doors.
+    """
+
+    def __init__(self, settings: FrontSettings, triton: Triton) -> None:
+        self.settings = settings
+        self.triton = triton
+        self.admission = Admission(settings.limits)
+        self._tasks: tuple[float, Mapping[str, TaskInfo]] | None = None
+
+    def is_admin(self, key: str | bytes | None) -> bool:
+        """Return whether this is the admin key. The time that this takes says nothing about the key."""
+        own = self.settings.admin_key
+        if own is None or key is None:
+            return False
+        given = key.encode("utf-8", "replace") if isinstance(key, str) else key
+        return hmac.compare_digest(given, own.get_secret_value().encode())
+
+    async def check(self, question: Question) -> None:
+        """Check an inference request.
+
+        Raises:
+            RefusedError: It is refused.
+        """
+        check_sizes(question, self.settings.limits)
+        if question.classified:
+            tasks = await self.tasks()
+            for output in question.classified:
+                if output in tasks and tasks[output].kind == TAGGING:
+                    raise RefusedError(
+                        400,
+                        f"{output} answers by token, and labels of the classification extension go by text: leave "
+                        f"`classification` out, and read the numbers of the labels from {output}'s scores",
+                    )
+
+    async def infer(self, size: int, send: Callable[[], Awaitable[T]], gone: Callable[[], bool]) -> T:
+        """Wait for a turn, and send an inference request.
+
+        The turn is held until Triton has answered, also if the caller is cancelled meanwhile: a client that hangs up
+        must not make room for its next request before the last one has been worked off.
+
+        Args:
+            size: The size of the request in bytes.
+            send: Sends the request.
+            gone: Whether the client has hung up. It is asked when the turn comes.
+
+        Raises:
+            RefusedError: Too many requests wait, or they are too large together.
+            ClientGoneError: The client has hung up while it waited.
+        """
+        return await self.triton.uncancelled(self._infer(size, send, gone))
+
+    async def _infer(self, size: int, send: Callable[[], Awaitable[T]], gone: Callable[[], bool]) -> T:
+        with self.admission.holding(size):
+            async with self.admission.turn():
+                if gone():
+                    raise ClientGoneError
+                return await send()
+
+    async def call(self, method: str, request: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
+        """Send another gRPC call: see `Triton.call`."""
+        return await self.triton.uncancelled(self.triton.call(method, request, metadata))
+
+    async def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        """Send another request over HTTP: see `Triton.ask`."""
+        return await self.triton.uncancelled(self.triton.ask(method, path, headers, body))
+
+    async def tasks(self) -> Mapping[str, TaskInfo]:
+        """Return the tasks that are served. They are read again every few seconds."""
+        now = time.monotonic()
+        if self._tasks is None or now - self._tasks[0] > TASKS_AGE_S:
+            request = service_pb2.ModelConfigRequest(name=MULTITASK).SerializeToString()
+            answer = await self.call(f"{SERVICE}ModelConfig", request)
+            config = service_pb2.ModelConfigResponse.FromString(answer).config
+            info = read_ensemble_info(config.parameters[ONETRUNK_PARAMETER].string_value)
+            self._tasks = (now, info.tasks)
+        return self._tasks[1]

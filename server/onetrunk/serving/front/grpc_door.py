@@ -1,0 +1,223 @@
+"""The door for gRPC: protocol v2 as KServe and Triton define it, passed on message by message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.gateway import SERVICE, ClientGoneError, Gateway
+from onetrunk.serving.front.metrics import GRPC, Metrics
+from onetrunk.serving.front.questions import read_message
+from onetrunk.serving.front.settings import FrontSettings, port_taken
+from onetrunk.serving.front.triton import TritonDownError
+
+INFER = f"{SERVICE}ModelInfer"
+STREAM = f"{SERVICE}ModelStreamInfer"
+# Whoever may ask for answers may call these. Everything else that Triton knows changes the server.
+OPEN = {
+    *(
+        f"{SERVICE}{name}"
+        for name in (
+            "ServerLive",
+            "ServerReady",
+            "ModelReady",
+            "ServerMetadata",
+            "ModelMetadata",
+            "ModelConfig",
+            "ModelStatistics",
+        )
+    ),
+    "/grpc.health.v1.Health/Check",
+}
+ADMIN = {
+    f"{SERVICE}{name}"
+    for name in (
+        "RepositoryIndex",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+        "SystemSharedMemoryStatus",
+        "SystemSharedMemoryRegister",
+        "SystemSharedMemoryUnregister",
+        "CudaSharedMemoryStatus",
+        "CudaSharedMemoryRegister",
+        "CudaSharedMemoryUnregister",
+        "TraceSetting",
+        "LogSettings",
+    )
+}
+# The requests of one stream that are worked on at a time. Their answers keep the order.
+STREAM_DEPTH = 8
+
+_STATUS = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+Context = Any
+"""A ``grpc.aio.ServicerContext``."""
+
+
+class GrpcDoor(grpc.GenericRpcHandler):
+    """Answers every method of the service. Messages stay bytes, apart from those that are checked."""
+
+    def __init__(self, gateway: Gateway, metrics: Metrics) -> None:
+        self._gateway = gateway
+        self._metrics = metrics
+
+    def service(self, details: Any) -> Any:
+        """Return the handler of a method, or None if there is no such method."""
+        method = details.method
+        if method == INFER:
+            return grpc.unary_unary_rpc_method_handler(self._infer)
+        if method == STREAM:
+            return grpc.stream_stream_rpc_method_handler(self._stream)
+        if method in OPEN:
+            return grpc.unary_unary_rpc_method_handler(partial(self._pass, method))
+        if method in ADMIN:
+            return grpc.unary_unary_rpc_method_handler(partial(self._administer, method))
+        return None
+
+    async def _infer(self, request: bytes, context: Context) -> bytes:
+        with self._metrics.request(GRPC) as record:
+            return await self._answer(context, record, lambda: self._send(request, context))
+
+    async def _send(self, request: bytes, context: Context) -> bytes:
+        try:
+            message = service_pb2.ModelInferRequest.FromString(request)
+        except DecodeError:
+            raise RefusedError(400, "the request is not a ModelInferRequest") from None
+        gateway = self._gateway
+        await gateway.check(read_message(message, gateway.settings.limits))
+        return await gateway.infer(
+            len(request), lambda: gateway.triton.call(INFER, request, _trace(context)), context.done
+        )
+
+    async def _pass(self, method: str, request: bytes, context: Context) -> bytes:
+        with self._metrics.request(GRPC) as record:
+            return await self._answer(context, record, lambda: self._gateway.call(method, request))
+
+    async def _administer(self, method: str, request: bytes, context: Context) -> bytes:
+        with self._metrics.request(GRPC) as record:
+            given = dict(context.invocation_metadata()).get(ADMIN_GRPC_HEADER)
+            if not self._gateway.is_admin(given):
+                record.status = "403"
+                await context.abort(
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    f"this protocol is restricted, expecting the admin key in the header '{ADMIN_GRPC_HEADER}'",
+                )
+            return await self._answer(context, record, lambda: self._gateway.call(method, request))
+
+    async def _answer(self, context: Context, record: Any, send: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Send a request, and end the call with the right status if it fails."""
+        code, message = grpc.StatusCode.UNKNOWN, ""
+        try:
+            return await send()
+        except RefusedError as error:
+            record.status, code, message = str(error.status), _STATUS[error.status], str(error)
+        except TritonDownError as error:
+            record.status, code, message = "503", grpc.StatusCode.UNAVAILABLE, str(error)
+        except ClientGoneError:
+            record.status, code, message = "499", grpc.StatusCode.CANCELLED, "the client has hung up"
+        except grpc.aio.AioRpcError as error:
+            record.status, code, message = error.code().name, error.code(), error.details() or ""
+        except asyncio.CancelledError:
+            record.status = "499"
+            raise
+        await context.abort(code, message)
+        raise AssertionError("abort does not return")
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Answer the requests of a stream one by one. Triton itself never sees the stream, which could be cancelled."""
+        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_DEPTH)
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await pending.put(asyncio.create_task(self._stream_answer(request, context)))
+            finally:
+                await pending.put(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (answer := await pending.get()) is not None:
+                yield await answer
+        finally:
+            reader.cancel()
+
+    async def _stream_answer(self, request: bytes, context: Context) -> bytes:
+        """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
+        message, found = "", b""
+        with self._metrics.request(GRPC) as record:
+            try:
+                found = await self._send(request, context)
+            except RefusedError as error:
+                record.status, message = str(error.status), str(error)
+            except TritonDownError as error:
+                record.status, message = "503", str(error)
+            except ClientGoneError:
+                record.status, message = "499", "the client has hung up"
+            except grpc.aio.AioRpcError as error:
+                record.status, message = error.code().name, error.details() or ""
+        response = service_pb2.ModelStreamInferResponse(error_message=message)
+        if message:
+            # As Triton does it: the client finds the request by its id.
+            response.infer_response.id = service_pb2.ModelInferRequest.FromString(request).id
+        else:
+            response.infer_response.ParseFromString(found)
+        answer: bytes = response.SerializeToString()
+        return answer
+
+
+def open_grpc_door(gateway: Gateway, metrics: Metrics) -> grpc.aio.Server:
+    """Return a gRPC server that listens once it is started.
+
+    Raises:
+        OSError: The port is in use.
+    """
+    settings = gateway.settings
+    limits = settings.limits
+    server = grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", int(settings.share_ports)),
+            # gRPC refuses larger messages before they reach Python. It cannot bound what it decompresses, so it takes
+            # no compressed ones: bit 0 stands for "as it is".
+            ("grpc.max_receive_message_length", limits.max_body_bytes),
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", 256),
+            ("grpc.server_handshake_timeout_ms", 10_000),
+        ),
+        handlers=(GrpcDoor(gateway, metrics),),
+    )
+    address = f"{settings.host}:{settings.grpc_port}"
+    try:
+        if settings.tls is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, _credentials(settings))
+    except RuntimeError:
+        raise port_taken(settings.grpc_port) from None
+    return server
+
+
+def _credentials(settings: FrontSettings) -> Any:
+    tls = settings.tls
+    assert tls is not None
+    authority = tls.client_ca.read_bytes() if tls.client_ca is not None else None
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.cert.read_bytes())], authority, require_client_auth=authority is not None
+    )
+
+
+def _trace(context: Context) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in context.invocation_metadata() if key in ("traceparent", "tracestate")]

@@ -1,0 +1,220 @@
+"""The door for HTTP: protocol v2 passed on, health, and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import grpc.aio
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from tritonclient.grpc import service_pb2
+
+from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.gateway import SERVICE, ClientGoneError, Gateway
+from onetrunk.serving.front.metrics import HTTP, Metrics
+from onetrunk.serving.front.questions import read_json
+from onetrunk.serving.front.triton import HttpAnswer, TritonDownError
+
+_MODEL = r"/v2/models/(?P<model>[A-Za-z0-9_.\-]{1,256})(/versions/[0-9]{1,18})?"
+INFER_PATH = re.compile(rf"{_MODEL}/infer")
+# Whoever may ask for answers may read these. Everything else that Triton knows changes the server.
+OPEN_PATH = re.compile(rf"/v2/?|/v2/health/(live|ready)|/v2/models/stats|{_MODEL}(/(ready|config|stats))?")
+ADMIN_PATH = re.compile(
+    r"/v2/(repository/(index|models/[A-Za-z0-9_.\-]{1,256}/(load|unload))"
+    r"|(system|cuda)sharedmemory(/region/[A-Za-z0-9_.\-]{1,256})?/(status|register|unregister)"
+    r"|trace/setting|logging|models/[A-Za-z0-9_.\-]{1,256}/trace/setting)"
+)
+
+HEADER_LENGTH = "inference-header-content-length"
+_PASSED_ON = ("content-type", "accept", "accept-encoding", HEADER_LENGTH, "traceparent", "tracestate")
+# What concerns one connection only, and what the server that sends the answer sets itself.
+_NOT_PASSED_BACK = {"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "server", "date"}
+_DECOMPRESS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+# An answer proves health for so long; it must come in so many seconds.
+HEALTH_AGE_S, HEALTH_TIMEOUT_S = 1.0, 5.0
+
+
+class HttpDoor:
+    """Answers every path. Bodies are read within the limits, and passed on as they are."""
+
+    def __init__(self, gateway: Gateway, metrics: Metrics) -> None:
+        self._gateway = gateway
+        self._metrics = metrics
+        self._health: asyncio.Task[None] | None = None
+        self._healthy_at = float("-inf")
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        return Starlette(
+            routes=[
+                Route("/healthz", self.healthz),
+                Route("/metrics", self.metrics),
+                Route("/v2{path:path}", self.protocol_v2, methods=["GET", "POST"]),
+            ],
+            exception_handlers={404: _not_found, 405: _not_found, 500: _failed},
+        )
+
+    def metrics_app(self) -> Starlette:
+        """Return an application with the metrics only, for a port of their own."""
+        return Starlette(routes=[Route("/metrics", self.metrics)])
+
+    async def healthz(self, request: Request) -> Response:
+        """Say whether every task answers: an answer, not a claim."""
+        if time.monotonic() - self._healthy_at > HEALTH_AGE_S:
+            if self._health is None or self._health.done():
+                self._health = asyncio.create_task(self._ask_all())
+            try:
+                await asyncio.wait_for(asyncio.shield(self._health), HEALTH_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                return JSONResponse({"ready": False, "reason": f"no answer in {HEALTH_TIMEOUT_S:g} s"}, 503)
+            except (TritonDownError, grpc.aio.AioRpcError) as error:
+                reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                return JSONResponse({"ready": False, "reason": reason}, 503)
+        return JSONResponse({"ready": True})
+
+    async def _ask_all(self) -> None:
+        message = service_pb2.ModelInferRequest(model_name=MULTITASK)
+        message.inputs.add(name=TEXT, datatype="BYTES", shape=(1, 1))
+        text = b"Ready?"
+        message.raw_input_contents.append(np.uint32(len(text)).tobytes() + text)
+        await self._gateway.call(f"{SERVICE}ModelInfer", message.SerializeToString())
+        self._healthy_at = time.monotonic()
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the front's metrics, and Triton's behind them."""
+        own = self._metrics.text()
+        try:
+            tritons = await self._gateway.triton.uncancelled(self._gateway.triton.metrics())
+        except TritonDownError:
+            tritons = b""
+        return Response(own + tritons, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def protocol_v2(self, request: Request) -> Response:
+        """Pass a request of protocol v2 on to Triton."""
+        path = request.url.path
+        with self._metrics.request(HTTP) as record:
+            response = await self._answered(self._chosen(request, path))
+            if response.status_code >= 400:
+                record.status = str(response.status_code)
+            return response
+
+    def _chosen(self, request: Request, path: str) -> Callable[[], Awaitable[Response]]:
+        if (infer := INFER_PATH.fullmatch(path)) is not None and request.method == "POST":
+            return lambda: self._infer(request, path, infer["model"])
+        if OPEN_PATH.fullmatch(path) is not None and request.method == "GET":
+            return lambda: self._pass(request, path)
+        if ADMIN_PATH.fullmatch(path) is not None:
+            return lambda: self._administer(request, path)
+        return lambda: _not_found(request, None)
+
+    async def _answered(self, answer: Callable[[], Awaitable[Response]]) -> Response:
+        """Return the answer, or say in its place why there is none."""
+        try:
+            return await answer()
+        except RefusedError as error:
+            headers = {"Retry-After": "1"} if error.status == 429 else None
+            return JSONResponse({"error": str(error)}, error.status, headers)
+        except TritonDownError as error:
+            return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
+        except grpc.aio.AioRpcError as error:
+            return JSONResponse({"error": error.details() or error.code().name}, 502)
+        except (ClientGoneError, ClientDisconnect):
+            return Response(status_code=499)
+
+    async def _infer(self, request: Request, path: str, model: str) -> Response:
+        body = await self._body(request)
+        length = request.headers.get(HEADER_LENGTH)
+        if length is not None and not re.fullmatch(r"\d{1,12}", length):
+            raise RefusedError(
+                400, f"Inference-Header-Content-Length is {length[:40]!r}, and must be a number of bytes"
+            )
+        limits = self._gateway.settings.limits
+        await self._gateway.check(read_json(model, body, int(length) if length is not None else None, limits))
+        headers = _passed_on(request)
+        found = await self._gateway.infer(
+            len(body), lambda: self._gateway.triton.ask("POST", path, headers, body), lambda: False
+        )
+        return _response(found)
+
+    async def _pass(self, request: Request, path: str) -> Response:
+        return _response(await self._gateway.ask(request.method, path, _passed_on(request), b""))
+
+    async def _administer(self, request: Request, path: str) -> Response:
+        if not self._gateway.is_admin(request.headers.get(ADMIN_HEADER)):
+            return JSONResponse({"error": f"this API is restricted, expecting the admin key in '{ADMIN_HEADER}'"}, 403)
+        body = await self._body(request)
+        return _response(await self._gateway.ask(request.method, path, _passed_on(request), body))
+
+    async def _body(self, request: Request) -> bytes:
+        """Read a body within the limits of size and time, and decompress it.
+
+        Raises:
+            RefusedError: It is too large, compressed in an unknown way, or does not come in time.
+        """
+        limits = self._gateway.settings.limits
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *_DECOMPRESS):
+            raise RefusedError(400, f"Content-Encoding {encoding[:40]!r} is unknown: send gzip, deflate, or none")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > limits.max_body_bytes:
+            raise _too_large(limits.max_body_bytes)
+        inflate = zlib.decompressobj(_DECOMPRESS[encoding]) if encoding in _DECOMPRESS else None
+        with self._gateway.admission.holding(int(announced) if announced.isdecimal() else 0):
+            try:
+                with anyio.fail_after(limits.body_timeout_s):
+                    return await _read(request, inflate, limits.max_body_bytes)
+            except TimeoutError:
+                raise RefusedError(408, f"the body did not come within {limits.body_timeout_s:g} s") from None
+            except zlib.error as error:
+                raise RefusedError(400, f"the body is not in {encoding}: {error}") from None
+
+
+async def _read(request: Request, inflate: Any, most: int) -> bytes:
+    """Read a body, and inflate it as it comes.
+
+    Raises:
+        RefusedError: It is larger than allowed.
+    """
+    parts, size = [], 0
+    async for chunk in request.stream():
+        part = chunk if inflate is None else inflate.decompress(chunk, most + 1 - size)
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    if inflate is not None and not inflate.eof:
+        raise RefusedError(400, "the compressed body ends too early")
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, f"the body is too large: at most {most:,} bytes are allowed, also after decompression")
+
+
+def _passed_on(request: Request) -> dict[str, str]:
+    return {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+
+
+def _response(found: HttpAnswer) -> Response:
+    headers = {name: value for name, value in found.headers.items() if name.lower() not in _NOT_PASSED_BACK}
+    return Response(found.body, found.status, headers)
+
+
+async def _not_found(request: Request, error: Any) -> Response:
+    message = f"{request.method} {request.url.path[:200]}: there is nothing here"
+    return JSONResponse({"error": message}, 404)
+
+
+async def _failed(request: Request, error: Any) -> Response:
+    return JSONResponse({"error": "the front failed; its log has the reason"}, 500)

@@ -1,0 +1,129 @@
+"""Runs a front: both doors in one event loop, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from onetrunk.serving.front.gateway import Gateway
+from onetrunk.serving.front.grpc_door import open_grpc_door
+from onetrunk.serving.front.http_door import HttpDoor
+from onetrunk.serving.front.metrics import Metrics
+from onetrunk.serving.front.settings import FrontSettings, port_taken
+from onetrunk.serving.front.triton import Triton
+
+log = logging.getLogger("onetrunk.front")
+
+# The time for a client to send the head of its first request, and for requests in flight when the front stops.
+HEAD_TIMEOUT_S = 10.0
+STOP_GRACE_S = 5.0
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which ends a connection that never sends a request: it would wait for one for ever."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._check_head)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._head_timer.cancel()
+        super().connection_lost(error)
+
+    def _check_head(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, without its handlers of signals: this process has two servers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Front:
+    """Both doors of a front."""
+
+    def __init__(self, settings: FrontSettings, triton: Triton) -> None:
+        """Prepare the doors. Call this inside the event loop."""
+        self._settings = settings
+        self._triton = triton
+        self._gateway = Gateway(settings, triton)
+        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
+        self._grpc: Any = None
+
+    async def open(self) -> None:
+        """Listen on the three ports.
+
+        Raises:
+            OSError: A port is in use; the message names it.
+        """
+        settings = self._settings
+        metrics = Metrics(self._gateway.admission)
+        door = HttpDoor(self._gateway, metrics)
+        sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
+        self._grpc = open_grpc_door(self._gateway, metrics)
+        await self._grpc.start()
+        for listener, app in zip(sockets, (door.app(), door.metrics_app()), strict=True):
+            server = _Server(self._config(app))
+            task = asyncio.create_task(server.serve([listener]))
+            self._servers.append((server, task))
+        while not all(server.started for server, _ in self._servers):
+            if any(task.done() for _, task in self._servers):
+                raise OSError("the HTTP server did not start")
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Answer what is in flight, within a grace, and stop listening."""
+        for server, _ in self._servers:
+            server.should_exit = True
+        if self._grpc is not None:
+            await self._grpc.stop(STOP_GRACE_S)
+        for _, task in self._servers:
+            await task
+        await self._triton.close(STOP_GRACE_S)
+
+    def _config(self, app: Any) -> uvicorn.Config:
+        tls = self._settings.tls
+        return uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=self._settings.limits.max_connections,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=int(STOP_GRACE_S),
+            ssl_certfile=str(tls.cert) if tls else None,
+            ssl_keyfile=str(tls.key) if tls else None,
+            ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
+            ssl_cert_reqs=2 if tls and tls.client_ca else 0,
+        )
+
+
+def _listen(settings: FrontSettings, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if settings.share_ports:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((settings.host, port))
+        listener.listen(2048)  # as uvicorn does: so that a taken port is noticed now
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise port_taken(port) from None
+        raise
+    return listener

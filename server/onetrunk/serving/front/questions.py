@@ -1,0 +1,173 @@
+"""What an inference request asks, read from either form of the protocol, and what of it is refused.
+
+Only what Triton would take badly is checked here: sizes, and requests that it answers with nonsense or with a message
+that helps nobody. Everything else is Triton's to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onetrunk.protocol.names import ENSEMBLES, TEXT, TEXT_PAIR
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.settings import Limits
+
+CLASSIFICATION = "classification"
+"""The parameter of an output that asks for labels in place of scores."""
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Column:
+    """An input of a request.
+
+    Attributes:
+        name: The input's name.
+        rows: Its rows, as its shape says.
+        too_long: The number and the size in bytes of the first text that is too long, or None.
+    """
+
+    name: str
+    rows: int
+    too_long: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """An inference request.
+
+    Attributes:
+        model: The model that is asked.
+        columns: The inputs.
+        classified: The outputs whose labels are asked for.
+    """
+
+    model: str
+    columns: Sequence[Column]
+    classified: Sequence[str]
+
+
+def read_message(request: Any, limits: Limits) -> Question:
+    """Read a ``ModelInferRequest``."""
+    columns = []
+    for index, tensor in enumerate(request.inputs):
+        too_long = None
+        if tensor.datatype == "BYTES":
+            if index < len(request.raw_input_contents):
+                sizes = _raw_sizes(request.raw_input_contents[index], limits)
+            else:
+                sizes = map(len, tensor.contents.bytes_contents)
+            too_long = _first_too_long(sizes, limits)
+        columns.append(Column(tensor.name, tensor.shape[0] if tensor.shape else 0, too_long))
+    classified = [output.name for output in request.outputs if CLASSIFICATION in output.parameters]
+    return Question(request.model_name, columns, classified)
+
+
+def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits) -> Question:
+    """Read a request in JSON, behind which values in binary form may stand.
+
+    Args:
+        model: The model in the path.
+        body: The whole body.
+        header_bytes: The size of the JSON, or None if the body is nothing else.
+        limits: The limits.
+
+    Raises:
+        RefusedError: It is not an object in JSON, or not one with inputs.
+    """
+    if header_bytes is not None and not 0 < header_bytes <= len(body):
+        raise RefusedError(400, f"Inference-Header-Content-Length is {header_bytes}, and the body {len(body)} bytes")
+    try:
+        request = json.loads(body[:header_bytes])
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, f"the request is not JSON: {str(error)[:200]}") from None
+    inputs = request.get("inputs") if isinstance(request, dict) else None
+    if inputs is None or not _objects(inputs):
+        raise RefusedError(
+            400,
+            'the request has no list of inputs: it must be an object such as {"inputs": [{"name": "text", '
+            '"datatype": "BYTES", "shape": [1, 1], "data": ["A text."]}]}',
+        )
+    columns, at = [], header_bytes or len(body)
+    for tensor in inputs:
+        size = _parameter(tensor, "binary_data_size")
+        too_long = None
+        if isinstance(size, int) and size >= 0:
+            if tensor.get("datatype") == "BYTES":
+                too_long = _first_too_long(_raw_sizes(body[at : at + size], limits), limits)
+            at += size
+        elif tensor.get("datatype") == "BYTES":
+            too_long = _first_too_long(_text_sizes(tensor.get("data")), limits)
+        shape = tensor.get("shape")
+        rows = shape[0] if isinstance(shape, list) and shape and isinstance(shape[0], int) else 0
+        columns.append(Column(str(tensor.get("name")), rows, too_long))
+    outputs = request.get("outputs") or []
+    classified = [
+        str(output.get("name"))
+        for output in (outputs if _objects(outputs) else [])
+        if _parameter(output, CLASSIFICATION) is not None
+    ]
+    return Question(model, columns, classified)
+
+
+def check_sizes(question: Question, limits: Limits) -> None:
+    """Check a request before anything else is done with it.
+
+    Raises:
+        RefusedError: It has too many texts or too long ones, or a second text without the first.
+    """
+    for column in question.columns:
+        if column.rows > limits.max_texts:
+            raise RefusedError(
+                413, f"{column.name} has {column.rows:,} rows, and a request at most {limits.max_texts:,}: send several"
+            )
+        if column.too_long is not None:
+            row, size = column.too_long
+            raise RefusedError(
+                413,
+                f"{column.name} {row}: {size:,} bytes, and at most {limits.max_text_bytes:,} are allowed: cut it, "
+                "since only its first few hundred words are read",
+            )
+    names = {column.name for column in question.columns}
+    if question.model in ENSEMBLES and TEXT_PAIR in names and TEXT not in names:
+        raise RefusedError(400, f"{TEXT_PAIR} without {TEXT}: send the first text of each pair as {TEXT}")
+
+
+def _raw_sizes(content: bytes, limits: Limits) -> Iterable[int]:
+    """Return the sizes of texts that each stand behind their length in four bytes."""
+    if len(content) <= limits.max_text_bytes:
+        return  # then none of them is too long
+    at = 0
+    while at + _LENGTH.size <= len(content):
+        (size,) = _LENGTH.unpack_from(content, at)
+        yield size
+        at += _LENGTH.size + size
+
+
+def _text_sizes(data: Any) -> Iterable[int]:
+    """Return the sizes of the texts in lists of lists."""
+    stack = [data]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack.extend(reversed(value))
+        elif isinstance(value, str):
+            yield len(value.encode("utf-8", "surrogatepass"))
+
+
+def _first_too_long(sizes: Iterable[int], limits: Limits) -> tuple[int, int] | None:
+    return next(((row, size) for row, size in enumerate(sizes) if size > limits.max_text_bytes), None)
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _parameter(tensor: Any, name: str) -> Any:
+    parameters = tensor.get("parameters")
+    return parameters.get(name) if isinstance(parameters, dict) else None

@@ -1,0 +1,157 @@
+"""What a front is started with."""
+
+from __future__ import annotations
+
+import errno
+import json
+import ssl
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from onetrunk.protocol.errors import UserError
+
+MIB = 1 << 20
+
+# Triton adds the port to the name of gRPC's socket.
+GRPC_SOCKET, GRPC_PORT = "grpc.sock", 1
+HTTP_SOCKET = "http.sock"
+METRICS_SOCKET = "metrics.sock"
+
+
+class Limits(BaseModel):
+    """What the front accepts. What goes beyond is refused before it is copied or passed on.
+
+    Attributes:
+        max_body_bytes: The size of one request, also after decompression.
+        max_texts: The rows of one request.
+        max_text_bytes: The size of one text in UTF-8. A trunk reads some hundred tokens of it.
+        max_in_flight: The requests that Triton works on at a time.
+        max_waiting: The requests that wait for their turn.
+        max_pending_bytes: The size of all requests together that are read, wait or are in flight.
+        max_connections: The connections that are open at a time, for HTTP.
+        body_timeout_s: The seconds in which a client must have sent its request.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: int = Field(default=8 * MIB, ge=1024, le=1024 * MIB)
+    max_texts: int = Field(default=1024, ge=1)
+    max_text_bytes: int = Field(default=128 * 1024, ge=1)
+    max_in_flight: int = Field(default=64, ge=1)
+    max_waiting: int = Field(default=512, ge=0)
+    max_pending_bytes: int = Field(default=256 * MIB, ge=1024)
+    max_connections: int = Field(default=1024, ge=1)
+    body_timeout_s: float = Field(default=30.0, gt=0)
+
+
+class TritonAddress(BaseModel):
+    """Where Triton listens: Unix sockets in a folder that nobody else may enter.
+
+    Attributes:
+        folder: The folder of the three sockets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+
+    @property
+    def grpc(self) -> str:
+        """The target for gRPC."""
+        return f"unix:{self.folder / GRPC_SOCKET}:{GRPC_PORT}"
+
+    @property
+    def http_socket(self) -> Path:
+        """The socket for HTTP."""
+        return self.folder / HTTP_SOCKET
+
+    @property
+    def metrics_socket(self) -> Path:
+        """The socket for Triton's metrics."""
+        return self.folder / METRICS_SOCKET
+
+    def is_open(self) -> bool:
+        """Return whether Triton listens on all three. gRPC's socket is the first."""
+        grpc_socket = self.folder / f"{GRPC_SOCKET}:{GRPC_PORT}"
+        return all(socket.exists() for socket in (grpc_socket, self.http_socket, self.metrics_socket))
+
+
+class ServerTls(BaseModel):
+    """The certificate of the front, in PEM files.
+
+    Attributes:
+        cert: The certificate, with its chain.
+        key: Its private key.
+        client_ca: The authority of the clients' certificates; None if clients need none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+    @classmethod
+    def read(cls, cert: Path, key: Path, client_ca: Path | None = None) -> ServerTls:
+        """Return the files after a check that they can be used.
+
+        Raises:
+            UserError: A file cannot be read, or the key is not the certificate's.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            for file in filter(None, (cert, key, client_ca)):
+                file.read_bytes()
+            context.load_cert_chain(cert, key, password=_no_password)
+        except ssl.SSLError as error:
+            raise UserError(f"--tls-cert {cert} and --tls-key {key} do not fit: {error.reason or error}") from None
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}") from None
+        if client_ca is not None:
+            try:
+                context.load_verify_locations(client_ca)
+            except ssl.SSLError as error:
+                raise UserError(f"--tls-client-ca {client_ca} holds no certificate: {error.reason or error}") from None
+        return cls(cert=cert.absolute(), key=key.absolute(), client_ca=client_ca.absolute() if client_ca else None)
+
+
+class FrontSettings(BaseModel):
+    """Everything that a front is started with.
+
+    Attributes:
+        host: The IPv4 address to listen on.
+        http_port: The port for HTTP.
+        grpc_port: The port for gRPC.
+        metrics_port: The port for Prometheus.
+        admin_key: The key that calls which change the server need. Without one, nobody may make them.
+        tls: The certificate; None for plain connections.
+        limits: What is accepted.
+        share_ports: Whether other processes of the same front listen on the same ports.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    admin_key: SecretStr | None = None
+    tls: ServerTls | None = None
+    limits: Limits = Field(default_factory=Limits)
+    share_ports: bool = False
+
+    def line(self) -> str:
+        """Return the settings as one line of JSON, the key included, for a pipe that nobody else reads."""
+        key = self.admin_key.get_secret_value() if self.admin_key is not None else None
+        return json.dumps(self.model_dump(mode="json") | {"admin_key": key})
+
+
+def _no_password() -> str:
+    """Refuse a key that asks for a password, which would wait at the terminal."""
+    raise UserError("--tls-key is locked with a password: give one that is not, and that only you may read")
+
+
+def port_taken(port: int) -> OSError:
+    """Return the error of a port on which another process listens."""
+    return OSError(errno.EADDRINUSE, f"port {port} is in use")

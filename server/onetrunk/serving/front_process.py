@@ -1,0 +1,193 @@
+"""A front under its launcher: the process, and the thread that keeps it alive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from onetrunk.protocol.errors import ServerError
+from onetrunk.protocol.names import ADMIN_KEY_VARIABLE
+from onetrunk.serving.command import PortTakenError
+from onetrunk.serving.front.settings import FrontSettings
+from onetrunk.serving.watchdog import RestartBackoff
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 30.0
+# A front writes a line every second. One that is silent for so long hangs, and is replaced.
+SILENCE_S = 5.0
+STOP_GRACE_S = 10.0
+POLL_S = 0.25
+
+
+class FrontProcess:
+    """A process of the front. It ends by itself when this process does."""
+
+    def __init__(self, settings: FrontSettings, log_path: Path) -> None:
+        """Start the process and wait until it listens.
+
+        Args:
+            settings: What it is started with. They are sent through a pipe, so that the key is seen by nobody.
+            log_path: The file to which it logs.
+
+        Raises:
+            PortTakenError: A port is in use.
+            ServerError: It does not start.
+        """
+        with log_path.open("ab") as log_file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "onetrunk.serving.front"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                env={name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE},
+                # Python looks for modules in the current folder first, which must be nobody's.
+                cwd="/",
+                start_new_session=True,
+            )
+        self._heard = time.monotonic()
+        self._send(settings.line())
+        try:
+            answer = self._first_line(log_path)
+        except BaseException:
+            self.kill()
+            raise
+        if "error" in answer:
+            self.kill()
+            raise (PortTakenError if answer.get("port_taken") else ServerError)(answer["error"])
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def move(self, folder: Path | None) -> None:
+        """Tell it where Triton's sockets are from now on; None while there is no Triton."""
+        self._send(json.dumps(str(folder) if folder is not None else None))
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the process, or None."""
+        status = self._process.poll()
+        if status is not None:
+            return f"died (exit status {status})"
+        while select.select([self._stdout], [], [], 0)[0]:
+            if not os.read(self._stdout, 4096):
+                break
+            self._heard = time.monotonic()
+        silent_s = time.monotonic() - self._heard
+        return f"was silent for {silent_s:.0f} s" if silent_s > SILENCE_S else None
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._close()
+
+    def stop(self) -> None:
+        """End the process after it has answered what is in flight."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone already
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._close()
+
+    @property
+    def _stdout(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def _first_line(self, log_path: Path) -> dict[str, str]:
+        found, deadline = b"", time.monotonic() + START_TIMEOUT_S
+        while b"\n" not in found:
+            if not select.select([self._stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise ServerError(f"the front does not start within {START_TIMEOUT_S:g} s (log: {log_path})")
+            part = os.read(self._stdout, 4096)
+            if not part:
+                raise ServerError(f"the front ended before it listened (log: {log_path})")
+            found += part
+        answer: dict[str, str] = json.loads(found.split(b"\n")[0])
+        return answer
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has died: the keeper finds out
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _close(self) -> None:
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class FrontKeeper:
+    """Keeps a front running: replaces one that died or hangs, and tells it where Triton is."""
+
+    def __init__(self, settings: FrontSettings, log_path: Path) -> None:
+        """Start the front.
+
+        Raises:
+            PortTakenError: A port is in use.
+            ServerError: It does not start.
+        """
+        self._settings = settings
+        self._log_path = log_path
+        self._folder: Path | None = None
+        self._backoff = RestartBackoff()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._process = FrontProcess(settings, log_path)
+        self._thread = threading.Thread(target=self._run, name="onetrunk-front-keeper", daemon=True)
+        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the front, which changes when it is replaced."""
+        return self._process.pid
+
+    def move(self, folder: Path | None) -> None:
+        """Tell the front where Triton's sockets are; None while there is no Triton."""
+        with self._lock:
+            self._folder = folder
+            self._process.move(folder)
+
+    def stop(self) -> None:
+        """Stop the front. May be called twice."""
+        self._stopping.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._lock:
+            self._process.stop()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(POLL_S):
+            fault = self._process.fault()
+            if fault is None or not self._backoff.may_try(time.monotonic()):
+                continue
+            began = time.monotonic()
+            self._backoff.note_try(began)
+            log.warning("the front %s; starting another", fault)
+            try:
+                self._replace()
+            except ServerError as error:
+                log.error("the front does not start (try %d): %s", self._backoff.tries, error)
+            else:
+                log.warning("the front answers again after %.1f s", time.monotonic() - began)
+
+    def _replace(self) -> None:
+        with self._lock:
+            self._process.kill()
+            self._process = FrontProcess(self._settings, self._log_path)
+            self._process.move(self._folder)
