@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from onetrunk.serving.front.settings import Limits
 
@@ -62,12 +62,14 @@ class Admission:
         finally:
             self.pending_bytes -= size
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it while the block runs.
+    async def turn(self, size: int) -> AbstractContextManager[None]:
+        """Wait for a turn, which lasts until the block ends that is opened with what is returned.
+
+        Args:
+            size: The size of the request in bytes.
 
         Raises:
-            RefusedError: Too many requests wait already.
+            RefusedError: Too many requests wait already, or they are too large together.
         """
         if self._turns.locked() and self.waiting >= self._limits.max_waiting:
             raise RefusedError(
@@ -75,14 +77,21 @@ class Admission:
                 f"too many requests at a time: {self.in_flight} are in flight and {self.waiting} wait; "
                 "send it again later",
             )
-        self.waiting += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self.waiting -= 1
+        with self.holding(size):
+            self.waiting += 1
+            try:
+                await self._turns.acquire()
+            finally:
+                self.waiting -= 1
+        return self._turn(size)
+
+    @contextmanager
+    def _turn(self, size: int) -> Iterator[None]:
         self.in_flight += 1
+        self.pending_bytes += size
         try:
             yield
         finally:
             self.in_flight -= 1
+            self.pending_bytes -= size
             self._turns.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from tritonclient.grpc import service_pb2
@@ -21,10 +22,6 @@ T = TypeVar("T")
 SERVICE = "/inference.GRPCInferenceService/"
 TASKS_AGE_S = 10.0
 TAGGING = "tagging"
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more, and Triton has not been asked."""
 
 
 class Gateway:
@@ -67,29 +64,25 @@ class Gateway:
                         f"`classification` out, and read the numbers of the labels from {output}'s scores",
                     )
 
-    async def infer(self, size: int, send: Callable[[], Awaitable[T]], gone: Callable[[], bool]) -> T:
+    async def infer(self, size: int, send: Callable[[], Awaitable[T]]) -> T:
         """Wait for a turn, and send an inference request.
 
-        The turn is held until Triton has answered, also if the caller is cancelled meanwhile: a client that hangs up
-        must not make room for its next request before the last one has been worked off.
+        A client that hangs up while it waits gives its place away at once. Once the request is sent, its turn is held
+        until Triton has answered, so that hanging up makes no room for the next one.
 
         Args:
             size: The size of the request in bytes.
             send: Sends the request.
-            gone: Whether the client has hung up. It is asked when the turn comes.
 
         Raises:
             RefusedError: Too many requests wait, or they are too large together.
-            ClientGoneError: The client has hung up while it waited.
         """
-        return await self.triton.uncancelled(self._infer(size, send, gone))
+        turn = await self.admission.turn(size)
+        return await self.triton.uncancelled(self._sent(turn, send))
 
-    async def _infer(self, size: int, send: Callable[[], Awaitable[T]], gone: Callable[[], bool]) -> T:
-        with self.admission.holding(size):
-            async with self.admission.turn():
-                if gone():
-                    raise ClientGoneError
-                return await send()
+    async def _sent(self, turn: AbstractContextManager[None], send: Callable[[], Awaitable[T]]) -> T:
+        with turn:
+            return await send()
 
     async def call(self, method: str, request: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
         """Send another gRPC call: see `Triton.call`."""

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.gateway import SERVICE, ClientGoneError, Gateway
+from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import GRPC, Metrics
 from onetrunk.serving.front.questions import read_message
 from onetrunk.serving.front.settings import FrontSettings, port_taken
@@ -63,6 +63,12 @@ _STATUS = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
+_TRACE = ("traceparent", "tracestate")
+_READ = {*_TRACE, ADMIN_GRPC_HEADER}
+
+Metadata = dict[str, Any]
+"""The headers of a call that are read."""
+
 Context = Any
 """A ``grpc.aio.ServicerContext``."""
 
@@ -77,39 +83,41 @@ class GrpcDoor(grpc.GenericRpcHandler):
     def service(self, details: Any) -> Any:
         """Return the handler of a method, or None if there is no such method."""
         method = details.method
+        # Read now: in the context of a call that has ended, gRPC frees the metadata, and returns other memory.
+        metadata = {key: value for key, value in details.invocation_metadata or () if key in _READ}
         if method == INFER:
-            return grpc.unary_unary_rpc_method_handler(self._infer)
+            return grpc.unary_unary_rpc_method_handler(partial(self._infer, metadata))
         if method == STREAM:
-            return grpc.stream_stream_rpc_method_handler(self._stream)
+            return grpc.stream_stream_rpc_method_handler(partial(self._stream, metadata))
         if method in OPEN:
             return grpc.unary_unary_rpc_method_handler(partial(self._pass, method))
         if method in ADMIN:
-            return grpc.unary_unary_rpc_method_handler(partial(self._administer, method))
+            return grpc.unary_unary_rpc_method_handler(
+                partial(self._administer, method, metadata.get(ADMIN_GRPC_HEADER))
+            )
         return None
 
-    async def _infer(self, request: bytes, context: Context) -> bytes:
+    async def _infer(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._metrics.request(GRPC) as record:
-            return await self._answer(context, record, lambda: self._send(request, context))
+            return await self._answer(context, record, lambda: self._send(metadata, request))
 
-    async def _send(self, request: bytes, context: Context) -> bytes:
+    async def _send(self, metadata: Metadata, request: bytes) -> bytes:
         try:
             message = service_pb2.ModelInferRequest.FromString(request)
         except DecodeError:
             raise RefusedError(400, "the request is not a ModelInferRequest") from None
         gateway = self._gateway
         await gateway.check(read_message(message, gateway.settings.limits))
-        return await gateway.infer(
-            len(request), lambda: gateway.triton.call(INFER, request, _trace(context)), context.done
-        )
+        trace = [(key, value) for key, value in metadata.items() if key in _TRACE]
+        return await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
 
     async def _pass(self, method: str, request: bytes, context: Context) -> bytes:
         with self._metrics.request(GRPC) as record:
             return await self._answer(context, record, lambda: self._gateway.call(method, request))
 
-    async def _administer(self, method: str, request: bytes, context: Context) -> bytes:
+    async def _administer(self, method: str, key: str | bytes | None, request: bytes, context: Context) -> bytes:
         with self._metrics.request(GRPC) as record:
-            given = dict(context.invocation_metadata()).get(ADMIN_GRPC_HEADER)
-            if not self._gateway.is_admin(given):
+            if not self._gateway.is_admin(key):
                 record.status = "403"
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED,
@@ -126,8 +134,6 @@ class GrpcDoor(grpc.GenericRpcHandler):
             record.status, code, message = str(error.status), _STATUS[error.status], str(error)
         except TritonDownError as error:
             record.status, code, message = "503", grpc.StatusCode.UNAVAILABLE, str(error)
-        except ClientGoneError:
-            record.status, code, message = "499", grpc.StatusCode.CANCELLED, "the client has hung up"
         except grpc.aio.AioRpcError as error:
             record.status, code, message = error.code().name, error.code(), error.details() or ""
         except asyncio.CancelledError:
@@ -136,14 +142,16 @@ class GrpcDoor(grpc.GenericRpcHandler):
         await context.abort(code, message)
         raise AssertionError("abort does not return")
 
-    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def _stream(
+        self, metadata: Metadata, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
         """Answer the requests of a stream one by one. Triton itself never sees the stream, which could be cancelled."""
         pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_DEPTH)
 
         async def read() -> None:
             try:
                 async for request in requests:
-                    await pending.put(asyncio.create_task(self._stream_answer(request, context)))
+                    await pending.put(asyncio.create_task(self._stream_answer(metadata, request)))
             finally:
                 await pending.put(None)
 
@@ -154,18 +162,16 @@ class GrpcDoor(grpc.GenericRpcHandler):
         finally:
             reader.cancel()
 
-    async def _stream_answer(self, request: bytes, context: Context) -> bytes:
+    async def _stream_answer(self, metadata: Metadata, request: bytes) -> bytes:
         """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
         message, found = "", b""
         with self._metrics.request(GRPC) as record:
             try:
-                found = await self._send(request, context)
+                found = await self._send(metadata, request)
             except RefusedError as error:
                 record.status, message = str(error.status), str(error)
             except TritonDownError as error:
                 record.status, message = "503", str(error)
-            except ClientGoneError:
-                record.status, message = "499", "the client has hung up"
             except grpc.aio.AioRpcError as error:
                 record.status, message = error.code().name, error.details() or ""
         response = service_pb2.ModelStreamInferResponse(error_message=message)
@@ -189,10 +195,8 @@ def open_grpc_door(gateway: Gateway, metrics: Metrics) -> grpc.aio.Server:
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", int(settings.share_ports)),
-            # gRPC refuses larger messages before they reach Python. It cannot bound what it decompresses, so it takes
-            # no compressed ones: bit 0 stands for "as it is".
+            # gRPC refuses larger messages before they reach Python, and stops to decompress one when it becomes larger.
             ("grpc.max_receive_message_length", limits.max_body_bytes),
-            ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", 256),
             ("grpc.server_handshake_timeout_ms", 10_000),
@@ -217,7 +221,3 @@ def _credentials(settings: FrontSettings) -> Any:
     return grpc.ssl_server_credentials(
         [(tls.key.read_bytes(), tls.cert.read_bytes())], authority, require_client_auth=authority is not None
     )
-
-
-def _trace(context: Context) -> list[tuple[str, str]]:
-    return [(key, value) for key, value in context.invocation_metadata() if key in ("traceparent", "tracestate")]

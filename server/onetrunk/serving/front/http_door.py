@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.gateway import SERVICE, ClientGoneError, Gateway
+from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP, Metrics
 from onetrunk.serving.front.questions import read_json
 from onetrunk.serving.front.triton import HttpAnswer, TritonDownError
@@ -129,7 +129,7 @@ class HttpDoor:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
         except grpc.aio.AioRpcError as error:
             return JSONResponse({"error": error.details() or error.code().name}, 502)
-        except (ClientGoneError, ClientDisconnect):
+        except ClientDisconnect:
             return Response(status_code=499)
 
     async def _infer(self, request: Request, path: str, model: str) -> Response:
@@ -142,10 +142,9 @@ class HttpDoor:
         limits = self._gateway.settings.limits
         await self._gateway.check(read_json(model, body, int(length) if length is not None else None, limits))
         headers = _passed_on(request)
-        found = await self._gateway.infer(
-            len(body), lambda: self._gateway.triton.ask("POST", path, headers, body), lambda: False
+        return _response(
+            await self._gateway.infer(len(body), lambda: self._gateway.triton.ask("POST", path, headers, body))
         )
-        return _response(found)
 
     async def _pass(self, request: Request, path: str) -> Response:
         return _response(await self._gateway.ask(request.method, path, _passed_on(request), b""))

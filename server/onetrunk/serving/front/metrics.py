@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from onetrunk.serving.front.admission import Admission
 
-disable_created_metrics()  # which double the counters
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters
 
 GRPC, HTTP = "grpc", "http"
 
