@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import grpc
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
@@ -19,9 +20,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from onetrunk.protocol.address import address_fault
+from onetrunk.protocol.address import address_fault, stays_on_this_machine
 from onetrunk.protocol.admin_key import check_admin_key
-from onetrunk.protocol.errors import NotReady, ServerError, UserError
+from onetrunk.protocol.errors import NotReady, ServerError, TlsError, UserError
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
     ADMIN_KEY_VARIABLE,
@@ -30,6 +31,7 @@ from onetrunk.protocol.names import (
     TEXT,
     TEXT_PAIR,
 )
+from onetrunk.protocol.tls import Tls, tls_fault
 
 # gRPC waits a second between two attempts to connect by default; a server that starts, or comes back, should be seen
 # at once. The connections are this client's own: gRPC shares them between the clients of a process, and with them the
@@ -60,27 +62,49 @@ Answers = Mapping[str, NDArray[Any]]
 class AdminClient:
     """A connection to a running Triton. Use it as a context manager, or close it.
 
-    Every call raises NotReady if nobody answers in time, UserError if the admin key is missing or wrong, and
-    ServerError with Triton's reason if the server refuses.
+    Every call raises NotReady if nobody answers in time, UserError if the admin key is missing or wrong, TlsError if
+    client and server do not agree on TLS, and ServerError with Triton's reason if the server refuses.
     """
 
-    def __init__(self, url: str, admin_key: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        admin_key: str | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        tls: Tls | None = None,
+        insecure: bool = False,
+    ) -> None:
         """Prepare the connection, which is opened by the first call.
 
         Args:
-            url: Host and port of the gRPC endpoint.
-            admin_key: The key that the server's model-control endpoints ask for.
+            url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket.
+            admin_key: The key that the server's model-control endpoints ask for. It is sent with TLS, or to this
+                machine only.
             timeout_s: The time of one call, except for loads and unloads. Choose a short one only if a server that
                 does not answer in this time is to be given up anyway: see `TIMEOUT_S`.
+            tls: The client's side of TLS; None connects without.
+            insecure: Whether to send the key to another machine without TLS, where everybody on the way can read it.
 
         Raises:
-            UserError: The url is not host and port, or the key cannot be a header.
+            UserError: The url is no address, the key cannot be a header, or it would be sent in clear.
+            TlsError: A file of `tls` cannot be used.
         """
         if (fault := address_fault(url)) is not None:
             raise UserError(f"--url {url}: {fault}")
         self.url = url
         self._timeout_s = timeout_s
-        self._client = InferenceServerClient(url, channel_args=_CHANNEL)
+        self._tls = tls
+        if admin_key and tls is None and not insecure and not stays_on_this_machine(url):
+            raise UserError(
+                f"--url {url}: everybody between here and there could read the admin key: give --tls, or --insecure to "
+                "send it in clear"
+            )
+        self._client = InferenceServerClient(
+            url,
+            creds=grpc.ssl_channel_credentials(*tls.read()) if tls is not None else None,
+            channel_args=[*_CHANNEL, *(tls.channel_options if tls is not None else ())],
+        )
         self._headers = {ADMIN_GRPC_HEADER: check_admin_key(admin_key, "admin_key")} if admin_key else None
 
     def __enter__(self) -> AdminClient:
@@ -265,6 +289,8 @@ class AdminClient:
             if "unknown model" in message or "is not found" in message:
                 raise _NoSuchModelError(f"{self.url}: {doing}: {message}") from error
             status = str(error.status()).removeprefix("StatusCode.")
+            if status == "UNAVAILABLE" and (fault := tls_fault(self.url, self._tls, message)) is not None:
+                raise TlsError(fault) from error
             if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise NotReady(
                     f"{self.url}: no answer while {doing} ({message}): is the server running, and --url right?"

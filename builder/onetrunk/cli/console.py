@@ -21,7 +21,9 @@ def typed_options() -> set[str]:
 def progress_line() -> Iterator[Callable[[str, int, int], None]]:
     """Show progress on stderr; yield the ``ProgressCallback`` that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Where nothing is drawn, rich would still end its drawing with an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:

@@ -17,6 +17,7 @@ from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_opt
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.tls import Tls, tls_options
 
 if TYPE_CHECKING:
     from onetrunk.deploy import Deployer
@@ -102,6 +103,8 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint.")
 @admin_key_file_option
+@tls_options
+@click.option("--insecure", is_flag=True, help="Send the admin key to another machine without TLS.")
 @click.option("--offline", is_flag=True, help="Change the files only; a server serves them when it starts.")
 @click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
 @click.option(
@@ -116,6 +119,8 @@ def deploy_head(
     repository: Path,
     url: str,
     admin_key_file: Path | None,
+    tls: Tls | None,
+    insecure: bool,
     offline: bool,
     trunk: str | None,
     wait: float,
@@ -144,7 +149,15 @@ def deploy_head(
         with (
             progress_line() as progress,
             Deployer(
-                repository, url=place, trunk=trunk, admin_key=key, wait_s=wait, gate=gate, progress=progress
+                repository,
+                url=place,
+                trunk=trunk,
+                admin_key=key,
+                tls=tls,
+                insecure=insecure,
+                wait_s=wait,
+                gate=gate,
+                progress=progress,
             ) as deployer,
         ):
             result = _carry_out(action, asked, deployer, dry_run)

@@ -29,6 +29,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.admin_key import read_admin_key
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import TOKENIZER, head_name
+from onetrunk.protocol.tls import Tls
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
@@ -88,6 +89,8 @@ class Deployer:
         url: str | None = "127.0.0.1:8001",
         trunk: str | Path | None = None,
         admin_key: str | None = None,
+        tls: Tls | None = None,
+        insecure: bool = False,
         wait_s: float = 0.0,
         gate: GateOverrides = NO_OVERRIDES,
         progress: ProgressCallback = silent,
@@ -100,16 +103,20 @@ class Deployer:
             trunk: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
             admin_key: The key of the server's model-control endpoints; by default as
                 `onetrunk.protocol.admin_key.read_admin_key` finds it in the environment.
+            tls: The client's side of TLS; None connects without.
+            insecure: Whether to send the key to another machine without TLS.
             wait_s: The seconds to wait for another deployment or build to end.
             gate: How a head is judged if the repository has a reduced precision; by default as its build judged.
             progress: Called as work proceeds; see ``onetrunk.progress.ProgressCallback``.
 
         Raises:
-            UserError: The url is not host and port, or there is something wrong with the key.
+            UserError: See `onetrunk.admin.AdminClient` and `onetrunk.protocol.admin_key.read_admin_key`.
         """
         self.repository = repository
         self.history = History(repository)
-        self.server = AdminClient(url, admin_key or read_admin_key()) if url else None
+        self.server = None
+        if url:
+            self.server = AdminClient(url, admin_key or read_admin_key(), tls=tls, insecure=insecure)
         self._context = Context(repository, trunk, gate, progress)
         self._wait_s = wait_s
 

@@ -12,8 +12,10 @@ from onetrunk.protocol.errors import (
     OneTrunkError,
     Problem,
     ServerError,
+    TlsError,
     UnknownTask,
 )
+from onetrunk.protocol.tls import Tls
 
 __all__ = [
     "Answer",
@@ -28,5 +30,7 @@ __all__ = [
     "Problem",
     "ServerError",
     "TaskInfo",
+    "Tls",
+    "TlsError",
     "UnknownTask",
 ]

@@ -13,11 +13,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.core import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, ClientCore, Settings
+from onetrunk.client.core import CATALOGUE_MODEL, CLOSE_GRACE_S, ClientCore, Settings
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
 from onetrunk.client.scheduler import Scheduler, StaleCatalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.tls import Tls
 
 
 class AsyncClient:
@@ -37,9 +38,10 @@ class AsyncClient:
         timeout_s: float = 30.0,
         max_in_flight: int = 4,
         retries: int = 5,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare the connection. See `Client` for arguments and errors."""
-        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries))
+        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls))
         self._channel: Any = None
         self._stub: Any = None
 
@@ -128,6 +130,7 @@ class AsyncClient:
             except grpc.RpcError as error:
                 self._core.check_open()
                 tries += 1
+                await asyncio.to_thread(self._core.check_tls, error)
                 await asyncio.sleep(self._core.pause_s(error, tries, deadline))
 
     async def _run(self, scheduler: Scheduler) -> list[Answer]:
@@ -167,7 +170,7 @@ class AsyncClient:
     def _connected(self) -> Any:
         """Return the stub. The channel is opened here, since it binds itself to the running event loop."""
         if self._stub is None:
-            self._channel = grpc.aio.insecure_channel(self._core.settings.url, options=CHANNEL_OPTIONS)
+            self._channel = self._core.open_channel(grpc.aio)
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._stub
 

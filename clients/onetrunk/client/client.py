@@ -14,11 +14,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.client.core import CATALOGUE_MODEL, CHANNEL_OPTIONS, CLOSE_GRACE_S, ClientCore, Settings
+from onetrunk.client.core import CATALOGUE_MODEL, CLOSE_GRACE_S, ClientCore, Settings
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
 from onetrunk.client.scheduler import Scheduler, StaleCatalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.tls import Tls
 
 
 class Client:
@@ -42,21 +43,24 @@ class Client:
         timeout_s: float = 30.0,
         max_in_flight: int = 4,
         retries: int = 5,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare the connection, which is opened by the first call.
 
         Args:
-            url: Host and port of Triton's gRPC endpoint.
+            url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket.
             timeout_s: The time of a whole call, however many requests it takes.
             max_in_flight: The most requests of one call at a time. If as many are left over from calls that ended
                 early, the next call waits until some of them are done.
             retries: How often one request may be sent again, if that can help.
+            tls: The client's side of TLS; None connects without.
 
         Raises:
             BadInput: One of these is out of range.
+            TlsError: A file of `tls` cannot be used.
         """
-        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries))
-        self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls))
+        self._channel = self._core.open_channel(grpc)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._lock = threading.Lock()  # nothing is sent while the client is being closed
 
@@ -82,6 +86,7 @@ class Client:
 
         Raises:
             NotReady: No server answers, after all retries.
+            TlsError: Client and server do not agree on TLS.
             DeadlineExceeded: The call did not finish in its time.
             ServerError: The server failed, or ``build-repo`` did not write its repository.
         """
@@ -115,6 +120,7 @@ class Client:
             BadInput: A row cannot be answered. Faults that the client can find are raised before anything is sent.
             UnknownTask: A task is not served.
             NotReady: No server answers, or a model is down, after all retries.
+            TlsError: Client and server do not agree on TLS.
             DeadlineExceeded: The whole call did not finish in its time.
             ServerError: The server failed.
         """
@@ -143,6 +149,7 @@ class Client:
             BadInput: A row cannot be answered. Faults that the client can find are raised before anything is sent.
             UnknownTask: A task is not served.
             NotReady: No server answers, or a model is down, after all retries.
+            TlsError: Client and server do not agree on TLS.
             DeadlineExceeded: The whole call did not finish in its time.
             ServerError: The server failed.
         """
@@ -172,6 +179,7 @@ class Client:
             except grpc.RpcError as error:
                 self._core.check_open()
                 tries += 1
+                self._core.check_tls(error)
                 time.sleep(self._core.pause_s(error, tries, deadline))
 
     def _run(self, scheduler: Scheduler) -> list[Answer]:

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
 from onetrunk.client.catalogue import Catalogue, read_catalogue
 from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
 from onetrunk.client.rows import Rows
 from onetrunk.client.scheduler import RequestTracker, Scheduler, StaleCatalogue
 from onetrunk.protocol.address import address_fault
-from onetrunk.protocol.errors import BadInput, OneTrunkError, UnknownTask
+from onetrunk.protocol.errors import BadInput, OneTrunkError, TlsError, UnknownTask
 from onetrunk.protocol.names import MULTITASK
+from onetrunk.protocol.tls import Tls, tls_fault
 
 # The ensemble whose configuration describes the tasks of both.
 CATALOGUE_MODEL = MULTITASK
@@ -49,16 +52,18 @@ class Settings:
     """The settings of a client.
 
     Attributes:
-        url: Host and port of Triton's gRPC endpoint.
+        url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket.
         timeout_s: The time of a whole call, however many requests it takes.
         max_in_flight: The most requests of one call at a time.
         retries: How often one request may be sent again.
+        tls: The client's side of TLS; None connects without.
     """
 
     url: str
     timeout_s: float
     max_in_flight: int
     retries: int
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
@@ -70,6 +75,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < least:
                 raise BadInput.of_call(f"{name} is {value!r}, expected an integer, {least} or more")
+        if not isinstance(self.tls, Tls | None):
+            raise BadInput.of_call(f"tls is {type(self.tls).__name__}, expected a Tls, or None to connect without")
 
 
 class ClientCore:
@@ -83,10 +90,31 @@ class ClientCore:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._credentials = grpc.ssl_channel_credentials(*settings.tls.read()) if settings.tls is not None else None
         self.closed = False
         self.tracker = RequestTracker(max_abandoned=settings.max_in_flight)
         self._retry_policy = RetryPolicy(settings.retries)
         self._known: tuple[float, Catalogue] | None = None
+
+    def open_channel(self, transport: Any) -> Any:
+        """Return a channel of a transport: ``grpc`` or ``grpc.aio``."""
+        if self.settings.tls is None:
+            return transport.insecure_channel(self.settings.url, options=CHANNEL_OPTIONS)
+        options = (*CHANNEL_OPTIONS, *self.settings.tls.channel_options)
+        return transport.secure_channel(self.settings.url, self._credentials, options=options)
+
+    def check_tls(self, error: Any) -> None:
+        """Check, after a request for the catalogue failed, that TLS is not the reason. It may block for two seconds.
+
+        Args:
+            error: The ``grpc.RpcError``.
+
+        Raises:
+            TlsError: It is, so that trying again cannot help.
+        """
+        unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
+        if unavailable and (fault := tls_fault(self.settings.url, self.settings.tls, error.details() or "")):
+            raise TlsError(fault)
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """Return the end of a call that begins now.

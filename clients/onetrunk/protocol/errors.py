@@ -61,6 +61,10 @@ class BadInput(UserError, ValueError):  # noqa: N818 - named as a state, not a m
         return cls([Problem(None, message)])
 
 
+class TlsError(UserError):
+    """Client and server do not agree on TLS: one of them uses none, or a certificate is not accepted."""
+
+
 class NotReady(OneTrunkError):  # noqa: N818 - named as a state, not a mistake
     """No server answers, or it does not serve the model at the moment. Trying again later may work."""
 

@@ -14,7 +14,7 @@ def failing(monkeypatch):
     """An admin client whose every load fails with the error that a test gives."""
 
     def make(message, status="StatusCode.INTERNAL", key=None):
-        client = AdminClient("host:1", key)
+        client = AdminClient("localhost:1", key)
 
         def load_model(*arguments, **options):
             raise InferenceServerException(message, status=status)
@@ -36,7 +36,7 @@ def failing(monkeypatch):
     ],
 )
 def test_every_error_names_the_server_in_one_line(failing, message, status, error):
-    with failing(message, status) as client, pytest.raises(error, match=r"^host:1: ") as raised:
+    with failing(message, status) as client, pytest.raises(error, match=r"^localhost:1: ") as raised:
         client.load("head_rte")
     assert type(raised.value) is error
     assert "\n" not in str(raised.value)
@@ -58,7 +58,7 @@ def test_a_locked_server_names_the_variable(failing, key, found):
 @pytest.mark.parametrize(("key", "headers"), [("k", {"triton-grpc-protocol-onetrunk-admin-key": "k"}), (None, {})])
 def test_the_key_is_sent_in_triton_s_header_and_only_if_there_is_one(monkeypatch, key, headers):
     sent = []
-    with AdminClient("host:1", key) as client:
+    with AdminClient("localhost:1", key) as client:
         monkeypatch.setattr(client._client, "load_model", lambda *_, headers, **options: sent.append(headers or {}))
         client.load("head_rte")
     assert sent == [headers]
@@ -73,7 +73,7 @@ def test_no_server_at_all():
 
 def test_what_is_loading_is_waited_for(monkeypatch):
     states = iter(["LOADING", "UNLOADING", "READY"])
-    with AdminClient("host:1") as client:
+    with AdminClient("localhost:1") as client:
         monkeypatch.setattr(
             client._client,
             "get_model_repository_index",

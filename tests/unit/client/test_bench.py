@@ -18,6 +18,7 @@ from onetrunk.client.bench.run import Counters, part_times, read_counters
 from onetrunk.client.bench.samples import read_texts
 from onetrunk.client.cli import bench_repo
 from onetrunk.protocol.errors import BadInput, ServerError
+from onetrunk.protocol.tls import Tls
 
 # As perf_analyzer 2.51.0 writes it.
 CSV_REPORT = (
@@ -37,7 +38,9 @@ import json, pathlib, sys
 arguments = sys.argv[1:]
 if arguments == ["--version"]:
     sys.exit(print("Perf Analyzer Version 9.9 (commit unknown)"))
-given = dict(zip(arguments[1::2], arguments[2::2]))
+tls = [argument for argument in arguments if argument == "--ssl-grpc-use-ssl"]
+arguments = [argument for argument in arguments if argument not in tls]
+given = dict(zip(arguments[1::2], arguments[2::2])) | {{"tls": bool(tls)}}
 log = pathlib.Path(__file__).with_name("log.jsonl")
 with log.open("a") as file:
     file.write(json.dumps({{**given, "data": json.load(open(given["--input-data"]))["data"]}}) + "\\n")
@@ -128,6 +131,25 @@ def bench(server, program, tmp_path):
 
 def log(program):
     return [json.loads(line) for line in program.with_name("log.jsonl").read_text().splitlines()]
+
+
+def test_the_files_of_tls_are_passed_on(bench, program, monkeypatch, tmp_path):
+    # perf_analyzer is a stand-in, so the files need not hold anything, and the fake server speaks no TLS.
+    monkeypatch.setattr(Tls, "read", lambda self: (None, None, None))
+    monkeypatch.setattr(
+        "onetrunk.client.core.ClientCore.open_channel", lambda self, grpc: grpc.insecure_channel(self.settings.url)
+    )
+    files = {"--tls-ca": "ca.pem", "--tls-cert": "client.pem", "--tls-key": "client.key"}
+    result = bench("--concurrency", "1", *(part for option, name in files.items() for part in (option, name)))
+    assert result.exit_code == 0, result.output
+    for run in log(program):
+        assert run["tls"]
+        assert run["--ssl-grpc-root-certifications-file"] == "ca.pem"
+        assert run["--ssl-grpc-certificate-chain-file"] == "client.pem"
+        assert run["--ssl-grpc-private-key-file"] == "client.key"
+    refused = bench("--tls-server-name", "triton.example")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "give triton.example in --url" in refused.stderr
 
 
 def test_every_model_bucket_and_concurrency_is_measured_once(bench, program):

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from onetrunk.client.bench.samples import Sample
 from onetrunk.protocol.errors import OneTrunkError, ServerError
+from onetrunk.protocol.tls import Tls
 
 HOW_TO_GET = """\
 On x86-64 Linux with glibc 2.34 or later:
@@ -145,7 +146,14 @@ class Load:
 
 
 def run_load(
-    program: PerfAnalyzer, url: str, model: str, samples: Sequence[Sample], concurrency: int, seconds: float
+    program: PerfAnalyzer,
+    url: str,
+    model: str,
+    samples: Sequence[Sample],
+    concurrency: int,
+    seconds: float,
+    *,
+    tls: Tls | None = None,
 ) -> Load:
     """Send the rows again and again, one row in each request.
 
@@ -156,6 +164,7 @@ def run_load(
         samples: The rows.
         concurrency: The number of requests at a time.
         seconds: About how long to send.
+        tls: The client's side of TLS; None connects without.
 
     Raises:
         ServerError: A request or perf_analyzer failed. The message is perf_analyzer's.
@@ -167,6 +176,7 @@ def run_load(
         )
         command = [
             *(str(program.path), "-v", "-m", model, "-i", "grpc", "-u", url, "-b", "1"),
+            *_tls_arguments(tls),
             *("--input-data", str(folder / "input.json"), "--concurrency-range", str(concurrency)),
             *("--measurement-interval", str(max(100, round(seconds * 1000 / WINDOWS))), "--max-trials", str(WINDOWS)),
             # Accept any spread of the windows and report it, instead of failing.
@@ -185,6 +195,15 @@ def run_load(
                 f"perf_analyzer on {model} failed: {' '.join(said[-3:]) or f'exit code {done.returncode}'}"
             )
         return read_load(report.read_text(encoding="utf-8"), done.stdout)
+
+
+def _tls_arguments(tls: Tls | None) -> list[str]:
+    """Return perf_analyzer's options for the files of a client."""
+    if tls is None:
+        return []
+    files = {"root-certifications": tls.ca, "private-key": tls.key, "certificate-chain": tls.certificate}
+    given = {name: str(file) for name, file in files.items() if file is not None}
+    return ["--ssl-grpc-use-ssl", *(part for name in given for part in (f"--ssl-grpc-{name}-file", given[name]))]
 
 
 def read_load(report: str, output: str) -> Load:

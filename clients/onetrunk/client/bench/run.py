@@ -17,6 +17,7 @@ from onetrunk.client.bench.samples import Sample, read_texts, sort_into_buckets
 from onetrunk.client.client import Client
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
+from onetrunk.protocol.tls import Tls
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class BenchPlan:
         texts: A file of rows; None for the package's own.
         buckets: The buckets to measure; None for every bucket that has rows.
         program: The path of perf_analyzer; None to search for it.
+        tls: The client's side of TLS; None connects without.
     """
 
     url: str = "127.0.0.1:8001"
@@ -40,6 +42,7 @@ class BenchPlan:
     texts: Path | None = None
     buckets: tuple[int, ...] | None = None
     program: Path | None = None
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,18 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
         progress: Called with what is being measured, the number of points that are done, and the number of all.
 
     Raises:
+        BadInput: No text fills a wanted bucket, or the server's certificate has another name than its address.
         OneTrunkError: The server does not answer, a request fails, or perf_analyzer is missing.
     """
+    if plan.tls is not None and plan.tls.server_name is not None:
+        raise BadInput.of_call(
+            f"perf_analyzer cannot expect a name other than the address's: give {plan.tls.server_name} in --url"
+        )
     lines = read_texts(plan.texts)
     with (
         find_perf_analyzer(plan.program) as program,
-        AdminClient(plan.url) as server,
-        Client(plan.url, retries=0) as client,
+        AdminClient(plan.url, tls=plan.tls) as server,
+        Client(plan.url, retries=0, tls=plan.tls) as client,
     ):
         catalogue = client.catalogue()
         buckets = _wanted(sort_into_buckets(server, catalogue, lines), plan.buckets)
@@ -111,7 +119,7 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
             samples = buckets[bucket]
             _warm_up(server, model, samples)
             before = settled_counters(server.statistics)
-            load = run_load(program, plan.url, model, samples, concurrency, plan.seconds)
+            load = run_load(program, plan.url, model, samples, concurrency, plan.seconds, tls=plan.tls)
             parts = part_times(before, settled_counters(server.statistics))
             points.append(Point(model, bucket, len(samples), concurrency, load, parts))
         progress("done", len(todo), len(todo))

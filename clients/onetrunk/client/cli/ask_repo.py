@@ -19,6 +19,7 @@ from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.tls import Tls, tls_options
 
 # So many broken lines are named; further ones are only counted.
 NAMED_LINES = 20
@@ -65,6 +66,7 @@ Exit codes: 0 all answered; 1 the server failed; 2 some input could not be answe
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines in place of a table.")
 @click.option("--list", "list_tasks", is_flag=True, help="Show the tasks that the server has.")
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="Host and port of the server's gRPC endpoint.")
+@tls_options
 @click.option(
     "--timeout",
     "timeout_s",
@@ -83,6 +85,7 @@ def ask_repo(
     as_json: bool,
     list_tasks: bool,
     url: str,
+    tls: Tls | None,
     timeout_s: float,
 ) -> None:
     """Ask a running server about TEXTS, with all tasks that fit or those named."""
@@ -99,7 +102,7 @@ def ask_repo(
     # Twice, so that an error is printed before the client waits for requests in flight.
     with (
         errors_end_command(if_not_ready=START_A_SERVER),
-        Client(url, timeout_s=timeout_s, retries=3) as client,
+        Client(url, timeout_s=timeout_s, retries=3, tls=tls) as client,
         errors_end_command(if_not_ready=START_A_SERVER),
     ):
         if list_tasks:

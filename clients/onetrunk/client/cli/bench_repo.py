@@ -17,6 +17,7 @@ from onetrunk.client.cli.options import START_A_SERVER, names, numbers
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
+from onetrunk.protocol.tls import Tls, tls_options
 
 _EPILOG = """\b
 Examples:
@@ -47,6 +48,7 @@ def _refuse_comparison(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(epilog=_EPILOG)
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="Host and port of the server's gRPC endpoint.")
+@tls_options
 @click.option(
     "--models",
     metavar="A,B",
@@ -91,6 +93,7 @@ def _refuse_comparison(command: Callable[..., None]) -> Callable[..., None]:
 @_refuse_comparison
 def bench_repo(
     url: str,
+    tls: Tls | None,
     models: tuple[str, ...],
     texts: Path | None,
     buckets: tuple[int, ...] | None,
@@ -108,7 +111,7 @@ def bench_repo(
     unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
-    plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program)
+    plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program, tls)
     with errors_end_command(if_not_ready=START_A_SERVER):
         report = _run(plan)
         if as_json:
