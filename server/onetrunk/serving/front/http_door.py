@@ -112,9 +112,9 @@ class HttpDoor:
     def _chosen(self, request: Request, path: str) -> Callable[[], Awaitable[Response]]:
         if (infer := INFER_PATH.fullmatch(path)) is not None and request.method == "POST":
             return lambda: self._infer(request, path, infer["model"])
-        if OPEN_PATH.fullmatch(path) is not None and request.method == "GET":
+        if OPEN_PATH.fullmatch(path) is not None and request.method in ("GET", "HEAD"):
             return lambda: self._pass(request, path)
-        if ADMIN_PATH.fullmatch(path) is not None:
+        if ADMIN_PATH.fullmatch(path) is not None and request.method != "HEAD":
             return lambda: self._administer(request, path)
         return lambda: _not_found(request, None)
 
@@ -147,7 +147,7 @@ class HttpDoor:
         )
 
     async def _pass(self, request: Request, path: str) -> Response:
-        return _response(await self._gateway.ask(request.method, path, _passed_on(request), b""))
+        return _response(await self._gateway.ask("GET", path, _passed_on(request), b""))
 
     async def _administer(self, request: Request, path: str) -> Response:
         if not self._gateway.is_admin(request.headers.get(ADMIN_HEADER)):
