@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.reading import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# A task file with as many labels as are allowed, with 100 bytes each, takes a quarter of it.
+_MAX_BYTES = 4 * 2**20
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -24,15 +28,15 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         what: What it is to the user, such as ``task file``, for messages.
 
     Raises:
-        UserError: The file is missing, cannot be read, or is not TOML.
+        UserError: The file is missing, is no regular file, is too large, cannot be read, or is not TOML.
     """
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        values: dict[str, Any] = tomllib.loads(read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless brackets
         raise UserError(f"{path}: not TOML: {error}") from error
     return values
 

@@ -14,8 +14,11 @@ from typing import Any
 
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import DEPLOYMENTS_LOG, MODEL_FILE, head_name
+from onetrunk.protocol.reading import open_regular
 from onetrunk.repository.state import read_state
 
+# A line lists the files of one deployment. What is longer is read in pieces, none of which is JSON.
+_MAX_LINE_BYTES = 2**20
 _SWITCHES = ("deploy", "rollback", "promote", "remove")
 
 
@@ -34,7 +37,7 @@ class History:
         line = json.dumps({"time": _now(), "who": _user(), **fields}) + "\n"
         try:
             # One write in append mode keeps lines whole, even if two processes on one machine write at once.
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             try:
                 size = os.fstat(descriptor).st_size
                 # A line that a full disk or a crash cut off must not swallow this one.
@@ -47,18 +50,23 @@ class History:
             raise OneTrunkError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines, oldest first. A line that a crash cut off is skipped."""
+        """Yield the lines, oldest first. A line that a crash cut off is skipped, and so is one that nothing here wrote.
+
+        Raises:
+            UserError: The log is no regular file.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            stream = open_regular(self.path, inside=self.path.parent)
         except FileNotFoundError:
             return
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict):
-                yield entry
+        with stream:
+            while line := stream.readline(_MAX_LINE_BYTES):
+                try:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(entry, dict):
+                    yield entry
 
     def served_since(self, task: str, version: int) -> str | None:
         """Return the time at which a task began to be served from a version; None if the log does not say."""

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.reading import read_regular
+from onetrunk.training.runs import MAX_RECORD_BYTES
 
 
 class HeadShape(Protocol):
@@ -288,11 +290,9 @@ class CostTable(BaseModel):
             UserError: The file is missing or is not a cost table.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_regular(path, max_bytes=MAX_RECORD_BYTES))
         except FileNotFoundError:
             raise UserError(f"{path}: no such cost table; measure the costs first") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -109,7 +109,7 @@ class PlannedHead(_Table):
     query: Query = "cls"
     score: float = Field(ge=-1, le=1)
     full: float = Field(gt=0, le=1)
-    run: str = ""
+    run: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$")
     by_token: bool | None = None
 
 

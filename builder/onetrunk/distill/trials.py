@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
-from onetrunk.training.runs import RunRecord, RunSpec
+from onetrunk.protocol.reading import read_json
+from onetrunk.training.runs import MAX_RECORD_BYTES, RunRecord, RunSpec, TaskName
 
 Study = Literal["baseline", "search", "grid", "ablation", "seeds"]
 Stage = Literal["baseline", "probe", "fork", "teacher", "student", "ablation"]
@@ -59,7 +59,7 @@ class Trials(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: Study
-    task: str
+    task: TaskName
     metric: str
     by_token: bool = False
     trunk_cpu_seconds: float = 0.0
@@ -113,7 +113,7 @@ def read_trials(path: Path) -> Trials:
         UserError: The file is broken.
     """
     try:
-        return Trials.model_validate(json.loads(path.read_bytes()))
+        return Trials.model_validate(read_json(path, max_bytes=MAX_RECORD_BYTES))
     except (ValidationError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: not a study's file: {first}; remove it and search again") from error

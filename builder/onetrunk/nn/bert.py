@@ -5,14 +5,28 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
 from onetrunk.nn.encoder import Encoder, LayerParts
+from onetrunk.protocol.head_json import MAX_LAYERS, MAX_TOKENS, MAX_WIDTH
 
 # Parts of a checkpoint that no encoder has: the pooler, the heads of pre-training, and a buffer of old versions.
 _NOT_ENCODER = ("pooler.", "cls.", "embeddings.position_ids")
+
+
+class _Shape(BaseModel):
+    """The numbers of config.json that decide how many parameters there are. Absent ones are those of BERT-base."""
+
+    vocab_size: int = Field(default=30_522, ge=1, le=2**22)
+    hidden_size: int = Field(default=768, ge=1, le=MAX_WIDTH)
+    num_hidden_layers: int = Field(default=12, ge=1, le=MAX_LAYERS)
+    num_attention_heads: int = Field(default=12, ge=1, le=MAX_WIDTH)
+    intermediate_size: int = Field(default=3072, ge=1, le=16 * MAX_WIDTH)
+    max_position_embeddings: int = Field(default=512, ge=1, le=MAX_TOKENS)
+    type_vocab_size: int = Field(default=2, ge=1, le=1024)
 
 
 class BertEncoder(Encoder):
@@ -30,6 +44,15 @@ class BertEncoder(Encoder):
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_position_embeddings
         self.pad_token_id = config.pad_token_id or 0
+
+    @classmethod
+    def count_parameters(cls, config: dict[str, Any]) -> int:
+        """See ``Encoder.count_parameters``."""
+        shape = _Shape.model_validate(config)
+        width, inner = shape.hidden_size, shape.intermediate_size
+        rows = shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size
+        layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+        return (rows + 2) * width + shape.num_hidden_layers * layer
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> BertEncoder:

@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from onetrunk.files import translate_os_errors
 from onetrunk.nn.head import Head, empty_head
+from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
+
+WEIGHTS = "head.safetensors"
+
+# A layer of BERT's form has 16 tensors, and 12 numbers for each pair of features with an FFN of the usual four widths.
+# Twice as many tensors and an FFN of twenty widths leave room for other families.
+_TENSORS_A_LAYER, _NUMBERS_A_PAIR = 32, 48
+_OTHER_TENSORS = 16
+_BYTES_A_NUMBER = 8
 
 
 @dataclass(frozen=True)
@@ -37,17 +45,12 @@ class Bundle:
     weights: dict[str, Tensor]
 
     def check_trunk(self, trunk: Trunk) -> None:
-        """Check that the head was trained on this trunk.
+        """Check that the head was trained on this trunk, and has no more layers than can be copied from it.
 
         Raises:
-            UserError: It was trained on another one.
+            UserError: It was trained on another one, or says that it has another width or more layers.
         """
-        if self.spec.trunk != trunk.identity:
-            raise UserError(
-                f"{self.folder}: trained on trunk {self.spec.trunk}, but this trunk is {trunk.identity}; "
-                f"give its own trunk by --trunk, or train it again on this trunk"
-            )
-        trunk.check_tap(self.spec.tap)
+        _check_trunk(self.folder, self.spec, trunk)
 
     def head(self, trunk: Trunk) -> Head:
         """Build the head in evaluation mode.
@@ -86,7 +89,7 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        save_file(weights, staging / "head.safetensors")
+        save_file(weights, staging / WEIGHTS)
         (staging / "head.json").write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (staging / "README.md").write_text(card_text(spec), encoding="utf-8")
         # Temporary files are readable by their owner only; a bundle by everybody who may read the folder.
@@ -104,24 +107,51 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_bundle(folder: Path, *, any_folder: bool = False) -> Bundle:
-    """Read and check a bundle; see ``read_spec`` for the arguments.
+def load_bundle(folder: Path, *, any_folder: bool = False, trunk: Trunk | None = None) -> Bundle:
+    """Read and check a bundle.
+
+    Args:
+        folder: The folder, named after its task.
+        any_folder: Whether it may have another name, as the folder of a candidate has.
+        trunk: The trunk that the head must fit, which is checked before the weights are read; None for any.
 
     Raises:
-        UserError: A file is missing, broken or of another schema, or a weight is not a finite number.
+        UserError: A file is missing, broken or of another schema, a weight is not a finite number, or the head does not
+            fit the trunk.
     """
     spec = read_spec(folder, any_folder=any_folder)
+    if trunk is not None:
+        _check_trunk(folder, spec, trunk)
     try:
-        stored = load_file(folder / "head.safetensors")
+        stored = read_tensors(folder / WEIGHTS, _limits(spec), inside=folder)
     except FileNotFoundError:
-        raise UserError(f"{folder}: no head.safetensors in it: train the head again") from None
-    except SafetensorError as error:
-        raise UserError(f"{folder}/head.safetensors is broken: {error}") from error
+        raise UserError(f"{folder}: no {WEIGHTS} in it: train the head again") from None
     weights = {name: tensor.float() for name, tensor in stored.items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{folder}/head.safetensors: {name} contains NaN or infinity: train the head again")
     return Bundle(folder, spec, weights)
+
+
+def _check_trunk(folder: Path, spec: HeadSpec, trunk: Trunk) -> None:
+    if spec.trunk != trunk.identity:
+        raise UserError(
+            f"{folder}: trained on trunk {spec.trunk}, but this trunk is {trunk.identity}; "
+            f"give its own trunk by --trunk, or train it again on this trunk"
+        )
+    trunk.check_tap(spec.tap)
+    if spec.width != trunk.width or spec.layers > trunk.depth:
+        raise UserError(
+            f"{folder}/head.json: found {spec.layers} layers of width {spec.width}; on this trunk, allowed are 1 to "
+            f"{trunk.depth} of width {trunk.width}: train the head again"
+        )
+
+
+def _limits(spec: HeadSpec) -> Limits:
+    """Return how large the weights of such a head can be. Whether they fit exactly is known once it is built."""
+    outputs = get_kind(spec.kind).output.num_outputs(spec)
+    numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width) + outputs * (spec.width + outputs + 2)
+    return Limits(spec.layers * _TENSORS_A_LAYER + _OTHER_TENSORS, _BYTES_A_NUMBER * numbers)
 
 
 # Readers expect [CLS], so it is not mentioned.

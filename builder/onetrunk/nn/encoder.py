@@ -55,6 +55,15 @@ class Encoder(ABC):
 
     @classmethod
     @abstractmethod
+    def count_parameters(cls, config: dict[str, Any]) -> int:
+        """Return the number of parameters that a parsed config.json asks for, before any of them is created.
+
+        Raises:
+            ValueError: A number in it is missing, or is not one that an encoder can have.
+        """
+
+    @classmethod
+    @abstractmethod
     def from_config(cls, config: dict[str, Any]) -> Encoder:
         """Create an encoder with random weights from a parsed config.json."""
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from onetrunk.files import sha256_file
 from onetrunk.nn.bert import BertEncoder
 from onetrunk.nn.encoder import Encoder
+from onetrunk.nn.tensor_file import Limits, map_tensors
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import MAX_LAYERS
+from onetrunk.protocol.reading import read_json, read_regular
+from onetrunk.toml_file import explain
 
 FAMILIES: dict[str, type[Encoder]] = {family.family: family for family in (BertEncoder,)}
 """The encoder families by the ``model_type`` of their configuration. A new family is one file and one entry."""
@@ -31,6 +34,15 @@ DEFAULT_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
+
+_MAX_CONFIG_BYTES = 2**20
+# The largest vocabularies, of a quarter of a million pieces, take 17 MB.
+_MAX_TOKENIZER_BYTES = 2**27
+# A layer of BERT's form has 16 tensors.
+_MAX_TENSORS = 64 * MAX_LAYERS
+# Of at most 8 bytes each, twice as many numbers as the encoder has: a checkpoint may hold the pre-training's head too.
+_BYTES_A_PARAMETER = 16
+_OTHER_BYTES = 2**26
 
 
 class Trunk(nn.Module):
@@ -161,11 +173,17 @@ def load_trunk(source: str | Path | None = None) -> Trunk:
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         raise UserError(f"{folder}/config.json: model_type is {family!r}; allowed are {', '.join(FAMILIES)}")
-    encoder = FAMILIES[family].from_config(config)
+    parameters = _check_size(folder, FAMILIES[family], config)
     try:
-        weights = {name: tensor for file in _weight_files(folder) for name, tensor in load_file(file).items()}
-        encoder.load(weights)
-    except (SafetensorError, RuntimeError) as error:
+        encoder = FAMILIES[family].from_config(config)
+    except Exception as error:  # transformers raises many types for values that do not go together
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}/config.json: no {family} encoder can be made of it: {reason:.200}") from error
+    _check_tokenizer(folder, encoder.vocab_size)
+    limits = Limits(_MAX_TENSORS, _BYTES_A_PARAMETER * parameters + _OTHER_BYTES)
+    try:
+        encoder.load({name: one for file in _weight_files(folder) for name, one in map_tensors(file, limits).items()})
+    except RuntimeError as error:
         raise UserError(f"{folder}: the weights do not fit config.json or cannot be read: {error}") from error
     except KeyError as error:
         raise UserError(f"{folder}: the weights lack {error.args[0]}: is this a {family} checkpoint?") from error
@@ -219,16 +237,67 @@ def _hub_folder(repository: str) -> Path:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = read_json(folder / "config.json", max_bytes=_MAX_CONFIG_BYTES)
     except FileNotFoundError:
         raise UserError(f"{folder}: no config.json in it; a trunk is a Hugging Face folder of an encoder") from None
     except ValueError as error:
         raise UserError(f"{folder}/config.json is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is not a JSON object")
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder}: no tokenizer.json in it; save the tokenizer in its fast form first")
     return config
+
+
+def _check_size(folder: Path, family: type[Encoder], config: dict[str, Any]) -> int:
+    """Return the number of parameters that config.json asks for, if the weights and the memory can be of that size.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        parameters = family.count_parameters(config)
+    except ValidationError as error:
+        raise UserError(explain(folder / "config.json", error.errors()[0])) from error
+    stored = sum(file.stat().st_size for file in _weight_files(folder))
+    if parameters > stored:  # no format stores a parameter in less than a byte
+        raise UserError(
+            f"{folder}: the weights do not fit config.json: it describes {parameters:,} parameters, and the files have "
+            f"{stored:,} bytes"
+        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * parameters > memory:
+        raise UserError(
+            f"{folder}: config.json describes {parameters:,} parameters, which take {4 * parameters / 1e9:.0f} GB; "
+            f"this machine has {memory / 1e9:.0f} GB"
+        )
+    return parameters
+
+
+def _check_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Check that every id of the tokenizer has an embedding, those of its special tokens included.
+
+    Raises:
+        UserError: One has none, or the file is broken.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        content = read_regular(path, max_bytes=_MAX_TOKENIZER_BYTES).decode()
+        tokenizer = Tokenizer.from_str(content)
+        used = tokenizer.encode("a", "b")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no tokenizer.json in it; save the tokenizer in its fast form first") from None
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for a broken file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is broken: {reason:.200}") from error
+    pieces = tokenizer.get_vocab(with_added_tokens=True)
+    greatest = max([*pieces.values(), *used.ids], default=0)
+    if greatest >= vocab_size:
+        piece = next((piece for piece, number in pieces.items() if number == greatest), "a special token")
+        raise UserError(
+            f"{path}: found id {greatest} ({piece!r:.40}), but the trunk has embeddings for ids 0 to {vocab_size - 1} "
+            "(vocab_size in config.json): tokenizer and weights belong to different models"
+        )
 
 
 def _weight_files(folder: Path) -> list[Path]:

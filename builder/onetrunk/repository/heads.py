@@ -71,7 +71,7 @@ def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSo
     if (folder / HEAD_TOML).exists():
         head = read_exported_head(folder, trunk, any_folder=any_folder)
     elif (folder / HEAD_JSON).exists():
-        head = load_bundle(folder, any_folder=any_folder)
+        head = load_bundle(folder, any_folder=any_folder, trunk=trunk)
     else:
         raise UserError(
             f"{folder}: neither a bundle ({HEAD_JSON}) nor a head that was exported elsewhere ({HEAD_TOML}) is in it"

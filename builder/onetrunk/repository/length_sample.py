@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import zlib
 from collections import Counter
@@ -14,6 +13,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import find_task, load_task, read_examples
+from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.kinds.base import join_words
 from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8, read_records
 from onetrunk.training.states import tokenise
@@ -160,8 +160,8 @@ def _text(record: Record, names: Sequence[str]) -> str | None:
 def _plain_lines(file: Path) -> Iterator[Record | BrokenLine]:
     number = 0
     try:
-        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
-            for number, raw in enumerate(stream, start=1):
+        with open_data(file) as stream:
+            for number, raw in enumerate(row_lines(stream, file), start=1):
                 try:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:

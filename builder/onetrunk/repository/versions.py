@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.files import sha256_file
@@ -20,6 +20,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, group_tap, head_task
+from onetrunk.protocol.reading import read_json
 
 # Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2
@@ -30,6 +31,8 @@ GROUP_JSON = "group.json"
 TOKENIZER_CONTENTS = ("model.py", "tokenizer.json")
 HEAD_CONTENTS = (MODEL_FILE, HEAD_JSON)
 GROUP_CONTENTS = (MODEL_FILE, GROUP_JSON)
+# A head takes less than a hundred bytes of it.
+_MAX_GROUP_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,8 @@ def read_group(folder: Path) -> Group:
     """
     path = folder / GROUP_JSON
     try:
-        return Group.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, ValidationError) as error:
+        return Group.model_validate(read_json(path, max_bytes=_MAX_GROUP_BYTES, inside=folder))
+    except (OSError, UserError, ValueError) as error:
         raise UserError(f"{path} is missing or broken ({str(error).splitlines()[0]}): run build-repo again") from error
 
 

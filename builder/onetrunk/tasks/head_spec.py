@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError, model_validator
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import HEAD_JSON, HeadJson
+from onetrunk.protocol.head_json import HEAD_JSON, MAX_HEAD_JSON_BYTES, HeadJson
+from onetrunk.protocol.reading import read_json
 from onetrunk.tasks.kinds import get_kind
 
 
@@ -33,7 +33,7 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
     """
     path = folder / HEAD_JSON
     try:
-        spec = HeadSpec.model_validate(json.loads(path.read_bytes()))
+        spec = HeadSpec.model_validate(read_json(path, max_bytes=MAX_HEAD_JSON_BYTES, inside=folder))
     except FileNotFoundError:
         raise UserError(f"{folder}: no head.json in it, so it is not a bundle") from None
     except ValidationError as error:
@@ -44,7 +44,7 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
             raise UserError(f"{path}: {rule}") from error
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {where}: {rule} (found {first['input']!r:.80})") from error
-    except (ValueError, RecursionError) as error:  # RecursionError: endless brackets
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if spec.task != folder.name and not any_folder:
         raise UserError(f"{path}: its task is {spec.task!r}; a bundle's folder is named after its task")

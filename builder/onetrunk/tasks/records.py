@@ -6,7 +6,6 @@ A row that cannot be read is reported, never dropped silently: ``RowErrors`` cou
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
@@ -15,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.data_file import MAX_ROW_BYTES, open_data, row_lines, row_too_long
 
 Split = Literal["train", "dev"]
 HUB_PREFIX = "hub:"
@@ -59,7 +59,8 @@ def read_records(path: Path) -> Records:
     begin with a header. Blank lines are skipped.
 
     Raises:
-        UserError: The format is unknown, the file cannot be read to its end, or it has no header.
+        UserError: The format is unknown, the file cannot be read to its end, it has no header, or a row or what a .gz
+            unpacks to is larger than any data.
     """
     name = path.name.removesuffix(".gz")
     reader = next((reader for suffix, reader in _READERS.items() if name.endswith(suffix)), None)
@@ -67,8 +68,8 @@ def read_records(path: Path) -> Records:
         raise UserError(f"{path}: not a known data format; allowed are {', '.join(_READERS)}, each also with .gz")
     line = 0
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-            for record in reader(cast(BinaryIO, stream), path):
+        with open_data(path) as stream:
+            for record in reader(stream, path):
                 line = record.line
                 yield record
     except (OSError, EOFError, zlib.error) as error:
@@ -77,7 +78,7 @@ def read_records(path: Path) -> Records:
 
 
 def _json_lines(stream: BinaryIO, path: Path) -> Records:
-    for number, raw in enumerate(stream, start=1):
+    for number, raw in enumerate(row_lines(stream, path), start=1):
         if not raw.strip():
             continue
         try:
@@ -96,23 +97,53 @@ def _json_lines(stream: BinaryIO, path: Path) -> Records:
 
 
 def _comma_separated(stream: BinaryIO, path: Path) -> Records:
+    lines = _TextLines(stream, path)
     # Strict: a misplaced quotation mark is reported instead of guessed about.
-    return _table(csv.reader(_decoded(stream), strict=True), path)
+    return _table(csv.reader(lines, strict=True), lines)
 
 
 def _tab_separated(stream: BinaryIO, path: Path) -> Records:
-    return _table(csv.reader(_decoded(stream), delimiter="\t", quoting=csv.QUOTE_NONE), path)
+    lines = _TextLines(stream, path)
+    return _table(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), lines)
 
 
-def _decoded(stream: BinaryIO) -> io.TextIOWrapper:
-    # Bytes that are not UTF-8 become lone surrogates, so that the row that contains them can be named.
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+class _TextLines:
+    """The lines of a table, which may end in CR too. A row may have several; what they have together is bounded.
+
+    Attributes:
+        path: The file, for messages.
+        row_start: The line on which the row begins, from 1. Whoever reads a row sets it first, by ``begin_row``.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        # Bytes that are not UTF-8 become lone surrogates, so that the row that contains them can be named.
+        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._left = MAX_ROW_BYTES
+        self.path = path
+        self.row_start = 1
+
+    def begin_row(self, line: int) -> None:
+        """Note that a row begins."""
+        self._left, self.row_start = MAX_ROW_BYTES, line
+
+    def __iter__(self) -> _TextLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise row_too_long(self.path, self.row_start)
+        if not line:
+            raise StopIteration
+        return line
 
 
-def _table(reader: Any, path: Path) -> Records:
+def _table(reader: Any, lines: _TextLines) -> Records:
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
+        lines.begin_row(line)
         try:
             row = next(reader)
         except StopIteration:
@@ -123,7 +154,7 @@ def _table(reader: Any, path: Path) -> Records:
         if not row:
             continue
         if header is None:
-            header = _checked_header(row, path)
+            header = _checked_header(row, lines.path)
         elif any(is_not_utf8(cell) for cell in row):
             yield BrokenLine(line, "invalid UTF-8")
         elif len(row) != len(header):
@@ -131,13 +162,13 @@ def _table(reader: Any, path: Path) -> Records:
         else:
             yield Record(line, dict(zip(header, row, strict=True)))
     if header is None:
-        raise UserError(f"{path}: empty: the first line names the columns")
+        raise UserError(f"{lines.path}: empty: the first line names the columns")
 
 
 def _checked_header(row: list[str], path: Path) -> list[str]:
-    twice = sorted({name for name in row if row.count(name) > 1})
+    twice = sorted(name for name, count in Counter(row).items() if count > 1)
     if twice:
-        raise UserError(f"{path}: the header names a column twice: {', '.join(twice)}")
+        raise UserError(f"{path}: the header names a column twice: {', '.join(twice)!s:.200}")
     return row
 
 

@@ -192,12 +192,14 @@ def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
 def _finished_bundle(folder: Path, plan: HeadSpec) -> HeadSpec | None:
     """Return the head.json of a complete bundle that was trained from the same input; None where there is none."""
     try:
-        spec = load_bundle(folder).spec
+        spec = read_spec(folder)
+        same_recipe = all(spec.recipe.get(key) == value for key, value in plan.recipe.items())
+        same_rest = spec.model_dump(exclude=_OUTCOME) == plan.model_dump(exclude=_OUTCOME)
+        if not (same_recipe and same_rest and set(spec.scores) == set(plan.scores)):
+            return None
+        return load_bundle(folder).spec
     except UserError:
         return None
-    same_recipe = all(spec.recipe.get(key) == value for key, value in plan.recipe.items())
-    same_rest = spec.model_dump(exclude=_OUTCOME) == plan.model_dump(exclude=_OUTCOME)
-    return spec if same_recipe and same_rest and set(spec.scores) == set(plan.scores) else None
 
 
 def _replacement_note(folder: Path) -> Iterator[str]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import check_task_name
+from onetrunk.protocol.reading import read_json
 from onetrunk.tasks import Recipe
+
+MAX_RECORD_BYTES = 16 * 2**20
+"""The largest JSON file of a search that is read. A run record takes a few kB, a study of many trials some hundreds."""
+
+# Keys and tasks become names of files: no record may lead out of the folder of its search, or of the cache.
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]*$")]
+TaskName = Annotated[str, AfterValidator(check_task_name)]
 
 Role = Literal["full", "teacher", "student", "fork"]
 Start = Literal["teacher", "trunk", "random"]
@@ -36,7 +45,7 @@ class Distillation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teacher: str
+    teacher: Key
     start: Start = "teacher"
     soft: bool = True
     temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False)
@@ -59,7 +68,7 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: str
+    task: TaskName
     role: Role
     recipe: Recipe
     distillation: Distillation | None = None
@@ -106,7 +115,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    key: str
+    key: Key
     spec: RunSpec
     state: Literal["finished", "stopped"]
     metric: str
@@ -156,7 +165,7 @@ class RunStore:
         Raises:
             UserError: There is none, or it is broken.
         """
-        for path in self.folder.glob(f"*-{key}.json"):
+        for path in self.folder.glob(f"*-{glob.escape(key)}.json"):
             return read_record(path)
         raise UserError(f"{self.folder}: no record of run {key}; give the folder of its search by --study")
 
@@ -184,7 +193,7 @@ def read_record(path: Path) -> RunRecord:
         UserError: It is broken or of another schema.
     """
     try:
-        return RunRecord.model_validate(json.loads(path.read_bytes()))
+        return RunRecord.model_validate(read_json(path, max_bytes=MAX_RECORD_BYTES))
     except (ValidationError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: not a run record: {first}; remove it, and the run is trained again") from error

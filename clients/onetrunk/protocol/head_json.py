@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from onetrunk.protocol.names import check_task_name
 
 HEAD_JSON = "head.json"
+
+# What head.json says becomes memory before any weight is compared with it. So every number has a bound: several times
+# what published encoders and data sets have, and far below what a machine cannot hold.
+MAX_LAYERS = 128  # The deepest encoders of BERT's form have 48.
+MAX_WIDTH = 16_384  # The widest have 4,096.
+MAX_TOKENS = 131_072  # The longest read 8,192.
+MAX_LABELS = 10_000  # Each one is an output, and stands in the configs that every client reads.
+MAX_LABEL_CHARACTERS = 1_000
+MAX_NAME_CHARACTERS = 200
+MAX_NOTE_CHARACTERS = 10_000
+# As many labels as are allowed, with 100 bytes each and as many fitted thresholds, take less than half of it.
+MAX_HEAD_JSON_BYTES = 4 * 2**20
+
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS)]
+Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARACTERS)]
+Labels = Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)]
+Tap = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
+Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 
 Form = Literal["single", "pair"]
 """Whether a task reads one text or a pair of texts."""
@@ -51,23 +69,23 @@ class HeadJson(BaseModel):
 
     schema_version: Literal[1] = 1
     task: Annotated[str, AfterValidator(check_task_name)]
-    kind: str
+    kind: Name
     form: Form
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
     options: dict[str, Any] = {}
     fitted: dict[str, Any] = {}
-    tap: int = Field(ge=0)
-    layers: int = Field(ge=1)
+    tap: Tap
+    layers: Layers
     query: Query = "cls"
-    trunk: str
-    width: int = Field(ge=1)
-    max_length: int = Field(ge=3)
-    metric: str
-    scores: dict[str, FiniteFloat]
+    trunk: Name
+    width: int = Field(ge=1, le=MAX_WIDTH)
+    max_length: int = Field(ge=3, le=MAX_TOKENS)
+    metric: Name
+    scores: dict[Name, FiniteFloat]
     recipe: dict[str, Any] = {}
     data: dict[str, Any] = {}
     story: dict[str, Any] = {}
-    licence: str | None = None
-    created: str
-    onetrunk_version: str
+    licence: Annotated[str, StringConstraints(max_length=MAX_NOTE_CHARACTERS)] | None = None
+    created: Name
+    onetrunk_version: Name

@@ -122,7 +122,7 @@ def set_layers(number):
         (drop("tokenizer.json"), "no tokenizer.json"),
         (drop("model.safetensors"), "no model.safetensors"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"), "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"), "do not fit config.json"),
         (set_config(model_type="gpt2"), "allowed are bert"),
         (set_config(hidden_size=64), "do not fit config.json"),
         (drop_layer, "the weights lack encoder.layer.3"),

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from onetrunk.protocol.head_json import MAX_LABEL_CHARACTERS, MAX_LABELS
 from onetrunk.toml_file import did_you_mean
 
 # torch is imported where it computes: reading what a head answers does not need it.
@@ -107,7 +108,11 @@ class LabelCodec(ABC):
         labels = config.labels or ()
         if self.uses_labels and (len(labels) < self.min_labels or len(set(labels)) < len(labels)):
             fewest = "one" if self.min_labels == 1 else "two"
-            raise ValueError(f"labels needs at least {fewest}, all different; found {list(labels)}")
+            raise ValueError(f"labels needs at least {fewest}, all different; found {list(labels)!s:.200}")
+        if len(labels) > MAX_LABELS:
+            raise ValueError(f"found {len(labels):,} labels; allowed are {MAX_LABELS:,}: leave out those that are rare")
+        if any(len(label) > MAX_LABEL_CHARACTERS for label in labels):
+            raise ValueError(f"labels contains one of more than {MAX_LABEL_CHARACTERS:,} characters: shorten it")
         if any(not label.strip() or "\n" in label or "\r" in label for label in labels):
             raise ValueError("labels contains one that is empty or has a line break in it")
         if config.range is not None and not -float("inf") < config.range[0] < config.range[1] < float("inf"):

@@ -45,6 +45,9 @@ _PADDING = -1
 # uses one that is far below any score and small enough to be subtracted from a sum without losing precision.
 _NEVER, _UNLIKELY = -1e30, -1e4
 
+MAX_CRF_TYPES = 1_000
+"""A CRF has a score for each tag after each tag, and decoding a token compares all of them."""
+
 Word = tuple[int, int, int]
 """A word of the data: its start and end in the text, in characters, and the index of its tag."""
 
@@ -167,6 +170,17 @@ class TaggingTraining(TrainingSpec):
 
 class TaggingOutput(OutputSpec):
     """The index and the probability of every token's tag. Raw outputs at padding are zero for every tag."""
+
+    def check(self, config: KindConfig) -> None:
+        """Check that a CRF has no more types than a token's tag can be decoded from.
+
+        Raises:
+            ValueError: It has more.
+        """
+        super().check(config)
+        types = len(labels_of(config))
+        if types > MAX_CRF_TYPES and TaggingOptions.read(config.options).output == "crf":
+            raise ValueError(f"a crf has at most {MAX_CRF_TYPES} labels; found {types:,}: leave the option output out")
 
     def num_outputs(self, config: KindConfig) -> int:
         """Return the number of tags: O, and B- and I- of each type."""

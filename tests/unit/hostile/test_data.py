@@ -1,0 +1,82 @@
+"""Data files that unpack to far more than they are, or have no line breaks, are refused before they fill the memory."""
+
+import gzip
+import os
+import tracemalloc
+
+import pytest
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.repository.length_sample import _plain_lines
+from onetrunk.tasks import data_file
+from onetrunk.tasks.records import read_records
+
+pytestmark = [pytest.mark.hostile, pytest.mark.timeout(60)]
+
+MIB = 2**20
+
+
+def bomb(path, line, mib):
+    """Writes a file that unpacks to this many MiB of one line, with its header."""
+    block = line * (MIB // len(line))
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"text,label\n")
+        for _ in range(mib):
+            stream.write(block)
+    return path
+
+
+def peak_of(call):
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as raised:
+            call()
+        assert "\n" not in str(raised.value)
+        return str(raised.value), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def drain(records):
+    for _ in records:
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.gz", "a.jsonl.gz", "a.txt.gz"])
+def test_a_file_of_one_endless_line_is_not_held(tmp_path, name):
+    path = bomb(tmp_path / name, b"x" * 1024, 64)
+    read = _plain_lines if ".txt" in name else read_records
+    message, peak = peak_of(lambda: drain(read(path)))
+    assert "has more than 16,777,216 bytes" in message
+    assert peak < 128 * MIB
+
+
+def test_a_row_of_many_lines_is_bounded_as_a_whole(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\n" + b'"a\n",' * (4 * MIB))
+    message, peak = peak_of(lambda: drain(read_records(path)))
+    assert "the row on line 2 has more than 16,777,216 bytes" in message
+    assert peak < 512 * MIB
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.txt.gz"])
+def test_a_file_of_endless_short_rows_ends(tmp_path, monkeypatch, name):
+    # The bound is lowered, so that the test needs no hundreds of megabytes.
+    monkeypatch.setattr(data_file, "_EXPANSION_BYTES", 4 * MIB)
+    path = bomb(tmp_path / name, b"a,b\n", 8)
+    read = _plain_lines if ".txt" in name else read_records
+    message, _ = peak_of(lambda: drain(read(path)))
+    assert "unpacks to rows that take more than" in message
+    assert "name it without .gz" in message
+
+
+def test_a_repetitive_file_of_usual_size_is_read(tmp_path):
+    path = bomb(tmp_path / "a.csv.gz", b"a text that repeats,yes\n", 8)
+    assert sum(1 for _ in read_records(path)) == 8 * (MIB // 24)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl"])
+def test_a_fifo_is_no_data_file(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    message, _ = peak_of(lambda: drain(read_records(tmp_path / name)))
+    assert "found a FIFO" in message
