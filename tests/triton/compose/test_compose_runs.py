@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +19,10 @@ import psutil
 import pytest
 
 from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
-from onetrunk.serving.command import ADMIN_HEADER
+from onetrunk.protocol.names import ADMIN_HEADER
 from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.process import TritonProcess
-from tests.fixtures.compose import ROOT
+from tests.fixtures.compose import FRONT, ROOT, SERVE
 
 TIMEOUT_S = 90.0
 KEY = "a-key-for-this-test"
@@ -28,18 +30,20 @@ KEY = "a-key-for-this-test"
 
 @dataclass(frozen=True)
 class Composed:
-    """The service `triton`, running outside of a container."""
+    """The services `triton` and `front`, running outside of containers."""
 
-    process: TritonProcess
+    triton: TritonProcess
+    front: subprocess.Popen[bytes]
+    sockets: Path
     ports: dict[str, int]  # the port in docker-compose.yml -> the free one taken here
-    healthcheck: list[str]
+    healthchecks: dict[str, list[str]]  # by service
 
-    def is_healthy(self) -> bool:
-        """Runs the healthcheck, as Docker would."""
-        return subprocess.run(self.healthcheck, capture_output=True).returncode == 0
+    def is_healthy(self, service: str) -> bool:
+        """Runs a service's healthcheck, as Docker would."""
+        return subprocess.run(self.healthchecks[service], capture_output=True).returncode == 0
 
     def get(self, port: str, path: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> int:
-        """The status of an HTTP request."""
+        """The status of an HTTP request to the front."""
         request = Request(f"http://127.0.0.1:{self.ports[port]}{path}", method=method, headers=headers or {})
         try:
             with urlopen(request, timeout=10) as response:
@@ -74,15 +78,39 @@ def replace_all(text: str, replacements: dict[str, str]) -> str:
 
 @pytest.fixture
 def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) -> Iterator[Composed]:
-    """Triton, as serve.sh starts it with docker-compose.yml's arguments; only paths and ports are this machine's."""
-    service = services["triton"]
+    """Triton and its front, started with docker-compose.yml's commands; only paths and ports are this machine's."""
+    sockets = tmp_path / "sockets"
+    sockets.mkdir(mode=0o700)
     ports = dict(zip(("8000", "8001", "8002"), free_ports(3), strict=True))
     here = {
-        "/opt/onetrunk/": f"{ROOT / 'deploy' / 'triton'}/",
+        "/opt/onetrunk/serve.sh": str(SERVE),
+        "/opt/onetrunk/healthy.py": str(FRONT.parent / "healthy.py"),
+        "/run/onetrunk": str(sockets),
         "=/models": f"={tiny_repository}",
+        "--host=0.0.0.0": "--host=127.0.0.1",
         **{f"-port={old}": f"-port={new}" for old, new in ports.items()},
-        **{f":{old}/": f":{new}/" for old, new in ports.items()},
     }
+    checks = {
+        name: [replace_all(part, here) for part in services[name]["healthcheck"]["test"][1:]]
+        for name in ("triton", "front")
+    }
+    checks["front"] = [sys.executable, checks["front"][1], str(ports["8000"])]
+    triton = start_triton(services["triton"], here, tmp_path)
+    front = start_front(services["front"], here, tmp_path)
+    try:
+        found = Composed(triton, front, sockets, ports, checks)
+        wait_until(lambda: triton.exit_status() is not None or front.poll() is not None or found.is_healthy("front"))
+        assert triton.exit_status() is None, (tmp_path / "triton.log").read_text()
+        assert front.poll() is None, (tmp_path / "front.log").read_text()
+        yield found
+    finally:
+        front.terminate()
+        front.wait(timeout=30)
+        triton.stop()
+
+
+def start_triton(service: dict[str, Any], here: dict[str, str], folder: Path) -> TritonProcess:
+    """The service `triton`."""
     installation = find_triton()
     runtime = make_runtime(installation)
     command = [
@@ -90,24 +118,25 @@ def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) ->
         # What NVIDIA's image has in its place, and a container for itself.
         f"--backend-directory={runtime.backends}",
         f"--backend-config=python,shm-region-prefix-name={runtime.shm_prefix}",
-        *(f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")),
     ]
     variables = environment(installation, runtime, os.environ)
     variables["PATH"] = f"{installation.binary.parent}:{variables['PATH']}"
-    variables |= {**service["environment"], "HOME": str(tmp_path), "ONETRUNK_ADMIN_KEY": KEY}
-    log = tmp_path / "triton.log"
-    process = TritonProcess(command, variables, runtime, log)
-    try:
-        assert service["healthcheck"]["test"][0] == "CMD"
-        triton = Composed(process, ports, [replace_all(part, here) for part in service["healthcheck"]["test"][1:]])
-        wait_until(lambda: process.exit_status() is not None or triton.is_healthy())
-        assert process.exit_status() is None, log.read_text()
-        yield triton
-    finally:
-        process.stop()
+    variables |= {name: replace_all(value, here) for name, value in service["environment"].items()}
+    return TritonProcess(command, variables | {"HOME": str(folder)}, runtime, folder / "triton.log")
 
 
-def test_the_command_serves_the_repository(composed: Composed) -> None:
+def start_front(service: dict[str, Any], here: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    """The service `front`, with an admin key."""
+    program, *arguments = (replace_all(argument, here) for argument in service["command"])
+    variables = os.environ | service["environment"] | {"HOME": str(folder), "ONETRUNK_ADMIN_KEY": KEY}
+    with (folder / "front.log").open("wb") as log:
+        return subprocess.Popen(
+            [Path(sys.executable).parent / program, *arguments], env=variables, stdout=log, stderr=log
+        )
+
+
+def test_the_commands_serve_the_repository(composed: Composed) -> None:
+    assert composed.is_healthy("triton")
     assert composed.get("8000", "/v2/models/multitask_tokens/ready") == 200
     assert composed.get("8000", "/v2/models/multitask/config") == 200
     assert composed.get("8002", "/metrics") == 200
@@ -116,20 +145,30 @@ def test_the_command_serves_the_repository(composed: Composed) -> None:
     assert composed.get("8000", index, method="POST", headers={ADMIN_HEADER: KEY}) == 200
 
 
-def test_healthcheck_sees_a_dead_tokenizer_which_triton_calls_ready(composed: Composed) -> None:
+@pytest.mark.hostile
+def test_triton_listens_where_only_its_user_comes(composed: Composed) -> None:
+    processes = [psutil.Process(composed.triton.pid), *psutil.Process(composed.triton.pid).children(recursive=True)]
+    assert not [found for process in processes for found in process.net_connections(kind="inet")]
+    assert stat.S_IMODE(composed.sockets.stat().st_mode) == 0o700
+    for socket_file in composed.sockets.iterdir():
+        assert not stat.S_IMODE(socket_file.stat().st_mode) & 0o077, socket_file
+
+
+def test_healthchecks_see_a_dead_tokenizer_which_triton_calls_ready(composed: Composed) -> None:
     (tokenizer,) = [
         child
-        for child in psutil.Process(composed.process.pid).children()
+        for child in psutil.Process(composed.triton.pid).children()
         if "/tokenizer/1/model.py" in str(child.cmdline())
     ]
     tokenizer.kill()
     wait_until(lambda: tokenizer.status() == psutil.STATUS_ZOMBIE)
     assert composed.get("8000", "/v2/models/multitask/ready") == 200
-    assert not composed.is_healthy()
+    assert not composed.is_healthy("triton")
+    wait_until(lambda: not composed.is_healthy("front"))
 
 
 def test_bench_measures(composed: Composed, services: dict[str, Any]) -> None:
-    here = {"triton:8001": f"127.0.0.1:{composed.ports['8001']}", "/bench/": f"{ROOT / 'deploy' / 'bench'}/"}
+    here = {"front:8001": f"127.0.0.1:{composed.ports['8001']}", "/bench/": f"{ROOT / 'deploy' / 'bench'}/"}
     # One short look in place of the full measurement.
     here |= {"--concurrency-range=1:4": "--concurrency-range=2", "interval=5000": "interval=500"}
     command = [replace_all(argument, here) for argument in services["bench"]["command"]]

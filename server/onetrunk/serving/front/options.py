@@ -16,9 +16,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 _OPTIONS = (
-    click.option("--tls-cert", type=_FILE, help="Serve TLS with this certificate, in PEM, with its chain."),
-    click.option("--tls-key", type=_FILE, help="The private key of --tls-cert, in PEM."),
-    click.option("--tls-client-ca", type=_FILE, help="Ask clients for a certificate of this authority."),
+    click.option(
+        "--tls-cert",
+        type=_FILE,
+        envvar="ONETRUNK_TLS_CERT",
+        help="Serve TLS with this certificate, in PEM, with its chain.",
+    ),
+    click.option("--tls-key", type=_FILE, envvar="ONETRUNK_TLS_KEY", help="The private key of --tls-cert, in PEM."),
+    click.option(
+        "--tls-client-ca",
+        type=_FILE,
+        envvar="ONETRUNK_TLS_CLIENT_CA",
+        help="Ask clients for a certificate of this authority.",
+    ),
     click.option("--max-body-mb", default=8, type=click.IntRange(1, 1024), help="MiB of one request, decompressed."),
     click.option("--max-texts", default=1024, type=click.IntRange(1), help="Rows of one request."),
     click.option("--max-text-kb", default=128, type=click.IntRange(1), help="KiB of one text."),
