@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from onetrunk.admin import Row
 from onetrunk.deploy.proof import smoke_rows
 from onetrunk.export.batches import padded_batches
-from onetrunk.export.chain import Chain, open_session
+from onetrunk.export.chain import Chain
+from onetrunk.export.exported_head import ExportedHead
+from onetrunk.export.foreign import ForeignSession
 from onetrunk.export.parity import HeadFile
 from onetrunk.export.release import get_release
 from onetrunk.nn.trunk import Trunk
@@ -103,7 +105,8 @@ class ReleaseArtifacts:
                 segment: self.repository / segment.name / str(self.after.segments[segment]) / MODEL_FILE
                 for segment in self._below
             }
-            chain = Chain(segments, {spec.task: file})
+            foreign = frozenset({spec.task} if isinstance(self.head, ExportedHead) else ())
+            chain = Chain(segments, {spec.task: file}, foreign)
             texts = [(text, pair) if pair else text for text, pair in smoke_rows()]
             scores = chain.scores(spec, list(padded_batches(self.trunk, texts, self.after.buckets)))
         else:
@@ -156,7 +159,7 @@ def reference_answers(trunk: Trunk, head: HeadFile, rows: Sequence[Row], max_len
 
     Args:
         trunk: The trunk.
-        head: The head. One without a torch module is run by ONNX Runtime, on torch's hidden states.
+        head: The head. One without a torch module is run by ONNX Runtime, in its own process, on torch's hidden states.
         rows: The texts.
         max_length: The longest row in tokens; longer ones are truncated as the server's tokenizer does.
 
@@ -173,7 +176,7 @@ def reference_answers(trunk: Trunk, head: HeadFile, rows: Sequence[Row], max_len
     tap = head.spec.tap
     state = trunk.states(ids, types, mask, [tap])[tap]  # (rows, tokens, width)
     if head.module is None:
-        session = open_session(head.path, head.name)
+        session = ForeignSession(head.path, head.name)
         feeds = {HIDDEN_STATE: state.numpy(), ATTENTION_MASK: mask.numpy()}
         scores: NDArray[np.float32] = session.run(None, feeds)[0]
         return scores

@@ -8,9 +8,10 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 
 from onetrunk.export.batches import Arrays
 from onetrunk.export.errors import ParityError
+from onetrunk.export.foreign import ForeignSession
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, hidden_name
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_scores
+
+Session: TypeAlias = "onnxruntime.InferenceSession | ForeignSession"
 
 
 def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
@@ -48,10 +52,12 @@ class Chain:
     Attributes:
         segments: Segment -> its file.
         heads: Task -> the file of its head.
+        foreign: The tasks whose head was exported elsewhere, and runs in a process of its own.
     """
 
     segments: Mapping[Segment, Path]
     heads: Mapping[str, Path]
+    foreign: frozenset[str] = field(default=frozenset())
 
     @cached_property
     def _trunk(self) -> dict[Segment, onnxruntime.InferenceSession]:
@@ -74,9 +80,10 @@ class Chain:
             *Shape:* (rows, the kind's dims).
 
         Raises:
-            ParityError: ONNX Runtime does not load a file.
+            ParityError: ONNX Runtime does not load a file, or a head that was exported elsewhere does not answer.
         """
-        head = open_session(self.heads[spec.task], head_name(spec.task))
+        file, model = self.heads[spec.task], head_name(spec.task)
+        head: Session = ForeignSession(file, model) if spec.task in self.foreign else open_session(file, model)
         found: dict[int, NDArray[np.float32]] = {}
         for rows, inputs in batches:
             tensors = dict(inputs)

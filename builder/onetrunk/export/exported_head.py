@@ -9,7 +9,7 @@ from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError, Message
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from onetrunk.export.errors import ExportError
 from onetrunk.export.independence import random_operators
@@ -17,6 +17,8 @@ from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import Labels, Layers, Name, Tap
+from onetrunk.protocol.reading import open_regular, read_regular
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import check_metric
@@ -24,6 +26,8 @@ from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 
 HEAD_ONNX = "head.onnx"
 HEAD_TOML = "head.toml"
+# The limit of protobuf.
+_MAX_ONNX_BYTES = 2**31
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
@@ -33,14 +37,14 @@ class _TaskFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     task: str | None = None
-    kind: str = "classification"
+    kind: Name = "classification"
     form: Literal["single", "pair"] = "single"
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
-    tap: int = Field(ge=0)
-    trunk: str
-    metric: str | None = None
-    layers: int = Field(default=1, ge=1)
+    tap: Tap
+    trunk: Name
+    metric: Name | None = None
+    layers: Layers = 1
     licence: str | None = None
 
 
@@ -79,7 +83,7 @@ class ExportedHead:
                 release lacks.
         """
         try:
-            model = onnx.load(self.file, load_external_data=False)
+            model = onnx.load_model_from_string(read_regular(self.file, max_bytes=_MAX_ONNX_BYTES, inside=self.folder))
         except (DecodeError, ValueError, OSError) as error:
             raise UserError(f"{self.file} is not an ONNX file: {error}") from error
         # Whoever loads the file would read any path that it names as its weights.
@@ -139,8 +143,10 @@ def read_exported_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) 
         check_metric(spec.metric, get_kind(spec.kind), spec.labels)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    if not (folder / HEAD_ONNX).is_file():
-        raise UserError(f"{folder}: it has a {HEAD_TOML}, but no {HEAD_ONNX}")
+    try:
+        open_regular(folder / HEAD_ONNX, max_bytes=_MAX_ONNX_BYTES, inside=folder).close()
+    except FileNotFoundError:
+        raise UserError(f"{folder}: it has a {HEAD_TOML}, but no {HEAD_ONNX}") from None
     if spec.task != folder.name and not any_folder:
         raise UserError(f"{path}: its task is {spec.task!r}; a head's folder has the name of its task")
     return ExportedHead(folder, spec)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import compose, helper
 
 from onetrunk.export.errors import ExportError
@@ -49,7 +50,10 @@ def merge_heads(files: Mapping[str, Path], tap: int, path: Path, release: Releas
 
 def fits_group(file: Path) -> bool:
     """Return whether a head that was exported elsewhere uses the operator sets of the heads exported here."""
-    opsets = _opsets_of(onnx.load(file, load_external_data=False))
+    try:
+        opsets = _opsets_of(onnx.load(file, load_external_data=False))
+    except DecodeError:
+        return False  # what is wrong with the file is said once it is to be published
     return opsets.get("") == OPSET and opsets.keys() <= {"", "com.microsoft"}
 
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from onetrunk.export.batches import Arrays, parity_batches
-from onetrunk.export.chain import open_session
+from onetrunk.export.chain import Session, open_session
 from onetrunk.export.errors import ParityError
+from onetrunk.export.foreign import ForeignSession, Signature, Waiting, not_shown
 from onetrunk.export.independence import check_independence
 from onetrunk.export.onnx_file import ServedHead
 from onetrunk.nn.trunk import Trunk
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 hidden state, as a share of its greatest number."""
 
 Array = NDArray[np.float32]
-Sessions = Mapping[str, onnxruntime.InferenceSession]
+Sessions = Mapping[str, Session]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def check_parity(
     *,
     groups: Sequence[GroupFile] = (),
     tolerance: float = TOLERANCE,
+    waiting: Waiting = not_shown,
 ) -> dict[str, float]:
     """Check every model, and with it the whole chain, on right-padded batches of real text in every bucket.
 
@@ -88,18 +89,26 @@ def check_parity(
         groups: The files that hold several of the heads.
         tolerance: The greatest difference that passes, measured as for `TOLERANCE`. A group must match its heads' own
             files within `TOLERANCE` in any case, since both hold the same computation.
+        waiting: Called while a head that was exported elsewhere, or a group that holds one, computes.
 
     Returns:
         Model name -> greatest difference found: of segments and heads from torch, of groups from their heads' own
         files. Heads that were exported elsewhere are left out.
 
     Raises:
-        ParityError: Names, axes, shapes or values differ, an answer is not finite, or the answer of a head that was
-            exported elsewhere depends on more than its text.
+        ParityError: Names, axes, shapes or values differ, an answer is not finite, or a head that was exported
+            elsewhere does not answer in time, or depends on more than its text.
     """
     chain = {segment: open_session(path, segment.name) for segment, path in sorted(segments.items())}
     files: list[HeadFile | GroupFile] = [*heads, *groups]
-    sessions = {file.name: open_session(file.path, file.name) for file in files}
+    foreign = {head.name for head in heads if head.module is None}
+    foreign |= {group.name for group in groups if foreign.intersection(group.heads)}
+    sessions: dict[str, Session] = {
+        file.name: ForeignSession(file.path, file.name, waiting=waiting)
+        if file.name in foreign
+        else open_session(file.path, file.name)
+        for file in files
+    }
     for segment, session in chain.items():
         _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
     for head in heads:
@@ -121,7 +130,7 @@ def check_parity(
 
 def _differences(
     trunk: Trunk,
-    chain: Mapping[Segment, onnxruntime.InferenceSession],
+    chain: Mapping[Segment, Session],
     heads: Sequence[HeadFile],
     groups: Sequence[GroupFile],
     sessions: Sessions,
@@ -174,7 +183,7 @@ def _title(batch: Arrays) -> str:
 
 def _check_signature(
     model: str,
-    session: onnxruntime.InferenceSession,
+    session: Session,
     inputs: Sequence[str],
     output: str,
     dims: Sequence[int | None],
@@ -205,14 +214,16 @@ def _fixed(shape: Sequence[int | str | None]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in shape]
 
 
-def _check_type(model: str, tensor: onnxruntime.NodeArg, expected: str) -> None:
+def _check_type(model: str, tensor: Signature, expected: str) -> None:
     if tensor.type != expected:
         raise ParityError(model, f"{tensor.name} is {tensor.type}, not {expected}")
 
 
-def _run(session: onnxruntime.InferenceSession, model: str, feeds: Arrays, output: str, title: str) -> Array:
+def _run(session: Session, model: str, feeds: Arrays, output: str, title: str) -> Array:
     try:
         result: Array = session.run([output], feeds)[0]
+    except ParityError:
+        raise
     except Exception as error:  # ONNX Runtime has one exception class per status, without a common base
         raise ParityError(model, f"does not run on {title}: {error}") from error
     # The tolerance of a reduced precision is infinite, and an infinite difference would pass it.
@@ -221,7 +232,7 @@ def _run(session: onnxruntime.InferenceSession, model: str, feeds: Arrays, outpu
     return result
 
 
-def _answers(session: onnxruntime.InferenceSession, head: HeadFile, state: Array, mask: NDArray[np.int64]) -> Array:
+def _answers(session: Session, head: HeadFile, state: Array, mask: NDArray[np.int64]) -> Array:
     title = "batch {} x {} tokens".format(*mask.shape)
     return _run(session, head.name, {HIDDEN_STATE: state, ATTENTION_MASK: mask}, head.spec.task, title)
 

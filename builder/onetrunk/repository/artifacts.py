@@ -131,13 +131,17 @@ class Artifacts:
             else self._fp32_cache.head(head)
             for head, model in self.heads
         }
-        return Chain(segments, heads)
+        return Chain(segments, heads, self._foreign)
 
     @property
     def served(self) -> Chain:
         """The files to serve."""
         heads = {head.spec.task: self.transaction.current(model.files[0]) for head, model in self.heads}
-        return Chain({segment: self._served(segment) for segment in self.segments}, heads)
+        return Chain({segment: self._served(segment) for segment in self.segments}, heads, self._foreign)
+
+    @property
+    def _foreign(self) -> frozenset[str]:
+        return frozenset(head.spec.task for head, _ in self.heads if isinstance(head, ExportedHead))
 
     def _served(self, segment: Segment) -> Path:
         return self.transaction.current(f"{segment.name}/{self.segments[segment]}/{MODEL_FILE}")
@@ -175,6 +179,9 @@ class Artifacts:
             lambda: progress(what, next(counter), total),
             groups=groups,
             tolerance=tolerance,
+            waiting=lambda awaited, passed_s, allowed_s: progress(
+                f"waiting for {awaited} (seconds)", int(passed_s), int(allowed_s)
+            ),
         )
 
 
