@@ -80,7 +80,8 @@ class RpcError:
         ),
         (Code.INVALID_ARGUMENT, "in ensemble 'multitask', text 1: nothing to read", BadInput, False, False),
         (Code.INTERNAL, "in ensemble 'multitask', onnx runtime error 6", ServerError, False, False),
-        (Code.RESOURCE_EXHAUSTED, "Received message larger than max", ServerError, False, False),
+        (Code.RESOURCE_EXHAUSTED, "Received message larger than max", BadInput, False, False),
+        (Code.RESOURCE_EXHAUSTED, "too many requests at a time: 64 are in flight", NotReady, True, False),
     ],
 )
 def test_every_status_has_its_meaning(code, message, error, transient, stale):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from onetrunk.serving import Server
 from onetrunk.serving.cli import serve_repo
 
 
@@ -58,10 +57,3 @@ def test_a_log_that_cannot_be_written_is_exit_code_2(repository: Path, tmp_path:
     assert (
         result.stderr == f"serve-repo: the log {tmp_path}/no/triton.log cannot be written: No such file or directory\n"
     )
-
-
-def test_every_server_has_an_admin_key_of_its_own_unless_one_is_given(repository: Path) -> None:
-    assert Server(repository, admin_key="mine", host="0.0.0.0")._admin_key == "mine"
-    keys = {Server(repository)._admin_key for _ in range(2)}
-    assert len(keys) == 2
-    assert None not in keys

@@ -6,17 +6,18 @@ import importlib.util
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.names import ADMIN_GRPC_HEADER
 from onetrunk.serving import installation
-from onetrunk.serving.command import Address, PortTakenError, choose_ports, listens_on, resolve_host, triton_command
+from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
 from onetrunk.serving.installation import Installation, Runtime, environment, find_libpython, find_triton, make_runtime
 
 HERE = Installation(
@@ -27,11 +28,10 @@ HERE = Installation(
     libpython=None,
 )
 RUNTIME = Runtime(Path("/private"), "onetrunk_1_ab_")
-LOOPBACK = Address("127.0.0.1", 1, 2, 3)
 
 
 def test_the_whole_command_line() -> None:
-    assert triton_command(HERE, RUNTIME, Path("/repo"), LOOPBACK) == [
+    assert triton_command(HERE, RUNTIME, Path("/repo")) == [
         "/triton/bin/tritonserver",
         "--model-repository=/repo",
         "--backend-directory=/private/backends",
@@ -39,11 +39,11 @@ def test_the_whole_command_line() -> None:
         "--load-model=multitask",
         "--load-model=multitask_tokens",
         "--disable-auto-complete-config",
-        "--http-address=127.0.0.1",
-        "--grpc-address=127.0.0.1",
-        "--metrics-address=127.0.0.1",
-        "--http-port=1",
-        "--grpc-port=2",
+        "--grpc-address=unix:/private/grpc.sock",
+        "--http-address=unix:/private/http.sock",
+        "--metrics-address=unix:/private/metrics.sock",
+        "--grpc-port=1",
+        "--http-port=2",
         "--metrics-port=3",
         "--allow-gpu-metrics=false",
         "--exit-timeout-secs=5",
@@ -52,15 +52,24 @@ def test_the_whole_command_line() -> None:
     ]
 
 
-def test_an_admin_key_closes_what_changes_the_server_but_not_reading() -> None:
-    command = triton_command(HERE, RUNTIME, Path("/repo"), LOOPBACK, admin_key="k", verbose=True)
-    protocols = "model-repository,shared-memory,trace,logging:onetrunk-admin-key=k"
-    assert command[-3:] == [
-        f"--grpc-restricted-protocol={protocols}",
-        f"--http-restricted-api={protocols}",
-        "--log-verbose=1",
-    ]
-    assert ADMIN_GRPC_HEADER == "triton-grpc-protocol-onetrunk-admin-key"
+def test_verbose_logs_every_request() -> None:
+    assert triton_command(HERE, RUNTIME, Path("/repo"), verbose=True)[-1] == "--log-verbose=1"
+
+
+@pytest.mark.hostile
+def test_the_folder_of_the_sockets_is_closed_to_others_and_short_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    runtime = make_runtime(find_triton())
+    try:
+        assert stat.S_IMODE(runtime.folder.stat().st_mode) == 0o700
+        assert len(str(runtime.sockets.metrics_socket)) < 108, "the kernel takes no longer name of a socket"
+        assert list(deep.iterdir()) == []
+    finally:
+        shutil.rmtree(runtime.folder)
 
 
 def test_the_environment_leads_to_our_libraries_and_python() -> None:
@@ -210,12 +219,6 @@ def test_names_are_resolved_to_ipv4() -> None:
 def test_where_this_machine_reaches_it(host: str, reachable: str) -> None:
     address = Address(host, 1, 2, 3)
     assert address.reachable_host == reachable
-
-
-def test_listening_is_asked_of_the_process_itself(taken: int) -> None:
-    assert listens_on(os.getpid(), {taken})
-    assert not listens_on(os.getpid(), {taken, 1})
-    assert not listens_on(os.getppid(), {taken})
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

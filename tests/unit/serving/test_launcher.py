@@ -10,6 +10,7 @@ import pytest
 
 from onetrunk.protocol.errors import ServerError
 from onetrunk.serving import launcher
+from onetrunk.serving.installation import Runtime
 from onetrunk.serving.launcher import Server
 
 
@@ -28,15 +29,31 @@ class FakeProcess:
         self.stopped = True
 
 
+class FakeFront:
+    """A front that is told where Triton is."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.folder: Path | None = None
+
+    def move(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def stop(self) -> None:
+        pass
+
+
 @pytest.fixture
-def server(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A server whose process is a fake that answers at once."""
     monkeypatch.setattr(launcher, "find_triton", SimpleNamespace)
-    monkeypatch.setattr(launcher, "make_runtime", lambda installation: None)
+    (tmp_path / "sockets").mkdir()
+    for name in ("grpc.sock:1", "http.sock", "metrics.sock"):
+        (tmp_path / "sockets" / name).touch()
+    monkeypatch.setattr(launcher, "make_runtime", lambda installation: Runtime(tmp_path / "sockets", "onetrunk_"))
     monkeypatch.setattr(launcher, "environment", lambda *arguments: {})
     monkeypatch.setattr(launcher, "triton_command", lambda *arguments, **options: [])
     monkeypatch.setattr(launcher, "TritonProcess", FakeProcess)
-    monkeypatch.setattr(launcher, "listens_on", lambda pid, ports: True)
+    monkeypatch.setattr(launcher, "FrontKeeper", FakeFront)
     monkeypatch.setattr(launcher, "probe_all_outputs", lambda admin, timeout_s: None)
     return Server(repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None)
 
