@@ -31,7 +31,7 @@ _OPTIONS = (
     ),
     click.option("--max-body-mb", default=8, type=click.IntRange(1, 1024), help="MiB of one request, decompressed."),
     click.option("--max-texts", default=1024, type=click.IntRange(1), help="Rows of one request."),
-    click.option("--max-text-kb", default=128, type=click.IntRange(1), help="KiB of one text."),
+    click.option("--max-text-kb", default=1024, type=click.IntRange(1), help="KiB of one text."),
     click.option("--max-in-flight", default=64, type=click.IntRange(1), help="Requests in Triton at a time."),
     click.option("--max-waiting", default=512, type=click.IntRange(0), help="Requests that wait; more are refused."),
 )

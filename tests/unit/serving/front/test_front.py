@@ -212,8 +212,6 @@ def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
     async def test(doors: Doors) -> None:
         path = "/v2/models/multitask/infer"
         bomb = gzip.compress(b"0" * 10_000_000)
-        slow = asyncio.StreamReader()
-        slow.feed_data(b'{"inputs": ')
         sent = [
             (b"x" * 5000, {}, 413, "4,096"),
             (bomb, {"Content-Encoding": "gzip"}, 413, "decompression"),
@@ -230,8 +228,10 @@ def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
         for body, headers, status, part in sent:
             found, answer = await doors.post(path, body, **headers)
             assert (found, part in answer["error"]) == (status, True), (body[:20], headers, answer)
-        async with doors.http.post(doors.url + path, data=slow) as response:
-            assert response.status == 408
+        reader, writer = await asyncio.open_connection("127.0.0.1", doors.settings.http_port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert (await reader.readline()).split()[1] == b"408"
+        writer.close()
         texts = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": ["a", "ü" * 33]}]}
         assert (await doors.post(path, texts))[1]["error"].startswith("text 1: 66 bytes")
         binary = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1]}]}
