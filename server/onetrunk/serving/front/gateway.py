@@ -89,7 +89,14 @@ class Gateway:
         return await self.triton.uncancelled(self.triton.call(method, request, metadata))
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
-        """Send another request over HTTP: see `Triton.ask`."""
+        """Send another request over HTTP: see `Triton.ask` for errors.
+
+        Args:
+            method: The method.
+            path: The path, which was checked.
+            headers: The headers to pass on.
+            body: The body, or nothing.
+        """
         return await self.triton.uncancelled(self.triton.ask(method, path, headers, body))
 
     async def tasks(self) -> Mapping[str, TaskInfo]:

@@ -94,6 +94,12 @@ class Triton:
     async def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
         """Send one request over HTTP and wait for the answer.
 
+        Args:
+            method: The method.
+            path: The path, which was checked.
+            headers: The headers to pass on.
+            body: The body, or nothing.
+
         Raises:
             TritonDownError: Triton does not run, or went away.
         """
