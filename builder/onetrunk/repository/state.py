@@ -42,6 +42,7 @@ from onetrunk.protocol.names import (
     head_task,
     segment_named,
 )
+from onetrunk.protocol.reading import read_regular
 from onetrunk.repository.configs import (
     config_text,
     group_config,
@@ -55,6 +56,8 @@ from onetrunk.repository.configs import (
 from onetrunk.repository.ensemble import HeadModel, candidate_config, ensemble_configs
 from onetrunk.repository.versions import Group, read_group
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
+
+_MAX_CONFIG_BYTES = 2**20  # of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -349,7 +352,8 @@ def changed_texts(repository: Path, texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _holds_text(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
+    content = text.encode()
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def read_state(repository: Path) -> RepositoryState:
@@ -406,6 +410,8 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
     for version, record in sorted(entry.versions.items()):
         try:
             spec = read_spec(repository / name / str(version), any_folder=True)
+            if spec.task != head_task(name):
+                raise UserError(f"{repository / name}/{version}: found the head of {spec.task}: run build-repo again")
         except UserError:
             # A version that is not in use only cannot be rolled back to; that is no reason to stop.
             if version in in_use:
@@ -437,7 +443,7 @@ def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iter
 def _read_tokenizer(repository: Path) -> pb.ModelConfig:
     path = repository / TOKENIZER / CONFIG_FILE
     try:
-        config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        config = text_format.Parse(read_regular(path, max_bytes=_MAX_CONFIG_BYTES, inside=repository), pb.ModelConfig())
         int(parameters_of(config)["max_length"])
     except (OSError, UnicodeDecodeError, text_format.ParseError, KeyError, ValueError) as error:
         raise UserError(f"{path} is missing or broken ({error}): run build-repo again") from error

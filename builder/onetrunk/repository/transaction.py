@@ -10,7 +10,6 @@ may be called any number of times.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -20,9 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from onetrunk.files import sha256_file
+from onetrunk.protocol.commit import Commit, read_commit
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import VersionEntry
 from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING
+from onetrunk.protocol.reading import resolve_inside
 from onetrunk.repository.state import RepositoryState, changed_texts
 from onetrunk.repository.versions import ModelVersion
 
@@ -79,6 +80,8 @@ class Transaction:
         self._moves: list[str] = []
 
     def __enter__(self) -> Transaction:
+        if self.staging.is_symlink():
+            raise UserError(f"{self.staging}: found a link, allowed is a folder: remove the link")
         shutil.rmtree(self.staging, ignore_errors=True)
         try:
             (self.staging / "files").mkdir(parents=True)
@@ -96,7 +99,11 @@ class Transaction:
         """Return where to write a file that is to become ``name`` in the repository.
 
         Files are moved in the order of these calls.
+
+        Raises:
+            UserError: By a link in the repository, the file would lie outside of it.
         """
+        resolve_inside(self.repository, name)
         target = self.staging / "files" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         self._moves.append(name)
@@ -161,7 +168,8 @@ class Transaction:
         try:
             for name in self._moves:
                 _sync(self.staging / "files" / name)
-            _write_commit(self.staging / COMMIT, {"moves": self._moves, "removed": list(removed), "loadable": loadable})
+            decided = Commit(moves=tuple(self._moves), removed=tuple(removed), loadable=loadable)
+            _write_commit(self.staging / COMMIT, decided)
             finish_transaction(self.repository)
         except OSError as error:
             raise OneTrunkError(
@@ -205,6 +213,7 @@ def recover(repository: Path) -> bool:
         Whether there was a decided transaction to complete.
 
     Raises:
+        UserError: What was decided is broken, or is about something outside of the repository.
         OneTrunkError: The disk is full or cannot be written.
     """
     try:
@@ -216,37 +225,41 @@ def recover(repository: Path) -> bool:
 def finish_transaction(repository: Path) -> bool:
     """Complete a transaction that was cut off after its decision; clear away one that was cut off before.
 
+    Nothing is moved or removed unless all of it lies inside the repository.
+
     Returns:
         Whether there was one to complete.
+
+    Raises:
+        UserError: What was decided is broken, or is about something outside of the repository.
     """
     staging = repository / STAGING
-    commit = staging / COMMIT
-    if not commit.exists():
+    decided = read_commit(repository)
+    if decided is None:
         shutil.rmtree(staging, ignore_errors=True)
         return False
-    decided = json.loads(commit.read_bytes())
     folders = {repository}
-    for name in decided["moves"]:
+    for name in decided.moves:
         source, target = staging / "files" / name, repository / name
         folders |= {target.parent, target.parent.parent}
         # An earlier attempt may have moved it before it was cut off.
         if source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
-    for name in decided["removed"]:
+    for name in decided.removed:
         shutil.rmtree(repository / name, ignore_errors=True)
     # A power cut must not lose a move and keep the record that all were made.
     for folder in sorted(folders):
         _sync(folder)
     # The decision goes first: without it, whatever is left below .staging is garbage.
-    commit.unlink()
+    (staging / COMMIT).unlink()
     shutil.rmtree(staging)
     return True
 
 
-def _write_commit(path: Path, decided: dict[str, list[str] | bool]) -> None:
+def _write_commit(path: Path, decided: Commit) -> None:
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(decided), encoding="utf-8")
+    aside.write_text(decided.model_dump_json(), encoding="utf-8")
     _sync(aside)
     os.replace(aside, path)
     _sync(path.parent)

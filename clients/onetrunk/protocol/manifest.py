@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from onetrunk.protocol.commit import RepositoryPath
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.names import MANIFEST, Segment
+from onetrunk.protocol.names import MANIFEST, Segment, check_task_name
+from onetrunk.protocol.reading import read_json
 
 SCHEMA: Literal[2] = 2
 
@@ -28,6 +30,13 @@ Device = Literal["cpu", "gpu"]
 
 # Names become paths, some of them to be removed: only a plain folder name is accepted.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+TaskName = Annotated[str, AfterValidator(check_task_name)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[int, Field(ge=1)]
+
+# A version of a model takes less than a kB of it.
+MAX_BYTES = 64 * 2**20
 
 # These texts become comments of one line in a config: a second line would be parsed as part of the config.
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]+$")]
@@ -164,7 +173,7 @@ class VersionEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     source: str
-    files: dict[str, str]
+    files: dict[RepositoryPath, Sha256]
     dtype: Dtype = Field(default="fp32", validation_alias="numbers", serialization_alias="numbers")
 
 
@@ -182,12 +191,12 @@ class ModelEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    served: int | None
-    loaded: tuple[int, ...]
-    candidate: int | None = None
-    previous: int | None = None
-    versions: dict[int, VersionEntry] = {}
-    files: dict[str, str]
+    served: Version | None
+    loaded: tuple[Version, ...]
+    candidate: Version | None = None
+    previous: Version | None = None
+    versions: dict[Version, VersionEntry] = {}
+    files: dict[RepositoryPath, Sha256]
 
     @property
     def all_files(self) -> dict[str, str]:
@@ -221,12 +230,22 @@ class Manifest(BaseModel):
     triton_release: str
     max_length: int
     buckets: tuple[int, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[TaskName, ...]
     models: dict[ModelName, ModelEntry]
     precision: Precision = FP32
     gate: dict[str, GateResult] = {}
     gate_rule: GateRule = DEFAULT_RULE
     placement: Placement = CPU
+
+    @model_validator(mode="after")
+    def _files_are_the_models_own(self) -> Manifest:
+        for name, entry in self.models.items():
+            folders = {f"{name}/": entry.files, **{f"{name}/{n}/": v.files for n, v in entry.versions.items()}}
+            for folder, files in folders.items():
+                for file in files:
+                    if not file.startswith(folder):
+                        raise ValueError(f"{name}: found the file {file}, allowed are those in {folder}")
+        return self
 
     def text(self) -> str:
         """Return the file's content."""
@@ -250,7 +269,7 @@ def read_manifest(repository: Path) -> Manifest | None:
     """
     path = repository / MANIFEST
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path, max_bytes=MAX_BYTES, inside=repository)
         if isinstance(values, dict) and values.get("schema_version") not in (None, SCHEMA):
             raise UserError(
                 f"{path}: found schema {values['schema_version']}, but this build-repo writes schema {SCHEMA}: "
@@ -259,6 +278,13 @@ def read_manifest(repository: Path) -> Manifest | None:
         return Manifest.model_validate(values)
     except FileNotFoundError:
         return None
-    except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except ValueError as error:
+        reason = _first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{path} is broken ({reason}): remove it to build the whole repository again") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:  # about the whole manifest, which is no help to show
+        return str(first["msg"])
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, found {first['input']!r:.80}"

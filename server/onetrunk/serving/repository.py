@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,14 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from onetrunk.protocol.commit import read_commit
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.names import COMMIT, CONFIG_FILE, ENSEMBLES, ONETRUNK_PARAMETER, STAGING
+from onetrunk.protocol.names import CONFIG_FILE, ENSEMBLES, ONETRUNK_PARAMETER
+from onetrunk.protocol.reading import read_regular
 
+# An ensemble of as many tasks as a repository can have, with their labels, takes less than a tenth of it.
+MAX_CONFIG_BYTES = 64 * 2**20
 BUILD_HINT = "run build-repo"
 
 
@@ -40,7 +43,8 @@ def read_repository(path: Path) -> Repository:
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
-    if not _may_be_loaded(path / STAGING / COMMIT):
+    interrupted = read_commit(path)
+    if interrupted is not None and not interrupted.loadable:
         raise UserError(
             f"{path}: a build was interrupted while it was publishing: {BUILD_HINT} again, which completes it"
         )
@@ -56,16 +60,6 @@ def read_repository(path: Path) -> Repository:
     return Repository(path, tasks, frozenset(models))
 
 
-def _may_be_loaded(commit: Path) -> bool:
-    """Return whether no transaction was interrupted, or one whose every step leaves a repository that can be served."""
-    try:
-        return json.loads(commit.read_bytes()).get("loadable") is True
-    except FileNotFoundError:
-        return True
-    except (ValueError, AttributeError, OSError):
-        return False
-
-
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:
     """Parse a model's config.pbtxt.
 
@@ -79,7 +73,8 @@ def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConf
     """
     file = path / model / CONFIG_FILE
     try:
-        return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        content = read_regular(file, max_bytes=MAX_CONFIG_BYTES, inside=path)
+        return text_format.Parse(content.decode(), model_config_pb2.ModelConfig())
     except FileNotFoundError:
         raise UserError(f"{path} lacks {what} ({model}/{CONFIG_FILE}): {BUILD_HINT} again") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
