@@ -19,7 +19,7 @@ from benchmarks.compare.load import run_load
 from benchmarks.compare.systems import TritonSystem
 from benchmarks.compare.texts import texts_of_length
 from onetrunk.nn.trunk import load_trunk
-from onetrunk.serving.watchdog import parse_stub
+from onetrunk.serving.stubs import parse_stub
 
 
 def process_of(triton: int, model: str) -> int:

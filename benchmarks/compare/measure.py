@@ -11,7 +11,7 @@ import psutil
 
 from benchmarks.compare.load import ask, run_load
 from benchmarks.compare.systems import Target
-from onetrunk.serving.watchdog import parse_stub
+from onetrunk.serving.stubs import parse_stub
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from onetrunk.protocol.address import address_fault, stays_on_this_machine
 from onetrunk.protocol.admin_key import check_admin_key
-from onetrunk.protocol.errors import NotReady, ServerError, TlsError, UserError
+from onetrunk.protocol.errors import NotReady, OneTrunkError, ServerError, TlsError, UserError
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
     ADMIN_KEY_VARIABLE,
@@ -236,15 +237,40 @@ class AdminClient:
             outputs: The outputs to compute; none asks for all.
             timeout_s: The time of this call in place of the client's.
         """
-        tensors = []
-        for name, values in inputs.items():
-            tensor = InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
-            tensors.append(tensor.set_data_from_numpy(values))
+        tensors = _tensors(inputs)
         wanted = [InferRequestedOutput(name) for name in outputs] or None
         with self._translate_errors(f"asking {model}"):
             answer = self._client.infer(model, tensors, outputs=wanted, client_timeout=timeout_s or self._timeout_s)
         names = outputs or [output.name for output in answer.get_response().outputs]
         return {name: answer.as_numpy(name) for name in names}
+
+    def infer_later(self, model: str, version: int, inputs: Mapping[str, NDArray[Any]]) -> Future[None]:
+        """Send one request for all outputs of one version of a model, and do not wait for the answer.
+
+        The request has no deadline, and nothing cancels it but the end of this connection.
+
+        Args:
+            model: The model.
+            version: Its version.
+            inputs: As for `infer`.
+
+        Returns:
+            What is done when the answer has come, with the error if it is one.
+        """
+        answer: Future[None] = Future()
+
+        def settle(result: object, error: InferenceServerException | None) -> None:
+            try:
+                with self._translate_errors(f"asking {model}"):
+                    if error is not None:
+                        raise error
+            except OneTrunkError as translated:
+                answer.set_exception(translated)
+            else:
+                answer.set_result(None)
+
+        self._client.async_infer(model, _tensors(inputs), settle, model_version=str(version))
+        return answer
 
     def wait_until_back(self, timeout_s: float) -> None:
         """Wait for a server that went away, such as one that its launcher starts again.
@@ -300,6 +326,14 @@ class AdminClient:
 
 class _NoSuchModelError(ServerError):
     """The server does not know the model."""
+
+
+def _tensors(inputs: Mapping[str, NDArray[Any]]) -> list[InferInput]:
+    found = []
+    for name, values in inputs.items():
+        tensor = InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+        found.append(tensor.set_data_from_numpy(values))
+    return found
 
 
 def _ready_versions(index: Sequence[Any]) -> dict[str, set[int]]:

@@ -13,16 +13,20 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from onetrunk.protocol.errors import ServerError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE
 from onetrunk.serving.command import PortTakenError
 from onetrunk.serving.front.settings import FrontSettings
-from onetrunk.serving.watchdog import RestartBackoff
+from onetrunk.serving.health import Activity
+from onetrunk.serving.watched import RestartBackoff
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 30.0
-# A front writes a line every second. One that is silent for so long hangs, and is replaced.
+# A front writes a line every second. One that is silent for so long, and does nothing meanwhile or works for longer
+# than that, hangs and is replaced.
 SILENCE_S = 5.0
 STOP_GRACE_S = 10.0
 POLL_S = 0.25
@@ -53,7 +57,8 @@ class FrontProcess:
                 cwd="/",
                 start_new_session=True,
             )
-        self._heard = time.monotonic()
+        self._heard, self._cpu_heard = time.monotonic(), 0.0
+        self._activity = Activity(psutil.STATUS_RUNNING, 0.0, self._heard)
         self._send(settings.line())
         try:
             answer = self._first_line(log_path)
@@ -78,12 +83,19 @@ class FrontProcess:
         status = self._process.poll()
         if status is not None:
             return f"died (exit status {status})"
+        now = time.monotonic()
+        process = psutil.Process(self.pid)
+        state, times = process.status(), process.cpu_times()
+        cpu_s = times.user + times.system
+        self._activity.see(state, cpu_s, now)
         while select.select([self._stdout], [], [], 0)[0]:
             if not os.read(self._stdout, 4096):
                 break
-            self._heard = time.monotonic()
-        silent_s = time.monotonic() - self._heard
-        return f"was silent for {silent_s:.0f} s" if silent_s > SILENCE_S else None
+            self._heard, self._cpu_heard = now, cpu_s
+        silent_s = now - self._heard
+        # On a busy machine it may be silent because it gets no CPU: that is no reason to make its clients start anew.
+        hangs = self._activity.is_still(self._heard, now) or cpu_s - self._cpu_heard > SILENCE_S
+        return f"was silent for {silent_s:.0f} s" if silent_s > SILENCE_S and hangs else None
 
     def kill(self) -> None:
         """End the process at once."""
@@ -181,7 +193,7 @@ class FrontKeeper:
             log.warning("the front %s; starting another", fault)
             try:
                 self._replace()
-            except ServerError as error:
+            except (ServerError, OSError) as error:  # such as a full disk
                 log.error("the front does not start (try %d): %s", self._backoff.tries, error)
             else:
                 log.warning("the front answers again after %.1f s", time.monotonic() - began)

@@ -125,12 +125,32 @@ class Runtime:
 
 
 def make_runtime(installation: Installation) -> Runtime:
-    """Create the folder, with Triton's Python backend, the right stub, and this project's `onnxruntime` backend."""
-    folder = Path(tempfile.mkdtemp(prefix="onetrunk-"))  # which nobody else may enter
-    if len(str(folder)) > MAX_SOCKET_FOLDER:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="onetrunk-", dir="/tmp"))
-    runtime = Runtime(folder, shm_prefix=f"onetrunk_{os.getpid()}_{secrets.token_hex(4)}_")
+    """Create the folder, with Triton's Python backend, the right stub, and this project's `onnxruntime` backend.
+
+    Raises:
+        UserError: There is no room for it. Nothing of it is left.
+    """
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="onetrunk-"))  # which nobody else may enter
+        if len(str(folder)) > MAX_SOCKET_FOLDER:
+            folder.rmdir()
+            folder = Path(tempfile.mkdtemp(prefix="onetrunk-", dir="/tmp"))
+        runtime = Runtime(folder, shm_prefix=f"onetrunk_{os.getpid()}_{secrets.token_hex(4)}_")
+        _fill(runtime, installation)
+    except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        # copytree collects (source, target, reason) of every file.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
+        raise UserError(
+            f"{folder.parent if folder is not None else tempfile.gettempdir()} has no room for Triton's backends "
+            f"({reason}): make some, or name another folder in TMPDIR"
+        ) from None
+    return runtime
+
+
+def _fill(runtime: Runtime, installation: Installation) -> None:
     # Copies, not links: Triton refuses a backend library whose real path lies outside the backend directory.
     ignore = shutil.ignore_patterns("__pycache__")
     python = runtime.backends / "python"
@@ -141,7 +161,6 @@ def make_runtime(installation: Installation) -> Runtime:
     runtime.libraries.mkdir()
     if installation.libpython is not None:
         (runtime.libraries / installation.libpython.name).symlink_to(installation.libpython)
-    return runtime
 
 
 def environment(installation: Installation, runtime: Runtime, base: Mapping[str, str]) -> dict[str, str]:

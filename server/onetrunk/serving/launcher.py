@@ -17,14 +17,19 @@ from pydantic import SecretStr
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
+from onetrunk.serving import guard
+from onetrunk.serving.causes import full_disks
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
 from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls
 from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
-from onetrunk.serving.log import failure_reason, loaded_models, read_since
+from onetrunk.serving.log import failure_reason, loaded_models, read_since, tail
+from onetrunk.serving.probes import probe_all_outputs
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.repository import Repository, read_repository
-from onetrunk.serving.watchdog import Watchdog, Watched, probe_all_outputs
+from onetrunk.serving.shared_memory import check_room
+from onetrunk.serving.watchdog import Watchdog
+from onetrunk.serving.watched import Watched
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +68,7 @@ class Server:
         tls: ServerTls | None = None,
         verbose: bool = False,
         start_timeout_s: float = 120.0,
-        probe_interval_s: float | None = 60.0,
+        probe_interval_s: float | None = 4.0,
     ) -> None:
         """Prepare the server without starting it.
 
@@ -81,7 +86,8 @@ class Server:
             tls: The front's certificate; None for plain connections.
             verbose: Whether Triton logs every request.
             start_timeout_s: The time until the first answer.
-            probe_interval_s: The seconds between two checks that an idle server still answers; None for no checks.
+            probe_interval_s: The seconds for which a model may answer nobody before it is asked whether it still does;
+                None for no such questions. A model that hangs is noticed within these seconds and five more.
 
         Raises:
             UserError: The host is unknown.
@@ -181,10 +187,14 @@ class Server:
         """Check the repository and the ports, and start Triton without waiting for it.
 
         Raises:
-            UserError: The repository is incomplete, Triton is not installed, or the log cannot be written.
+            UserError: The repository is incomplete, Triton is not installed, /dev/shm is too small for a full batch of
+                the longest texts, or the log or the private folder cannot be written.
             PortTakenError: A port is in use.
         """
         self._repository = read_repository(self._path)
+        warning = check_room(self._repository.configs, self._repository.max_length)
+        if warning is not None:
+            log.warning("%s", warning)
         choose_ports(self._wanted)  # which fails before anything is written
         find_triton()
         self._open_log()
@@ -197,7 +207,9 @@ class Server:
             raise
 
     def wait_ready(self, timeout_s: float | None = None, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Wait until a request for all outputs of both ensembles is answered with finite numbers, then start to watch.
+        """Wait until all outputs of both ensembles are answered with finite numbers, then start to watch.
+
+        The first request is a full batch of the longest texts.
 
         Args:
             timeout_s: The longest time to wait; by default `start_timeout_s`.
@@ -216,7 +228,8 @@ class Server:
         """Wait until the server is stopped. A server that has not answered yet is waited for first: see `wait_ready`.
 
         Raises:
-            ServerError: The server was not started, did not answer, or could not be kept running.
+            ServerError: The server was not started, or did not answer at its start. Later it is restarted as often as
+                it takes.
         """
         if not self._ended.is_set():
             with contextlib.suppress(_StoppedError):
@@ -237,7 +250,7 @@ class Server:
             if running is not None:
                 running.process.stop()
                 running.admin.close()
-        if self._watchdog is not None and self._watchdog is not threading.current_thread():
+        if self._watchdog is not None:
             self._watchdog.join()
         if self._log_is_temporary and self._log_path is not None and self._failure is None:
             self._log_path.unlink(missing_ok=True)
@@ -253,18 +266,24 @@ class Server:
 
     def _wait_for_answer(self, timeout_s: float | None, on_progress: Callable[[int, int], None] | None) -> None:
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else self._start_timeout_s)
+        max_length = self._repository.max_length if self._repository is not None else 0
         try:
-            watched = self._await_answer(deadline, on_progress)
+            watched = self._await_answer(deadline, on_progress, full_batch_tokens=max_length)
         except BaseException as error:
             self._failure = error if isinstance(error, OneTrunkError) and not isinstance(error, _StoppedError) else None
             self.stop()
             raise
-        self._watchdog = Watchdog(watched, self._restart, self._give_up, probe_interval_s=self._probe_interval_s)
+        self._watchdog = Watchdog(
+            watched, self._restart, max_length=max_length, probe_interval_s=self._probe_interval_s
+        )
         self._watchdog.start()
 
     def _open_log(self) -> None:
         if self._log_path is None:
-            handle, name = tempfile.mkstemp(prefix="onetrunk-", suffix=".log")
+            try:
+                handle, name = tempfile.mkstemp(prefix="onetrunk-", suffix=".log")
+            except OSError as error:
+                raise UserError(f"there is no room for a log: {error.strerror}; make some, or give --log") from None
             os.close(handle)
             self._log_path = Path(name)
         try:
@@ -303,25 +322,36 @@ class Server:
                 self._running = None
             if self._stopping.is_set():
                 raise _StoppedError("the server was stopped")
-            self._log_offset = self.log_path.stat().st_size
+            self._log_offset = offset = self._log_size()
             runtime = make_runtime(installation)
             command = triton_command(installation, runtime, self._path, verbose=self._verbose)
-            process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
+            try:
+                process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
+            except OSError as error:
+                guard.clear(runtime.shm_prefix, str(runtime.folder))
+                raise ServerError(f"Triton cannot be started: {error}") from None
             admin = AdminClient(runtime.sockets.grpc, timeout_s=ADMIN_TIMEOUT_S)
-            self._running = Watched(process, admin, runtime.sockets)
+            self._running = Watched(
+                process, admin, runtime.sockets, logged=lambda: tail(self.log_path, offset), log_path=self.log_path
+            )
             return self._running
 
-    def _await_answer(self, deadline: float, on_progress: Callable[[int, int], None] | None = None) -> Watched:
+    def _await_answer(
+        self,
+        deadline: float,
+        on_progress: Callable[[int, int], None] | None = None,
+        full_batch_tokens: int | None = None,
+    ) -> Watched:
         """Wait for the first answers of the Triton that was launched last."""
         running = self._running
         if running is None or self._repository is None:
             raise _StoppedError("the server was stopped while it was starting")
         models = self._repository.models
         while True:
-            if running.process.exit_status() is not None:
-                raise self._start_failure()
+            if (status := running.process.exit_status()) is not None:
+                raise self._start_failure(running, status)
             if running.sockets.is_open():
-                probe_all_outputs(running.admin, max(deadline - time.monotonic(), 1.0))
+                probe_all_outputs(running.admin, max(deadline - time.monotonic(), 1.0), full_batch_tokens)
                 self._front_moves(running.sockets.folder)
                 return running
             if on_progress is not None:
@@ -339,16 +369,20 @@ class Server:
     def _logged(self) -> str:
         return read_since(self.log_path, self._log_offset)
 
-    def _start_failure(self) -> ServerError:
+    def _log_size(self) -> int:
+        """Return the size of the log, which somebody may have removed."""
+        try:
+            return self.log_path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _start_failure(self, running: Watched, status: int) -> ServerError:
         """Return an error with Triton's own reason for not starting."""
         reason = failure_reason(self._logged())
-        return ServerError(f"{reason or 'Triton ended without giving a reason'} (log: {self.log_path})")
+        if reason is None or full_disks([self.log_path]):
+            reason = f"Triton ended: {running.death_cause(status)}"
+        return ServerError(f"{reason} (log: {self.log_path})")
 
     def _restart(self) -> Watched:
         self._launch()
         return self._await_answer(time.monotonic() + self._start_timeout_s)
-
-    def _give_up(self, failure: OneTrunkError) -> None:
-        self._failure = failure
-        log.error("%s", failure)
-        self.stop()

@@ -17,6 +17,8 @@ BUILT_FOR_A_GPU = (
     "built for a GPU, and Triton finds none on this machine: build-repo --device cpu, or serve where one is "
     "(docs/docker.md)"
 )
+# Where the reason of a death is looked for.
+TAIL_BYTES = 64 << 10
 # How many of the models that fail for one reason are named.
 MOST_NAMES = 3
 FAILED_ENDPOINT = re.compile(r"failed to start .* service: .*")
@@ -39,10 +41,18 @@ def read_since(path: Path, offset: int) -> str:
         return file.read().decode("utf-8", errors="replace")
 
 
+def tail(path: Path, offset: int) -> str:
+    """Return what was logged last after an offset in bytes; nothing if the log is gone."""
+    try:
+        return read_since(path, max(offset, path.stat().st_size - TAIL_BYTES))
+    except OSError:
+        return ""
+
+
 def entries(log: str) -> list[tuple[str, str]]:
     """Split a log into (level, message). Tables that Triton prints belong to the entry before them."""
     starts = list(ENTRY.finditer(log))
-    ends = [start.start() for start in starts[1:]] + [len(log)]
+    ends = ([start.start() for start in starts] + [len(log)])[1:]
     return [(start["level"], log[start.end() : end].strip()) for start, end in zip(starts, ends, strict=True)]
 
 

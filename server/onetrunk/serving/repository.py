@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from onetrunk.protocol.commit import read_commit
-from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
+from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo, read_ensemble_info
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import CONFIG_FILE, ENSEMBLES, ONETRUNK_PARAMETER
 from onetrunk.protocol.reading import read_regular
@@ -27,12 +27,19 @@ class Repository:
     Attributes:
         path: Its folder.
         tasks: Task -> its description in the ensembles.
-        models: The models that will be loaded: the ensembles and their parts.
+        configs: The configs of the models that will be loaded: the ensembles and their parts.
+        max_length: The length in tokens of the longest texts.
     """
 
     path: Path
     tasks: Mapping[str, TaskInfo]
-    models: frozenset[str]
+    configs: Mapping[str, model_config_pb2.ModelConfig]
+    max_length: int
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models that will be loaded."""
+        return frozenset(self.configs)
 
 
 def read_repository(path: Path) -> Repository:
@@ -50,14 +57,13 @@ def read_repository(path: Path) -> Repository:
         )
     if not any(path.glob(f"*/{CONFIG_FILE}")):
         raise UserError(f"{path} holds no models: {BUILD_HINT} first")
-    models = set(ENSEMBLES)
     ensembles = {name: read_config(path, name, f"the ensemble {name}") for name in ENSEMBLES}
+    configs = dict(ensembles)
     for name, ensemble in ensembles.items():
         for step in ensemble.ensemble_scheduling.step:
-            check_part(path, name, step.model_name, step.model_version)
-            models.add(step.model_name)
-    tasks, _ = (read_tasks(path, ensemble) for ensemble in ensembles.values())
-    return Repository(path, tasks, frozenset(models))
+            configs[step.model_name] = read_part(path, name, step.model_name, step.model_version)
+    about, _ = (read_about(path, ensemble) for ensemble in ensembles.values())
+    return Repository(path, about.tasks, configs, about.max_length)
 
 
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:
@@ -81,8 +87,8 @@ def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConf
         raise UserError(f"{file} is not a Triton config (line:column : what) {error}: {BUILD_HINT} again") from None
 
 
-def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
-    """Check that a part of an ensemble has a config, and the version that the ensemble pins.
+def read_part(path: Path, ensemble: str, model: str, version: int) -> model_config_pb2.ModelConfig:
+    """Return the config of a part of an ensemble, and check that it has the version that the ensemble pins.
 
     Args:
         path: The repository.
@@ -93,25 +99,26 @@ def check_part(path: Path, ensemble: str, model: str, version: int) -> None:
     Raises:
         UserError: The config or the version is missing.
     """
-    read_config(path, model, f"{model}, a part of {ensemble}")
+    config = read_config(path, model, f"{model}, a part of {ensemble}")
     folder = path / model / str(version)
     if version > 0 and not (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{path}: {ensemble} pins version {version} of {model}, which is missing: {BUILD_HINT} again")
+    return config
 
 
-def read_tasks(path: Path, ensemble: model_config_pb2.ModelConfig) -> Mapping[str, TaskInfo]:
-    """Read what an ensemble says about its tasks.
+def read_about(path: Path, ensemble: model_config_pb2.ModelConfig) -> EnsembleInfo:
+    """Read what an ensemble says about itself and its tasks.
 
     Raises:
         UserError: It says nothing that can be read, or has no tasks.
     """
     try:
-        tasks = read_ensemble_info(ensemble.parameters[ONETRUNK_PARAMETER].string_value).tasks
+        about = read_ensemble_info(ensemble.parameters[ONETRUNK_PARAMETER].string_value)
     except ValueError as error:
         raise UserError(
             f"{path}: {ensemble.name} has no readable parameter `{ONETRUNK_PARAMETER}`, from which clients learn the "
             f"tasks ({error}): {BUILD_HINT} again"
         ) from None
-    if not tasks:
+    if not about.tasks:
         raise UserError(f"{path}: {ensemble.name} has no tasks: {BUILD_HINT} with at least one")
-    return tasks
+    return about

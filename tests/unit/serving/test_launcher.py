@@ -54,7 +54,7 @@ def server(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(launcher, "triton_command", lambda *arguments, **options: [])
     monkeypatch.setattr(launcher, "TritonProcess", FakeProcess)
     monkeypatch.setattr(launcher, "FrontKeeper", FakeFront)
-    monkeypatch.setattr(launcher, "probe_all_outputs", lambda admin, timeout_s: None)
+    monkeypatch.setattr(launcher, "probe_all_outputs", lambda admin, timeout_s, full_batch_tokens: None)
     return Server(repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from onetrunk.serving.log import PORT_TAKEN, failed_models, failure_reason, loaded_models, read_since
+import pytest
+
+from onetrunk.serving.log import PORT_TAKEN, failed_models, failure_reason, loaded_models, read_since, tail
 
 BROKEN_MODEL = """\
 W1123 22:30:53.514830 16868 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
@@ -92,3 +94,18 @@ def test_only_what_this_start_logged_is_read(tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     log.write_bytes(b"old failure\n\xffnew")
     assert read_since(log, 12) == "\ufffdnew"
+
+
+@pytest.mark.parametrize("log", ["", "a shell's complaint, before Triton itself could write\n"])
+def test_a_log_without_an_entry_has_no_reason(log: str) -> None:
+    assert failure_reason(log) is None
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "triton.log"
+    path.write_bytes(b"old" + b"x" * 200_000 + b"new")
+    assert tail(path, 0).endswith("new")
+    assert len(tail(path, 0)) < 100_000
+    assert tail(path, 200_003) == "new"
+    path.unlink()
+    assert tail(path, 0) == ""
