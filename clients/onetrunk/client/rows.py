@@ -33,9 +33,9 @@ T = TypeVar("T")
 # long list are still among the first to be answered.
 WINDOW_BATCHES = 16
 
-# A request is kept below this size, unless a single row is larger: the server's own limit on a text is there to name
-# that text, and should not be met by the sum of its neighbours.
-MAX_BATCH_BYTES = 8 * 2**20
+# A request is kept below this size, half of what the front takes, unless a single row is larger: the server's own limit
+# on a text is there to name that text, and should not be met by the sum of its neighbours.
+MAX_BATCH_BYTES = 4 * 2**20
 
 # Iterables that are no lists of rows: their items are characters, bytes or keys, or have no order.
 _NOT_LISTS = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)

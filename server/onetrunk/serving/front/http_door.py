@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
 import grpc.aio
 import numpy as np
 from starlette.applications import Starlette
@@ -20,6 +18,7 @@ from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP, Metrics
 from onetrunk.serving.front.questions import read_json
@@ -39,7 +38,6 @@ HEADER_LENGTH = "inference-header-content-length"
 _PASSED_ON = ("content-type", "accept", "accept-encoding", HEADER_LENGTH, "traceparent", "tracestate")
 # What concerns one connection only, and what the server that sends the answer sets itself.
 _NOT_PASSED_BACK = {"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "server", "date"}
-_DECOMPRESS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 # An answer proves health for so long; it must come in so many seconds.
 HEALTH_AGE_S, HEALTH_TIMEOUT_S = 1.0, 5.0
@@ -133,7 +131,7 @@ class HttpDoor:
             return Response(status_code=499)
 
     async def _infer(self, request: Request, path: str, model: str) -> Response:
-        body = await self._body(request)
+        body = await read_body(request, self._gateway.admission, self._gateway.settings.limits)
         length = request.headers.get(HEADER_LENGTH)
         if length is not None and not re.fullmatch(r"\d{1,12}", length):
             raise RefusedError(
@@ -152,53 +150,8 @@ class HttpDoor:
     async def _administer(self, request: Request, path: str) -> Response:
         if not self._gateway.is_admin(request.headers.get(ADMIN_HEADER)):
             return JSONResponse({"error": f"this API is restricted, expecting the admin key in '{ADMIN_HEADER}'"}, 403)
-        body = await self._body(request)
+        body = await read_body(request, self._gateway.admission, self._gateway.settings.limits)
         return _response(await self._gateway.ask(request.method, path, _passed_on(request), body))
-
-    async def _body(self, request: Request) -> bytes:
-        """Read a body within the limits of size and time, and decompress it.
-
-        Raises:
-            RefusedError: It is too large, compressed in an unknown way, or does not come in time.
-        """
-        limits = self._gateway.settings.limits
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", *_DECOMPRESS):
-            raise RefusedError(400, f"Content-Encoding {encoding[:40]!r} is unknown: send gzip, deflate, or none")
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > limits.max_body_bytes:
-            raise _too_large(limits.max_body_bytes)
-        inflate = zlib.decompressobj(_DECOMPRESS[encoding]) if encoding in _DECOMPRESS else None
-        with self._gateway.admission.holding(int(announced) if announced.isdecimal() else 0):
-            try:
-                with anyio.fail_after(limits.body_timeout_s):
-                    return await _read(request, inflate, limits.max_body_bytes)
-            except TimeoutError:
-                raise RefusedError(408, f"the body did not come within {limits.body_timeout_s:g} s") from None
-            except zlib.error as error:
-                raise RefusedError(400, f"the body is not in {encoding}: {error}") from None
-
-
-async def _read(request: Request, inflate: Any, most: int) -> bytes:
-    """Read a body, and inflate it as it comes.
-
-    Raises:
-        RefusedError: It is larger than allowed.
-    """
-    parts, size = [], 0
-    async for chunk in request.stream():
-        part = chunk if inflate is None else inflate.decompress(chunk, most + 1 - size)
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-    if inflate is not None and not inflate.eof:
-        raise RefusedError(400, "the compressed body ends too early")
-    return b"".join(parts)
-
-
-def _too_large(most: int) -> RefusedError:
-    return RefusedError(413, f"the body is too large: at most {most:,} bytes are allowed, also after decompression")
 
 
 def _passed_on(request: Request) -> dict[str, str]:

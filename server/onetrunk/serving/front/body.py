@@ -1,0 +1,70 @@
+"""Reads a request's body within the limits of size and time, and decompresses it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import anyio
+from starlette.requests import Request
+
+from onetrunk.serving.front.admission import Admission, RefusedError
+from onetrunk.serving.front.settings import Limits
+
+_DECOMPRESS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+async def read_body(request: Request, admission: Admission, limits: Limits) -> bytes:
+    """Return the body of a request, decompressed.
+
+    Args:
+        request: The request.
+        admission: Counts its bytes while they come.
+        limits: The limits of size and time.
+
+    Raises:
+        RefusedError: It is too large, compressed in an unknown way, or does not come in time.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", *_DECOMPRESS):
+        raise RefusedError(400, f"Content-Encoding {encoding[:40]!r} is unknown: send gzip, deflate, or none")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limits.max_body_bytes:
+        raise _too_large(limits.max_body_bytes)
+    inflate = zlib.decompressobj(_DECOMPRESS[encoding]) if encoding in _DECOMPRESS else None
+    # A body without an announced size may become as large as is allowed.
+    size = int(announced) if announced.isdecimal() and inflate is None else limits.max_body_bytes
+    with admission.holding(size if _has_body(request) else 0):
+        try:
+            with anyio.fail_after(limits.body_timeout_s):
+                return await _read(request, inflate, limits.max_body_bytes)
+        except TimeoutError:
+            raise RefusedError(408, f"the body did not come within {limits.body_timeout_s:g} s") from None
+        except zlib.error as error:
+            raise RefusedError(400, f"the body is not in {encoding}: {error}") from None
+
+
+def _has_body(request: Request) -> bool:
+    return "content-length" in request.headers or "transfer-encoding" in request.headers
+
+
+async def _read(request: Request, inflate: Any, most: int) -> bytes:
+    """Read a body, and inflate it as it comes.
+
+    Raises:
+        RefusedError: It is larger than allowed.
+    """
+    parts, size = [], 0
+    async for chunk in request.stream():
+        part = chunk if inflate is None else inflate.decompress(chunk, most + 1 - size)
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    if inflate is not None and not inflate.eof:
+        raise RefusedError(400, "the compressed body ends too early")
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, f"the body is too large: at most {most:,} bytes are allowed, also after decompression")
