@@ -71,7 +71,7 @@ def read_lines(content: BinaryIO, *, plain: bool | None) -> Iterator[Line | BadL
             continue
         if plain is None:
             plain = not line.lstrip().startswith(b"{")
-        yield _read_line(number, line, plain=plain)
+        yield read_line(number, line, plain=plain)
 
 
 def _raw_lines(content: BinaryIO) -> Iterator[bytes | str]:
@@ -88,7 +88,14 @@ def _raw_lines(content: BinaryIO) -> Iterator[bytes | str]:
         yield f"cannot be read, nor anything after it: {error}"
 
 
-def _read_line(number: int, raw: bytes, *, plain: bool) -> Line | BadLine:
+def read_line(number: int, raw: bytes, *, plain: bool) -> Line | BadLine:
+    """Read one line.
+
+    Args:
+        number: Its number.
+        raw: The line.
+        plain: Whether it is a text (True) or a JSON object (False).
+    """
     try:
         text = raw.decode().rstrip("\r\n")
         if plain:

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.names import MULTITASK, ONETRUNK_PARAMETER
 from onetrunk.serving.front.admission import Admission, RefusedError
-from onetrunk.serving.front.questions import Question, check_sizes
+from onetrunk.serving.front.questions import Question, check_sizes, check_texts
 from onetrunk.serving.front.settings import FrontSettings
 from onetrunk.serving.front.triton import HttpAnswer, Triton
 
@@ -63,6 +63,10 @@ class Gateway:
                         f"{output} answers by token, and labels of the classification extension go by text: leave "
                         f"`classification` out, and read the numbers of the labels from {output}'s scores",
                     )
+
+    def check_texts(self, texts: Sequence[str], pairs: Sequence[str | None]) -> None:
+        """Check texts against the limits: see `questions.check_texts`."""
+        check_texts(texts, pairs, self.settings.limits)
 
     async def infer(self, size: int, send: Callable[[], Awaitable[T]]) -> T:
         """Wait for a turn, and send an inference request.

@@ -138,6 +138,21 @@ def check_sizes(question: Question, limits: Limits) -> None:
         raise RefusedError(400, f"{TEXT_PAIR} without {TEXT}: send the first text of each pair as {TEXT}")
 
 
+def check_texts(texts: Sequence[str], pairs: Sequence[str | None], limits: Limits) -> None:
+    """Check the texts of a request in JSON.
+
+    Raises:
+        RefusedError: There are too many, or one is too long.
+    """
+    if not texts:
+        raise RefusedError(400, "texts is empty: give at least one text")
+    columns = []
+    for name, values in ((TEXT, texts), (TEXT_PAIR, pairs)):
+        sizes = (len(value.encode("utf-8", "surrogatepass")) if value is not None else 0 for value in values)
+        columns.append(Column(name, len(values), _first_too_long(sizes, limits)))
+    check_sizes(Question("", columns, ()), limits)
+
+
 def _raw_sizes(content: bytes, limits: Limits) -> Iterable[int]:
     """Return the sizes of texts that each stand behind their length in four bytes."""
     if len(content) <= limits.max_text_bytes:

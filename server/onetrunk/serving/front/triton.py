@@ -62,9 +62,9 @@ class Triton:
         self._address = address
 
     @property
-    def running(self) -> int:
-        """The number of calls that Triton has not answered."""
-        return len(self._running)
+    def address(self) -> TritonAddress | None:
+        """Where it listens, or None while there is none."""
+        return self._address
 
     def move(self, address: TritonAddress | None) -> None:
         """Use another Triton from now on; None if there is none for a while. Calls in progress are not touched."""

@@ -1,0 +1,170 @@
+"""Our own JSON API: texts in, answers out, in the form of ask-repo's JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, TypeGuard
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from onetrunk.client.display import answer_record, task_record
+from onetrunk.client.lines import BadLine, Line, read_line
+from onetrunk.protocol.errors import BadInput
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.service import Service
+
+NDJSON = "application/x-ndjson"
+# Lines of one NDJSON request that are asked together.
+LINES_AT_ONCE = 256
+
+
+class PredictRequest(BaseModel):
+    """A request to `/v1/predict`.
+
+    Attributes:
+        texts: One text or several.
+        pairs: The second texts, one for each text; null for a text without one.
+        tasks: The tasks to ask; by default every task that fits the text.
+        top: The number of labels whose scores come; by default all.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    texts: str | list[str]
+    pairs: str | list[str | None] | None = None
+    tasks: list[str] | None = Field(default=None, min_length=1)
+    top: int | None = Field(default=None, ge=1)
+
+    def rows(self) -> tuple[list[str], list[str | None]]:
+        """Return texts and second texts as lists of one length.
+
+        Raises:
+            BadInput: There are not as many second texts as texts.
+        """
+        texts = [self.texts] if isinstance(self.texts, str) else self.texts
+        pairs = self.pairs
+        if pairs is None:
+            return texts, [None] * len(texts)
+        seconds: list[str | None] = [pairs] if isinstance(pairs, str) else pairs
+        if len(seconds) != len(texts):
+            raise BadInput.of_call(f"{len(seconds)} pairs for {len(texts)} texts: give one, or null, for each text")
+        return texts, seconds
+
+
+def parse(model: type[BaseModel], body: bytes) -> Any:
+    """Return a request that was checked against its schema.
+
+    Raises:
+        RefusedError: It is not JSON, or does not fit; the message names the field.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RefusedError(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+class Api:
+    """The routes of the API."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/v1/predict", self._service.counted(self.predict), methods=["POST"]),
+            Route("/v1/tasks", self._service.counted(self.tasks), methods=["GET"]),
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """Answer texts: one JSON object, or line by line if the request is NDJSON."""
+        if request.headers.get("content-type", "").partition(";")[0].strip() in (NDJSON, "application/jsonl"):
+            return await self._predict_lines(request)
+        asked: PredictRequest = parse(PredictRequest, await self._service.body(request))
+        texts, pairs = asked.rows()
+        answers = await self._service.predict(texts, pairs, asked.tasks)
+        records = [
+            answer_record(Line(0, text, pair), answer, top=asked.top, numbered=False)
+            for text, pair, answer in zip(texts, pairs, answers, strict=True)
+        ]
+        return JSONResponse({"answers": records})
+
+    async def tasks(self, request: Request) -> Response:
+        """List the tasks that are served."""
+        catalogue = await self._service.catalogue()
+        return JSONResponse(
+            {
+                "trunk": catalogue.trunk,
+                "max_length": catalogue.max_length,
+                "max_batch_size": catalogue.max_batch_size,
+                "tasks": {name: task_record(task) for name, task in catalogue.tasks.items()},
+            }
+        )
+
+    async def _predict_lines(self, request: Request) -> Response:
+        """Answer each line of the body with a line, in order. A line that cannot be answered has an `error`."""
+        names = request.query_params.get("tasks")
+        tasks = names.split(",") if names else None
+        await self._service.check_tasks(tasks)
+        body = await self._service.body(request)
+        return StreamingResponse(self._answered_lines(body, tasks), media_type=NDJSON)
+
+    async def _answered_lines(self, body: bytes, tasks: Sequence[str] | None) -> AsyncIterator[str]:
+        numbered = ((number, line) for number, line in enumerate(body.splitlines(), start=1) if line.strip())
+        lines = (read_line(number, line, plain=False) for number, line in numbered)
+        for chunk in _chunks(lines, LINES_AT_ONCE):
+            records = {line.number: {"line": line.number, "error": line.reason} for line in chunk if _is_bad(line)}
+            good = [line for line in chunk if isinstance(line, Line)]
+            records |= await self._answered(good, tasks)
+            for line in chunk:
+                yield json.dumps(records[line.number], ensure_ascii=False) + "\n"
+
+    async def _answered(self, lines: list[Line], tasks: Sequence[str] | None) -> dict[int, dict[str, Any]]:
+        """Return line number -> answer, or what is wrong with the line."""
+        records: dict[int, dict[str, Any]] = {}
+        while lines:
+            faults: dict[int | None, str] = {}
+            try:
+                answers = await self._service.predict(
+                    [line.text for line in lines], [line.pair for line in lines], tasks
+                )
+            except BadInput as error:
+                faults = {problem.row: problem.message for problem in error.problems}
+                if None in faults:
+                    faults = dict.fromkeys(range(len(lines)), faults[None])
+            except Exception as error:
+                faults = dict.fromkeys(range(len(lines)), error_body(error)[1])
+            else:
+                return records | {
+                    line.number: answer_record(line, answer, top=None, numbered=True)
+                    for line, answer in zip(lines, answers, strict=True)
+                }
+            records |= {lines[row].number: _fault(lines[row], text) for row, text in faults.items() if row is not None}
+            lines = [line for row, line in enumerate(lines) if row not in faults]
+        return records
+
+
+def _is_bad(line: Line | BadLine) -> TypeGuard[BadLine]:
+    return isinstance(line, BadLine)
+
+
+def _fault(line: Line, message: str) -> dict[str, Any]:
+    return {"line": line.number, "error": message}
+
+
+def _chunks(lines: Iterator[Line | BadLine], most: int) -> Iterator[list[Line | BadLine]]:
+    chunk: list[Line | BadLine] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == most:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,142 @@
+"""Collects texts of different requests that arrive together, and asks Triton about all of them in one request.
+
+Triton would put them into one batch too, but after one gRPC request, one run of the tokenizer and one message between
+processes for each of them. Nothing waits for a timer: while few requests are in flight, a text is sent at once; what
+arrives meanwhile is sent together when one of them has been answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from onetrunk.client import AsyncClient
+from onetrunk.client.answer import Answer
+from onetrunk.client.rows import TextRows
+from onetrunk.protocol.errors import BadInput, OneTrunkError, Problem, ServerError
+
+# Requests in flight at a time. Fewer leave a core idle while answers are on their way; more leave less to collect.
+IN_FLIGHT = 4
+
+Key = tuple[tuple[str, ...] | None, bool]
+"""The tasks, and whether the texts are pairs: what texts must have in common to share a request."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """The texts of one call."""
+
+    texts: Sequence[str]
+    pairs: Sequence[str | None]
+    answers: asyncio.Future[list[Answer]]
+
+
+class Collector:
+    """Answers texts through one client."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._waiting: dict[Key, deque[_Job]] = {}
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    async def predict(
+        self, texts: Sequence[str], pairs: Sequence[str | None], tasks: Sequence[str] | None
+    ) -> list[Answer]:
+        """Return an answer for each text.
+
+        Args:
+            texts: The texts.
+            pairs: The second text of each, or None.
+            tasks: The tasks; None asks every task that fits.
+
+        Raises:
+            OneTrunkError: Any error of `AsyncClient.predict`. Faults of one call's texts are not told to another's.
+        """
+        catalogue = await self._client.catalogue()
+        TextRows.check(texts, pairs).groups(catalogue, tasks)  # its faults are found before it meets others
+        kinds = {pair is not None for pair in pairs}
+        if len(kinds) > 1 or len(texts) >= catalogue.max_batch_size:
+            return await self._client.predict(texts, pairs, tasks)
+        job = _Job(texts, pairs, asyncio.get_running_loop().create_future())
+        key = (tuple(tasks) if tasks is not None else None, kinds.pop())
+        self._waiting.setdefault(key, deque()).append(job)
+        self._send(catalogue.max_batch_size)
+        return await job.answers
+
+    def _send(self, most_rows: int) -> None:
+        """Send what waits, the oldest tasks first, as long as few requests are in flight."""
+        while self._waiting and len(self._in_flight) < IN_FLIGHT:
+            key = next(iter(self._waiting))
+            jobs = self._taken(key, most_rows)
+            task = asyncio.create_task(self._ask(key, jobs))
+            self._in_flight.add(task)
+            task.add_done_callback(partial(self._sent, most_rows))
+
+    def _sent(self, most_rows: int, done: asyncio.Task[None]) -> None:
+        self._in_flight.discard(done)
+        self._send(most_rows)
+
+    def _taken(self, key: Key, most_rows: int) -> list[_Job]:
+        queue, rows = self._waiting.pop(key), 0
+        jobs: list[_Job] = []
+        while queue and (not jobs or rows + len(queue[0].texts) <= most_rows):
+            jobs.append(queue.popleft())
+            rows += len(jobs[-1].texts)
+        if queue:
+            self._waiting[key] = queue  # behind the others
+        return [job for job in jobs if not job.answers.done()]  # without those that nobody waits for
+
+    async def _ask(self, key: Key, jobs: list[_Job]) -> None:
+        while jobs:
+            texts = [text for job in jobs for text in job.texts]
+            pairs = [pair for job in jobs for pair in job.pairs]
+            try:
+                answers = await self._client.predict(texts, pairs, key[0])
+            except BadInput as error:
+                jobs = _without_faulty(jobs, error)
+                continue
+            except OneTrunkError as error:
+                _fail(jobs, error)
+            except Exception as error:
+                _fail(jobs, ServerError(f"the front failed: {error}"))
+                raise
+            else:
+                at = 0
+                for job in jobs:
+                    _settle(job, answers[at : at + len(job.texts)])
+                    at += len(job.texts)
+            return
+
+
+def _without_faulty(jobs: list[_Job], error: BadInput) -> list[_Job]:
+    """Tell each job the faults of its own texts, and return the jobs that have none."""
+    kept, at = [], 0
+    for job in jobs:
+        own = [
+            Problem(problem.row - at, problem.message)
+            for problem in error.problems
+            if problem.row is not None and at <= problem.row < at + len(job.texts)
+        ]
+        at += len(job.texts)
+        if own:
+            _fail([job], BadInput(own))
+        else:
+            kept.append(job)
+    if len(kept) == len(jobs):  # a fault of nobody's rows: the next try would end in the same way
+        _fail(jobs, error)
+        return []
+    return kept
+
+
+def _fail(jobs: Sequence[_Job], error: OneTrunkError) -> None:
+    for job in jobs:
+        if not job.answers.done():
+            job.answers.set_exception(error)
+
+
+def _settle(job: _Job, answers: list[Answer]) -> None:
+    if not job.answers.done():
+        job.answers.set_result(answers)

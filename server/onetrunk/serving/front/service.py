@@ -1,0 +1,99 @@
+"""What every endpoint for plain JSON needs: a body, answers, tasks, and errors in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from onetrunk.client import AsyncClient
+from onetrunk.client.answer import Answer
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.serving.front.body import read_body
+from onetrunk.serving.front.collector import Collector
+from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.gateway import Gateway
+from onetrunk.serving.front.metrics import HTTP, Metrics
+from onetrunk.serving.front.triton import TritonDownError
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Service:
+    """The way of a JSON request to its answer."""
+
+    def __init__(self, gateway: Gateway, metrics: Metrics) -> None:
+        self._gateway = gateway
+        self._metrics = metrics
+        self._client: AsyncClient | None = None
+        self._collector: Collector | None = None
+        self._target: str | None = None
+
+    def counted(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint whose requests are counted, and whose failures become answers."""
+
+        async def answer(request: Request) -> Response:
+            with self._metrics.request(HTTP) as record:
+                try:
+                    response = await endpoint(request)
+                except ClientDisconnect:
+                    response = Response(status_code=499)
+                except Exception as error:
+                    status, message = error_body(error)
+                    retry = {"Retry-After": "1"} if status in (429, 503) else None
+                    response = JSONResponse({"error": message}, status, retry)
+                if response.status_code >= 400:
+                    record.status = str(response.status_code)
+                return response
+
+        return answer
+
+    async def body(self, request: Request) -> bytes:
+        """Return a request's body, read within the limits. See `read_body` for errors."""
+        return await read_body(request, self._gateway.admission, self._gateway.settings.limits)
+
+    async def predict(
+        self, texts: Sequence[str], pairs: Sequence[str | None], tasks: Sequence[str] | None
+    ) -> list[Answer]:
+        """Return an answer for each text. See `Collector.predict`.
+
+        Args:
+            texts: The texts.
+            pairs: The second text of each, or None.
+            tasks: The tasks; None asks every task that fits.
+
+        Raises:
+            RefusedError: There are too many texts, one is too long, or too many requests wait.
+            OneTrunkError: Any error of `AsyncClient.predict`.
+            TritonDownError: Triton does not run.
+        """
+        self._gateway.check_texts(texts, pairs)
+        size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
+        collector = self._connected()[1]
+        return await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
+
+    async def catalogue(self) -> Catalogue:
+        """Return the tasks and limits of the server."""
+        client = self._connected()[0]
+        return await self._gateway.triton.uncancelled(client.catalogue())
+
+    async def check_tasks(self, tasks: Sequence[str] | None) -> None:
+        """Check that these tasks are served.
+
+        Raises:
+            UnknownTask: One is not.
+        """
+        (await self.catalogue()).named(tasks or ())
+
+    def _connected(self) -> tuple[AsyncClient, Collector]:
+        """Return the client of the Triton that runs now."""
+        address = self._gateway.triton.address
+        if address is None:
+            raise TritonDownError
+        if self._client is None or self._collector is None or self._target != address.grpc:
+            # The old one is left to its calls, which end with their Triton.
+            self._target = address.grpc
+            self._client = AsyncClient(address.grpc, retries=2)
+            self._collector = Collector(self._client)
+        return self._client, self._collector
