@@ -4,16 +4,20 @@
 # make speed  a small part of it, that fails when a ratio is lost
 # make lint   formatting, types, import contracts
 # make docs   the documentation site, in site/; a warning or a dead link fails
+# make lock   resolves all versions anew (locks/make.py); UPGRADE=--upgrade takes the newest
+# make sbom   dist/sbom.json: what is installed to build and serve, with versions and licences, as CycloneDX
+# make audit  asks the advisory databases about every package in locks/; needs the network
 # make clean  removes what make made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Byte code is made when a module is first used, not for all of torch at once.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+TOOLS := $(VENV)/tools
+# Everything that is downloaded has a hash in locks/.
+INSTALL := $(BIN)/python locks/install.py
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test bench speed lint docs clean
+.PHONY: demo test bench speed lint docs lock sbom audit clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.serving
@@ -39,17 +43,37 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else f"OneTrunk needs Python 3.10 to 3.12, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serving: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[builder,server,cpu]'
+$(VENV)/.serving: pyproject.toml $(wildcard locks/*) | $(BIN)/python
+	$(INSTALL) serving
 	@touch $@
 
-$(VENV)/.developing: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[builder,server,cpu,bench,dev]'
+$(VENV)/.developing: pyproject.toml $(wildcard locks/*) | $(BIN)/python
+	$(INSTALL) serving developing
 	@touch $(VENV)/.serving $@
 
-$(VENV)/.documenting: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[docs]'
+$(VENV)/.documenting: pyproject.toml $(wildcard locks/*) | $(BIN)/python
+	$(INSTALL) documenting
 	@touch $@
+
+# In an environment of their own, so that they are not part of what they describe.
+$(TOOLS)/.installed: locks/auditing.txt | $(BIN)/python
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+lock: $(TOOLS)/.installed
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(BIN)/python locks/make.py $(UPGRADE)
+
+sbom: $(VENV)/.serving $(TOOLS)/.installed
+	@mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+
+# --strict: a package that the database does not answer for has not been audited, and that is a failure.
+audit: $(TOOLS)/.installed
+	@for lock in torch cuda serving developing documenting auditing; do \
+	  echo "locks/$$lock.txt"; \
+	  $(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes -r locks/$$lock.txt || failed=1; \
+	done; exit $${failed:-0}
 
 clean:
 	rm -rf $(VENV) dist site

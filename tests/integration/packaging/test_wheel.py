@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = {"train-head", "search-heads", "build-repo", "deploy-head", "serve-repo", "ask-repo", "bench-repo"}
 # Their packages are chosen by the machine (a GPU) or by the user (a hub), and are not pinned here.
-UNPINNED = {"onnxruntime-gpu", "datasets"}
+UNPINNED = {"onnxruntime-gpu", "datasets", "onetrunk"}
 
 
 @pytest.fixture(scope="module")
