@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from onetrunk.files import sha256_file, translate_os_errors
+from onetrunk.files import translate_os_errors
+from onetrunk.protocol.reading import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of what is kept, all that the content of a file depends on; the default trunk's own files are named by their SHA-256

@@ -1,9 +1,8 @@
-"""Files: hashing, atomic writes, and one message for whatever the disk refuses."""
+"""Files: atomic writes, and one message for whatever the disk refuses."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,17 +11,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from onetrunk.protocol.errors import OneTrunkError
-
-_CHUNK_BYTES = 1 << 20
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits. The file is read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextmanager

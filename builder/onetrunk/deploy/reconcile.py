@@ -11,8 +11,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.admin import AdminClient
 from onetrunk.deploy.proof import PROOF
-from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.integrity import compare
 from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name, is_part
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
@@ -137,12 +137,8 @@ def verify(repository: Path, server: AdminClient | None) -> list[str]:
         found.append("a transaction was interrupted: the next deployment or build-repo completes it")
     manifest, state = required_manifest(repository), read_state(repository)
     for name, entry in sorted(manifest.models.items()):
-        for file, digest in sorted(entry.all_files.items()):
-            path = repository / file
-            if not path.is_file():
-                found.append(f"{file}: is missing")
-            elif sha256_file(path) != digest:
-                found.append(f"{file}: is not as it was written")
+        expected = {file: [digest] for file, digest in entry.all_files.items()}
+        found += [f"{file}: {fault}" for file, fault in compare(repository, expected).items()]
         found += _unknown_versions(repository, name, set(entry.versions))
     for text in changed_texts(repository, state.texts):
         if (repository / text).is_file() and not any(line.startswith(f"{text}:") for line in found):

@@ -14,13 +14,12 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from onetrunk.files import sha256_file
 from onetrunk.nn.bert import BertEncoder
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.tensor_file import Limits, map_tensors
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import MAX_LAYERS
-from onetrunk.protocol.reading import read_json, read_regular
+from onetrunk.protocol.reading import read_json, read_regular, sha256_file
 from onetrunk.toml_file import explain
 
 FAMILIES: dict[str, type[Encoder]] = {family.family: family for family in (BertEncoder,)}

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
 from onetrunk.export.release import IR_VERSION, OPSET
-from onetrunk.files import sha256_file
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Precision
 from onetrunk.protocol.names import Segment
+from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source_hash
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles
 

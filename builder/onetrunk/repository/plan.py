@@ -9,11 +9,11 @@ from pathlib import Path
 from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.merge import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
-from onetrunk.files import sha256_file
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
 from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
+from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import BucketRequest, Buckets
 from onetrunk.repository.configs import tokenizer_config

@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from onetrunk.files import sha256_file
 from onetrunk.protocol.commit import Commit, read_commit
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import VersionEntry
 from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING
-from onetrunk.protocol.reading import resolve_inside
+from onetrunk.protocol.reading import resolve_inside, sha256_file
 from onetrunk.repository.state import RepositoryState, changed_texts
 from onetrunk.repository.versions import ModelVersion
 

@@ -15,12 +15,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from onetrunk.export.release import IR_VERSION, OPSET
-from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, group_tap, head_task
-from onetrunk.protocol.reading import read_json
+from onetrunk.protocol.reading import read_json, sha256_file
 
 # Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from onetrunk.files import sha256_file
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
 from onetrunk.tasks.records import (

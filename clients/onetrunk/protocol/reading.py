@@ -7,6 +7,7 @@ none of the bundle's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -22,6 +23,8 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
 )
+
+_BLOCK_BYTES = 2**20
 
 
 def open_regular(path: Path, *, max_bytes: int | None = None, inside: Path | None = None) -> BinaryIO:
@@ -98,6 +101,27 @@ def read_json(path: Path, *, max_bytes: int, inside: Path | None = None) -> Any:
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None
     return values
+
+
+def sha256_file(path: Path, *, inside: Path | None = None) -> str:
+    """Return the SHA-256 of a regular file as hexadecimal digits. The file is read in blocks.
+
+    Args:
+        path: The file.
+        inside: The folder that it must be in once all links are resolved; None for anywhere.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UserError: It is no regular file, lies outside of ``inside``, or cannot be read.
+    """
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+    with open_regular(path, inside=inside) as stream:
+        try:
+            while count := stream.readinto(block):  # type: ignore[attr-defined]
+                digest.update(block[:count])
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def resolve_inside(folder: Path, path: Path | str) -> Path:

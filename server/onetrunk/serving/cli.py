@@ -50,6 +50,7 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
 @front_options
 @click.option("--verbose", is_flag=True, help="Let Triton log every request.")
+@click.option("--verify/--no-verify", default=True, help="Refuse files that are not as the manifest says.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 @admin_key_file_option
 def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **options: Any) -> None:

@@ -67,6 +67,7 @@ class Server:
         limits: Limits | None = None,
         tls: ServerTls | None = None,
         verbose: bool = False,
+        verify: bool = True,
         start_timeout_s: float = 120.0,
         probe_interval_s: float | None = 4.0,
     ) -> None:
@@ -85,6 +86,7 @@ class Server:
             limits: What the front accepts; None for the defaults.
             tls: The front's certificate; None for plain connections.
             verbose: Whether Triton logs every request.
+            verify: Whether all files must be as the repository's manifest says before the server starts.
             start_timeout_s: The time until the first answer.
             probe_interval_s: The seconds for which a model may answer nobody before it is asked whether it still does;
                 None for no such questions. A model that hangs is noticed within these seconds and five more.
@@ -99,6 +101,7 @@ class Server:
         self._limits = limits or Limits()
         self._tls = tls
         self._verbose = verbose
+        self._verify = verify
         self._start_timeout_s = start_timeout_s
         self._probe_interval_s = probe_interval_s
         self._log_is_temporary = log_path is None
@@ -191,7 +194,7 @@ class Server:
                 the longest texts, or the log or the private folder cannot be written.
             PortTakenError: A port is in use.
         """
-        self._repository = read_repository(self._path)
+        self._repository = read_repository(self._path, verify=self._verify)
         warning = check_room(self._repository.configs, self._repository.max_length)
         if warning is not None:
             log.warning("%s", warning)

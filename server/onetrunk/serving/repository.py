@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2
 from onetrunk.protocol.commit import read_commit
 from onetrunk.protocol.ensemble_info import EnsembleInfo, TaskInfo, read_ensemble_info
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.integrity import check_files, remove_byte_code
 from onetrunk.protocol.names import CONFIG_FILE, ENSEMBLES, ONETRUNK_PARAMETER
 from onetrunk.protocol.reading import read_regular
 
@@ -42,11 +43,15 @@ class Repository:
         return frozenset(self.configs)
 
 
-def read_repository(path: Path) -> Repository:
+def read_repository(path: Path, *, verify: bool = False) -> Repository:
     """Read the ensembles and check that their parts are there.
 
+    Args:
+        path: The repository's folder.
+        verify: Whether all files that are loaded must be as the manifest says.
+
     Raises:
-        UserError: Something is missing or broken.
+        UserError: Something is missing or broken, or is not as the manifest says.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
@@ -62,6 +67,9 @@ def read_repository(path: Path) -> Repository:
     for name, ensemble in ensembles.items():
         for step in ensemble.ensemble_scheduling.step:
             configs[step.model_name] = read_part(path, name, step.model_name, step.model_version)
+    if verify:
+        remove_byte_code(path, configs)
+        check_files(path, configs)
     about, _ = (read_about(path, ensemble) for ensemble in ensembles.values())
     return Repository(path, about.tasks, configs, about.max_length)
 

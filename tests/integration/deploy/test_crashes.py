@@ -114,7 +114,7 @@ def test_crash_at_every_write(step, action, repository, tiny_trunk_folder, chain
         if left in mended:
             continue
         mended.add(left)
-        assert read_repository(path), "a server would not start"
+        assert read_repository(path, verify=True), "a server would not start"
         for name in ENSEMBLES:
             assert chain(path, name) in (before[name], after[name]), f"a mixture after write {turn}"
         # The next deployment finishes it or clears it away.

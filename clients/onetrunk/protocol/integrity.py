@@ -1,0 +1,157 @@
+"""Whether the files of a repository are those that the manifest lists: the check before anything is served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from onetrunk.protocol.commit import read_commit
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import Manifest, ModelEntry, read_manifest
+from onetrunk.protocol.names import MANIFEST, STAGING
+from onetrunk.protocol.reading import resolve_inside, sha256_file
+
+# Hashing releases Python's lock, so threads use all cores; beyond these the disk is what is waited for.
+_MOST_THREADS = 8
+# Triton's Python writes byte code there, and reads it in place of the source if it bears the source's date and size.
+_BYTE_CODE = "__pycache__"
+
+
+def check_files(repository: Path, models: Collection[str]) -> None:
+    """Check that everything that a server loads is as a build or a deployment wrote it.
+
+    That is, of each model that is loaded: the versions that are loaded, its config and labels, and that there is
+    nothing else beside these, since a model's folder may hold code. A repository without a manifest, which nobody here
+    wrote, passes. In one whose deployment was interrupted between two moves, files may be as before or as after it.
+
+    Args:
+        repository: The repository's folder.
+        models: The models that the ensembles name, and the ensembles. A folder that none of them names is not looked
+            at, as a server does not load it.
+
+    Raises:
+        UserError: A file differs, is missing, or is not in the manifest. The message names the first one and what to
+            do.
+    """
+    manifests = _manifests(repository)
+    if not manifests:
+        return
+    expected: dict[str, set[str]] = {}
+    for manifest in manifests:
+        for name, entry in manifest.models.items():
+            if entry.loaded or name in models:
+                for file, digest in _loaded_files(entry).items():
+                    expected.setdefault(file, set()).add(digest)
+    # Before the interrupted deployment's last move, the first manifest is the old one, of which nothing is gone yet.
+    required = {file for entry in manifests[0].models.values() if entry.loaded for file in _loaded_files(entry)}
+    present = {file: digests for file, digests in expected.items() if file in required or (repository / file).exists()}
+    faults = [f"{file} {fault}" for file, fault in compare(repository, present).items()]
+    loaded = {name for manifest in manifests for name, entry in manifest.models.items() if entry.loaded}
+    faults += [f"{name}/ is not in the manifest" for name in sorted(set(models) - loaded)]
+    if faults:
+        raise UserError(
+            f"{repository}: {_first(faults)}: run build-repo again, which puts it right, or serve it as it is by "
+            "--no-verify"
+        )
+    extra = [file for name in sorted(loaded & _folders(repository)) for file in _extra(repository, name, expected)]
+    if extra:
+        raise UserError(
+            f"{repository}: {_first([f'{file} is not in the manifest' for file in extra])}: remove it, or serve it as "
+            "it is by --no-verify"
+        )
+
+
+def remove_byte_code(repository: Path, models: Collection[str]) -> None:
+    """Remove what an earlier server cached of models that are code: it may be of other code than what is beside it.
+
+    What cannot be removed, as on a file system that is mounted for reading, is left for ``check_files`` to refuse.
+
+    Args:
+        repository: The repository's folder.
+        models: The models that a server loads.
+
+    Raises:
+        UserError: By a link, a model's folder lies outside of the repository.
+    """
+    for model in sorted(models):
+        for folder in (*repository.glob(f"{model}/{_BYTE_CODE}"), *repository.glob(f"{model}/*/{_BYTE_CODE}")):
+            shutil.rmtree(resolve_inside(repository, folder), ignore_errors=True)
+
+
+def compare(repository: Path, expected: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Compare files with their hashes, on all cores.
+
+    Args:
+        repository: The repository's folder.
+        expected: Path below the repository -> the SHA-256 digests that it may have.
+
+    Returns:
+        Path -> what is wrong with the file, in the order of the paths; files that are right are left out.
+    """
+
+    def fault(file: str) -> str | None:
+        try:
+            found = sha256_file(repository / file, inside=repository)
+        except FileNotFoundError:
+            return "is missing"
+        except UserError as error:
+            return f"cannot be read ({error})"
+        return None if found in expected[file] else "is not as it was written"
+
+    # The largest first, so that no core is left with one of them at the end.
+    files = sorted(expected, key=lambda file: (-_size(repository / file), file))
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        faults = dict(zip(files, pool.map(fault, files), strict=True))
+    return {file: why for file, why in sorted(faults.items()) if why is not None}
+
+
+def _manifests(repository: Path) -> list[Manifest]:
+    """Return the manifest, and that of an interrupted deployment if it is still staged."""
+    found = [read_manifest(repository)]
+    if read_commit(repository) is not None and (repository / STAGING / "files" / MANIFEST).exists():
+        found.append(read_manifest(repository / STAGING / "files"))
+    return [manifest for manifest in found if manifest is not None]
+
+
+def _loaded_files(entry: ModelEntry) -> dict[str, str]:
+    versions = [entry.versions[number].files for number in entry.loaded if number in entry.versions]
+    return {**{file: digest for files in versions for file, digest in files.items()}, **entry.files}
+
+
+def _extra(repository: Path, model: str, expected: Collection[str]) -> Iterator[str]:
+    """Yield what lies in a model's folder and is not expected. A version that is not loaded is left out."""
+    known = {f"{model}/{file.split('/')[1]}" for file in expected if file.startswith(f"{model}/") and "/" in file}
+    for path in sorted((repository / model).iterdir()):
+        name = f"{model}/{path.name}"
+        if path.name.startswith(".") or name in expected:
+            continue
+        if name in known:
+            yield from _extra_below(repository, path, expected)
+        elif not path.name.isdecimal():
+            yield name
+
+
+def _extra_below(repository: Path, folder: Path, expected: Collection[str]) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        name = path.relative_to(repository).as_posix()
+        if name not in expected and not path.name.startswith("."):
+            yield name
+
+
+def _folders(repository: Path) -> set[str]:
+    return {path.name for path in repository.iterdir() if path.is_dir()}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _first(faults: list[str]) -> str:
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{faults[0]}{more}"
