@@ -16,7 +16,16 @@ from tests.fixtures.wheel import ROOT, Installation, build
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = {"train-head", "search-heads", "build-repo", "deploy-head", "serve-repo", "ask-repo", "bench-repo"}
+COMMANDS = {
+    "train-head",
+    "search-heads",
+    "build-repo",
+    "deploy-head",
+    "serve-repo",
+    "serve-front",
+    "ask-repo",
+    "bench-repo",
+}
 # Their packages are chosen by the machine (a GPU) or by the user (a hub), and are not pinned here.
 UNPINNED = {"onnxruntime-gpu", "datasets", "onetrunk"}
 

@@ -18,7 +18,7 @@ from onetrunk.toml_file import tomllib
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = [ROOT / "builder", ROOT / "server", ROOT / "clients"]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GUIDES = [page for page in PAGES if "results" not in page.relative_to(ROOT).parts and not page.name.startswith("0009")]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 COMMAND = re.compile(r"\b(?:[a-z]+-(?:heads?|repo))\b")
