@@ -51,7 +51,9 @@ Next: serve-repo, then ask-repo "a text"."""
 
 @click.command(epilog=_EPILOG)
 @click.option("--tasks", required=True, metavar="all|A,B", help="Heads to serve: all of them, or names with commas.")
-@click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
+@click.option(
+    "--trunk", metavar="FOLDER|HUB-ID[@REVISION]", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"
+)
 @click.option(
     "--heads", type=click.Path(path_type=Path), default="heads", show_default=True, help="The folder of bundles."
 )

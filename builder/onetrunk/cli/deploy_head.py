@@ -106,7 +106,9 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 @tls_options
 @click.option("--insecure", is_flag=True, help="Send the admin key to another machine without TLS.")
 @click.option("--offline", is_flag=True, help="Change the files only; a server serves them when it starts.")
-@click.option("--trunk", metavar="FOLDER|HUB-ID", help="The trunk. [default: all-MiniLM-L6-v2, from its package]")
+@click.option(
+    "--trunk", metavar="FOLDER|HUB-ID[@REVISION]", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"
+)
 @click.option(
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )

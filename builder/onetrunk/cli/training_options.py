@@ -32,7 +32,7 @@ _TASK_ARGUMENTS = (
 _EXPERIMENT_OPTIONS = (
     click.option(
         "--trunk",
-        metavar="FOLDER|HUB-ID",
+        metavar="FOLDER|HUB-ID[@REVISION]",
         help="The frozen encoder that all heads share. [default: all-MiniLM-L6-v2, from its package]",
     ),
     task_dir_option("The folder of task files."),

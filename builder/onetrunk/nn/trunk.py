@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ DEFAULT_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 
+# A repository of a hub, and after an @ a branch, a tag or a commit of it.
+_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+
 _MAX_CONFIG_BYTES = 2**20
 # The largest vocabularies, of a quarter of a million pieces, take 17 MB.
 _MAX_TOKENIZER_BYTES = 2**27
@@ -54,15 +58,17 @@ class Trunk(nn.Module):
         identity: Family, shape and a hash over configuration, tokenizer and weights, such as
             ``bert-6x384@0123456789ab``. A head fits the trunk with the identity that it was trained on, and no other.
         folder: The folder of its files.
+        source: Where they came from, if from a hub: ``owner/name@commit``, whatever revision was asked for.
     """
 
-    def __init__(self, encoder: Encoder, identity: str, folder: Path) -> None:
+    def __init__(self, encoder: Encoder, identity: str, folder: Path, source: str | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.embeddings = encoder.embeddings
         self.layers = encoder.layers
         self.identity = identity
         self.folder = folder
+        self.source = source
         self.requires_grad_(False)
         self.eval()
 
@@ -161,8 +167,9 @@ def load_trunk(source: str | Path | None = None) -> Trunk:
     """Load a trunk from its files.
 
     Args:
-        source: A folder with config.json, safetensors and tokenizer.json, or a hub id (``owner/name``). None stands for
-            the default trunk, all-MiniLM-L6-v2, from the package that carries its weights.
+        source: A folder with config.json, safetensors and tokenizer.json, or a hub id: ``owner/name``, or
+            ``owner/name@revision`` for a branch, a tag or a commit. None stands for the default trunk,
+            all-MiniLM-L6-v2, from the package that carries its weights.
 
     Raises:
         UserError: There is no such folder or hub id, a file is missing or broken, or the encoder's family is unknown.
@@ -187,7 +194,7 @@ def load_trunk(source: str | Path | None = None) -> Trunk:
     except KeyError as error:
         raise UserError(f"{folder}: the weights lack {error.args[0]}: is this a {family} checkpoint?") from error
     identity = f"{family}-{len(encoder.layers)}x{encoder.width}@{_digest(folder)[:12]}"
-    return Trunk(encoder, identity, folder)
+    return Trunk(encoder, identity, folder, _hub_source(source, folder))
 
 
 def trunk_folder(source: str | Path | None = None) -> Path:
@@ -200,9 +207,12 @@ def trunk_folder(source: str | Path | None = None) -> Path:
         return _default_folder()
     if Path(source).is_dir():
         return Path(source)
-    if isinstance(source, Path) or source.startswith((".", "/")) or source.count("/") != 1:
-        raise UserError(f"{source}: no such trunk folder; give a folder with config.json, or a hub id as owner/name")
-    return _hub_folder(source)
+    if isinstance(source, Path) or (found := _HUB_ID.fullmatch(source)) is None:
+        raise UserError(
+            f"{source}: no such trunk folder; give a folder with config.json, or a hub id as owner/name or "
+            "owner/name@revision"
+        )
+    return _hub_folder(found["repository"], found["revision"])
 
 
 def _default_folder() -> Path:
@@ -223,15 +233,24 @@ def _default_folder() -> Path:
     return folder
 
 
-def _hub_folder(repository: str) -> Path:
+def _hub_folder(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    files = ["config.json", "tokenizer.json", "model*.safetensors"]
     try:
-        path = snapshot_download(repository, allow_patterns=["config.json", "tokenizer.json", "model*.safetensors"])
+        path = snapshot_download(repository, revision=revision, allow_patterns=files)
     except Exception as error:  # the hub's client raises many types, from network errors to licence gates
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{repository}: no such folder here, and the hub did not return it: {reason}") from error
+        asked = f"{repository}@{revision}" if revision is not None else repository
+        raise UserError(f"{asked}: no such folder here, and the hub did not return it: {reason}") from error
     return Path(path)
+
+
+def _hub_source(source: str | Path | None, folder: Path) -> str | None:
+    """Return repository and commit of a trunk from a hub: its client keeps files in a folder with the commit's name."""
+    if not isinstance(source, str) or Path(source).is_dir() or (found := _HUB_ID.fullmatch(source)) is None:
+        return None
+    return f"{found['repository']}@{folder.name}"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -118,13 +118,15 @@ def write_bundle(
     evaluation = evaluate(head.to(experiment.compute.device), dev, task)
     trunk_seconds = sum(states.pass_seconds for states in cached.values())
     plan = _input_spec(record.spec, experiment)
-    outcome = {
+    outcome: dict[str, Any] = {
         "best_epoch": record.best_epoch,
         "device": experiment.compute.device,
         "trunk_precision": experiment.compute.trunk_dtype,
         "trunk_seconds": round(trunk_seconds, 1),
         "train_seconds": round(record.seconds, 1),
     }
+    if experiment.trunk.source is not None:
+        outcome["trunk_source"] = experiment.trunk.source
     spec = plan.model_copy(
         update={
             "scores": evaluation.scores,

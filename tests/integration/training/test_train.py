@@ -68,6 +68,17 @@ def test_bundle_says_all_about_its_head(run, mood, tiny_trunk):
     assert spec.data["train_sha256"] == read_examples(mood, "train").sha256
     assert len(result.epoch_scores) == 3
     assert result.cache_bytes > 0
+    assert "trunk_source" not in spec.recipe
+
+
+def test_bundle_records_the_commit_of_a_trunk_from_a_hub(run, mood, tiny_trunk, monkeypatch):
+    commit = "owner/name@0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(tiny_trunk, "source", commit)
+    result = run(mood)
+    assert load_bundle(result.bundle).spec.recipe["trunk_source"] == commit
+    assert f"- trunk source: {commit}" in (result.bundle / "README.md").read_text()
+    monkeypatch.setattr(tiny_trunk, "source", None)
+    assert run(mood).already_there, "where the same trunk came from does not matter"
 
 
 def test_scores_are_those_of_the_weights_as_stored(run, mood, tiny_trunk, tmp_path):

