@@ -27,7 +27,8 @@ from onetrunk.serving.log import failure_reason, loaded_models, read_since, tail
 from onetrunk.serving.probes import probe_all_outputs
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.repository import Repository, read_repository
-from onetrunk.serving.shared_memory import check_room
+from onetrunk.serving.shared_memory import check_room, close_to_others
+from onetrunk.serving.stubs import stub_processes
 from onetrunk.serving.watchdog import Watchdog
 from onetrunk.serving.watched import Watched
 
@@ -354,6 +355,8 @@ class Server:
             if (status := running.process.exit_status()) is not None:
                 raise self._start_failure(running, status)
             if running.sockets.is_open():
+                # Before the first text of a client passes through them.
+                close_to_others(found.region for found in stub_processes(running.process.pid))
                 probe_all_outputs(running.admin, max(deadline - time.monotonic(), 1.0), full_batch_tokens)
                 self._front_moves(running.sockets.folder)
                 return running

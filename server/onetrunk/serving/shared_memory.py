@@ -8,8 +8,9 @@ tensors of the batch before while the next one comes, which at most doubles the 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -95,6 +96,20 @@ def region_bytes(region: str) -> int:
         return (SHARED_MEMORY / region).stat().st_size
     except OSError:
         return 0
+
+
+def close_to_others(regions: Iterable[str]) -> None:
+    """Take from other users the right to read regions, through which texts and answers pass.
+
+    The Python backend lets everybody read them, whatever the umask is. A process that opened one as it was made keeps
+    it: only a container, or a machine without other users, is safe from that.
+
+    Args:
+        regions: Their names. One that is gone is left out.
+    """
+    for region in regions:
+        with contextlib.suppress(FileNotFoundError):
+            (SHARED_MEMORY / region).chmod(0o600)
 
 
 def check_room(configs: Mapping[str, pb.ModelConfig], tokens: int) -> str | None:

@@ -25,7 +25,7 @@ from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import ENSEMBLE_VERSION, ENSEMBLES
 from onetrunk.serving.health import STILL_S, STOPPED_S, EnsembleHealth, StubHealth
 from onetrunk.serving.probes import probe_inputs
-from onetrunk.serving.shared_memory import LEAST_SHARE_BYTES, MIB, region_bytes, share_bytes
+from onetrunk.serving.shared_memory import LEAST_SHARE_BYTES, MIB, close_to_others, region_bytes, share_bytes
 from onetrunk.serving.stubs import Stub, StubProcess, process_state, stub_processes
 from onetrunk.serving.watched import RestartBackoff, Watched
 
@@ -145,6 +145,7 @@ class Watchdog(threading.Thread):
         # Before the processes are listed, since a reload may end at any moment.
         reloading = set(self._reloading)
         processes = stub_processes(self._watched.process.pid)
+        close_to_others(found.region for found in processes)
         now = time.monotonic()
         if now - self._looked_at > OWN_PAUSE_S:
             self._parts.clear()
