@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
+from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.display import answer_record, task_record
 from onetrunk.client.lines import BadLine, Line, read_line
+from onetrunk.client.readers import READERS
+from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import BadInput
-from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation, parse, tasks_for_examples
+from onetrunk.serving.front.records import AnswerRecord
 from onetrunk.serving.front.service import Service
 
 NDJSON = "application/x-ndjson"
@@ -56,31 +59,64 @@ class PredictRequest(BaseModel):
         return texts, seconds
 
 
-def parse(model: type[BaseModel], body: bytes) -> Any:
-    """Return a request that was checked against its schema.
+class PredictAnswer(BaseModel):
+    """The answers to a request to `/v1/predict`.
 
-    Raises:
-        RefusedError: It is not JSON, or does not fit; the message names the field.
+    Attributes:
+        answers: One for each text, in order.
     """
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RefusedError(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+    model_config = ConfigDict(extra="forbid")
+
+    answers: list[AnswerRecord]
+
+
+class TasksAnswer(BaseModel):
+    """The tasks that are served.
+
+    Attributes:
+        trunk: The identity of the trunk below all heads.
+        max_length: The most tokens that are read of a text.
+        max_batch_size: The most texts that the model server takes at a time. A request may hold more.
+        tasks: Name -> task.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    trunk: str
+    max_length: int
+    max_batch_size: int
+    tasks: dict[str, TaskInfo]
 
 
 class Api:
-    """The routes of the API."""
+    """The endpoints of the API."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
+    def operations(self) -> list[Operation]:
+        """Return the endpoints."""
         return [
-            Route("/v1/predict", self._service.counted(self.predict), methods=["POST"]),
-            Route("/v1/tasks", self._service.counted(self.tasks), methods=["GET"]),
+            Operation(
+                method="POST",
+                path="/v1/predict",
+                handler=self.predict,
+                tag="OneTrunk",
+                summary="Ask any number of tasks about any number of texts",
+                request=PredictRequest,
+                answer=PredictAnswer,
+                query={"tasks": "for a body in NDJSON: the tasks, separated by commas"},
+                examples=_examples,
+            ),
+            Operation(
+                method="GET",
+                path="/v1/tasks",
+                handler=self.tasks,
+                tag="OneTrunk",
+                summary="List the tasks that are served",
+                answer=TasksAnswer,
+            ),
         ]
 
     async def predict(self, request: Request) -> Response:
@@ -149,6 +185,14 @@ class Api:
             records |= {lines[row].number: _fault(lines[row], text) for row, text in faults.items() if row is not None}
             lines = [line for row, line in enumerate(lines) if row not in faults]
         return records
+
+
+def _examples(catalogue: Catalogue) -> Mapping[str, Example]:
+    found: dict[str, Example] = {}
+    for task in tasks_for_examples(catalogue, *READERS):
+        text, *pair = TEXT_EXAMPLES[task.form]
+        found[task.form] = Example({"texts": [text], **({"pairs": pair} if pair else {}), "tasks": [task.name]})
+    return found
 
 
 def _is_bad(line: Line | BadLine) -> TypeGuard[BadLine]:

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import grpc.aio
+from pydantic import BaseModel, ConfigDict
 
 from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, UnknownTask, UserError
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.triton import TritonDownError
 
 log = logging.getLogger("onetrunk.front")
+
+ErrorForm = Callable[[Exception], tuple[int, dict[str, Any]]]
+"""Returns the HTTP status and the body of a failure, in the form of one protocol."""
+
+
+class PlainError(BaseModel):
+    """Why there is no answer.
+
+    Attributes:
+        error: What was found, what is allowed, and what to do.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    error: str
+
+
+def plain_error(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status and the body of a failure, in our own form."""
+    status, message = error_body(error)
+    return status, {"error": message}
 
 
 def error_body(error: Exception) -> tuple[int, str]:

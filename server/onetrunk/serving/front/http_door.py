@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -18,7 +18,6 @@ from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.api import Api
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP, Metrics
@@ -47,10 +46,11 @@ HEALTH_AGE_S, HEALTH_TIMEOUT_S = 1.0, 5.0
 class HttpDoor:
     """Answers every path. Bodies are read within the limits, and passed on as they are."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics, api: Api) -> None:
+    def __init__(self, gateway: Gateway, metrics: Metrics, routes: Sequence[Route]) -> None:
+        """Take the routes of the endpoints for plain JSON."""
         self._gateway = gateway
         self._metrics = metrics
-        self._api = api
+        self._routes = routes
         self._health: asyncio.Task[None] | None = None
         self._healthy_at = float("-inf")
 
@@ -60,7 +60,7 @@ class HttpDoor:
             routes=[
                 Route("/healthz", self.healthz),
                 Route("/metrics", self.metrics),
-                *self._api.routes(),
+                *self._routes,
                 Route("/v2{path:path}", self.protocol_v2, methods=["GET", "POST"]),
             ],
             exception_handlers={404: _not_found, 405: _not_found, 500: _failed},

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from onetrunk.serving.front.api import Api
+from onetrunk.serving.front.endpoints import json_routes
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.grpc_door import open_grpc_door
 from onetrunk.serving.front.http_door import HttpDoor
@@ -72,7 +72,7 @@ class Front:
         """
         settings = self._settings
         metrics = Metrics(self._gateway.admission)
-        door = HttpDoor(self._gateway, metrics, Api(Service(self._gateway, metrics)))
+        door = HttpDoor(self._gateway, metrics, json_routes(Service(self._gateway, metrics)))
         sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
         self._grpc = open_grpc_door(self._gateway, metrics)
         await self._grpc.start()

@@ -12,7 +12,7 @@ from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.collector import Collector
-from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.metrics import HTTP, Metrics
 from onetrunk.serving.front.triton import TritonDownError
@@ -30,8 +30,13 @@ class Service:
         self._collector: Collector | None = None
         self._target: str | None = None
 
-    def counted(self, endpoint: Endpoint) -> Endpoint:
-        """Return an endpoint whose requests are counted, and whose failures become answers."""
+    def counted(self, endpoint: Endpoint, errors: ErrorForm = plain_error) -> Endpoint:
+        """Return an endpoint whose requests are counted, and whose failures become answers.
+
+        Args:
+            endpoint: Answers a request.
+            errors: Puts a failure into the form of the endpoint's protocol.
+        """
 
         async def answer(request: Request) -> Response:
             with self._metrics.request(HTTP) as record:
@@ -40,9 +45,9 @@ class Service:
                 except ClientDisconnect:
                     response = Response(status_code=499)
                 except Exception as error:
-                    status, message = error_body(error)
+                    status, body = errors(error)
                     retry = {"Retry-After": "1"} if status in (429, 503) else None
-                    response = JSONResponse({"error": message}, status, retry)
+                    response = JSONResponse(body, status, retry)
                 if response.status_code >= 400:
                     record.status = str(response.status_code)
                 return response

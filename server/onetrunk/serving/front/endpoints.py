@@ -1,0 +1,24 @@
+"""All endpoints for plain JSON: our own, and those that speak as other servers do."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from onetrunk.serving.front.api import Api
+from onetrunk.serving.front.openapi import openapi_routes
+from onetrunk.serving.front.operations import Operation
+from onetrunk.serving.front.service import Service
+
+
+def json_operations(service: Service) -> list[Operation]:
+    """Return the endpoints in the order of the OpenAPI document."""
+    return Api(service).operations()
+
+
+def json_routes(service: Service) -> list[Route]:
+    """Return the routes of all endpoints, and of the document that describes them."""
+    operations = json_operations(service)
+    return [
+        *(Route(one.path, service.counted(one.handler, one.errors), methods=[one.method]) for one in operations),
+        *openapi_routes(service, operations),
+    ]

@@ -1,0 +1,95 @@
+"""What an endpoint for JSON says about itself: its route and its part of the OpenAPI document come from one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
+from onetrunk.serving.front.service import Endpoint
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that the server can answer.
+
+    Attributes:
+        body: The body, as JSON values; None for a request without one.
+        query: The query behind the path.
+        task: The task in the path, if the path has one.
+    """
+
+    body: Any = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    task: str | None = None
+
+
+def _no_examples(catalogue: Catalogue) -> Mapping[str, Example]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An endpoint.
+
+    Attributes:
+        method: ``GET`` or ``POST``.
+        path: The path, in which ``{task}`` may stand.
+        handler: Answers a request.
+        tag: The protocol that it belongs to.
+        summary: What it does, in one line.
+        answer: The type of the answer's body.
+        request: The schema of the request's body, if it has one.
+        query: Parameter of the query -> what it means.
+        examples: Returns requests that this server can answer, from what it serves.
+        errors: Puts a failure into the protocol's form.
+        error: The schema of that form.
+    """
+
+    method: str
+    path: str
+    handler: Endpoint
+    tag: str
+    summary: str
+    answer: Any
+    request: type[BaseModel] | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    examples: Callable[[Catalogue], Mapping[str, Example]] = _no_examples
+    errors: ErrorForm = plain_error
+    error: type[BaseModel] = PlainError
+
+
+def parse(model: type[BaseModel], body: bytes) -> Any:
+    """Return a request that was checked against its schema.
+
+    Raises:
+        RefusedError: It is not JSON, or does not fit; the message names the field.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RefusedError(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+TEXT_EXAMPLES = {
+    "single": ("A gripping, beautifully acted film.",),
+    "pair": ("A man plays a flute.", "A woman slices a tomato."),
+}
+"""Form of a task -> a text for it, or two."""
+
+
+def tasks_for_examples(catalogue: Catalogue, *kinds: str) -> list[TaskInfo]:
+    """Return the first task of each form whose answers are read as one of these kinds."""
+    found: dict[str, TaskInfo] = {}
+    for task in catalogue.tasks.values():
+        if (task.reads_as or task.kind) in kinds:
+            found.setdefault(task.form, task)
+    return [found[form] for form in TEXT_EXAMPLES if form in found]

@@ -1,0 +1,129 @@
+"""The schemas of answers in our own form, which are those of ask-repo's JSON lines.
+
+Answers are not checked against them while they are sent; tests do that.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class LabelRecord(BaseModel):
+    """The answer of a task with one label.
+
+    Attributes:
+        label: The most likely label.
+        score: Its probability.
+        none_of_these: True if even that label is less likely than the task requires of an answer; absent otherwise.
+        scores: Label -> probability, the most likely first.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    score: float
+    none_of_these: bool | None = None
+    scores: dict[str, float]
+
+
+class LabelsRecord(BaseModel):
+    """The answer of a task with any number of labels.
+
+    Attributes:
+        labels: The labels that hold, the most likely first.
+        scores: Label -> probability, the most likely first.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: list[str]
+    scores: dict[str, float]
+
+
+class NumberRecord(BaseModel):
+    """The answer of a task with a number.
+
+    Attributes:
+        score: The number.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    score: float
+
+
+class SpanRecord(BaseModel):
+    """Words that belong together. Characters are Unicode code points of the text as it was sent.
+
+    Attributes:
+        type: The type, such as `artist`.
+        text: The words as written.
+        start: The first character.
+        end: The character after the last.
+        score: The lowest probability of its tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+class WordRecord(BaseModel):
+    """A word of the text.
+
+    Attributes:
+        text: The word as written.
+        start: The first character.
+        end: The character after the last.
+        tag: The tag in the task's scheme, such as `B-artist`; null if the word was not read.
+        score: The probability of the tag.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    start: int
+    end: int
+    tag: str | None
+    score: float
+
+
+class SpansRecord(BaseModel):
+    """The answer of a task with spans.
+
+    Attributes:
+        spans: The spans in the order of the text.
+        words: All words of the text.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    spans: list[SpanRecord]
+    words: list[WordRecord]
+
+
+TaskRecord = LabelRecord | LabelsRecord | NumberRecord | SpansRecord
+
+
+class AnswerRecord(BaseModel):
+    """What all tasks that were asked say of one text.
+
+    Attributes:
+        text: The text.
+        text_pair: The second text; absent if there is none.
+        truncated: Whether the text was longer than the server reads, so that its end was not read.
+        ms: The milliseconds until the model server had answered.
+        predictions: Task -> its answer.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    text_pair: str | None = None
+    truncated: bool
+    ms: float
+    predictions: dict[str, TaskRecord]
