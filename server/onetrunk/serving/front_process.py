@@ -18,7 +18,7 @@ import psutil
 from onetrunk.protocol.errors import ServerError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE
 from onetrunk.serving.command import PortTakenError
-from onetrunk.serving.front.settings import FrontSettings
+from onetrunk.serving.front.settings import MIB, FrontSettings
 from onetrunk.serving.health import Activity
 from onetrunk.serving.watched import RestartBackoff
 
@@ -30,6 +30,9 @@ START_TIMEOUT_S = 30.0
 SILENCE_S = 5.0
 STOP_GRACE_S = 10.0
 POLL_S = 0.25
+# A front holds what its limits allow, and its code. gRPC reads messages before they can be counted, so an attacker with
+# many connections can make it hold more; then it is replaced before it takes the memory of the others.
+CODE_BYTES = 768 * MIB
 
 
 class FrontProcess:
@@ -59,6 +62,7 @@ class FrontProcess:
             )
         self._heard, self._cpu_heard = time.monotonic(), 0.0
         self._activity = Activity(psutil.STATUS_RUNNING, 0.0, self._heard)
+        self._most_bytes = settings.limits.max_pending_bytes + CODE_BYTES
         self._send(settings.line())
         try:
             answer = self._first_line(log_path)
@@ -95,7 +99,12 @@ class FrontProcess:
         silent_s = now - self._heard
         # On a busy machine it may be silent because it gets no CPU: that is no reason to make its clients start anew.
         hangs = self._activity.is_still(self._heard, now) or cpu_s - self._cpu_heard > SILENCE_S
-        return f"was silent for {silent_s:.0f} s" if silent_s > SILENCE_S and hangs else None
+        if silent_s > SILENCE_S and hangs:
+            return f"was silent for {silent_s:.0f} s"
+        held = process.memory_info().rss
+        if held > self._most_bytes:
+            return f"held {held // MIB:,} MiB, and may hold {self._most_bytes // MIB:,}"
+        return None
 
     def kill(self) -> None:
         """End the process at once."""
@@ -185,18 +194,23 @@ class FrontKeeper:
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_S):
-            fault = self._process.fault()
-            if fault is None or not self._backoff.may_try(time.monotonic()):
-                continue
-            began = time.monotonic()
-            self._backoff.note_try(began)
-            log.warning("the front %s; starting another", fault)
             try:
-                self._replace()
+                self._look()
             except (ServerError, OSError) as error:  # such as a full disk
                 log.error("the front does not start (try %d): %s", self._backoff.tries, error)
-            else:
-                log.warning("the front answers again after %.1f s", time.monotonic() - began)
+            except Exception:
+                # Clients have no other door, so watching must go on, whatever happened in one look.
+                log.exception("a look at the front failed; it goes on")
+
+    def _look(self) -> None:
+        fault = self._process.fault()
+        if fault is None or not self._backoff.may_try(time.monotonic()):
+            return
+        began = time.monotonic()
+        self._backoff.note_try(began)
+        log.warning("the front %s; starting another", fault)
+        self._replace()
+        log.warning("the front answers again after %.1f s", time.monotonic() - began)
 
     def _replace(self) -> None:
         with self._lock:

@@ -202,6 +202,8 @@ def open_grpc_door(gateway: Gateway, metrics: Metrics) -> grpc.aio.Server:
             ("grpc.server_handshake_timeout_ms", 10_000),
         ),
         handlers=(GrpcDoor(gateway, metrics),),
+        # Each may hold a message before it is counted. Some room is left for calls that ask no model.
+        maximum_concurrent_rpcs=limits.max_in_flight + limits.max_waiting + 64,
     )
     address = f"{settings.host}:{settings.grpc_port}"
     try:
