@@ -102,7 +102,7 @@ class Tls:
             raise TlsError(f"{certificate}, {key}: certificate and key cannot be used: {reason}") from None
 
 
-def tls_fault(url: str, tls: Tls | None, reason: str) -> str | None:
+def tls_fault(url: str, tls: Tls | None, reason: str | None = None) -> str | None:
     """Return why client and server do not agree on TLS, and what to do about it; None if that is not what is wrong.
 
     gRPC says of most of these faults only that the socket was closed, so this makes a connection of its own, which
@@ -111,9 +111,9 @@ def tls_fault(url: str, tls: Tls | None, reason: str) -> str | None:
     Args:
         url: The server's address.
         tls: The client's side; None if it does not use TLS.
-        reason: What gRPC says. Unless it could not connect, nothing is tried.
+        reason: What gRPC says. Unless it could not connect, nothing is tried. None if gRPC was not asked yet.
     """
-    if "failed to connect" not in reason:
+    if reason is not None and "failed to connect" not in reason:
         return None
     path = unix_path(url)
     host, port = ("", 0) if path is not None else split_address(url)
@@ -198,7 +198,7 @@ def tls_options(command: Command) -> Command:
         tls_server_name: str | None,
         **options: Any,
     ) -> Any:
-        # gRPC would log every failed handshake beside the command's one line about it.
+        # gRPC would log a failed handshake beside the command's one line about it. It reads this when it is imported.
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         wanted = tls or any(given is not None for given in (tls_ca, tls_cert, tls_key, tls_server_name))
         return command(*arguments, tls=Tls(tls_ca, tls_cert, tls_key, tls_server_name) if wanted else None, **options)

@@ -135,6 +135,7 @@ def log(program):
 
 def test_the_files_of_tls_are_passed_on(bench, program, monkeypatch, tmp_path):
     # perf_analyzer is a stand-in, so the files need not hold anything, and the fake server speaks no TLS.
+    monkeypatch.setattr("onetrunk.client.cli.options.tls_fault", lambda url, tls: None)
     monkeypatch.setattr(Tls, "read", lambda self: (None, None, None))
     monkeypatch.setattr(
         "onetrunk.client.core.ClientCore.open_channel", lambda self, grpc: grpc.insecure_channel(self.settings.url)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import grpc
@@ -193,6 +196,27 @@ def test_ask_repo(files, serve):
         assert result.exit_code == 2
         assert result.stderr.startswith("error: ")
         assert result.stderr.count("\n") == 1, "there is a server, so nobody is told to start one"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "client.cli import ask_repo; ask_repo(['abc', *sys.argv[1:]])",
+        "client.cli import bench_repo; bench_repo(sys.argv[1:])",
+    ],
+    ids=["ask-repo", "bench-repo"],
+)
+def test_a_command_of_its_own_process_says_one_line_and_grpc_none(serve, files, command, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; from onetrunk.{command}", "--url", serve().url, "--tls"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"},
+    )
+    assert done.returncode == 2
+    assert "is not accepted" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.hostile

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
-from onetrunk.client.cli.options import START_A_SERVER, names, numbers
+from onetrunk.client.cli.options import START_A_SERVER, check_tls, names, numbers
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
@@ -113,6 +113,7 @@ def bench_repo(
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
     plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program, tls)
     with errors_end_command(if_not_ready=START_A_SERVER):
+        check_tls(url, tls)
         report = _run(plan)
         if as_json:
             json.dump(report_record(report), sys.stdout, indent=2)

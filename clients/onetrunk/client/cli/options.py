@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import click
 
+from onetrunk.protocol.address import address_fault
+from onetrunk.protocol.errors import TlsError
+from onetrunk.protocol.tls import Tls, tls_fault
+
 START_A_SERVER = "start a server with: serve-repo"
 """What a command says if no server answers."""
+
+
+def check_tls(url: str, tls: Tls | None) -> None:
+    """Make a handshake before gRPC does, which would log a failed one beside the command's one line about it.
+
+    Raises:
+        TlsError: Client and server do not agree.
+    """
+    if tls is None or address_fault(url) is not None:  # of a wrong address, its client says what is wrong
+        return
+    if (fault := tls_fault(url, tls)) is not None:
+        raise TlsError(fault)
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
