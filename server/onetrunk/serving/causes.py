@@ -42,15 +42,15 @@ def death_cause(status: int, logged: str, *, out_of_memory: bool, disks: Iterabl
 
 def full_disks(paths: Iterable[Path] = ()) -> list[Path]:
     """Return which of these paths, the folder for temporary files and shared memory are full."""
-    found = []
-    for path in dict.fromkeys([*paths, Path(tempfile.gettempdir()), SHARED_MEMORY]):
+    found: dict[int, Path] = {}
+    for path in (*paths, Path(tempfile.gettempdir()), SHARED_MEMORY):
         try:
-            room = os.statvfs(path)
+            room, device = os.statvfs(path), os.stat(path).st_dev
         except OSError:
             continue
         if room.f_blocks and room.f_bavail * room.f_frsize < FULL_BYTES:
-            found.append(path)
-    return found
+            found.setdefault(device, path)  # one path is enough to name a disk
+    return list(found.values())
 
 
 def oom_kills() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -141,13 +142,19 @@ def make_runtime(installation: Installation) -> Runtime:
     except OSError as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        # copytree collects (source, target, reason) of every file.
-        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
+        parent = folder.parent if folder is not None else tempfile.gettempdir()
         raise UserError(
-            f"{folder.parent if folder is not None else tempfile.gettempdir()} has no room for Triton's backends "
-            f"({reason}): make some, or name another folder in TMPDIR"
+            f"{parent} has no room for Triton's backends ({_reason(error)}): make some, or choose another with TMPDIR"
         ) from None
     return runtime
+
+
+def _reason(error: OSError) -> str:
+    """Return an error's reason without paths. `copytree` collects (source, target, error as text) of every file."""
+    if not isinstance(error, shutil.Error):
+        return error.strerror or str(error)
+    found = re.match(r"\[Errno \d+\] ([^:]+)", str(error.args[0][0][2]))
+    return found[1] if found else str(error.args[0][0][2])
 
 
 def _fill(runtime: Runtime, installation: Installation) -> None:

@@ -256,9 +256,11 @@ class Server:
                 running.admin.close()
         if self._watchdog is not None:
             self._watchdog.join()
-        if self._log_is_temporary and self._log_path is not None and self._failure is None:
-            self._log_path.unlink(missing_ok=True)
-            self.front_log_path.unlink(missing_ok=True)
+        if self._log_is_temporary and self._log_path is not None:
+            for path in (self._log_path, self.front_log_path):
+                # A log is kept after a failure, if it has anything to say.
+                if self._failure is None or (path.exists() and not path.stat().st_size):
+                    path.unlink(missing_ok=True)
         self._ended.set()
 
     def _check_started(self) -> None:
@@ -290,10 +292,11 @@ class Server:
                 raise UserError(f"there is no room for a log: {error.strerror}; make some, or give --log") from None
             os.close(handle)
             self._log_path = Path(name)
-        try:
-            self._log_path.open("ab").close()
-        except OSError as error:
-            raise UserError(f"the log {self._log_path} cannot be written: {error.strerror}") from None
+        for path in (self._log_path, self.front_log_path):
+            try:
+                path.open("ab").close()
+            except OSError as error:
+                raise UserError(f"the log {path} cannot be written: {error.strerror}") from None
 
     def _open_front(self) -> None:
         """Start the front. A port that nobody named may be lost meanwhile: then another is chosen."""

@@ -76,16 +76,23 @@ def test_a_dead_models_process_is_brought_back(
 
 
 def test_a_server_that_dies_is_started_again(
-    repository: Path, asker: Callable[[Server], Any], trace: Callable[[int], Any]
+    repository: Path, asker: Callable[[Server], Any], trace: Callable[[int], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    causes = {
+        ("triton", signal.SIGKILL): "exit status 137: SIGKILL",
+        ("triton", signal.SIGSEGV): "Triton 24.10 dies of cancelled gRPC requests, triton-inference-server/server#7368",
+        ("guard", signal.SIGKILL): "exit status -9: SIGKILL",
+    }
     with Server(repository, **FREE_PORTS) as server:
         ask = asker(server)
-        for victim in ("triton", "guard"):
+        for (victim, number), cause in causes.items():
+            caplog.clear()
             before = trace(server.pid)
             triton = before.processes[0].pid
-            os.kill(triton if victim == "triton" else before.guard.pid, signal.SIGKILL)
+            os.kill(triton if victim == "triton" else before.guard.pid, number)
             seconds_until(lambda old=triton: server.pid not in (None, old) and answers(ask))
             assert before.left() == [], victim
+            assert cause in caplog.text
         after = trace(server.pid)
     assert after.left() == []
 
