@@ -119,6 +119,12 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="Where segments and heads run. The tokenizer stays on the CPU.",
 )
+@click.option(
+    "--sign",
+    metavar="KEY.pem",
+    type=click.Path(path_type=Path),
+    help="Sign the manifest by this ed25519 key, of mode 0600, for --verify-key of serve-repo and deploy-head.",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build_repo(
@@ -137,6 +143,7 @@ def build_repo(
     data: Path | None,
     tune: TuningObjective | None,
     device: Device,
+    sign: Path | None,
     dry_run: bool,
     as_json: bool,
     **bucket_settings: Any,
@@ -174,6 +181,7 @@ def build_repo(
                     gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
                     tune=tune,
                     device=device,
+                    sign=sign,
                     dry_run=dry_run,
                 ),
                 progress=progress,

@@ -115,6 +115,15 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 @max_loss_option("Points that a head may lose by the repository's precision.", "as the repository was built")
 @task_dir_option("The folder of task files, which say where dev data for that are.")
 @data_option
+@click.option(
+    "--sign", metavar="KEY.pem", type=click.Path(path_type=Path), help="Sign the manifest by this ed25519 key."
+)
+@click.option(
+    "--verify-key",
+    metavar="PUB.pem",
+    type=click.Path(path_type=Path),
+    help="Refuse a repository whose manifest this ed25519 key has not signed.",
+)
 @click.option("--dry-run", is_flag=True, help="Change nothing; show files and config changes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def deploy_head(
@@ -129,6 +138,8 @@ def deploy_head(
     max_loss: float | None,
     task_dir: Path,
     data: Path | None,
+    sign: Path | None,
+    verify_key: Path | None,
     dry_run: bool,
     as_json: bool,
     **asked: Any,
@@ -159,6 +170,8 @@ def deploy_head(
                 insecure=insecure,
                 wait_s=wait,
                 gate=gate,
+                sign=sign,
+                verify_key=verify_key,
                 progress=progress,
             ) as deployer,
         ):

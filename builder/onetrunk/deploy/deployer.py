@@ -28,12 +28,14 @@ from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.admin_key import read_admin_key
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.names import TOKENIZER, head_name
+from onetrunk.protocol.integrity import check_files
+from onetrunk.protocol.names import ENSEMBLES, TOKENIZER, head_name
+from onetrunk.protocol.signature import Signer, Verifier
 from onetrunk.protocol.tls import Tls
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
-from onetrunk.repository.transaction import commit_state, locked, recover
+from onetrunk.repository.transaction import check_signer, commit_state, locked, recover, signed_by
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
@@ -93,6 +95,8 @@ class Deployer:
         insecure: bool = False,
         wait_s: float = 0.0,
         gate: GateOverrides = NO_OVERRIDES,
+        sign: Path | None = None,
+        verify_key: Path | None = None,
         progress: ProgressCallback = silent,
     ) -> None:
         """Note where to work; touch nothing.
@@ -107,13 +111,19 @@ class Deployer:
             insecure: Whether to send the key to another machine without TLS.
             wait_s: The seconds to wait for another deployment or build to end.
             gate: How a head is judged if the repository has a reduced precision; by default as its build judged.
+            sign: The file of the private key by which the manifest is signed after a change; None for no signature.
+            verify_key: The file of the public key by which the manifest must be signed before a change, and by which
+                files are compared with it; None for no check.
             progress: Called as work proceeds; see ``onetrunk.progress.ProgressCallback``.
 
         Raises:
-            UserError: See `onetrunk.admin.AdminClient` and `onetrunk.protocol.admin_key.read_admin_key`.
+            UserError: A key cannot be used; see also `onetrunk.admin.AdminClient` and
+                `onetrunk.protocol.admin_key.read_admin_key`.
         """
         self.repository = repository
         self.history = History(repository)
+        self._signer = None if sign is None else Signer(sign)
+        self._verifier = None if verify_key is None else Verifier(verify_key)
         self.server = None
         if url:
             self.server = AdminClient(url, admin_key or read_admin_key(), tls=tls, insecure=insecure)
@@ -139,6 +149,8 @@ class Deployer:
             OneTrunkError: An export, a check or the server failed.
         """
         began = time.monotonic()
+        if not dry_run:
+            check_signer(self._signer, self.repository)
         with self._held(dry_run) as (state, settled):
             change = operation.plan(state, self._context)
             report = DeploymentReport(
@@ -236,7 +248,12 @@ class Deployer:
 
     def verify(self) -> list[str]:
         """Return what manifest, disk and server disagree on; see ``onetrunk.deploy.reconcile.verify``."""
-        return verify(self.repository, self.server)
+        found = verify(self.repository, self.server)
+        try:
+            self._check_signature()
+        except UserError as error:
+            found.append(str(error))
+        return found
 
     def tasks(self) -> list[ListedTask]:
         """Return what is deployed, a row a task."""
@@ -249,11 +266,18 @@ class Deployer:
             yield read_state(self.repository), ()
             return
         required_manifest(self.repository)  # before a folder is created for the lock
-        with locked(self.repository, wait_s=self._wait_s):
+        with locked(self.repository, wait_s=self._wait_s), signed_by(self._signer):
+            self._check_signature()
             state, settled = self._settle()
             if settled:
                 self.history.add(action="settle", task="", result="done", settled=settled)
             yield state, tuple(settled)
+
+    def _check_signature(self) -> None:
+        """Check the manifest's signature, and files against it, if there is a key."""
+        if self._verifier is not None:
+            # A running server may have left byte code beside the files.
+            check_files(self.repository, ENSEMBLES, self._verifier, alone=False)
 
     def _settle(self) -> tuple[RepositoryState, list[str]]:
         """Finish what an earlier deployment or a build left undone; return the state then, and what it was."""

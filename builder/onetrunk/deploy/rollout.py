@@ -185,7 +185,7 @@ class Rollout:
                     self.server.unload(name)
         with Transaction(self.repository) as transaction:
             for name, text in self._replaced.items():
-                transaction.write(name, text)
+                transaction.write_manifest(text) if name == MANIFEST else transaction.write(name, text)
             transaction.commit(folders, loadable=True)
         if self.server is not None:
             reconcile(self.change.before, self.server)

@@ -13,14 +13,15 @@ from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import CPU, FP32, GateResult, Manifest, Placement, Precision, read_manifest
-from onetrunk.protocol.names import MANIFEST, head_name, head_task
+from onetrunk.protocol.names import MANIFEST, SIGNATURE, head_name, head_task
+from onetrunk.protocol.signature import Signer
 from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.buckets import Buckets
 from onetrunk.repository.gate import GatePlan, judge, measure_losses, plan_gate
 from onetrunk.repository.heads import select_heads
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
-from onetrunk.repository.transaction import Transaction, locked, recover
+from onetrunk.repository.transaction import Transaction, check_signer, commit_state, locked, recover, signed_by
 from onetrunk.repository.tuning import Tuning, tune_repository
 
 
@@ -83,11 +84,14 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
     """
     started = time.monotonic()
     output, gate = request.output, request.gate
+    signer = None if request.sign is None else Signer(request.sign)
     progress("loading the trunk", 0, 1)
     trunk = load_trunk(request.trunk)
     heads = select_heads(request.heads, request.tasks, trunk)
     buckets = request.buckets.resolve(trunk, request.max_length, list(heads), progress)
-    with nullcontext() if request.dry_run else locked(output):
+    with nullcontext() if request.dry_run else locked(output), signed_by(signer):
+        if not request.dry_run:
+            check_signer(signer, output)
         finished = not request.dry_run and recover(output)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
@@ -104,9 +108,13 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
         results = dict(gating.known)
         if changed and not request.dry_run:
             differences, results = _publish(output, plan, gating, trunk, progress)
+        unsigned = signer is not None and not signer.has_signed(output)
+        if unsigned and not request.dry_run:
+            commit_state(output, replace(plan.state, gate=results, gate_rule=gating.rule))
         tuning = Tuning(plan.state.placement)
         if request.tune is not None:
             tuning = tune_repository(output, request.tune, buckets.typical, progress)
+    signature = [SIGNATURE] if signer is not None and (changed or unsigned or tuning.written) else []
     return BuildReport(
         output=output,
         tasks=tuple(heads),
@@ -115,7 +123,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
             **{name: f"version {m.version}, {'new' if m.fresh else 'kept'}" for name, m in plan.models.items()},
             **dict.fromkeys(plan.removed, "removed"),
         },
-        written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else [])])),
+        written=tuple(dict.fromkeys([*written, *tuning.written, *([MANIFEST] if changed else []), *signature])),
         removed=tuple(plan.removed),
         differences=differences,
         precision=request.precision,

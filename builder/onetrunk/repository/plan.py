@@ -52,6 +52,7 @@ class BuildRequest:
         gate: How much a task may lose by a reduced precision, and on which data that is measured.
         device: Where segments and heads run. The tokenizer always runs on the CPU.
         tune: The goal for which the models are measured on this machine and given threads. None keeps the defaults.
+        sign: The file of the private key by which the manifest is signed; None for no signature.
         dry_run: Whether to report what would be done and write nothing.
 
     Raises:
@@ -70,6 +71,7 @@ class BuildRequest:
     gate: GateSettings = DEFAULT_GATE
     device: Device = "cpu"
     tune: TuningObjective | None = None
+    sign: Path | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:

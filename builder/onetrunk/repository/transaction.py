@@ -15,18 +15,48 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
 from onetrunk.protocol.commit import Commit, read_commit
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import VersionEntry
-from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING
+from onetrunk.protocol.names import COMMIT, MANIFEST, SIGNATURE, STAGING
 from onetrunk.protocol.reading import resolve_inside, sha256_file
+from onetrunk.protocol.signature import Signer
 from onetrunk.repository.state import RepositoryState, changed_texts
 from onetrunk.repository.versions import ModelVersion
 
 _LOCK_POLL_S = 0.1
+_signer: ContextVar[Signer | None] = ContextVar("signer", default=None)
+
+
+@contextmanager
+def signed_by(signer: Signer | None) -> Iterator[None]:
+    """Sign every manifest that is written inside the block.
+
+    Args:
+        signer: The key; None for a repository whose manifest is not signed.
+    """
+    token = _signer.set(signer)
+    try:
+        yield
+    finally:
+        _signer.reset(token)
+
+
+def check_signer(signer: Signer | None, repository: Path) -> None:
+    """Check that a manifest that is signed is signed again.
+
+    Raises:
+        UserError: There is no key, and the manifest is signed.
+    """
+    if signer is None and (repository / SIGNATURE).exists():
+        raise UserError(
+            f"{repository}: the manifest is signed, and a change needs a new signature: give the key by --sign, or "
+            f"remove {SIGNATURE} to go on without one"
+        )
 
 
 @contextmanager
@@ -116,6 +146,19 @@ class Transaction:
         """Stage a small text file."""
         self.path(name).write_text(content, encoding="utf-8")
 
+    def write_manifest(self, content: str) -> None:
+        """Stage a manifest, and its signature if a key was given by ``signed_by``.
+
+        Raises:
+            UserError: No key was given, and the manifest is signed.
+        """
+        signer = _signer.get()
+        check_signer(signer, self.repository)
+        self.write(MANIFEST, content)
+        if signer is not None:
+            # After the manifest: between the two moves, a server finds the new signature still staged.
+            self.path(SIGNATURE).write_bytes(signer.sign(content.encode()))
+
     def stage_state(
         self, state: RepositoryState, texts: Mapping[str, str], models: Iterable[ModelVersion] = ()
     ) -> tuple[RepositoryState, list[str]]:
@@ -134,7 +177,7 @@ class Transaction:
             self.write(name, text)
         recorded = replace(state, on_disk=self._versions_on_disk(state, models))
         manifest = recorded.manifest()
-        self.write(MANIFEST, manifest.text())
+        self.write_manifest(manifest.text())
         files = {name: entry.files for name, entry in manifest.models.items()}
         return replace(recorded, recorded_files=files), list(changed)
 

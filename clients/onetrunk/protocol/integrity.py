@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 from onetrunk.protocol.commit import read_commit
@@ -13,6 +14,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import Manifest, ModelEntry, read_manifest
 from onetrunk.protocol.names import MANIFEST, STAGING
 from onetrunk.protocol.reading import resolve_inside, sha256_file
+from onetrunk.protocol.signature import Verifier
 
 # Hashing releases Python's lock, so threads use all cores; beyond these the disk is what is waited for.
 _MOST_THREADS = 8
@@ -20,7 +22,9 @@ _MOST_THREADS = 8
 _BYTE_CODE = "__pycache__"
 
 
-def check_files(repository: Path, models: Collection[str]) -> None:
+def check_files(
+    repository: Path, models: Collection[str], verifier: Verifier | None = None, *, alone: bool = True
+) -> None:
     """Check that everything that a server loads is as a build or a deployment wrote it.
 
     That is, of each model that is loaded: the versions that are loaded, its config and labels, and that there is
@@ -31,13 +35,18 @@ def check_files(repository: Path, models: Collection[str]) -> None:
         repository: The repository's folder.
         models: The models that the ensembles name, and the ensembles. A folder that none of them names is not looked
             at, as a server does not load it.
+        alone: Whether what lies beside the files of a loaded model is refused.
+        verifier: The key by which the manifest must be signed; None for no signature. With a key, a repository without
+            a manifest is refused.
 
     Raises:
-        UserError: A file differs, is missing, or is not in the manifest. The message names the first one and what to
-            do.
+        UserError: The manifest is not signed by the key. Or a file differs, is missing, or is not in the manifest; the
+            message names the first one and what to do.
     """
-    manifests = _manifests(repository)
+    manifests = _manifests(repository, verifier)
     if not manifests:
+        if verifier is not None:
+            raise UserError(f"{repository}: there is no manifest, and so no signature of it: build it with --sign")
         return
     expected: dict[str, set[str]] = {}
     for manifest in manifests:
@@ -53,14 +62,15 @@ def check_files(repository: Path, models: Collection[str]) -> None:
     faults += [f"{name}/ is not in the manifest" for name in sorted(set(models) - loaded)]
     if faults:
         raise UserError(
-            f"{repository}: {_first(faults)}: run build-repo again, which puts it right, or serve it as it is by "
-            "--no-verify"
+            f"{repository}: {_first(faults)}: run build-repo again, which puts it right; serve-repo --no-verify serves "
+            "it as it is"
         )
-    extra = [file for name in sorted(loaded & _folders(repository)) for file in _extra(repository, name, expected)]
+    folders = sorted(loaded & _folders(repository)) if alone else []
+    extra = [file for name in folders for file in _extra(repository, name, expected)]
     if extra:
         raise UserError(
-            f"{repository}: {_first([f'{file} is not in the manifest' for file in extra])}: remove it, or serve it as "
-            "it is by --no-verify"
+            f"{repository}: {_first([f'{file} is not in the manifest' for file in extra])}: remove it; serve-repo "
+            "--no-verify serves it as it is"
         )
 
 
@@ -108,11 +118,16 @@ def compare(repository: Path, expected: Mapping[str, Collection[str]]) -> dict[s
     return {file: why for file, why in sorted(faults.items()) if why is not None}
 
 
-def _manifests(repository: Path) -> list[Manifest]:
+def _manifests(repository: Path, verifier: Verifier | None) -> list[Manifest]:
     """Return the manifest, and that of an interrupted deployment if it is still staged."""
-    found = [read_manifest(repository)]
+
+    def check(content: bytes) -> None:
+        if verifier is not None:
+            verifier.check(repository, content)
+
+    found = [read_manifest(repository, check)]
     if read_commit(repository) is not None and (repository / STAGING / "files" / MANIFEST).exists():
-        found.append(read_manifest(repository / STAGING / "files"))
+        found.append(read_manifest(repository / STAGING / "files", check))
     return [manifest for manifest in found if manifest is not None]
 
 
@@ -126,7 +141,8 @@ def _extra(repository: Path, model: str, expected: Collection[str]) -> Iterator[
     known = {f"{model}/{file.split('/')[1]}" for file in expected if file.startswith(f"{model}/") and "/" in file}
     for path in sorted((repository / model).iterdir()):
         name = f"{model}/{path.name}"
-        if path.name.startswith(".") or name in expected:
+        # Labels of a task that was removed stay with the ensembles; no config names them.
+        if path.name.startswith(".") or fnmatch(path.name, "labels_*.txt") or name in expected:
             continue
         if name in known:
             yield from _extra_below(repository, path, expected)

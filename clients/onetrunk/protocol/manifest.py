@@ -7,7 +7,7 @@ only where somebody asked for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from onetrunk.protocol.commit import RepositoryPath
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import MANIFEST, Segment, check_task_name
-from onetrunk.protocol.reading import read_json
+from onetrunk.protocol.reading import parse_json, read_regular
 
 SCHEMA: Literal[2] = 2
 
@@ -261,15 +261,21 @@ class Manifest(BaseModel):
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
-def read_manifest(repository: Path) -> Manifest | None:
+def read_manifest(repository: Path, check: Callable[[bytes], None] = lambda content: None) -> Manifest | None:
     """Read a repository's manifest; return None if nothing has been built yet.
 
+    Args:
+        repository: The repository's folder.
+        check: Called with the file's content before it is parsed, such as to check its signature.
+
     Raises:
-        UserError: The manifest is broken or of another schema.
+        UserError: The manifest is broken or of another schema, or the check refuses it.
     """
     path = repository / MANIFEST
     try:
-        values = read_json(path, max_bytes=MAX_BYTES, inside=repository)
+        content = read_regular(path, max_bytes=MAX_BYTES, inside=repository)
+        check(content)
+        values = parse_json(content)
         if isinstance(values, dict) and values.get("schema_version") not in (None, SCHEMA):
             raise UserError(
                 f"{path}: found schema {values['schema_version']}, but this build-repo writes schema {SCHEMA}: "

@@ -91,7 +91,16 @@ def read_json(path: Path, *, max_bytes: int, inside: Path | None = None) -> Any:
         ValueError: It is not JSON, is nested too deeply, or a text has half of a surrogate pair. The message is one
             line and does not name the file.
     """
-    content = read_regular(path, max_bytes=max_bytes, inside=inside)
+    return parse_json(read_regular(path, max_bytes=max_bytes, inside=inside))
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON whose texts can all be written as UTF-8 again.
+
+    Raises:
+        ValueError: It is not JSON, is nested too deeply, or a text has half of a surrogate pair. The message is one
+            line.
+    """
     try:
         values = json.loads(content)
         if b"\\u" in content:

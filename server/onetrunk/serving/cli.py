@@ -15,6 +15,7 @@ from rich.table import Table
 
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
 from onetrunk.serving.front.options import front_options, take_front_options
 
@@ -51,6 +52,12 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @front_options
 @click.option("--verbose", is_flag=True, help="Let Triton log every request.")
 @click.option("--verify/--no-verify", default=True, help="Refuse files that are not as the manifest says.")
+@click.option(
+    "--verify-key",
+    metavar="PUB.pem",
+    type=click.Path(path_type=Path),
+    help="Refuse a manifest that this ed25519 key has not signed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 @admin_key_file_option
 def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **options: Any) -> None:
@@ -64,6 +71,8 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
     logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     with errors_end_command("serve-repo"):
+        if options["verify_key"] is not None and not options["verify"]:
+            raise UserError("--verify-key and --no-verify: a signature is about files that are compared; leave one out")
         limits, tls = take_front_options(options)
         server = Server(repository, admin_key=read_admin_key(admin_key_file), limits=limits, tls=tls, **options)
         try:

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
+from onetrunk.protocol.signature import Verifier
 from onetrunk.serving import guard
 from onetrunk.serving.causes import full_disks
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
@@ -69,6 +70,7 @@ class Server:
         tls: ServerTls | None = None,
         verbose: bool = False,
         verify: bool = True,
+        verify_key: Path | None = None,
         start_timeout_s: float = 120.0,
         probe_interval_s: float | None = 4.0,
     ) -> None:
@@ -88,12 +90,13 @@ class Server:
             tls: The front's certificate; None for plain connections.
             verbose: Whether Triton logs every request.
             verify: Whether all files must be as the repository's manifest says before the server starts.
+            verify_key: The file of the public key by which the manifest must be signed; None for no signature.
             start_timeout_s: The time until the first answer.
             probe_interval_s: The seconds for which a model may answer nobody before it is asked whether it still does;
                 None for no such questions. A model that hangs is noticed within these seconds and five more.
 
         Raises:
-            UserError: The host is unknown.
+            UserError: The host is unknown, or the key cannot be used.
         """
         self._path = Path(repository).absolute()
         self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
@@ -103,6 +106,7 @@ class Server:
         self._tls = tls
         self._verbose = verbose
         self._verify = verify
+        self._verifier = None if verify_key is None else Verifier(verify_key)
         self._start_timeout_s = start_timeout_s
         self._probe_interval_s = probe_interval_s
         self._log_is_temporary = log_path is None
@@ -195,7 +199,7 @@ class Server:
                 the longest texts, or the log or the private folder cannot be written.
             PortTakenError: A port is in use.
         """
-        self._repository = read_repository(self._path, verify=self._verify)
+        self._repository = read_repository(self._path, verify=self._verify, verifier=self._verifier)
         warning = check_room(self._repository.configs, self._repository.max_length)
         if warning is not None:
             log.warning("%s", warning)

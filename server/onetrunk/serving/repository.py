@@ -15,6 +15,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.integrity import check_files, remove_byte_code
 from onetrunk.protocol.names import CONFIG_FILE, ENSEMBLES, ONETRUNK_PARAMETER
 from onetrunk.protocol.reading import read_regular
+from onetrunk.protocol.signature import Verifier
 
 # An ensemble of as many tasks as a repository can have, with their labels, takes less than a tenth of it.
 MAX_CONFIG_BYTES = 64 * 2**20
@@ -43,15 +44,16 @@ class Repository:
         return frozenset(self.configs)
 
 
-def read_repository(path: Path, *, verify: bool = False) -> Repository:
+def read_repository(path: Path, *, verify: bool = False, verifier: Verifier | None = None) -> Repository:
     """Read the ensembles and check that their parts are there.
 
     Args:
         path: The repository's folder.
         verify: Whether all files that are loaded must be as the manifest says.
+        verifier: The key by which the manifest must be signed, in which case files are compared too; None for none.
 
     Raises:
-        UserError: Something is missing or broken, or is not as the manifest says.
+        UserError: Something is missing or broken, is not as the manifest says, or is not signed.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a model repository, or {BUILD_HINT} first")
@@ -67,9 +69,9 @@ def read_repository(path: Path, *, verify: bool = False) -> Repository:
     for name, ensemble in ensembles.items():
         for step in ensemble.ensemble_scheduling.step:
             configs[step.model_name] = read_part(path, name, step.model_name, step.model_version)
-    if verify:
+    if verify or verifier is not None:
         remove_byte_code(path, configs)
-        check_files(path, configs)
+        check_files(path, configs, verifier)
     about, _ = (read_about(path, ensemble) for ensemble in ensembles.values())
     return Repository(path, about.tasks, configs, about.max_length)
 
