@@ -5,6 +5,9 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from onetrunk.serving.front.api import Api
+from onetrunk.serving.front.dialects.classify import Classify
+from onetrunk.serving.front.dialects.kserve_v1 import KserveV1
+from onetrunk.serving.front.dialects.tei import Tei
 from onetrunk.serving.front.openapi import openapi_routes
 from onetrunk.serving.front.operations import Operation
 from onetrunk.serving.front.service import Service
@@ -12,7 +15,8 @@ from onetrunk.serving.front.service import Service
 
 def json_operations(service: Service) -> list[Operation]:
     """Return the endpoints in the order of the OpenAPI document."""
-    return Api(service).operations()
+    dialects = (Api(service), Tei(service), Classify(service), KserveV1(service))
+    return [operation for dialect in dialects for operation in dialect.operations()]
 
 
 def json_routes(service: Service) -> list[Route]:

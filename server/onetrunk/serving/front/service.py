@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from tritonclient.grpc import service_pb2
 
 from onetrunk.client import AsyncClient
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
+from onetrunk.protocol.names import MULTITASK
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.collector import Collector
 from onetrunk.serving.front.errors import ErrorForm, plain_error
-from onetrunk.serving.front.gateway import Gateway
+from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP, Metrics
 from onetrunk.serving.front.triton import TritonDownError
 
@@ -82,6 +84,16 @@ class Service:
         """Return the tasks and limits of the server."""
         client = self._connected()[0]
         return await self._gateway.triton.uncancelled(client.catalogue())
+
+    async def is_ready(self) -> bool:
+        """Return whether Triton says that it can answer.
+
+        Raises:
+            TritonDownError: Triton does not run.
+        """
+        request = service_pb2.ModelReadyRequest(name=MULTITASK).SerializeToString()
+        answer = await self._gateway.call(f"{SERVICE}ModelReady", request)
+        return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
 
     async def check_tasks(self, tasks: Sequence[str] | None) -> None:
         """Check that these tasks are served.
