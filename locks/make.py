@@ -21,6 +21,7 @@ LOCKS = ROOT / "locks"
 SERVING = ("builder", "server", "cpu")
 EXTRAS = {
     "serving": SERVING,
+    "front": ("front",),
     "developing": (*SERVING, "bench", "dev"),
     "documenting": ("docs",),
     "auditing": ("audit",),
@@ -68,6 +69,8 @@ def main() -> None:
             if lock == "developing":  # it is installed with the one for serving
                 found = [one for one in found if one not in serving]
             (LOCKS / f"{lock}.txt").write_text(HEADER + "".join(found))
+    tokenizers = [one for one in serving if name(one) == "tokenizers"]
+    (ROOT / "deploy" / "triton" / "requirements.txt").write_text(HEADER + "".join(tokenizers))
     (torch,) = packages((LOCKS / "torch.txt").read_text())
     if (version := torch.split()[0]) not in (LOCKS / "torch_cpu.txt").read_text():
         raise SystemExit(f"locks/torch_cpu.txt has no {version}: write the hashes of its builds for CPUs there")
