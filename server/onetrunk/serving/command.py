@@ -126,6 +126,8 @@ def triton_command(
         f"--http-port={GRPC_PORT + 1}",
         f"--metrics-port={GRPC_PORT + 2}",
         "--allow-gpu-metrics=false",
+        # Quantiles of each model's times beside their sums.
+        "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--backend-config=python,shm-region-prefix-name={runtime.shm_prefix}",
         f"--backend-config=python,stub-timeout-seconds={LOAD_TIMEOUT_S}",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,3 +164,35 @@ time.sleep(60)
     launcher.wait()
     launcher.stdout.close()
     front.wait(20)
+
+
+def test_metrics_by_task_say_who_is_at_fault(attacked: Server, asker: Callable[[Server], Any]) -> None:
+    def metrics() -> dict[str, float]:
+        with urllib.request.urlopen(attacked.metrics_url, timeout=5) as response:
+            lines = response.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    ask = asker(attacked)
+    ask("multitask", text=["a good day"], outputs=["mood"])
+    deadline = time.monotonic() + 30
+    while 'onetrunk_task_requests_total{outcome="ok",task="mood"}' not in metrics():  # until it knows the tasks
+        assert time.monotonic() < deadline
+        ask("multitask", text=["a good day"], outputs=["mood"])
+        time.sleep(0.1)
+    before = metrics()
+    ask("multitask", text=["a good day", "b"], outputs=["mood"])
+    with pytest.raises(InferenceServerException, match="nothing to read"):
+        ask("multitask", text=[" "], outputs=["mood"])
+    time.sleep(1.0)
+    ask("multitask", text=["a good day"], outputs=["truncated"])
+    after = metrics()
+
+    def grown(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    assert grown('onetrunk_task_requests_total{outcome="ok",task="mood"}') == 1
+    assert grown('onetrunk_task_requests_total{outcome="client",task="mood"}') == 1
+    assert grown('onetrunk_task_texts_total{task="mood"}') == 2
+    assert grown('onetrunk_task_seconds_count{task="mood"}') == 1
+    assert not any("server" in name and grown(name) for name in after if name.startswith("onetrunk_task"))
+    assert sum(grown(name) for name in after if name.startswith("onetrunk_texts_total")) >= 3

@@ -218,6 +218,26 @@ def test_all_texts_of_all_requests_are_encoded_in_one_call(model: Any, triton: M
     assert calls == [6]
 
 
+def test_what_was_read_is_counted_by_bucket_and_told_once_a_second(
+    model: Any, ask: Callable[..., Any], triton: ModuleType
+) -> None:
+    def told(name: str) -> dict[str, float]:
+        metrics = triton.MetricFamily.made[name].metrics
+        return {metric.labels["bucket"]: metric.value for metric in metrics if metric.value}
+
+    ask(text=["a", "a b a"])  # 3 and 5 tokens in a bucket of 8
+    ask(text=["a " * 40])
+    ask(input_ids=[[CLS, A, SEP]])
+    ask(text=["\t"])  # is refused, and counts for nothing
+    assert told("onetrunk_texts_total") == {}
+    model.counts.told_at -= 1.0
+    ask(text=["a b"])
+    assert told("onetrunk_texts_total") == {"4": 2, "8": 2, "16": 1}
+    assert told("onetrunk_tokens_total") == {"4": 3 + 4, "8": 3 + 5, "16": 16}
+    assert told("onetrunk_padding_total") == {"4": 1, "8": 5 + 3}
+    assert told("onetrunk_truncated_texts_total") == {"16": 1}
+
+
 def test_only_requested_outputs_are_returned(model: Any, triton: ModuleType) -> None:
     (response,) = model.execute([triton.Request(tensors(text=["a"]), ["truncated"])])
     assert list(response.values()) == ["truncated"]

@@ -46,6 +46,7 @@ def test_the_whole_command_line() -> None:
         "--http-port=2",
         "--metrics-port=3",
         "--allow-gpu-metrics=false",
+        "--metrics-config=summary_latencies=true",
         "--exit-timeout-secs=5",
         "--backend-config=python,shm-region-prefix-name=onetrunk_1_ab_",
         "--backend-config=python,stub-timeout-seconds=120",

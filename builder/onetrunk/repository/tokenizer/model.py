@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -335,6 +336,52 @@ def bad_input(message: str) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
 
 
+class Counts:
+    """Counts what was read, by bucket, for Triton's metrics.
+
+    Telling Triton costs a message to its process, so it is told once a second.
+    """
+
+    FAMILIES = (
+        ("onetrunk_texts_total", "Texts or rows of token ids that were read, by the bucket that they were padded to"),
+        ("onetrunk_tokens_total", "Tokens of these texts, special tokens included"),
+        ("onetrunk_padding_total", "Tokens of padding behind them"),
+        ("onetrunk_truncated_texts_total", "Texts whose end was not read"),
+    )
+
+    def __init__(self, buckets: Sequence[int]) -> None:
+        self.counted = {bucket: [0] * len(self.FAMILIES) for bucket in buckets}
+        self.told_at = time.monotonic()
+        # A family must live as long as its metrics.
+        self.families = [
+            pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.COUNTER)
+            for name, text in self.FAMILIES
+        ]
+        self.metrics = {
+            bucket: [family.Metric(labels={"bucket": str(bucket)}) for family in self.families] for bucket in buckets
+        }
+
+    def add(self, padded: Padded) -> None:
+        """Count a request's rows."""
+        rows, bucket = padded.ids.shape
+        tokens = int(padded.mask.sum())
+        counted = self.counted[bucket]
+        for place, number in enumerate((rows, tokens, rows * bucket - tokens, int(padded.truncated.sum()))):
+            counted[place] += number
+
+    def tell(self) -> None:
+        """Tell Triton what was counted, unless it was told within the last second."""
+        now = time.monotonic()
+        if now - self.told_at < 1.0:
+            return
+        self.told_at = now
+        for bucket, counted in self.counted.items():
+            for place, number in enumerate(counted):
+                if number:
+                    self.metrics[bucket][place].increment(number)
+                    counted[place] = 0
+
+
 class TritonPythonModel:
     """The tokenizer as Triton calls it."""
 
@@ -344,6 +391,7 @@ class TritonPythonModel:
             self.settings = Settings.from_config(json.loads(args["model_config"]))
             path = Path(args["model_repository"]) / args["model_version"] / "tokenizer.json"
             self.encoder = TextEncoder(path.read_text(encoding="utf-8"), self.settings)
+            self.counts = Counts(self.settings.buckets)
         except Exception as error:  # tokenizers raises bare Exception for a broken file.
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
 
@@ -368,6 +416,7 @@ class TritonPythonModel:
                 responses[i] = self._respond(requests[i], padded_texts(rows, of_request, self.settings))
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
+        self.counts.tell()
         return responses
 
     def _read(self, request: Any) -> list[Row] | Padded:
@@ -388,6 +437,7 @@ class TritonPythonModel:
         )
 
     def _respond(self, request: Any, padded: Padded) -> Any:
+        self.counts.add(padded)
         wanted = request.requested_output_names()
         tensors = {name: value for name, value in padded.tensors().items() if name in wanted}
         if "token_words" in wanted:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+import grpc.aio
 from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
-from onetrunk.protocol.names import MULTITASK, ONETRUNK_PARAMETER
+from onetrunk.protocol.names import ENSEMBLES, MULTITASK, ONETRUNK_PARAMETER
 from onetrunk.serving.front.admission import Admission, RefusedError
 from onetrunk.serving.front.questions import Question, check_sizes, check_texts
 from onetrunk.serving.front.settings import FrontSettings
-from onetrunk.serving.front.triton import HttpAnswer, Triton
+from onetrunk.serving.front.triton import HttpAnswer, Triton, TritonDownError
 
 T = TypeVar("T")
 
@@ -102,6 +105,20 @@ class Gateway:
             body: The body, or nothing.
         """
         return await self.triton.uncancelled(self.triton.ask(method, path, headers, body))
+
+    def known_tasks(self, question: Question) -> Sequence[str]:
+        """Return the tasks that a request asks, as far as they are known at the moment."""
+        known = self._tasks[1] if self._tasks is not None else {}
+        if question.model not in ENSEMBLES:
+            return ()
+        return [name for name in question.outputs if name in known] if question.outputs else list(known)
+
+    async def remember_tasks(self) -> None:
+        """Read the tasks again every few seconds, for ever."""
+        while True:
+            with contextlib.suppress(TritonDownError, grpc.aio.AioRpcError, ValueError):
+                await self.tasks()
+            await asyncio.sleep(TASKS_AGE_S)
 
     async def tasks(self) -> Mapping[str, TaskInfo]:
         """Return the tasks that are served. They are read again every few seconds."""

@@ -107,9 +107,11 @@ class GrpcDoor(grpc.GenericRpcHandler):
         except DecodeError:
             raise RefusedError(400, "the request is not a ModelInferRequest") from None
         gateway = self._gateway
-        await gateway.check(read_message(message, gateway.settings.limits))
+        question = read_message(message, gateway.settings.limits)
         trace = [(key, value) for key, value in metadata.items() if key in _TRACE]
-        return await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
+        with self._metrics.asked(gateway.known_tasks(question), question.rows):
+            await gateway.check(question)
+            return await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
 
     async def _pass(self, method: str, request: bytes, context: Context) -> bytes:
         with self._metrics.request(GRPC) as record:

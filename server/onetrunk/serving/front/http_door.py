@@ -20,7 +20,7 @@ from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.gateway import SERVICE, Gateway
-from onetrunk.serving.front.metrics import HTTP, Metrics
+from onetrunk.serving.front.metrics import HTTP, Metrics, outcome_of_status
 from onetrunk.serving.front.questions import read_json
 from onetrunk.serving.front.triton import HttpAnswer, TritonDownError
 
@@ -141,11 +141,13 @@ class HttpDoor:
                 400, f"Inference-Header-Content-Length is {length[:40]!r}, and must be a number of bytes"
             )
         limits = self._gateway.settings.limits
-        await self._gateway.check(read_json(model, body, int(length) if length is not None else None, limits))
+        question = read_json(model, body, int(length) if length is not None else None, limits)
         headers = _passed_on(request)
-        return _response(
-            await self._gateway.infer(len(body), lambda: self._gateway.triton.ask("POST", path, headers, body))
-        )
+        with self._metrics.asked(self._gateway.known_tasks(question), question.rows) as record:
+            await self._gateway.check(question)
+            found = await self._gateway.infer(len(body), lambda: self._gateway.triton.ask("POST", path, headers, body))
+            record.status = outcome_of_status(found.status)
+        return _response(found)
 
     async def _pass(self, request: Request, path: str) -> Response:
         return _response(await self._gateway.ask("GET", path, _passed_on(request), b""))

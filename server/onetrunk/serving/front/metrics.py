@@ -1,21 +1,28 @@
-"""What the front counts, for Prometheus."""
+"""What the front counts, for Prometheus. docs/metrics.md says what each metric means."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import grpc
+import grpc.aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from onetrunk.serving.front.admission import Admission
+from onetrunk.protocol.errors import UserError
+from onetrunk.serving.front.admission import Admission, RefusedError
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters
 
 GRPC, HTTP = "grpc", "http"
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+# How a request about tasks ended, by who is at fault.
+OK, CLIENT, OVERLOAD, SERVER, GONE = "ok", "client", "overload", "server", "gone"
 
 
 @dataclass
@@ -34,19 +41,20 @@ class Metrics:
 
     def __init__(self, admission: Admission) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "onetrunk_front_requests",
-            "Requests by door and how they ended",
-            ("door", "status"),
-            registry=self._registry,
+        self._requests = self._counter("front_requests", "Requests by door and how they ended", "door", "status")
+        self._seconds = self._histogram(
+            "front_request_seconds", "Seconds from the start of a request to its answer", "door"
         )
-        self._seconds = Histogram(
-            "onetrunk_front_request_seconds",
-            "Seconds from a request's last byte to its answer",
-            ("door",),
-            buckets=_BUCKETS_S,
-            registry=self._registry,
+        self._task_requests = self._counter(
+            "task_requests", "Requests that asked a task, by who was at fault if they failed", "task", "outcome"
         )
+        self._task_texts = self._counter(
+            "task_texts", "Texts that a task was asked about and that were answered", "task"
+        )
+        self._task_seconds = self._histogram(
+            "task_seconds", "Seconds from the front to Triton and back, of requests that were answered", "task"
+        )
+        self._labels = self._counter("task_labels", "Answers by label, of the JSON endpoints", "task", "label")
         for name, help_text, read in (
             ("in_flight", "Requests that Triton works on", lambda: admission.in_flight),
             ("waiting", "Requests that wait for their turn", lambda: admission.waiting),
@@ -72,6 +80,56 @@ class Metrics:
             self._requests.labels(door, record.status).inc()
             self._seconds.labels(door).observe(time.perf_counter() - began)
 
+    @contextmanager
+    def asked(self, tasks: Iterable[str], texts: int) -> Iterator[Record]:
+        """Count one request about tasks, which the block answers. Its status is then one of the outcomes.
+
+        Args:
+            tasks: The tasks. They must be known ones: each becomes a label of the metrics.
+            texts: The number of texts.
+        """
+        record, began = Record(OK), time.perf_counter()
+        try:
+            yield record
+        except BaseException as error:
+            record.status = outcome(error)
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            for task in tasks:
+                self._task_requests.labels(task, record.status).inc()
+                if record.status == OK:
+                    self._task_texts.labels(task).inc(texts)
+                    self._task_seconds.labels(task).observe(seconds)
+
+    def answered(self, task: str, label: str) -> None:
+        """Count an answer of a task."""
+        self._labels.labels(task, label).inc()
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"onetrunk_{name}", help_text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
+        return Histogram(f"onetrunk_{name}", help_text, labels, buckets=_BUCKETS_S, registry=self._registry)
+
+
+def outcome(error: BaseException) -> str:
+    """Return who is at fault for a failure."""
+    if isinstance(error, RefusedError):
+        return OVERLOAD if error.status == 429 else CLIENT
+    if isinstance(error, UserError):
+        return CLIENT
+    if isinstance(error, asyncio.CancelledError):
+        return GONE
+    if isinstance(error, grpc.aio.AioRpcError):
+        return CLIENT if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND) else SERVER
+    return SERVER
+
+
+def outcome_of_status(status: int) -> str:
+    """Return who is at fault for an HTTP status."""
+    return OK if status < 400 else CLIENT if status < 500 else SERVER

@@ -63,6 +63,7 @@ class Front:
         self._gateway = Gateway(settings, triton)
         self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._grpc: Any = None
+        self._remembering: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Listen on the three ports.
@@ -76,6 +77,7 @@ class Front:
         sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
         self._grpc = open_grpc_door(self._gateway, metrics)
         await self._grpc.start()
+        self._remembering = asyncio.create_task(self._gateway.remember_tasks())
         for listener, app in zip(sockets, (door.app(), door.metrics_app()), strict=True):
             server = _Server(self._config(app))
             task = asyncio.create_task(server.serve([listener]))
@@ -93,6 +95,8 @@ class Front:
             await self._grpc.stop(STOP_GRACE_S)
         for _, task in self._servers:
             await task
+        if self._remembering is not None:
+            self._remembering.cancel()
         await self._triton.close(STOP_GRACE_S)
 
     def _config(self, app: Any) -> uvicorn.Config:

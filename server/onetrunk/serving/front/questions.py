@@ -45,11 +45,18 @@ class Question:
         model: The model that is asked.
         columns: The inputs.
         classified: The outputs whose labels are asked for.
+        outputs: The outputs that are asked for; empty if that is all of them.
     """
 
     model: str
     columns: Sequence[Column]
     classified: Sequence[str]
+    outputs: Sequence[str] = ()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return max((column.rows for column in self.columns), default=0)
 
 
 def read_message(request: Any, limits: Limits) -> Question:
@@ -65,7 +72,7 @@ def read_message(request: Any, limits: Limits) -> Question:
             too_long = _first_too_long(sizes, limits)
         columns.append(Column(tensor.name, tensor.shape[0] if tensor.shape else 0, too_long))
     classified = [output.name for output in request.outputs if CLASSIFICATION in output.parameters]
-    return Question(request.model_name, columns, classified)
+    return Question(request.model_name, columns, classified, [output.name for output in request.outputs])
 
 
 def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits) -> Question:
@@ -106,13 +113,10 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
         shape = tensor.get("shape")
         rows = shape[0] if isinstance(shape, list) and shape and isinstance(shape[0], int) else 0
         columns.append(Column(str(tensor.get("name")), rows, too_long))
-    outputs = request.get("outputs") or []
-    classified = [
-        str(output.get("name"))
-        for output in (outputs if _objects(outputs) else [])
-        if _parameter(output, CLASSIFICATION) is not None
-    ]
-    return Question(model, columns, classified)
+    given = request.get("outputs") or []
+    outputs = given if _objects(given) else []
+    classified = [str(output.get("name")) for output in outputs if _parameter(output, CLASSIFICATION) is not None]
+    return Question(model, columns, classified, [str(output.get("name")) for output in outputs])
 
 
 def check_sizes(question: Question, limits: Limits) -> None:

@@ -17,7 +17,11 @@ from onetrunk.serving.front.collector import Collector
 from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP, Metrics
+from onetrunk.serving.front.questions import Question
 from onetrunk.serving.front.triton import TritonDownError
+
+# The label under which answers are counted that name none of a task's labels.
+NONE_OF_THESE = "(none of these)"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -75,10 +79,22 @@ class Service:
             OneTrunkError: Any error of `AsyncClient.predict`.
             TritonDownError: Triton does not run.
         """
-        self._gateway.check_texts(texts, pairs)
-        size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
-        collector = self._connected()[1]
-        return await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
+        asked = list(self._gateway.known_tasks(Question(MULTITASK, (), (), tasks or ())))
+        with self._metrics.asked(asked, len(texts)):
+            self._gateway.check_texts(texts, pairs)
+            size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
+            collector = self._connected()[1]
+            answers = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
+            asked[:] = dict.fromkeys(task for answer in answers for task in answer.predictions)
+        self._count_labels(answers)
+        return answers
+
+    def _count_labels(self, answers: Sequence[Answer]) -> None:
+        for prediction in (one for answer in answers for one in answer.predictions.values()):
+            if getattr(prediction, "none_of_these", False):
+                self._metrics.answered(prediction.task, NONE_OF_THESE)
+            elif prediction.label is not None:
+                self._metrics.answered(prediction.task, prediction.label)
 
     async def catalogue(self) -> Catalogue:
         """Return the tasks and limits of the server."""
