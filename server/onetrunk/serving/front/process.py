@@ -24,25 +24,51 @@ from onetrunk.serving.front.triton import Triton
 
 log = logging.getLogger("onetrunk.front")
 
-# The time for a client to send the head of its first request, and for requests in flight when the front stops.
+# The time for a client to send the head of a request, and for requests in flight when the front stops.
 HEAD_TIMEOUT_S = 10.0
 STOP_GRACE_S = 5.0
+# httptools keeps a head in memory until it is complete. One that comes in a single piece may be larger.
+MAX_HEAD_BYTES = 64 * 1024
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which ends a connection that never sends a request: it would wait for one for ever."""
+    """uvicorn's protocol, which ends a connection whose next head is too large or does not come.
+
+    uvicorn alone would wait for the rest of a head for ever, and keep all of it that comes.
+    """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._check_head)
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._head_timer.cancel()
+        self._end_head()
         super().connection_lost(error)
 
-    def _check_head(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_timer is not None:  # it was not complete with these bytes
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._end_head()
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class _Server(uvicorn.Server):
