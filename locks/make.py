@@ -22,7 +22,7 @@ SERVING = ("builder", "server", "cpu")
 EXTRAS = {
     "serving": SERVING,
     "front": ("front",),
-    "developing": (*SERVING, "bench", "dev"),
+    "developing": (*SERVING, "signing", "bench", "dev"),
     "documenting": ("docs",),
     "auditing": ("audit",),
 }

@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures.wheel import ROOT
 from tests.integration.packaging.test_extras import closure
 
-SHIPPED = "builder,server,cpu,bench"
+SHIPPED = "builder,server,cpu,signing,bench"
 """The extras of a user. Tools of developers are used here and passed on to nobody."""
 
 PERMISSIVE = "may be used and passed on as long as its notice stays with it"
