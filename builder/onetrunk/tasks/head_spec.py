@@ -45,7 +45,7 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {where}: {rule} (found {first['input']!r:.80})") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON that can be used: {error}") from error
     if spec.task != folder.name and not any_folder:
         raise UserError(f"{path}: its task is {spec.task!r}; a bundle's folder is named after its task")
     return spec

@@ -12,7 +12,7 @@ from pathlib import Path
 from onetrunk.protocol.commit import read_commit
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import Manifest, ModelEntry, read_manifest
-from onetrunk.protocol.names import MANIFEST, STAGING
+from onetrunk.protocol.names import COMMIT, MANIFEST, STAGING
 from onetrunk.protocol.reading import resolve_inside, sha256_file
 from onetrunk.protocol.signature import Verifier
 
@@ -43,6 +43,25 @@ def check_files(
         UserError: The manifest is not signed by the key. Or a file differs, is missing, or is not in the manifest; the
             message names the first one and what to do.
     """
+    while True:
+        before = _stamp(repository)
+        try:
+            return _check_once(repository, models, verifier, alone)
+        except UserError:
+            # A deployment may have moved files between two looks.
+            if _stamp(repository) == before:
+                raise
+
+
+def _stamp(repository: Path) -> tuple[int | None, bool]:
+    """Return what changes with every transaction: the manifest's time, and whether there is a decision to carry out."""
+    try:
+        return (repository / MANIFEST).stat().st_mtime_ns, (repository / STAGING / COMMIT).exists()
+    except OSError:
+        return None, False
+
+
+def _check_once(repository: Path, models: Collection[str], verifier: Verifier | None, alone: bool) -> None:
     manifests = _manifests(repository, verifier)
     if not manifests:
         if verifier is not None:

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from onetrunk.protocol import integrity
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.integrity import check_files, compare
 from onetrunk.protocol.manifest import read_manifest
@@ -143,6 +144,25 @@ def test_between_two_moves_of_a_deployment_old_and_new_files_are_served(reposito
     read_repository(repository, verify=True)
     (repository / "head_mood/labels_mood.txt").write_text("evil\nevil\n")
     assert "head_mood/labels_mood.txt is not as it was written" in refused(repository)
+
+
+def test_a_deployment_that_ends_meanwhile_is_no_fault(repository, monkeypatch):
+    interrupt(repository, moved=1)
+    looks = []
+
+    def compare_while_files_move(folder, expected):
+        looks.append(expected)
+        if len(looks) == 1:  # the deployment ends, and the file that is replaced is not there for a moment
+            moves = json.loads((repository / STAGING / "commit.json").read_text())["moves"]
+            for name in moves[1:]:
+                shutil.move(repository / STAGING / "files" / name, repository / name)
+            shutil.rmtree(repository / STAGING)
+            return {"multitask/labels_mood.txt": "is missing"}
+        return compare(folder, expected)
+
+    monkeypatch.setattr(integrity, "compare", compare_while_files_move)
+    check_files(repository, ENSEMBLES)
+    assert len(looks) == 2
 
 
 def test_compare_names_what_differs_and_nothing_else(tmp_path):
