@@ -133,6 +133,18 @@ class Server:
         return f"{self._address.reachable_host}:{self._address.http_port}"
 
     @property
+    def triton_url(self) -> str:
+        """Triton's own gRPC endpoint, which only this user reaches. It changes when Triton is restarted.
+
+        Raises:
+            ServerError: Triton does not run.
+        """
+        running = self._running
+        if running is None:
+            raise ServerError("Triton does not run at the moment")
+        return running.sockets.grpc
+
+    @property
     def metrics_url(self) -> str:
         """The URL of the metrics for Prometheus."""
         scheme = "https" if self._tls is not None else "http"
