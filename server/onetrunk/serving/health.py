@@ -179,13 +179,15 @@ class EnsembleHealth:
         """Record that a probe was sent."""
         self._probe, self._probed_at = answer, now
 
-    def see(self, successes: int | None, now: float, *, parts_answer: bool) -> str | None:
+    def see(self, successes: int | None, now: float, *, parts_answer: bool, asked_at: float) -> str | None:
         """Judge by what a look finds.
 
         Args:
             successes: Triton's count of the requests that the ensemble has answered.
             now: The reading of the clock.
             parts_answer: Whether all models with a process answer. Otherwise they are to blame.
+            asked_at: When a model answered somebody else than the watchdog last. While they do, a probe may wait in a
+                long queue.
 
         Returns:
             Why Triton must be restarted, or None.
@@ -203,5 +205,5 @@ class EnsembleHealth:
                     return f"{self.name} fails to answer although its parts do: {error}"
         if self._probe is None or not parts_answer or self._alive_at > self._probed_at:
             return None
-        waited_s = now - self._probed_at
+        waited_s = now - max(self._probed_at, asked_at)
         return f"{self.name} gave no answer for {waited_s:.0f} s although its parts do" if waited_s >= STUCK_S else None

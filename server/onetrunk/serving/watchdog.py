@@ -35,6 +35,8 @@ POLL_S = 0.25
 JUDGE_S = 1.0
 # After a pause of this length between two looks, the watchdog itself was stopped, and nobody is judged by the clock.
 OWN_PAUSE_S = 3.0
+# How long Triton takes at most to answer a question about itself, unless the machine is too busy to judge anybody.
+PROMPT_S = 1.0
 # A model whose share of shared memory is exceeded is loaded again when nobody has asked it for so long.
 IDLE_S = 10.0
 # The least CPU time that counts as an endless loop, and how much more than a full batch needs.
@@ -174,7 +176,8 @@ class Watchdog(threading.Thread):
     def _judge(self, processes: list[StubProcess], now: float) -> None:
         """Judge every model by itself, replace those that hang, and probe those that have answered nobody."""
         counts = self._read_counts()
-        if counts is None:
+        # A Triton that takes so long for so little has no time to pass requests on either: nobody is to blame for it.
+        if counts is None or time.monotonic() - now > PROMPT_S:
             return
         parts = {found.pid: self._parts.get(found.pid) or self._new_part(found, now) for found in processes}
         self._parts = parts
@@ -236,8 +239,10 @@ class Watchdog(threading.Thread):
         parts_answer = not (self._missing or self._reloading) and all(
             part.health.alive_at > recently for part in self._parts.values()
         )
+        asked_at = max((part.health.asked_at for part in self._parts.values()), default=now)
         for ensemble in self._ensembles:
-            reason = ensemble.see(counts.get((ensemble.name, ENSEMBLE_VERSION)), now, parts_answer=parts_answer)
+            successes = counts.get((ensemble.name, ENSEMBLE_VERSION))
+            reason = ensemble.see(successes, now, parts_answer=parts_answer, asked_at=asked_at)
             if reason is not None:
                 self._end_triton(reason)
                 return

@@ -310,6 +310,26 @@ def test_who_was_stopped_itself_judges_nobody_by_the_clock(
     assert server.killed == []
 
 
+def test_nobody_is_judged_while_the_machine_is_too_busy_for_triton_itself(
+    server: FakeServer, make: Callable[..., Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dog = make(probe_interval_s=5.0)
+    del server.answers["head_mood"]
+    look(dog, clock, 7)
+    statistics = server.statistics
+
+    def slowly() -> list[Any]:
+        clock.now_s += 1.5
+        return statistics()
+
+    monkeypatch.setattr(server, "statistics", slowly)
+    look(dog, clock, 20)
+    assert server.killed == []
+    monkeypatch.setattr(server, "statistics", statistics)
+    look(dog, clock, 2)
+    assert server.killed == [100]
+
+
 def test_a_model_that_fails_its_probes_is_replaced_if_it_answered_them_before(
     server: FakeServer, make: Callable[..., Any], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -363,6 +383,21 @@ def test_an_ensemble_that_never_answers_although_its_parts_do_restarts_triton(
     assert server.killed == []
     look(dog, clock, 10)
     assert server.killed == [TRITON]
+
+
+def test_an_ensembles_probe_may_wait_in_a_long_queue(
+    server: FakeServer, make: Callable[..., Any], clock: Clock
+) -> None:
+    dog = make(probe_interval_s=5.0)
+    del server.answers["multitask_tokens"]
+
+    def work() -> None:
+        for model in ("head_mood", "head_topic", "multitask"):
+            server.successes[model] += 1
+
+    look(dog, clock, 300, work)
+    assert server.probes == ["multitask_tokens"]
+    assert server.killed == []
 
 
 def test_if_no_model_answers_it_is_triton_that_hangs(
