@@ -108,9 +108,8 @@ class Watchdog(threading.Thread):
         self._parts: dict[int, Part] = {}
         self._ensembles = [EnsembleHealth(name, now) for name in ENSEMBLES]
         self._unanswered = 0
-        self._stopped_at: float | None = None
         self._is_down = False
-        self._judged_at = self._looked_at = now
+        self._judged_at = self._looked_at = self._stopped_at = now
 
     def stop(self) -> None:
         """Ask the thread to end. A look in progress ends first."""
@@ -136,9 +135,9 @@ class Watchdog(threading.Thread):
             elif (status := self._watched.process.exit_status()) is not None:
                 log.warning("Triton died: %s", self._watched.death_cause(status))
                 self._restart_server()
-            elif self._triton_is_stopped():
+            elif (stopped_s := self._stopped_s()) >= STOPPED_S:
                 self._end_triton("its process is stopped by a signal")
-            else:
+            elif not stopped_s:  # otherwise a question would wait for its answer
                 self._look_at_models()
         finally:
             self._looked_at = time.monotonic()
@@ -304,13 +303,12 @@ class Watchdog(threading.Thread):
 
         self._run_apart(job)
 
-    def _triton_is_stopped(self) -> bool:
-        if process_state(self._watched.process.pid) != psutil.STATUS_STOPPED:
-            self._stopped_at = None
-            return False
+    def _stopped_s(self) -> float:
+        """Return for how many seconds Triton has been stopped by a signal; 0 if it is not."""
         now = time.monotonic()
-        self._stopped_at = now if self._stopped_at is None else self._stopped_at
-        return now - self._stopped_at >= STOPPED_S
+        if process_state(self._watched.process.pid) != psutil.STATUS_STOPPED:
+            self._stopped_at = now
+        return now - self._stopped_at
 
     def _end_triton(self, reason: str) -> None:
         """End a Triton that does not answer, which may not listen to anything but SIGKILL, and restart it."""
