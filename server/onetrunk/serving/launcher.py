@@ -326,6 +326,7 @@ class Server:
                 admin_key=self._admin_key,
                 tls=self._tls,
                 limits=self._limits,
+                repository=self._path,
             )
             try:
                 self._front = FrontKeeper(settings, self.front_log_path)

@@ -44,6 +44,12 @@ Exit codes: 0 stopped, 1 a port is in use, 2 the input was wrong.
 @click.option("--http-port", default=8000, type=click.IntRange(1, 65535), help="For HTTP.")
 @click.option("--grpc-port", default=8001, type=click.IntRange(1, 65535), help="Where ask-repo asks.")
 @click.option("--metrics-port", default=8002, type=click.IntRange(1, 65535), help="For Prometheus.")
+@click.option(
+    "--repository",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default=False,
+    help="The repository that is served, to show its last deployments.",
+)
 @front_options
 @admin_key_file_option
 def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options: Any) -> None:

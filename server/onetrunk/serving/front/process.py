@@ -18,6 +18,7 @@ from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.grpc_door import open_grpc_door
 from onetrunk.serving.front.http_door import HttpDoor
 from onetrunk.serving.front.metrics import Metrics
+from onetrunk.serving.front.page import Page
 from onetrunk.serving.front.service import Service
 from onetrunk.serving.front.settings import FrontSettings, port_taken
 from onetrunk.serving.front.triton import Triton
@@ -99,7 +100,9 @@ class Front:
         """
         settings = self._settings
         metrics = Metrics(self._gateway.admission)
-        door = HttpDoor(self._gateway, metrics, json_routes(Service(self._gateway, metrics)))
+        service = Service(self._gateway, metrics)
+        routes = [*json_routes(service), *Page(service, settings.repository).routes()]
+        door = HttpDoor(self._gateway, metrics, routes)
         sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
         self._grpc = open_grpc_door(self._gateway, metrics)
         await self._grpc.start()

@@ -127,6 +127,7 @@ class FrontSettings(BaseModel):
         admin_key: The key that calls which change the server need. Without one, nobody may make them.
         tls: The certificate; None for plain connections.
         limits: What is accepted.
+        repository: The repository that is served, for the log of its deployments; None if the front cannot see it.
         share_ports: Whether other processes of the same front listen on the same ports.
     """
 
@@ -139,6 +140,7 @@ class FrontSettings(BaseModel):
     admin_key: SecretStr | None = None
     tls: ServerTls | None = None
     limits: Limits = Field(default_factory=Limits)
+    repository: Path | None = None
     share_ports: bool = False
 
     def line(self) -> str:

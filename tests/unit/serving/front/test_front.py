@@ -288,7 +288,7 @@ def test_what_changes_triton_asks_for_the_key_at_both_doors(run: Callable[..., N
         "/v2/models/x/generate",
         "/v2/unknown",
         "/v1/unknown",
-        "/",
+        "/page",
     ],
 )
 def test_other_paths_lead_nowhere(run: Callable[..., None], path: str) -> None:
