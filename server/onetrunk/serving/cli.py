@@ -50,6 +50,7 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @click.option("--metrics-port", default=8002, type=click.IntRange(0, 65535), help="For Prometheus.")
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
 @front_options
+@click.option("--front-workers", default=1, type=click.IntRange(1, 64), help="Processes of the front.")
 @click.option("--verbose", is_flag=True, help="Let Triton log every request.")
 @click.option("--verify/--no-verify", default=True, help="Refuse files that are not as the manifest says.")
 @click.option(
@@ -116,6 +117,7 @@ def announce(server: Server, repository: Path, console: Console, as_json: bool) 
             "front_log": str(server.front_log_path),
             "pid": server.pid,
             "front_pid": server.front_pid,
+            "front_pids": server.front_pids,
             "tasks": {name: task.record() for name, task in server.tasks.items()},
         }
         click.echo(json.dumps(ready))

@@ -9,6 +9,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import psutil
 from onetrunk.protocol.errors import ServerError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE
 from onetrunk.serving.command import PortTakenError
-from onetrunk.serving.front.settings import MIB, FrontSettings
+from onetrunk.serving.front.settings import MIB, MULTIPROCESS_FOLDER, FrontSettings
 from onetrunk.serving.health import Activity
 from onetrunk.serving.watched import RestartBackoff
 
@@ -38,24 +39,28 @@ CODE_BYTES = 768 * MIB
 class FrontProcess:
     """A process of the front. It ends by itself when this process does."""
 
-    def __init__(self, settings: FrontSettings, log_path: Path) -> None:
+    def __init__(self, settings: FrontSettings, log_path: Path, metrics_folder: Path | None = None) -> None:
         """Start the process and wait until it listens.
 
         Args:
             settings: What it is started with. They are sent through a pipe, so that the key is seen by nobody.
             log_path: The file to which it logs.
+            metrics_folder: Where several processes of one front keep their metrics.
 
         Raises:
             PortTakenError: A port is in use.
             ServerError: It does not start.
         """
+        environment = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
+        if metrics_folder is not None:
+            environment[MULTIPROCESS_FOLDER] = str(metrics_folder)
         with log_path.open("ab") as log_file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "onetrunk.serving.front"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env={name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE},
+                env=environment,
                 # Python looks for modules in the current folder first, which must be nobody's.
                 cwd="/",
                 start_new_session=True,
@@ -154,35 +159,49 @@ class FrontProcess:
 
 
 class FrontKeeper:
-    """Keeps a front running: replaces one that died or hangs, and tells it where Triton is."""
+    """Keeps a front running: replaces a process that died or hangs, and tells all where Triton is."""
 
-    def __init__(self, settings: FrontSettings, log_path: Path) -> None:
+    def __init__(self, settings: FrontSettings, log_path: Path, workers: int = 1) -> None:
         """Start the front.
+
+        Args:
+            settings: The settings of the whole front.
+            log_path: The file to which its processes log.
+            workers: The number of processes, which share the ports and the limits.
 
         Raises:
             PortTakenError: A port is in use.
             ServerError: It does not start.
         """
-        self._settings = settings
         self._log_path = log_path
         self._folder: Path | None = None
         self._backoff = RestartBackoff()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._process = FrontProcess(settings, log_path)
+        self._metrics = tempfile.TemporaryDirectory(prefix="onetrunk-front-") if workers > 1 else None
+        limits = settings.limits.shared_by(workers)
+        self._settings = settings.model_copy(update={"limits": limits, "share_ports": workers > 1})
+        self._processes: list[FrontProcess] = []
+        try:
+            for _ in range(workers):
+                self._processes.append(self._started())
+        except BaseException:
+            self._stop_all()
+            raise
         self._thread = threading.Thread(target=self._run, name="onetrunk-front-keeper", daemon=True)
         self._thread.start()
 
     @property
-    def pid(self) -> int:
-        """The process id of the front, which changes when it is replaced."""
-        return self._process.pid
+    def pids(self) -> list[int]:
+        """The process ids of the front, which change when one is replaced."""
+        return [process.pid for process in self._processes]
 
     def move(self, folder: Path | None) -> None:
         """Tell the front where Triton's sockets are; None while there is no Triton."""
         with self._lock:
             self._folder = folder
-            self._process.move(folder)
+            for process in self._processes:
+                process.move(folder)
 
     def stop(self) -> None:
         """Stop the front. May be called twice."""
@@ -190,7 +209,17 @@ class FrontKeeper:
         if self._thread is not threading.current_thread():
             self._thread.join()
         with self._lock:
-            self._process.stop()
+            self._stop_all()
+
+    def _stop_all(self) -> None:
+        for process in self._processes:
+            process.stop()
+        if self._metrics is not None:
+            self._metrics.cleanup()
+
+    def _started(self) -> FrontProcess:
+        folder = Path(self._metrics.name) if self._metrics is not None else None
+        return FrontProcess(self._settings, self._log_path, folder)
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_S):
@@ -203,17 +232,15 @@ class FrontKeeper:
                 log.exception("a look at the front failed; it goes on")
 
     def _look(self) -> None:
-        fault = self._process.fault()
-        if fault is None or not self._backoff.may_try(time.monotonic()):
-            return
-        began = time.monotonic()
-        self._backoff.note_try(began)
-        log.warning("the front %s; starting another", fault)
-        self._replace()
-        log.warning("the front answers again after %.1f s", time.monotonic() - began)
-
-    def _replace(self) -> None:
-        with self._lock:
-            self._process.kill()
-            self._process = FrontProcess(self._settings, self._log_path)
-            self._process.move(self._folder)
+        for place, process in enumerate(self._processes):
+            fault = process.fault()
+            if fault is None or not self._backoff.may_try(time.monotonic()):
+                continue
+            began = time.monotonic()
+            self._backoff.note_try(began)
+            log.warning("the front %s; starting another", fault)
+            with self._lock:
+                process.kill()
+                self._processes[place] = self._started()
+                self._processes[place].move(self._folder)
+            log.warning("the front answers again after %.1f s", time.monotonic() - began)

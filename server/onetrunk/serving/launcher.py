@@ -68,6 +68,7 @@ class Server:
         admin_key: str | None = None,
         limits: Limits | None = None,
         tls: ServerTls | None = None,
+        front_workers: int = 1,
         verbose: bool = False,
         verify: bool = True,
         verify_key: Path | None = None,
@@ -88,6 +89,7 @@ class Server:
                 default these endpoints are closed to everybody.
             limits: What the front accepts; None for the defaults.
             tls: The front's certificate; None for plain connections.
+            front_workers: The number of the front's processes. One keeps up with some hundred requests a second.
             verbose: Whether Triton logs every request.
             verify: Whether all files must be as the repository's manifest says before the server starts.
             verify_key: The file of the public key by which the manifest must be signed; None for no signature.
@@ -104,6 +106,7 @@ class Server:
         self._admin_key = SecretStr(admin_key) if admin_key else None
         self._limits = limits or Limits()
         self._tls = tls
+        self._front_workers = front_workers
         self._verbose = verbose
         self._verify = verify
         self._verifier = None if verify_key is None else Verifier(verify_key)
@@ -172,8 +175,13 @@ class Server:
 
     @property
     def front_pid(self) -> int | None:
-        """The front's process id, which changes when it is replaced; None while there is none."""
-        return self._front.pid if self._front is not None else None
+        """The process id of the front, or of its first worker; None while there is none. See `front_pids`."""
+        return next(iter(self.front_pids), None)
+
+    @property
+    def front_pids(self) -> list[int]:
+        """The process ids of the front, which change when one is replaced."""
+        return self._front.pids if self._front is not None else []
 
     @property
     def repository(self) -> Path:
@@ -329,7 +337,7 @@ class Server:
                 repository=self._path,
             )
             try:
-                self._front = FrontKeeper(settings, self.front_log_path)
+                self._front = FrontKeeper(settings, self.front_log_path, self._front_workers)
                 return
             except PortTakenError:
                 if not tries_left or self._address == self._wanted:

@@ -61,7 +61,7 @@ def test_its_key_is_in_no_command_line_and_no_environment(
     monkeypatch.setenv("ONETRUNK_ADMIN_KEY", "a-key-that-shows")
     other = FrontKeeper(settings(), tmp_path / "other.log")
     try:
-        for pid in (keeper.pid, other.pid):
+        for pid in keeper.pids + other.pids:
             for name in ("cmdline", "environ"):
                 assert b"a-key-that-shows" not in Path(f"/proc/{pid}/{name}").read_bytes()
     finally:
@@ -73,13 +73,13 @@ def test_a_front_in_trouble_is_replaced(
     keeper: FrontKeeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: str
 ) -> None:
     assert status(keeper) == 503, "there is no Triton, and it says so"
-    before = keeper.pid
+    (before,) = keeper.pids
     monkeypatch.setattr(front_process, "SILENCE_S", 2.5)
     if trouble == "grown":
-        keeper._process._most_bytes = 1
+        keeper._processes[0]._most_bytes = 1
     else:
         os.kill(before, signal.SIGKILL if trouble == "killed" else signal.SIGSTOP)
-    until(lambda: keeper.pid != before and status(keeper) == 503)
+    until(lambda: keeper.pids != [before] and status(keeper) == 503)
     said = {"killed": "died (exit status -9)", "stopped": "was silent for", "grown": "and may hold 0"}[trouble]
     assert said in caplog.text
 
@@ -92,3 +92,25 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         for name in ("http_port", "grpc_port", "metrics_port"):
             with pytest.raises(PortTakenError, match=f"^port {taken} is in use$"):
                 FrontKeeper(settings(**{name: taken}), tmp_path / "front.log")
+
+
+def test_workers_share_ports_limits_and_metrics(tmp_path: Path) -> None:
+    wanted = settings()
+    keeper = FrontKeeper(wanted, tmp_path / "front.log", workers=3)
+    try:
+        assert len(set(keeper.pids)) == 3
+        assert keeper._settings.limits.max_in_flight == -(-wanted.limits.max_in_flight // 3)
+        assert {status(keeper) for _ in range(30)} == {503}
+        url = f"http://127.0.0.1:{wanted.http_port}"
+        for _ in range(20):  # each in a connection of its own, which any of them may get
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{wanted.metrics_port}/metrics", timeout=5) as answer:
+            assert 'onetrunk_front_requests_total{door="http",status="503"} 20.0' in answer.read().decode()
+        before = keeper.pids
+        os.kill(before[1], signal.SIGKILL)
+        until(lambda: len(set(keeper.pids) - set(before)) == 1)
+        assert [keeper.pids[0], keeper.pids[2]] == [before[0], before[2]]
+    finally:
+        keeper.stop()
+    assert {status(keeper) for _ in range(3)} == {0}

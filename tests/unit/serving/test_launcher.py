@@ -34,6 +34,7 @@ class FakeFront:
 
     def __init__(self, *arguments: object) -> None:
         self.folder: Path | None = None
+        self.pids = [43]
 
     def move(self, folder: Path | None) -> None:
         self.folder = folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.serving.front.admission import Admission, RefusedError
+from onetrunk.serving.front.settings import MULTIPROCESS_FOLDER
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters
 
@@ -37,9 +40,14 @@ class Record:
 
 
 class Metrics:
-    """The metrics of one process of the front."""
+    """The metrics of the front.
+
+    Several processes of one front keep them in files of a common folder, which `MULTIPROCESS_FOLDER` names, so that
+    each of them can tell those of all.
+    """
 
     def __init__(self, admission: Admission) -> None:
+        self._admission = admission
         self._registry = CollectorRegistry()
         self._requests = self._counter("front_requests", "Requests by door and how they ended", "door", "status")
         self._seconds = self._histogram(
@@ -55,16 +63,9 @@ class Metrics:
             "task_seconds", "Seconds from the front to Triton and back, of requests that were answered", "task"
         )
         self._labels = self._counter("task_labels", "Answers by label, of the JSON endpoints", "task", "label")
-        for name, help_text, read in (
-            ("in_flight", "Requests that Triton works on", lambda: admission.in_flight),
-            ("waiting", "Requests that wait for their turn", lambda: admission.waiting),
-            (
-                "pending_bytes",
-                "Size of all requests that are read, wait or are in flight",
-                lambda: admission.pending_bytes,
-            ),
-        ):
-            Gauge(f"onetrunk_front_{name}", help_text, registry=self._registry).set_function(read)
+        self._in_flight = self._gauge("front_in_flight", "Requests that Triton works on")
+        self._waiting = self._gauge("front_waiting", "Requests that wait for their turn")
+        self._pending = self._gauge("front_pending_bytes", "Size of all requests that are read, wait or are in flight")
 
     @contextmanager
     def request(self, door: str) -> Iterator[Record]:
@@ -77,6 +78,7 @@ class Metrics:
                 record.status = "500"
             raise
         finally:
+            self._show_load()
             self._requests.labels(door, record.status).inc()
             self._seconds.labels(door).observe(time.perf_counter() - began)
 
@@ -107,8 +109,21 @@ class Metrics:
         self._labels.labels(task, label).inc()
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+        """Return all metrics in Prometheus's text format, of all processes of this front."""
+        self._show_load()
+        if MULTIPROCESS_FOLDER not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def _show_load(self) -> None:
+        self._in_flight.set(self._admission.in_flight)
+        self._waiting.set(self._admission.waiting)
+        self._pending.set(self._admission.pending_bytes)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
+        return Gauge(f"onetrunk_{name}", help_text, registry=self._registry, multiprocess_mode="livesum")
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"onetrunk_{name}", help_text, labels, registry=self._registry)

@@ -13,6 +13,9 @@ from onetrunk.protocol.errors import UserError
 
 MIB = 1 << 20
 
+# The variable by which prometheus-client learns where the processes of one front keep their metrics.
+MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
 # Triton adds the port to the name of gRPC's socket.
 GRPC_SOCKET, GRPC_PORT = "grpc.sock", 1
 HTTP_SOCKET = "http.sock"
@@ -43,6 +46,11 @@ class Limits(BaseModel):
     max_pending_bytes: int = Field(default=256 * MIB, ge=1024)
     max_connections: int = Field(default=1024, ge=1)
     body_timeout_s: float = Field(default=30.0, gt=0)
+
+    def shared_by(self, workers: int) -> Limits:
+        """Return the limits of each of several processes, so that together they keep to these."""
+        counts = ("max_in_flight", "max_waiting", "max_pending_bytes", "max_connections")
+        return self.model_copy(update={name: -(-getattr(self, name) // workers) for name in counts})
 
 
 class TritonAddress(BaseModel):
