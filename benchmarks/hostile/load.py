@@ -203,7 +203,7 @@ def long_texts(target: Target) -> list[str]:
         thread.start()
     for thread in threads:
         thread.join()
-    return [f"{outcome}: {count}" for outcome, count in outcomes.items()]
+    return list(outcomes.elements())
 
 
 def memory(target: Target, references: References, total: int) -> dict:
