@@ -7,6 +7,7 @@ from starlette.routing import Route
 from onetrunk.serving.front.api import Api
 from onetrunk.serving.front.dialects.classify import Classify
 from onetrunk.serving.front.dialects.kserve_v1 import KserveV1
+from onetrunk.serving.front.dialects.systemone import SystemOne
 from onetrunk.serving.front.dialects.tei import Tei
 from onetrunk.serving.front.openapi import openapi_routes
 from onetrunk.serving.front.operations import Operation
@@ -15,7 +16,7 @@ from onetrunk.serving.front.service import Service
 
 def json_operations(service: Service) -> list[Operation]:
     """Return the endpoints in the order of the OpenAPI document."""
-    dialects = (Api(service), Tei(service), Classify(service), KserveV1(service))
+    dialects = (Api(service), Tei(service), Classify(service), KserveV1(service), SystemOne(service))
     return [operation for dialect in dialects for operation in dialect.operations()]
 
 

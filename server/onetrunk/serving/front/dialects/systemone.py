@@ -1,0 +1,293 @@
+"""`POST /v1/systemone`: typed decisions in the shapes of System One (Jev), as `transformers serve` answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from onetrunk.client.answer import Answer
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.protocol.errors import BadInput
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.dialects.decisions import Decision, NoHeadError, Question, decide
+from onetrunk.serving.front.dialects.labelled import kind_of
+from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation
+from onetrunk.serving.front.service import Service
+
+JEV = "jev-"
+"""What the names of System One's models begin with. Its clients send `jev-latest` unless they are told otherwise."""
+
+
+class SystemOneRequest(BaseModel):
+    """A request to `/v1/systemone`. Fields that are not listed are ignored.
+
+    Attributes:
+        model: `jev-latest` or another name of Jev, or a task, which then answers every question that means no other.
+        state: What the questions are about: a text; two texts, as a list or as `text` and `text_pair` of an object,
+            for tasks on pairs; anything else is read as its JSON.
+        questions: Id -> question.
+        assets: Images, which no head reads: it must be empty.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    model: str
+    state: str | dict[str, Any] | list[Any]
+    questions: dict[Annotated[str, Field(min_length=1)], Question] = Field(min_length=1, max_length=64)
+    assets: dict[str, Any] = Field(default_factory=dict, max_length=0)
+
+    def texts(self, form: str) -> tuple[str, str | None]:
+        """Return the text, or two of them for a task on pairs.
+
+        Raises:
+            NoHeadError: The state is not two texts.
+        """
+        if form == "single":
+            state = self.state
+            return (state if isinstance(state, str) else json.dumps(state, ensure_ascii=False)), None
+        if isinstance(self.state, dict):
+            two = [self.state.get("text"), self.state.get("text_pair")]
+        else:
+            two = self.state if isinstance(self.state, list) else []
+        match two:
+            case [str(text), str(pair)]:
+                return text, pair
+        raise NoHeadError('it reads two texts: give `state` as [text, text], or {"text": ..., "text_pair": ...}')
+
+
+class Usage(BaseModel):
+    """What was read. The front does not count tokens, so all of it is 0.
+
+    Attributes:
+        input_tokens: 0.
+        output_tokens: 0: nothing is generated.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class DecisionRecord(BaseModel):
+    """The answer to a question. Which fields it has depends on its type.
+
+    Attributes:
+        type: The type of the question.
+        noul: The probability of `true`.
+        choice: The likeliest option.
+        score: The mean of the levels, the lowest being 0.
+        legend: Number of a level -> the level.
+        confidence: 0 where all options are equally likely, 1 where one is certain.
+        probabilities: Option, or number of a level, -> probability.
+        x_task: The task that answered.
+        x_label: For a noul, the label that `true` stands for.
+        x_number: For a score from a regression, its number.
+        x_none_of_these: True if even the likeliest option is less likely than the task requires of an answer.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    noul: float | None = None
+    choice: str | None = None
+    score: float | None = None
+    legend: dict[str, Any] | None = None
+    confidence: float | None = None
+    probabilities: dict[str, float] | None = None
+    x_task: str
+    x_label: str | None = None
+    x_number: float | None = None
+    x_none_of_these: bool | None = None
+
+
+class SystemOneAnswer(BaseModel):
+    """The answer to a request to `/v1/systemone`.
+
+    Attributes:
+        model: The `model` of the request.
+        answers: Id of a question -> its answer.
+        usage: The tokens.
+        x_truncated: True if the state was longer than the server reads; absent otherwise.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    answers: dict[str, DecisionRecord]
+    usage: Usage
+    x_truncated: bool | None = None
+
+
+class Fault(BaseModel):
+    """What is wrong with a request.
+
+    Attributes:
+        loc: Where: `body`, and the names of fields from there on.
+        msg: What was found, what is allowed, and what to do.
+        type: The kind of fault; `no_head` if no head answers the question.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Failure(BaseModel):
+    """Why there is no answer, if the request is not at fault.
+
+    Attributes:
+        error_type: The kind of failure.
+        message: What happened.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    error_type: str
+    message: str
+
+
+class SystemOneError(BaseModel):
+    """Why there is no answer.
+
+    Attributes:
+        detail: All faults of the request, with the status 422; or one failure.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    detail: list[Fault] | Failure
+
+
+class FaultyRequestError(RefusedError):
+    """A request with faults.
+
+    Attributes:
+        faults: Place below the body, message and type of each.
+    """
+
+    def __init__(self, faults: list[tuple[tuple[str | int, ...], str, str]]) -> None:
+        super().__init__(422, faults[0][1])
+        self.faults = faults
+
+
+_ERROR_TYPES = {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+
+
+def systemone_error(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body of a failure."""
+    if isinstance(error, BadInput):
+        error = FaultyRequestError([(("state",), problem.message, "value_error") for problem in error.problems])
+    if isinstance(error, FaultyRequestError):
+        faults = [{"loc": ["body", *place], "msg": message, "type": kind} for place, message, kind in error.faults]
+        return 422, {"detail": faults}
+    status, message = error_body(error)
+    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return status, {"detail": {"error_type": kind, "message": message}}
+
+
+class SystemOne:
+    """The endpoint."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def operations(self) -> list[Operation]:
+        """Return the endpoint."""
+        return [
+            Operation(
+                method="POST",
+                path="/v1/systemone",
+                handler=self.decide,
+                tag="System One",
+                summary="Answer typed questions about one state, all in one pass of the trunk",
+                request=SystemOneRequest,
+                answer=SystemOneAnswer,
+                examples=_examples,
+                errors=systemone_error,
+                error=SystemOneError,
+            )
+        ]
+
+    async def decide(self, request: Request) -> Response:
+        """Answer every question, or none."""
+        asked = _parse(await self._service.body(request))
+        decisions = _decisions(asked, await self._service.catalogue())
+        forms = dict.fromkeys(decision.task.form for decision in decisions.values())
+        answers = dict(zip(forms, await asyncio.gather(*(self._ask(asked, decisions, f) for f in forms)), strict=True))
+        found: dict[str, Any] = {
+            "model": asked.model,
+            "answers": {name: one.answer(answers[one.task.form][one.task.name]) for name, one in decisions.items()},
+            "usage": Usage().model_dump(),
+        }
+        if any(answer.truncated for answer in answers.values()):
+            found["x_truncated"] = True
+        return JSONResponse(found)
+
+    async def _ask(self, asked: SystemOneRequest, decisions: Mapping[str, Decision], form: str) -> Answer:
+        """Ask all tasks of one form about the state at once."""
+        text, pair = asked.texts(form)
+        tasks = dict.fromkeys(one.task.name for one in decisions.values() if one.task.form == form)
+        (answer,) = await self._service.predict([text], [pair], list(tasks))
+        return answer
+
+
+def _parse(body: bytes) -> SystemOneRequest:
+    """Return a request that was checked against its schema.
+
+    Raises:
+        FaultyRequestError: It does not fit.
+    """
+    try:
+        return SystemOneRequest.model_validate_json(body)
+    except ValidationError as error:
+        faults = [(one["loc"], one["msg"], one["type"]) for one in error.errors(include_url=False, include_input=False)]
+        raise FaultyRequestError(faults) from None
+
+
+def _decisions(asked: SystemOneRequest, catalogue: Catalogue) -> dict[str, Decision]:
+    """Return id -> decision.
+
+    Raises:
+        UnknownTask: The model is neither a task nor Jev.
+        FaultyRequestError: No head answers some of the questions. All of them are named.
+    """
+    if not asked.model.startswith(JEV):
+        catalogue.named([asked.model])
+    found, faults = {}, []
+    for name, question in asked.questions.items():
+        try:
+            found[name] = decide(name, question, asked.model, catalogue.tasks)
+            asked.texts(found[name].task.form)
+        except NoHeadError as error:
+            faults.append((("questions", name), f"no head answers it: {error}", "no_head"))
+    if faults:
+        raise FaultyRequestError(list(faults))
+    return found
+
+
+def _examples(catalogue: Catalogue) -> Mapping[str, Example]:
+    """Return a request for each form, with a question of each type that a task of the form can answer."""
+    found: dict[str, Example] = {}
+    for form, texts in TEXT_EXAMPLES.items():
+        questions: dict[str, Any] = {}
+        for task in (task for task in catalogue.tasks.values() if task.form == form):
+            if kind_of(task) == "classification" and len(task.labels or ()) == 2 and "holds" not in questions:
+                questions["holds"] = {"type": "noul", "instructions": {"task": task.name}}
+            elif kind_of(task) == "classification" and task.name not in questions:
+                questions[task.name] = {"type": "choice", "criteria": dict.fromkeys(task.labels or ())}
+            elif kind_of(task) == "regression" and task.range is not None:
+                questions[task.name] = {"type": "score", "criteria": ["low", "middle", "high"]}
+        if questions:
+            state = texts[0] if form == "single" else list(texts)
+            found[form] = Example({"model": "jev-latest", "state": state, "questions": questions})
+    return found
