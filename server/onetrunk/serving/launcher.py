@@ -25,6 +25,7 @@ from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls
 from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.log import failure_reason, loaded_models, read_since, tail
+from onetrunk.serving.open_files import allow_open_files
 from onetrunk.serving.probes import probe_all_outputs
 from onetrunk.serving.process import TritonProcess
 from onetrunk.serving.repository import Repository, read_repository
@@ -216,9 +217,10 @@ class Server:
 
         Raises:
             UserError: The repository is incomplete, Triton is not installed, /dev/shm is too small for a full batch of
-                the longest texts, or the log or the private folder cannot be written.
+                the longest texts, too few files may be open, or the log or the private folder cannot be written.
             PortTakenError: A port is in use.
         """
+        allow_open_files(self._limits.max_connections)
         self._repository = read_repository(self._path, verify=self._verify, verifier=self._verifier)
         warning = check_room(self._repository.configs, self._repository.max_length)
         if warning is not None:
