@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,9 @@ pytestmark = [
     ),
 ]
 
-KEY = "a-key-that-nobody-else-may-see"
-TEXT = "a text that nobody else may read"
+# Of this run alone: on a shared machine the same test may run elsewhere, and leave its own lying open.
+KEY = f"a-key-of-{secrets.token_hex(8)}"
+TEXT = f"a text of {secrets.token_hex(8)}"
 
 
 def test_another_user_sees_neither_key_nor_texts_and_reaches_no_triton(tiny_repository: Path, tmp_path: Path) -> None:
