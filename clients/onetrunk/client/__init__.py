@@ -4,6 +4,7 @@ from onetrunk.client.aio import AsyncClient
 from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.client import Client
+from onetrunk.client.pipelines import TextClassificationPipeline, TokenClassificationPipeline, pipeline
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import (
     BadInput,
@@ -30,7 +31,10 @@ __all__ = [
     "Problem",
     "ServerError",
     "TaskInfo",
+    "TextClassificationPipeline",
     "Tls",
     "TlsError",
+    "TokenClassificationPipeline",
     "UnknownTask",
+    "pipeline",
 ]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -31,12 +32,15 @@ STOP_GRACE_S = 5.0
 # httptools keeps a head in memory until it is complete. One that comes in a single piece may be larger.
 MAX_HEAD_BYTES = 64 * 1024
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which ends a connection whose next head is too large or does not come.
 
-    uvicorn alone would wait for the rest of a head for ever, and keep all of it that comes.
+    uvicorn alone would wait for the rest of a head for ever, and keep all of it that comes. And it would lose the body
+    of a request that offers another protocol, as Java's client does with every first request, since httptools ends a
+    request there: so that offer, which a server may ignore, is hidden from it.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -49,6 +53,9 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
+        if self._head_timer is not None or self.cycle is None or self.cycle.response_complete:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"\r\nX-Ignored-Upgrade:", head) + end + rest
         super().data_received(data)
         if self._head_timer is not None:  # it was not complete with these bytes
             self._head_bytes += len(data)

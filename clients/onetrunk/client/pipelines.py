@@ -1,0 +1,240 @@
+"""Calls in the form of transformers' pipelines, answered by a server over HTTP. It needs the standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
+
+_KINDS = {
+    "text-classification": ("classification", "multilabel", "regression"),
+    "sentiment-analysis": ("classification", "multilabel", "regression"),
+    "token-classification": ("tagging",),
+    "ner": ("tagging",),
+}
+"""Name of a pipeline -> the kinds of task that answer it."""
+
+# Texts of one request. The front takes 1,024, and 8 MiB.
+_TEXTS_AT_ONCE = 256
+_DEFAULT: Any = object()
+
+Inputs = str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
+
+
+def pipeline(
+    task: str, url: str = "http://127.0.0.1:8000", *, model: str | None = None, timeout_s: float = 30.0
+) -> TextClassificationPipeline | TokenClassificationPipeline:
+    """Return a pipeline whose model is a head on a server.
+
+    Args:
+        task: ``text-classification`` (or ``sentiment-analysis``) or ``token-classification`` (or ``ner``).
+        url: The front's address for HTTP.
+        model: The task that is served; None if there is only one that answers such a pipeline.
+        timeout_s: The seconds of one request. A long list of texts is several.
+
+    Raises:
+        BadInput: There is no such pipeline; or no model is named, and there is not exactly one.
+        UnknownTask: The task is not served, or answers another pipeline.
+        NotReady: No server answers, or it is busy.
+        DeadlineExceeded: The server did not answer in time.
+        ServerError: The server failed.
+
+    Example:
+        >>> classify = pipeline("text-classification", model="sst2")  # doctest: +SKIP
+        >>> classify("A gripping film.")  # doctest: +SKIP
+        [{'label': 'positive', 'score': 0.99}]
+    """
+    if task not in _KINDS:
+        raise BadInput.of_call(f"no pipeline {task!r}: there are {', '.join(_KINDS)}")
+    server = _Server(url, timeout_s)
+    served = server.call("/v1/tasks", None)["tasks"]
+    fitting = [name for name, about in served.items() if (about["reads_as"] or about["kind"]) in _KINDS[task]]
+    if model is None and len(fitting) != 1:
+        raise BadInput.of_call(f"name the task as `model`: {', '.join(fitting) or 'none'} can answer {task}")
+    name = fitting[0] if model is None else model
+    if name not in fitting:
+        raise UnknownTask(f"no task {name!r} that can answer {task}. Served: {', '.join(fitting) or 'none'}")
+    return (TokenClassificationPipeline if "tagging" in _KINDS[task] else TextClassificationPipeline)(server, name)
+
+
+class _Server:
+    """A front, asked over HTTP."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise BadInput.of_call(f"url is {url!r}: give the front's address for HTTP, such as http://127.0.0.1:8000")
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+
+    def call(self, path: str, body: Any) -> Any:
+        """Send a request and return the answer.
+
+        Raises:
+            OneTrunkError: There is none. See `pipeline`.
+        """
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + path, data, {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise _error_of(error.code, error.read()) from None
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self._url} did not answer within {self._timeout_s:g} s") from None
+        except (urllib.error.URLError, ConnectionError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if isinstance(reason, TimeoutError):
+                raise DeadlineExceeded(f"{self._url} did not answer within {self._timeout_s:g} s") from None
+            raise NotReady(f"no server answers at {self._url}: {reason}") from None
+        except (ValueError, http.client.HTTPException) as error:
+            raise ServerError(f"{self._url} does not answer in JSON, so it is no OneTrunk front: {error}") from None
+
+
+def _error_of(status: int, body: bytes) -> OneTrunkError:
+    try:
+        message = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        message = f"the server answered with the status {status}"
+    if status == 404 and message.startswith("unknown task"):
+        return UnknownTask(message)
+    if status == 404:
+        return ServerError(f"this is no OneTrunk front: {message}")
+    if status in (429, 503):
+        return NotReady(message)
+    if status == 504:
+        return DeadlineExceeded(message)
+    return BadInput.of_call(message) if status < 500 else ServerError(message)
+
+
+class _Pipeline:
+    """One task on a server."""
+
+    def __init__(self, server: _Server, model: str) -> None:
+        self._server = server
+        self.model = model
+
+    def _records(self, inputs: Inputs) -> list[dict[str, Any]]:
+        """Return what the task answers for each input."""
+        rows = [inputs] if isinstance(inputs, str | Mapping) else list(inputs)
+        texts, pairs = zip(*map(_row, rows), strict=True) if rows else ((), ())
+        found: list[dict[str, Any]] = []
+        for at in range(0, len(rows), _TEXTS_AT_ONCE):
+            part = slice(at, at + _TEXTS_AT_ONCE)
+            body = {"texts": texts[part], "pairs": pairs[part], "tasks": [self.model]}
+            answers = self._server.call("/v1/predict", body)["answers"]
+            found += [answer["predictions"][self.model] for answer in answers]
+        return found
+
+
+class TextClassificationPipeline(_Pipeline):
+    """Labels of texts.
+
+    Attributes:
+        model: The task.
+    """
+
+    def __call__(self, inputs: Inputs, top_k: int | None = _DEFAULT) -> Any:
+        """Return what transformers' pipeline of this name does.
+
+        Args:
+            inputs: A text; a pair, as ``{"text": ..., "text_pair": ...}``; or a list of either.
+            top_k: How many labels come for each text, the likeliest first; None for all.
+
+        Returns:
+            Dicts with ``label`` and ``score``: a list with one for a text, one for a pair, and a list with one for each
+            entry of a list. With ``top_k``, a list for each of them. The label of a number is ``LABEL_0``.
+
+        Raises:
+            BadInput: A text cannot be answered.
+            NotReady: No server answers, or it is busy.
+            DeadlineExceeded: The server did not answer in time.
+            ServerError: The server failed.
+        """
+        ranked = [_labels(record) for record in self._records(inputs)]
+        if top_k is _DEFAULT:
+            best = [labels[0] for labels in ranked]
+            return best[0] if isinstance(inputs, Mapping) else best
+        cut = [labels[:top_k] for labels in ranked]
+        return cut[0] if isinstance(inputs, str | Mapping) else cut
+
+
+class TokenClassificationPipeline(_Pipeline):
+    """Spans of texts.
+
+    Attributes:
+        model: The task.
+    """
+
+    def __call__(self, inputs: str | Sequence[str], aggregation_strategy: str = "simple") -> Any:
+        """Return what transformers' pipeline of this name does, with whole words in place of tokens.
+
+        Args:
+            inputs: A text, or a list of texts.
+            aggregation_strategy: ``simple`` for spans; ``none`` for each word that is in a span, with its tag.
+
+        Returns:
+            For a text, a list of dicts with ``entity_group`` (of a word ``entity`` and ``index``, counted from 1),
+            ``score``, ``word``, ``start`` and ``end``; for a list of texts, a list of such lists.
+
+        Raises:
+            BadInput: A text cannot be answered, or there is no such strategy.
+            NotReady: No server answers, or it is busy.
+            DeadlineExceeded: The server did not answer in time.
+            ServerError: The server failed.
+        """
+        if aggregation_strategy not in ("simple", "none"):
+            raise BadInput.of_call(f"aggregation_strategy is {aggregation_strategy!r}: give 'simple' or 'none'")
+        parts = _spans if aggregation_strategy == "simple" else _words
+        found = [parts(record) for record in self._records(inputs)]
+        return found[0] if isinstance(inputs, str) else found
+
+
+def _row(row: Any) -> tuple[str, str | None]:
+    """Return the text, and the second text or None.
+
+    Raises:
+        BadInput: It is neither a text nor a pair.
+    """
+    if isinstance(row, str):
+        return row, None
+    if isinstance(row, Mapping) and "text" in row and set(row) <= {"text", "text_pair"}:
+        return row["text"], row.get("text_pair")
+    raise BadInput.of_call(f'an input is {str(row)[:60]!r}: give a text, or {{"text": ..., "text_pair": ...}}')
+
+
+def _labels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    scores = record.get("scores") or {"LABEL_0": record["score"]}
+    return [{"label": label, "score": score} for label, score in scores.items()]
+
+
+def _spans(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "entity_group": span["type"],
+            "score": span["score"],
+            "word": span["text"],
+            "start": span["start"],
+            "end": span["end"],
+        }
+        for span in record["spans"]
+    ]
+
+
+def _words(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "entity": word["tag"],
+            "score": word["score"],
+            "index": index,
+            "word": word["text"],
+            "start": word["start"],
+            "end": word["end"],
+        }
+        for index, word in enumerate(record["words"], start=1)
+        if word["tag"] not in (None, "O")
+    ]

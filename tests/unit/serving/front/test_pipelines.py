@@ -1,0 +1,93 @@
+"""`pipeline` against a front: the shapes of transformers' pipelines of the same names, and errors."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from onetrunk.client import BadInput, DeadlineExceeded, NotReady, ServerError, UnknownTask, pipeline
+from tests.unit.serving.front.conftest import Served
+
+POSITIVE, NEGATIVE = {"label": "positive", "score": 0.75}, {"label": "negative", "score": 0.25}
+
+
+@pytest.fixture(autouse=True)
+def slots(served: Served) -> None:
+    served.triton.tasks["slots"] = {
+        **{"kind": "tagging", "form": "single", "labels": ["name"], "scheme": "BIO", "metric": "f1"},
+        **{"tap": 1, "layers": 1, "version": 1},
+    }
+
+
+def test_labels_in_the_shapes_of_transformers(served: Served) -> None:
+    classify = pipeline("text-classification", served.url, model="sst2")
+    assert classify("abc") == [POSITIVE]
+    assert classify(["abc", "abc"]) == [POSITIVE, POSITIVE]
+    assert classify("abc", top_k=1) == [POSITIVE]
+    assert classify("abc", top_k=None) == [POSITIVE, NEGATIVE]
+    assert classify(["abc"], top_k=2) == [[POSITIVE, NEGATIVE]]
+    assert classify([]) == []
+    assert classify({"text": "abc"}) == POSITIVE
+
+
+def test_pairs_and_numbers(served: Served) -> None:
+    similar = pipeline("text-classification", served.url, model="stsb")
+    pair = {"text": "abcd", "text_pair": "e"}
+    assert similar(pair) == {"label": "LABEL_0", "score": 4.0}
+    assert similar([pair, pair]) == [{"label": "LABEL_0", "score": 4.0}] * 2
+    assert similar(pair, top_k=None) == [{"label": "LABEL_0", "score": 4.0}]
+
+
+def test_spans_and_words(served: Served) -> None:
+    tag = pipeline("token-classification", served.url)
+    found = {"score": 0.5, "word": "Ann", "start": 5, "end": 8}
+    assert tag("call Ann now") == [{"entity_group": "name", **found}]
+    assert tag("call Ann now", aggregation_strategy="none") == [{"entity": "B-name", "index": 2, **found}]
+    assert tag(["call Ann now", "call"]) == [[{"entity_group": "name", **found}], []]
+
+
+def test_long_lists_are_several_requests(served: Served) -> None:
+    texts = ["x" * (1 + at % 7) for at in range(600)]
+    answers = pipeline("sentiment-analysis", served.url, model="sst2")(texts, top_k=None)
+    assert [answer[-1]["score"] for answer in answers] == [
+        pytest.approx(min(1 / (1 + len(text)), 1 - 1 / (1 + len(text))), abs=1e-5) for text in texts
+    ]
+
+
+def test_wrong_input(served: Served) -> None:
+    with pytest.raises(BadInput, match="no pipeline 'fill-mask': there are text-classification"):
+        pipeline("fill-mask", served.url)
+    with pytest.raises(BadInput, match="name the task as `model`: sst2, cola, mnli, stsb can answer"):
+        pipeline("text-classification", served.url)
+    with pytest.raises(UnknownTask, match="no task 'slots' that can answer text-classification"):
+        pipeline("text-classification", served.url, model="slots")
+    with pytest.raises(BadInput, match="give the front's address for HTTP"):
+        pipeline("text-classification", "127.0.0.1:8001", model="sst2")
+    classify = pipeline("text-classification", served.url, model="sst2")
+    with pytest.raises(BadInput, match="an input is"):
+        classify([["a", "b"]])  # type: ignore[list-item]
+    with pytest.raises(BadInput, match="row 0"):
+        classify("")
+    with pytest.raises(BadInput, match="give 'simple' or 'none'"):
+        pipeline("ner", served.url)("a", aggregation_strategy="max")
+
+
+def test_servers_that_do_not_answer(served: Served) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.2 s"):
+            pipeline("ner", url, timeout_s=0.2)
+    with pytest.raises(NotReady, match="no server answers"):
+        pipeline("ner", url, timeout_s=5)
+    with pytest.raises(ServerError, match="this is no OneTrunk front"):
+        pipeline("ner", f"{served.url}/elsewhere")
+
+
+def test_a_task_that_was_removed(served: Served) -> None:
+    classify = pipeline("text-classification", served.url, model="sst2")
+    served.triton.tasks = {"cola": served.triton.tasks["cola"]}
+    with pytest.raises(UnknownTask, match="unknown task 'sst2'"):
+        classify("abc")
