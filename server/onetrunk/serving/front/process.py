@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import errno
 import logging
-import re
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from onetrunk.serving.front.connection import Connection
 from onetrunk.serving.front.endpoints import json_routes
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.grpc_door import open_grpc_door
@@ -26,57 +25,8 @@ from onetrunk.serving.front.triton import Triton
 
 log = logging.getLogger("onetrunk.front")
 
-# The time for a client to send the head of a request, and for requests in flight when the front stops.
-HEAD_TIMEOUT_S = 10.0
+# The time for requests in flight when the front stops.
 STOP_GRACE_S = 5.0
-# httptools keeps a head in memory until it is complete. One that comes in a single piece may be larger.
-MAX_HEAD_BYTES = 64 * 1024
-_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which ends a connection whose next head is too large or does not come.
-
-    uvicorn alone would wait for the rest of a head for ever, and keep all of it that comes. And it would lose the body
-    of a request that offers another protocol, as Java's client does with every first request, since httptools ends a
-    request there: so that offer, which a server may ignore, is hidden from it.
-    """
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end_head()
-        super().connection_lost(error)
-
-    def data_received(self, data: bytes) -> None:
-        if self._head_timer is not None or self.cycle is None or self.cycle.response_complete:
-            head, end, rest = data.partition(b"\r\n\r\n")
-            data = _UPGRADE.sub(b"\r\nX-Ignored-Upgrade:", head) + end + rest
-        super().data_received(data)
-        if self._head_timer is not None:  # it was not complete with these bytes
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(_HEAD_TOO_LARGE)
-                self.transport.close()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._end_head()
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
-
-    def on_headers_complete(self) -> None:
-        self._end_head()
-        super().on_headers_complete()
-
-    def _end_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
 
 
 class _Server(uvicorn.Server):
@@ -139,7 +89,7 @@ class Front:
         tls = self._settings.tls
         return uvicorn.Config(
             app,
-            http=_Protocol,
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
