@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from onetrunk.client.answer import Prediction, Reader, TokenizedText, six_digits
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 _WORD = re.compile(r"\S+")
+# Of a text whose end was not read. A text of a megabyte would have half a million words, of a hundred bytes each.
+MOST_UNREAD_WORDS = 128
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class SpansPrediction(Prediction):
     """Spans and words of a text. ``score`` is the lowest score of the spans, or 1 if there is none.
 
     Attributes:
-        words: All words of the text, also those that were not read, which are split at blanks.
+        words: The words of the text that were read, and behind them the next ones that were not, at most
+            `MOST_UNREAD_WORDS`, split at blanks.
         spans: The spans in the order of the text.
     """
 
@@ -68,8 +72,9 @@ class SpansPrediction(Prediction):
 
     def record(self, top: int | None) -> dict[str, Any]:
         """See `Prediction.record`. ``top`` has no meaning here."""
+        # `asdict` would take most of the time of an answer with many words.
         spans, words = (
-            [asdict(one) | {"score": six_digits(one.score)} for one in some] for some in (self.spans, self.words)
+            [vars(one) | {"score": six_digits(one.score)} for one in some] for some in (self.spans, self.words)
         )
         return {"spans": spans, "words": words}
 
@@ -190,5 +195,5 @@ def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: To
     # The rest of the text, which the tokenizer did not reach, is split at blanks. If the last word that was read ends
     # without a blank, such as at a hyphen, the first of these words is shorter than that. The rest of a word that was
     # cut is in that word already.
-    cut = _WORD.finditer(text, found[-1].end if found else 0)
+    cut = islice(_WORD.finditer(text, found[-1].end if found else 0), MOST_UNREAD_WORDS)
     return (*found, *(Word(match[0], match.start(), match.end(), None, 0.0) for match in cut))

@@ -13,6 +13,7 @@ import pytest
 
 from onetrunk.client.answer import TokenizedText
 from onetrunk.client.readers import READERS
+from onetrunk.client.tagging import MOST_UNREAD_WORDS
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.tasks.examples import token_offsets
 from onetrunk.tasks.kinds import get_kind
@@ -120,6 +121,13 @@ def test_a_word_that_was_cut_in_its_middle_is_there_once_and_whole(
         *((*word, None) for word in unread),
     ]
     assert [(span.text, span.start, span.end) for span in said.spans] == [read_last]
+
+
+@pytest.mark.hostile
+def test_a_text_of_many_words_has_an_answer_of_few(ask: Callable[..., Any]) -> None:
+    said = read(ask("a " * 30_000)[0])
+    assert [word.tag for word in said.words[-MOST_UNREAD_WORDS - 1 :]] == ["O", *[None] * MOST_UNREAD_WORDS]
+    assert len(said.record(None)["words"]) == len(said.words) < 2 * MOST_UNREAD_WORDS
 
 
 def test_a_second_text_changes_no_word_of_the_first(ask: Callable[..., Any]) -> None:

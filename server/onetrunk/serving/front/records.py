@@ -97,7 +97,7 @@ class SpansRecord(BaseModel):
 
     Attributes:
         spans: The spans in the order of the text.
-        words: All words of the text.
+        words: The words of the text that were read, and at most 128 of those behind them that were not.
     """
 
     model_config = ConfigDict(extra="forbid")
