@@ -17,6 +17,7 @@ from onetrunk.client.core import CATALOGUE_MODEL, CLOSE_GRACE_S, ClientCore, Set
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
 from onetrunk.client.scheduler import Scheduler, StaleCatalogue
+from onetrunk.client.tracing import trace_headers
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.tls import Tls
 
@@ -159,7 +160,7 @@ class AsyncClient:
 
     def _start(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
         async def infer() -> Any:
-            return await self._connected().ModelInfer(request, timeout=timeout_s)
+            return await self._connected().ModelInfer(request, timeout=timeout_s, metadata=trace_headers())
 
         # A task of its own: if the caller is cancelled, it is not.
         task = asyncio.create_task(infer())

@@ -18,6 +18,7 @@ from onetrunk.client.core import CATALOGUE_MODEL, CLOSE_GRACE_S, ClientCore, Set
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
 from onetrunk.client.scheduler import Scheduler, StaleCatalogue
+from onetrunk.client.tracing import trace_headers
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.tls import Tls
 
@@ -211,6 +212,6 @@ class Client:
     def _start(self, method: Any, request: Any, timeout_s: float) -> Any:
         with self._lock:
             self._core.check_open()
-            future = method.future(request, timeout=timeout_s)
+            future = method.future(request, timeout=timeout_s, metadata=trace_headers())
             self._core.tracker.add(future)
         return future

@@ -51,7 +51,7 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
 @front_options
 @click.option("--front-workers", default=1, type=click.IntRange(1, 64), help="Processes of the front.")
-@click.option("--verbose", is_flag=True, help="Let Triton log every request.")
+@click.option("--verbose", is_flag=True, help="Log every request.")
 @click.option("--verify/--no-verify", default=True, help="Refuse files that are not as the manifest says.")
 @click.option(
     "--verify-key",
@@ -74,8 +74,15 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
     with errors_end_command("serve-repo"):
         if options["verify_key"] is not None and not options["verify"]:
             raise UserError("--verify-key and --no-verify: a signature is about files that are compared; leave one out")
-        limits, tls = take_front_options(options)
-        server = Server(repository, admin_key=read_admin_key(admin_key_file), limits=limits, tls=tls, **options)
+        front = take_front_options(options)
+        server = Server(
+            repository,
+            admin_key=read_admin_key(admin_key_file),
+            limits=front.limits,
+            tls=front.tls,
+            tracing=front.tracing,
+            **options,
+        )
         try:
             start(server, console)
             announce(server, repository, console, as_json)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onetrunk.protocol.errors import ServerError, UserError
 from onetrunk.protocol.names import ENSEMBLES
-from onetrunk.serving.front.settings import GRPC_PORT, GRPC_SOCKET
+from onetrunk.serving.front.settings import GRPC_PORT, GRPC_SOCKET, Tracing
 from onetrunk.serving.installation import Installation, Runtime
 
 
@@ -96,6 +96,7 @@ def triton_command(
     repository: Path,
     *,
     verbose: bool = False,
+    tracing: Tracing | None = None,
 ) -> list[str]:
     """Build the command line that serves a repository.
 
@@ -107,6 +108,7 @@ def triton_command(
         runtime: The process's private folder.
         repository: The model repository.
         verbose: Whether Triton logs each request.
+        tracing: Where it sends traces; None for nowhere.
     """
     sockets = runtime.sockets
     command = [
@@ -132,6 +134,14 @@ def triton_command(
         f"--backend-config=python,shm-region-prefix-name={runtime.shm_prefix}",
         f"--backend-config=python,stub-timeout-seconds={LOAD_TIMEOUT_S}",
     ]
+    if tracing is not None:
+        command += [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            # The front decides what is traced: what it passes on with a traceparent is, and nothing else.
+            f"--trace-config=rate={2**31 - 1}",
+            f"--trace-config=opentelemetry,url={tracing.url}",
+        ]
     if verbose:
         command.append("--log-verbose=1")
     return command

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from onetrunk.protocol.errors import ServerError
+from onetrunk.protocol.errors import ServerError, UserError
 from onetrunk.protocol.names import ADMIN_KEY_VARIABLE
 from onetrunk.serving.command import PortTakenError
 from onetrunk.serving.front.settings import MIB, MULTIPROCESS_FOLDER, FrontSettings
@@ -49,6 +49,7 @@ class FrontProcess:
 
         Raises:
             PortTakenError: A port is in use.
+            UserError: A setting needs packages that are not installed.
             ServerError: It does not start.
         """
         environment = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
@@ -76,6 +77,8 @@ class FrontProcess:
             raise
         if "error" in answer:
             self.kill()
+            if answer.get("user"):
+                raise UserError(answer["error"])
             raise (PortTakenError if answer.get("port_taken") else ServerError)(answer["error"])
 
     @property

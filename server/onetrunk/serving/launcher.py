@@ -21,7 +21,7 @@ from onetrunk.protocol.signature import Verifier
 from onetrunk.serving import guard
 from onetrunk.serving.causes import full_disks
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
-from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls
+from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls, Tracing
 from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.log import failure_reason, loaded_models, read_since, tail
@@ -69,6 +69,7 @@ class Server:
         admin_key: str | None = None,
         limits: Limits | None = None,
         tls: ServerTls | None = None,
+        tracing: Tracing | None = None,
         front_workers: int = 1,
         verbose: bool = False,
         verify: bool = True,
@@ -90,8 +91,9 @@ class Server:
                 default these endpoints are closed to everybody.
             limits: What the front accepts; None for the defaults.
             tls: The front's certificate; None for plain connections.
+            tracing: Where front and Triton send traces; None for nowhere.
             front_workers: The number of the front's processes. One keeps up with some hundred requests a second.
-            verbose: Whether Triton logs every request.
+            verbose: Whether Triton and the front log every request.
             verify: Whether all files must be as the repository's manifest says before the server starts.
             verify_key: The file of the public key by which the manifest must be signed; None for no signature.
             start_timeout_s: The time until the first answer.
@@ -107,6 +109,7 @@ class Server:
         self._admin_key = SecretStr(admin_key) if admin_key else None
         self._limits = limits or Limits()
         self._tls = tls
+        self._tracing = tracing
         self._front_workers = front_workers
         self._verbose = verbose
         self._verify = verify
@@ -337,6 +340,8 @@ class Server:
                 tls=self._tls,
                 limits=self._limits,
                 repository=self._path,
+                tracing=self._tracing,
+                verbose=self._verbose,
             )
             try:
                 self._front = FrontKeeper(settings, self.front_log_path, self._front_workers)
@@ -358,7 +363,7 @@ class Server:
                 raise _StoppedError("the server was stopped")
             self._log_offset = offset = self._log_size()
             runtime = make_runtime(installation)
-            command = triton_command(installation, runtime, self._path, verbose=self._verbose)
+            command = triton_command(installation, runtime, self._path, verbose=self._verbose, tracing=self._tracing)
             try:
                 process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
             except OSError as error:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import logging
 import sys
 
 import uvloop
 
+from onetrunk.protocol.errors import UserError
+from onetrunk.serving.front.observer import log_json_lines
 from onetrunk.serving.front.process import Front
 from onetrunk.serving.front.settings import FrontSettings, TritonAddress
 from onetrunk.serving.front.triton import Triton
@@ -27,6 +28,7 @@ async def main() -> int:
     """Serve until stdin is closed; return the exit status."""
     lines = await _stdin()
     settings = FrontSettings.model_validate_json(await lines.readline())
+    log_json_lines(settings.verbose)
     triton = Triton()
     front = Front(settings, triton)
     try:
@@ -37,6 +39,9 @@ async def main() -> int:
             flush=True,
         )
         return 1
+    except UserError as error:
+        print(json.dumps({"error": str(error), "user": True}), flush=True)
+        return 2
     alive = asyncio.create_task(_show_life())
     while line := await lines.readline():
         folder = json.loads(line)
@@ -59,5 +64,4 @@ async def _stdin() -> asyncio.StreamReader:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.exit(uvloop.run(main()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import stat
@@ -51,6 +50,7 @@ Exit codes: 0 stopped, 1 a port is in use, 2 the input was wrong.
     help="The repository that is served, to show its last deployments.",
 )
 @front_options
+@click.option("--verbose", is_flag=True, help="Log every request.")
 @admin_key_file_option
 def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options: Any) -> None:
     """Serve a Triton whose sockets are in the folder SOCKETS, until SIGTERM.
@@ -61,15 +61,21 @@ def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options
     import uvloop
 
     from onetrunk.serving.command import resolve_host
+    from onetrunk.serving.front.observer import log_json_lines
     from onetrunk.serving.front.settings import FrontSettings, TritonAddress
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_json_lines(options["verbose"])
     with errors_end_command("serve-front"):
         check_folder(sockets)
         key = read_admin_key(admin_key_file)
-        limits, tls = take_front_options(options)
+        front = take_front_options(options)
         settings = FrontSettings(
-            host=resolve_host(host), admin_key=SecretStr(key) if key else None, limits=limits, tls=tls, **options
+            host=resolve_host(host),
+            admin_key=SecretStr(key) if key else None,
+            limits=front.limits,
+            tls=front.tls,
+            tracing=front.tracing,
+            **options,
         )
         try:
             uvloop.run(run_until_told(settings, TritonAddress(folder=sockets.absolute())))

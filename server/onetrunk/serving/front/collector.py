@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from onetrunk.client import AsyncClient
 from onetrunk.client.answer import Answer
 from onetrunk.client.rows import TextRows
+from onetrunk.client.tracing import trace_context, trace_headers
 from onetrunk.protocol.errors import BadInput, OneTrunkError, Problem, ServerError
 
 # Requests in flight at a time. Fewer leave a core idle while answers are on their way; more leave less to collect.
@@ -32,6 +33,7 @@ class _Job:
     texts: Sequence[str]
     pairs: Sequence[str | None]
     answers: asyncio.Future[list[Answer]]
+    trace: Mapping[str, str]
 
 
 class Collector:
@@ -60,7 +62,7 @@ class Collector:
         kinds = {pair is not None for pair in pairs}
         if len(kinds) > 1 or len(texts) >= catalogue.max_batch_size:
             return await self._client.predict(texts, pairs, tasks)
-        job = _Job(texts, pairs, asyncio.get_running_loop().create_future())
+        job = _Job(texts, pairs, asyncio.get_running_loop().create_future(), dict(trace_headers()))
         key = (tuple(tasks) if tasks is not None else None, kinds.pop())
         self._waiting.setdefault(key, deque()).append(job)
         self._send(catalogue.max_batch_size)
@@ -94,7 +96,9 @@ class Collector:
             texts = [text for job in jobs for text in job.texts]
             pairs = [pair for job in jobs for pair in job.pairs]
             try:
-                answers = await self._client.predict(texts, pairs, key[0])
+                # Triton's part of a request that several share is seen in the trace of the first that has one.
+                with trace_context(next((job.trace for job in jobs if job.trace), {})):
+                    answers = await self._client.predict(texts, pairs, key[0])
             except BadInput as error:
                 jobs = _without_faulty(jobs, error)
                 continue

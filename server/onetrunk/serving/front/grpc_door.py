@@ -15,7 +15,8 @@ from tritonclient.grpc import service_pb2
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
-from onetrunk.serving.front.metrics import GRPC, Metrics
+from onetrunk.serving.front.metrics import GRPC
+from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
 from onetrunk.serving.front.questions import read_message
 from onetrunk.serving.front.settings import FrontSettings, port_taken
 from onetrunk.serving.front.triton import TritonDownError
@@ -63,8 +64,7 @@ _STATUS = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-_TRACE = ("traceparent", "tracestate")
-_READ = {*_TRACE, ADMIN_GRPC_HEADER}
+_READ = {*READ_HEADERS, ADMIN_GRPC_HEADER}
 
 Metadata = dict[str, Any]
 """The headers of a call that are read."""
@@ -76,9 +76,9 @@ Context = Any
 class GrpcDoor(grpc.GenericRpcHandler):
     """Answers every method of the service. Messages stay bytes, apart from those that are checked."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics) -> None:
+    def __init__(self, gateway: Gateway, observer: Observer) -> None:
         self._gateway = gateway
-        self._metrics = metrics
+        self._observer = observer
 
     def service(self, details: Any) -> Any:
         """Return the handler of a method, or None if there is no such method."""
@@ -90,36 +90,34 @@ class GrpcDoor(grpc.GenericRpcHandler):
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(partial(self._stream, metadata))
         if method in OPEN:
-            return grpc.unary_unary_rpc_method_handler(partial(self._pass, method))
+            return grpc.unary_unary_rpc_method_handler(partial(self._pass, method, metadata))
         if method in ADMIN:
-            return grpc.unary_unary_rpc_method_handler(
-                partial(self._administer, method, metadata.get(ADMIN_GRPC_HEADER))
-            )
+            return grpc.unary_unary_rpc_method_handler(partial(self._administer, method, metadata))
         return None
 
     async def _infer(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
-        with self._metrics.request(GRPC) as record:
-            return await self._answer(context, record, lambda: self._send(metadata, request))
+        with self._observer.request(GRPC, INFER, metadata) as record:
+            return await self._answer(context, record, lambda: self._send(record, request))
 
-    async def _send(self, metadata: Metadata, request: bytes) -> bytes:
+    async def _send(self, record: Record, request: bytes) -> bytes:
         try:
             message = service_pb2.ModelInferRequest.FromString(request)
         except DecodeError:
             raise RefusedError(400, "the request is not a ModelInferRequest") from None
         gateway = self._gateway
         question = read_message(message, gateway.settings.limits)
-        trace = [(key, value) for key, value in metadata.items() if key in _TRACE]
-        with self._metrics.asked(gateway.known_tasks(question), question.rows):
+        trace = tuple(record.trace.items())
+        with self._observer.metrics.asked(gateway.known_tasks(question), question.rows):
             await gateway.check(question)
             return await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
 
-    async def _pass(self, method: str, request: bytes, context: Context) -> bytes:
-        with self._metrics.request(GRPC) as record:
+    async def _pass(self, method: str, metadata: Metadata, request: bytes, context: Context) -> bytes:
+        with self._observer.request(GRPC, method, metadata) as record:
             return await self._answer(context, record, lambda: self._gateway.call(method, request))
 
-    async def _administer(self, method: str, key: str | bytes | None, request: bytes, context: Context) -> bytes:
-        with self._metrics.request(GRPC) as record:
-            if not self._gateway.is_admin(key):
+    async def _administer(self, method: str, metadata: Metadata, request: bytes, context: Context) -> bytes:
+        with self._observer.request(GRPC, method, metadata) as record:
+            if not self._gateway.is_admin(metadata.get(ADMIN_GRPC_HEADER)):
                 record.status = "403"
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED,
@@ -127,7 +125,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
                 )
             return await self._answer(context, record, lambda: self._gateway.call(method, request))
 
-    async def _answer(self, context: Context, record: Any, send: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def _answer(self, context: Context, record: Record, send: Callable[[], Awaitable[bytes]]) -> bytes:
         """Send a request, and end the call with the right status if it fails."""
         code, message = grpc.StatusCode.UNKNOWN, ""
         try:
@@ -141,6 +139,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
         except asyncio.CancelledError:
             record.status = "499"
             raise
+        record.reason = message
         await context.abort(code, message)
         raise AssertionError("abort does not return")
 
@@ -167,15 +166,16 @@ class GrpcDoor(grpc.GenericRpcHandler):
     async def _stream_answer(self, metadata: Metadata, request: bytes) -> bytes:
         """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
         message, found = "", b""
-        with self._metrics.request(GRPC) as record:
+        with self._observer.request(GRPC, STREAM, metadata) as record:
             try:
-                found = await self._send(metadata, request)
+                found = await self._send(record, request)
             except RefusedError as error:
                 record.status, message = str(error.status), str(error)
             except TritonDownError as error:
                 record.status, message = "503", str(error)
             except grpc.aio.AioRpcError as error:
                 record.status, message = error.code().name, error.details() or ""
+            record.reason = message
         response = service_pb2.ModelStreamInferResponse(error_message=message)
         if message:
             # As Triton does it: the client finds the request by its id.
@@ -186,7 +186,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
         return answer
 
 
-def open_grpc_door(gateway: Gateway, metrics: Metrics) -> grpc.aio.Server:
+def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:
     """Return a gRPC server that listens once it is started.
 
     Raises:
@@ -203,7 +203,7 @@ def open_grpc_door(gateway: Gateway, metrics: Metrics) -> grpc.aio.Server:
             ("grpc.max_concurrent_streams", 256),
             ("grpc.server_handshake_timeout_ms", 10_000),
         ),
-        handlers=(GrpcDoor(gateway, metrics),),
+        handlers=(GrpcDoor(gateway, observer),),
         # Each may hold a message before it is counted. Some room is left for calls that ask no model.
         maximum_concurrent_rpcs=limits.max_in_flight + limits.max_waiting + 64,
     )

@@ -20,7 +20,8 @@ from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.gateway import SERVICE, Gateway
-from onetrunk.serving.front.metrics import HTTP, Metrics, outcome_of_status
+from onetrunk.serving.front.metrics import HTTP, outcome_of_status
+from onetrunk.serving.front.observer import REQUEST_ID, Observer, Record
 from onetrunk.serving.front.questions import read_json
 from onetrunk.serving.front.triton import HttpAnswer, TritonDownError
 
@@ -35,7 +36,7 @@ ADMIN_PATH = re.compile(
 )
 
 HEADER_LENGTH = "inference-header-content-length"
-_PASSED_ON = ("content-type", "accept", "accept-encoding", HEADER_LENGTH, "traceparent", "tracestate")
+_PASSED_ON = ("content-type", "accept", "accept-encoding", HEADER_LENGTH)
 # What concerns one connection only, and what the server that sends the answer sets itself.
 _NOT_PASSED_BACK = {"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "server", "date"}
 
@@ -46,10 +47,10 @@ HEALTH_AGE_S, HEALTH_TIMEOUT_S = 1.0, 5.0
 class HttpDoor:
     """Answers every path. Bodies are read within the limits, and passed on as they are."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics, routes: Sequence[Route]) -> None:
+    def __init__(self, gateway: Gateway, observer: Observer, routes: Sequence[Route]) -> None:
         """Take the routes of the endpoints for plain JSON."""
         self._gateway = gateway
-        self._metrics = metrics
+        self._observer = observer
         self._routes = routes
         self._health: asyncio.Task[None] | None = None
         self._healthy_at = float("-inf")
@@ -94,7 +95,7 @@ class HttpDoor:
 
     async def metrics(self, request: Request) -> Response:
         """Return the front's metrics, and Triton's behind them."""
-        own = self._metrics.text()
+        own = self._observer.metrics.text()
         try:
             tritons = await self._gateway.triton.uncancelled(self._gateway.triton.metrics())
         except TritonDownError:
@@ -104,15 +105,16 @@ class HttpDoor:
     async def protocol_v2(self, request: Request) -> Response:
         """Pass a request of protocol v2 on to Triton."""
         path = request.url.path
-        with self._metrics.request(HTTP) as record:
-            response = await self._answered(self._chosen(request, path))
+        with self._observer.request(HTTP, f"{request.method} {path}", request.headers) as record:
+            response = await self._answered(self._chosen(request, path, record))
+            response.headers[REQUEST_ID] = record.request_id
             if response.status_code >= 400:
                 record.status = str(response.status_code)
             return response
 
-    def _chosen(self, request: Request, path: str) -> Callable[[], Awaitable[Response]]:
+    def _chosen(self, request: Request, path: str, record: Record) -> Callable[[], Awaitable[Response]]:
         if (infer := INFER_PATH.fullmatch(path)) is not None and request.method == "POST":
-            return lambda: self._infer(request, path, infer["model"])
+            return lambda: self._infer(request, path, infer["model"], record)
         if OPEN_PATH.fullmatch(path) is not None and request.method in ("GET", "HEAD"):
             return lambda: self._pass(request, path)
         if ADMIN_PATH.fullmatch(path) is not None and request.method != "HEAD":
@@ -133,7 +135,7 @@ class HttpDoor:
         except ClientDisconnect:
             return Response(status_code=499)
 
-    async def _infer(self, request: Request, path: str, model: str) -> Response:
+    async def _infer(self, request: Request, path: str, model: str, record: Record) -> Response:
         body = await read_body(request, self._gateway.admission, self._gateway.settings.limits)
         length = request.headers.get(HEADER_LENGTH)
         if length is not None and not re.fullmatch(r"\d{1,12}", length):
@@ -142,11 +144,11 @@ class HttpDoor:
             )
         limits = self._gateway.settings.limits
         question = read_json(model, body, int(length) if length is not None else None, limits)
-        headers = _passed_on(request)
-        with self._metrics.asked(self._gateway.known_tasks(question), question.rows) as record:
+        headers = {**_passed_on(request), **record.trace}
+        with self._observer.metrics.asked(self._gateway.known_tasks(question), question.rows) as ended:
             await self._gateway.check(question)
             found = await self._gateway.infer(len(body), lambda: self._gateway.triton.ask("POST", path, headers, body))
-            record.status = outcome_of_status(found.status)
+            ended.value = outcome_of_status(found.status)
         return _response(found)
 
     async def _pass(self, request: Request, path: str) -> Response:

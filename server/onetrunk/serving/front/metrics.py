@@ -29,14 +29,14 @@ OK, CLIENT, OVERLOAD, SERVER, GONE = "ok", "client", "overload", "server", "gone
 
 
 @dataclass
-class Record:
-    """A request in progress.
+class Outcome:
+    """How a request about tasks ended.
 
     Attributes:
-        status: How it ended: ``ok``, an HTTP status, or the name of Triton's gRPC status.
+        value: One of the outcomes.
     """
 
-    status: str = "ok"
+    value: str = OK
 
 
 class Metrics:
@@ -67,40 +67,37 @@ class Metrics:
         self._waiting = self._gauge("front_waiting", "Requests that wait for their turn")
         self._pending = self._gauge("front_pending_bytes", "Size of all requests that are read, wait or are in flight")
 
-    @contextmanager
-    def request(self, door: str) -> Iterator[Record]:
-        """Count one request, which the block answers."""
-        record, began = Record(), time.perf_counter()
-        try:
-            yield record
-        except BaseException:
-            if record.status == "ok":
-                record.status = "500"
-            raise
-        finally:
-            self._show_load()
-            self._requests.labels(door, record.status).inc()
-            self._seconds.labels(door).observe(time.perf_counter() - began)
+    def count_request(self, door: str, status: str, seconds: float) -> None:
+        """Count one request.
+
+        Args:
+            door: The door through which it came.
+            status: How it ended.
+            seconds: How long it took.
+        """
+        self._show_load()
+        self._requests.labels(door, status).inc()
+        self._seconds.labels(door).observe(seconds)
 
     @contextmanager
-    def asked(self, tasks: Iterable[str], texts: int) -> Iterator[Record]:
-        """Count one request about tasks, which the block answers. Its status is then one of the outcomes.
+    def asked(self, tasks: Iterable[str], texts: int) -> Iterator[Outcome]:
+        """Count one request about tasks, which the block answers.
 
         Args:
             tasks: The tasks. They must be known ones: each becomes a label of the metrics.
             texts: The number of texts.
         """
-        record, began = Record(OK), time.perf_counter()
+        ended, began = Outcome(), time.perf_counter()
         try:
-            yield record
+            yield ended
         except BaseException as error:
-            record.status = outcome(error)
+            ended.value = outcome(error)
             raise
         finally:
             seconds = time.perf_counter() - began
             for task in tasks:
-                self._task_requests.labels(task, record.status).inc()
-                if record.status == OK:
+                self._task_requests.labels(task, ended.value).inc()
+                if ended.value == OK:
                     self._task_texts.labels(task).inc(texts)
                     self._task_seconds.labels(task).observe(seconds)
 

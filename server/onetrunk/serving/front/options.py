@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from pydantic import ValidationError
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.serving.front.settings import MIB, Limits, ServerTls
+from onetrunk.serving.front.settings import MIB, Limits, ServerTls, Tracing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +35,17 @@ _OPTIONS = (
     click.option("--max-texts", default=1024, type=click.IntRange(1), help="Rows of one request."),
     click.option("--max-text-kb", default=1024, type=click.IntRange(1), help="KiB of one text."),
     click.option("--max-in-flight", default=64, type=click.IntRange(1), help="Requests in Triton at a time."),
+    click.option(
+        "--trace-url",
+        metavar="URL",
+        help="Send traces to this OTLP endpoint over HTTP, such as http://127.0.0.1:4318/v1/traces.",
+    ),
+    click.option(
+        "--trace-share",
+        default=0.01,
+        type=click.FloatRange(0, 1),
+        help="Share of the requests without a traceparent of their own that are traced.",
+    ),
     click.option("--max-waiting", default=512, type=click.IntRange(0), help="Requests that wait; more are refused."),
 )
 
@@ -44,11 +57,26 @@ def front_options(command: F) -> F:
     return command
 
 
-def take_front_options(options: dict[str, Any]) -> tuple[Limits, ServerTls | None]:
+@dataclass(frozen=True)
+class FrontOptions:
+    """The values of the options.
+
+    Attributes:
+        limits: What the front accepts.
+        tls: Its certificate, or None.
+        tracing: Where traces go, or None.
+    """
+
+    limits: Limits
+    tls: ServerTls | None
+    tracing: Tracing | None
+
+
+def take_front_options(options: dict[str, Any]) -> FrontOptions:
     """Take the values of the options out of a command's options.
 
     Raises:
-        UserError: The files for TLS do not fit together, or cannot be read.
+        UserError: The files for TLS do not fit together, or cannot be read; the endpoint for traces is no URL.
     """
     limits = Limits(
         max_body_bytes=options.pop("max_body_mb") * MIB,
@@ -57,9 +85,14 @@ def take_front_options(options: dict[str, Any]) -> tuple[Limits, ServerTls | Non
         max_in_flight=options.pop("max_in_flight"),
         max_waiting=options.pop("max_waiting"),
     )
+    url, share = options.pop("trace_url"), options.pop("trace_share")
+    try:
+        tracing = Tracing(url=url, share=share) if url is not None else None
+    except ValidationError:
+        raise UserError(f"--trace-url {url}: not a URL such as http://127.0.0.1:4318/v1/traces") from None
     cert, key, client_ca = (options.pop(name) for name in ("tls_cert", "tls_key", "tls_client_ca"))
     if cert is None and key is None and client_ca is None:
-        return limits, None
+        return FrontOptions(limits, None, tracing)
     if cert is None or key is None:
         raise UserError("--tls-cert and --tls-key belong together: give both")
-    return limits, ServerTls.read(cert, key, client_ca)
+    return FrontOptions(limits, ServerTls.read(cert, key, client_ca), tracing)

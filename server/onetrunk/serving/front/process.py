@@ -18,9 +18,11 @@ from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.grpc_door import open_grpc_door
 from onetrunk.serving.front.http_door import HttpDoor
 from onetrunk.serving.front.metrics import Metrics
+from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.page import Page
 from onetrunk.serving.front.service import Service
 from onetrunk.serving.front.settings import FrontSettings, port_taken
+from onetrunk.serving.front.tracer import Tracer
 from onetrunk.serving.front.triton import Triton
 
 log = logging.getLogger("onetrunk.front")
@@ -48,20 +50,23 @@ class Front:
         self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._grpc: Any = None
         self._remembering: asyncio.Task[None] | None = None
+        self._tracer: Tracer | None = None
 
     async def open(self) -> None:
         """Listen on the three ports.
 
         Raises:
             OSError: A port is in use; the message names it.
+            UserError: Tracing is wanted, and its packages are not installed.
         """
         settings = self._settings
-        metrics = Metrics(self._gateway.admission)
-        service = Service(self._gateway, metrics)
+        self._tracer = Tracer(settings.tracing) if settings.tracing is not None else None
+        observer = Observer(Metrics(self._gateway.admission), self._tracer, verbose=settings.verbose)
+        service = Service(self._gateway, observer)
         routes = [*json_routes(service), *Page(service, settings.repository).routes()]
-        door = HttpDoor(self._gateway, metrics, routes)
+        door = HttpDoor(self._gateway, observer, routes)
         sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
-        self._grpc = open_grpc_door(self._gateway, metrics)
+        self._grpc = open_grpc_door(self._gateway, observer)
         await self._grpc.start()
         self._remembering = asyncio.create_task(self._gateway.remember_tasks())
         for listener, app in zip(sockets, (door.app(), door.metrics_app()), strict=True):
@@ -84,6 +89,8 @@ class Front:
         if self._remembering is not None:
             self._remembering.cancel()
         await self._triton.close(STOP_GRACE_S)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     def _config(self, app: Any) -> uvicorn.Config:
         tls = self._settings.tls

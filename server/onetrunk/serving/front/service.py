@@ -16,7 +16,8 @@ from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.collector import Collector
 from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
-from onetrunk.serving.front.metrics import HTTP, Metrics
+from onetrunk.serving.front.metrics import HTTP
+from onetrunk.serving.front.observer import REQUEST_ID, Observer
 from onetrunk.serving.front.questions import Question
 from onetrunk.serving.front.triton import TritonDownError
 
@@ -29,9 +30,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Service:
     """The way of a JSON request to its answer."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics) -> None:
+    def __init__(self, gateway: Gateway, observer: Observer) -> None:
         self._gateway = gateway
-        self._metrics = metrics
+        self._observer = observer
         self._client: AsyncClient | None = None
         self._collector: Collector | None = None
         self._target: str | None = None
@@ -45,7 +46,7 @@ class Service:
         """
 
         async def answer(request: Request) -> Response:
-            with self._metrics.request(HTTP) as record:
+            with self._observer.request(HTTP, f"{request.method} {request.url.path}", request.headers) as record:
                 try:
                     response = await endpoint(request)
                 except ClientDisconnect:
@@ -54,8 +55,10 @@ class Service:
                     status, body = errors(error)
                     retry = {"Retry-After": "1"} if status in (429, 503) else None
                     response = JSONResponse(body, status, retry)
+                    record.reason = str(error)
                 if response.status_code >= 400:
                     record.status = str(response.status_code)
+                response.headers[REQUEST_ID] = record.request_id
                 return response
 
         return answer
@@ -80,7 +83,7 @@ class Service:
             TritonDownError: Triton does not run.
         """
         asked = list(self._gateway.known_tasks(Question(MULTITASK, (), (), tasks or ())))
-        with self._metrics.asked(asked, len(texts)):
+        with self._observer.metrics.asked(asked, len(texts)):
             self._gateway.check_texts(texts, pairs)
             size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
             collector = self._connected()[1]
@@ -92,9 +95,9 @@ class Service:
     def _count_labels(self, answers: Sequence[Answer]) -> None:
         for prediction in (one for answer in answers for one in answer.predictions.values()):
             if getattr(prediction, "none_of_these", False):
-                self._metrics.answered(prediction.task, NONE_OF_THESE)
+                self._observer.metrics.answered(prediction.task, NONE_OF_THESE)
             elif prediction.label is not None:
-                self._metrics.answered(prediction.task, prediction.label)
+                self._observer.metrics.answered(prediction.task, prediction.label)
 
     async def catalogue(self) -> Catalogue:
         """Return the tasks and limits of the server."""

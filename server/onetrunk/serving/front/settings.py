@@ -124,6 +124,20 @@ class ServerTls(BaseModel):
         return cls(cert=cert.absolute(), key=key.absolute(), client_ca=client_ca.absolute() if client_ca else None)
 
 
+class Tracing(BaseModel):
+    """Where traces go.
+
+    Attributes:
+        url: The OTLP endpoint for traces over HTTP, such as ``http://127.0.0.1:4318/v1/traces``.
+        share: The share of the requests without a trace of their own that get one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+    share: float = Field(default=0.01, ge=0, le=1)
+
+
 class FrontSettings(BaseModel):
     """Everything that a front is started with.
 
@@ -136,6 +150,8 @@ class FrontSettings(BaseModel):
         tls: The certificate; None for plain connections.
         limits: What is accepted.
         repository: The repository that is served, for the log of its deployments; None if the front cannot see it.
+        tracing: Where traces go; None for nowhere.
+        verbose: Whether every request is logged, or only those that the server failed.
         share_ports: Whether other processes of the same front listen on the same ports.
     """
 
@@ -149,6 +165,8 @@ class FrontSettings(BaseModel):
     tls: ServerTls | None = None
     limits: Limits = Field(default_factory=Limits)
     repository: Path | None = None
+    tracing: Tracing | None = None
+    verbose: bool = False
     share_ports: bool = False
 
     def line(self) -> str:

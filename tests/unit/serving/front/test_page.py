@@ -20,6 +20,7 @@ from onetrunk.serving.front import page as page_package
 from onetrunk.serving.front.admission import Admission
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.metrics import Metrics
+from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.page import HEADERS, Page
 from onetrunk.serving.front.page.deployments import last_deployments
 from onetrunk.serving.front.service import Service
@@ -85,7 +86,7 @@ def test_a_log_that_is_no_file_of_the_repository_is_not_read(tmp_path: Path, kin
 
 def served(repository: Path | None) -> TestClient:
     settings = FrontSettings(host="127.0.0.1", http_port=1, grpc_port=1, metrics_port=1)
-    service = Service(Gateway(settings, Triton()), Metrics(Admission(Limits())))
+    service = Service(Gateway(settings, Triton()), Observer(Metrics(Admission(Limits()))))
     return TestClient(Starlette(routes=[*Page(service, repository).routes()]))
 
 

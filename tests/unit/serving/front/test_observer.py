@@ -1,0 +1,101 @@
+"""What is kept of a request: its id, its line of log, and its trace."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from onetrunk.client.tracing import trace_context, trace_headers
+from onetrunk.serving.front.admission import Admission
+from onetrunk.serving.front.metrics import HTTP, Metrics
+from onetrunk.serving.front.observer import JsonLines, Observer
+from onetrunk.serving.front.settings import Limits, Tracing
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Any:
+    """Returns the lines of JSON that were logged so far."""
+    caplog.set_level(logging.INFO)
+    return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]
+
+
+def observer(**options: Any) -> Observer:
+    return Observer(Metrics(Admission(Limits())), **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("abc-1", True), ("", False), ("a b", False), ("x" * 129, False), ('"\n{}', False)]
+)
+def test_a_request_keeps_its_id_or_gets_one(given: str, kept: bool) -> None:
+    with observer().request(HTTP, "GET /", {"x-request-id": given} if given else {}) as record:
+        pass
+    assert (record.request_id == given) is kept
+    assert len(record.request_id) == (len(given) if kept else 32)
+
+
+def test_only_what_the_server_failed_is_logged_and_never_without_bounds(lines: Any) -> None:
+    watching = observer()
+    for status in ("ok", "400", "404", "429", "499", "INVALID_ARGUMENT", "503"):
+        with watching.request(HTTP, "POST /v1/predict", {"x-request-id": status}) as record:
+            record.status, record.reason = status, "a reason\nof two lines"
+    (line,) = lines()
+    assert {key: line[key] for key in ("level", "request_id", "door", "request", "status", "reason")} == {
+        "level": "ERROR",
+        "request_id": "503",
+        "door": "http",
+        "request": "POST /v1/predict",
+        "status": "503",
+        "reason": "a reason\nof two lines",
+    }
+    for _ in range(200):
+        with watching.request(HTTP, "POST /v1/predict", {}) as record:
+            record.status = "503"
+    assert len(lines()) == 50
+
+
+def test_verbose_logs_every_request(lines: Any) -> None:
+    with observer(verbose=True).request(HTTP, "GET /v1/tasks", {"traceparent": PARENT}):
+        pass
+    assert [(line["status"], line["traceparent"]) for line in lines()] == [("ok", PARENT)]
+
+
+def test_an_error_that_nobody_expected_is_a_failure(lines: Any) -> None:
+    with pytest.raises(ZeroDivisionError), observer().request(HTTP, "GET /", {}):
+        raise ZeroDivisionError
+    assert [(line["status"], line["reason"]) for line in lines()] == [("500", "ZeroDivisionError")]
+
+
+def test_a_trace_goes_on_through_the_client_and_a_span_takes_its_place() -> None:
+    with observer().request(HTTP, "GET /", {"traceparent": PARENT, "cookie": "x"}) as record:
+        assert record.trace == {"traceparent": PARENT}
+        assert trace_headers() == (("traceparent", PARENT),)
+    assert trace_headers() == ()
+    ended = []
+    tracer = SimpleNamespace(
+        start=lambda name, headers: SimpleNamespace(
+            headers={"traceparent": "child of " + headers["traceparent"]}, end=lambda *how: ended.append(how)
+        )
+    )
+    with observer(tracer=tracer).request(HTTP, "GET /", {"traceparent": PARENT, "x-request-id": "r"}):
+        assert trace_headers() == (("traceparent", f"child of {PARENT}"),)
+    assert ended == [("ok", "r")]
+
+
+def test_contexts_nest() -> None:
+    with trace_context({"traceparent": "outer"}):
+        with trace_context({}):
+            assert trace_headers() == ()
+        assert trace_headers() == (("traceparent", "outer"),)
+
+
+@pytest.mark.parametrize("url", ["", "collector:4318", "ftp://x/", "http:///v1", "http://a b/"])
+def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Tracing(url=url)
