@@ -5,6 +5,7 @@ from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.client import Client
 from onetrunk.client.pipelines import TextClassificationPipeline, TokenClassificationPipeline, pipeline
+from onetrunk.client.tracing import trace_context
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import (
     BadInput,
@@ -37,4 +38,5 @@ __all__ = [
     "TokenClassificationPipeline",
     "UnknownTask",
     "pipeline",
+    "trace_context",
 ]
