@@ -13,7 +13,7 @@ from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTr
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.triton import TritonDownError
 
-log = logging.getLogger("onetrunk.front")
+log = logging.getLogger("onetrunk.serving.front")
 
 ErrorForm = Callable[[Exception], tuple[int, dict[str, Any]]]
 """Returns the HTTP status and the body of a failure, in the form of one protocol."""

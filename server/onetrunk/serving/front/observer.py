@@ -15,7 +15,7 @@ from onetrunk.client.tracing import TRACE_HEADERS, trace_context
 from onetrunk.serving.front.metrics import Metrics
 from onetrunk.serving.front.tracer import Tracer
 
-log = logging.getLogger("onetrunk.front.requests")
+log = logging.getLogger("onetrunk.serving.front")
 
 REQUEST_ID = "x-request-id"
 READ_HEADERS = (REQUEST_ID, *TRACE_HEADERS)

@@ -25,7 +25,7 @@ from onetrunk.serving.front.settings import FrontSettings, port_taken
 from onetrunk.serving.front.tracer import Tracer
 from onetrunk.serving.front.triton import Triton
 
-log = logging.getLogger("onetrunk.front")
+log = logging.getLogger("onetrunk.serving.front")
 
 # The time for requests in flight when the front stops.
 STOP_GRACE_S = 5.0

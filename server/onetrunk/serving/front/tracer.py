@@ -53,7 +53,7 @@ class Tracer:
             sampler=ParentBased(TraceIdRatioBased(tracing.share)),
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=tracing.url, timeout=5)))
-        self._tracer = self._provider.get_tracer("onetrunk.front")
+        self._tracer = self._provider.get_tracer("onetrunk.serving.front")
         self._propagator = TraceContextTextMapPropagator()
         self._in_context = set_span_in_context
         self._kind = SpanKind.SERVER
