@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from pydantic import SecretStr
 
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.ensemble_info import TaskInfo
-from onetrunk.protocol.errors import OneTrunkError, ServerError, UserError
+from onetrunk.protocol.errors import OneTrunkError, ServerError
 from onetrunk.protocol.signature import Verifier
 from onetrunk.serving import guard
 from onetrunk.serving.causes import full_disks
@@ -24,7 +23,8 @@ from onetrunk.serving.command import Address, PortTakenError, choose_ports, reso
 from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls, Tracing
 from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
-from onetrunk.serving.log import failure_reason, loaded_models, read_since, tail
+from onetrunk.serving.log import failure_reason, loaded_models
+from onetrunk.serving.log_file import LogFile
 from onetrunk.serving.open_files import allow_open_files
 from onetrunk.serving.probes import probe_all_outputs
 from onetrunk.serving.process import TritonProcess
@@ -116,9 +116,7 @@ class Server:
         self._verifier = None if verify_key is None else Verifier(verify_key)
         self._start_timeout_s = start_timeout_s
         self._probe_interval_s = probe_interval_s
-        self._log_is_temporary = log_path is None
-        self._log_path = Path(log_path).absolute() if log_path is not None else None
-        self._log_offset = 0
+        self._log = LogFile(log_path)
         self._repository: Repository | None = None
         self._front: FrontKeeper | None = None
         self._running: Watched | None = None
@@ -164,9 +162,7 @@ class Server:
         Raises:
             ServerError: The server was not started.
         """
-        if self._log_path is None:
-            raise ServerError("the server was not started, and has no log")
-        return self._log_path
+        return self._log.path
 
     @property
     def front_log_path(self) -> Path:
@@ -175,7 +171,7 @@ class Server:
         Raises:
             ServerError: The server was not started.
         """
-        return self.log_path.with_name(f"{self.log_path.name}.front")
+        return self._log.front_path
 
     @property
     def front_pid(self) -> int | None:
@@ -230,7 +226,7 @@ class Server:
             log.warning("%s", warning)
         choose_ports(self._wanted)  # which fails before anything is written
         find_triton()
-        self._open_log()
+        self._log.open()
         try:
             self._open_front()
             self._launch()
@@ -285,11 +281,7 @@ class Server:
                 running.admin.close()
         if self._watchdog is not None:
             self._watchdog.join()
-        if self._log_is_temporary and self._log_path is not None:
-            for path in (self._log_path, self.front_log_path):
-                # A log is kept after a failure, if it has anything to say.
-                if self._failure is None or (path.exists() and not path.stat().st_size):
-                    path.unlink(missing_ok=True)
+        self._log.leave(failed=self._failure is not None)
         self._ended.set()
 
     def _check_started(self) -> None:
@@ -312,20 +304,6 @@ class Server:
             watched, self._restart, max_length=max_length, probe_interval_s=self._probe_interval_s
         )
         self._watchdog.start()
-
-    def _open_log(self) -> None:
-        if self._log_path is None:
-            try:
-                handle, name = tempfile.mkstemp(prefix="onetrunk-", suffix=".log")
-            except OSError as error:
-                raise UserError(f"there is no room for a log: {error.strerror}; make some, or give --log") from None
-            os.close(handle)
-            self._log_path = Path(name)
-        for path in (self._log_path, self.front_log_path):
-            try:
-                path.open("ab").close()
-            except OSError as error:
-                raise UserError(f"the log {path} cannot be written: {error.strerror}") from None
 
     def _open_front(self) -> None:
         """Start the front. A port that nobody named may be lost meanwhile: then another is chosen."""
@@ -361,7 +339,7 @@ class Server:
                 self._running = None
             if self._stopping.is_set():
                 raise _StoppedError("the server was stopped")
-            self._log_offset = offset = self._log_size()
+            logged = self._log.since_now()
             runtime = make_runtime(installation)
             command = triton_command(installation, runtime, self._path, verbose=self._verbose, tracing=self._tracing)
             try:
@@ -370,9 +348,7 @@ class Server:
                 guard.clear(runtime.shm_prefix, str(runtime.folder))
                 raise ServerError(f"Triton cannot be started: {error}") from None
             admin = AdminClient(runtime.sockets.grpc, timeout_s=ADMIN_TIMEOUT_S)
-            self._running = Watched(
-                process, admin, runtime.sockets, logged=lambda: tail(self.log_path, offset), log_path=self.log_path
-            )
+            self._running = Watched(process, admin, runtime.sockets, logged=logged.tail, log_path=self.log_path)
             return self._running
 
     def _await_answer(
@@ -396,9 +372,9 @@ class Server:
                 self._front_moves(running.sockets.folder)
                 return running
             if on_progress is not None:
-                on_progress(len(loaded_models(self._logged()) & models), len(models))
+                on_progress(len(loaded_models(self._log.latest()) & models), len(models))
             if time.monotonic() > deadline:
-                missing = ", ".join(sorted(models - loaded_models(self._logged()))) or "an answer"
+                missing = ", ".join(sorted(models - loaded_models(self._log.latest()))) or "an answer"
                 raise ServerError(f"Triton is not ready in time; still missing: {missing} (log: {self.log_path})")
             if self._stopping.wait(POLL_S):
                 raise _StoppedError("the server was stopped while it was starting")
@@ -407,19 +383,9 @@ class Server:
         if self._front is not None:
             self._front.move(folder)
 
-    def _logged(self) -> str:
-        return read_since(self.log_path, self._log_offset)
-
-    def _log_size(self) -> int:
-        """Return the size of the log, which somebody may have removed."""
-        try:
-            return self.log_path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
     def _start_failure(self, running: Watched, status: int) -> ServerError:
         """Return an error with Triton's own reason for not starting."""
-        reason = failure_reason(self._logged())
+        reason = failure_reason(self._log.latest())
         if reason is None or full_disks([self.log_path]):
             reason = f"Triton ended: {running.death_cause(status)}"
         return ServerError(f"{reason} (log: {self.log_path})")

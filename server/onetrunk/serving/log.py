@@ -22,7 +22,6 @@ TAIL_BYTES = 64 << 10
 # How many of the models that fail for one reason are named.
 MOST_NAMES = 3
 FAILED_ENDPOINT = re.compile(r"failed to start .* service: .*")
-PORT_TAKEN = re.compile(r"Socket '[^']+' already in use")
 LAST_WORDS = re.compile(r"^error: creating server: (?P<reason>.*?)(?:\n\n|\Z)", re.DOTALL | re.MULTILINE)
 
 

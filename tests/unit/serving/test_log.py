@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onetrunk.serving.log import PORT_TAKEN, failed_models, failure_reason, loaded_models, read_since, tail
+from onetrunk.serving.log import failed_models, failure_reason, loaded_models, read_since, tail
 
 BROKEN_MODEL = """\
 W1123 22:30:53.514830 16868 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
@@ -76,10 +76,9 @@ def test_without_a_failed_model_tritons_last_words_are_the_reason() -> None:
     assert failure_reason(BAD_OPTION) == "Internal - failed to stat file /nowhere"
 
 
-def test_a_lost_port_is_recognised() -> None:
+def test_an_endpoint_that_does_not_start_is_the_reason() -> None:
     reason = failure_reason(PORT_LOST)
     assert reason == "failed to start Metrics service: Unavailable - Socket '127.0.0.1:40193' already in use"
-    assert PORT_TAKEN.search(reason)
 
 
 def test_a_healthy_log_has_no_reason() -> None:
