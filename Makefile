@@ -20,9 +20,8 @@ export ORT_DISABLE_TELEMETRY := 1
 .PHONY: demo test bench speed lint docs lock sbom audit clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.serving
-	$(BIN)/build-repo --tasks all
-	$(BIN)/python examples/demo.py
+demo:
+	@$(PYTHON) examples/demo.py
 
 test: $(VENV)/.developing
 	$(BIN)/python -m pytest -n 2 -m "$(if $(EXHAUSTIVE),,not exhaustive)" $(TESTS)

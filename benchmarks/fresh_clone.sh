@@ -32,7 +32,7 @@ echo "|---|---|"
 started=$EPOCHREALTIME
 seconds "install into a fresh .venv" make .venv/.serving
 seconds "\`build-repo --tasks all\`" .venv/bin/build-repo --tasks all
-seconds "start Triton, ask, stop" .venv/bin/python examples/demo.py
+seconds "start Triton, ask, stop" .venv/bin/python examples/demo.py --ask
 row "all" "$started"
 seconds "\`build-repo --tasks all\` again, nothing changed" .venv/bin/build-repo --tasks all
 if [ -n "$test" ]; then

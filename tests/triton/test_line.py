@@ -138,6 +138,6 @@ def test_triton_names_the_labels_by_its_classification_extension(served):
 def test_the_demo_shows_singles_and_pairs(tiny_repository, tmp_path, capsys):
     folder = Path(__file__).resolve().parents[2] / "examples"
     demo = runpy.run_path(str(folder / "demo.py"))
-    demo["main"](shutil.copytree(tiny_repository, tmp_path / "model_repository"))
+    demo["ask"](shutil.copytree(tiny_repository, tmp_path / "model_repository"))
     shown = capsys.readouterr().out
     assert all(task in shown for task in ("grade", "match", "mood", "topic"))

@@ -16,6 +16,7 @@ from rich.table import Table
 from onetrunk.cli.bucket_options import bucket_options, requested_buckets
 from onetrunk.cli.console import progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
 
@@ -157,6 +158,7 @@ def build_repo(
 
     with errors_end_command():
         names = _task_names(tasks)
+        import_lean()
         requested = requested_buckets(**bucket_settings)
         wanted = parse_precision(precision)
         _refuse_unused_gate_options(precision, gate, wanted.is_reduced)

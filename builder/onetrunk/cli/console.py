@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,14 @@ def typed_options() -> set[str]:
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
+# Where no line can be drawn again and again, as in a log, one is written so often.
+PLAIN_EVERY_S = 5.0
+
+
 @contextmanager
 def progress_line() -> Iterator[Callable[[str, int, int], None]]:
     """Show progress on stderr; yield the ``ProgressCallback`` that updates it."""
+    shown_at = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     # Where nothing is drawn, rich would still end its drawing with an empty line.
@@ -27,6 +33,10 @@ def progress_line() -> Iterator[Callable[[str, int, int], None]]:
         bar = progress.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:
+            nonlocal shown_at
             progress.update(bar, description=what, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - shown_at >= PLAIN_EVERY_S:
+                console.print(f"{what}: {done} of {total}", highlight=False, markup=False, soft_wrap=True)
+                shown_at = time.monotonic()
 
         yield show

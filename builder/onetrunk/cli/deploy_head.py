@@ -14,6 +14,7 @@ from rich.table import Table
 
 from onetrunk.cli.console import progress_line, typed_options
 from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
@@ -153,6 +154,7 @@ def deploy_head(
     asked = {name.rstrip("_"): value for name, value in asked.items()}
     with errors_end_command():
         action = _chosen_action(asked, dry_run)
+        import_lean()
         # Imported here: --help and a mistyped option need none of it.
         from onetrunk.deploy import Deployer
         from onetrunk.repository.gate_settings import GateOverrides

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertModel
 
 from onetrunk.nn.encoder import Encoder, LayerParts
+from onetrunk.nn.lean_imports import import_layers
 from onetrunk.protocol.head_json import MAX_LAYERS, MAX_TOKENS, MAX_WIDTH
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertModel
+else:
+    _layers = import_layers("transformers.models.bert.modeling_bert")
+    BertConfig, BertModel = _layers.BertConfig, _layers.BertModel
 
 # Parts of a checkpoint that no encoder has: the pooler, the heads of pre-training, and a buffer of old versions.
 _NOT_ENCODER = ("pooler.", "cls.", "embeddings.position_ids")
