@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -21,10 +22,13 @@ INSTALL = (*PIP, "install", "--no-compile", "--no-deps", "--no-build-isolation")
 
 def main(names: list[str]) -> None:
     """Install the locks of these names; with the one for serving also torch, for which there is none of its own."""
-    if "serving" in names:
-        install_torch()
-    for name in names:
-        install(name)
+    with ThreadPoolExecutor() as pool:
+        # Unpacking torch keeps one core busy for as long as everything else does; the two have no file in common.
+        torch = pool.submit(install_torch) if "serving" in names else None
+        for name in names:
+            install(name)
+        if torch is not None:
+            torch.result()
     subprocess.run([*INSTALL, "--editable", str(LOCKS.parent)], check=True)
     subprocess.run([sys.executable, "-m", "pip", "check"], check=True)
 
