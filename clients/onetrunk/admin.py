@@ -121,7 +121,7 @@ class AdminClient:
     def version(self) -> str:
         """Return Triton's version."""
         with self._translate_errors("asking for its version"):
-            return str(self._client.get_server_metadata(client_timeout=self._timeout_s).version)
+            return str(self._client.get_server_metadata(headers=self._headers, client_timeout=self._timeout_s).version)
 
     def loaded_versions(self) -> dict[str, set[int]]:
         """Return model -> the versions that the server means to serve, also those whose process has died.
@@ -147,14 +147,16 @@ class AdminClient:
     def statistics(self, model: str = "") -> list[Any]:
         """Return Triton's ``ModelStatistics`` of every loaded version, of one model or of all."""
         with self._translate_errors("asking for statistics"):
-            found = self._client.get_inference_statistics(model, client_timeout=self._timeout_s)
+            found = self._client.get_inference_statistics(model, headers=self._headers, client_timeout=self._timeout_s)
         return list(found.model_stats)
 
     def config(self, model: str) -> pb.ModelConfig | None:
         """Return a loaded model's config as the server holds it, or None if it has no such model."""
         try:
             with self._translate_errors(f"asking for {model}'s config"):
-                return self._client.get_model_config(model, client_timeout=self._timeout_s).config
+                return self._client.get_model_config(
+                    model, headers=self._headers, client_timeout=self._timeout_s
+                ).config
         except _NoSuchModelError:
             return None
 
@@ -240,7 +242,9 @@ class AdminClient:
         tensors = _tensors(inputs)
         wanted = [InferRequestedOutput(name) for name in outputs] or None
         with self._translate_errors(f"asking {model}"):
-            answer = self._client.infer(model, tensors, outputs=wanted, client_timeout=timeout_s or self._timeout_s)
+            answer = self._client.infer(
+                model, tensors, outputs=wanted, headers=self._headers, client_timeout=timeout_s or self._timeout_s
+            )
         names = outputs or [output.name for output in answer.get_response().outputs]
         return {name: answer.as_numpy(name) for name in names}
 
@@ -269,7 +273,7 @@ class AdminClient:
             else:
                 answer.set_result(None)
 
-        self._client.async_infer(model, _tensors(inputs), settle, model_version=str(version))
+        self._client.async_infer(model, _tensors(inputs), settle, model_version=str(version), headers=self._headers)
         return answer
 
     def wait_until_back(self, timeout_s: float) -> None:

@@ -40,9 +40,10 @@ class AsyncClient:
         max_in_flight: int = 4,
         retries: int = 5,
         tls: Tls | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Prepare the connection. See `Client` for arguments and errors."""
-        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls))
+        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls, api_key))
         self._channel: Any = None
         self._stub: Any = None
 
@@ -126,7 +127,9 @@ class AsyncClient:
         tries = 0
         while True:
             try:
-                response = await self._connected().ModelConfig(request, timeout=deadline.left_s())
+                response = await self._connected().ModelConfig(
+                    request, timeout=deadline.left_s(), metadata=self._core.settings.metadata
+                )
                 return self._core.remember(response)
             except grpc.RpcError as error:
                 self._core.check_open()
@@ -160,7 +163,9 @@ class AsyncClient:
 
     def _start(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
         async def infer() -> Any:
-            return await self._connected().ModelInfer(request, timeout=timeout_s, metadata=trace_headers())
+            return await self._connected().ModelInfer(
+                request, timeout=timeout_s, metadata=(*self._core.settings.metadata, *trace_headers())
+            )
 
         # A task of its own: if the caller is cancelled, it is not.
         task = asyncio.create_task(infer())

@@ -45,6 +45,7 @@ class Client:
         max_in_flight: int = 4,
         retries: int = 5,
         tls: Tls | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Prepare the connection, which is opened by the first call.
 
@@ -55,12 +56,13 @@ class Client:
                 early, the next call waits until some of them are done.
             retries: How often one request may be sent again, if that can help.
             tls: The client's side of TLS; None connects without.
+            api_key: The key for a server that asks for one. Without TLS, it can be read on its way.
 
         Raises:
             BadInput: One of these is out of range.
             TlsError: A file of `tls` cannot be used.
         """
-        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls))
+        self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls, api_key))
         self._channel = self._core.open_channel(grpc)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._lock = threading.Lock()  # nothing is sent while the client is being closed
@@ -212,6 +214,7 @@ class Client:
     def _start(self, method: Any, request: Any, timeout_s: float) -> Any:
         with self._lock:
             self._core.check_open()
-            future = method.future(request, timeout=timeout_s, metadata=trace_headers())
+            metadata = (*self._core.settings.metadata, *trace_headers())
+            future = method.future(request, timeout=timeout_s, metadata=metadata)
             self._core.tracker.add(future)
         return future

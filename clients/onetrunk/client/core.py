@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -15,7 +15,8 @@ from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
 from onetrunk.client.rows import Rows
 from onetrunk.client.scheduler import RequestTracker, Scheduler, StaleCatalogue
 from onetrunk.protocol.address import address_fault
-from onetrunk.protocol.errors import BadInput, OneTrunkError, TlsError, UnknownTask
+from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key
+from onetrunk.protocol.errors import BadInput, OneTrunkError, TlsError, UnknownTask, UserError
 from onetrunk.protocol.names import MULTITASK
 from onetrunk.protocol.tls import Tls, tls_fault
 
@@ -57,6 +58,7 @@ class Settings:
         max_in_flight: The most requests of one call at a time.
         retries: How often one request may be sent again.
         tls: The client's side of TLS; None connects without.
+        api_key: The key for a server that asks for one.
     """
 
     url: str
@@ -64,6 +66,7 @@ class Settings:
     max_in_flight: int
     retries: int
     tls: Tls | None = None
+    api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
@@ -77,6 +80,16 @@ class Settings:
                 raise BadInput.of_call(f"{name} is {value!r}, expected an integer, {least} or more")
         if not isinstance(self.tls, Tls | None):
             raise BadInput.of_call(f"tls is {type(self.tls).__name__}, expected a Tls, or None to connect without")
+        if self.api_key is not None:
+            try:
+                check_api_key(self.api_key, "api_key")
+            except UserError as error:
+                raise BadInput.of_call(str(error)) from None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers of every request."""
+        return ((AUTHORIZATION, f"Bearer {self.api_key}"),) if self.api_key is not None else ()
 
 
 class ClientCore:

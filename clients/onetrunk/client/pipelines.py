@@ -27,7 +27,12 @@ Inputs = str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
 
 
 def pipeline(
-    task: str, url: str = "http://127.0.0.1:8000", *, model: str | None = None, timeout_s: float = 30.0
+    task: str,
+    url: str = "http://127.0.0.1:8000",
+    *,
+    model: str | None = None,
+    timeout_s: float = 30.0,
+    api_key: str | None = None,
 ) -> TextClassificationPipeline | TokenClassificationPipeline:
     """Return a pipeline whose model is a head on a server.
 
@@ -36,6 +41,7 @@ def pipeline(
         url: The front's address for HTTP.
         model: The task that is served; None if there is only one that answers such a pipeline.
         timeout_s: The seconds of one request. A long list of texts is several.
+        api_key: The key for a server that asks for one.
 
     Raises:
         BadInput: There is no such pipeline; or no model is named, and there is not exactly one.
@@ -51,7 +57,7 @@ def pipeline(
     """
     if task not in _KINDS:
         raise BadInput.of_call(f"no pipeline {task!r}: there are {', '.join(_KINDS)}")
-    server = _Server(url, timeout_s)
+    server = _Server(url, timeout_s, api_key)
     served = server.call("/v1/tasks", None)["tasks"]
     fitting = [name for name, about in served.items() if (about["reads_as"] or about["kind"]) in _KINDS[task]]
     if model is None and len(fitting) != 1:
@@ -65,11 +71,14 @@ def pipeline(
 class _Server:
     """A front, asked over HTTP."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, api_key: str | None) -> None:
         if not url.startswith(("http://", "https://")):
             raise BadInput.of_call(f"url is {url!r}: give the front's address for HTTP, such as http://127.0.0.1:8000")
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._headers = {"content-type": "application/json"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
 
     def call(self, path: str, body: Any) -> Any:
         """Send a request and return the answer.
@@ -78,7 +87,7 @@ class _Server:
             OneTrunkError: There is none. See `pipeline`.
         """
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self._url + path, data, {"content-type": "application/json"})
+        request = urllib.request.Request(self._url + path, data, self._headers)
         try:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
                 return json.load(response)

@@ -125,6 +125,8 @@ def classify_error(error: Any, *, url: str, timeout_s: float, rows: Sequence[int
         stale = "unexpected inference output" in message or "batch-size must be <=" in message
         final = ServerError(message, status=status) if stale else _bad_input(message, rows)
         return Failure(final, stale_catalogue=stale)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return Failure(BadInput.of_call(message))
     return Failure(ServerError(f"{message} ({status})", status=status))
 
 

@@ -61,7 +61,7 @@ def check_admin_key(key: str, source: str) -> str:
     Raises:
         UserError: It cannot be a header. The message does not repeat it.
     """
-    if fault := _fault(key):
+    if fault := key_fault(key):
         raise UserError(
             f"{source}: the admin key {fault}; it is a header of gRPC and HTTP: give 1 to {MAX_KEY_BYTES} printable "
             "ASCII characters without blanks around them, as from: head -c 24 /dev/urandom | base64"
@@ -69,7 +69,8 @@ def check_admin_key(key: str, source: str) -> str:
     return key
 
 
-def _fault(key: str) -> str | None:
+def key_fault(key: str) -> str | None:
+    """Return why a key cannot be a header, or None."""
     if not key:
         return "is empty"
     if len(key) > MAX_KEY_BYTES:
@@ -83,6 +84,22 @@ def _fault(key: str) -> str | None:
 
 
 def _read_file(file: Path, source: str) -> str:
+    content = read_secret_file(file, source, MAX_KEY_BYTES + 2)  # for the newline, and to tell that it is too long
+    # Latin-1 takes every byte to a character; those beyond ASCII are refused with all the others.
+    return check_admin_key(content.removesuffix(b"\n").decode("latin-1"), source)
+
+
+def read_secret_file(file: Path, source: str, most_bytes: int) -> bytes:
+    """Return what a file holds that only this user, or root, can read and change.
+
+    Args:
+        file: The file.
+        source: Where its name comes from, for the message.
+        most_bytes: The most that is read.
+
+    Raises:
+        UserError: It cannot be read, is not a regular file, or others may read it.
+    """
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for a writer. A link is followed: secrets are mounted as links.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -92,13 +109,11 @@ def _read_file(file: Path, source: str) -> str:
         # Of the file that was opened: the name may point to another one by now.
         if fault := _exposure(os.fstat(descriptor)):
             raise UserError(f"{source}: {fault}")
-        content = os.read(descriptor, MAX_KEY_BYTES + 2)  # one for the newline, and one to tell that it is too long
+        return os.read(descriptor, most_bytes)
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
     finally:
         os.close(descriptor)
-    # Latin-1 takes every byte to a character; those beyond ASCII are refused with all the others.
-    return check_admin_key(content.removesuffix(b"\n").decode("latin-1"), source)
 
 
 def _exposure(status: os.stat_result) -> str | None:

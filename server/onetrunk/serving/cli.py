@@ -78,6 +78,7 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
         server = Server(
             repository,
             admin_key=read_admin_key(admin_key_file),
+            api_keys=front.api_keys,
             limits=front.limits,
             tls=front.tls,
             tracing=front.tracing,

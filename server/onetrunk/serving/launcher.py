@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -67,6 +67,7 @@ class Server:
         metrics_port: int | None = 8002,
         log_path: str | os.PathLike[str] | None = None,
         admin_key: str | None = None,
+        api_keys: Sequence[str] = (),
         limits: Limits | None = None,
         tls: ServerTls | None = None,
         tracing: Tracing | None = None,
@@ -89,6 +90,7 @@ class Server:
                 after a failure.
             admin_key: The key that loading models and other changes ask for, in the header `onetrunk-admin-key`. By
                 default these endpoints are closed to everybody.
+            api_keys: The keys of which every client needs one; without any, whoever reaches the front may ask.
             limits: What the front accepts; None for the defaults.
             tls: The front's certificate; None for plain connections.
             tracing: Where front and Triton send traces; None for nowhere.
@@ -107,6 +109,7 @@ class Server:
         self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
         self._address = self._wanted
         self._admin_key = SecretStr(admin_key) if admin_key else None
+        self._api_keys = tuple(SecretStr(key) for key in api_keys)
         self._limits = limits or Limits()
         self._tls = tls
         self._tracing = tracing
@@ -315,6 +318,7 @@ class Server:
                 grpc_port=self._address.grpc_port,
                 metrics_port=self._address.metrics_port,
                 admin_key=self._admin_key,
+                api_keys=self._api_keys,
                 tls=self._tls,
                 limits=self._limits,
                 repository=self._path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from onetrunk.admin import AdminClient
+from onetrunk.client import BadInput, Client, pipeline
 from onetrunk.serving import Server
 from tests.fixtures.handmade_repository import TASKS
 from tests.fixtures.jevcompat_tasks import NOT_SUITED, TASKS_OF_JEVCOMPAT
@@ -45,6 +48,26 @@ def test_the_examples_of_the_document_run(url: str) -> None:
     for method, path, body, schema in asked:
         answer = ask(url, method, path, body)
         jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(answer)
+
+
+@pytest.mark.hostile
+def test_a_server_with_keys_answers_those_who_have_one(handmade_repository: Path) -> None:
+    with Server(
+        handmade_repository, http_port=0, grpc_port=0, metrics_port=0, api_keys=["key-1", "key-2"], admin_key="admin"
+    ) as server:
+        url = f"http://{server.http_url}"
+        with Client(server.grpc_url, api_key="key-2") as client:
+            assert client.predict("a good day", tasks=["mood"])[0]["mood"].label in ("negative", "positive")
+        with Client(server.grpc_url) as nobody, pytest.raises(BadInput, match="this server asks for a key"):
+            nobody.predict("a good day")
+        with AdminClient(server.grpc_url, "admin") as admin:
+            assert "multitask" in admin.loaded_versions()
+            assert admin.ask("multitask", [("a good day", "")], ["mood"])["mood"].shape == (1, 2)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(url, "POST", "/v1/predict", {"texts": "a good day"})
+        assert caught.value.code == 401
+        classify = pipeline("text-classification", url, model="mood", api_key="key-1")
+        assert set(classify("a good day")[0]) == {"label", "score"}
 
 
 def test_jevcompat(url: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from onetrunk.client.cli.options import START_A_SERVER, check_tls, names
 from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
+from onetrunk.protocol.api_key import api_key_file_option, read_api_keys
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.tls import Tls, tls_options
 
@@ -67,6 +68,7 @@ Exit codes: 0 all answered; 1 the server failed; 2 some input could not be answe
 @click.option("--list", "list_tasks", is_flag=True, help="Show the tasks that the server has.")
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="Host and port of the server's gRPC endpoint.")
 @tls_options
+@api_key_file_option("Send the first key of this file, to a server that asks for one; mode 0600.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -86,6 +88,7 @@ def ask_repo(
     list_tasks: bool,
     url: str,
     tls: Tls | None,
+    api_key_file: Path | None,
     timeout_s: float,
 ) -> None:
     """Ask a running server about TEXTS, with all tasks that fit or those named."""
@@ -102,7 +105,7 @@ def ask_repo(
     # Twice, so that an error is printed before the client waits for requests in flight.
     with (
         errors_end_command(if_not_ready=START_A_SERVER),
-        Client(url, timeout_s=timeout_s, retries=3, tls=tls) as client,
+        Client(url, timeout_s=timeout_s, retries=3, tls=tls, api_key=_first_key(api_key_file)) as client,
         errors_end_command(if_not_ready=START_A_SERVER),
     ):
         check_tls(url, tls)
@@ -114,6 +117,10 @@ def ask_repo(
                 sys.exit(2)
         else:
             _ask_texts(client, texts, pairs or None, tasks, top, as_json=as_json)
+
+
+def _first_key(file: Path | None) -> str | None:
+    return read_api_keys(file)[0] if file is not None else None
 
 
 def _list(client: Client, *, as_json: bool) -> None:

@@ -13,13 +13,22 @@ class RefusedError(Exception):
     """A request that is not passed on.
 
     Attributes:
-        status: The HTTP status: 400 for a request that cannot be answered, 413 for one that is too large, 429 if there
-            are too many.
+        status: The HTTP status: 400 for a request that cannot be answered, 401 for one without a key, 413 for one that
+            is too large, 429 if there are too many.
     """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class UnauthorizedError(RefusedError):
+    """A request without a key that the front knows. The message does not say whether it had one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            401, "this server asks for a key: send one that it knows, as the header 'Authorization: Bearer KEY'"
+        )
 
 
 class Admission:

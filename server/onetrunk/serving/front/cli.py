@@ -72,6 +72,7 @@ def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options
         settings = FrontSettings(
             host=resolve_host(host),
             admin_key=SecretStr(key) if key else None,
+            api_keys=tuple(map(SecretStr, front.api_keys)),
             limits=front.limits,
             tls=front.tls,
             tracing=front.tracing,

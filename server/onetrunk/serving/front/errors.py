@@ -37,6 +37,13 @@ def plain_error(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {"error": message}
 
 
+def hints(status: int) -> dict[str, str] | None:
+    """Return the headers that belong to the status of a failure, or None."""
+    if status in (429, 503):
+        return {"Retry-After": "1"}
+    return {"WWW-Authenticate": "Bearer"} if status == 401 else None
+
+
 def error_body(error: Exception) -> tuple[int, str]:
     """Return the HTTP status and the message of a failure. What nobody expected is logged, and not told."""
     if isinstance(error, RefusedError):

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.names import ENSEMBLES, MULTITASK, ONETRUNK_PARAMETER
-from onetrunk.serving.front.admission import Admission, RefusedError
+from onetrunk.serving.front.admission import Admission, RefusedError, UnauthorizedError
 from onetrunk.serving.front.questions import Question, check_sizes, check_texts
 from onetrunk.serving.front.settings import FrontSettings
 from onetrunk.serving.front.triton import HttpAnswer, Triton, TritonDownError
@@ -49,6 +49,26 @@ class Gateway:
             return False
         given = key.encode("utf-8", "replace") if isinstance(key, str) else key
         return hmac.compare_digest(given, own.get_secret_value().encode())
+
+    def check_key(self, authorization: str | bytes | None, admin_key: str | bytes | None) -> None:
+        """Check that a client may ask. The time that this takes says nothing about the keys.
+
+        Args:
+            authorization: The header of this name, which is to be ``Bearer KEY``.
+            admin_key: The header with the admin key, which is enough.
+
+        Raises:
+            UnauthorizedError: It has no key of this front.
+        """
+        keys = self.settings.api_keys
+        if not keys or self.is_admin(admin_key):
+            return
+        given = authorization.encode("utf-8", "replace") if isinstance(authorization, str) else authorization or b""
+        scheme, _, key = given.partition(b" ")
+        # All are compared, whichever is right.
+        equal = [hmac.compare_digest(key, one.get_secret_value().encode()) for one in keys]
+        if scheme.lower() != b"bearer" or not any(equal):
+            raise UnauthorizedError
 
     async def check(self, question: Question) -> None:
         """Check an inference request.

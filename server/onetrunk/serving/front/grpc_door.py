@@ -12,8 +12,9 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
+from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER
-from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import GRPC
 from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
@@ -58,13 +59,17 @@ ADMIN = {
 # The requests of one stream that are worked on at a time. Their answers keep the order.
 STREAM_DEPTH = 8
 
+# What answers without an API key.
+PUBLIC = {f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", "/grpc.health.v1.Health/Check"}
+
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-_READ = {*READ_HEADERS, ADMIN_GRPC_HEADER}
+_READ = {*READ_HEADERS, ADMIN_GRPC_HEADER, AUTHORIZATION}
 
 Metadata = dict[str, Any]
 """The headers of a call that are read."""
@@ -85,6 +90,11 @@ class GrpcDoor(grpc.GenericRpcHandler):
         method = details.method
         # Read now: in the context of a call that has ended, gRPC frees the metadata, and returns other memory.
         metadata = {key: value for key, value in details.invocation_metadata or () if key in _READ}
+        if method not in PUBLIC:
+            try:
+                self._gateway.check_key(metadata.get(AUTHORIZATION), metadata.get(ADMIN_GRPC_HEADER))
+            except UnauthorizedError as error:
+                return grpc.stream_stream_rpc_method_handler(partial(self._refuse, method, metadata, error))
         if method == INFER:
             return grpc.unary_unary_rpc_method_handler(partial(self._infer, metadata))
         if method == STREAM:
@@ -94,6 +104,13 @@ class GrpcDoor(grpc.GenericRpcHandler):
         if method in ADMIN:
             return grpc.unary_unary_rpc_method_handler(partial(self._administer, method, metadata))
         return None
+
+    async def _refuse(
+        self, method: str, metadata: Metadata, error: RefusedError, requests: AsyncIterator[bytes], context: Context
+    ) -> None:
+        with self._observer.request(GRPC, method, metadata) as record:
+            record.status = str(error.status)
+            await context.abort(_STATUS[error.status], str(error))
 
     async def _infer(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._observer.request(GRPC, INFER, metadata) as record:

@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tritonclient.grpc import service_pb2
 
+from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import read_body
+from onetrunk.serving.front.errors import hints
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP, outcome_of_status
 from onetrunk.serving.front.observer import REQUEST_ID, Observer, Record
@@ -28,7 +30,8 @@ from onetrunk.serving.front.triton import HttpAnswer, TritonDownError
 _MODEL = r"/v2/models/(?P<model>[A-Za-z0-9_.\-]{1,256})(/versions/[0-9]{1,18})?"
 INFER_PATH = re.compile(rf"{_MODEL}/infer")
 # Whoever may ask for answers may read these. Everything else that Triton knows changes the server.
-OPEN_PATH = re.compile(rf"/v2/?|/v2/health/(live|ready)|/v2/models/stats|{_MODEL}(/(ready|config|stats))?")
+HEALTH_PATH = re.compile(r"/v2/health/(live|ready)")
+OPEN_PATH = re.compile(rf"/v2/?|/v2/models/stats|{_MODEL}(/(ready|config|stats))?")
 ADMIN_PATH = re.compile(
     r"/v2/(repository/(index|models/[A-Za-z0-9_.\-]{1,256}/(load|unload))"
     r"|(system|cuda)sharedmemory(/region/[A-Za-z0-9_.\-]{1,256})?/(status|register|unregister)"
@@ -106,28 +109,30 @@ class HttpDoor:
         """Pass a request of protocol v2 on to Triton."""
         path = request.url.path
         with self._observer.request(HTTP, f"{request.method} {path}", request.headers) as record:
-            response = await self._answered(self._chosen(request, path, record))
+            response = await self._answered(lambda: self._chosen(request, path, record))
             response.headers[REQUEST_ID] = record.request_id
             if response.status_code >= 400:
                 record.status = str(response.status_code)
             return response
 
-    def _chosen(self, request: Request, path: str, record: Record) -> Callable[[], Awaitable[Response]]:
+    async def _chosen(self, request: Request, path: str, record: Record) -> Response:
+        if HEALTH_PATH.fullmatch(path) is not None and request.method in ("GET", "HEAD"):
+            return await self._pass(request, path)
+        self._gateway.check_key(request.headers.get(AUTHORIZATION), request.headers.get(ADMIN_HEADER))
         if (infer := INFER_PATH.fullmatch(path)) is not None and request.method == "POST":
-            return lambda: self._infer(request, path, infer["model"], record)
+            return await self._infer(request, path, infer["model"], record)
         if OPEN_PATH.fullmatch(path) is not None and request.method in ("GET", "HEAD"):
-            return lambda: self._pass(request, path)
+            return await self._pass(request, path)
         if ADMIN_PATH.fullmatch(path) is not None and request.method != "HEAD":
-            return lambda: self._administer(request, path)
-        return lambda: _not_found(request, None)
+            return await self._administer(request, path)
+        return await _not_found(request, None)
 
     async def _answered(self, answer: Callable[[], Awaitable[Response]]) -> Response:
         """Return the answer, or say in its place why there is none."""
         try:
             return await answer()
         except RefusedError as error:
-            headers = {"Retry-After": "1"} if error.status == 429 else None
-            return JSONResponse({"error": str(error)}, error.status, headers)
+            return JSONResponse({"error": str(error)}, error.status, hints(error.status))
         except TritonDownError as error:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
         except grpc.aio.AioRpcError as error:

@@ -43,7 +43,7 @@ def openapi_routes(service: Service, operations: Sequence[Operation]) -> list[Ro
 
     return [
         Route("/openapi.json", service.counted(document), methods=["GET"]),
-        Route("/docs", service.counted(page), methods=["GET"]),
+        Route("/docs", service.counted(page, public=True), methods=["GET"]),
     ]
 
 

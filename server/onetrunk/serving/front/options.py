@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
+from onetrunk.protocol.api_key import api_key_file_option, read_api_keys
 from onetrunk.protocol.errors import UserError
 from onetrunk.serving.front.settings import MIB, Limits, ServerTls, Tracing
 
@@ -31,6 +32,7 @@ _OPTIONS = (
         envvar="ONETRUNK_TLS_CLIENT_CA",
         help="Ask clients for a certificate of this authority.",
     ),
+    api_key_file_option("Answer only clients that send a key of this file, one a line; mode 0600."),
     click.option("--max-body-mb", default=8, type=click.IntRange(1, 1024), help="MiB of one request, decompressed."),
     click.option("--max-texts", default=1024, type=click.IntRange(1), help="Rows of one request."),
     click.option("--max-text-kb", default=1024, type=click.IntRange(1), help="KiB of one text."),
@@ -65,19 +67,24 @@ class FrontOptions:
         limits: What the front accepts.
         tls: Its certificate, or None.
         tracing: Where traces go, or None.
+        api_keys: The keys of which every client needs one; empty if none is needed.
     """
 
     limits: Limits
     tls: ServerTls | None
     tracing: Tracing | None
+    api_keys: tuple[str, ...]
 
 
 def take_front_options(options: dict[str, Any]) -> FrontOptions:
     """Take the values of the options out of a command's options.
 
     Raises:
-        UserError: The files for TLS do not fit together, or cannot be read; the endpoint for traces is no URL.
+        UserError: The files for TLS do not fit together, or a file cannot be read or used; the endpoint for traces is
+            no URL.
     """
+    key_file: Path | None = options.pop("api_key_file")
+    api_keys = read_api_keys(key_file) if key_file is not None else ()
     limits = Limits(
         max_body_bytes=options.pop("max_body_mb") * MIB,
         max_texts=options.pop("max_texts"),
@@ -92,7 +99,7 @@ def take_front_options(options: dict[str, Any]) -> FrontOptions:
         raise UserError(f"--trace-url {url}: not a URL such as http://127.0.0.1:4318/v1/traces") from None
     cert, key, client_ca = (options.pop(name) for name in ("tls_cert", "tls_key", "tls_client_ca"))
     if cert is None and key is None and client_ca is None:
-        return FrontOptions(limits, None, tracing)
+        return FrontOptions(limits, None, tracing, api_keys)
     if cert is None or key is None:
         raise UserError("--tls-cert and --tls-key belong together: give both")
-    return FrontOptions(limits, ServerTls.read(cert, key, client_ca), tracing)
+    return FrontOptions(limits, ServerTls.read(cert, key, client_ca), tracing, api_keys)

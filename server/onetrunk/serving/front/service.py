@@ -11,10 +11,11 @@ from tritonclient.grpc import service_pb2
 from onetrunk.client import AsyncClient
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
-from onetrunk.protocol.names import MULTITASK
+from onetrunk.protocol.api_key import AUTHORIZATION
+from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.collector import Collector
-from onetrunk.serving.front.errors import ErrorForm, plain_error
+from onetrunk.serving.front.errors import ErrorForm, hints, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import HTTP
 from onetrunk.serving.front.observer import REQUEST_ID, Observer
@@ -37,24 +38,27 @@ class Service:
         self._collector: Collector | None = None
         self._target: str | None = None
 
-    def counted(self, endpoint: Endpoint, errors: ErrorForm = plain_error) -> Endpoint:
+    def counted(self, endpoint: Endpoint, errors: ErrorForm = plain_error, *, public: bool = False) -> Endpoint:
         """Return an endpoint whose requests are counted, and whose failures become answers.
 
         Args:
             endpoint: Answers a request.
             errors: Puts a failure into the form of the endpoint's protocol.
+            public: Whether it needs no API key, even if the front has some.
         """
 
         async def answer(request: Request) -> Response:
             with self._observer.request(HTTP, f"{request.method} {request.url.path}", request.headers) as record:
                 try:
+                    if not public:
+                        headers = request.headers
+                        self._gateway.check_key(headers.get(AUTHORIZATION), headers.get(ADMIN_HEADER))
                     response = await endpoint(request)
                 except ClientDisconnect:
                     response = Response(status_code=499)
                 except Exception as error:
                     status, body = errors(error)
-                    retry = {"Retry-After": "1"} if status in (429, 503) else None
-                    response = JSONResponse(body, status, retry)
+                    response = JSONResponse(body, status, hints(status))
                     record.reason = str(error)
                 if response.status_code >= 400:
                     record.status = str(response.status_code)

@@ -147,6 +147,7 @@ class FrontSettings(BaseModel):
         grpc_port: The port for gRPC.
         metrics_port: The port for Prometheus.
         admin_key: The key that calls which change the server need. Without one, nobody may make them.
+        api_keys: The keys of which every client needs one; without any, whoever reaches the front may ask.
         tls: The certificate; None for plain connections.
         limits: What is accepted.
         repository: The repository that is served, for the log of its deployments; None if the front cannot see it.
@@ -162,6 +163,7 @@ class FrontSettings(BaseModel):
     grpc_port: int
     metrics_port: int
     admin_key: SecretStr | None = None
+    api_keys: tuple[SecretStr, ...] = ()
     tls: ServerTls | None = None
     limits: Limits = Field(default_factory=Limits)
     repository: Path | None = None
@@ -170,9 +172,10 @@ class FrontSettings(BaseModel):
     share_ports: bool = False
 
     def line(self) -> str:
-        """Return the settings as one line of JSON, the key included, for a pipe that nobody else reads."""
+        """Return the settings as one line of JSON, the keys included, for a pipe that nobody else reads."""
         key = self.admin_key.get_secret_value() if self.admin_key is not None else None
-        return json.dumps(self.model_dump(mode="json") | {"admin_key": key})
+        api_keys = [one.get_secret_value() for one in self.api_keys]
+        return json.dumps(self.model_dump(mode="json") | {"admin_key": key, "api_keys": api_keys})
 
 
 def _no_password() -> str:

@@ -26,11 +26,13 @@ class Served:
     Attributes:
         triton: the fake behind it.
         url: where it listens for HTTP.
+        grpc_url: where it listens for gRPC.
     """
 
-    def __init__(self, triton: FakeTriton, url: str) -> None:
+    def __init__(self, triton: FakeTriton, settings: FrontSettings) -> None:
         self.triton = triton
-        self.url = url
+        self.url = f"http://127.0.0.1:{settings.http_port}"
+        self.grpc_url = f"127.0.0.1:{settings.grpc_port}"
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """The status and the JSON of an answer."""
@@ -49,24 +51,42 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path, start_fake: Callable[..., FakeTriton]) -> Iterator[Served]:
+def make_served(tmp_path: Path, start_fake: Callable[..., FakeTriton]) -> Iterator[Callable[..., Served]]:
+    """Starts a front before a fake Triton, with the settings given."""
+    ends: list[Callable[[], None]] = []
+
+    def make(**options: Any) -> Served:
+        address = TritonAddress(folder=tmp_path)
+        fake = start_fake(url=address.grpc)
+        ports = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
+        settings = FrontSettings(host="127.0.0.1", **ports, **options)
+        loop, opened, over = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+
+        async def serve() -> None:
+            front = Front(settings, Triton(address))
+            await front.open()
+            opened.set()
+            await over.wait()
+            await front.close()
+
+        thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+        thread.start()
+
+        def end() -> None:
+            loop.call_soon_threadsafe(over.set)
+            thread.join()
+            loop.close()
+
+        ends.append(end)
+        assert opened.wait(20)
+        return Served(fake, settings)
+
+    yield make
+    for end in ends:
+        end()
+
+
+@pytest.fixture
+def served(make_served: Callable[..., Served]) -> Served:
     """A front before a fake Triton, whose tasks a test may change before it asks."""
-    address = TritonAddress(folder=tmp_path)
-    fake = start_fake(url=address.grpc)
-    settings = FrontSettings(host="127.0.0.1", http_port=free_port(), grpc_port=free_port(), metrics_port=free_port())
-    loop, opened, over = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        front = Front(settings, Triton(address))
-        await front.open()
-        opened.set()
-        await over.wait()
-        await front.close()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert opened.wait(20)
-    yield Served(fake, f"http://127.0.0.1:{settings.http_port}")
-    loop.call_soon_threadsafe(over.set)
-    thread.join()
-    loop.close()
+    return make_served()

@@ -180,7 +180,13 @@ class FaultyRequestError(RefusedError):
         self.faults = faults
 
 
-_ERROR_TYPES = {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+_ERROR_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 def systemone_error(error: Exception) -> tuple[int, dict[str, Any]]:

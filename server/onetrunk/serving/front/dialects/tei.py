@@ -72,7 +72,8 @@ class TeiError(BaseModel):
     error_type: Literal["unhealthy", "backend", "overloaded", "validation", "tokenizer"]
 
 
-_TYPES = {400: "validation", 404: "validation", 408: "validation", 413: "validation", 422: "validation"}
+# The statuses of an error that is the request's fault.
+_INVALID = (400, 401, 404, 408, 413, 422)
 
 
 def tei_error(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -86,8 +87,8 @@ def tei_error(error: Exception) -> tuple[int, dict[str, Any]]:
         kind = "overloaded"
     elif status == 503:
         kind = "unhealthy"
-    elif status in _TYPES:
-        kind = _TYPES[status]
+    elif status in _INVALID:
+        kind = "validation"
     else:
         status, kind = 424, "backend"
     return status, {"error": message, "error_type": kind}
