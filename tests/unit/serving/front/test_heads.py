@@ -9,7 +9,6 @@ from contextlib import closing
 
 import pytest
 
-from onetrunk.serving.front import process
 from tests.unit.serving.front.conftest import Served
 
 pytestmark = pytest.mark.hostile
@@ -63,7 +62,7 @@ def test_headers_without_end_are_cut_off(connection: socket.socket) -> None:
 
 
 def test_a_slow_head_is_cut_off(connection: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("onetrunk.serving.front.connection.HEAD_TIMEOUT_S", 0.5)
     connection.sendall(b"G")
     began = time.monotonic()
     assert connection.recv(4096) == b""
