@@ -90,7 +90,7 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise RefusedError(400, f"Inference-Header-Content-Length is {header_bytes}, and the body {len(body)} bytes")
     try:
-        request = json.loads(body[:header_bytes])
+        request = json.loads(body[:header_bytes], parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"the request is not JSON: {str(error)[:200]}") from None
     inputs = request.get("inputs") if isinstance(request, dict) else None
@@ -108,11 +108,9 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
             if tensor.get("datatype") == "BYTES":
                 too_long = _first_too_long(_raw_sizes(body[at : at + size], limits), limits)
             at += size
-        elif tensor.get("datatype") == "BYTES":
-            too_long = _first_too_long(_text_sizes(tensor.get("data")), limits)
-        shape = tensor.get("shape")
-        rows = shape[0] if isinstance(shape, list) and shape and isinstance(shape[0], int) else 0
-        columns.append(Column(str(tensor.get("name")), rows, too_long))
+        elif tensor.get("datatype") == "BYTES" and "data" in tensor:
+            too_long = _first_too_long(_text_sizes(str(tensor.get("name")), tensor.get("data")), limits)
+        columns.append(Column(str(tensor.get("name")), _rows(tensor), too_long))
     given = request.get("outputs") or []
     outputs = given if _objects(given) else []
     classified = [str(output.get("name")) for output in outputs if _parameter(output, CLASSIFICATION) is not None]
@@ -168,15 +166,33 @@ def _raw_sizes(content: bytes, limits: Limits) -> Iterable[int]:
         at += _LENGTH.size + size
 
 
-def _text_sizes(data: Any) -> Iterable[int]:
+def _text_sizes(name: str, data: Any) -> Iterable[int]:
     """Return the sizes of the texts in lists of lists."""
-    stack = [data]
+    stack, row = [data], 0
     while stack:
         value = stack.pop()
         if isinstance(value, list):
             stack.extend(reversed(value))
-        elif isinstance(value, str):
-            yield len(value.encode("utf-8", "surrogatepass"))
+            continue
+        if not isinstance(value, str):
+            raise RefusedError(400, f"{name} {row}: a text must be a string, and this is {json.dumps(value)[:40]}")
+        try:
+            yield len(value.encode())
+        except UnicodeEncodeError as error:
+            raise RefusedError(400, f"{name} {row}: half of a surrogate pair at character {error.start}") from None
+        row += 1
+
+
+def _rows(tensor: Any) -> int:
+    """Return the number of rows that a tensor's shape says."""
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise RefusedError(400, f"{tensor.get('name')}: shape must be a list of whole numbers from 0, such as [1, 1]")
+    return shape[0] if shape else 0
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _first_too_long(sizes: Iterable[int], limits: Limits) -> tuple[int, int] | None:

@@ -85,6 +85,10 @@ def question(name: str = "", texts: tuple[bytes, ...] = (b"a text",), column: st
     return request
 
 
+def bytes_input(data: str) -> bytes:
+    return f'{{"inputs": [{{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": {data}}}]}}'.encode()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -225,6 +229,12 @@ def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
             (b"\xff\xfe", {}, 400, "not JSON"),
             (b"[]", {}, 400, "no list of inputs"),
             (b'{"inputs": [1]}', {}, 400, "no list of inputs"),
+            (b'{"inputs": [{"name": "text", "shape": [1, NaN]}]}', {}, 400, "NaN is no JSON"),
+            (b'{"inputs": [{"name": "text", "shape": [-1, 1]}]}', {}, 400, "shape must be a list"),
+            (b'{"inputs": [{"name": "text", "shape": "1"}]}', {}, 400, "shape must be a list"),
+            (bytes_input("[7]"), {}, 400, "text 0: a text must be a string, and this is 7"),
+            (bytes_input('[["a"], [null]]'), {}, 400, "text 1: a text must be a string, and this is null"),
+            (bytes_input('["\\ud800"]'), {}, 400, "text 0: half of a surrogate pair at character 0"),
         ]
         for body, headers, status, part in sent:
             found, answer = await doors.post(path, body, **headers)
