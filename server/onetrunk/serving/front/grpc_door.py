@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import anyio
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -58,6 +60,8 @@ ADMIN = {
 }
 # The requests of one stream that are worked on at a time. Their answers keep the order.
 STREAM_DEPTH = 8
+# The calls, streams among them, that may wait for the next request of their client.
+MOST_SILENT = 256
 
 # What answers without an API key.
 PUBLIC = {f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", "/grpc.health.v1.Health/Check"}
@@ -78,12 +82,49 @@ Context = Any
 """A ``grpc.aio.ServicerContext``."""
 
 
+class _SilentCalls:
+    """The calls that wait for their clients. If they are too many, the one that has waited the longest is ended.
+
+    Otherwise a client that opens calls and sends nothing would shut all others out.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[bytes], None] = {}
+
+    async def next_of(self, requests: AsyncIterator[bytes]) -> bytes | None:
+        """Return the next request of a call, or None if there will be none.
+
+        Raises:
+            RefusedError: The call is to be ended.
+        """
+        coming = asyncio.ensure_future(anext(requests))
+        self._waiting[coming] = None
+        if len(self._waiting) > MOST_SILENT:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.cancel()
+        try:
+            return await coming
+        except StopAsyncIteration:
+            return None
+        except asyncio.CancelledError:
+            if coming in self._waiting:  # the call itself ends
+                coming.cancel()
+                raise
+            raise RefusedError(
+                429, f"more than {MOST_SILENT} calls wait for their clients, and this one was silent for the longest"
+            ) from None
+        finally:
+            self._waiting.pop(coming, None)
+
+
 class GrpcDoor(grpc.GenericRpcHandler):
     """Answers every method of the service. Messages stay bytes, apart from those that are checked."""
 
     def __init__(self, gateway: Gateway, observer: Observer) -> None:
         self._gateway = gateway
         self._observer = observer
+        self._silent = _SilentCalls()
 
     def service(self, details: Any) -> Any:
         """Return the handler of a method, or None if there is no such method."""
@@ -96,14 +137,36 @@ class GrpcDoor(grpc.GenericRpcHandler):
             except UnauthorizedError as error:
                 return grpc.stream_stream_rpc_method_handler(partial(self._refuse, method, metadata, error))
         if method == INFER:
-            return grpc.unary_unary_rpc_method_handler(partial(self._infer, metadata))
+            return self._unary(partial(self._infer, metadata))
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(partial(self._stream, metadata))
         if method in OPEN:
-            return grpc.unary_unary_rpc_method_handler(partial(self._pass, method, metadata))
+            return self._unary(partial(self._pass, method, metadata))
         if method in ADMIN:
-            return grpc.unary_unary_rpc_method_handler(partial(self._administer, method, metadata))
+            return self._unary(partial(self._administer, method, metadata))
         return None
+
+    def _unary(self, answer: Callable[[bytes, Context], Awaitable[bytes]]) -> Any:
+        """Return the handler of a method with one request.
+
+        To gRPC it is a stream of one, since otherwise gRPC itself would wait for the request, for ever.
+        """
+
+        async def read_and_answer(requests: AsyncIterator[bytes], context: Context) -> bytes:
+            request = None
+            try:
+                with anyio.fail_after(self._gateway.settings.limits.body_timeout_s):
+                    request = await self._silent.next_of(requests)
+            except RefusedError as error:
+                await context.abort(_STATUS[error.status], str(error))
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
+            if request is None:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
+            assert request is not None  # `abort` does not return
+            return await answer(request, context)
+
+        return grpc.stream_unary_rpc_method_handler(read_and_answer)
 
     async def _refuse(
         self, method: str, metadata: Metadata, error: RefusedError, requests: AsyncIterator[bytes], context: Context
@@ -168,17 +231,21 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
         async def read() -> None:
             try:
-                async for request in requests:
+                while (request := await self._silent.next_of(requests)) is not None:
                     await pending.put(asyncio.create_task(self._stream_answer(metadata, request)))
-            finally:
-                await pending.put(None)
+            except RefusedError as error:
+                refused.append(error)
+            await pending.put(None)
 
+        refused: list[RefusedError] = []
         reader = asyncio.create_task(read())
         try:
             while (answer := await pending.get()) is not None:
                 yield await answer
         finally:
             reader.cancel()
+        if refused:
+            await context.abort(_STATUS[refused[0].status], str(refused[0]))
 
     async def _stream_answer(self, metadata: Metadata, request: bytes) -> bytes:
         """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
@@ -196,7 +263,8 @@ class GrpcDoor(grpc.GenericRpcHandler):
         response = service_pb2.ModelStreamInferResponse(error_message=message)
         if message:
             # As Triton does it: the client finds the request by its id.
-            response.infer_response.id = service_pb2.ModelInferRequest.FromString(request).id
+            with contextlib.suppress(DecodeError):
+                response.infer_response.id = service_pb2.ModelInferRequest.FromString(request).id
         else:
             response.infer_response.ParseFromString(found)
         answer: bytes = response.SerializeToString()

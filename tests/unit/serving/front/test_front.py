@@ -477,3 +477,43 @@ def test_an_answer_that_is_taken_slowly_comes_whole(run: Callable[..., None], mo
         writer.close()
 
     run(test)
+
+
+@pytest.mark.parametrize("method", ["ModelStreamInfer", "ModelInfer"])
+def test_calls_that_send_nothing_shut_nobody_out(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("onetrunk.serving.front.grpc_door.MOST_SILENT", 10)
+
+    async def test(doors: Doors) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            silent = [channel.stream_stream(f"/inference.GRPCInferenceService/{method}")() for _ in range(100)]
+            await until(lambda: sum(call.done() for call in silent) == 90)
+            assert {await call.code() for call in silent if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert (await doors.infer("a good one")).id == "a good one"
+            for call in silent:
+                call.cancel()
+
+    run(test)
+
+
+def test_a_call_whose_request_does_not_come_is_ended(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+            assert (await code_of(call()))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert (await code_of(call(iter(()))))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+    run(test)
+
+
+def test_a_stream_with_nonsense_goes_on(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            sent = [b"\xff\xff", question("a good one").SerializeToString()]
+            found = [service_pb2.ModelStreamInferResponse.FromString(answer) async for answer in call(iter(sent))]
+            assert "not a ModelInferRequest" in found[0].error_message
+            assert found[1].infer_response.id == "a good one"
+
+    run(test)
