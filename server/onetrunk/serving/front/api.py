@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.display import answer_record, task_record
@@ -16,7 +21,8 @@ from onetrunk.client.lines import BadLine, Line, read_line
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import BadInput
-from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.errors import error_body, plain_error
 from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation, parse, tasks_for_examples
 from onetrunk.serving.front.records import AnswerRecord
 from onetrunk.serving.front.service import Service
@@ -89,6 +95,24 @@ class TasksAnswer(BaseModel):
     tasks: dict[str, TaskInfo]
 
 
+class _Lines(StreamingResponse):
+    """An answer line by line, during which the body of the request is held, and counted."""
+
+    def __init__(self, lines: AsyncIterator[str], held: AbstractContextManager[None]) -> None:
+        super().__init__(lines, media_type=NDJSON)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._held)
+            except RefusedError as error:
+                status, body = plain_error(error)
+                await JSONResponse(body, status, {"Retry-After": "1"})(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+
 class Api:
     """The endpoints of the API."""
 
@@ -150,17 +174,23 @@ class Api:
         tasks = names.split(",") if names else None
         await self._service.check_tasks(tasks)
         body = await self._service.body(request)
-        return StreamingResponse(self._answered_lines(body, tasks), media_type=NDJSON)
+        return _Lines(self._answered_lines(body, tasks), self._service.holding(len(body)))
 
     async def _answered_lines(self, body: bytes, tasks: Sequence[str] | None) -> AsyncIterator[str]:
-        numbered = ((number, line) for number, line in enumerate(body.splitlines(), start=1) if line.strip())
-        lines = (read_line(number, line, plain=False) for number, line in numbered)
-        for chunk in _chunks(lines, LINES_AT_ONCE):
-            records = {line.number: {"line": line.number, "error": line.reason} for line in chunk if _is_bad(line)}
-            good = [line for line in chunk if isinstance(line, Line)]
-            records |= await self._answered(good, tasks)
-            for line in chunk:
-                yield json.dumps(records[line.number], ensure_ascii=False) + "\n"
+        lines: list[Line | BadLine] = []
+        for number, line in enumerate(io.BytesIO(body), start=1):
+            if line.strip():
+                lines.append(read_line(number, line, plain=False))
+            if number % LINES_AT_ONCE == 0:
+                yield await self._answers_to(lines, tasks)
+                lines = []
+                await asyncio.sleep(0)  # others must have their turn, even if no line of all is worth a question
+        yield await self._answers_to(lines, tasks)
+
+    async def _answers_to(self, lines: list[Line | BadLine], tasks: Sequence[str] | None) -> str:
+        records = {line.number: {"line": line.number, "error": line.reason} for line in lines if _is_bad(line)}
+        records |= await self._answered([line for line in lines if isinstance(line, Line)], tasks)
+        return "".join(json.dumps(records[line.number], ensure_ascii=False) + "\n" for line in lines)
 
     async def _answered(self, lines: list[Line], tasks: Sequence[str] | None) -> dict[int, dict[str, Any]]:
         """Return line number -> answer, or what is wrong with the line."""
@@ -201,14 +231,3 @@ def _is_bad(line: Line | BadLine) -> TypeGuard[BadLine]:
 
 def _fault(line: Line, message: str) -> dict[str, Any]:
     return {"line": line.number, "error": message}
-
-
-def _chunks(lines: Iterator[Line | BadLine], most: int) -> Iterator[list[Line | BadLine]]:
-    chunk: list[Line | BadLine] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == most:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

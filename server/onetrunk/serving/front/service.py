@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -70,6 +71,10 @@ class Service:
     async def body(self, request: Request) -> bytes:
         """Return a request's body, read within the limits. See `read_body` for errors."""
         return await read_body(request, self._gateway.admission, self._gateway.settings.limits)
+
+    def holding(self, size: int) -> AbstractContextManager[None]:
+        """Count bytes of a request that is answered bit by bit. See `Admission.holding`."""
+        return self._gateway.admission.holding(size)
 
     async def predict(
         self, texts: Sequence[str], pairs: Sequence[str | None], tasks: Sequence[str] | None

@@ -1,0 +1,61 @@
+"""`/v1/predict` line by line: bodies that would keep the front from everybody else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from onetrunk.serving.front.settings import MIB, Limits
+from tests.unit.serving.front.conftest import Served
+
+pytestmark = pytest.mark.hostile
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+@pytest.mark.parametrize("line", [b"ab\n", b"\n"])
+def test_others_are_answered_while_lines_are_read_that_ask_nothing(served: Served, line: bytes) -> None:
+    body = line * 300_000
+    slowest = 0.0
+    with ThreadPoolExecutor() as pool:
+        lines = pool.submit(served.raw, "POST", "/v1/predict", body, **NDJSON)
+        while not lines.done():
+            began = time.monotonic()
+            assert served.raw("GET", "/page.css")[0] == 200
+            slowest = max(slowest, time.monotonic() - began)
+    status, content, _ = lines.result()
+    assert (status, content.count(b"\n")) == (200, 300_000 if line.strip() else 0)
+    assert slowest < 1
+
+
+def test_numbers_of_lines_count_blank_ones(served: Served) -> None:
+    body = b"\n" * 300 + b'{"text": "a"}\n\r\n' + b"no JSON"
+    status, content, _ = served.raw("POST", "/v1/predict", body, **NDJSON)
+    first, second = map(json.loads, content.splitlines())
+    assert (status, first["line"], second["line"]) == (200, 301, 303)
+    assert "predictions" in first
+    assert "error" in second
+
+
+def test_lines_that_nobody_takes_are_counted(make_served: Callable[..., Served]) -> None:
+    """Otherwise each such request would hold its body for as long as its client likes."""
+    served = make_served(limits=Limits(max_pending_bytes=4 * MIB))
+    host, port = served.url.removeprefix("http://").split(":")
+    body = b"ab\n" * (MIB // 3)
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: {NDJSON['Content-Type']}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    clients, answers = [], []
+    for _ in range(6):
+        client = socket.create_connection((host, int(port)), timeout=20)
+        clients.append(client)
+        client.sendall(request)
+        answers.append(client.recv(12))
+    assert answers[0] == b"HTTP/1.1 200"
+    assert answers[-1] == b"HTTP/1.1 429"
+    for client in clients:
+        client.close()
