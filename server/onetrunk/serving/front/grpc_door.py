@@ -20,8 +20,8 @@ from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import GRPC
 from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
-from onetrunk.serving.front.questions import read_message
-from onetrunk.serving.front.settings import FrontSettings, port_taken
+from onetrunk.serving.front.questions import Question, read_message
+from onetrunk.serving.front.settings import FrontSettings, Limits, port_taken
 from onetrunk.serving.front.triton import TritonDownError
 
 INFER = f"{SERVICE}ModelInfer"
@@ -180,12 +180,9 @@ class GrpcDoor(grpc.GenericRpcHandler):
             return await self._answer(context, record, lambda: self._send(record, request))
 
     async def _send(self, record: Record, request: bytes) -> bytes:
-        try:
-            message = service_pb2.ModelInferRequest.FromString(request)
-        except DecodeError:
-            raise RefusedError(400, "the request is not a ModelInferRequest") from None
         gateway = self._gateway
-        question = read_message(message, gateway.settings.limits)
+        with gateway.admission.holding(len(request)):
+            question = _question(request, gateway.settings.limits)
         trace = tuple(record.trace.items())
         with self._observer.metrics.asked(gateway.known_tasks(question), question.rows):
             await gateway.check(question)
@@ -259,6 +256,9 @@ class GrpcDoor(grpc.GenericRpcHandler):
                 record.status, message = "503", str(error)
             except grpc.aio.AioRpcError as error:
                 record.status, message = error.code().name, error.details() or ""
+            except asyncio.CancelledError:
+                record.status = "499"
+                raise
             record.reason = message
         response = service_pb2.ModelStreamInferResponse(error_message=message)
         if message:
@@ -269,6 +269,14 @@ class GrpcDoor(grpc.GenericRpcHandler):
             response.infer_response.ParseFromString(found)
         answer: bytes = response.SerializeToString()
         return answer
+
+
+def _question(request: bytes, limits: Limits) -> Question:
+    """Read a request. The message, which is a second copy of it, is not kept while the request waits."""
+    try:
+        return read_message(service_pb2.ModelInferRequest.FromString(request), limits)
+    except DecodeError:
+        raise RefusedError(400, "the request is not a ModelInferRequest") from None
 
 
 def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:

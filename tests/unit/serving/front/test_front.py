@@ -517,3 +517,28 @@ def test_a_stream_with_nonsense_goes_on(run: Callable[..., None]) -> None:
             assert found[1].infer_response.id == "a good one"
 
     run(test)
+
+
+def test_a_stream_that_is_cancelled_is_no_failure_of_the_server(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        doors.triton.free.clear()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
+                iter([question("one").SerializeToString()])
+            )
+            waiting = asyncio.ensure_future(call.read())
+            await until(lambda: doors.triton.asked == ["one"])
+            call.cancel()
+            await asyncio.wait([waiting])
+            found = ""
+            for _ in range(100):
+                async with doors.http.get(f"{doors.url}/metrics") as response:
+                    found = await response.text()
+                if 'status="499"' in found:
+                    break
+                await asyncio.sleep(0.02)
+        assert 'onetrunk_front_requests_total{door="grpc",status="499"} 1.0' in found
+        assert 'status="500"' not in found
+        assert doors.triton.cancelled == 0
+
+    run(test)
