@@ -109,7 +109,8 @@ def classify_error(error: Any, *, url: str, timeout_s: float, rows: Sequence[int
         return Failure(NotReady(f"no server answers at {url}: {message}"), transient=True)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if "larger than max" in message:
-            return Failure(BadInput.of_call(f"the server at {url} takes no request of this size: {message}"))
+            row = rows[0] if len(rows) == 1 else None
+            return Failure(BadInput([Problem(row, f"the server at {url} takes no request of this size: {message}")]))
         return Failure(NotReady(f"the server at {url} is overloaded: {message}"), transient=True)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(DeadlineExceeded(f"not done within {timeout_s:g} s"))

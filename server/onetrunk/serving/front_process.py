@@ -33,7 +33,9 @@ STOP_GRACE_S = 10.0
 POLL_S = 0.25
 # A front holds what its limits allow, and its code. gRPC reads messages before they can be counted, so an attacker with
 # many connections can make it hold more; then it is replaced before it takes the memory of the others.
-CODE_BYTES = 768 * MIB
+CODE_BYTES = 1024 * MIB
+# Large messages are given back to the system at once, and threads share what is left of small ones.
+MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(16 * MIB)}
 
 
 class FrontProcess:
@@ -52,7 +54,7 @@ class FrontProcess:
             UserError: A setting needs packages that are not installed.
             ServerError: It does not start.
         """
-        environment = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
+        environment = MALLOC | {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
         if metrics_folder is not None:
             environment[MULTIPROCESS_FOLDER] = str(metrics_folder)
         with log_path.open("ab") as log_file:

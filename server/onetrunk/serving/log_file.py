@@ -73,6 +73,8 @@ class LogFile:
                 raise UserError(f"there is no room for a log: {error.strerror}; make some, or give --log") from None
             os.close(handle)
             self._path = Path(name)
+            # Nobody else may have made it, as a link to somewhere, nor read it.
+            os.close(os.open(self.front_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         for path in (self.path, self.front_path):
             try:
                 path.open("ab").close()

@@ -40,7 +40,7 @@ PROMPT_S = 1.0
 # A model whose share of shared memory is exceeded is loaded again when nobody has asked it for so long.
 IDLE_S = 10.0
 # The least CPU time that counts as an endless loop, and how much more than a full batch needs.
-LEAST_CPU_LIMIT_S = 3.0
+LEAST_CPU_LIMIT_S = 6.0
 CPU_LIMIT_FACTOR = 3.0
 # So many questions about itself in a row Triton may leave without an answer.
 FAILURES_BEFORE_RESTART = 3

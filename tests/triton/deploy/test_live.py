@@ -1,5 +1,6 @@
 """Deployments on a running server: what clients get before, during and after, and what happens when something dies."""
 
+import contextlib
 import filecmp
 import os
 import random
@@ -320,7 +321,8 @@ for line in sys.stdin:
             deployers.stdin.write("go\n")
             process = int(deployers.stdout.readline())
             time.sleep(delay)
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # on a fast machine it is done by then
+                os.kill(process, signal.SIGKILL)
             assert deployers.stdout.readline() == "ended\n"
             assert chain(repository, "multitask")["head_mood"] in (before["head_mood"], after["head_mood"])
             assert len(ask("mood", "grade")["mood"]) == len(ROWS), "what was served goes on being served"

@@ -47,7 +47,7 @@ BAD = {
     "nul only": ("multitask", {"text": ["\0\0"]}, "text 0: nothing to read"),
     "blank second text": ("multitask", {"text": ["a"], "text_pair": [" "]}, "text_pair 0: nothing to read"),
     "invalid utf-8": ("multitask", {"text": [b"a\xff"]}, "text 0: not valid UTF-8 (byte 1)"),
-    "2 MB": ("multitask", {"text": [b"a" * 2_000_000]}, "text 0: 2,000,000 bytes, and at most 1,048,576 are allowed"),
+    "2 MB": ("multitask", {"text": [b"a" * 2_000_000]}, "text 0: 2,000,000 bytes, and at most 131,072 are allowed"),
     "id too large": ("multitask_tokens", {"input_ids": [[2, 28, 3]]}, "input_ids 0: id 28 is not in the vocabulary"),
     "id negative": ("multitask_tokens", {"input_ids": [[2, 3], [2, -1]]}, "input_ids 1: id -1 is not"),
     "length 0": ("multitask_tokens", {"input_ids": np.zeros((1, 0), dtype=np.int64)}, "input_ids 0: 0 tokens"),

@@ -171,8 +171,8 @@ def test_shared_memory_that_long_texts_took_is_given_back(server: Server, caplog
         admin.infer("multitask", {"text": texts}, ["truncated"])
     assert region_bytes(stub(server, "tokenizer").region) > 20 * MIB
     seconds_until(lambda: region_bytes(stub(server, "tokenizer").region) <= MIB, 40)
-    (record,) = caplog.records
-    assert "tokenizer held " in record.message
+    # On a busy machine the request itself may be told as well.
+    (record,) = [record for record in caplog.records if "tokenizer held " in record.message]
     assert "MiB of shared memory (its share is 9 MiB) and was reloaded" in record.message
 
 

@@ -20,7 +20,7 @@ from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import GRPC
 from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
-from onetrunk.serving.front.questions import Question, read_message
+from onetrunk.serving.front.questions import Question, check_fields, read_message
 from onetrunk.serving.front.settings import FrontSettings, Limits, port_taken
 from onetrunk.serving.front.triton import TritonDownError
 
@@ -273,6 +273,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
 def _question(request: bytes, limits: Limits) -> Question:
     """Read a request. The message, which is a second copy of it, is not kept while the request waits."""
+    check_fields(request)
     try:
         return read_message(service_pb2.ModelInferRequest.FromString(request), limits)
     except DecodeError:

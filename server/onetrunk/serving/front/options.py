@@ -35,7 +35,7 @@ _OPTIONS = (
     api_key_file_option("Answer only clients that send a key of this file, one a line; mode 0600."),
     click.option("--max-body-mb", default=8, type=click.IntRange(1, 1024), help="MiB of one request, decompressed."),
     click.option("--max-texts", default=1024, type=click.IntRange(1), help="Rows of one request."),
-    click.option("--max-text-kb", default=1024, type=click.IntRange(1), help="KiB of one text."),
+    click.option("--max-text-kb", default=128, type=click.IntRange(1), help="KiB of one text."),
     click.option("--max-in-flight", default=64, type=click.IntRange(1), help="Requests in Triton at a time."),
     click.option(
         "--trace-url",

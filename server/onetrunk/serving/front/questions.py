@@ -19,6 +19,9 @@ from onetrunk.serving.front.settings import Limits
 CLASSIFICATION = "classification"
 """The parameter of an output that asks for labels in place of scores."""
 
+# More than all outputs of hundreds of tasks.
+MOST_FIELDS = 4096
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -75,6 +78,40 @@ def read_message(request: Any, limits: Limits) -> Question:
     return Question(request.model_name, columns, classified, [output.name for output in request.outputs])
 
 
+def check_fields(request: bytes) -> None:
+    """Check a serialized ``ModelInferRequest`` before it is parsed: two bytes can become a message of a hundred.
+
+    Raises:
+        RefusedError: It has too many fields, or is no message.
+    """
+    at = 0
+    for _ in range(MOST_FIELDS):
+        if at >= len(request):
+            return
+        key, at = _varint(request, at)
+        wire_type = key & 7
+        if wire_type == 0:
+            _, at = _varint(request, at)
+        elif wire_type == 2:
+            size, at = _varint(request, at)
+            at += size
+        else:
+            at += {1: 8, 5: 4}.get(wire_type, len(request))
+    raise RefusedError(413, f"the request has more than {MOST_FIELDS:,} inputs, outputs and parameters")
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """Return a number in protobuf's encoding, and where it ends."""
+    number = shift = 0
+    while at < len(content) and shift < 70:
+        byte = content[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+    raise RefusedError(400, "the request is not a ModelInferRequest")
+
+
 def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits) -> Question:
     """Read a request in JSON, behind which values in binary form may stand.
 
@@ -90,7 +127,7 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise RefusedError(400, f"Inference-Header-Content-Length is {header_bytes}, and the body {len(body)} bytes")
     try:
-        request = json.loads(body[:header_bytes], parse_constant=_no_number)
+        request = json.loads(body[:header_bytes], parse_constant=_no_number, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"the request is not JSON: {str(error)[:200]}") from None
     inputs = request.get("inputs") if isinstance(request, dict) else None
@@ -189,6 +226,14 @@ def _rows(tensor: Any) -> int:
     if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise RefusedError(400, f"{tensor.get('name')}: shape must be a list of whole numbers from 0, such as [1, 1]")
     return shape[0] if shape else 0
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with a key twice: Triton might read the other value than was checked here."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is in one object twice")
+    return found
 
 
 def _no_number(constant: str) -> None:

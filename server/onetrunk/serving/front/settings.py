@@ -40,7 +40,7 @@ class Limits(BaseModel):
 
     max_body_bytes: int = Field(default=8 * MIB, ge=1024, le=1024 * MIB)
     max_texts: int = Field(default=1024, ge=1)
-    max_text_bytes: int = Field(default=MIB, ge=1)
+    max_text_bytes: int = Field(default=128 * 1024, ge=1)
     max_in_flight: int = Field(default=64, ge=1)
     max_waiting: int = Field(default=512, ge=0)
     max_pending_bytes: int = Field(default=256 * MIB, ge=1024)

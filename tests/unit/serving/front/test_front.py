@@ -67,6 +67,7 @@ class Doors:
         self.triton = triton
         self.http = http
         self.url = f"http://127.0.0.1:{settings.http_port}"
+        self.channel = channel
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     def infer(self, name: str = "", texts: tuple[bytes, ...] = (b"a text",), **options: Any) -> Any:
@@ -213,6 +214,23 @@ def test_sizes_are_bounded_over_grpc(run: Callable[..., None]) -> None:
     run(test)
 
 
+def test_a_message_of_many_tiny_parts_is_refused_before_it_is_parsed(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        ask = doors.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for bomb in (b"\x2a\x00" * 200_000, b"\x3a\x00" * 200_000, b"\x22\x00" * 200_000):
+            code, message = await code_of(ask(bomb))
+            assert (code, message) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the request has more than 4,096 inputs, outputs and parameters",
+            )
+        for broken in (b"\xff" * 20, b"\x2a\xff", b"\x0b", b"\x2a\x7f"):
+            code, message = await code_of(ask(broken))
+            assert (code, message) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is not a ModelInferRequest")
+        assert doors.triton.asked == []
+
+    run(test, Limits(max_body_bytes=1 << 20))
+
+
 def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
     async def test(doors: Doors) -> None:
         path = "/v2/models/multitask/infer"
@@ -232,6 +250,7 @@ def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
             (b'{"inputs": [{"name": "text", "shape": [1, NaN]}]}', {}, 400, "NaN is no JSON"),
             (b'{"inputs": [{"name": "text", "shape": [-1, 1]}]}', {}, 400, "shape must be a list"),
             (b'{"inputs": [{"name": "text", "shape": "1"}]}', {}, 400, "shape must be a list"),
+            (b'{"inputs": [], "inputs": [{"name": "text"}]}', {}, 400, "a key is in one object twice"),
             (bytes_input("[7]"), {}, 400, "text 0: a text must be a string, and this is 7"),
             (bytes_input('[["a"], [null]]'), {}, 400, "text 1: a text must be a string, and this is null"),
             (bytes_input('["\\ud800"]'), {}, 400, "text 0: half of a surrogate pair at character 0"),
