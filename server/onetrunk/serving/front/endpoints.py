@@ -9,7 +9,7 @@ from onetrunk.serving.front.dialects.classify import Classify
 from onetrunk.serving.front.dialects.kserve_v1 import KserveV1
 from onetrunk.serving.front.dialects.systemone import SystemOne
 from onetrunk.serving.front.dialects.tei import Tei
-from onetrunk.serving.front.openapi import openapi_routes
+from onetrunk.serving.front.openapi import openapi_route
 from onetrunk.serving.front.operations import Operation
 from onetrunk.serving.front.service import Service
 
@@ -25,5 +25,5 @@ def json_routes(service: Service) -> list[Route]:
     operations = json_operations(service)
     return [
         *(Route(one.path, service.counted(one.handler, one.errors), methods=[one.method]) for one in operations),
-        *openapi_routes(service, operations),
+        openapi_route(service, operations),
     ]

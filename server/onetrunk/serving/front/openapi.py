@@ -1,17 +1,17 @@
-"""The OpenAPI document of the front, made from the schemas of its endpoints, and the page that shows it."""
+"""The OpenAPI document of the front, made from the schemas of its endpoints."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
+from importlib import metadata
 from typing import Any
 from urllib.parse import urlencode
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from onetrunk.client.catalogue import Catalogue
@@ -28,8 +28,8 @@ _ERRORS = {
 }
 
 
-def openapi_routes(service: Service, operations: Sequence[Operation]) -> list[Route]:
-    """Return the routes of the document and of its page."""
+def openapi_route(service: Service, operations: Sequence[Operation]) -> Route:
+    """Return the route of the document. The page that shows it is `/docs`."""
 
     async def document(request: Request) -> Response:
         try:
@@ -38,13 +38,7 @@ def openapi_routes(service: Service, operations: Sequence[Operation]) -> list[Ro
             catalogue = None  # the schemas are the same; only the examples need a server
         return JSONResponse(openapi(operations, catalogue))
 
-    async def page(request: Request) -> Response:
-        return HTMLResponse(resources.files(__package__).joinpath("docs.html").read_text("utf-8"))
-
-    return [
-        Route("/openapi.json", service.counted(document), methods=["GET"]),
-        Route("/docs", service.counted(page, public=True), methods=["GET"]),
-    ]
+    return Route("/openapi.json", service.counted(document), methods=["GET"])
 
 
 def openapi(operations: Sequence[Operation], catalogue: Catalogue | None) -> dict[str, Any]:

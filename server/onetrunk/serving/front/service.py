@@ -39,21 +39,19 @@ class Service:
         self._collector: Collector | None = None
         self._target: str | None = None
 
-    def counted(self, endpoint: Endpoint, errors: ErrorForm = plain_error, *, public: bool = False) -> Endpoint:
-        """Return an endpoint whose requests are counted, and whose failures become answers.
+    def counted(self, endpoint: Endpoint, errors: ErrorForm = plain_error) -> Endpoint:
+        """Return an endpoint that needs an API key if there are any; it is counted, and its failures become answers.
 
         Args:
             endpoint: Answers a request.
             errors: Puts a failure into the form of the endpoint's protocol.
-            public: Whether it needs no API key, even if the front has some.
         """
 
         async def answer(request: Request) -> Response:
             with self._observer.request(HTTP, f"{request.method} {request.url.path}", request.headers) as record:
                 try:
-                    if not public:
-                        headers = request.headers
-                        self._gateway.check_key(headers.get(AUTHORIZATION), headers.get(ADMIN_HEADER))
+                    headers = request.headers
+                    self._gateway.check_key(headers.get(AUTHORIZATION), headers.get(ADMIN_HEADER))
                     response = await endpoint(request)
                 except ClientDisconnect:
                     response = Response(status_code=499)

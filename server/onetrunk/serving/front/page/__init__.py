@@ -1,6 +1,6 @@
-"""The page at `/`, and the endpoint that only it needs: the last deployments.
+"""The pages at `/` and at `/docs`, and the endpoint that only the first needs: the last deployments.
 
-The page is three files of this package. It loads nothing from elsewhere, and its policy forbids browsers to.
+Each page is three files of this package. It loads nothing from elsewhere, and its policy forbids browsers to.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from onetrunk.serving.front.service import Service
 
 _FILES = {
     "/": ("index.html", "text/html"),
+    "/docs": ("docs.html", "text/html"),
+    "/docs.css": ("docs.css", "text/css"),
+    "/docs.js": ("docs.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
@@ -32,7 +35,7 @@ HEADERS = {
 
 
 class Page:
-    """The routes of the page."""
+    """The routes of the pages."""
 
     def __init__(self, service: Service, repository: Path | None) -> None:
         """Read the files.
@@ -54,7 +57,7 @@ class Page:
         ]
 
     async def file(self, request: Request) -> Response:
-        """Return a file of the page."""
+        """Return a file of a page."""
         content, kind = self._files[request.url.path]
         return Response(content, media_type=kind, headers=HEADERS)
 

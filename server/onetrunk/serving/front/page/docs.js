@@ -1,27 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>OneTrunk: HTTP API</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; padding: .5rem .8rem; }
-summary { cursor: pointer; } summary code { font-weight: 600; }
-pre, textarea { background: var(--soft); border-radius: 6px; padding: .6rem; overflow: auto; font: 13px/1.45 ui-monospace, monospace; }
-textarea { width: 100%; box-sizing: border-box; min-height: 8rem; border: 1px solid var(--line); color: inherit; }
-input { font: inherit; width: 60%; } label { display: block; margin: .3rem 0; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; } td, th { text-align: left; vertical-align: top; padding: .2rem .6rem .2rem 0; }
-button { font: inherit; padding: .2rem 1rem; }
-</style>
-</head>
-<body>
-<h1>OneTrunk: HTTP API</h1>
-<p id="intro">Reading <a href="openapi.json">openapi.json</a> …</p>
-<main id="main"></main>
-<script>
 "use strict";
 // Everything from the document is set as text, never as HTML.
 const make = (name, text, ...children) => {
@@ -114,6 +90,3 @@ fetch("openapi.json").then(response => response.json()).then(doc => {
         if (operation.tags[0] === tag.name) main.append(show(method, path, operation));
   }
 }).catch(error => { document.getElementById("intro").textContent = `openapi.json cannot be read: ${error}`; });
-</script>
-</body>
-</html>
