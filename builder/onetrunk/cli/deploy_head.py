@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,8 @@ def deploy_head(
     with errors_end_command():
         action = _chosen_action(asked, dry_run)
         import_lean()
+        # Threads that wait for each other would otherwise spin, and take the cores from the server that is running.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Imported here: --help and a mistyped option need none of it.
         from onetrunk.deploy import Deployer
         from onetrunk.repository.gate_settings import GateOverrides

@@ -28,12 +28,17 @@ def import_layers(module: str) -> Any:
     if not _wanted or _COMPILER in sys.modules:
         return importlib.import_module(module)
     import torch
+    from transformers import utils
 
     stand_ins = _stand_ins()
     sys.modules.update(stand_ins)
     try:
-        # transformers supports builds of torch that lack the package, and then goes without it.
-        with mock.patch.object(torch.distributed, "is_available", return_value=False):
+        # transformers goes without what is not there: the first is missing in some builds of torch, the other is needed
+        # for losses of object detection.
+        with (
+            mock.patch.object(torch.distributed, "is_available", return_value=False),
+            mock.patch.object(utils, "is_scipy_available", return_value=False),
+        ):
             return importlib.import_module(module)
     finally:
         for name in stand_ins:
