@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from onetrunk.admin import AdminClient
+from onetrunk.client.bench import run
 from onetrunk.client.bench.perf_analyzer import read_load
 from onetrunk.client.bench.run import Counters, part_times, read_counters
 from onetrunk.client.bench.samples import read_texts
@@ -89,9 +90,9 @@ def server(fake, monkeypatch):
             _model("multitask", reading, 0, 9),
         ]
 
-    monkeypatch.setattr(AdminClient, "infer", infer)
-    monkeypatch.setattr(AdminClient, "statistics", statistics)
-    monkeypatch.setattr(AdminClient, "version", lambda self: "2.51.0")
+    # A class of its own: the watchdog of a server that another test left running uses the other one.
+    methods = {"infer": infer, "statistics": statistics, "version": lambda self: "2.51.0"}
+    monkeypatch.setattr(run, "AdminClient", type("FakeAdminClient", (AdminClient,), methods))
     fake.asked = asked
     return fake
 
@@ -143,9 +144,9 @@ def test_the_files_of_tls_are_passed_on(bench, program, monkeypatch, tmp_path):
     files = {"--tls-ca": "ca.pem", "--tls-cert": "client.pem", "--tls-key": "client.key"}
     result = bench("--concurrency", "1", *(part for option, name in files.items() for part in (option, name)))
     assert result.exit_code == 0, result.output
-    for run in log(program):
-        assert run["tls"]
-        assert run["--ssl-grpc-root-certifications-file"] == "ca.pem"
+    for started in log(program):
+        assert started["tls"]
+        assert started["--ssl-grpc-root-certifications-file"] == "ca.pem"
         assert run["--ssl-grpc-certificate-chain-file"] == "client.pem"
         assert run["--ssl-grpc-private-key-file"] == "client.key"
     refused = bench("--tls-server-name", "triton.example")
