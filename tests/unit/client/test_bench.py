@@ -147,8 +147,8 @@ def test_the_files_of_tls_are_passed_on(bench, program, monkeypatch, tmp_path):
     for started in log(program):
         assert started["tls"]
         assert started["--ssl-grpc-root-certifications-file"] == "ca.pem"
-        assert run["--ssl-grpc-certificate-chain-file"] == "client.pem"
-        assert run["--ssl-grpc-private-key-file"] == "client.key"
+        assert started["--ssl-grpc-certificate-chain-file"] == "client.pem"
+        assert started["--ssl-grpc-private-key-file"] == "client.key"
     refused = bench("--tls-server-name", "triton.example")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert "give triton.example in --url" in refused.stderr
