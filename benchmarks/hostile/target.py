@@ -113,7 +113,7 @@ class Target:
         found = {"serve-repo": launcher}
         for process in launcher.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                found[role_of(process.cmdline(), self.ready["repository"])] = process
+                found[role_of(process.cmdline(), str(Path(self.ready["repository"]).absolute()))] = process
         found.pop("", None)
         return found
 
