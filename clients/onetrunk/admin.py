@@ -37,7 +37,7 @@ from onetrunk.protocol.tls import Tls, tls_fault
 # gRPC waits a second between two attempts to connect by default; a server that starts, or comes back, should be seen
 # at once. The connections are this client's own: gRPC shares them between the clients of a process, and with them the
 # pause after a refused one, so that another client that asks too early would make this one's first question fail.
-_CHANNEL = [
+CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
@@ -104,7 +104,7 @@ class AdminClient:
         self._client = InferenceServerClient(
             url,
             creds=grpc.ssl_channel_credentials(*tls.read()) if tls is not None else None,
-            channel_args=[*_CHANNEL, *(tls.channel_options if tls is not None else ())],
+            channel_args=[*CHANNEL_OPTIONS, *(tls.channel_options if tls is not None else ())],
         )
         self._headers = {ADMIN_GRPC_HEADER: check_admin_key(admin_key, "admin_key")} if admin_key else None
 

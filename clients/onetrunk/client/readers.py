@@ -169,4 +169,4 @@ READERS: dict[str, Reader] = {
 
 def reader_of(task: TaskInfo) -> Reader | None:
     """Return the reader of a task's scores, or None if this client has none."""
-    return READERS.get(task.reads_as or task.kind)
+    return READERS.get(task.read_kind)

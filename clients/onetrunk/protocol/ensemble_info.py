@@ -44,6 +44,11 @@ class TaskInfo(BaseModel):
     version: int = Field(ge=1)
     reads_as: str | None = None
 
+    @property
+    def read_kind(self) -> str:
+        """The kind as which its answers are read."""
+        return self.reads_as or self.kind
+
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
         return self.model_dump(mode="json", exclude={"name"} | ({"reads_as"} if self.reads_as is None else set()))

@@ -22,7 +22,8 @@ from onetrunk.client.readers import READERS
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.errors import error_body, plain_error
+from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.observed import failure
 from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation, parse, tasks_for_examples
 from onetrunk.serving.front.records import AnswerRecord
 from onetrunk.serving.front.service import Service
@@ -107,8 +108,7 @@ class _Lines(StreamingResponse):
             try:
                 stack.enter_context(self._held)
             except RefusedError as error:
-                status, body = plain_error(error)
-                await JSONResponse(body, status, {"Retry-After": "1"})(scope, receive, send)
+                await failure(error)(scope, receive, send)
             else:
                 await super().__call__(scope, receive, send)
 

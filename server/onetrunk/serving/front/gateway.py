@@ -80,7 +80,7 @@ class Gateway:
         if question.classified:
             tasks = await self.tasks()
             for output in question.classified:
-                if output in tasks and tasks[output].kind == TAGGING:
+                if output in tasks and tasks[output].read_kind == TAGGING:
                     raise RefusedError(
                         400,
                         f"{output} answers by token, and labels of the classification extension go by text: leave "

@@ -73,6 +73,9 @@ _STATUS = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
+# What a request may end with, by no fault of the front.
+_FAILURES = (RefusedError, TritonDownError, grpc.aio.AioRpcError)
+
 _READ = {*READ_HEADERS, ADMIN_GRPC_HEADER, AUTHORIZATION}
 
 Metadata = dict[str, Any]
@@ -204,20 +207,14 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
     async def _answer(self, context: Context, record: Record, send: Callable[[], Awaitable[bytes]]) -> bytes:
         """Send a request, and end the call with the right status if it fails."""
-        code, message = grpc.StatusCode.UNKNOWN, ""
         try:
             return await send()
-        except RefusedError as error:
-            record.status, code, message = str(error.status), _STATUS[error.status], str(error)
-        except TritonDownError as error:
-            record.status, code, message = "503", grpc.StatusCode.UNAVAILABLE, str(error)
-        except grpc.aio.AioRpcError as error:
-            record.status, code, message = error.code().name, error.code(), error.details() or ""
+        except _FAILURES as error:
+            code = _note(record, error)
         except asyncio.CancelledError:
             record.status = "499"
             raise
-        record.reason = message
-        await context.abort(code, message)
+        await context.abort(code, record.reason)
         raise AssertionError("abort does not return")
 
     async def _stream(
@@ -246,22 +243,17 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
     async def _stream_answer(self, metadata: Metadata, request: bytes) -> bytes:
         """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
-        message, found = "", b""
+        found = b""
         with self._observer.request(GRPC, STREAM, metadata) as record:
             try:
                 found = await self._send(record, request)
-            except RefusedError as error:
-                record.status, message = str(error.status), str(error)
-            except TritonDownError as error:
-                record.status, message = "503", str(error)
-            except grpc.aio.AioRpcError as error:
-                record.status, message = error.code().name, error.details() or ""
+            except _FAILURES as error:
+                _note(record, error)
             except asyncio.CancelledError:
                 record.status = "499"
                 raise
-            record.reason = message
-        response = service_pb2.ModelStreamInferResponse(error_message=message)
-        if message:
+        response = service_pb2.ModelStreamInferResponse(error_message=record.reason)
+        if record.reason:
             # As Triton does it: the client finds the request by its id.
             with contextlib.suppress(DecodeError):
                 response.infer_response.id = service_pb2.ModelInferRequest.FromString(request).id
@@ -269,6 +261,18 @@ class GrpcDoor(grpc.GenericRpcHandler):
             response.infer_response.ParseFromString(found)
         answer: bytes = response.SerializeToString()
         return answer
+
+
+def _note(record: Record, error: Exception) -> grpc.StatusCode:
+    """Note how a request failed, and return the status that its client gets."""
+    if isinstance(error, RefusedError):
+        record.status, record.reason = str(error.status), str(error)
+        return _STATUS[error.status]
+    if isinstance(error, grpc.aio.AioRpcError):
+        record.status, record.reason = error.code().name, error.details() or ""
+        return error.code()
+    record.status, record.reason = "503", str(error)
+    return grpc.StatusCode.UNAVAILABLE
 
 
 def _question(request: bytes, limits: Limits) -> Question:

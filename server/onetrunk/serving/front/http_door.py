@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc.aio
-import numpy as np
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from tritonclient.grpc import service_pb2
 
+from onetrunk.client.wire import bytes_tensor, request_message
 from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import read_body
-from onetrunk.serving.front.errors import hints
 from onetrunk.serving.front.gateway import SERVICE, Gateway
-from onetrunk.serving.front.metrics import HTTP, outcome_of_status
-from onetrunk.serving.front.observer import REQUEST_ID, Observer, Record
+from onetrunk.serving.front.metrics import outcome_of_status
+from onetrunk.serving.front.observed import observed
+from onetrunk.serving.front.observer import Observer, Record
 from onetrunk.serving.front.questions import read_json
 from onetrunk.serving.front.triton import HttpAnswer, TritonDownError
 
@@ -89,10 +88,7 @@ class HttpDoor:
         return JSONResponse({"ready": True})
 
     async def _ask_all(self) -> None:
-        message = service_pb2.ModelInferRequest(model_name=MULTITASK)
-        message.inputs.add(name=TEXT, datatype="BYTES", shape=(1, 1))
-        text = b"Ready?"
-        message.raw_input_contents.append(np.uint32(len(text)).tobytes() + text)
+        message = request_message(MULTITASK, [bytes_tensor(TEXT, [b"Ready?"])], outputs=())
         await self._gateway.call(f"{SERVICE}ModelInfer", message.SerializeToString())
         self._healthy_at = time.monotonic()
 
@@ -107,13 +103,7 @@ class HttpDoor:
 
     async def protocol_v2(self, request: Request) -> Response:
         """Pass a request of protocol v2 on to Triton."""
-        path = request.url.path
-        with self._observer.request(HTTP, f"{request.method} {path}", request.headers) as record:
-            response = await self._answered(lambda: self._chosen(request, path, record))
-            response.headers[REQUEST_ID] = record.request_id
-            if response.status_code >= 400:
-                record.status = str(response.status_code)
-            return response
+        return await observed(self._observer, request, lambda record: self._chosen(request, request.url.path, record))
 
     async def _chosen(self, request: Request, path: str, record: Record) -> Response:
         if HEALTH_PATH.fullmatch(path) is not None and request.method in ("GET", "HEAD"):
@@ -126,19 +116,6 @@ class HttpDoor:
         if ADMIN_PATH.fullmatch(path) is not None and request.method != "HEAD":
             return await self._administer(request, path)
         return await _not_found(request, None)
-
-    async def _answered(self, answer: Callable[[], Awaitable[Response]]) -> Response:
-        """Return the answer, or say in its place why there is none."""
-        try:
-            return await answer()
-        except RefusedError as error:
-            return JSONResponse({"error": str(error)}, error.status, hints(error.status))
-        except TritonDownError as error:
-            return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
-        except grpc.aio.AioRpcError as error:
-            return JSONResponse({"error": error.details() or error.code().name}, 502)
-        except ClientDisconnect:
-            return Response(status_code=499)
 
     async def _infer(self, request: Request, path: str, model: str, record: Record) -> Response:
         body = await read_body(request, self._gateway.admission, self._gateway.settings.limits)

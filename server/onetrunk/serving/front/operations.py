@@ -90,6 +90,6 @@ def tasks_for_examples(catalogue: Catalogue, *kinds: str) -> list[TaskInfo]:
     """Return the first task of each form whose answers are read as one of these kinds."""
     found: dict[str, TaskInfo] = {}
     for task in catalogue.tasks.values():
-        if (task.reads_as or task.kind) in kinds:
+        if task.read_kind in kinds:
             found.setdefault(task.form, task)
     return [found[form] for form in TEXT_EXAMPLES if form in found]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 from tritonclient.grpc import service_pb2
 
 from onetrunk.client import AsyncClient
@@ -16,10 +16,10 @@ from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.collector import Collector
-from onetrunk.serving.front.errors import ErrorForm, hints, plain_error
+from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
-from onetrunk.serving.front.metrics import HTTP
-from onetrunk.serving.front.observer import REQUEST_ID, Observer
+from onetrunk.serving.front.observed import observed
+from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.questions import Question
 from onetrunk.serving.front.triton import TritonDownError
 
@@ -48,23 +48,13 @@ class Service:
         """
 
         async def answer(request: Request) -> Response:
-            with self._observer.request(HTTP, f"{request.method} {request.url.path}", request.headers) as record:
-                try:
-                    headers = request.headers
-                    self._gateway.check_key(headers.get(AUTHORIZATION), headers.get(ADMIN_HEADER))
-                    response = await endpoint(request)
-                except ClientDisconnect:
-                    response = Response(status_code=499)
-                except Exception as error:
-                    status, body = errors(error)
-                    response = JSONResponse(body, status, hints(status))
-                    record.reason = str(error)
-                if response.status_code >= 400:
-                    record.status = str(response.status_code)
-                response.headers[REQUEST_ID] = record.request_id
-                return response
+            self._gateway.check_key(request.headers.get(AUTHORIZATION), request.headers.get(ADMIN_HEADER))
+            return await endpoint(request)
 
-        return answer
+        async def observed_answer(request: Request) -> Response:
+            return await observed(self._observer, request, lambda record: answer(request), errors)
+
+        return observed_answer
 
     async def body(self, request: Request) -> bytes:
         """Return a request's body, read within the limits. See `read_body` for errors."""

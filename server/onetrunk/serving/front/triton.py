@@ -11,17 +11,10 @@ import aiohttp
 import grpc
 import grpc.aio
 
+from onetrunk.admin import CHANNEL_OPTIONS
 from onetrunk.serving.front.settings import TritonAddress
 
 T = TypeVar("T")
-
-_CHANNEL = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class TritonDownError(Exception):
@@ -128,7 +121,7 @@ class Triton:
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._known().grpc, options=_CHANNEL)
+            self._channel = grpc.aio.insecure_channel(self._known().grpc, options=CHANNEL_OPTIONS)
         return self._channel
 
     def _session(self) -> aiohttp.ClientSession:

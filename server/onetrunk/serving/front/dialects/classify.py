@@ -17,7 +17,7 @@ from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.dialects.labelled import NUMBER_LABEL, chosen, example_texts, ranked
+from onetrunk.serving.front.dialects.labelled import NUMBER_LABEL, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.operations import Example, Operation, parse
 from onetrunk.serving.front.service import Service
@@ -326,8 +326,7 @@ class Classify:
         if (task.form == "pair") != (len(rows[0]) == 2):
             needed = "lists of two texts" if task.form == "pair" else "texts"
             raise RefusedError(400, f"task {task.name!r} reads {needed}: give `input` as a list of {needed}")
-        pairs = [row[1] if len(row) == 2 else None for row in rows]
-        return task, await self._service.predict([row[0] for row in rows], pairs, [task.name])
+        return task, await ask(self._service, task, rows)
 
 
 def _about(task: TaskInfo) -> str:

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from onetrunk.client.answer import Prediction, six_digits
 from onetrunk.protocol.ensemble_info import TaskInfo
-from onetrunk.serving.front.dialects.labelled import kind_of
 
 Content = str | dict[str, Any] | list[Any]
 MOST_OPTIONS = 255
@@ -98,7 +97,7 @@ class Decision:
             if getattr(said, "none_of_these", False):
                 mine["x_none_of_these"] = True
             return choice_answer({option: said.scores[option] for option in question.criteria}) | mine
-        if kind_of(self.task) == "regression":
+        if self.task.read_kind == "regression":
             assert self.task.range is not None
             shares = shares_of_levels(said.score, self.task.range, len(question.criteria))
             mine["x_number"] = six_digits(said.score)
@@ -143,7 +142,7 @@ def decide(name: str, question: Any, model: str, tasks: Mapping[str, TaskInfo]) 
 
 def _has_labels(task: TaskInfo, question: Any) -> bool:
     """Return whether a question has exactly a task's labels, in any order but that of levels."""
-    if kind_of(task) != "classification" or not task.labels:
+    if task.read_kind != "classification" or not task.labels:
         return False
     if isinstance(question, ScoreQuestion):
         return list(task.labels) == question.criteria
@@ -159,7 +158,7 @@ def _decision(question: Any, task: TaskInfo, label: Any) -> Decision:
     Raises:
         NoHeadError: The task cannot answer such a question.
     """
-    kind, labels = kind_of(task), task.labels or ()
+    kind, labels = task.read_kind, task.labels or ()
     if isinstance(question, NoulQuestion):
         return Decision(question, task, _true_label(question, task, label))
     if isinstance(question, ChoiceQuestion):
@@ -181,7 +180,7 @@ def _true_label(question: NoulQuestion, task: TaskInfo, label: Any) -> str:
     Raises:
         NoHeadError: The task has no such label, or none is named and it has not two.
     """
-    kind, labels = kind_of(task), task.labels or ()
+    kind, labels = task.read_kind, task.labels or ()
     if kind not in ("classification", "multilabel"):
         raise NoHeadError(f"task {task.name!r} is {kind}: a noul needs a label")
     if label is None:

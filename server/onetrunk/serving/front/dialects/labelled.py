@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from onetrunk.client.answer import Answer, six_digits
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.operations import TEXT_EXAMPLES, tasks_for_examples
+from onetrunk.serving.front.service import Service
 
 KINDS = ("classification", "multilabel", "regression")
 """The kinds whose answers are labels with scores; a number has one label."""
@@ -32,12 +34,7 @@ class WrongKindError(RefusedError):
 
 def answerable(catalogue: Catalogue) -> list[TaskInfo]:
     """Return the tasks that can be asked."""
-    return [task for task in catalogue.tasks.values() if kind_of(task) in KINDS]
-
-
-def kind_of(task: TaskInfo) -> str:
-    """Return the kind as which a task's answers are read."""
-    return task.reads_as or task.kind
+    return [task for task in catalogue.tasks.values() if task.read_kind in KINDS]
 
 
 def chosen(catalogue: Catalogue, name: str | None, how: str) -> TaskInfo:
@@ -55,7 +52,7 @@ def chosen(catalogue: Catalogue, name: str | None, how: str) -> TaskInfo:
     """
     if name is not None:
         (task,) = catalogue.named([name])
-        if kind_of(task) not in KINDS:
+        if task.read_kind not in KINDS:
             raise WrongKindError(task, catalogue)
         return task
     tasks = answerable(catalogue)
@@ -63,6 +60,18 @@ def chosen(catalogue: Catalogue, name: str | None, how: str) -> TaskInfo:
         names = ", ".join(task.name for task in tasks) or "none"
         raise RefusedError(422, f"which task? This server has several: name one {how}. Served: {names}")
     return tasks[0]
+
+
+async def ask(service: Service, task: TaskInfo, rows: Sequence[Sequence[str]]) -> list[Answer]:
+    """Return the answers of one task.
+
+    Args:
+        service: The way to them.
+        task: The task.
+        rows: Of each row its text, or its two texts.
+    """
+    pairs = [row[1] if len(row) == 2 else None for row in rows]
+    return await service.predict([row[0] for row in rows], pairs, [task.name])
 
 
 def ranked(task: TaskInfo, answer: Answer, *, raw: bool) -> list[tuple[str, float]]:
@@ -75,11 +84,11 @@ def ranked(task: TaskInfo, answer: Answer, *, raw: bool) -> list[tuple[str, floa
             probabilities, since a softmax leaves its logits open up to a constant. A number stays as it is.
     """
     said = answer[task.name]
-    if kind_of(task) == "regression":
+    if task.read_kind == "regression":
         return [(NUMBER_LABEL, six_digits(said.score))]
     if not raw:
         return [(label, six_digits(score)) for label, score in said.scores.items()]
-    logit = math.log if kind_of(task) == "classification" else _log_odds
+    logit = math.log if task.read_kind == "classification" else _log_odds
     return [(label, six_digits(logit(min(max(p, _LEAST), _GREATEST)))) for label, p in said.scores.items()]
 
 

@@ -16,7 +16,6 @@ from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.decisions import Decision, NoHeadError, Question, decide
-from onetrunk.serving.front.dialects.labelled import kind_of
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation
 from onetrunk.serving.front.service import Service
@@ -287,11 +286,11 @@ def _examples(catalogue: Catalogue) -> Mapping[str, Example]:
     for form, texts in TEXT_EXAMPLES.items():
         questions: dict[str, Any] = {}
         for task in (task for task in catalogue.tasks.values() if task.form == form):
-            if kind_of(task) == "classification" and len(task.labels or ()) == 2 and "holds" not in questions:
+            if task.read_kind == "classification" and len(task.labels or ()) == 2 and "holds" not in questions:
                 questions["holds"] = {"type": "noul", "instructions": {"task": task.name}}
-            elif kind_of(task) == "classification" and task.name not in questions:
+            elif task.read_kind == "classification" and task.name not in questions:
                 questions[task.name] = {"type": "choice", "criteria": dict.fromkeys(task.labels or ())}
-            elif kind_of(task) == "regression" and task.range is not None:
+            elif task.read_kind == "regression" and task.range is not None:
                 questions[task.name] = {"type": "score", "criteria": ["low", "middle", "high"]}
         if questions:
             state = texts[0] if form == "single" else list(texts)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.dialects.labelled import WrongKindError, chosen, example_texts, ranked
+from onetrunk.serving.front.dialects.labelled import WrongKindError, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.operations import Example, Operation, parse
 from onetrunk.serving.front.service import Service
@@ -123,8 +123,7 @@ class Tei:
         asked: TeiRequest = parse(TeiRequest, await self._service.body(request))
         task = chosen(await self._service.catalogue(), request.query_params.get("task"), "with ?task=")
         rows, batched = asked.rows()
-        pairs = [row[1] if len(row) == 2 else None for row in rows]
-        answers = await self._service.predict([row[0] for row in rows], pairs, [task.name])
+        answers = await ask(self._service, task, rows)
         if asked.truncate is False and (cut := [row for row, answer in enumerate(answers) if answer.truncated]):
             raise RefusedError(413, f"inputs {cut[0]} is longer than the server reads: shorten it, or allow `truncate`")
         predictions = [
