@@ -190,7 +190,7 @@ class Watchdog(threading.Thread):
             self._end_triton(f"none of its models answers, {hung[0][0].stub.model} because {hung[0][1]}")
             return
         for found, reason in hung:
-            self._kill(found, reason, alone=[other.stub for other in processes].count(found.stub) == 1)
+            self._kill(found, reason, alone=_is_alone(found, processes))
         self._give_back_memory(processes, now)
         if self._probe_interval_s is not None:
             self._probe_the_silent([found for found in processes if (found.stub.model, found.stub.version) in counts])
@@ -258,6 +258,9 @@ class Watchdog(threading.Thread):
             part = self._parts[found.pid]
             size = region_bytes(found.region)
             if size <= LEAST_SHARE_BYTES or now - part.health.asked_at < IDLE_S:
+                continue
+            # One that was replaced a moment ago lives on for as long as Triton unloads it.
+            if not _is_alone(found, processes):
                 continue
             config = self._config(found)
             if config is not None and size > (share := share_bytes(config, self._max_length)):
@@ -337,3 +340,8 @@ class Watchdog(threading.Thread):
             return
         self._begin(stub_processes(self._watched.process.pid))
         log.warning("Triton answers again after %.1f s", time.monotonic() - began)
+
+
+def _is_alone(found: StubProcess, processes: list[StubProcess]) -> bool:
+    """Return whether no other process runs the same model. A successor runs before the one that it replaces ends."""
+    return [other.stub for other in processes].count(found.stub) == 1

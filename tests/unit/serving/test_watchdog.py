@@ -462,6 +462,19 @@ def test_memory_beyond_a_models_share_is_given_back_once_nobody_asks(
     assert "head_mood held 512 MiB of shared memory (its share is 9 MiB) and was reloaded" in caplog.text
 
 
+def test_memory_of_a_process_whose_successor_runs_is_no_reason_to_reload_again(
+    server: FakeServer, make: Callable[..., Any], clock: Clock
+) -> None:
+    dog = make(probe_interval_s=5.0)
+    server.regions = {"region_head_mood": 512 * MIB}
+    server.living[300] = replace(process(MOOD, 300), region="region_of_the_successor")
+    look(dog, clock, 30)
+    assert server.reloads == []
+    del server.living[100]
+    look(dog, clock, 30)
+    assert server.reloads == []
+
+
 def test_a_server_that_was_ready_is_never_given_up(
     server: FakeServer, make: Callable[..., Any], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
