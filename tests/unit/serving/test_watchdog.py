@@ -466,9 +466,10 @@ def test_memory_of_a_process_whose_successor_runs_is_no_reason_to_reload_again(
     server: FakeServer, make: Callable[..., Any], clock: Clock
 ) -> None:
     dog = make(probe_interval_s=5.0)
-    server.regions = {"region_head_mood": 512 * MIB}
+    look(dog, clock, 30)  # nobody asks it
     server.living[300] = replace(process(MOOD, 300), region="region_of_the_successor")
-    look(dog, clock, 30)
+    server.regions = {"region_head_mood": 512 * MIB}
+    look(dog, clock, 3)
     assert server.reloads == []
     del server.living[100]
     look(dog, clock, 30)
