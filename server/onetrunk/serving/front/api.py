@@ -24,9 +24,8 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.observed import failure
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation, parse, tasks_for_examples
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse, tasks_for_examples
 from onetrunk.serving.front.records import AnswerRecord
-from onetrunk.serving.front.service import Service
 
 NDJSON = "application/x-ndjson"
 # Lines of one NDJSON request that are asked together.
@@ -113,11 +112,8 @@ class _Lines(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-class Api:
+class Api(Dialect):
     """The endpoints of the API."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     def operations(self) -> list[Operation]:
         """Return the endpoints."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
-from onetrunk.serving.front.service import Endpoint
+from onetrunk.serving.front.service import Endpoint, Service
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ class Operation:
     examples: Callable[[Catalogue], Mapping[str, Example]] = _no_examples
     errors: ErrorForm = plain_error
     error: type[BaseModel] = PlainError
+
+
+class Dialect(ABC):
+    """The endpoints of one protocol."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @abstractmethod
+    def operations(self) -> list[Operation]:
+        """Return the endpoints."""
 
 
 def parse(model: type[BaseModel], body: bytes) -> Any:

@@ -19,7 +19,7 @@ from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.labelled import NUMBER_LABEL, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import Example, Operation, parse
+from onetrunk.serving.front.operations import Dialect, Example, Operation, parse
 from onetrunk.serving.front.service import Service
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -241,11 +241,11 @@ def openai_error(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, OpenAiError(error=ErrorDetail(message=message, type=kind, code=status)).model_dump()
 
 
-class Classify:
+class Classify(Dialect):
     """The endpoints."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        super().__init__(service)
         self._created = int(time.time())
 
     def operations(self) -> list[Operation]:

@@ -12,9 +12,8 @@ from starlette.responses import JSONResponse, Response
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.names import MULTITASK
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation, parse, tasks_for_examples
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse, tasks_for_examples
 from onetrunk.serving.front.records import TaskRecord
-from onetrunk.serving.front.service import Service
 
 
 class Instance(BaseModel):
@@ -82,11 +81,8 @@ class ReadyAnswer(BaseModel):
     ready: bool
 
 
-class KserveV1:
+class KserveV1(Dialect):
     """The endpoints."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     def operations(self) -> list[Operation]:
         """Return the endpoints."""

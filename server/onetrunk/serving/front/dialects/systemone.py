@@ -17,8 +17,7 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.decisions import Decision, NoHeadError, Question, decide
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Example, Operation
-from onetrunk.serving.front.service import Service
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation
 
 JEV = "jev-"
 """What the names of System One's models begin with. Its clients send `jev-latest` unless they are told otherwise."""
@@ -200,11 +199,8 @@ def systemone_error(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {"detail": {"error_type": kind, "message": message}}
 
 
-class SystemOne:
+class SystemOne(Dialect):
     """The endpoint."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     def operations(self) -> list[Operation]:
         """Return the endpoint."""

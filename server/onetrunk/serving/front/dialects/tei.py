@@ -14,8 +14,7 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.labelled import WrongKindError, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import Example, Operation, parse
-from onetrunk.serving.front.service import Service
+from onetrunk.serving.front.operations import Dialect, Example, Operation, parse
 
 Sequence1or2 = Annotated[list[str], Field(min_length=1, max_length=2)]
 
@@ -94,11 +93,8 @@ def tei_error(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {"error": message, "error_type": kind}
 
 
-class Tei:
+class Tei(Dialect):
     """The endpoint."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     def operations(self) -> list[Operation]:
         """Return the endpoint."""
