@@ -28,8 +28,10 @@ EXTRAS = {
 }
 """Lock -> the extras that it is for."""
 
-# hatchling builds the project itself, without an environment of its own for which pip would check no hash.
+# hatchling builds the project itself, and setuptools-scm the one package that comes only as a source archive, seqeval.
+# Were they not there, pip or setuptools would download the newest of them, for which nobody has checked a hash.
 BUILD = "hatchling>=1.25"
+BUILD_OF_SOURCES = "setuptools-scm>=8"
 HEADER = "# Written by `make lock`.\n"
 HASHES = ("--generate-hashes", "--constraints", "constraints.txt")
 # What every marker repeats: for which machines the locks are.
@@ -51,7 +53,8 @@ def main() -> None:
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
     newest = ["--upgrade"] if parser.parse_args().upgrade else []
     everything = [extra for extras in EXTRAS.values() for extra in extras]
-    resolve(ROOT / "constraints.txt", *of_extras(everything), *newest, requirements=BUILD)
+    build = f"{BUILD}\n{BUILD_OF_SOURCES}"
+    resolve(ROOT / "constraints.txt", *of_extras(everything), *newest, requirements=build)
     resolve(LOCKS / "torch.txt", *HASHES, "--no-deps", requirements="torch")
     cuda = [
         one for one in packages(resolve(LOCKS / "cuda.txt", *HASHES, requirements="torch")) if CUDA.match(name(one))
@@ -63,7 +66,9 @@ def main() -> None:
         apart.flush()
         options = (*HASHES, "--excludes", apart.name, "--no-emit-package", "torch")
         for lock, extras in EXTRAS.items():
-            found = packages(resolve(LOCKS / f"{lock}.txt", *of_extras(extras), *options, requirements=BUILD))
+            # With the lock for serving, since that is installed before the one for developing.
+            needed = build if lock in ("serving", "developing") else BUILD
+            found = packages(resolve(LOCKS / f"{lock}.txt", *of_extras(extras), *options, requirements=needed))
             if lock == "serving":
                 serving = found
             if lock == "developing":  # it is installed with the one for serving
