@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Encoder(ABC):
     max_positions: int
     pad_token_id: int
 
+    _model: PreTrainedModel
+
     @classmethod
     @abstractmethod
     def count_parameters(cls, config: dict[str, Any]) -> int:
@@ -67,14 +72,43 @@ class Encoder(ABC):
     def from_config(cls, config: dict[str, Any]) -> Encoder:
         """Create an encoder with random weights from a parsed config.json."""
 
-    @abstractmethod
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Load the weights of a checkpoint.
+    def load(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Load the weights of a checkpoint, of whatever model that has such an encoder.
+
+        Names may carry the prefix that the encoder has in larger models, and LayerNorms their names of before 2019.
+
+        Args:
+            weights: Name -> tensor, of any floating-point dtype.
+
+        Returns:
+            The names of what belongs to other parts than the encoder, such as a pooler or a classifier, and was left
+            out.
 
         Raises:
             KeyError: Weights are missing; its argument names them.
-            RuntimeError: There are weights that the configuration has no place for.
+            RuntimeError: There are weights that the configuration has no place for, or of another shape or dtype.
         """
+        own = self._model.state_dict()
+        buffers = {name for name, _ in self._model.named_buffers()}
+        parts = {name for name, _ in self._model.named_children()}
+        found: dict[str, Tensor] = {}
+        left_out, no_place = [], []
+        for full_name, tensor in weights.items():
+            name = _present_name(full_name.removeprefix(f"{self._model.base_model_prefix}."))
+            if name in own:
+                _check_tensor(name, tensor, own[name], twice=name in found)
+                found[name] = tensor
+            elif name.partition(".")[0] not in parts:
+                left_out.append(full_name)
+            elif name not in buffers:
+                # For example weights for more layers than config.json has: it would run, as a different model.
+                no_place.append(name)
+        if missing := own.keys() - found.keys():
+            raise KeyError(", ".join(sorted(missing)[:3]))
+        if no_place:
+            raise RuntimeError(f"config.json has no place for {', '.join(no_place[:3])}")
+        self._model.load_state_dict(found)
+        return tuple(left_out)
 
     @abstractmethod
     def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
@@ -119,3 +153,20 @@ class Encoder(ABC):
     @abstractmethod
     def take_apart(layer: nn.Module) -> LayerParts:
         """Return the layer's parts for the fold. They share the layer's parameters."""
+
+
+def _present_name(name: str) -> str:
+    """Return a parameter's name as it is today: LayerNorms once had a gamma and a beta."""
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(f"LayerNorm{old}"):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _check_tensor(name: str, found: Tensor, own: Tensor, *, twice: bool) -> None:
+    if twice:
+        raise RuntimeError(f"{name} is there twice, with a prefix and without")
+    if found.shape != own.shape:
+        raise RuntimeError(f"{name} has the shape {tuple(found.shape)}, and config.json asks for {tuple(own.shape)}")
+    if not found.is_floating_point():
+        raise RuntimeError(f"{name} is {found.dtype}: quantised weights are not read")

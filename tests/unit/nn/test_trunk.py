@@ -197,3 +197,62 @@ def test_what_is_no_hub_id_never_reaches_the_hub(hub, source):
 def test_a_trunk_of_a_folder_has_no_commit(tiny_trunk_folder):
     assert load_trunk(tiny_trunk_folder).source is None
     assert load_trunk(str(tiny_trunk_folder)).source is None
+
+
+def rewrite(change):
+    """A change of a trunk's weights: what ``change`` returns for name and tensor, in the place of each."""
+
+    def changed(folder):
+        weights = load_file(folder / "model.safetensors")
+        save_file(dict(change(name, tensor) for name, tensor in weights.items()), folder / "model.safetensors")
+
+    return changed
+
+
+def add_weights(**tensors):
+    def change(folder):
+        weights = load_file(folder / "model.safetensors")
+        save_file({**weights, **tensors}, folder / "model.safetensors")
+
+    return change
+
+
+def old_name(name):
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite(lambda name, tensor: (f"bert.{name}", tensor)),
+        rewrite(lambda name, tensor: (old_name(name), tensor)),
+        rewrite(lambda name, tensor: (name, tensor.double())),
+        add_weights(**{"classifier.weight": torch.ones(2, 32), "embeddings.position_ids": torch.arange(64)[None]}),
+        set_config(torch_dtype="float16"),
+    ],
+)
+def test_a_checkpoint_of_another_form_gives_the_same_states(tiny_trunk, tiny_trunk_folder, tmp_path, change):
+    ids, types, mask = tokens(tiny_trunk)
+    trunk = load_trunk(changed_copy(tiny_trunk_folder, tmp_path, change))
+    assert torch.equal(trunk.states(ids, types, mask, [4])[4], tiny_trunk.states(ids, types, mask, [4])[4])
+
+
+def test_what_is_not_of_the_encoder_is_left_out_and_named(tiny_trunk):
+    encoder = tiny_trunk.encoder
+    own = {f"bert.{name}": tensor for name, tensor in encoder._model.state_dict().items()}
+    others = {"bert.pooler.dense.bias": torch.ones(32), "cls.predictions.bias": torch.ones(9)}
+    assert encoder.load({**own, **others}) == ("bert.pooler.dense.bias", "cls.predictions.bias")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rewrite(lambda name, tensor: (name, tensor.to(torch.int8))), "quantised weights are not read"),
+        (add_weights(**{"bert.embeddings.LayerNorm.bias": torch.ones(32)}), "is there twice"),
+        (rewrite(lambda name, tensor: (name, tensor[None])), r"has the shape \(1, .*asks for \("),
+    ],
+)
+def test_weights_that_would_be_another_model_are_refused(tiny_trunk_folder, tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as raised:
+        load_trunk(changed_copy(tiny_trunk_folder, tmp_path, change))
+    assert "\n" not in str(raised.value)

@@ -19,9 +19,6 @@ else:
     _layers = import_layers("transformers.models.bert.modeling_bert")
     BertConfig, BertModel = _layers.BertConfig, _layers.BertModel
 
-# Parts of a checkpoint that no encoder has: the pooler, the heads of pre-training, and a buffer of old versions.
-_NOT_ENCODER = ("pooler.", "cls.", "embeddings.position_ids")
-
 
 class _Shape(BaseModel):
     """The numbers of config.json that decide how many parameters there are. Absent ones are those of BERT-base."""
@@ -63,18 +60,9 @@ class BertEncoder(Encoder):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> BertEncoder:
         """See ``Encoder.from_config``."""
-        return cls(BertConfig.from_dict(config))
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """See ``Encoder.load``. Names may carry the prefix ``bert.``, as in checkpoints of BertForPreTraining."""
-        named = {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
-        named = {name: tensor for name, tensor in named.items() if not name.startswith(_NOT_ENCODER)}
-        result = self._model.load_state_dict(named, strict=False)
-        if result.missing_keys:
-            raise KeyError(", ".join(result.missing_keys[:3]))
-        if result.unexpected_keys:
-            # For example weights for more layers than config.json has: it would run, as a different model.
-            raise RuntimeError(f"config.json has no place for {', '.join(result.unexpected_keys[:3])}")
+        # A dtype in it is that of the stored weights; a trunk computes in fp32.
+        numbers = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
+        return cls(BertConfig.from_dict(numbers))
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """See ``Encoder.embed``."""
