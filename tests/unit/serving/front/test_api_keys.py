@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER
 from onetrunk.serving.front.endpoints import json_operations
 from onetrunk.serving.front.settings import FrontSettings
+from tests.fixtures.browser import browser, needs_browser
 from tests.fixtures.jevcompat_tasks import NOT_SUITED, TASKS_OF_JEVCOMPAT
 from tests.unit.serving.front.conftest import Served
 
@@ -127,6 +129,25 @@ def test_clients_send_it(locked: Served, make_client: type[Client], tmp_path: Pa
     done = CliRunner().invoke(ask_repo, command)
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
+
+
+@needs_browser
+def test_the_page_of_endpoints_takes_one(locked: Served) -> None:
+    async def all_of_it() -> None:
+        async with browser() as tab:
+            await tab.open(f"{locked.url}/docs")
+            await tab.until("!document.getElementById('key-form').hidden")
+            assert await tab.texts("details") == []
+            await tab.evaluate("document.getElementById('key').focus()")
+            await tab.type(KEYS[0])
+            await tab.press("Enter")
+            await tab.until("document.querySelectorAll('details').length > 5")
+            await tab.evaluate("document.querySelector('details').open = true")
+            await tab.evaluate("document.querySelector('details button').click()")
+            await tab.until("/^200, /.test(document.querySelector('details pre').textContent)")
+            assert KEYS[0] not in await tab.evaluate("location.href + document.body.innerHTML")
+
+    asyncio.run(asyncio.wait_for(all_of_it(), 120))
 
 
 def test_the_admin_key_is_enough_for_all_that_deploying_asks(locked: Served) -> None:

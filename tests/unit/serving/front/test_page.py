@@ -158,12 +158,15 @@ class Pretended:
         self.asked: list[Any] = []
         self.error: str | None = None
         self.truncated = False
+        self.key: str | None = None
         self.deployments: list[dict[str, Any]] | None = [{"time": HOSTILE, "action": HOSTILE, "task": "sst2"}]
 
     async def answer(self, request: web.Request) -> web.Response:
         if (file := {"/": "index.html"}.get(request.path, request.path[1:])) in ("index.html", "page.css", "page.js"):
             kind = {"html": "text/html", "css": "text/css", "js": "text/javascript"}[file.rpartition(".")[2]]
             return web.Response(body=(FOLDER / file).read_bytes(), content_type=kind, headers=HEADERS)
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": "this server asks for a key"}, status=401)
         if request.path == "/v1/predict":
             return await self.predict(request)
         trunk = [{"model_name": name, "output_map": {}} for name in ("trunk_00_01", "trunk_01_02", "trunk_02_03")]
@@ -197,9 +200,12 @@ class Pretended:
 def shown() -> Callable[..., None]:
     """Runs a test's coroutine with the page in a browser."""
 
-    def run(test: Callable[[Browser, Pretended], Awaitable[None]], *, dark: bool = False) -> None:
+    def run(
+        test: Callable[[Browser, Pretended], Awaitable[None]], *, dark: bool = False, key: str | None = None
+    ) -> None:
         async def all_of_it() -> None:
             pretended = Pretended()
+            pretended.key = key
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", pretended.answer)
             runner = web.AppRunner(app)
@@ -208,7 +214,8 @@ def shown() -> Callable[..., None]:
             try:
                 async with browser() as tab:
                     await tab.open(f"http://127.0.0.1:{runner.addresses[0][1]}/", dark=dark)
-                    await tab.until(f"document.querySelectorAll('#choices input').length === {len(TASKS)}")
+                    if key is None:
+                        await tab.until(f"document.querySelectorAll('#choices input').length === {len(TASKS)}")
                     await test(tab, pretended)
             finally:
                 await runner.cleanup()
@@ -312,3 +319,35 @@ def test_controls_have_names_results_are_announced_and_dark_is_dark(shown: Calla
         assert (dark, light) == ("rgb(18, 23, 28)", "rgb(255, 255, 255)")
 
     shown(test, dark=True)
+
+
+@needs_browser
+def test_a_key_is_asked_for_once_it_is_needed_and_kept_nowhere(shown: Callable[..., None]) -> None:
+    async def test(tab: Browser, server: Pretended) -> None:
+        await tab.until("!document.getElementById('key-form').hidden")
+        assert await tab.evaluate("document.activeElement.id") == "key"
+        assert await tab.texts("#choices input") == []
+        await tab.type("wrong")
+        await tab.press("Enter")
+        await tab.until("document.getElementById('status').className === 'error'")
+        await tab.evaluate("document.getElementById('key').select()")
+        await tab.type("the key")
+        await tab.press("Enter")
+        await tab.until(f"document.querySelectorAll('#choices input').length === {len(TASKS)}")
+        assert await tab.evaluate("document.getElementById('key-form').hidden")
+        assert await tab.texts("#status") == [""]
+        await asked_by_keyboard(tab, "a text")
+        assert server.asked == [{"texts": ["a text"]}]
+        kept = "location.href + document.cookie + JSON.stringify([localStorage, sessionStorage])"
+        assert "the key" not in (await tab.evaluate(kept)).replace("%20", " ")
+        assert await tab.evaluate("document.getElementById('key').value") == ""
+
+    shown(test, key="the key")
+
+
+@needs_browser
+def test_without_keys_no_key_is_asked_for(shown: Callable[..., None]) -> None:
+    async def test(tab: Browser, server: Pretended) -> None:
+        assert await tab.evaluate("getComputedStyle(document.getElementById('key-form')).display") == "none"
+
+    shown(test)

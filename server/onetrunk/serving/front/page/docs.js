@@ -57,8 +57,8 @@ function form(method, path, operation, body) {
     answer.textContent = "…";
     const began = performance.now();
     try {
-      const options = {method, body: text?.value, headers: text ? {"content-type": "application/json"} : {}};
-      const response = await fetch(where.value, options), said = await response.text();
+      const headers = {...withKey(), ...(text ? {"content-type": "application/json"} : {})};
+      const response = await fetch(where.value, {method, body: text?.value, headers}), said = await response.text();
       let shown = said;
       try { shown = JSON.stringify(JSON.parse(said), null, 2); } catch { /* it is not JSON: shown as it came */ }
       answer.textContent = `${response.status}, ${(performance.now() - began).toFixed(1)} ms\n${shown}`;
@@ -78,15 +78,31 @@ function show(method, path, operation) {
     ...(body ? [make("h3", "Request"), ...tables(body.schema)] : []),
     make("h3", "Answer"), make("p", type(answer)), ...tables(answer));
 }
-fetch("openapi.json").then(response => response.json()).then(doc => {
-  schemas = doc.components.schemas;
+let apiKey = "";  // here only: no storage, cookie or address ever has it
+const keyForm = document.getElementById("key-form");
+const withKey = () => apiKey ? {authorization: `Bearer ${apiKey}`} : {};
+async function begin() {
   const intro = document.getElementById("intro"), main = document.getElementById("main");
-  intro.textContent = `${doc.info.description} `;
-  intro.append(Object.assign(make("a", "openapi.json"), {href: "openapi.json"}));
-  for (const tag of doc.tags) {
-    main.append(make("h2", tag.name));
-    for (const [path, methods] of Object.entries(doc.paths))
-      for (const [method, operation] of Object.entries(methods))
-        if (operation.tags[0] === tag.name) main.append(show(method, path, operation));
+  try {
+    const response = await fetch("openapi.json", {headers: withKey()}), doc = await response.json();
+    keyForm.hidden = response.status !== 401;
+    if (!response.ok) throw new Error(doc.error);
+    schemas = doc.components.schemas;
+    intro.textContent = `${doc.info.description} `;
+    intro.append(Object.assign(make("a", "openapi.json"), {href: "openapi.json"}));
+    for (const tag of doc.tags) {
+      main.append(make("h2", tag.name));
+      for (const [path, methods] of Object.entries(doc.paths))
+        for (const [method, operation] of Object.entries(methods))
+          if (operation.tags[0] === tag.name) main.append(show(method, path, operation));
+    }
+  } catch (error) {
+    intro.textContent = `openapi.json cannot be read: ${error.message}`;
   }
-}).catch(error => { document.getElementById("intro").textContent = `openapi.json cannot be read: ${error}`; });
+}
+keyForm.onsubmit = event => {
+  event.preventDefault();
+  apiKey = document.getElementById("key").value;
+  begin();
+};
+begin();

@@ -38,13 +38,20 @@ function table(caption, heads, rows, numbers = []) {
   );
 }
 
-/** The JSON at a path. Raises the server's own message if it is an error. */
+let apiKey = ""; // here only: no storage, cookie or address ever has it
+
+/** The JSON at a path. Raises the server's own message if it is an error, and asks for a key if one is missing. */
 async function fetchJson(path, body = null) {
-  const asked = body === null ? {} : {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  const headers = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
+  const asked = body === null ? { headers } : {
+    method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body),
   };
   const response = await fetch(path, asked);
   const found = await response.json().catch(() => ({}));
+  if (response.status === 401 && byId("key-form").hidden) {
+    byId("key-form").hidden = false;
+    byId("key").focus();
+  }
   if (!response.ok) throw new Error(found.error ?? `${path}: HTTP status ${response.status}`);
   return found;
 }
@@ -264,6 +271,19 @@ async function loadServer() {
   return { tasks: found.tasks, parts: readParts(config) };
 }
 
+/** Show what the server has, as soon as it may be asked. */
+async function begin() {
+  try {
+    const { tasks, parts } = await loadServer();
+    byId("picture").replaceChildren(picture(parts, tasks, [], {}));
+    byId("key-form").hidden = true;
+    byId("key").value = "";
+    say("");
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
 function say(text, isError = false) {
   byId("status").textContent = text;
   byId("status").classList.toggle("error", isError);
@@ -317,6 +337,9 @@ for (const [name, text, pair] of EXAMPLES) {
   });
   byId("examples").append(button, " ");
 }
-loadServer()
-  .then(({ tasks, parts }) => byId("picture").replaceChildren(picture(parts, tasks, [], {})))
-  .catch((error) => say(error.message, true));
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  apiKey = byId("key").value;
+  begin();
+});
+begin();
