@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from onetrunk.protocol.address import address_fault, stays_on_this_machine
 from onetrunk.protocol.admin_key import check_admin_key
+from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key
 from onetrunk.protocol.errors import NotReady, OneTrunkError, ServerError, TlsError, UserError
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
@@ -74,6 +75,7 @@ class AdminClient:
         *,
         timeout_s: float = TIMEOUT_S,
         tls: Tls | None = None,
+        api_key: str | None = None,
         insecure: bool = False,
     ) -> None:
         """Prepare the connection, which is opened by the first call.
@@ -85,10 +87,11 @@ class AdminClient:
             timeout_s: The time of one call, except for loads and unloads. Choose a short one only if a server that
                 does not answer in this time is to be given up anyway: see `TIMEOUT_S`.
             tls: The client's side of TLS; None connects without.
+            api_key: The key for a server that asks for one. The admin key is enough by itself.
             insecure: Whether to send the key to another machine without TLS, where everybody on the way can read it.
 
         Raises:
-            UserError: The url is no address, the key cannot be a header, or it would be sent in clear.
+            UserError: The url is no address, a key cannot be a header, or it would be sent in clear.
             TlsError: A file of `tls` cannot be used.
         """
         if (fault := address_fault(url)) is not None:
@@ -106,7 +109,11 @@ class AdminClient:
             creds=grpc.ssl_channel_credentials(*tls.read()) if tls is not None else None,
             channel_args=[*CHANNEL_OPTIONS, *(tls.channel_options if tls is not None else ())],
         )
-        self._headers = {ADMIN_GRPC_HEADER: check_admin_key(admin_key, "admin_key")} if admin_key else None
+        self._headers: dict[str, str] = {}
+        if admin_key:
+            self._headers[ADMIN_GRPC_HEADER] = check_admin_key(admin_key, "admin_key")
+        if api_key is not None:
+            self._headers[AUTHORIZATION] = f"Bearer {check_api_key(api_key, 'api_key')}"
 
     def __enter__(self) -> AdminClient:
         return self
@@ -311,9 +318,10 @@ class AdminClient:
         except InferenceServerException as error:
             message = " ".join((error.message() or str(error)).split())[:400]
             if "restricted" in message and "header" in message:
+                given = ADMIN_GRPC_HEADER in self._headers
                 raise UserError(
                     f"{self.url}: the server keeps its model-control endpoints locked, and "
-                    f"{'the key that was given is not its key' if self._headers else 'no key was given'}: set "
+                    f"{'the key that was given is not its key' if given else 'no key was given'}: set "
                     f"{ADMIN_KEY_VARIABLE} to the key that it was started with"
                 ) from error
             if "unknown model" in message or "is not found" in message:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
+from onetrunk.protocol.api_key import check_api_key
+from onetrunk.protocol.errors import (
+    BadInput,
+    DeadlineExceeded,
+    NotReady,
+    OneTrunkError,
+    ServerError,
+    TlsError,
+    UnknownTask,
+    UserError,
+)
+from onetrunk.protocol.tls import Tls
 
 _KINDS = {
     "text-classification": ("classification", "multilabel", "regression"),
@@ -32,6 +44,7 @@ def pipeline(
     *,
     model: str | None = None,
     timeout_s: float = 30.0,
+    tls: Tls | None = None,
     api_key: str | None = None,
 ) -> TextClassificationPipeline | TokenClassificationPipeline:
     """Return a pipeline whose model is a head on a server.
@@ -41,13 +54,15 @@ def pipeline(
         url: The front's address for HTTP.
         model: The task that is served; None if there is only one that answers such a pipeline.
         timeout_s: The seconds of one request. A long list of texts is several.
-        api_key: The key for a server that asks for one.
+        tls: The client's side of TLS, for an address with ``https``; None trusts the system's authorities.
+        api_key: The key for a server that asks for one. Without TLS, it can be read on its way.
 
     Raises:
-        BadInput: There is no such pipeline; or no model is named, and there is not exactly one.
+        BadInput: There is no such pipeline; no model is named, and there is not exactly one; or an argument is wrong.
         UnknownTask: The task is not served, or answers another pipeline.
         NotReady: No server answers, or it is busy.
         DeadlineExceeded: The server did not answer in time.
+        TlsError: Client and server do not agree on TLS, or a file of `tls` cannot be used.
         ServerError: The server failed.
 
     Example:
@@ -57,7 +72,7 @@ def pipeline(
     """
     if task not in _KINDS:
         raise BadInput.of_call(f"no pipeline {task!r}: there are {', '.join(_KINDS)}")
-    server = _Server(url, timeout_s, api_key)
+    server = _Server(url, timeout_s, tls, api_key)
     served = server.call("/v1/tasks", None)["tasks"]
     fitting = [name for name, about in served.items() if (about["reads_as"] or about["kind"]) in _KINDS[task]]
     if model is None and len(fitting) != 1:
@@ -71,13 +86,20 @@ def pipeline(
 class _Server:
     """A front, asked over HTTP."""
 
-    def __init__(self, url: str, timeout_s: float, api_key: str | None) -> None:
+    def __init__(self, url: str, timeout_s: float, tls: Tls | None, api_key: str | None) -> None:
         if not url.startswith(("http://", "https://")):
             raise BadInput.of_call(f"url is {url!r}: give the front's address for HTTP, such as http://127.0.0.1:8000")
+        if tls is not None and not url.startswith("https://"):
+            raise BadInput.of_call(f"url is {url!r}, and tls was given: give an address that begins with https://")
         self._url = url.rstrip("/")
+        self._opener = urllib.request.build_opener(*([_Https(tls)] if tls is not None else []))
         self._timeout_s = timeout_s
         self._headers = {"content-type": "application/json"}
         if api_key is not None:
+            try:
+                check_api_key(api_key, "api_key")
+            except UserError as error:
+                raise BadInput.of_call(str(error)) from None
             self._headers["authorization"] = f"Bearer {api_key}"
 
     def call(self, path: str, body: Any) -> Any:
@@ -89,19 +111,61 @@ class _Server:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self._url + path, data, self._headers)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+            with self._opener.open(request, timeout=self._timeout_s) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise _error_of(error.code, error.read()) from None
         except TimeoutError:
             raise DeadlineExceeded(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-        except (urllib.error.URLError, ConnectionError) as error:
+        except OSError as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(reason, TimeoutError):
                 raise DeadlineExceeded(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-            raise NotReady(f"no server answers at {self._url}: {reason}") from None
+            if isinstance(reason, ssl.SSLError):
+                raise TlsError(_tls_message(self._url, reason)) from None
+            # A server that misses the client's certificate may close the connection after the handshake.
+            ended = self._url.startswith("https:") and isinstance(reason, ConnectionError)
+            hint = "; it may want a certificate of the client: tls=Tls(certificate=..., key=...)" if ended else ""
+            raise NotReady(f"no server answers at {self._url}: {reason}{hint}") from None
         except (ValueError, http.client.HTTPException) as error:
             raise ServerError(f"{self._url} does not answer in JSON, so it is no OneTrunk front: {error}") from None
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """Opens connections with the settings of a `Tls`."""
+
+    def __init__(self, tls: Tls) -> None:
+        super().__init__()
+        self._tls_context, self._server_name = tls.context("http/1.1"), tls.server_name
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Open a connection."""
+        return self.do_open(self._connection, request)
+
+    def _connection(self, host: str, **options: Any) -> _Connection:
+        return _Connection(host, server_name=self._server_name, context=self._tls_context, **options)
+
+
+class _Connection(http.client.HTTPSConnection):
+    """A connection that expects another name in the certificate than the address's, if there is one."""
+
+    def __init__(self, host: str, *, server_name: str | None, context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(host, context=context, **options)
+        self._tls_context, self._server_name = context, server_name
+
+    def connect(self) -> None:
+        """Connect, and check the certificate."""
+        if self._server_name is None:
+            super().connect()
+            return
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls_context.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
+def _tls_message(url: str, error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the server at {url} is not accepted ({error.verify_message}): give tls=Tls(ca=...)"
+    return f"client and server at {url} do not agree on TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
 
 
 def _error_of(status: int, body: bytes) -> OneTrunkError:

@@ -66,8 +66,11 @@ class Tls:
         """The options of a gRPC channel that go with the files."""
         return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, protocol: str = "h2") -> ssl.SSLContext:
         """Return the same settings for Python's own ``ssl``.
+
+        Args:
+            protocol: The name of what is spoken inside: ``h2`` for gRPC, which refuses everything else.
 
         Raises:
             TlsError: See `read`.
@@ -84,7 +87,7 @@ class Tls:
             raise TlsError(f"the client's {given} was given without its {missing}: give both, or neither")
         if self.certificate is not None and self.key is not None:
             self._load_certificate(context, self.certificate, self.key)
-        context.set_alpn_protocols(["h2"])  # a gRPC server refuses everything else
+        context.set_alpn_protocols([protocol])
         return context
 
     @staticmethod

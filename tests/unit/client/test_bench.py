@@ -154,6 +154,27 @@ def test_the_files_of_tls_are_passed_on(bench, program, monkeypatch, tmp_path):
     assert "give triton.example in --url" in refused.stderr
 
 
+def test_with_a_key_bench_repo_sends_the_requests_itself(bench, program, server, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("a-key\n")
+    file.chmod(0o600)
+    result = bench("--api-key-file", str(file), "--seconds", "0.3", "--concurrency", "2", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["load_by"] == "bench-repo's own load"
+    assert not program.with_name("log.jsonl").exists(), "perf_analyzer was not started"
+    loads = [point["load"] for point in report["points"]]
+    assert len(loads) == 4
+    sent = {
+        model: [one for one in server.requests if one.model == model] for model in ("multitask", "multitask_tokens")
+    }
+    for model, (first, second) in zip(sent, (loads[:2], loads[2:]), strict=True):
+        assert 0.3 * (first["throughput"] + second["throughput"]) <= len(sent[model])
+        assert len(sent[model]) > 10
+    assert all(0 < load["p50_ms"] <= load["p99_ms"] for load in loads)
+    assert server.keys == {"Bearer a-key"}
+
+
 def test_every_model_bucket_and_concurrency_is_measured_once(bench, program):
     assert bench("--concurrency", "1:2").exit_code == 0
     runs = log(program)
@@ -213,7 +234,7 @@ def test_files(bench, tmp_path):
         assert len(list(csv.DictReader(file))) == 16
     markdown = (tmp_path / "results" / "bench.md").read_text()
     assert "| multitask_tokens | 16 | 2 | 302.9 | 42 | 6.14 | 11.39 |" in markdown
-    assert "Triton 2.51.0, perf_analyzer 9.9" in markdown
+    assert "Triton 2.51.0, load by perf_analyzer 9.9" in markdown
 
 
 def test_a_failing_run_ends_it_with_the_programs_words(bench, program):

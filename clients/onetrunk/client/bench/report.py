@@ -96,7 +96,7 @@ def _table(columns: Sequence[str]) -> Table:
 def _markdown(report: Report) -> str:
     about = (
         f"{report.when}, {report.machine}, {report.cpus} CPUs, Triton {report.server}, "
-        f"perf_analyzer {report.perf_analyzer}, trunk {report.trunk}, tasks {', '.join(report.tasks)}, "
+        f"load by {report.load_by}, trunk {report.trunk}, tasks {', '.join(report.tasks)}, "
         f"texts: {report.texts}, {report.seconds:g} s a point, one row a request."
     )
     return "\n".join(

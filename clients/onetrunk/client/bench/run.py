@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from onetrunk.admin import AdminClient
+from onetrunk.client.bench.load import run_own_load
 from onetrunk.client.bench.perf_analyzer import Load, find_perf_analyzer, run_load
 from onetrunk.client.bench.samples import Sample, read_texts, sort_into_buckets
 from onetrunk.client.client import Client
@@ -33,6 +35,7 @@ class BenchPlan:
         buckets: The buckets to measure; None for every bucket that has rows.
         program: The path of perf_analyzer; None to search for it.
         tls: The client's side of TLS; None connects without.
+        api_key: The key for a server that asks for one. With one, the load is bench-repo's own.
     """
 
     url: str = "127.0.0.1:8001"
@@ -43,6 +46,7 @@ class BenchPlan:
     buckets: tuple[int, ...] | None = None
     program: Path | None = None
     tls: Tls | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,26 @@ class Point:
 
 @dataclass(frozen=True)
 class Report:
-    """All points, and the machine, server and texts of the measurement."""
+    """All points, and the machine, server and texts of the measurement.
+
+    Attributes:
+        when: When it was made.
+        machine: System and processor.
+        cpus: The processors that it could use.
+        server: Triton's version.
+        load_by: What sent the requests.
+        trunk: The identity of the trunk.
+        tasks: The tasks that were served.
+        texts: Where the rows came from.
+        seconds: About how long each point took.
+        points: The points.
+    """
 
     when: str
     machine: str
     cpus: int
     server: str
-    perf_analyzer: str
+    load_by: str
     trunk: str
     tasks: tuple[str, ...]
     texts: str
@@ -95,15 +112,11 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
         BadInput: No text fills a wanted bucket, or the server's certificate has another name than its address.
         OneTrunkError: The server does not answer, a request fails, or perf_analyzer is missing.
     """
-    if plan.tls is not None and plan.tls.server_name is not None:
-        raise BadInput.of_call(
-            f"perf_analyzer cannot expect a name other than the address's: give {plan.tls.server_name} in --url"
-        )
     lines = read_texts(plan.texts)
     with (
-        find_perf_analyzer(plan.program) as program,
-        AdminClient(plan.url, tls=plan.tls) as server,
-        Client(plan.url, retries=0, tls=plan.tls) as client,
+        _load_of(plan) as (load_by, run),
+        AdminClient(plan.url, tls=plan.tls, api_key=plan.api_key) as server,
+        Client(plan.url, retries=0, tls=plan.tls, api_key=plan.api_key) as client,
     ):
         catalogue = client.catalogue()
         buckets = _wanted(sort_into_buckets(server, catalogue, lines), plan.buckets)
@@ -119,7 +132,7 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
             samples = buckets[bucket]
             _warm_up(server, model, samples)
             before = settled_counters(server.statistics)
-            load = run_load(program, plan.url, model, samples, concurrency, plan.seconds, tls=plan.tls)
+            load = run(model, samples, concurrency)
             parts = part_times(before, settled_counters(server.statistics))
             points.append(Point(model, bucket, len(samples), concurrency, load, parts))
         progress("done", len(todo), len(todo))
@@ -128,12 +141,36 @@ def run_bench(plan: BenchPlan, progress: Callable[[str, int, int], None] = lambd
             machine=f"{platform.system()} {platform.machine()}",
             cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
             server=server.version(),
-            perf_analyzer=program.version,
+            load_by=load_by,
             trunk=catalogue.trunk,
             tasks=tuple(catalogue.tasks),
             texts=str(plan.texts) if plan.texts else "built in",
             seconds=plan.seconds,
             points=tuple(points),
+        )
+
+
+@contextmanager
+def _load_of(plan: BenchPlan) -> Iterator[tuple[str, Callable[[str, Sequence[Sample], int], Load]]]:
+    """Return what sends the requests, by name and as a function of model, rows and requests at a time."""
+    if plan.api_key is not None:
+        yield (
+            "bench-repo's own load",
+            lambda model, samples, concurrency: run_own_load(
+                plan.url, model, samples, concurrency, plan.seconds, tls=plan.tls, api_key=plan.api_key
+            ),
+        )
+        return
+    if plan.tls is not None and plan.tls.server_name is not None:
+        raise BadInput.of_call(
+            f"perf_analyzer cannot expect a name other than the address's: give {plan.tls.server_name} in --url"
+        )
+    with find_perf_analyzer(plan.program) as program:
+        yield (
+            f"perf_analyzer {program.version}",
+            lambda model, samples, concurrency: run_load(
+                program, plan.url, model, samples, concurrency, plan.seconds, tls=plan.tls
+            ),
         )
 
 

@@ -14,11 +14,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from onetrunk.client.cli.options import START_A_SERVER, check_tls, names
+from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, names
 from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
-from onetrunk.protocol.api_key import api_key_file_option, read_api_keys
+from onetrunk.protocol.api_key import api_key_file_option
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.tls import Tls, tls_options
 
@@ -105,7 +105,7 @@ def ask_repo(
     # Twice, so that an error is printed before the client waits for requests in flight.
     with (
         errors_end_command(if_not_ready=START_A_SERVER),
-        Client(url, timeout_s=timeout_s, retries=3, tls=tls, api_key=_first_key(api_key_file)) as client,
+        Client(url, timeout_s=timeout_s, retries=3, tls=tls, api_key=first_key(api_key_file)) as client,
         errors_end_command(if_not_ready=START_A_SERVER),
     ):
         check_tls(url, tls)
@@ -117,10 +117,6 @@ def ask_repo(
                 sys.exit(2)
         else:
             _ask_texts(client, texts, pairs or None, tasks, top, as_json=as_json)
-
-
-def _first_key(file: Path | None) -> str | None:
-    return read_api_keys(file)[0] if file is not None else None
 
 
 def _list(client: Client, *, as_json: bool) -> None:

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
-from onetrunk.client.cli.options import START_A_SERVER, check_tls, names, numbers
+from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, names, numbers
+from onetrunk.protocol.api_key import api_key_file_option
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
@@ -49,6 +50,7 @@ def _refuse_comparison(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(epilog=_EPILOG)
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="Host and port of the server's gRPC endpoint.")
 @tls_options
+@api_key_file_option("Send the first key of this file, to a server that asks for one; mode 0600. perf_analyzer cannot.")
 @click.option(
     "--models",
     metavar="A,B",
@@ -94,6 +96,7 @@ def _refuse_comparison(command: Callable[..., None]) -> Callable[..., None]:
 def bench_repo(
     url: str,
     tls: Tls | None,
+    api_key_file: Path | None,
     models: tuple[str, ...],
     texts: Path | None,
     buckets: tuple[int, ...] | None,
@@ -105,14 +108,16 @@ def bench_repo(
 ) -> None:
     """Measure a running server with perf_analyzer, one bucket of real texts at a time.
 
+    perf_analyzer sends no headers over gRPC: with --api-key-file, bench-repo sends the requests itself.
+
     Prints throughput, median and 99th percentile of the latency, and the queue and compute time of every part as
     Triton counts them. Make sure that nothing else uses the server during the run.
     """
     unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
-    plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program, tls)
     with errors_end_command(if_not_ready=START_A_SERVER):
+        plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program, tls, first_key(api_key_file))
         check_tls(url, tls)
         report = _run(plan)
         if as_json:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from onetrunk.protocol.address import address_fault
+from onetrunk.protocol.api_key import read_api_keys
 from onetrunk.protocol.errors import TlsError
 from onetrunk.protocol.tls import Tls, tls_fault
 
@@ -22,6 +25,11 @@ def check_tls(url: str, tls: Tls | None) -> None:
         return
     if (fault := tls_fault(url, tls)) is not None:
         raise TlsError(fault)
+
+
+def first_key(file: Path | None) -> str | None:
+    """Return the first key of a file, if one was given. See `read_api_keys` for errors."""
+    return read_api_keys(file)[0] if file is not None else None
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

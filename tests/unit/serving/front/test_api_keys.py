@@ -17,6 +17,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from onetrunk.admin import AdminClient
 from onetrunk.client import BadInput, Client, ServerError, pipeline
+from onetrunk.client.bench.load import run_own_load
+from onetrunk.client.bench.samples import Sample
 from onetrunk.client.cli.ask_repo import ask_repo
 from onetrunk.protocol.api_key import read_api_keys
 from onetrunk.protocol.errors import UserError
@@ -148,6 +150,16 @@ def test_the_page_of_endpoints_takes_one(locked: Served) -> None:
             assert KEYS[0] not in await tab.evaluate("location.href + document.body.innerHTML")
 
     asyncio.run(asyncio.wait_for(all_of_it(), 120))
+
+
+def test_a_load_of_our_own_sends_it(locked: Served) -> None:
+    samples = [Sample("abc", None, (), ())]
+    load = run_own_load(locked.grpc_url, "multitask", samples, 2, 0.3, api_key=KEYS[0])
+    assert load.throughput == pytest.approx(len(locked.triton.requests) / 0.3, rel=0.5)
+    with pytest.raises(ServerError, match="this server asks for a key"):
+        run_own_load(locked.grpc_url, "multitask", samples, 2, 0.3)
+    with AdminClient(locked.grpc_url, api_key=KEYS[0]) as client:
+        assert client.config("multitask") is not None
 
 
 def test_the_admin_key_is_enough_for_all_that_deploying_asks(locked: Served) -> None:

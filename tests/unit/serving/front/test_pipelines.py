@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trustme
 
-from onetrunk.client import BadInput, DeadlineExceeded, NotReady, ServerError, UnknownTask, pipeline
+from onetrunk.client import BadInput, DeadlineExceeded, NotReady, ServerError, Tls, TlsError, UnknownTask, pipeline
+from onetrunk.serving.front.settings import ServerTls
 from tests.unit.serving.front.conftest import Served
 
 POSITIVE, NEGATIVE = {"label": "positive", "score": 0.75}, {"label": "negative", "score": 0.25}
@@ -91,3 +95,34 @@ def test_a_task_that_was_removed(served: Served) -> None:
     served.triton.tasks = {"cola": served.triton.tasks["cola"]}
     with pytest.raises(UnknownTask, match="unknown task 'sst2'"):
         classify("abc")
+
+
+def test_tls(make_served: Callable[..., Served], tmp_path: Path) -> None:
+    ours, theirs = trustme.CA(), trustme.CA()
+    for name, authority in (("ours", ours), ("theirs", theirs)):
+        authority.cert_pem.write_to_path(tmp_path / f"{name}.pem")
+    for name, made in (("server", ours.issue_cert("front.example")), ("client", ours.issue_cert("client"))):
+        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        made.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    certificate = ServerTls.read(tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ours.pem")
+    url = make_served(tls=certificate).url.replace("http:", "https:")
+    client = {"certificate": tmp_path / "client.pem", "key": tmp_path / "client.key"}
+
+    def ask(tls: Tls | None) -> object:
+        return pipeline("text-classification", url, model="sst2", tls=tls)("abc")
+
+    assert ask(Tls(ca=tmp_path / "ours.pem", server_name="front.example", **client)) == [POSITIVE]  # type: ignore[arg-type]
+    with pytest.raises(TlsError, match="is not accepted"):
+        ask(Tls(ca=tmp_path / "theirs.pem", server_name="front.example", **client))  # type: ignore[arg-type]
+    with pytest.raises(TlsError, match="is not accepted"):
+        ask(Tls(ca=tmp_path / "ours.pem", **client))  # type: ignore[arg-type]
+    with pytest.raises(TlsError, match="is not accepted"):
+        ask(None)
+    with pytest.raises((TlsError, NotReady), match="certificate"):
+        ask(Tls(ca=tmp_path / "ours.pem", server_name="front.example"))
+    with pytest.raises(TlsError, match="without its key"):
+        ask(Tls(certificate=tmp_path / "client.pem"))
+    with pytest.raises(BadInput, match="give an address that begins with https"):
+        pipeline("text-classification", url.replace("https:", "http:"), model="sst2", tls=Tls())
+    with pytest.raises(BadInput, match="api_key: the API key has a blank"):
+        pipeline("text-classification", url, model="sst2", api_key="two words")
