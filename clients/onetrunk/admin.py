@@ -28,6 +28,7 @@ from onetrunk.protocol.errors import NotReady, OneTrunkError, ServerError, TlsEr
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
     ADMIN_KEY_VARIABLE,
+    CHECK_ID,
     ENSEMBLE_VERSION,
     INPUT_IDS,
     TEXT,
@@ -250,7 +251,12 @@ class AdminClient:
         wanted = [InferRequestedOutput(name) for name in outputs] or None
         with self._translate_errors(f"asking {model}"):
             answer = self._client.infer(
-                model, tensors, outputs=wanted, headers=self._headers, client_timeout=timeout_s or self._timeout_s
+                model,
+                tensors,
+                outputs=wanted,
+                request_id=CHECK_ID,
+                headers=self._headers,
+                client_timeout=timeout_s or self._timeout_s,
             )
         names = outputs or [output.name for output in answer.get_response().outputs]
         return {name: answer.as_numpy(name) for name in names}
@@ -280,7 +286,14 @@ class AdminClient:
             else:
                 answer.set_result(None)
 
-        self._client.async_infer(model, _tensors(inputs), settle, model_version=str(version), headers=self._headers)
+        self._client.async_infer(
+            model,
+            _tensors(inputs),
+            settle,
+            model_version=str(version),
+            request_id=CHECK_ID,
+            headers=self._headers,
+        )
         return answer
 
     def wait_until_back(self, timeout_s: float) -> None:

@@ -18,6 +18,8 @@ MULTITASK_TOKENS = "multitask_tokens"
 ENSEMBLES = (MULTITASK, MULTITASK_TOKENS)
 # What an ensemble pins is in its config, which is replaced in place: its own version never changes.
 ENSEMBLE_VERSION = 1
+CHECK_ID = "onetrunk-check"
+"""The id of requests that only find out whether models answer. The tokenizer and the heads do not count them."""
 
 # Tensors.
 TEXT = "text"

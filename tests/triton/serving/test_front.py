@@ -21,6 +21,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from onetrunk.admin import AdminClient
 from onetrunk.client import Client
 from onetrunk.serving import Server
 
@@ -166,11 +167,46 @@ time.sleep(60)
     front.wait(20)
 
 
+def metrics_of(server: Server) -> dict[str, float]:
+    with urllib.request.urlopen(server.metrics_url, timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_each_part_tells_a_histogram_of_its_seconds(attacked: Server, asker: Callable[[Server], Any]) -> None:
+    ask, asked = asker(attacked), 20
+
+    def told() -> dict[str, float]:
+        time.sleep(1.1)
+        ask("multitask", text=["a good day"], outputs=["mood"])  # with it, the parts tell what they have counted
+        time.sleep(0.2)
+        return metrics_of(attacked)
+
+    before = told()
+    began = time.monotonic()
+    for _ in range(asked):
+        ask("multitask", text=["a good day", "b"], outputs=["mood"])
+    longest_s = time.monotonic() - began
+    with AdminClient(attacked.triton_url) as admin:
+        admin.ask("multitask", [("a check, which is not counted", "")], ["mood"])
+    after = told()
+    first_segment = next(name for name in after if 'part="trunk_00_' in name).split('part="')[1].split('"')[0]
+    for part in ("tokenizer", first_segment, "head_mood"):
+        grown = {name: after[name] - before.get(name, 0.0) for name in after if f'part="{part}"' in name}
+        count = grown[f'onetrunk_part_seconds_count{{part="{part}"}}']
+        buckets = [
+            grown[name]
+            for name in sorted(grown, key=lambda name: float(name.partition('le="')[2].partition('"')[0] or 0))
+            if 'le="' in name
+        ]
+        assert count == asked + 1 == buckets[-1], part
+        assert buckets == sorted(buckets)
+        assert 0 < grown[f'onetrunk_part_seconds_sum{{part="{part}"}}'] < longest_s + 5
+
+
 def test_metrics_by_task_say_who_is_at_fault(attacked: Server, asker: Callable[[Server], Any]) -> None:
     def metrics() -> dict[str, float]:
-        with urllib.request.urlopen(attacked.metrics_url, timeout=5) as response:
-            lines = response.read().decode().splitlines()
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+        return metrics_of(attacked)
 
     ask = asker(attacked)
     ask("multitask", text=["a good day"], outputs=["mood"])

@@ -9,6 +9,7 @@ Python backend provides. Its contract is docs/contracts.md, "Tokenizer".
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import time
@@ -382,6 +383,60 @@ class Counts:
                     counted[place] = 0
 
 
+# The id of requests that only find out whether models answer, which are not counted.
+CHECK_ID = "onetrunk-check"
+
+
+class PartSeconds:
+    """A histogram of the seconds that requests spend in this model, told as the counters that Prometheus makes of one.
+
+    Triton has histograms of its own, but each value costs a message to its process. These are told once a second.
+    """
+
+    LIMITS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, float("inf"))
+
+    def __init__(self, part: str) -> None:
+        self.counted = [0] * len(self.LIMITS_S)
+        self.sum_s = 0.0
+        self.told_at = time.monotonic()
+        # A family must live as long as its metrics.
+        self.families = {
+            kind: pb_utils.MetricFamily(
+                name=f"onetrunk_part_seconds_{kind}",
+                description=f"Seconds of a request's run in a part: {text}",
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+            for kind, text in (("bucket", "runs of at most so many"), ("sum", "their sum"), ("count", "runs"))
+        }
+        labels = {"part": part}
+        self.buckets = [
+            self.families["bucket"].Metric(labels=labels | {"le": f"{limit:g}" if limit < float("inf") else "+Inf"})
+            for limit in self.LIMITS_S
+        ]
+        self.sum, self.count = self.families["sum"].Metric(labels=labels), self.families["count"].Metric(labels=labels)
+
+    def add(self, seconds: float, requests: Sequence[Any]) -> None:
+        """Count requests that were answered together, and tell Triton, unless it was told within the last second."""
+        number = sum(request.request_id() != CHECK_ID for request in requests)
+        self.counted[bisect.bisect_left(self.LIMITS_S, seconds)] += number
+        self.sum_s += number * seconds
+        now = time.monotonic()
+        if now - self.told_at >= 1.0:
+            self.told_at = now
+            self._tell()
+
+    def _tell(self) -> None:
+        total = 0
+        for bucket, number in zip(self.buckets, self.counted, strict=True):
+            total += number
+            if total:
+                bucket.increment(total)
+        if total:
+            self.count.increment(total)
+            self.sum.increment(self.sum_s)
+        self.counted, self.sum_s = [0] * len(self.LIMITS_S), 0.0
+
+
 class TritonPythonModel:
     """The tokenizer as Triton calls it."""
 
@@ -392,11 +447,20 @@ class TritonPythonModel:
             path = Path(args["model_repository"]) / args["model_version"] / "tokenizer.json"
             self.encoder = TextEncoder(path.read_text(encoding="utf-8"), self.settings)
             self.counts = Counts(self.settings.buckets)
+            self.seconds = PartSeconds(args["model_name"])
         except Exception as error:  # tokenizers raises bare Exception for a broken file.
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer all requests in three steps: read and check each, encode all texts at once, pad each."""
+        """Answer all requests that Triton passes, and count them."""
+        began = time.perf_counter()
+        responses = self._answer(requests)
+        self.counts.tell()
+        self.seconds.add(time.perf_counter() - began, requests)
+        return responses
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests in three steps: read and check each, encode all texts at once, pad each."""
         responses: list[Any] = [None] * len(requests)
         rows_of: dict[int, list[Row]] = {}
         for i, request in enumerate(requests):
@@ -416,7 +480,6 @@ class TritonPythonModel:
                 responses[i] = self._respond(requests[i], padded_texts(rows, of_request, self.settings))
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
-        self.counts.tell()
         return responses
 
     def _read(self, request: Any) -> list[Row] | Padded:
@@ -437,7 +500,8 @@ class TritonPythonModel:
         )
 
     def _respond(self, request: Any, padded: Padded) -> Any:
-        self.counts.add(padded)
+        if request.request_id() != CHECK_ID:
+            self.counts.add(padded)
         wanted = request.requested_output_names()
         tensors = {name: value for name, value in padded.tensors().items() if name in wanted}
         if "token_words" in wanted:

@@ -7,8 +7,10 @@ Python backend.
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,60 @@ def group_by_shape(feeds: Sequence[dict[str, Array]]) -> list[list[int]]:
     return list(groups.values())
 
 
+# The id of requests that only find out whether models answer, which are not counted.
+CHECK_ID = "onetrunk-check"
+
+
+class PartSeconds:
+    """A histogram of the seconds that requests spend in this model, told as the counters that Prometheus makes of one.
+
+    Triton has histograms of its own, but each value costs a message to its process. These are told once a second.
+    """
+
+    LIMITS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, float("inf"))
+
+    def __init__(self, part: str) -> None:
+        self.counted = [0] * len(self.LIMITS_S)
+        self.sum_s = 0.0
+        self.told_at = time.monotonic()
+        # A family must live as long as its metrics.
+        self.families = {
+            kind: pb_utils.MetricFamily(
+                name=f"onetrunk_part_seconds_{kind}",
+                description=f"Seconds of a request's run in a part: {text}",
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+            for kind, text in (("bucket", "runs of at most so many"), ("sum", "their sum"), ("count", "runs"))
+        }
+        labels = {"part": part}
+        self.buckets = [
+            self.families["bucket"].Metric(labels=labels | {"le": f"{limit:g}" if limit < float("inf") else "+Inf"})
+            for limit in self.LIMITS_S
+        ]
+        self.sum, self.count = self.families["sum"].Metric(labels=labels), self.families["count"].Metric(labels=labels)
+
+    def add(self, seconds: float, requests: Sequence[Any]) -> None:
+        """Count requests that were answered together, and tell Triton, unless it was told within the last second."""
+        number = sum(request.request_id() != CHECK_ID for request in requests)
+        self.counted[bisect.bisect_left(self.LIMITS_S, seconds)] += number
+        self.sum_s += number * seconds
+        now = time.monotonic()
+        if now - self.told_at >= 1.0:
+            self.told_at = now
+            self._tell()
+
+    def _tell(self) -> None:
+        total = 0
+        for bucket, number in zip(self.buckets, self.counted, strict=True):
+            total += number
+            if total:
+                bucket.increment(total)
+        if total:
+            self.count.increment(total)
+            self.sum.increment(self.sum_s)
+        self.counted, self.sum_s = [0] * len(self.LIMITS_S), 0.0
+
+
 class TritonPythonModel:
     """One instance of one ONNX model."""
 
@@ -210,9 +266,17 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batched = int(config.get("max_batch_size", 0)) > 0
+        self.seconds = PartSeconds(self.name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer all requests that Triton passes, with one run of the session for those of equal shape."""
+        """Answer all requests that Triton passes."""
+        began = time.perf_counter()
+        responses = self._answer(requests)
+        self.seconds.add(time.perf_counter() - began, requests)
+        return responses
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests with one run of the session for those of equal shape."""
         feeds = [self._feed(request) for request in requests]
         wanted = [[name for name in self.outputs if name in request.requested_output_names()] for request in requests]
         responses: list[Any] = [None] * len(requests)
