@@ -13,7 +13,8 @@ import torch
 from benchmarks.compare.kept import whole_folder
 from onetrunk.distill.cost_measurement import untrained_head
 from onetrunk.nn.bundle import save_bundle
-from onetrunk.nn.trunk import Trunk, load_trunk, trunk_folder
+from onetrunk.nn.trunk import Trunk, load_trunk
+from onetrunk.nn.trunk_source import trunk_folder
 from onetrunk.tasks.head_spec import find_bundles
 
 SEED = 0

@@ -309,8 +309,8 @@ def job_table(
     Yields the function to call with each job that ends, and the one to call with the progress of this process.
     """
     from onetrunk.distill.jobs import StatusBoard
+    from onetrunk.files import cache_root
     from onetrunk.progress import silent
-    from onetrunk.training.cache import cache_root
 
     console = Console(stderr=True)
 

@@ -232,4 +232,4 @@ def head_file(head: HeadSource, trunk: Trunk, file: Path) -> HeadFile:
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:
     """Return name -> source of the files in the tokenizer's version folder."""
     model = Path(__file__).parent / "tokenizer" / "model.py"
-    return dict(zip(TOKENIZER_CONTENTS, (model, trunk.folder / "tokenizer.json"), strict=True))
+    return dict(zip(TOKENIZER_CONTENTS, (model, trunk.tokenizer_file), strict=True))

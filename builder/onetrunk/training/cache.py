@@ -39,20 +39,9 @@ from onetrunk.tasks.examples import Texts
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.states import CachedStates, TokenRows, check_max_length, length_order, texts_sha256, tokenise
 
-CACHE_VARIABLE = "ONETRUNK_CACHE"
 _LAYOUT = 1
 # Tokens a batch, padding included: more would not make a CPU faster, and would not fit its caches.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-
-
-def cache_root(given: Path | None = None) -> Path:
-    """Return the root folder of all caches: as given, from the variable ONETRUNK_CACHE, or the user's own."""
-    if given is not None:
-        return given
-    variable = os.environ.get(CACHE_VARIABLE)
-    if variable:
-        return Path(variable)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onetrunk"
 
 
 @dataclass(frozen=True)

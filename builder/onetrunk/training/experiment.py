@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from onetrunk.files import cache_root
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Split, Task, read_examples
 from onetrunk.tasks.examples import Texts, overlap_notes
-from onetrunk.training.cache import CachedTexts, StateCache, cache_root
+from onetrunk.training.cache import CachedTexts, StateCache
 from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, choose_compute
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets
 from onetrunk.training.runs import RunStore

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from onetrunk.nn.head import new_head
-from onetrunk.nn.trunk import DEFAULT_NAME, load_trunk, trunk_folder
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.nn.trunk_source import DEFAULT_NAME, trunk_folder
 from onetrunk.protocol.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -149,7 +150,7 @@ def test_head_that_does_not_fit_is_refused(tiny_trunk, tap, layers, message):
 
 
 def test_a_missing_default_trunk_says_what_to_install_or_to_give(monkeypatch):
-    monkeypatch.setattr("onetrunk.nn.trunk.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("onetrunk.nn.trunk_source.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError) as raised:
         trunk_folder()
     message = str(raised.value)

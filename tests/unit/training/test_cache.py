@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import onetrunk.training.cache as cache_module
+from onetrunk.files import cache_root
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training.cache import StateCache, cache_root
+from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.states import tokenise
 from tests.fixtures.tasks import mood_rows
