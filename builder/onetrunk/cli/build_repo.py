@@ -15,7 +15,13 @@ from rich.table import Table
 
 from onetrunk.cli.bucket_options import bucket_options, requested_buckets
 from onetrunk.cli.console import progress_line, typed_options
-from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.cli.data_options import (
+    TRUNK_HELP,
+    TRUNK_METAVAR,
+    data_option,
+    max_loss_option,
+    task_dir_option,
+)
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
@@ -52,9 +58,7 @@ Next: serve-repo, then ask-repo "a text"."""
 
 @click.command(epilog=_EPILOG)
 @click.option("--tasks", required=True, metavar="all|A,B", help="Heads to serve: all of them, or names with commas.")
-@click.option(
-    "--trunk", metavar="FOLDER|HUB-ID[@REVISION]", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"
-)
+@click.option("--trunk", metavar=TRUNK_METAVAR, help=f"The trunk. {TRUNK_HELP}")
 @click.option(
     "--heads", type=click.Path(path_type=Path), default="heads", show_default=True, help="The folder of bundles."
 )

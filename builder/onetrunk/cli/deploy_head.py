@@ -14,7 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from onetrunk.cli.console import progress_line, typed_options
-from onetrunk.cli.data_options import data_option, max_loss_option, task_dir_option
+from onetrunk.cli.data_options import (
+    TRUNK_HELP,
+    TRUNK_METAVAR,
+    data_option,
+    max_loss_option,
+    task_dir_option,
+)
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
@@ -108,9 +114,7 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 @tls_options
 @click.option("--insecure", is_flag=True, help="Send the admin key to another machine without TLS.")
 @click.option("--offline", is_flag=True, help="Change the files only; a server serves them when it starts.")
-@click.option(
-    "--trunk", metavar="FOLDER|HUB-ID[@REVISION]", help="The trunk. [default: all-MiniLM-L6-v2, from its package]"
-)
+@click.option("--trunk", metavar=TRUNK_METAVAR, help=f"The trunk. {TRUNK_HELP}")
 @click.option(
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )

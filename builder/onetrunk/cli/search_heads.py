@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from onetrunk.cli.console import progress_line
 from onetrunk.cli.training_options import (
     bundle_options,
     experiment_options,
     load_named_tasks,
     load_tasks,
+    print_trunk_notes,
     task_arguments,
     train_all,
 )
@@ -144,9 +146,15 @@ def run(
         check_backend(backend)
         config = experiment_config(chosen, study, options)
         names = [task.name for task in chosen]
+        with progress_line() as show:
+            fetch_trunk(config.trunk, show)
         with job_table(config, names) as (on_done, progress):
-            from onetrunk.distill.pipeline import search
+            from onetrunk.distill.pipeline import search, study_config
+            from onetrunk.training.experiment import open_experiment
 
+            # The same that the search opens, which is opened once.
+            opened = open_experiment(study_config(config, study, jobs=jobs, backend=backend))
+            print_trunk_notes(opened.trunk.notes)
             plan = search(
                 config,
                 study=study,
@@ -194,7 +202,7 @@ def make(plan: Path, study: Path | None, task_dir: Path, results: Path | None, a
         tasks = load_tasks(list(planned.tasks), task_dir)
         train_all(
             [task.name for task in tasks],
-            lambda: _maker(planned, tasks, study or plan.parent, options),
+            lambda progress: _maker(planned, tasks, study or plan.parent, options, progress),
             results=results,
             as_json=as_json,
         )
@@ -232,15 +240,26 @@ def report(study: Path, tensorboard: Path | None) -> None:
 
 
 def _maker(
-    plan: PlanFile, tasks: Sequence[Task], study: Path, options: dict[str, Any]
+    plan: PlanFile, tasks: Sequence[Task], study: Path, options: dict[str, Any], progress: ProgressCallback
 ) -> Callable[[str, ProgressCallback], TrainResult]:
     from onetrunk.distill.planned_heads import make_head, planned_length
     from onetrunk.training.experiment import open_experiment
 
     max_length = options["max_length"] or planned_length(plan, study / "runs")
-    experiment = open_experiment(experiment_config(tasks, study, {**options, "max_length": max_length}))
+    config = experiment_config(tasks, study, {**options, "max_length": max_length})
+    fetch_trunk(config.trunk, progress)
+    experiment = open_experiment(config)
+    print_trunk_notes(experiment.trunk.notes)
     plan.check_trunk(experiment.trunk)
     return lambda name, progress: make_head(name, plan, experiment, heads=options["heads"], progress=progress)
+
+
+def fetch_trunk(trunk: str | Path | None, progress: ProgressCallback) -> None:
+    """Fetch a trunk that is not on this machine yet, once for all processes of a search, and say so."""
+    from onetrunk.nn.trunk_source import find_trunk
+
+    if (note := find_trunk(trunk, progress).note) is not None:
+        print_trunk_notes([note])
 
 
 def experiment_config(tasks: Sequence[Task], study: Path, options: dict[str, Any]) -> ExperimentConfig:

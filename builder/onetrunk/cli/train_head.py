@@ -12,6 +12,7 @@ from onetrunk.cli.training_options import (
     bundle_options,
     experiment_options,
     load_named_tasks,
+    print_trunk_notes,
     task_arguments,
     train_all,
 )
@@ -85,17 +86,23 @@ def train_head(
     """
     with errors_end_command():
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir)}
-        train_all(list(chosen), lambda: _trainer(chosen, trunk, options), results=results, as_json=as_json)
+        train_all(
+            list(chosen),
+            lambda progress: _trainer(chosen, trunk, options, progress),
+            results=results,
+            as_json=as_json,
+        )
 
 
 def _trainer(
-    tasks: dict[str, Task], trunk_name: str | None, options: dict[str, Any]
+    tasks: dict[str, Task], trunk_name: str | None, options: dict[str, Any], progress: ProgressCallback
 ) -> Callable[[str, ProgressCallback], TrainResult]:
     # Imported here: --help and a mistyped option need no torch.
     from onetrunk.nn.trunk import load_trunk
     from onetrunk.training import train
 
-    trunk = load_trunk(trunk_name)
+    trunk = load_trunk(trunk_name, progress)
+    print_trunk_notes(trunk.notes)
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(

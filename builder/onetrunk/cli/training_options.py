@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onetrunk.cli.data_options import data_option, task_dir_option
+from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR, data_option, task_dir_option
 
 if TYPE_CHECKING:
     from onetrunk.progress import ProgressCallback
@@ -32,8 +32,8 @@ _TASK_ARGUMENTS = (
 _EXPERIMENT_OPTIONS = (
     click.option(
         "--trunk",
-        metavar="FOLDER|HUB-ID[@REVISION]",
-        help="The frozen encoder that all heads share. [default: all-MiniLM-L6-v2, from its package]",
+        metavar=TRUNK_METAVAR,
+        help=f"The frozen encoder that all heads share. {TRUNK_HELP}",
     ),
     task_dir_option("The folder of task files."),
     data_option,
@@ -103,6 +103,12 @@ def bundle_options(command: Command) -> Command:
     return _add(_BUNDLE_OPTIONS, command)
 
 
+def print_trunk_notes(notes: Sequence[str]) -> None:
+    """Print on stderr what a user should know about how the trunk was loaded."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
 def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
@@ -152,7 +158,7 @@ def load_tasks(names: Sequence[str] | None, task_dir: Path) -> list[Task]:
 
 def train_all(
     tasks: Sequence[str],
-    prepare: Callable[[], Callable[[str, ProgressCallback], TrainResult]],
+    prepare: Callable[[ProgressCallback], Callable[[str, ProgressCallback], TrainResult]],
     *,
     results: Path | None,
     as_json: bool,
@@ -176,7 +182,7 @@ def train_all(
     done: list[TrainResult] = []
     try:
         with _progress_bars(len(tasks)) as (begin, progress):
-            train = prepare()
+            train = prepare(progress)
             for name in tasks:
                 begin(name)
                 done.append(train(name, progress))

@@ -226,7 +226,7 @@ class Context:
             from onetrunk.nn.trunk import load_trunk
 
             self.progress("loading the trunk", 0, 4)
-            self._trunk = load_trunk(self.trunk_source)
+            self._trunk = load_trunk(self.trunk_source, self.progress)
         if self._trunk.identity != state.trunk:
             raise UserError(
                 f"{self.repository} stands on trunk {state.trunk}, but this trunk is {self._trunk.identity}: "

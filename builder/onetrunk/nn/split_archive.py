@@ -242,7 +242,7 @@ def _wait(pip: subprocess.Popen[bytes], work: Path, part: Part, arrived: Callabl
     while pip.poll() is None:
         time.sleep(_POLL_S)
         found = sum(_size_of(file) for file in work.rglob("*"))
-        if found != size:
+        if found > size:  # less is there when pip moves what is complete
             size, grown_at = found, time.monotonic()
             arrived(min(size, part.size))
         elif time.monotonic() - grown_at > STALL_S:

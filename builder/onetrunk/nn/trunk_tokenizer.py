@@ -34,7 +34,7 @@ _TEXTS = 200
 _PIECES = """
 the quick Brown fox JUMPS over naïve café Ångström ÉCOLE straße İstanbul don't it's we'll O'Neill 3.14 1,000 50% $9.99
 e-mail user@example.com https://example.com/a?b=c C++ #tag under_score 東京 日本語テスト 안녕하세요 привет мир Ελλάδα
-مرحبا नमस्ते 👍 👩‍👩‍👧 ☃️ … — “quoted” ﬁne ½ ² e\u0301 \u00ad \u200b [MASK] <s> </s> unbelievably antidisestablishment
+مرحبا नमस्ते 👍 👩‍👩‍👧 ☃️ … — “quoted” ﬁne ½ ² e\u0301 \u00ad \u200b unbelievably antidisestablishment
 """
 _BLANKS = (" ", " ", " ", " ", "  ", "", "\t", "\n", "\u00a0", "\u3000")
 
@@ -144,7 +144,7 @@ def check_agreement(folder: Path, file: Path) -> str | None:
     tokenizer.no_truncation()
     texts = generated_texts()
     for text, second in [*((text, None) for text in texts), *zip(texts[::4], texts[1::4], strict=True)]:
-        expected = reference(text, second)
+        expected = reference(text, second, verbose=False)
         found = tokenizer.encode(text, second)
         types = expected.get("token_type_ids", found.type_ids)
         if found.ids != expected["input_ids"] or found.type_ids != types:

