@@ -154,7 +154,7 @@ def test_a_download_that_stands_still_is_ended(archive, target, monkeypatch, tmp
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         (
-            "WARNING: Retrying\nERROR: Could not find a version that satisfies x (from versions: none)\n",
+            "WARNING: Retrying\nERROR: Could not find a version of x (from versions: none)\n",
             "find a version",
         ),
         ("", "no reason"),
@@ -223,7 +223,7 @@ def test_a_known_name_is_fetched_into_the_cache_and_checked(archive, tmp_path, m
     assert trunk_folder("./base").resolve() == tmp_path / "base", "a folder of that name is given as a path"
     weights = found.folder / "model.safetensors"
     weights.write_bytes(bytes(reversed(weights.read_bytes())))
-    with pytest.raises(UserError, match="model.safetensors has SHA-256"):
+    with pytest.raises(UserError, match=r"model\.safetensors has SHA-256"):
         trunk_folder("base")
 
 
@@ -231,7 +231,7 @@ def test_what_is_known_of_the_base_trunk_goes_together():
     base = trunk_source.ARCHIVES["base"]
     assert base.name == "all-mpnet-base-v2"
     assert base.licence == "Apache-2.0"
-    assert [part.wheel[-23:-20] for part in base.parts] == ["001", "002", "003", "004", "005"]
+    assert [part.package[-3:] for part in base.parts] == ["001", "002", "003", "004", "005"]
     assert sum(part.piece_size for part in base.parts) == 404_421_332
     # As the model is published.
     assert base.members["model.safetensors"].sha256.startswith("78c0197b6159d92658e319bc1d72e4c7")
