@@ -17,6 +17,7 @@ from onetrunk.admin import AdminClient, Row
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import candidate_ensemble, candidate_output
+from onetrunk.protocol.words import is_readable
 from onetrunk.repository.state import RepositoryState
 from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.head_spec import HeadSpec
@@ -150,9 +151,9 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
             text = kind.codec.read_text(text) if text is not None else ""
         except ValueError as error:
             raise UserError(f"{file}, line {record.line}: the text {error}") from error
-        if not text.strip():
+        if not is_readable(text):
             raise UserError(f"{file}, line {record.line}: no text; its field is one of {', '.join(_TEXT)}")
-        if spec.form == "pair" and not (isinstance(pair, str) and pair.strip()):
+        if spec.form == "pair" and not (isinstance(pair, str) and is_readable(pair)):
             raise UserError(
                 f"{file}, line {record.line}: no second text, and {spec.task} reads pairs; its field is one of "
                 f"{', '.join(_PAIR)}"

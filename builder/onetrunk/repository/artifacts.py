@@ -22,6 +22,7 @@ from onetrunk.export.precision import reduce_file
 from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol import words
 from onetrunk.protocol.manifest import Precision
 from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, head_name, segment_named
 from onetrunk.repository.heads import HeadSource
@@ -232,4 +233,4 @@ def head_file(head: HeadSource, trunk: Trunk, file: Path) -> HeadFile:
 def tokenizer_files(trunk: Trunk) -> dict[str, Path]:
     """Return name -> source of the files in the tokenizer's version folder."""
     model = Path(__file__).parent / "tokenizer" / "model.py"
-    return dict(zip(TOKENIZER_CONTENTS, (model, trunk.tokenizer_file), strict=True))
+    return dict(zip(TOKENIZER_CONTENTS, (model, Path(words.__file__), trunk.tokenizer_file), strict=True))

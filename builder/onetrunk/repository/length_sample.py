@@ -12,6 +12,7 @@ from pathlib import Path
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.words import is_readable
 from onetrunk.tasks import find_task, load_task, read_examples
 from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.kinds.base import join_words
@@ -136,7 +137,7 @@ def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
             if text is None:
                 there = ", ".join(list(record.values)[:6])
                 raise RowError("missing field", f"no {', '.join(_TEXT[:-1])} or {_WORDS}; there are: {there}")
-            if not text.strip():
+            if not is_readable(text):
                 raise RowError("empty text", f"{text!r:.40}")
         except RowError as error:
             errors.add(record.line, error.fault, error.why)

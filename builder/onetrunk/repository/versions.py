@@ -27,7 +27,7 @@ EXPORT_FORMAT = 2
 REDUCTION_FORMAT = 1
 
 GROUP_JSON = "group.json"
-TOKENIZER_CONTENTS = ("model.py", "tokenizer.json")
+TOKENIZER_CONTENTS = ("model.py", "onetrunk_words.py", "tokenizer.json")
 HEAD_CONTENTS = (MODEL_FILE, HEAD_JSON)
 GROUP_CONTENTS = (MODEL_FILE, GROUP_JSON)
 # A head takes less than a hundred bytes of it.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import sha256_file
+from onetrunk.protocol.words import is_readable, token_places
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
 from onetrunk.tasks.records import (
@@ -135,8 +136,7 @@ def _text(record: Record, field: str, task: Task) -> str:
         raise RowError("not a text", f"{field!r} {error}") from None
     if is_not_utf8(value):
         raise RowError("not a text", f"{field!r} contains half of a surrogate pair")
-    # Of blanks and control characters, the tokenizer keeps nothing.
-    if not any(character.isprintable() and character != " " for character in value):
+    if not is_readable(value):
         raise RowError("empty text", f"{field!r} is {record.values[field]!r:.40}")
     return value
 
@@ -190,7 +190,9 @@ def targets_of(
 
 
 def token_offsets(tokenizer: Tokenizer, texts: Texts, max_length: int) -> Offsets:
-    """Return the start and the end of each token in its text, in characters.
+    """Return the start and the end of each token in its text, in characters, as the tokenizer model serves them.
+
+    Tokens that are in no word, such as special tokens and blanks, have the same start and end.
 
     Args:
         tokenizer: A tokenizer that nothing else uses: its truncation is set.
@@ -198,7 +200,10 @@ def token_offsets(tokenizer: Tokenizer, texts: Texts, max_length: int) -> Offset
         max_length: The length at which they are truncated, in tokens.
     """
     tokenizer.enable_truncation(max_length)
-    found = []
+    found: list[list[tuple[int, int]]] = []
     for start in range(0, len(texts), _TOKENIZER_BATCH):
-        found += [row.offsets for row in tokenizer.encode_batch(list(texts[start : start + _TOKENIZER_BATCH]))]
+        some = list(texts[start : start + _TOKENIZER_BATCH])
+        for text, row in zip(some, tokenizer.encode_batch(some), strict=True):
+            places = token_places(row, text if isinstance(text, str) else text[0])
+            found.append([(0, 0) if place is None else place[1:] for place in places])
     return found

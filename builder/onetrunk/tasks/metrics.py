@@ -226,17 +226,18 @@ def _in_words(tags: Array, words: Array) -> set[WordSpan]:
     """Return spans of the data's words; a word is in one span at most, the first that contains one of its pieces.
 
     A span that begins inside the last word of another one begins with the next word, if it reaches that far. Clients do
-    the same with the tokenizer's words, which are shorter: it also ends a word at a hyphen or an apostrophe.
+    the same with the words of the text, which are shorter: a hyphen or an apostrophe ends a word there too.
     """
-    # Tags of special tokens and of padding are not part of a text.
-    tags = np.where(words[: len(tags)] >= 0, tags, 0)
+    # Tags of special tokens, of blanks and of padding are not part of a text.
+    words = words[: len(tags)]
+    tags, words = tags[words >= 0], words[words >= 0]
     types = [str(one) for one in range(int(tags.max(initial=0)) // 2 + 1)]
     found: list[WordSpan] = []
     for first, last, kind in spans_of(tags.tolist(), types):
         taken = found[-1][1] if found else -1
-        inside = [int(word) for word in words[first : last + 1] if word > taken]
-        if inside:
-            found.append((inside[0], inside[-1], kind))
+        left = [int(word) for word in words[first : last + 1] if word > taken]
+        if left:
+            found.append((left[0], left[-1], kind))
     return set(found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import reprlib
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from onetrunk.protocol.names import (
     TEXT_PAIR,
     TOKEN_TYPE_IDS,
 )
+from onetrunk.protocol.words import is_readable
 
 T = TypeVar("T")
 
@@ -323,9 +323,8 @@ def _attempt(problems: list[Problem], row: int, read: Callable[..., T], *values:
 def _encode(text: object, name: str) -> bytes:
     if not isinstance(text, str):
         raise ValueError(f"{name} is {type(text).__name__}, expected str")
-    # Control and format characters leave nothing to read, and neither do blanks. The server refuses such a text too,
-    # but that would cost a round trip.
-    if all(char.isspace() or unicodedata.category(char) in ("Cc", "Cf") for char in text):
+    # The server refuses such a text too, but that would cost a round trip.
+    if not is_readable(text):
         raise ValueError(f"{name} is empty" if not text else f"{name} has nothing to read in it: {text[:20]!r}")
     try:
         return text.encode()

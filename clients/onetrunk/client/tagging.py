@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from onetrunk.client.answer import Prediction, Reader, TokenizedText, six_digits
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.words import words_of
 
-_WORD = re.compile(r"\S+")
+_UNREAD = re.compile(r"\S+")
 # Of a text whose end was not read. A text of a megabyte would have half a million words, of a hundred bytes each.
 MOST_UNREAD_WORDS = 128
 
@@ -107,11 +108,14 @@ class TaggingReader(Reader):
     def read(self, task: TaskInfo, scores: Any, text: TokenizedText | None = None) -> Prediction:
         """See `Reader.read`. *Shape of the scores:* (tokens, 2)."""
         assert text is not None, "a task that needs words is asked with texts"
-        pieces = _pieces(np.asarray(scores), text.words)
-        spans = _spans(pieces, task.labels or (), text.text)
-        words = _words(pieces, spans, task.scheme, text)  # type: ignore[attr-defined]  # `missing` has looked
+        inside = text.words[text.words[:, 0] >= 0]
+        words = words_of(text.text, until=int(inside[:, 2].max(initial=0)))
+        pieces = _pieces(np.asarray(scores), text.words, words)
+        marked = _marked_words(pieces)
+        spans = tuple(_span(one, task.labels or (), words, text.text) for one in marked)
+        tagged = _tagged_words(words, pieces, marked, task, text)
         least = min((span.score for span in spans), default=1.0)
-        return SpansPrediction(task.name, None, least, {}, words, spans)
+        return SpansPrediction(task.name, None, least, {}, tagged, spans)
 
     def answers(self, task: TaskInfo) -> str:
         """Return the types of its spans."""
@@ -124,76 +128,91 @@ _LETTERS = {"BIO": ("B", "B", "I", "I"), "BILOU": ("U", "B", "I", "L")}
 
 @dataclass
 class _Piece:
-    """A token that is part of the text."""
+    """The first and the last word that a token is in, and its tag. Of a span: the same of all its tokens together."""
 
-    word: int
-    start: int
-    end: int
+    first: int
+    last: int
     tag: int
     score: float
 
 
-def _pieces(scores: NDArray[Any], words: NDArray[np.int64]) -> list[_Piece]:
-    """Return the tokens that are part of the text.
+def _pieces(scores: NDArray[Any], tokens: NDArray[np.int64], words: Sequence[tuple[int, int]]) -> list[_Piece]:
+    """Return the tokens that are in a word.
 
     Args:
         scores: Number and probability of each token's tag. *Shape:* (tokens, 2)
-        words: Word, start and end of each token. *Shape:* (tokens, 3)
+        tokens: Word, start and end of each token. Words are counted here instead, since a token may be in several.
+            *Shape:* (tokens, 3)
+        words: Start and end of each word.
     """
-    return [
-        _Piece(int(word), int(start), int(end), int(tag), float(score))
-        for (tag, score), (word, start, end) in zip(scores.tolist(), words.tolist(), strict=False)
-        if word >= 0
-    ]
+    found, first = [], 0
+    for (tag, score), (word, start, end) in zip(scores.tolist(), tokens.tolist(), strict=False):
+        if word < 0:
+            continue
+        while first < len(words) and words[first][1] <= start:
+            first += 1
+        last = first
+        while last < len(words) and words[last][0] < end:
+            last += 1
+        if last > first:
+            found.append(_Piece(first, last - 1, int(tag), float(score)))
+    return found
 
 
-def _spans(pieces: Sequence[_Piece], types: Sequence[str], text: str) -> tuple[Span, ...]:
+def _marked_words(pieces: Sequence[_Piece]) -> list[_Piece]:
     """Return the spans, as whole words of which at least one token is in the span.
 
     A word is in one span at most, the first. So a span that begins inside another span's word begins with the next
     word, if it reaches that far.
     """
-    found: list[tuple[int, list[_Piece]]] = []
+    found: list[_Piece] = []
     before, begun = 0, False
     for piece in pieces:
         goes_on = piece.tag > 0 and piece.tag % 2 == 0 and before in (piece.tag, piece.tag - 1)
         begun = begun and goes_on
+        taken = found[-1].last if found else -1
         if begun:
-            found[-1][1].append(piece)
-        elif piece.tag > 0 and not (found and found[-1][1][-1].word == piece.word):
-            found.append(((piece.tag - 1) // 2, [piece]))
+            found[-1].last = max(piece.last, taken)
+            found[-1].score = min(piece.score, found[-1].score)
+        elif piece.tag > 0 and piece.last > taken:
+            found.append(_Piece(max(piece.first, taken + 1), piece.last, piece.tag, piece.score))
             begun = True
         before = max(piece.tag, 0)
-    return tuple(_span(types[kind], some, pieces, text) for kind, some in found)
+    return found
 
 
-def _span(kind: str, inside: Sequence[_Piece], pieces: Sequence[_Piece], text: str) -> Span:
-    words = {piece.word for piece in inside}
-    whole = [piece for piece in pieces if piece.word in words]
-    start, end = whole[0].start, whole[-1].end
-    return Span(kind, text[start:end], start, end, min(piece.score for piece in inside))
+def _span(marked: _Piece, types: Sequence[str], words: Sequence[tuple[int, int]], text: str) -> Span:
+    start, end = words[marked.first][0], words[marked.last][1]
+    return Span(types[(marked.tag - 1) // 2], text[start:end], start, end, marked.score)
 
 
-def _words(pieces: Sequence[_Piece], spans: Sequence[Span], scheme: str, row: TokenizedText) -> tuple[Word, ...]:
-    only, first, inner, last = _LETTERS[scheme]
-    text = row.text
-    found: list[Word] = []
-    of_word: dict[int, list[_Piece]] = {}
+def _tagged_words(
+    words: Sequence[tuple[int, int]],
+    pieces: Sequence[_Piece],
+    spans: Sequence[_Piece],
+    task: TaskInfo,
+    row: TokenizedText,
+) -> tuple[Word, ...]:
+    only, first, inner, last = _LETTERS[task.scheme]  # type: ignore[attr-defined]  # `missing` has looked
+    text, types = row.text, task.labels or ()
+    scores: dict[int, float] = {}
     for piece in pieces:
-        of_word.setdefault(piece.word, []).append(piece)
-    for some in of_word.values():
-        start, end = some[0].start, some[-1].end
-        span = next((span for span in spans if span.start <= start and end <= span.end), None)
-        tag = "O"
-        if span is not None:
-            begins, ends = start == span.start, end == span.end
+        for word in range(piece.first, piece.last + 1):
+            scores.setdefault(word, piece.score)
+    tags: dict[int, str] = dict.fromkeys(scores, "O")
+    for span in spans:
+        for word in range(span.first, span.last + 1):
+            begins, ends = word == span.first, word == span.last
             letter = only if begins and ends else first if begins else last if ends else inner
-            tag = f"{letter}-{span.type}"
-        found.append(Word(text[start:end], start, end, tag, some[0].score))
+            tags[word] = f"{letter}-{types[(span.tag - 1) // 2]}"
+    found = [
+        Word(text[start:end], start, end, tags.get(word), scores.get(word, 0.0))
+        for word, (start, end) in enumerate(words)
+    ]
     if not row.truncated:
         return tuple(found)
     # The rest of the text, which the tokenizer did not reach, is split at blanks. If the last word that was read ends
     # without a blank, such as at a hyphen, the first of these words is shorter than that. The rest of a word that was
     # cut is in that word already.
-    cut = islice(_WORD.finditer(text, found[-1].end if found else 0), MOST_UNREAD_WORDS)
+    cut = islice(_UNREAD.finditer(text, found[-1].end if found else 0), MOST_UNREAD_WORDS)
     return (*found, *(Word(match[0], match.start(), match.end(), None, 0.0) for match in cut))

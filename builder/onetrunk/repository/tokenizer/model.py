@@ -3,8 +3,9 @@
 All input is checked here, before the trunk, because one bad row inside a batch would fail the whole batch there. A bad
 request gets an error of its own, and the requests batched with it are answered.
 
-The file is self-contained, since `build-repo` copies it into repositories: it needs numpy, tokenizers and what Triton's
-Python backend provides. Its contract is docs/contracts.md, "Tokenizer".
+`build-repo` copies the file into repositories, and beside it `onetrunk/protocol/words.py` as `onetrunk_words.py`. Both
+need nothing else of the package, but numpy, tokenizers and what Triton's Python backend provides. The contract is
+docs/contracts.md, "Tokenizer".
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import bisect
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
+from onetrunk_words import is_readable, token_places
 from tokenizers import Encoding, Tokenizer
 
 TEXT_INPUTS = ("text", "text_pair")
@@ -113,44 +114,14 @@ class Padded:
         """Return the word of each token, and the token's place in the text. *Shape:* (batch_size, bucket, 3).
 
         The three numbers are the index of the word, the token's first character, and the character after its last one;
-        see ``word_pieces``. They are -1 for special tokens, padding, second texts and requests with token ids.
+        see ``token_places``. They are -1 for special tokens, padding, blanks, second texts and requests with token ids.
         """
         found = np.full((*self.ids.shape, 3), -1, dtype=np.int64)
         for row, (texts, encoding) in enumerate(zip(self.rows, self.encodings, strict=True)):
-            for token, *place in word_pieces(encoding, texts if isinstance(texts, str) else texts[0]):
-                found[row, token] = place
+            for token, place in enumerate(token_places(encoding, texts if isinstance(texts, str) else texts[0])):
+                if place is not None:
+                    found[row, token] = place
         return found
-
-
-def pieces_of(encoding: Encoding) -> Iterator[list[int]]:
-    """Yield the index, word, first character and end of each token of the first text."""
-    for token, (word, sequence, offsets) in enumerate(
-        zip(encoding.word_ids, encoding.sequence_ids, encoding.offsets, strict=True)
-    ):
-        if word is not None and sequence == 0:
-            yield [token, word, *offsets]
-
-
-def word_pieces(encoding: Encoding, text: str) -> list[list[int]]:
-    """Return the tokens as ``pieces_of`` does, with ends extended so that the tokens of a word cover all of it.
-
-    A token is extended over following characters that no token covers, up to the next space: the tokenizer drops some
-    (accents, variation selectors, joiners) that a reader sees as part of the word. If the text was truncated inside a
-    word, its last token is extended to the word's end.
-    """
-    pieces = list(pieces_of(encoding))
-    beyond = len(text)
-    for _, word, start, end in chain.from_iterable(map(pieces_of, encoding.overflowing)):
-        # If only the second text was truncated, the overflow repeats the first one.
-        if word > pieces[-1][1]:
-            beyond = start
-            break
-        if word == pieces[-1][1]:
-            pieces[-1][3] = max(pieces[-1][3], end)
-    for piece, following in zip(pieces, [*(start for _, _, start, _ in pieces[1:]), beyond], strict=True):
-        while piece[3] < following and not text[piece[3]].isspace():
-            piece[3] += 1
-    return pieces
 
 
 def pad(
@@ -180,6 +151,11 @@ def pad(
         padded.mask[row, : len(row_ids)] = 1
         padded.types[row, : len(row_types)] = row_types
     return padded
+
+
+def nothing_to_read(place: str) -> BadInputError:
+    """Return the error for a text without anything that a model could read."""
+    return BadInputError(f"{place}: nothing to read (empty, or only blanks, control characters and lone marks)")
 
 
 def first_bad_row(bad: Array) -> int | None:
@@ -265,7 +241,7 @@ class TextEncoder:
             place: The input and the row, with which an error message begins ("text 3").
 
         Raises:
-            BadInputError: The text has too many bytes, or is not UTF-8.
+            BadInputError: The text has too many bytes, is not UTF-8, or has no word.
         """
         if len(raw) > self.settings.max_text_bytes:
             raise BadInputError(f"{place}: {len(raw)} bytes; allowed: {self.settings.max_text_bytes}")
@@ -273,6 +249,9 @@ class TextEncoder:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise BadInputError(f"{place}: not valid UTF-8 (byte {error.start})") from None
+        # Before there are tokens: byte-level tokenizers have some for blanks too.
+        if not is_readable(text):
+            raise nothing_to_read(place)
         return self._cut(text)
 
     def _cut(self, text: str) -> str:
@@ -302,7 +281,7 @@ def text_rows(encoder: TextEncoder, texts: Array, pairs: Array | None) -> list[R
         pairs: The second texts as bytes, empty if a row has none; None if no row has one. *Shape:* (batch_size, 1)
 
     Raises:
-        BadInputError: A text has too many bytes, or is not UTF-8.
+        BadInputError: A text has too many bytes, is not UTF-8, or has no word.
     """
     rows: list[Row] = []
     for row, raw in enumerate(texts[:, 0]):
@@ -316,13 +295,13 @@ def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: S
     """Pad a request's encodings.
 
     Raises:
-        BadInputError: A text has no tokens.
+        BadInputError: A text has no tokens: the tokenizer drops all of its characters.
     """
     for row, (text, encoding) in enumerate(zip(rows, encodings, strict=True)):
         read = set(encoding.sequence_ids)
         for sequence, name in enumerate(TEXT_INPUTS if isinstance(text, tuple) else TEXT_INPUTS[:1]):
             if sequence not in read:
-                raise BadInputError(f"{name} {row}: nothing to read (empty, blanks or control characters only)")
+                raise nothing_to_read(f"{name} {row}")
     padded = pad(
         [encoding.ids for encoding in encodings],
         [encoding.type_ids for encoding in encodings],

@@ -1,6 +1,6 @@
 """Tagging: spans of words, each with a type, such as slots or named entities.
 
-A task's labels are types of spans. A head tags every token in BIO; the tokenizer knows where words and characters are.
+A task's labels are types of spans. A head tags every token in BIO; `onetrunk.protocol.words` places tokens on words.
 Each piece of a word is a token with a tag: the first piece of a span has B-, all others have I-. So a head need not
 know about words, and a span of pieces is the span of the words that they are in.
 """
@@ -290,13 +290,14 @@ def _transition_bias(raw: Tensor, score: float) -> Tensor:
 def _token_targets(words: Sequence[Word], tokens: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     """Return tag and word of each token of a text. *Shape:* (tokens, 2).
 
-    The first piece of a span has B-, even if the tokenizer drops the span's first words.
+    The first piece of a span has B-, even if the tokenizer drops the span's first words. Blanks that are tokens are
+    part of the span around them, since a span has no gaps.
     """
     found = np.zeros((len(tokens), 2), dtype=np.int64)
     found[:, 1] = _PADDING
-    place, begun = 0, False
+    place, begun, before = 0, False, 0
     for token, (start, end) in enumerate(tokens):
-        # Special tokens are not part of the text.
+        # Special tokens are not part of the text, and blanks are in no word.
         if start == end:
             continue
         while place < len(words) and words[place][1] <= start:
@@ -308,8 +309,10 @@ def _token_targets(words: Sequence[Word], tokens: Sequence[tuple[int, int]]) -> 
         tag = words[place][2]
         if tag:
             begin = tag - (tag % 2 == 0)
+            if begun:
+                found[before + 1 : token, 0] = begin + 1
             tag = begin + begun
-            begun = True
+            begun, before = True, token
         found[token] = (tag, place)
     return found
 

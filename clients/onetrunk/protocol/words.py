@@ -1,0 +1,164 @@
+"""The words of a text: one rule for every tokenizer, in training, in the server and in clients.
+
+A text is split as BERT splits it before it looks for pieces, whatever the tokenizer of the trunk does:
+
+- Words end at blanks: the white space of Unicode (categories Zs, Zl, Zp), tabs, line feeds and carriage returns.
+- A punctuation mark is a word of its own (ASCII's, and category P of Unicode), and so is a Chinese character. A
+  character is judged by the first one of its canonical decomposition.
+- Marks without width (category Mn), control, format and private characters (Cc, Cf, Co) and U+FFFD begin no word. They
+  belong to the word that they follow, or to none after a blank.
+- All other characters, such as letters, digits, emoji and other symbols, form a word until one of the above ends it.
+
+Tokens are placed on these words by their characters. The file needs nothing but Python: `build-repo` copies it into
+repositories, where the tokenizer model imports it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Protocol
+
+Word = tuple[int, int]
+"""The first character of a word, and the character after its last."""
+
+Place = tuple[int, int, int]
+"""The index of a token's first word, the token's first character, and the character after its last."""
+
+# The classes of characters. White space that BERT takes for control characters, such as form feeds, begins no word and
+# ends none, but is not the last of one either.
+_BLANK, _ALONE, _LETTER, _DROPPED, _SPACING_CONTROL = " awds"
+_WORD = re.compile("ad*|w(?:[wds]*w)?d*")
+_BLANKS = re.compile(r"[ \t\r\n]")
+_CHINESE = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
+# What byte-level and SentencePiece tokenizers write for a blank, also for the one that they put in front of a text.
+_BLANK_PIECES = ("Ġ", "▁")
+
+
+class Encoded(Protocol):
+    """A text, or a pair of texts, as the library ``tokenizers`` encodes it.
+
+    Attributes:
+        tokens: The piece of each token.
+        offsets: The first character and the one after the last of each token.
+        sequence_ids: 0 for tokens of the first text, 1 for the second, None for special tokens.
+    """
+
+    @property
+    def tokens(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def offsets(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
+
+    @property
+    def sequence_ids(self) -> Sequence[int | None]: ...  # noqa: D102
+
+
+def words_of(text: str, until: int | None = None) -> list[Word]:
+    """Return the words of a text, in order.
+
+    Args:
+        text: The text.
+        until: Only words that begin before this character are returned; None for all.
+    """
+    if until is None:
+        return [word.span() for word in _WORD.finditer(text.translate(_CLASSES))]
+    # The rest of a long text is not looked at; the last word that is returned is whole.
+    blank = _BLANKS.search(text, until)
+    read = text if blank is None else text[: blank.start()]
+    return [word for word in words_of(read) if word[0] < until]
+
+
+def is_readable(text: str) -> bool:
+    """Return whether a text has a word. Without one, there is nothing that a model could read."""
+    return any(_CLASSES[ord(character)] in (_ALONE, _LETTER) for character in text)
+
+
+def token_places(encoded: Encoded, text: str) -> list[Place | None]:
+    """Place the tokens of the first text on its words.
+
+    A token begins at the first character of a word that it covers: the blank in front of a word belongs to none. It
+    ends where the next token begins or, if it is the last one of a word, with the word, so that the tokens of a word
+    cover all of it: tokenizers drop characters, and a text may have been truncated inside a word. If a token covers
+    several words, its end is in the last of them.
+
+    Args:
+        encoded: The encoded text, or pair of texts.
+        text: The first text.
+
+    Returns:
+        The place of each token; None for special tokens, tokens of the second text, and tokens that are in no word,
+        such as blanks.
+    """
+    pieces = [
+        offsets if sequence == 0 and not _is_blank_before(piece, text, *offsets) else (0, 0)
+        for piece, offsets, sequence in zip(encoded.tokens, encoded.offsets, encoded.sequence_ids, strict=True)
+    ]
+    words = words_of(text, max((end for _, end in pieces), default=0))
+    places: list[Place | None] = []
+    first = last = 0
+    # The place before this one in the list of places, and the end of its last word.
+    before, limit = -1, 0
+    for token, (start, end) in enumerate(pieces):
+        places.append(None)
+        while first < len(words) and words[first][1] <= start:
+            first += 1
+        if start == end or first == len(words) or end <= words[first][0]:
+            continue
+        last = max(first, last)
+        while last + 1 < len(words) and words[last + 1][0] < end:
+            last += 1
+        start = max(start, words[first][0])
+        _extend(places, before, min(start, limit))
+        before, limit = token, words[last][1]
+        places[token] = (first, start, min(end, limit))
+    _extend(places, before, limit)
+    return places
+
+
+def _extend(places: list[Place | None], at: int, end: int) -> None:
+    place = places[at] if at >= 0 else None
+    if place is not None and place[2] < end:
+        places[at] = (*place[:2], end)
+
+
+def _is_blank_before(piece: str, text: str, start: int, end: int) -> bool:
+    """Return whether a piece is the blank that a tokenizer puts in front of a text, at the first character's place."""
+    return piece in _BLANK_PIECES and text[start:end] != piece
+
+
+class _Classes(dict[int, str]):
+    """The class of each character, by its number. It is found out when the character is first seen."""
+
+    def __missing__(self, code: int) -> str:
+        found = _class_of(chr(code))
+        # Of the rare characters of the other planes, a hostile sender could send a million.
+        if code <= 0xFFFF:
+            self[code] = found
+        return found
+
+
+def _class_of(character: str) -> str:
+    code, category = ord(character), unicodedata.category(character)
+    if category[0] == "Z" or character in "\t\n\r":
+        return _BLANK
+    if category in ("Mn", "Cc", "Cf", "Co") or character == "\ufffd":
+        return _SPACING_CONTROL if character.isspace() else _DROPPED
+    if any(low <= code <= high for low, high in _CHINESE):
+        return _ALONE
+    base = unicodedata.normalize("NFD", character)[0]
+    is_ascii_mark = base.isascii() and not base.isalnum()
+    return _ALONE if is_ascii_mark or unicodedata.category(base)[0] == "P" else _LETTER
+
+
+_CLASSES = _Classes()
