@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.fixtures.handmade_repository",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
+    "tests.fixtures.tokenizers",
     "tests.fixtures.wheel",
 ]
 

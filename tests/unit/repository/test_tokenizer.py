@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.tokenizers import start_tokenizer, text_inputs
+
 PAD, CLS, SEP, A, B, GOOD = 0, 2, 3, 4, 5, 26
 OUTPUTS = ["padded_input_ids", "padded_attention_mask", "padded_token_type_ids", "truncated"]
 PARAMETERS = {
@@ -25,19 +27,7 @@ PARAMETERS = {
 
 
 def start(module: Any, folder: Path, tokenizer_json: str, **changes: str) -> Any:
-    (folder / "1").mkdir(exist_ok=True)
-    (folder / "1" / "tokenizer.json").write_text(tokenizer_json)
-    parameters = {key: {"string_value": value} for key, value in {**PARAMETERS, **changes}.items()}
-    model = module.TritonPythonModel()
-    model.initialize(
-        {
-            "model_name": "tokenizer",
-            "model_version": "1",
-            "model_repository": str(folder),
-            "model_config": json.dumps({"parameters": parameters}),
-        }
-    )
-    return model
+    return start_tokenizer(module, folder, tokenizer_json, {**PARAMETERS, **changes})
 
 
 @pytest.fixture
@@ -62,14 +52,10 @@ def ask(model: Any, triton: ModuleType) -> Callable[..., Any]:
 
 
 def tensors(**inputs: Any) -> dict[str, np.ndarray]:
-    made = {}
-    for name, value in inputs.items():
-        if name.startswith("text"):
-            raw = [text if isinstance(text, bytes) else text.encode() for text in value]
-            made[name] = np.array(raw, dtype=np.object_).reshape(-1, 1)
-        else:
-            made[name] = np.array(value, dtype=np.int64)
-    return made
+    return {
+        name: text_inputs(value)["text"] if name.startswith("text") else np.array(value, dtype=np.int64)
+        for name, value in inputs.items()
+    }
 
 
 def test_pads_a_request_to_the_smallest_bucket_of_its_longest_row(ask: Callable[..., Any]) -> None:

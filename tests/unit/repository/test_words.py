@@ -2,68 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from onetrunk.client.answer import TokenizedText
-from onetrunk.client.readers import READERS
 from onetrunk.client.tagging import MOST_UNREAD_WORDS
-from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.tasks.examples import token_offsets
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import word_spans
+from tests.fixtures.tokenizers import FORMS, tokenizer_json_of
+from tests.fixtures.tokenizers import TAGGING_TYPES as TYPES
+from tests.fixtures.tokenizers import read_tags as read
+from tests.fixtures.tokenizers import words_read as words
 
-TYPES = ("artist", "album")
-TASK = TaskInfo(
-    name="song", kind="tagging", form="single", labels=TYPES, metric="span_f1", tap=1, layers=1, version=1, scheme="BIO"
-)
 MAX_LENGTH = 12
 KEPT = MAX_LENGTH - 2  # without [CLS] and [SEP]
 ACCENT, DOT, HEART, JOINER = "\u0301", "\u0323", "\u2764\ufe0f", "\u200d"
 
 
 @pytest.fixture
-def ask(load: Callable[[str], Any], triton: ModuleType, tmp_path: Path, tiny_trunk_folder: Path) -> Callable[..., Any]:
+def ask(tokenized: Callable[..., Any], tiny_trunk_folder: Path) -> Callable[..., Any]:
     """Texts to rows as the client has them."""
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "tokenizer.json").write_bytes((tiny_trunk_folder / "tokenizer.json").read_bytes())
-    parameters = {
-        "max_length": str(MAX_LENGTH), "buckets": f"4,{MAX_LENGTH}", "vocab_size": "200", "max_text_bytes": "65536",
-        "pad_token_id": "0",
-    }  # fmt: skip
-    config = json.dumps({"parameters": {key: {"string_value": value} for key, value in parameters.items()}})
-    model = load("builder/onetrunk/repository/tokenizer/model.py").TritonPythonModel()
-    model.initialize(
-        {"model_name": "t", "model_version": "1", "model_repository": str(tmp_path), "model_config": config}
-    )
-
-    def ask(*texts: str, pair: str = "") -> list[TokenizedText]:
-        inputs = {
-            name: np.array([text.encode() for text in some], dtype=np.object_).reshape(-1, 1)
-            for name, some in (("text", texts), ("text_pair", [pair] * len(texts)))
-        }
-        (response,) = model.execute([triton.Request(inputs, ["token_words", "truncated"])])
-        values = response.values()
-        rows = zip(texts, values["truncated"][:, 0], values["token_words"], strict=True)
-        return [TokenizedText(text, bool(truncated), words) for text, truncated, words in rows]
-
-    return ask
-
-
-def read(row: TokenizedText, tags: Any = None) -> Any:
-    """What the client says where a head has given these tags, one a token; without them all are O."""
-    tags = np.zeros(len(row.words)) if tags is None else np.asarray(tags)
-    return READERS["tagging"].read(TASK, np.stack([tags, np.full(len(tags), 0.5)], axis=1), row)
-
-
-def words(row: TokenizedText) -> list[tuple[str, int, int]]:
-    return [(word.text, word.start, word.end) for word in read(row).words]
+    return partial(tokenized, (tiny_trunk_folder / "tokenizer.json").read_text(), max_length=MAX_LENGTH)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +119,12 @@ def test_a_span_that_begins_in_the_middle_of_another_ones_word_has_the_words_aft
     assert answered == {(0, 0, "0"), (1, 1, "1"), (2, 2, "1")}
 
 
-def test_client_and_metric_have_the_same_spans(ask: Callable[..., Any], tiny_trunk: Any) -> None:
-    """Of 3,000 random rows of tags, on texts whose words by blanks are the tokenizer's; a third of them is cut."""
+@pytest.mark.parametrize("form", ["tiny trunk", *FORMS])
+def test_client_and_metric_have_the_same_spans(
+    tokenized: Callable[..., Any], tiny_trunk_folder: Path, form: str
+) -> None:
+    """Of random rows of tags, on texts whose words by blanks are the text's; some of them are cut."""
+    tokenizer_json = tokenizer_json_of(form) if form in FORMS else (tiny_trunk_folder / "tokenizer.json").read_text()
     draw = np.random.default_rng(0)
     kind, space = get_kind("tagging"), SimpleNamespace(labels=TYPES, range=None, options={}, fitted={})
     begin, more = (
@@ -165,13 +135,16 @@ def test_client_and_metric_have_the_same_spans(ask: Callable[..., Any], tiny_tru
     def word() -> str:
         return "".join([draw.choice(begin), *draw.choice(more, draw.integers(4))])
 
+    rounds = 100 if form == "tiny trunk" else 12
     cut = spans_in_all = 0
-    for _ in range(100):
+    for _ in range(rounds):
         blanks = [draw.choice([" ", " ", "\t", "\r\n", "\u00a0", " \u3000"], draw.integers(1, 9)) for _ in range(30)]
         texts = ["".join(f"{word()}{blank}" for blank in some) for some in blanks]
-        rows = ask(*texts)
+        rows = tokenized(tokenizer_json, *texts, max_length=MAX_LENGTH)
         encoded = [kind.codec.encode(["O"] * len(text.split()), space, text) for text in texts]
-        targets = kind.codec.targets(encoded, space, token_offsets(tiny_trunk.tokenizer(), texts, MAX_LENGTH))
+        targets = kind.codec.targets(
+            encoded, space, token_offsets(Tokenizer.from_str(tokenizer_json), texts, MAX_LENGTH)
+        )
         tags = draw.choice(5, (30, len(rows[0].words)), p=[0.3, 0.1, 0.25, 0.1, 0.25])
         for row, row_tags, data, (answered, _) in zip(rows, tags, encoded, word_spans(tags, targets), strict=True):
             said = read(row, row_tags)
@@ -179,5 +152,5 @@ def test_client_and_metric_have_the_same_spans(ask: Callable[..., Any], tiny_tru
             spans = {(span.start, span.end, span.type) for span in said.spans}
             assert spans == {(data[first][0], data[last][1], TYPES[int(one)]) for first, last, one in answered}, row
             cut, spans_in_all = cut + row.truncated, spans_in_all + len(spans)
-    assert 800 < cut < 1800
-    assert spans_in_all > 6000
+    assert rounds < cut < 30 * rounds
+    assert spans_in_all > 30 * rounds
