@@ -48,7 +48,7 @@ def collector() -> Iterator[tuple[str, list[dict[str, Any]]]]:
                                     "traceId": span.trace_id.hex(),
                                     "spanId": span.span_id.hex(),
                                     "parentSpanId": span.parent_span_id.hex(),
-                                    "attributes": json_format.MessageToDict(span)["attributes"],
+                                    "attributes": json_format.MessageToDict(span).get("attributes", []),
                                 }
                             )
                 sent = {}
@@ -103,5 +103,8 @@ def test_one_trace_shows_front_tokenizer_trunk_and_head(
             if span["name"] in ("InferRequest", "multitask") and span.get("parentSpanId") == front["spanId"]
         ]
         assert ensemble
+        below = {span["name"] for span in by_trace[trace] if span.get("parentSpanId") == front["spanId"]}
+        own = {"turn", "collecting", "triton"} if trace == TRACES["json"] else {"turn", "triton"}
+        assert below & {"turn", "collecting", "triton"} == own
     (front,) = [span for span in by_trace[TRACES["json"]] if span["name"] == "POST /v1/predict"]
     assert {"key": "onetrunk.request_id", "value": {"stringValue": "my-request"}} in front["attributes"]

@@ -18,6 +18,7 @@ from onetrunk.client.answer import Answer
 from onetrunk.client.rows import TextRows
 from onetrunk.client.tracing import trace_context, trace_headers
 from onetrunk.protocol.errors import BadInput, OneTrunkError, Problem, ServerError
+from onetrunk.serving.front.parts import COLLECTING, TRITON, part
 
 # Requests in flight at a time. Fewer leave a core idle while answers are on their way; more leave less to collect.
 IN_FLIGHT = 4
@@ -32,6 +33,7 @@ class _Job:
 
     texts: Sequence[str]
     pairs: Sequence[str | None]
+    sent: asyncio.Future[None]
     answers: asyncio.Future[list[Answer]]
     trace: Mapping[str, str]
 
@@ -61,12 +63,17 @@ class Collector:
         TextRows.check(texts, pairs).groups(catalogue, tasks)  # its faults are found before it meets others
         kinds = {pair is not None for pair in pairs}
         if len(kinds) > 1 or len(texts) >= catalogue.max_batch_size:
-            return await self._client.predict(texts, pairs, tasks)
-        job = _Job(texts, pairs, asyncio.get_running_loop().create_future(), dict(trace_headers()))
+            with part(TRITON):
+                return await self._client.predict(texts, pairs, tasks)
+        loop = asyncio.get_running_loop()
+        job = _Job(texts, pairs, loop.create_future(), loop.create_future(), dict(trace_headers()))
         key = (tuple(tasks) if tasks is not None else None, kinds.pop())
         self._waiting.setdefault(key, deque()).append(job)
         self._send(catalogue.max_batch_size)
-        return await job.answers
+        with part(COLLECTING):
+            await job.sent
+        with part(TRITON):
+            return await job.answers
 
     def _send(self, most_rows: int) -> None:
         """Send what waits, the oldest tasks first, as long as few requests are in flight."""
@@ -89,7 +96,10 @@ class Collector:
             rows += len(jobs[-1].texts)
         if queue:
             self._waiting[key] = queue  # behind the others
-        return [job for job in jobs if not job.answers.done()]  # without those that nobody waits for
+        jobs = [job for job in jobs if not job.sent.done()]  # without those that nobody waits for
+        for job in jobs:
+            job.sent.set_result(None)
+        return jobs
 
     async def _ask(self, key: Key, jobs: list[_Job]) -> None:
         while jobs:

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.names import ENSEMBLES, MULTITASK, ONETRUNK_PARAMETER
 from onetrunk.serving.front.admission import Admission, RefusedError, UnauthorizedError
+from onetrunk.serving.front.parts import TURN, part
 from onetrunk.serving.front.questions import Question, check_sizes, check_texts
 from onetrunk.serving.front.settings import FrontSettings
 from onetrunk.serving.front.triton import HttpAnswer, Triton, TritonDownError
@@ -104,7 +105,8 @@ class Gateway:
         Raises:
             RefusedError: Too many requests wait, or they are too large together.
         """
-        turn = await self.admission.turn(size)
+        with part(TURN):
+            turn = await self.admission.turn(size)
         return await self.triton.uncancelled(self._sent(turn, send))
 
     async def _sent(self, turn: AbstractContextManager[None], send: Callable[[], Awaitable[T]]) -> T:

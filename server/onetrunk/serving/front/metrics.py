@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,13 +16,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.serving.front.admission import Admission, RefusedError
+from onetrunk.serving.front.parts import OWN
 from onetrunk.serving.front.settings import MULTIPROCESS_FOLDER
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters
 
 GRPC, HTTP = "grpc", "http"
 
-_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 # How a request about tasks ended, by who is at fault.
 OK, CLIENT, OVERLOAD, SERVER, GONE = "ok", "client", "overload", "server", "gone"
@@ -53,6 +54,9 @@ class Metrics:
         self._seconds = self._histogram(
             "front_request_seconds", "Seconds from the start of a request to its answer", "door"
         )
+        self._parts = self._histogram(
+            "front_part_seconds", "Seconds of requests that asked a model, by where in the front they went", "part"
+        )
         self._task_requests = self._counter(
             "task_requests", "Requests that asked a task, by who was at fault if they failed", "task", "outcome"
         )
@@ -67,17 +71,22 @@ class Metrics:
         self._waiting = self._gauge("front_waiting", "Requests that wait for their turn")
         self._pending = self._gauge("front_pending_bytes", "Size of all requests that are read, wait or are in flight")
 
-    def count_request(self, door: str, status: str, seconds: float) -> None:
+    def count_request(self, door: str, status: str, seconds: float, parts: Mapping[str, float]) -> None:
         """Count one request.
 
         Args:
             door: The door through which it came.
             status: How it ended.
             seconds: How long it took.
+            parts: How much of that went to which part. What is left is the front's own.
         """
         self._show_load()
         self._requests.labels(door, status).inc()
         self._seconds.labels(door).observe(seconds)
+        for part, of_part in parts.items():
+            self._parts.labels(part).observe(of_part)
+        if parts:
+            self._parts.labels(OWN).observe(max(0.0, seconds - sum(parts.values())))
 
     @contextmanager
     def asked(self, tasks: Iterable[str], texts: int) -> Iterator[Outcome]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from onetrunk.client.tracing import TRACE_HEADERS, trace_context
 from onetrunk.serving.front.metrics import Metrics
+from onetrunk.serving.front.parts import parts_of
 from onetrunk.serving.front.tracer import Tracer
 
 log = logging.getLogger("onetrunk.serving.front")
@@ -75,9 +76,11 @@ class Observer:
         span = self._tracer.start(name, record.trace) if self._tracer is not None else None
         if span is not None:
             record.trace = span.headers
+        seconds_of: Mapping[str, float] = {}
         began = time.perf_counter()
         try:
-            with trace_context(record.trace):
+            with trace_context(record.trace), parts_of(span if span is not None and span.headers else None) as parts:
+                seconds_of = parts.seconds
                 yield record
         except BaseException as error:
             if record.status == "ok":
@@ -85,7 +88,7 @@ class Observer:
             raise
         finally:
             seconds = time.perf_counter() - began
-            self.metrics.count_request(door, record.status, seconds)
+            self.metrics.count_request(door, record.status, seconds, seconds_of)
             if span is not None:
                 span.end(record.status, record.request_id)
             self._write(door, name, record, seconds)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from onetrunk.protocol.errors import UserError
@@ -18,9 +19,18 @@ class Span:
         headers: The headers that make what Triton does for it children of this span; empty if it is not recorded.
     """
 
-    def __init__(self, span: Any, headers: Mapping[str, str]) -> None:
+    def __init__(self, span: Any, headers: Mapping[str, str], start_child: Callable[[str], Any]) -> None:
         self._span = span
+        self._start_child = start_child
         self.headers = headers
+
+    def child(self, name: str) -> Any:
+        """Start the span of a part of the request. It must be ended.
+
+        Args:
+            name: The part.
+        """
+        return self._start_child(name)
 
     def end(self, status: str, request_id: str) -> None:
         """End the span."""
@@ -68,9 +78,10 @@ class Tracer:
         parent = self._propagator.extract(dict(headers))
         span = self._tracer.start_span(name, context=parent, kind=self._kind)
         carrier: dict[str, str] = {}
+        context = self._in_context(span)
         if span.is_recording():
-            self._propagator.inject(carrier, context=self._in_context(span))
-        return Span(span, carrier)
+            self._propagator.inject(carrier, context=context)
+        return Span(span, carrier, partial(self._tracer.start_span, context=context))
 
     def close(self) -> None:
         """Send what is left."""

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from onetrunk.admin import CHANNEL_OPTIONS
+from onetrunk.serving.front.parts import TRITON, part
 from onetrunk.serving.front.settings import TritonAddress
 
 T = TypeVar("T")
@@ -81,7 +82,8 @@ class Triton:
         call = self._calls.get(method)
         if call is None:
             call = self._calls[method] = self._connected().unary_unary(method)
-        answer: bytes = await call(request, metadata=tuple(metadata))
+        with part(TRITON):
+            answer: bytes = await call(request, metadata=tuple(metadata))
         return answer
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
@@ -96,7 +98,9 @@ class Triton:
         Raises:
             TritonDownError: Triton does not run, or went away.
         """
-        return await self._ask(self._session(), method, path, headers, body)
+        session = self._session()
+        with part(TRITON):
+            return await self._ask(session, method, path, headers, body)
 
     async def metrics(self) -> bytes:
         """Return Triton's metrics in Prometheus's text format.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from onetrunk.client.tracing import trace_context, trace_headers
 from onetrunk.serving.front.admission import Admission
 from onetrunk.serving.front.metrics import HTTP, Metrics
 from onetrunk.serving.front.observer import JsonLines, Observer
+from onetrunk.serving.front.parts import OWN, TRITON, TURN, part
 from onetrunk.serving.front.settings import Limits, Tracing
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -64,6 +66,41 @@ def test_verbose_logs_every_request(lines: Any) -> None:
     with observer(verbose=True).request(HTTP, "GET /v1/tasks", {"traceparent": PARENT}):
         pass
     assert [(line["status"], line["traceparent"]) for line in lines()] == [("ok", PARENT)]
+
+
+def test_the_parts_of_a_request_are_told_and_what_is_left_is_the_fronts_own() -> None:
+    watching = observer()
+
+    async def answer() -> None:
+        with part(TURN):
+            await asyncio.sleep(0.02)
+        with part(TRITON):
+            await asyncio.create_task(in_a_task())
+        await asyncio.sleep(0.03)
+
+    async def in_a_task() -> None:
+        await asyncio.sleep(0.1)
+
+    async def all_of_it() -> None:
+        with watching.request(HTTP, "POST /v1/predict", {}):
+            await asyncio.create_task(answer())
+        with watching.request(HTTP, "GET /v1/tasks", {}), part(TURN):
+            pass
+        with part(TURN):  # of no request
+            pass
+        with watching.request(HTTP, "GET /healthz", {}):
+            pass
+
+    asyncio.run(all_of_it())
+    text = watching.metrics.text().decode()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if "front_part_seconds_" in line and line[0] != "#")
+    counts = {name: float(found[f'onetrunk_front_part_seconds_count{{part="{name}"}}']) for name in (TURN, TRITON, OWN)}
+    sums = {name: float(found[f'onetrunk_front_part_seconds_sum{{part="{name}"}}']) for name in (TURN, TRITON, OWN)}
+    assert counts == {TURN: 2, TRITON: 1, OWN: 2}
+    assert 0.02 <= sums[TURN] < 0.1 <= sums[TRITON]
+    assert sums[OWN] >= 0.03
+    (whole,) = [line for line in text.splitlines() if line.startswith("onetrunk_front_request_seconds_sum")]
+    assert sum(sums.values()) == pytest.approx(float(whole.rsplit(" ", 1)[1]), abs=0.01)
 
 
 def test_an_error_that_nobody_expected_is_a_failure(lines: Any) -> None:
