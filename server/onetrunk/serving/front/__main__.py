@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import sys
 
@@ -42,6 +43,10 @@ async def main() -> int:
     except UserError as error:
         print(json.dumps({"error": str(error), "user": True}), flush=True)
         return 2
+    # What was made until now stays. Otherwise each full collection would look through all of it, and hold every request
+    # for some 45 ms (measured; without it, below 1 ms).
+    gc.collect()
+    gc.freeze()
     alive = asyncio.create_task(_show_life())
     while line := await lines.readline():
         folder = json.loads(line)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import anyio
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -93,14 +92,22 @@ class _SilentCalls:
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[bytes], None] = {}
+        self._expired: set[asyncio.Future[bytes]] = set()
 
-    async def next_of(self, requests: AsyncIterator[bytes]) -> bytes | None:
+    async def next_of(self, requests: AsyncIterator[bytes], timeout_s: float | None = None) -> bytes | None:
         """Return the next request of a call, or None if there will be none.
+
+        Args:
+            requests: The requests of the call.
+            timeout_s: The time in which it must come; None for any.
 
         Raises:
             RefusedError: The call is to be ended.
+            TimeoutError: It did not come in time.
         """
         coming = asyncio.ensure_future(anext(requests))
+        # Cheaper than a time-out of asyncio's or anyio's, and every request comes through here.
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, coming) if timeout_s else None
         self._waiting[coming] = None
         if len(self._waiting) > MOST_SILENT:
             oldest = next(iter(self._waiting))
@@ -114,11 +121,22 @@ class _SilentCalls:
             if coming in self._waiting:  # the call itself ends
                 coming.cancel()
                 raise
+            if coming in self._expired:
+                raise TimeoutError from None
             raise RefusedError(
                 429, f"more than {MOST_SILENT} calls wait for their clients, and this one was silent for the longest"
             ) from None
         finally:
             self._waiting.pop(coming, None)
+            self._expired.discard(coming)
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, coming: asyncio.Future[bytes]) -> None:
+        if coming in self._waiting:
+            del self._waiting[coming]
+            self._expired.add(coming)
+            coming.cancel()
 
 
 class GrpcDoor(grpc.GenericRpcHandler):
@@ -158,8 +176,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
         async def read_and_answer(requests: AsyncIterator[bytes], context: Context) -> bytes:
             request = None
             try:
-                with anyio.fail_after(self._gateway.settings.limits.body_timeout_s):
-                    request = await self._silent.next_of(requests)
+                request = await self._silent.next_of(requests, self._gateway.settings.limits.body_timeout_s)
             except RefusedError as error:
                 await context.abort(_STATUS[error.status], str(error))
             except TimeoutError:
