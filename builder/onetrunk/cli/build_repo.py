@@ -69,7 +69,18 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="The repository to write or bring up to date.",
 )
-@click.option("--max-length", default=128, show_default=True, help="Longest text in tokens; longer ones are cut.")
+@click.option(
+    "--max-length",
+    default=128,
+    show_default=True,
+    help="Longest text in tokens, up to what the trunk reads; longer ones are cut.",
+)
+@click.option(
+    "--max-batch-tokens",
+    type=click.IntRange(min=1),
+    help="Most tokens of a batch, padding included: it has at most 32 texts, or so many of --max-length. "
+    "[default: 16384, or one text]",
+)
 @click.option(
     "--triton-release",
     default="24.10",
@@ -138,6 +149,7 @@ def build_repo(
     heads: Path,
     output: Path,
     max_length: int,
+    max_batch_tokens: int | None,
     triton_release: str,
     group_heads: bool,
     precision: str,
@@ -180,6 +192,7 @@ def build_repo(
                     tasks=names,
                     trunk=trunk,
                     max_length=max_length,
+                    max_batch_tokens=max_batch_tokens,
                     buckets=BucketRequest(**requested, task_dir=task_dir, data_root=data),
                     triton_release=triton_release,
                     group_heads=group_heads,

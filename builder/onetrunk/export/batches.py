@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _BATCH_SIZE = 16
 _PARITY_BATCH_SIZE = 4
+# Fewer texts where they are long, padding included: attention on a full batch of them would not fit the memory.
+_BATCH_TOKENS = 2**13
 
 Arrays = dict[str, NDArray[Any]]
 """Name of a tensor -> its values."""
@@ -37,10 +39,11 @@ def padded_batches(
     tokenizer.enable_truncation(buckets[-1])
     encoded: list[Encoding] = tokenizer.encode_batch(list(texts))
     order = np.argsort([len(row.ids) for row in encoded], kind="stable")
-    for start in range(0, len(order), _BATCH_SIZE):
-        rows = order[start : start + _BATCH_SIZE]
-        longest = len(encoded[rows[-1]].ids)
-        bucket = next(bucket for bucket in buckets if bucket >= longest)
+    while len(order):
+        rows = order[:_BATCH_SIZE]
+        rows = rows[: _rows_within(_BATCH_TOKENS, _bucket_of(encoded[rows[-1]], buckets))]
+        order = order[len(rows) :]
+        bucket = _bucket_of(encoded[rows[-1]], buckets)
         yield rows, _pad([encoded[row] for row in rows], bucket, trunk.pad_token_id)
 
 
@@ -59,7 +62,8 @@ def parity_batches(trunk: Trunk, buckets: tuple[int, ...]) -> Iterator[Arrays]:
         # Several texts are joined for the longer buckets, so that their last positions are checked too.
         joined = [_join(texts, first, words=bucket // 2) for first in range(len(texts))]
         rows = sorted(tokenizer.encode_batch(joined), key=lambda row: len(row.ids))
-        spread = [rows[i * (len(rows) - 1) // (_PARITY_BATCH_SIZE - 1)] for i in range(_PARITY_BATCH_SIZE)]
+        count = min(_PARITY_BATCH_SIZE, _rows_within(_BATCH_TOKENS, bucket))
+        spread = [rows[i * (len(rows) - 1) // max(count - 1, 1)] for i in range(count)]
         for chosen in ([rows[-1]], spread):
             yield _pad(chosen, bucket, trunk.pad_token_id)
 
@@ -69,6 +73,15 @@ def parity_texts() -> list[tuple[str, str]]:
     content = (importlib.resources.files("onetrunk.export") / "parity_texts.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in content.splitlines()]
     return [(row["text"], row.get("text_pair", "")) for row in rows]
+
+
+def _bucket_of(longest: Encoding, buckets: tuple[int, ...]) -> int:
+    return next(bucket for bucket in buckets if bucket >= len(longest.ids))
+
+
+def _rows_within(tokens: int, bucket: int) -> int:
+    """Return how many texts of this length have so many tokens together; at least one."""
+    return max(1, tokens // bucket)
 
 
 def _join(texts: list[tuple[str, str]], start: int, words: int) -> str | tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The padded lengths of a repository, called buckets: given, chosen for a sample of texts, or powers of two.
+"""The padded lengths of a repository, called buckets: given, chosen for a sample of texts, or growing by a factor.
 
 Triton batches requests only if their shapes are equal, so texts are padded to a few lengths.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.repository.configs import MAX_BATCH_SIZE
 from onetrunk.repository.length_sample import LengthSample, sample_file, sample_tasks
 
 # docs/results/performance/padding.md: with more buckets, little padding is saved and fewer requests share a shape; with
@@ -26,8 +27,12 @@ STEP = 8
 # GLUE's longer tasks have about this many tokens; most texts of the others are shorter.
 _USUAL_LENGTH = 64
 _FIRST_BUCKET = 16
-# A pair has three special tokens and at least one token of each text.
+# Attention grows with the square of the length, so doubling wastes more of it the longer the texts are.
+_LAST_DOUBLED, _GROWTH, _LONG_STEP = 512, 1.5, 64
+# A pair has three special tokens, or four, and at least one token of each text.
 _MIN_LENGTH = 5
+MAX_BATCH_TOKENS = 2**14
+"""The tokens of a full batch, padding included: 32 texts of 512 tokens."""
 
 Cost = Callable[[int], float]
 
@@ -79,7 +84,7 @@ class BucketRequest:
     """The buckets that a user asks for.
 
     Attributes:
-        lengths: The buckets; ``auto`` chooses them for a sample of texts; None is 16, 32, 64, ...
+        lengths: The buckets; ``auto`` chooses them for a sample of texts; None is 16, 32, 64, ...; see `buckets_up_to`.
         texts: A file of texts to choose or measure by; see `sample_file`. None is the dev texts of the served tasks,
             where texts are needed.
         task_dir: The folder of task files.
@@ -107,7 +112,8 @@ class BucketRequest:
         Raises:
             UserError: ``max_length`` or a bucket is not allowed, or the texts cannot be found or read.
         """
-        check_max_length(max_length, trunk.max_positions)
+        least = trunk.tokenizer().num_special_tokens_to_add(True) + 2
+        check_max_length(max_length, trunk.max_positions, least)
         if self.lengths != "auto":
             given = self.lengths
             lengths = (
@@ -138,7 +144,7 @@ def _measured(lengths: tuple[int, ...], sample: LengthSample, *, chosen: bool) -
 
 
 def buckets_up_to(max_length: int, max_positions: int) -> tuple[int, ...]:
-    """Return 16, 32, 64, ... and at last ``max_length`` itself.
+    """Return 16, 32, 64, ..., 512, from there on each half as long again, and at last ``max_length`` itself.
 
     Raises:
         UserError: ``max_length`` is not allowed; see `check_max_length`.
@@ -148,18 +154,57 @@ def buckets_up_to(max_length: int, max_positions: int) -> tuple[int, ...]:
     length = _FIRST_BUCKET
     while length < max_length:
         buckets.append(length)
-        length *= 2
+        length = 2 * length if length < _LAST_DOUBLED else _up_to_step(_GROWTH * length, _LONG_STEP)
     return (*buckets, max_length)
 
 
-def check_max_length(max_length: int, max_positions: int) -> None:
+def _up_to_step(length: float, step: int) -> int:
+    return -int(-length // step) * step
+
+
+def check_max_length(max_length: int, max_positions: int, least: int = _MIN_LENGTH) -> None:
     """Check the longest text that a repository is to accept.
+
+    Args:
+        max_length: The longest text in tokens.
+        max_positions: The longest input of the trunk in tokens.
+        least: The tokens of the shortest pair, special tokens included.
 
     Raises:
         UserError: The trunk cannot read as many tokens, or they are too few for a pair of texts.
     """
-    if not _MIN_LENGTH <= max_length <= max_positions:
-        raise UserError(f"--max-length {max_length}: this trunk reads {_MIN_LENGTH} to {max_positions} tokens")
+    if not least <= max_length <= max_positions:
+        raise UserError(f"--max-length {max_length}: this trunk reads {least} to {max_positions} tokens")
+
+
+def rows_of_batch(max_length: int, max_tokens: int | None = None) -> int:
+    """Return the most texts of a batch, for Triton's ``max_batch_size``, which knows no tokens.
+
+    Args:
+        max_length: The longest text in tokens: a batch may consist of such texts.
+        max_tokens: The most tokens of a batch, padding included; None is `MAX_BATCH_TOKENS`, or one text if that is
+            longer.
+
+    Raises:
+        UserError: Not even one text fits.
+    """
+    if max_tokens is not None and max_tokens < max_length:
+        raise UserError(
+            f"--max-batch-tokens {max_tokens}: one text may have {max_length} (--max-length): give {max_length} or more"
+        )
+    return max(1, min(MAX_BATCH_SIZE, (max_tokens or MAX_BATCH_TOKENS) // max_length))
+
+
+def batch_note(max_length: int, rows: int) -> str | None:
+    """Return in one line why a batch has fewer texts than usual; None if it has not."""
+    if rows >= MAX_BATCH_SIZE:
+        return None
+    scores_gb = 4 * MAX_BATCH_SIZE * max_length**2 / 1e9
+    return (
+        f"batches have at most {rows} {'text' if rows == 1 else 'texts'}, not {MAX_BATCH_SIZE}, since a text may have "
+        f"{max_length:,} tokens: each attention head would need {scores_gb:.1f} GB for its scores on "
+        f"{MAX_BATCH_SIZE} of them; --max-batch-tokens allows more"
+    )
 
 
 def check_buckets(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from onetrunk.protocol.manifest import CPU, FP32, GateResult, Manifest, Placemen
 from onetrunk.protocol.names import MANIFEST, SIGNATURE, head_name, head_task
 from onetrunk.protocol.signature import Signer
 from onetrunk.repository.artifacts import Artifacts
-from onetrunk.repository.buckets import Buckets
+from onetrunk.repository.buckets import Buckets, batch_note
 from onetrunk.repository.gate import GatePlan, judge, measure_losses, plan_gate
 from onetrunk.repository.heads import select_heads
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
@@ -184,6 +184,8 @@ def _publish(
 def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
     """Return remarks on settings that have no effect, or an unwanted one."""
     notes = []
+    if note := batch_note(plan.state.max_length, plan.state.tokenizer.max_batch_size):
+        notes.append(note)
     if request.device == "cpu" and "fp16" in (request.precision.trunk, request.precision.heads):
         notes.append(
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "

@@ -30,6 +30,7 @@ from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
 MAX_BATCH_SIZE = 32
+"""The most texts of a batch, unless texts are so long that fewer are allowed."""
 MAX_TEXT_BYTES = 1 << 20
 
 _ONNX_BACKEND = "onnxruntime"
@@ -41,7 +42,13 @@ _TRUNK_THREADS, _HEAD_THREADS = 2, 1
 
 
 def tokenizer_config(
-    *, buckets: tuple[int, ...], vocab_size: int, pad_token_id: int, version: int, buckets_from: str | None = None
+    *,
+    buckets: tuple[int, ...],
+    vocab_size: int,
+    pad_token_id: int,
+    version: int,
+    buckets_from: str | None = None,
+    max_batch_size: int = MAX_BATCH_SIZE,
 ) -> pb.ModelConfig:
     """Return the config of the Python model that turns text or token ids into checked token ids, padded to a bucket.
 
@@ -51,8 +58,10 @@ def tokenizer_config(
         pad_token_id: The id of the padding token.
         version: The version to serve.
         buckets_from: The texts from which the buckets were chosen, for a reader of the config.
+        max_batch_size: The most texts of a batch. The state gives all other models the same.
     """
     config = _part(TOKENIZER, "python", [version])
+    config.max_batch_size = max_batch_size
     for name in ("text", "text_pair"):
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
     for name in PADDED:

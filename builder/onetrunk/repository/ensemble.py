@@ -33,7 +33,7 @@ from onetrunk.protocol.names import (
     candidate_ensemble,
     hidden_name,
 )
-from onetrunk.repository.configs import MAX_BATCH_SIZE, parameters_of, pinned_version
+from onetrunk.repository.configs import parameters_of, pinned_version
 from onetrunk.repository.versions import Group
 from onetrunk.tasks.kinds import get_kind
 
@@ -172,7 +172,7 @@ def _ensemble(
     heads: Sequence[HeadModel],
     groups: GroupConfigs = (),
 ) -> pb.ModelConfig:
-    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
+    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=tokenizer.max_batch_size)
     config.version_policy.specific.versions.append(ENSEMBLE_VERSION)
     _add_inputs(config, tokenizer, required, optional)
     for head in heads:

@@ -15,7 +15,7 @@ from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precis
 from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.artifacts import tokenizer_files
-from onetrunk.repository.buckets import BucketRequest, Buckets
+from onetrunk.repository.buckets import BucketRequest, Buckets, rows_of_batch
 from onetrunk.repository.configs import tokenizer_config
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.heads import HeadSource, head_dtype, head_source
@@ -46,6 +46,8 @@ class BuildRequest:
         trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
         max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
         buckets: The padded lengths, or the texts from which to choose them. By default 16, 32, 64, ...
+        max_batch_tokens: The most tokens of a batch, padding included, from which follows how many texts it may have;
+            see `rows_of_batch`.
         triton_release: The Triton release that must be able to load the files, such as ``24.10``.
         group_heads: Whether heads that share a tap are served by one model.
         precision: The precision of the trunk and of the heads.
@@ -65,6 +67,7 @@ class BuildRequest:
     trunk: str | Path | None = None
     max_length: int = 128
     buckets: BucketRequest = field(default_factory=BucketRequest)
+    max_batch_tokens: int | None = None
     triton_release: str = DEFAULT_RELEASE
     group_heads: bool = False
     precision: Precision = FP32
@@ -139,6 +142,7 @@ def plan_repository(
             pad_token_id=trunk.pad_token_id,
             version=models[TOKENIZER].version,
             buckets_from=buckets.origin,
+            max_batch_size=rows_of_batch(buckets.lengths[-1], request.max_batch_tokens),
         ),
         segments={segment: models[segment.name].version for segment in segments},
         heads={

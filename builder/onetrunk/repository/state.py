@@ -266,6 +266,7 @@ class RepositoryState:
         texts = {f"{head_name(head.task)}/{label_file(head.task)}": _label_text(head) for head in named}
         groups = [config for _, config in self._group_configs()]
         for config in (self.tokenizer, *self.segment_configs().values(), *(head.config for head in shown), *groups):
+            config.max_batch_size = self.tokenizer.max_batch_size
             texts[f"{config.name}/{CONFIG_FILE}"] = placed_text(config, self.placement)
         return texts
 

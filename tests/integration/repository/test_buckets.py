@@ -64,13 +64,14 @@ def repository(tiny_repository, tmp_path):
 
 @pytest.fixture
 def build(tiny_heads, tiny_trunk_folder, repository):
-    def run(**fields):
+    def run(max_batch_tokens=None, **fields):
         return build_repository(
             BuildRequest(
                 output=repository,
                 heads=tiny_heads,
                 trunk=tiny_trunk_folder,
                 max_length=48,
+                max_batch_tokens=max_batch_tokens,
                 buckets=BucketRequest(**fields),
             )
         )
@@ -160,6 +161,18 @@ def test_deployments_keep_the_buckets(build, repository, traffic):
     state = read_state(repository)
     assert state.buckets == (8, 16, 40, 48)
     assert changed_texts(repository, state.texts) == {}
+
+
+def test_a_batch_of_few_tokens_is_told_and_is_that_of_every_model(build, repository):
+    report = build(max_batch_tokens=100)
+    assert any("at most 2 texts" in note for note in report.notes)
+    configs = {path.parent.name: path.read_text() for path in repository.glob("*/config.pbtxt")}
+    assert {"tokenizer", "trunk_00_01", "head_mood", "multitask", "multitask_tokens"} <= configs.keys()
+    assert all("max_batch_size: 2\n" in text for text in configs.values())
+    assert set(report.models.values()) == {"version 1, kept"}
+    assert not build(max_batch_tokens=100).changed
+    # What deploy-head writes.
+    assert changed_texts(repository, read_state(repository).texts) == {}
 
 
 def test_given_buckets_need_no_texts(build, repository):
