@@ -269,7 +269,7 @@ def tell(shipped, tallies, spans, seconds, problems, first) -> None:
     for began, took in times:
         overlaps = any(began < end and began + took > start for _, start, end, _ in spans)
         (inside if overlaps else outside).append(1e3 * took)
-    cpus = Path("/proc/cpuinfo").read_text().splitlines()
+    cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     processor = next((line.split(":")[1].strip() for line in cpus if line.startswith("model name")), "")
     print("# Deploying under load\n")
     print("`python benchmarks/deploy_under_load.py > docs/results/deploying.md`\n")

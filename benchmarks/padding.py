@@ -222,7 +222,7 @@ def main(data: Path | None, as_json: bool, output: Path | None) -> None:
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (output / name).write_text(text)
+            (output / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

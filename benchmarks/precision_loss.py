@@ -71,9 +71,9 @@ def main() -> None:
                 lines.append(f"| {precision} | {task} | {one.metric} | {one.rows:,} | {scores} |")
             losses[precision] = greatest_loss(results)
             # Written after each: the later ones take minutes.
-            (options.output / "precision.md").write_text("\n".join(lines) + "\n")
+            (options.output / "precision.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
             figures = {"int8_metric_loss": losses["int8"], "losses": losses, "machine": machine}
-            (options.output / "precision.json").write_text(json.dumps(figures, indent=1) + "\n")
+            (options.output / "precision.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

@@ -62,7 +62,7 @@ def main() -> None:
         measured = measure_in_turn(targets, texts, CONCURRENCY, SECONDS, REPEATS)
     lost = False
     # Without these instructions integers are hardly faster than floats (docs/precision.md): nothing to judge then.
-    integers = "vnni" in Path("/proc/cpuinfo").read_text()
+    integers = "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     print(f"processor time, default trunk, one-layer heads on tap 4, {TOKENS} tokens, {CONCURRENCY} at a time")
     for what, ratio, bound in BOUNDS:
         found = ratio(measured)

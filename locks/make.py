@@ -61,7 +61,7 @@ def main() -> None:
     ]
     (LOCKS / "cuda.txt").write_text(HEADER + "".join(cuda))
     serving: list[str] = []
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as apart:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as apart:
         apart.write("\n".join(sorted({name(one) for one in cuda})))
         apart.flush()
         options = (*HASHES, "--excludes", apart.name, "--no-emit-package", "torch")
@@ -91,10 +91,10 @@ def resolve(lock: Path, *arguments: str, requirements: str) -> str:
     command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.10", "--no-annotate"]
     named = ["--no-header", "--output-file", str(lock)]
     subprocess.run([*command, *named, *arguments, "-"], input=requirements, text=True, cwd=ROOT, check=True)
-    text = re.sub(rf" and {MACHINE}", "", lock.read_text())
+    text = re.sub(rf" and {MACHINE}", "", lock.read_text(encoding="utf-8"))
     text = re.sub(rf"(?<=[;(] ){MACHINE} and |(?<=\(){MACHINE} and ", "", text)
     text = HEADER + re.sub(rf" ; {MACHINE}(?=\s)", "", text)
-    lock.write_text(text)
+    lock.write_text(text, encoding="utf-8")
     return text
 
 

@@ -156,7 +156,7 @@ def _vs_best_peer(results: Results, folder: Path) -> Value:
 
 def _number(file: str, key: str) -> _Measure:
     def measure(results: Results, folder: Path) -> Value:
-        values: dict[str, Any] = json.loads((folder / file).read_text())
+        values: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
         return (float(values[key]),) * 3
 
     return measure

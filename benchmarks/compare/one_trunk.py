@@ -53,11 +53,11 @@ def write_one_trunk(ours: Path, folder: Path) -> None:
 
 
 def _read(model: Path) -> pb.ModelConfig:
-    return text_format.Parse((model / CONFIG_FILE).read_text(), pb.ModelConfig())
+    return text_format.Parse((model / CONFIG_FILE).read_text(encoding="utf-8"), pb.ModelConfig())
 
 
 def _write(model: Path, config: pb.ModelConfig) -> None:
     path = model / CONFIG_FILE
     # The folder's files are links to the original's, which must not change.
     path.unlink(missing_ok=True)
-    path.write_text(config_text(config))
+    path.write_text(config_text(config), encoding="utf-8")

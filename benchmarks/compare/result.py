@@ -81,7 +81,7 @@ class Result:
 
 def load_result(path: Path) -> Result:
     """Reads what ``save`` wrote."""
-    values: dict[str, Any] = json.loads(path.read_text())
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     points = []
     for value in values.pop("points"):
         measured = value.pop("measured")
@@ -108,6 +108,6 @@ def describe_machine() -> dict[str, str]:
 
 
 def _instructions() -> list[str]:
-    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     there = set(flags[1].split()) if flags else set()
     return [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in there]

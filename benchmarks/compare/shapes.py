@@ -97,9 +97,9 @@ def _write_random_bert(folder: Path, layers: int = 12) -> None:
     with whole_folder(folder) as aside:
         model.save_pretrained(aside)
         # save_pretrained writes the version of transformers, and with it the trunk's identity would change.
-        config = json.loads((aside / "config.json").read_text())
+        config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
         config.pop("transformers_version", None)
-        (aside / "config.json").write_text(json.dumps(config, indent=2))
+        (aside / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         shutil.copyfile(trunk_folder(None) / "tokenizer.json", aside / "tokenizer.json")
 
 

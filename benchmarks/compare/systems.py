@@ -86,7 +86,7 @@ class TritonSystem:
         return sum(files.values()) / 1e6
 
     def _is_used(self, model: str) -> bool:
-        return f'model_name: "{model}"' in (self.repository / MULTITASK / CONFIG_FILE).read_text()
+        return f'model_name: "{model}"' in (self.repository / MULTITASK / CONFIG_FILE).read_text(encoding="utf-8")
 
 
 class Systems:

@@ -138,7 +138,7 @@ def _write(folder: Path, config: pb.ModelConfig, files: Mapping[str, Path]) -> N
     for name, source in files.items():
         # A link costs no disk; eight models of BERT-base have three gigabytes.
         (version / name).hardlink_to(source) if name.endswith(".onnx") else shutil.copyfile(source, version / name)
-    (version.parent / CONFIG_FILE).write_text(config_text(config))
+    (version.parent / CONFIG_FILE).write_text(config_text(config), encoding="utf-8")
 
 
 def _model_config(model: WholeModel) -> pb.ModelConfig:

@@ -98,7 +98,7 @@ def _save_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> None:
         "model_input_names": ["input_ids", *types, "attention_mask"],
         **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")},
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def main() -> None:

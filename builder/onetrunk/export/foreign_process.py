@@ -36,7 +36,7 @@ def main(file: str, descriptor: int) -> None:
     limit = _ADDRESS_BYTES + _ADDRESS_BYTES_A_BYTE * os.stat(file).st_size
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # If memory ends all the same, this process is the first to go.
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     with Connection(descriptor) as parent:
         try:
             session = _load(file)

@@ -194,7 +194,7 @@ def _is_size(file: Path, size: int) -> bool:
 
 @contextmanager
 def _locked(path: Path, name: str, progress: ProgressCallback) -> Iterator[None]:
-    with path.open("w", encoding="utf-8") as lock:
+    with path.open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

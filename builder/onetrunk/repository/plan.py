@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
 from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.merge import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
@@ -33,6 +35,9 @@ from onetrunk.repository.versions import (
 )
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
+
+# An ONNX file is a protobuf message, whose size is a signed number of 32 bits. Some of it is for the graph.
+MAX_ONNX_BYTES = 2**31 - 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +125,14 @@ def plan_repository(
         heads: Task -> head to serve.
         buckets: The padded lengths.
         manifest: The manifest in the output folder; None if nothing has been built yet.
+
+    Raises:
+        UserError: A model would be larger than an ONNX file can be.
     """
     repository, precision = request.output, request.precision
     recorded = manifest.models if manifest else {}
     segments = cut_trunk({head.spec.tap for head in heads.values()})
+    _check_sizes(trunk, segments, heads)
     models = _plan_versions(repository, trunk, heads, segments, precision, manifest)
     groups = _plan_groups(trunk.identity, heads, models) if request.group_heads else []
     for group in groups:
@@ -157,6 +166,35 @@ def plan_repository(
     ensembles = {config.name for config, _ in state.ensembles}
     removed = sorted(recorded.keys() - models.keys() - ensembles)
     return BuildPlan(state, heads, models, removed)
+
+
+def _check_sizes(trunk: Trunk, segments: Sequence[Segment], heads: Mapping[str, HeadSource]) -> None:
+    """Check, before anything is exported, that every model fits into an ONNX file. All are exported in fp32 first.
+
+    Raises:
+        UserError: One does not.
+    """
+    layers = [_bytes(layer) for layer in trunk.layers]
+    sizes = {
+        segment.name: sum(layers[segment.start : segment.stop]) + _bytes(trunk.embeddings) * segment.reads_tokens
+        for segment in segments
+    }
+    sizes |= {
+        head_name(task): max(layers) * head.spec.layers
+        for task, head in heads.items()
+        if not isinstance(head, ExportedHead)
+    }
+    for name, size in sizes.items():
+        if size > MAX_ONNX_BYTES:
+            raise UserError(
+                f"{name} would take {size / 1e9:.1f} GB, and an ONNX file holds at most {MAX_ONNX_BYTES / 1e9:.1f} GB: "
+                "give heads on more taps, which cut the trunk into smaller models, or fewer layers a head, or take a "
+                "smaller trunk"
+            )
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
 def _plan_versions(

@@ -58,7 +58,7 @@ def oom_kills() -> int:
     count = 0
     for file in COUNTERS_OF_OOM:
         try:
-            lines = file.read_text().splitlines()
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             continue
         count += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from onetrunk.nn.trunk_source import ARCHIVES
 from tests.fixtures.wheel import ROOT
 from tests.integration.packaging.test_extras import closure
 
@@ -96,6 +97,13 @@ def test_what_the_wheel_depends_on_has_a_licence_that_allows_it() -> None:
     assert len(packages) > 50
     refused = {name: found for name, found in packages.items() if not allowed(found)}
     assert refused == {}, "read these licences; then add them to ALLOWED with the reason, or do without the packages"
+
+
+def test_the_trunks_that_are_fetched_by_name_have_a_licence_that_allows_it() -> None:
+    assert {archive.name: archive.licence for archive in ARCHIVES.values()} == {"all-mpnet-base-v2": "Apache-2.0"}
+    assert all(allowed(archive.licence) for archive in ARCHIVES.values())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"{archive.name} ({archive.licence})" in readme for archive in ARCHIVES.values())
 
 
 def test_the_data_behind_every_head_has_been_looked_at() -> None:

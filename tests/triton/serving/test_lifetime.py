@@ -171,7 +171,7 @@ def test_the_ready_line_is_json_with_urls_and_tasks(
     assert set(ready["tasks"]) == {"match", "mood", "topic"}
     with urllib.request.urlopen(f"http://{ready['http']}/v2/models/multitask/ready", timeout=5) as response:
         assert response.status == 200
-    assert "successfully loaded 'head_mood'" in Path(ready["log"]).read_text()
+    assert "successfully loaded 'head_mood'" in Path(ready["log"]).read_text(encoding="utf-8")
 
 
 def test_a_broken_model_is_reported_by_name_and_reason(repository: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_broken_model_is_reported_by_name_and_reason(repository: Path) -> None
     assert "cannot load model.onnx" in line
     assert "head_mood: output mood: the ONNX file has no such output, only ['match']" in line
     log = Path(line.rpartition("(log: ")[2].rstrip(")"))
-    assert "failed to load 'head_topic'" in log.read_text()
+    assert "failed to load 'head_topic'" in log.read_text(encoding="utf-8")
     log.unlink()
 
 

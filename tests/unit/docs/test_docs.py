@@ -44,7 +44,7 @@ def module_file(dotted: str) -> Path | None:
 def bound_names(file: Path) -> set[str]:
     """Every name that a module's text binds, wherever in the module, and what its ``__all__`` lists."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -86,7 +86,7 @@ def load_command(words: list[str]) -> click.Command:
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
 def test_dotted_names_resolve(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     dotted = re.findall(r"(?<![\w/.-])onetrunk(?:\.[A-Za-z_]\w*)+", text)
     for block in blocks(text, "python"):
         for node in ast.walk(ast.parse(block)):
@@ -98,7 +98,7 @@ def test_dotted_names_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
 def test_commands_and_options_exist(page: Path) -> None:
-    for words in command_lines(page.read_text()):
+    for words in command_lines(page.read_text(encoding="utf-8")):
         assert words[0] in SCRIPTS, words
         known = {option for parameter in load_command(words).params for option in parameter.opts} | {"--help"}
         used = {word.partition("=")[0] for word in words if word.startswith("--")}
@@ -108,19 +108,19 @@ def test_commands_and_options_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^    )make ([a-z]+)", page.read_text(), re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:`|^    )make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
 def test_files_of_the_repository_exist(page: Path) -> None:
     folders = "builder|server|clients|tests|benchmarks|docs|examples|deploy|tasks"
-    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text())
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
 def test_examples_parse(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for block in blocks(text, "python"):
         ast.parse(block)
     for block in blocks(text, "toml"):
@@ -129,7 +129,7 @@ def test_examples_parse(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_relative_links_resolve(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     dead = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert not dead
 

@@ -26,7 +26,7 @@ TOGETHER = {"developing": ("serving", "torch"), "serving": ("torch",)}
 
 def entries(path: Path) -> list[tuple[Requirement, int]]:
     """The packages of a lock, each with its number of hashes."""
-    blocks = make.packages(path.read_text())
+    blocks = make.packages(path.read_text(encoding="utf-8"))
     return [(Requirement(block.split(" \\")[0].splitlines()[0]), block.count("--hash=sha256:")) for block in blocks]
 
 
@@ -55,7 +55,7 @@ def test_every_package_of_a_lock_has_a_version_and_hashes(path: Path) -> None:
         assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
         assert hashes > 0, requirement
         assert requirement.url is None
-    assert "://" not in path.read_text(), "pip asks the index that its user has set"
+    assert "://" not in path.read_text(encoding="utf-8"), "pip asks the index that its user has set"
 
 
 @pytest.mark.parametrize("python", PYTHONS)

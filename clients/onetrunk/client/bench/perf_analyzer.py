@@ -87,7 +87,9 @@ def _search() -> Path:
 def _start(program: Path, environment: Mapping[str, str]) -> tuple[str, str]:
     """Return its version, or an empty string and the reason why it did not start."""
     try:
-        done = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            [program, "--version"], env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", str(error)
     said = (done.stdout + done.stderr).strip()
@@ -184,7 +186,12 @@ def run_load(
         ]
         try:
             done = subprocess.run(
-                command, env=program.environment, capture_output=True, text=True, timeout=seconds * 10 + 120
+                command,
+                env=program.environment,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=seconds * 10 + 120,
             )
         except subprocess.TimeoutExpired:
             raise ServerError(f"perf_analyzer on {model} did not end; does the server answer?") from None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
-import grpc
 import grpc.aio
 
 from onetrunk.admin import CHANNEL_OPTIONS
