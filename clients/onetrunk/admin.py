@@ -40,6 +40,8 @@ from onetrunk.protocol.tls import Tls, tls_fault
 # at once. The connections are this client's own: gRPC shares them between the clients of a process, and with them the
 # pause after a refused one, so that another client that asks too early would make this one's first question fail.
 CHANNEL_OPTIONS = [
+    # A server is named by who asks, and often is this machine: it is not asked through the environment's http_proxy.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),

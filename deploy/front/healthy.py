@@ -16,8 +16,11 @@ def reason(port: str) -> str | None:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    # No proxy, whatever the environment says.
+    https = urllib.request.HTTPSHandler(context=context)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
     try:
-        with urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}/healthz", timeout=TIMEOUT_S, context=context):
+        with opener.open(f"{scheme}://127.0.0.1:{port}/healthz", timeout=TIMEOUT_S):
             return None
     except urllib.error.HTTPError as error:
         return f"{error.code}: {error.read(500).decode(errors='replace')}"

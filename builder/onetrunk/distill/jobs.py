@@ -16,6 +16,7 @@ import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from onetrunk.distill.settings import SearchSettings
+from onetrunk.files import translate_os_errors
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
@@ -234,7 +235,8 @@ class StatusBoard:
     @contextmanager
     def reporting(self, job: str) -> Iterator[ProgressCallback]:
         """Yield a progress callback whose reports appear on the board, at intervals."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with translate_os_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{os.getpid()}.json"
         began = step_began = time.monotonic()
         step, last = "", 0.0

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.files import atomic_write, atomic_write_text
+from onetrunk.files import atomic_write, atomic_write_text, translate_os_errors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
@@ -106,7 +106,8 @@ class StateCache:
             self._trunk.check_tap(tap)
         check_max_length(self._trunk, max_length)
         folder = self.folder / self._key(texts, max_length)
-        folder.mkdir(parents=True, exist_ok=True)
+        with translate_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             about = _read_about(folder)
             missing = [tap for tap in needed if about is None or not self._is_complete(folder, tap, about)]

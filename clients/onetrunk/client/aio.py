@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import grpc
 import grpc.aio
@@ -23,7 +24,7 @@ from onetrunk.protocol.tls import Tls
 
 
 class AsyncClient:
-    """`Client` with ``await``. It belongs to the event loop in which it is first used.
+    """`Client` with ``await``. It connects anew in every event loop, so that it serves a second `asyncio.run` too.
 
     A call that is cancelled stops waiting at once. The requests that it has sent are left to finish unread.
 
@@ -44,8 +45,8 @@ class AsyncClient:
     ) -> None:
         """Prepare the connection. See `Client` for arguments and errors."""
         self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls, api_key))
-        self._channel: Any = None
-        self._stub: Any = None
+        # A channel is of use only to the loop in which it was opened.
+        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -60,8 +61,8 @@ class AsyncClient:
         self._core.closed = True
         if self._core.tracker.unfinished:
             await asyncio.wait(self._core.tracker.unfinished, timeout=CLOSE_GRACE_S)
-        if self._channel is not None:
-            await self._channel.close()
+        if (channel := self._channels.pop(asyncio.get_running_loop(), None)) is not None:
+            await channel.close()
 
     async def tasks(self) -> Mapping[str, TaskInfo]:
         """See `Client.tasks`."""
@@ -174,11 +175,11 @@ class AsyncClient:
         return task
 
     def _connected(self) -> Any:
-        """Return the stub. The channel is opened here, since it binds itself to the running event loop."""
-        if self._stub is None:
-            self._channel = self._core.open_channel(grpc.aio)
-            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        return self._stub
+        """Return a stub. The channel is opened here, since it binds itself to the running event loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._channels:
+            self._channels[loop] = self._core.open_channel(grpc.aio)
+        return service_pb2_grpc.GRPCInferenceServiceStub(self._channels[loop])
 
 
 def _mark_as_seen(task: asyncio.Task[Any]) -> None:

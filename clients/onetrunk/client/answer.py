@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -43,8 +43,8 @@ class Prediction(ABC):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What all heads that were asked predict for one row.
+class Answer(Mapping[str, Prediction]):
+    """What all heads that were asked predict for one row: a mapping from task to prediction.
 
     Attributes:
         predictions: Task -> prediction, in the order in which the tasks were asked for.
@@ -58,6 +58,12 @@ class Answer:
 
     def __getitem__(self, task: str) -> Prediction:
         return self.predictions[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.predictions)
+
+    def __len__(self) -> int:
+        return len(self.predictions)
 
 
 @dataclass(frozen=True)

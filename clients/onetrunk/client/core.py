@@ -38,6 +38,8 @@ MAX_TIMEOUT_S = 1e6
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 CHANNEL_OPTIONS = (
+    # A server is named by who asks, and often is this machine: it is not asked through the environment's http_proxy.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # The pauses between attempts to connect are this client's business (retry.py); gRPC's own, up to 120 s, would make

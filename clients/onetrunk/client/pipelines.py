@@ -92,7 +92,10 @@ class _Server:
         if tls is not None and not url.startswith("https://"):
             raise BadInput.of_call(f"url is {url!r}, and tls was given: give an address that begins with https://")
         self._url = url.rstrip("/")
-        self._opener = urllib.request.build_opener(*([_Https(tls)] if tls is not None else []))
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),  # a named server is not asked through the environment's http_proxy
+            *([_Https(tls)] if tls is not None else []),
+        )
         self._timeout_s = timeout_s
         self._headers = {"content-type": "application/json"}
         if api_key is not None:

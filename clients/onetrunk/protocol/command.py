@@ -1,24 +1,40 @@
-"""How errors end the commands of builder, server and clients."""
+"""How the commands of builder, server and clients print, and how errors end them."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
 from onetrunk.protocol.errors import NotReady, OneTrunkError
 
 
+def is_unicode(stream: TextIO) -> bool:
+    """Return whether a stream can print every character."""
+    try:
+        "\N{GRINNING FACE}".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 @contextmanager
 def errors_end_command(prefix: str = "error", *, if_not_ready: str | None = None) -> Iterator[None]:
     """Print an error of the package as one line on stderr, and exit with its exit code.
+
+    What the user's terminal or file has no character for, as in a label, is printed as an escape inside the block.
 
     Args:
         prefix: The text before the error's message.
         if_not_ready: A further line for the user if no server answers.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not is_unicode(stream):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except OneTrunkError as error:

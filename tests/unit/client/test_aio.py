@@ -74,3 +74,16 @@ def test_closing_ends_a_call_that_waits(fake):
     asyncio.run(main())
     assert len(fake.requests) == 4
     assert not any(request.cancelled for request in fake.requests)
+
+
+def test_a_client_serves_one_event_loop_after_the_other(fake):
+    client = AsyncClient(fake.url)
+
+    async def ask() -> float:
+        (answer,) = await client.predict("four", "y", tasks=["stsb"])
+        return answer["stsb"].score
+
+    assert [asyncio.run(ask()), asyncio.run(ask())] == [4.0, 4.0]
+    asyncio.run(client.close())
+    with pytest.raises(OneTrunkError, match="closed"):
+        asyncio.run(ask())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -40,6 +41,17 @@ def test_a_table_for_people(ask):
     assert rows[2][:4] == ["abc", "mnli", "perhaps", "0.375"]
     assert "3.00" in result.stdout
     assert "[bold]x" in result.stdout
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_stdout_of_any_encoding_takes_every_text(fake, encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    asked = [*COMMAND, "né 👍", "--tasks", "sst2", "--url", fake.url]
+    table = subprocess.run(asked, env=environment, capture_output=True, timeout=60)
+    assert (table.returncode, table.stderr) == (0, b"")
+    assert "né" in table.stdout.decode(encoding)
+    lines = subprocess.run([*asked, "--json"], env=environment, capture_output=True, timeout=60)
+    assert json.loads(lines.stdout.decode(encoding))["text"] == "né 👍"
 
 
 def test_the_table_says_what_was_cut_and_shows_more_labels(ask):

@@ -29,6 +29,27 @@ def test_answers_carry_label_score_and_all_scores(fake, make_client):
     assert answer.ms > 0
 
 
+def test_an_answer_is_a_mapping(fake, make_client):
+    with make_client(fake.url) as client:
+        (answer,) = client.predict("abc", tasks=["sst2"])
+    assert "sst2" in answer
+    assert "mood" not in answer
+    assert list(answer) == ["sst2"]
+    assert len(answer) == 1
+    assert dict(answer) == answer.predictions
+    assert answer.get("mood") is None
+
+
+def test_no_proxy_of_the_environment_is_asked(fake, make_client, monkeypatch):
+    for variable in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with make_client(fake.url) as client:
+        (answer,) = client.predict("abc", tasks=["sst2"])
+    assert answer["sst2"].label == "positive"
+
+
 def test_regression_gives_its_number(fake, make_client):
     with make_client(fake.url) as client:
         (answer,) = client.predict("abcd", "x", tasks=["stsb"])

@@ -184,6 +184,14 @@ def test_two_runs_at_once_do_not_do_it_twice(tiny_trunk, tmp_path):
         assert sorted(threads.map(trunk_ran, range(2))) == [False, True]
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tiny_trunk, tmp_path):
+    (tmp_path / "home").write_text("no folder", encoding="utf-8")
+    with pytest.raises(OneTrunkError, match="cannot be written") as raised:
+        StateCache(tmp_path / "home" / ".cache", tiny_trunk, FP32).states(TEXTS, [1], max_length=32)
+    assert str(tmp_path / "home") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 def test_root_is_as_given_or_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "variable"))
     assert cache_root(tmp_path / "given") == tmp_path / "given"

@@ -19,7 +19,7 @@ from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 from onetrunk.protocol.api_key import api_key_file_option
-from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.command import errors_end_command, is_unicode
 from onetrunk.protocol.tls import Tls, tls_options
 
 # So many broken lines are named; further ones are only counted.
@@ -200,6 +200,6 @@ def _progress(console: Console) -> Progress:
 
 def _write_json(records: Any) -> None:
     for record in records:
-        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(record, ensure_ascii=not is_unicode(sys.stdout)) + "\n")
     # A reader at the other end of a pipe expects each line at once.
     sys.stdout.flush()

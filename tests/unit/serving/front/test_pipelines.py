@@ -24,6 +24,13 @@ def slots(served: Served) -> None:
     }
 
 
+def test_no_proxy_of_the_environment_is_asked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert pipeline("text-classification", served.url, model="sst2")("abc") == [POSITIVE]
+
+
 def test_labels_in_the_shapes_of_transformers(served: Served) -> None:
     classify = pipeline("text-classification", served.url, model="sst2")
     assert classify("abc") == [POSITIVE]
