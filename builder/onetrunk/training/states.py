@@ -62,10 +62,12 @@ def tokenise(trunk: Trunk, texts: Texts, max_length: int) -> TokenRows:
         max_length: The longest text in tokens.
 
     Raises:
-        UserError: The trunk cannot read that many tokens.
+        UserError: The trunk cannot read that many tokens, or they are too few for its special tokens.
     """
-    check_max_length(trunk, max_length)
     tokenizer = trunk.tokenizer()
+    pair = len(texts) > 0 and not isinstance(texts[0], str)
+    # With fewer, the library would not cut at all.
+    check_max_length(trunk, max_length, tokenizer.num_special_tokens_to_add(pair) + (2 if pair else 1))
     tokenizer.enable_truncation(max_length)
     ids: list[NDArray[np.int32]] = []
     type_ids: list[NDArray[np.uint8]] = []
@@ -79,14 +81,19 @@ def tokenise(trunk: Trunk, texts: Texts, max_length: int) -> TokenRows:
     return TokenRows(np.concatenate(ids), np.concatenate(type_ids), lengths, cut)
 
 
-def check_max_length(trunk: Trunk, max_length: int) -> None:
+def check_max_length(trunk: Trunk, max_length: int, least: int = 3) -> None:
     """Check a text length against the trunk.
 
+    Args:
+        trunk: The trunk.
+        max_length: The longest text in tokens.
+        least: The tokens of the shortest text, special tokens included.
+
     Raises:
-        UserError: The trunk cannot read that many tokens.
+        UserError: The trunk cannot read that many tokens, or they are too few.
     """
-    if not 3 <= max_length <= trunk.max_positions:
-        raise UserError(f"max_length {max_length}: this trunk reads 3 to {trunk.max_positions} tokens")
+    if not least <= max_length <= trunk.max_positions:
+        raise UserError(f"max_length {max_length}: this trunk reads {least} to {trunk.max_positions} tokens")
 
 
 def texts_sha256(texts: Texts) -> str:

@@ -100,41 +100,30 @@ def token_places(encoded: Encoded, text: str) -> list[Place | None]:
         The place of each token; None for special tokens, tokens of the second text, and tokens that are in no word,
         such as blanks.
     """
-    pieces = [
-        offsets if sequence == 0 and not _is_blank_before(piece, text, *offsets) else (0, 0)
-        for piece, offsets, sequence in zip(encoded.tokens, encoded.offsets, encoded.sequence_ids, strict=True)
-    ]
-    words = words_of(text, max((end for _, end in pieces), default=0))
-    places: list[Place | None] = []
-    first = last = 0
-    # The place before this one in the list of places, and the end of its last word.
-    before, limit = -1, 0
-    for token, (start, end) in enumerate(pieces):
-        places.append(None)
-        while first < len(words) and words[first][1] <= start:
-            first += 1
-        if start == end or first == len(words) or end <= words[first][0]:
+    offsets, pieces = encoded.offsets, encoded.tokens
+    inside = [token for token, sequence in enumerate(encoded.sequence_ids) if sequence == 0]
+    words = words_of(text, max((offsets[token][1] for token in inside), default=0))
+    places: list[Place | None] = [None] * len(pieces)
+    # From the last token to the first, since a token's end depends on where the next one begins.
+    word, following = len(words) - 1, len(text)
+    for token in reversed(inside if words else []):
+        start, end = offsets[token]
+        # The blank that a tokenizer puts in front of a text stands at the place of its first character.
+        if start == end or (pieces[token] in _BLANK_PIECES and text[start:end] != pieces[token]):
             continue
-        last = max(first, last)
-        while last + 1 < len(words) and words[last + 1][0] < end:
-            last += 1
-        start = max(start, words[first][0])
-        _extend(places, before, min(start, limit))
-        before, limit = token, words[last][1]
-        places[token] = (first, start, min(end, limit))
-    _extend(places, before, limit)
+        while word > 0 and words[word - 1][1] > start:
+            word -= 1
+        begin, limit = words[word]
+        if limit <= start or end <= begin:
+            continue
+        if end > limit:
+            limit = max(word_end for word_begin, word_end in words[word:] if word_begin < end)
+        # Calls of min and max would take longer than the rest of the loop.
+        start = begin if start < begin else start
+        end = following if end < following else end
+        places[token] = (word, start, limit if end > limit else end)
+        following = start
     return places
-
-
-def _extend(places: list[Place | None], at: int, end: int) -> None:
-    place = places[at] if at >= 0 else None
-    if place is not None and place[2] < end:
-        places[at] = (*place[:2], end)
-
-
-def _is_blank_before(piece: str, text: str, start: int, end: int) -> bool:
-    """Return whether a piece is the blank that a tokenizer puts in front of a text, at the first character's place."""
-    return piece in _BLANK_PIECES and text[start:end] != piece
 
 
 class _Classes(dict[int, str]):

@@ -45,6 +45,13 @@ def test_length_that_the_trunk_cannot_read_is_refused(tiny_trunk, max_length):
         tokenise(tiny_trunk, TEXTS, max_length)
 
 
+def test_length_without_room_for_a_pair_is_refused(tiny_trunk):
+    """The library does not cut at all where not even the special tokens fit."""
+    with pytest.raises(UserError, match="max_length 4: this trunk reads 5 to 64 tokens"):
+        tokenise(tiny_trunk, [("good film", "bad film")], 4)
+    assert tokenise(tiny_trunk, [("good film", "bad film")], 5).lengths.tolist() == [5]
+
+
 @given(lengths=st.lists(st.integers(1, 9), min_size=1))
 def test_ragged_index_points_at_every_token_once(lengths):
     sizes = np.array(lengths)
