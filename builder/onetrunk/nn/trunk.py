@@ -216,7 +216,7 @@ def _encoder(family: type[Encoder], checkpoint: Checkpoint) -> Encoder:
 
 def _token_types(encoder: Encoder) -> int | None:
     types = getattr(encoder.embeddings, "token_type_embeddings", None)
-    return None if types is None else int(types.num_embeddings)
+    return int(types.num_embeddings) if types is not None and getattr(encoder, "reads_types", True) else None
 
 
 def _load_weights(encoder: Encoder, checkpoint: Checkpoint, parameters: int) -> str | None:

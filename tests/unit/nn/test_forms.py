@@ -193,11 +193,9 @@ def without_model_type(folder):
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def one_token_type(folder):
-    of_config(type_vocab_size=1)(folder)
-    weights = weights_of(folder)
-    name = "embeddings.token_type_embeddings.weight"
-    save_file({**weights, name: weights[name][:1].clone()}, folder / "model.safetensors")
+def third_token_type(folder):
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text.replace('"type_id": 1', '"type_id": 2'), encoding="utf-8")
 
 
 def more_tokens(folder):
@@ -230,7 +228,7 @@ def empty_map(folder):
         (of_config(model_type=["bert"]), "['bert']"),
         (of_config(transformers_weights="x.safetensors"), "transformers_weights"),
         (of_config(num_attention_heads=5), "bert encoder"),
-        (one_token_type, "token type 1"),
+        (third_token_type, "token type 2"),
         (more_tokens, f"id {len(VOCAB)} ('[NEW]')"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
