@@ -1,4 +1,4 @@
-"""What train-head and search-heads have in common: arguments and options, progress, and the table of results."""
+"""What train-head, search-heads and refit-head have in common: arguments, options, progress, the table of results."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ _TASK_ARGUMENTS = (
     click.option("--tasks", "task_list", metavar="all|A,B", help="All tasks, or their names, separated by commas."),
 )
 
+_PRECISION_OPTION = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="The trunk's data type on train texts (dev texts: fp32, as served); auto is bf16 where it is fast and "
+    "accurate enough.",
+)
+
 _EXPERIMENT_OPTIONS = (
     click.option(
         "--trunk",
@@ -47,15 +56,7 @@ _EXPERIMENT_OPTIONS = (
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="Where to train; auto is cuda where there is a GPU.",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "fp32", "bf16"]),
-        default="auto",
-        show_default=True,
-        help="The trunk's data type on train texts (dev texts: fp32, as served); auto is bf16 where it is fast and "
-        "accurate enough.",
+        help="Where to compute; auto is cuda where there is a GPU.",
     ),
     click.option(
         "--skip-bad-rows",
@@ -64,14 +65,16 @@ _EXPERIMENT_OPTIONS = (
     ),
 )
 
+_HEADS_OPTION = click.option(
+    "--heads",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="heads",
+    show_default=True,
+    help="The folder of bundles.",
+)
+
 _BUNDLE_OPTIONS = (
-    click.option(
-        "--heads",
-        type=click.Path(path_type=Path, file_okay=False),
-        default="heads",
-        show_default=True,
-        help="The folder that bundles are written to.",
-    ),
+    _HEADS_OPTION,
     click.option(
         "--results",
         type=click.Path(path_type=Path),
@@ -82,7 +85,7 @@ _BUNDLE_OPTIONS = (
 
 
 def task_arguments(command: Command) -> Command:
-    """Add the tasks to train, by name or as ``--tasks``."""
+    """Add the tasks, by name or as ``--tasks``."""
     return _add(_TASK_ARGUMENTS, command)
 
 
@@ -95,7 +98,12 @@ def experiment_options(*, max_length: str) -> Callable[[Command], Command]:
     longest = click.option(
         "--max-length", type=click.IntRange(3), help=f"Longest text in tokens. [default: {max_length}]"
     )
-    return lambda command: _add((longest, *_EXPERIMENT_OPTIONS), command)
+    return lambda command: _add((longest, *_EXPERIMENT_OPTIONS, _PRECISION_OPTION), command)
+
+
+def refit_options(command: Command) -> Command:
+    """Add the bundles, the trunk, the dev data, the cache and the device."""
+    return _add((_HEADS_OPTION, *_EXPERIMENT_OPTIONS), command)
 
 
 def bundle_options(command: Command) -> Command:

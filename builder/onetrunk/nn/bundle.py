@@ -13,15 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from onetrunk.files import translate_os_errors
+from onetrunk.files import atomic_write_text, translate_os_errors
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 
 WEIGHTS = "head.safetensors"
+_CARD = "README.md"
 
 # A layer of BERT's form has 16 tensors, and 12 numbers for each pair of features with an FFN of the usual four widths.
 # Twice as many tensors and an FFN of twenty widths leave room for other families.
@@ -90,8 +92,8 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(weights, staging / WEIGHTS)
-        (staging / "head.json").write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (staging / "README.md").write_text(card_text(spec), encoding="utf-8")
+        (staging / HEAD_JSON).write_text(_spec_text(spec), encoding="utf-8")
+        (staging / _CARD).write_text(card_text(spec), encoding="utf-8")
         # Temporary files are readable by their owner only; a bundle by everybody who may read the folder.
         staging.chmod(0o755)
         for file in staging.iterdir():
@@ -105,6 +107,20 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
             os.replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_spec(folder: Path, spec: HeadSpec) -> None:
+    """Replace head.json and the card of a bundle, each atomically. The weights are not touched.
+
+    Raises:
+        OneTrunkError: The disk is full, or the folder cannot be written for another reason.
+    """
+    atomic_write_text(folder / HEAD_JSON, _spec_text(spec))
+    atomic_write_text(folder / _CARD, card_text(spec))
+
+
+def _spec_text(spec: HeadSpec) -> str:
+    return spec.model_dump_json(indent=2) + "\n"
 
 
 def load_bundle(folder: Path, *, any_folder: bool = False, trunk: Trunk | None = None) -> Bundle:
@@ -220,7 +236,10 @@ def _fitted(spec: HeadSpec) -> list[str]:
         if isinstance(value, list):
             value = dict(zip(spec.labels or (), value, strict=False))
         items[name] = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
-    return [*_items(items), "", "What is measured on the same data after that, is a little optimistic."]
+    measured = "What is measured on the same data after that, is a little optimistic"
+    if "calibration_error" in spec.fitted:
+        measured += "; not so the calibration error after: each fifth of the data has the temperature of the others"
+    return [*_items(items), "", f"{measured}."]
 
 
 def _over_seeds(result: dict[str, Any]) -> str:

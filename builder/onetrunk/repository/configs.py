@@ -127,7 +127,12 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
     if spec.range:
         parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
     output_spec = get_kind(spec.kind).output
-    if served := output_spec.client_info(spec) | ({"reads_as": output_spec.reads_as} if output_spec.reads_as else {}):
+    served = output_spec.client_info(spec)
+    if output_spec.reads_as is not None:
+        served["reads_as"] = output_spec.reads_as
+    if spec.reference is not None:
+        served["reference"] = spec.reference.model_dump(mode="json", exclude_none=True)
+    if served:
         parameters["served"] = json.dumps(served)
     _set_parameters(config, parameters)
     return config

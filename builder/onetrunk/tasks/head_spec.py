@@ -13,11 +13,14 @@ from onetrunk.tasks.kinds import get_kind
 
 
 class HeadSpec(HeadJson):
-    """``head.json`` whose labels, range, options and fitted values fit its kind, as in every bundle."""
+    """``head.json`` whose labels, range, options, fitted values and reference fit its kind, as in every bundle."""
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> HeadSpec:
         get_kind(self.kind).check(self)
+        shares = self.reference.labels if self.reference is not None else None
+        if shares is not None and len(shares) != len(self.labels or ()):
+            raise ValueError(f"reference.labels has {len(shares)} shares for {len(self.labels or ())} labels")
         return self
 
 

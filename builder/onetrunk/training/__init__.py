@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onetrunk.training.bundles import train
     from onetrunk.training.experiment import ExperimentConfig
+    from onetrunk.training.refitting import RefitResult, refit
     from onetrunk.training.results import TrainResult
 
-__all__ = ["ExperimentConfig", "TrainResult", "train"]
+__all__ = ["ExperimentConfig", "RefitResult", "TrainResult", "refit", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from onetrunk.training.results import TrainResult
 
         return TrainResult
+    if name in ("RefitResult", "refit"):
+        from onetrunk.training import refitting
+
+        return getattr(refitting, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,7 @@ from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import Trainer
 
 # Fields of head.json that say what came out of a training, not what went in.
-_OUTCOME = {"fitted", "scores", "recipe", "story", "created", "onetrunk_version"}
+_OUTCOME = {"fitted", "reference", "scores", "recipe", "story", "created", "onetrunk_version"}
 
 
 def train(
@@ -131,6 +131,7 @@ def write_bundle(
         update={
             "scores": evaluation.scores,
             "fitted": evaluation.fitted,
+            "reference": evaluation.reference,
             "recipe": {**plan.recipe, **outcome},
             "story": story or {},
             "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.reference import Reference
 from onetrunk.tasks import Examples, Task
 from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.kinds import get_kind
@@ -59,11 +60,13 @@ class Evaluation:
         scores: The scores by metric, as shares: 0.5 is 50%.
         notes: The metrics that are not defined on these data.
         fitted: What the kind fitted to the data, such as thresholds; see ``TrainingSpec.fit_on_dev``.
+        reference: A summary of the answers; None for a kind without one.
     """
 
     scores: dict[str, float]
     notes: tuple[str, ...]
     fitted: dict[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
     device = raw.device if output is None else next(output.parameters()).device
     served = kind.output.scores(raw.to(device), config, output).cpu().numpy()
     scores, notes = measure(task.metrics, kind.answers.predictions(served, config), targets)
-    return Evaluation(scores, notes, dict(config.fitted))
+    return Evaluation(scores, notes, dict(config.fitted), kind.answers.reference(served, config))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.protocol.head_json import Form
+from onetrunk.protocol.reference import Reference
 
 SCHEMA: Literal[1] = 1
 
@@ -29,6 +30,7 @@ class TaskInfo(BaseModel):
         layers: The number of its head's own layers.
         version: The version of its head model.
         reads_as: The kind whose answers are read in the same way, if it is not its own.
+        reference: A summary of its answers on the dev data; None if its bundle has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -43,6 +45,7 @@ class TaskInfo(BaseModel):
     layers: int = Field(ge=1)
     version: int = Field(ge=1)
     reads_as: str | None = None
+    reference: Reference | None = None
 
     @property
     def read_kind(self) -> str:
@@ -51,7 +54,11 @@ class TaskInfo(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
-        return self.model_dump(mode="json", exclude={"name"} | ({"reads_as"} if self.reads_as is None else set()))
+        absent = {name for name in ("reads_as", "reference") if getattr(self, name) is None}
+        record = self.model_dump(mode="json", exclude={"name"} | absent)
+        if self.reference is not None:
+            record["reference"] = self.reference.model_dump(mode="json", exclude_none=True)
+        return record
 
 
 class EnsembleInfo(BaseModel):

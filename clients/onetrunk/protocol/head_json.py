@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from onetrunk.protocol.names import check_task_name
+from onetrunk.protocol.reference import Reference
 
 HEAD_JSON = "head.json"
 
@@ -49,6 +50,7 @@ class HeadJson(BaseModel):
         range: The lowest and the highest number of a regression; None for other kinds.
         options: The options of the kind, as the task file gives them.
         fitted: What was fitted on the dev data after training, such as thresholds.
+        reference: A summary of the answers on the dev data, for drift; None in bundles of older versions.
         tap: The number of trunk layers below the head.
         layers: The number of the head's own layers.
         query: The query of its last layer.
@@ -75,6 +77,7 @@ class HeadJson(BaseModel):
     range: tuple[FiniteFloat, FiniteFloat] | None = None
     options: dict[str, Any] = {}
     fitted: dict[str, Any] = {}
+    reference: Reference | None = None
     tap: Tap
     layers: Layers
     query: Query = "cls"

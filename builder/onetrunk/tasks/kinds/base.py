@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onetrunk.protocol.head_json import MAX_LABEL_CHARACTERS, MAX_LABELS
+from onetrunk.protocol.reference import Reference
 from onetrunk.toml_file import did_you_mean
 
 # torch is imported where it computes: reading what a head answers does not need it.
@@ -340,6 +341,15 @@ class AnswerSpec(ABC):
             config: The task's configuration.
         """
         return None if np.isfinite(scores).all() else "NaN or infinity among its scores"
+
+    def reference(self, scores: Scores, config: KindConfig) -> Reference | None:
+        """Return a summary of the answers, with which later ones are compared; None for a kind without one.
+
+        Args:
+            scores: The scores of the dev data as they are served. *Shape:* (rows, *dims)
+            config: The task's configuration, with what was fitted.
+        """
+        return None
 
     def difference(self, found: Scores, expected: Scores, config: KindConfig) -> float:
         """Return the greatest difference between scores and what they should be; infinity if the shapes differ.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from onetrunk.protocol.reference import Reference
 from onetrunk.tasks.kinds.base import (
     AnswerSpec,
     Kind,
@@ -27,6 +28,7 @@ from onetrunk.tasks.kinds.base import (
     label_index,
     labels_of,
 )
+from onetrunk.tasks.kinds.summary import histogram, mean_share, rounded
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ _NEAR_BOUND = 1.01
 _PRIOR_ROWS = 10
 _DIGITS = 4
 _CALIBRATION_BINS = 15
+_FOLDS = 5
 _SUM_TOLERANCE = 1e-3
 
 # Strict, so that neither a text nor a boolean is taken for a number.
@@ -191,6 +194,22 @@ class ClassificationAnswers(AnswerSpec):
         """Return the likeliest label and its probability."""
         return f"{labels_of(config)[int(scores.argmax())]} {scores.max():.2f}"
 
+    def reference(self, scores: Scores, config: KindConfig) -> Reference:
+        """Return how often each label is the answer, and how sure the head is of it."""
+        from scipy.special import entr
+
+        probabilities, labels = scores.astype(np.float64), labels_of(config)
+        confidence = probabilities.max(axis=-1)
+        none = confidence < (ClassificationOptions.read(config.options).none_below or 0)
+        counts = np.bincount(probabilities.argmax(axis=-1)[~none], minlength=len(labels))
+        return Reference(
+            rows=len(scores),
+            labels=rounded(counts / len(scores)),
+            none_of_these=mean_share(none),
+            confidence=histogram(confidence),
+            entropy=mean_share(entr(probabilities).sum(axis=-1) / np.log(len(labels))),
+        )
+
     def fault(self, scores: Scores, config: KindConfig) -> str | None:
         """Return whether scores are not finite, or not probabilities."""
         fault = super().fault(scores, config)
@@ -202,20 +221,53 @@ class ClassificationAnswers(AnswerSpec):
 def calibrate(raw: NDArray[Any], targets: NDArray[np.int64]) -> dict[str, Any]:
     """Find the temperature by which raw outputs must be divided so that the dev labels are likeliest.
 
-    Ten more rows count beside the dev rows, labelled by the head's own probabilities, so that few dev rows hardly
-    change the temperature.
-
     Args:
         raw: Raw outputs. *Shape:* (rows, labels)
         targets: Label indices. *Shape:* (rows,)
 
     Returns:
-        ``temperature``, ``calibration_error`` before and after, and a ``note`` if the temperature is at a bound.
+        ``temperature``, ``calibration_error`` before and after, and a ``note`` if the temperature is at a bound. The
+        error after is cross-fitted: each fifth of the rows is measured with the temperature of the others.
+    """
+    from scipy.special import softmax
+
+    logits = raw.astype(np.float64)
+    temperature = _best_temperature(logits, targets)
+    before = calibration_error(softmax(logits, axis=-1), targets)
+    after = calibration_error(softmax(logits / _cross_fitted(logits, targets)[:, None], axis=-1), targets)
+    error = {"before": round(before, _DIGITS), "after": round(after, _DIGITS)}
+    fitted = {"temperature": temperature, "calibration_error": error}
+    if MIN_TEMPERATURE * _NEAR_BOUND < temperature < MAX_TEMPERATURE / _NEAR_BOUND:
+        return fitted
+    bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+    return {**fitted, "note": f"the temperature is at its bound, {bound}: do not trust the probabilities"}
+
+
+def _cross_fitted(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return for each row the temperature that is fitted on the rows of all folds but its own. *Shape:* (rows,)."""
+    # Data may be sorted, so rows are put into folds at random; always in the same way.
+    folds = np.random.default_rng(0).permutation(len(logits)) % _FOLDS
+    found = np.ones(len(logits))
+    for fold in range(_FOLDS):
+        inside = folds == fold
+        if inside.any() and not inside.all():
+            found[inside] = _best_temperature(logits[~inside], targets[~inside])
+    return found
+
+
+def _best_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Return the temperature by which the labels are likeliest.
+
+    Ten more rows count beside the given ones, labelled by the head's own probabilities, so that few rows hardly change
+    the temperature.
+
+    Args:
+        logits: Raw outputs. *Shape:* (rows, labels)
+        targets: Label indices. *Shape:* (rows,)
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax, softmax
 
-    logits = raw.astype(np.float64)
     smoothed = softmax(logits, axis=-1) * _PRIOR_ROWS / len(logits)
     smoothed[np.arange(len(logits)), targets] += 1
 
@@ -224,15 +276,7 @@ def calibrate(raw: NDArray[Any], targets: NDArray[np.int64]) -> dict[str, Any]:
 
     bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
     found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
-    temperature = round(float(np.exp(found.x)), _DIGITS)
-    before, after = (
-        round(calibration_error(softmax(logits / one, axis=-1), targets), _DIGITS) for one in (1.0, temperature)
-    )
-    fitted = {"temperature": temperature, "calibration_error": {"before": before, "after": after}}
-    if MIN_TEMPERATURE * _NEAR_BOUND < temperature < MAX_TEMPERATURE / _NEAR_BOUND:
-        return fitted
-    bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
-    return {**fitted, "note": f"the temperature is at its bound, {bound}: do not trust the probabilities"}
+    return round(float(np.exp(found.x)), _DIGITS)
 
 
 def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:

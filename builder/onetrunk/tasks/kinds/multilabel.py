@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.reference import Reference
 from onetrunk.tasks.kinds.base import (
     AnswerSpec,
     Kind,
@@ -21,6 +22,7 @@ from onetrunk.tasks.kinds.base import (
     label_index,
     labels_of,
 )
+from onetrunk.tasks.kinds.summary import histogram, mean_share, rounded
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
@@ -156,6 +158,20 @@ class MultilabelAnswers(AnswerSpec):
         """Return the labels that hold."""
         holds = self.predictions(scores[None], config)[0] >= 0
         return ", ".join(label for label, held in zip(labels_of(config), holds, strict=True) if held) or "(none)"
+
+    def reference(self, scores: Scores, config: KindConfig) -> Reference:
+        """Return how often each label holds, and how likely the likeliest one is."""
+        from scipy.special import entr
+
+        probabilities = scores.astype(np.float64)
+        holds = self.predictions(scores, config) >= 0
+        return Reference(
+            rows=len(scores),
+            labels=rounded(holds.mean(axis=0)),
+            none_of_these=mean_share(~holds.any(axis=-1)),
+            confidence=histogram(probabilities.max(axis=-1)),
+            entropy=mean_share((entr(probabilities) + entr(1 - probabilities)).mean(axis=-1) / np.log(2)),
+        )
 
     def fault(self, scores: Scores, config: KindConfig) -> str | None:
         """Return whether scores are not finite, or not probabilities."""

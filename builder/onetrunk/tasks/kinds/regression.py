@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.reference import Reference
 from onetrunk.tasks.kinds.base import (
     AnswerSpec,
     Kind,
@@ -19,6 +20,7 @@ from onetrunk.tasks.kinds.base import (
     Scores,
     TrainingSpec,
 )
+from onetrunk.tasks.kinds.summary import histogram
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
@@ -121,6 +123,10 @@ class RegressionAnswers(AnswerSpec):
         """Return the number, to a five-hundredth of its range or better."""
         low, high = _range(config)
         return f"{scores[0]:.{max(2, 2 - math.floor(math.log10(high - low)))}f}"
+
+    def reference(self, scores: Scores, config: KindConfig) -> Reference:
+        """Return how often the number lies in each tenth of the range."""
+        return Reference(rows=len(scores), numbers=histogram(self.predictions(scores, config)))
 
     def difference(self, found: Scores, expected: Scores, config: KindConfig) -> float:
         """Return the greatest difference as a share of the range."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.reference import Reference
 from onetrunk.tasks.kinds.base import (
     AnswerSpec,
     Kind,
@@ -35,6 +36,7 @@ from onetrunk.tasks.kinds.span_tags import (
     spans_of,
     tag_indices,
 )
+from onetrunk.tasks.kinds.summary import mean_share, rounded
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
@@ -241,6 +243,22 @@ class TaggingAnswers(AnswerSpec):
         """Return the types of the spans."""
         spans = spans_of(self.predictions(scores, config).tolist(), labels_of(config))
         return ", ".join(kind for _, _, kind in spans) or "(no spans)"
+
+    def reference(self, scores: Scores, config: KindConfig) -> Reference:
+        """Return in how many texts each type has a span, and how many spans a text has."""
+        tags, types = self.predictions(scores, config), len(labels_of(config))
+        before = np.pad(tags, ((0, 0), (1, 0)))[:, :-1]
+        # An I-, whose index is even, goes on with the span of the same type before it.
+        begun = (tags > 0) & ~((tags % 2 == 0) & ((before == tags) | (before == tags - 1)))
+        present = np.zeros((len(scores), types), dtype=np.bool_)
+        rows, places = np.nonzero(begun)
+        present[rows, (tags[rows, places] - 1) // 2] = True
+        return Reference(
+            rows=len(scores),
+            labels=rounded(present.mean(axis=0)),
+            none_of_these=mean_share(~begun.any(axis=-1)),
+            spans=round(float(begun.sum() / len(scores)), 3),
+        )
 
     def fault(self, scores: Scores, config: KindConfig) -> str | None:
         """Return whether scores are not finite, or not tag indices with probabilities."""

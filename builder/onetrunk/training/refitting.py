@@ -1,0 +1,110 @@
+"""Fit a finished head to its dev data anew, without training: temperature, thresholds, and the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onetrunk.nn.bundle import load_bundle, replace_spec
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Task
+from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.training.compute import DeviceName
+from onetrunk.training.evaluation import evaluate
+from onetrunk.training.experiment import Experiment, ExperimentConfig
+
+# What a head answers; a task file that says otherwise needs another head.
+_ANSWER = ("kind", "form", "labels", "range", "options")
+
+
+@dataclass(frozen=True)
+class RefitResult:
+    """A head that was fitted to its dev data anew.
+
+    Attributes:
+        bundle: Its folder.
+        before: Its head.json before.
+        spec: Its head.json now, or with ``dry_run`` as it would be.
+    """
+
+    bundle: Path
+    before: HeadSpec
+    spec: HeadSpec
+
+
+def refit(
+    task: Task,
+    trunk: Trunk,
+    *,
+    heads: Path = Path("heads"),
+    cache: Path | None = None,
+    data_root: Path | None = None,
+    device: DeviceName = "auto",
+    skip_bad_rows: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback = silent,
+) -> RefitResult:
+    """Compute what a kind fits on the dev data, the scores and the reference again, and write them into a bundle.
+
+    The result is that of the end of the training. The file of the weights is not touched.
+
+    Args:
+        task: The task.
+        trunk: The trunk that the head was trained on.
+        heads: The folder of bundles.
+        cache: The root folder of all caches; None is the user's own.
+        data_root: The folder in which relative data files are looked for first.
+        device: The device to compute on.
+        skip_bad_rows: Whether rows that cannot be used are left out instead of refused.
+        dry_run: Whether nothing is written.
+        progress: Called as the trunk's pass goes on.
+
+    Raises:
+        UserError: There is no such bundle, or the task, its dev data or the trunk are not those of its training.
+        OneTrunkError: The bundle cannot be written; what was there is kept.
+    """
+    folder = heads / task.name
+    bundle = load_bundle(folder, trunk=trunk)
+    spec = bundle.spec
+    _check_task(folder, spec, task)
+    config = ExperimentConfig(
+        tasks=(task,),
+        cache=cache,
+        data_root=data_root,
+        device=device,
+        max_length=spec.max_length,
+        skip_bad_rows=skip_bad_rows,
+    )
+    experiment = Experiment(config, trunk)
+    trained_on, found = spec.data.get("dev_sha256"), experiment.examples(task.name, "dev").sha256
+    if trained_on != found:
+        raise UserError(
+            f"{folder}: its epoch was chosen on other dev data than {task.dev} (sha256 {trained_on}, found {found}): "
+            "give those, or train it again"
+        )
+    experiment.states(task.name, "dev", [spec.tap], progress)
+    dev = experiment.labelled_states(task.name, "dev", spec.tap)
+    evaluation = evaluate(bundle.head(trunk).to(experiment.compute.device), dev, task)
+    # Metrics that the task file has got since then are not asked of the old head.
+    scores = {name: evaluation.scores.get(name, score) for name, score in spec.scores.items()}
+    changed = {"scores": scores, "fitted": evaluation.fitted, "reference": evaluation.reference}
+    refitted = spec.model_copy(update=changed)
+    if not dry_run:
+        replace_spec(folder, refitted)
+    return RefitResult(folder, spec, refitted)
+
+
+def _check_task(folder: Path, spec: HeadSpec, task: Task) -> None:
+    for name in _ANSWER:
+        own, given = getattr(spec, name), getattr(task, name)
+        if own != given:
+            raise UserError(
+                f"{folder}: trained for {name} {_shown(own)}, but the task file says {_shown(given)}: give the task "
+                "file that it was trained by, or train it again"
+            )
+
+
+def _shown(value: object) -> str:
+    return f"{list(value) if isinstance(value, tuple) else value!r:.60}" if value is not None else "none"
