@@ -8,6 +8,7 @@ Source: Triton's protocol extensions "Model Repository" (load, unload, index), "
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -29,6 +30,7 @@ from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
     ADMIN_KEY_VARIABLE,
     CHECK_ID,
+    DRIFT_METHOD,
     ENSEMBLE_VERSION,
     INPUT_IDS,
     TEXT,
@@ -55,6 +57,8 @@ LOAD_TIMEOUT_S = 120.0
 # A version that is unloaded answers what it was asked before it goes.
 _SETTLE_TIMEOUT_S, _SETTLE_INTERVAL_S = 60.0, 0.05
 _CHANGING = ("LOADING", "UNLOADING")
+# Of what a command shows beside its own work.
+_ASIDE_TIMEOUT_S = 2.0
 _RELOAD_PARAMETER = "onetrunk_revived"
 
 Row = tuple[str, str]
@@ -314,6 +318,26 @@ class AdminClient:
                 time.sleep(0.25)
             else:
                 return
+
+    def drifts(self) -> dict[str, Any]:
+        """Return task -> how far its answers of late are from those on the dev data, as the front's ``/v1/tasks`` says.
+
+        A server that does not answer, or a Triton without a front, is no error: then nothing is known of any task.
+        """
+        options = self._tls.channel_options if self._tls is not None else ()
+        if self._tls is not None:
+            channel = grpc.secure_channel(self.url, grpc.ssl_channel_credentials(*self._tls.read()), options)
+        else:
+            channel = grpc.insecure_channel(self.url, options)
+        with channel:
+            try:
+                answer = channel.unary_unary(DRIFT_METHOD)(
+                    b"", timeout=_ASIDE_TIMEOUT_S, metadata=tuple(self._headers.items())
+                )
+                found = json.loads(answer)
+            except (grpc.RpcError, ValueError):
+                return {}
+        return found if isinstance(found, dict) else {}
 
     def _index(self) -> list[Any]:
         with self._translate_errors("asking what is loaded"):

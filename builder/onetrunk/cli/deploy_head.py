@@ -95,7 +95,7 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 @click.option("--remove", metavar="TASK", help="Take a task out; --rollback brings it back.")
 @click.option("--rollback", metavar="TASK", help="Serve the version before again.")
 @click.option("--to", metavar="VERSION", type=click.IntRange(min=1), help="With --rollback: which version.")
-@click.option("--list", "list_", is_flag=True, help="Tasks, versions, taps, scores.")
+@click.option("--list", "list_", is_flag=True, help="Tasks, versions, taps, scores, drift.")
 @click.option("--prune", is_flag=True, help="Delete older versions, and tasks that were removed.")
 @click.option("--keep", metavar="N", type=click.IntRange(min=1), help="With --prune: versions of a head.  [default: 2]")
 @click.option("--verify", is_flag=True, help="Whether manifest, disk and server agree.")
@@ -334,16 +334,25 @@ def _show_comparison(result: Comparison) -> None:
 
 def _show_tasks(rows: list[ListedTask]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "since (UTC)"):
+    for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "PSI", "since (UTC)"):
         table.add_column(column, no_wrap=column == "task")
     for row in rows:
         since = "" if row.since is None else row.since[:16].replace("T", " ")
         numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
         table.add_row(
             row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
-            _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), since,
+            _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), _psi(row), since,
         )  # fmt: skip
     Console(highlight=False).print(table)
+
+
+def _psi(row: ListedTask) -> str:
+    """Return the greatest population stability index of a task, and what it is about."""
+    psi = row.drift.get("psi") if row.drift is not None else None
+    if not psi:
+        return ""
+    of = max(psi, key=lambda name: psi[name])
+    return f"{psi[of]:.2f} {of}"
 
 
 def _show_log(entries: list[dict[str, Any]]) -> None:

@@ -256,8 +256,8 @@ class Deployer:
         return found
 
     def tasks(self) -> list[ListedTask]:
-        """Return what is deployed, a row a task."""
-        return list_tasks(self.repository)
+        """Return what is deployed, a row a task, with the drift of its answers where the server can tell it."""
+        return list_tasks(self.repository, self.server.drifts() if self.server is not None else None)
 
     @contextlib.contextmanager
     def _held(self, dry_run: bool) -> Iterator[tuple[RepositoryState, tuple[str, ...]]]:

@@ -6,7 +6,7 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -92,6 +92,8 @@ class ListedTask:
         metric: Its metric.
         score: Its score on the dev data; None if it was not measured.
         since: The time since which it is served, as ISO 8601.
+        drift: How far the server's answers of late are from those on the dev data, as ``/v1/tasks`` tells it; None if
+            no server was asked, or it does not know.
     """
 
     task: str
@@ -104,10 +106,15 @@ class ListedTask:
     metric: str | None
     score: float | None
     since: str | None
+    drift: Mapping[str, Any] | None = None
 
 
-def list_tasks(repository: Path) -> list[ListedTask]:
+def list_tasks(repository: Path, drifts: Mapping[str, Any] | None = None) -> list[ListedTask]:
     """Return the tasks of a repository, including those that were removed.
+
+    Args:
+        repository: The repository.
+        drifts: Task -> its drift as the server tells it.
 
     Raises:
         UserError: There is no repository, or it cannot be read.
@@ -132,6 +139,7 @@ def list_tasks(repository: Path) -> list[ListedTask]:
                 metric=spec.metric if spec else None,
                 score=spec.scores.get(spec.metric) if spec else None,
                 since=since,
+                drift=(drifts or {}).get(task) if head.served else None,
             )
         )
     return rows

@@ -56,6 +56,9 @@ ADMIN_HEADER = "onetrunk-admin-key"
 ADMIN_GRPC_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
 """The header over gRPC, where Triton expects a prefix."""
 
+DRIFT_METHOD = "/onetrunk.Front/Drift"
+"""The gRPC method of the front that returns the drift of all tasks as JSON."""
+
 
 @dataclass(frozen=True, order=True)
 class Segment:

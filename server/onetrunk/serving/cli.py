@@ -82,11 +82,14 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
             limits=front.limits,
             tls=front.tls,
             tracing=front.tracing,
+            sample=front.sample,
             **options,
         )
         try:
             start(server, console)
             announce(server, repository, console, as_json)
+            if front.sample is not None:
+                console.print(front.sample.notice(), highlight=False, markup=False, soft_wrap=True)
             server.wait()
         except KeyboardInterrupt:
             console.print("Stopping.")

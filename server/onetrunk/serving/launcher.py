@@ -20,7 +20,7 @@ from onetrunk.protocol.signature import Verifier
 from onetrunk.serving import guard
 from onetrunk.serving.causes import full_disks
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
-from onetrunk.serving.front.settings import FrontSettings, Limits, ServerTls, Tracing
+from onetrunk.serving.front.settings import FrontSettings, Limits, Sampling, ServerTls, Tracing
 from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.log import failure_reason, loaded_models
@@ -71,6 +71,7 @@ class Server:
         limits: Limits | None = None,
         tls: ServerTls | None = None,
         tracing: Tracing | None = None,
+        sample: Sampling | None = None,
         front_workers: int = 1,
         verbose: bool = False,
         verify: bool = True,
@@ -94,6 +95,7 @@ class Server:
             limits: What the front accepts; None for the defaults.
             tls: The front's certificate; None for plain connections.
             tracing: Where front and Triton send traces; None for nowhere.
+            sample: Where the front keeps texts for labelling; None keeps none.
             front_workers: The number of the front's processes. One keeps up with some hundred requests a second.
             verbose: Whether Triton and the front log every request.
             verify: Whether all files must be as the repository's manifest says before the server starts.
@@ -113,6 +115,7 @@ class Server:
         self._limits = limits or Limits()
         self._tls = tls
         self._tracing = tracing
+        self._sample = sample
         self._front_workers = front_workers
         self._verbose = verbose
         self._verify = verify
@@ -323,6 +326,7 @@ class Server:
                 limits=self._limits,
                 repository=self._path,
                 tracing=self._tracing,
+                sample=self._sample,
                 verbose=self._verbose,
             )
             try:

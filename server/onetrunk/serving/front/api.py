@@ -22,6 +22,7 @@ from onetrunk.client.readers import READERS
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.drift.comparison import Drift
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.observed import failure
 from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse, tasks_for_examples
@@ -85,6 +86,7 @@ class TasksAnswer(BaseModel):
         max_length: The most tokens that are read of a text.
         max_batch_size: The most texts that the model server takes at a time. A request may hold more.
         tasks: Name -> task.
+        drift: Name -> how far the answers of late are from those on the dev data, for tasks with a reference.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -93,6 +95,7 @@ class TasksAnswer(BaseModel):
     max_length: int
     max_batch_size: int
     tasks: dict[str, TaskInfo]
+    drift: dict[str, Drift]
 
 
 class _Lines(StreamingResponse):
@@ -161,6 +164,7 @@ class Api(Dialect):
                 "max_length": catalogue.max_length,
                 "max_batch_size": catalogue.max_batch_size,
                 "tasks": {name: task_record(task) for name, task in catalogue.tasks.items()},
+                "drift": {name: drift.model_dump(mode="json") for name, drift in self._service.drifts().items()},
             }
         )
 

@@ -76,8 +76,11 @@ def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options
             limits=front.limits,
             tls=front.tls,
             tracing=front.tracing,
+            sample=front.sample,
             **options,
         )
+        if settings.sample is not None:
+            click.echo(settings.sample.notice(), err=True)
         try:
             uvloop.run(run_until_told(settings, TritonAddress(folder=sockets.absolute())))
         except OSError as error:

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 SERVICE = "/inference.GRPCInferenceService/"
 TASKS_AGE_S = 10.0
+# While Triton starts, nobody knows the tasks.
+RETRY_S = 0.5
 TAGGING = "tagging"
 
 
@@ -128,9 +130,14 @@ class Gateway:
         """
         return await self.triton.uncancelled(self.triton.ask(method, path, headers, body))
 
+    @property
+    def last_tasks(self) -> Mapping[str, TaskInfo]:
+        """The tasks as they were read last; none before the first time."""
+        return self._tasks[1] if self._tasks is not None else {}
+
     def known_tasks(self, question: Question) -> Sequence[str]:
         """Return the tasks that a request asks, as far as they are known at the moment."""
-        known = self._tasks[1] if self._tasks is not None else {}
+        known = self.last_tasks
         if question.model not in ENSEMBLES:
             return ()
         return [name for name in question.outputs if name in known] if question.outputs else list(known)
@@ -140,7 +147,7 @@ class Gateway:
         while True:
             with contextlib.suppress(TritonDownError, grpc.aio.AioRpcError, ValueError):
                 await self.tasks()
-            await asyncio.sleep(TASKS_AGE_S)
+            await asyncio.sleep(TASKS_AGE_S if self._tasks is not None else RETRY_S)
 
     async def tasks(self) -> Mapping[str, TaskInfo]:
         """Return the tasks that are served. They are read again every few seconds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.api_key import AUTHORIZATION
-from onetrunk.protocol.names import ADMIN_GRPC_HEADER
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER, DRIFT_METHOD, ENSEMBLES
 from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import GRPC
@@ -157,6 +158,8 @@ class GrpcDoor(grpc.GenericRpcHandler):
                 self._gateway.check_key(metadata.get(AUTHORIZATION), metadata.get(ADMIN_GRPC_HEADER))
             except UnauthorizedError as error:
                 return grpc.stream_stream_rpc_method_handler(partial(self._refuse, method, metadata, error))
+        if method == DRIFT_METHOD:
+            return self._unary(partial(self._drift, metadata))
         if method == INFER:
             return self._unary(partial(self._infer, metadata))
         if method == STREAM:
@@ -206,7 +209,16 @@ class GrpcDoor(grpc.GenericRpcHandler):
         trace = tuple(record.trace.items())
         with self._observer.metrics.asked(gateway.known_tasks(question), question.rows):
             await gateway.check(question)
-            return await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
+            answer = await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
+        if question.model in ENSEMBLES:
+            self._observer.drift.note_response(answer)
+        return answer
+
+    async def _drift(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
+        """Return task -> drift as JSON."""
+        with self._observer.request(GRPC, DRIFT_METHOD, metadata):
+            drifts = self._observer.drift.drifts(self._gateway.last_tasks)
+            return json.dumps({name: drift.model_dump(mode="json") for name, drift in drifts.items()}).encode()
 
     async def _pass(self, method: str, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._observer.request(GRPC, method, metadata) as record:

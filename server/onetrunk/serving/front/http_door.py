@@ -94,7 +94,7 @@ class HttpDoor:
 
     async def metrics(self, request: Request) -> Response:
         """Return the front's metrics, and Triton's behind them."""
-        own = self._observer.metrics.text()
+        own = self._observer.metrics.text() + self._observer.drift.text(self._gateway.last_tasks)
         try:
             tritons = await self._gateway.triton.uncancelled(self._gateway.triton.metrics())
         except TritonDownError:

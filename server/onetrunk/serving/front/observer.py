@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onetrunk.client.tracing import TRACE_HEADERS, trace_context
+from onetrunk.serving.front.drift import DriftMonitor
 from onetrunk.serving.front.metrics import Metrics
 from onetrunk.serving.front.parts import parts_of
+from onetrunk.serving.front.settings import MULTIPROCESS_FOLDER
 from onetrunk.serving.front.tracer import Tracer
 
 log = logging.getLogger("onetrunk.serving.front")
@@ -46,7 +50,12 @@ class Record:
 
 
 class Observer:
-    """Follows the requests of all doors."""
+    """Follows the requests of all doors.
+
+    Attributes:
+        metrics: Where requests are counted.
+        drift: Where answers are compared with those on the dev data.
+    """
 
     def __init__(self, metrics: Metrics, tracer: Tracer | None = None, *, verbose: bool = False) -> None:
         """Follow requests.
@@ -57,6 +66,8 @@ class Observer:
             verbose: Whether every request gets a line of log, or only those that the server failed.
         """
         self.metrics = metrics
+        folder = os.environ.get(MULTIPROCESS_FOLDER)
+        self.drift = DriftMonitor(Path(folder) if folder is not None else None)
         self._tracer = tracer
         self._verbose = verbose
         self._lines, self._lines_since = 0, float("-inf")

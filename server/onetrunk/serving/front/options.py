@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from onetrunk.protocol.api_key import api_key_file_option, read_api_keys
 from onetrunk.protocol.errors import UserError
-from onetrunk.serving.front.settings import MIB, Limits, ServerTls, Tracing
+from onetrunk.serving.front.settings import MIB, Limits, Sampling, ServerTls, Tracing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +48,16 @@ _OPTIONS = (
         type=click.FloatRange(0, 1),
         help="Share of the requests without a traceparent of their own that are traced.",
     ),
+    click.option(
+        "--sample",
+        type=_FILE,
+        show_default=False,
+        help="Keep a random sample of the texts that are asked, with their answers, in this file, for labelling. Texts "
+        "may be private: by default none is kept.",
+    ),
+    click.option(
+        "--sample-size", default=1000, type=click.IntRange(1, 100_000), help="Texts of each task in --sample."
+    ),
     click.option("--max-waiting", default=512, type=click.IntRange(0), help="Requests that wait; more are refused."),
 )
 
@@ -67,12 +77,14 @@ class FrontOptions:
         limits: What the front accepts.
         tls: Its certificate, or None.
         tracing: Where traces go, or None.
+        sample: Where texts are kept for labelling, or None.
         api_keys: The keys of which every client needs one; empty if none is needed.
     """
 
     limits: Limits
     tls: ServerTls | None
     tracing: Tracing | None
+    sample: Sampling | None
     api_keys: tuple[str, ...]
 
 
@@ -81,8 +93,9 @@ def take_front_options(options: dict[str, Any]) -> FrontOptions:
 
     Raises:
         UserError: The files for TLS do not fit together, or a file cannot be read or used; the endpoint for traces is
-            no URL.
+            no URL; the file for a sample is another one.
     """
+    sample = _sampling(options.pop("sample"), options.pop("sample_size"))
     key_file: Path | None = options.pop("api_key_file")
     api_keys = read_api_keys(key_file) if key_file is not None else ()
     limits = Limits(
@@ -99,7 +112,17 @@ def take_front_options(options: dict[str, Any]) -> FrontOptions:
         raise UserError(f"--trace-url {url}: not a URL such as http://127.0.0.1:4318/v1/traces") from None
     cert, key, client_ca = (options.pop(name) for name in ("tls_cert", "tls_key", "tls_client_ca"))
     if cert is None and key is None and client_ca is None:
-        return FrontOptions(limits, None, tracing, api_keys)
+        return FrontOptions(limits, None, tracing, sample, api_keys)
     if cert is None or key is None:
         raise UserError("--tls-cert and --tls-key belong together: give both")
-    return FrontOptions(limits, ServerTls.read(cert, key, client_ca), tracing, api_keys)
+    return FrontOptions(limits, ServerTls.read(cert, key, client_ca), tracing, sample, api_keys)
+
+
+def _sampling(path: Path | None, size: int) -> Sampling | None:
+    if path is None:
+        return None
+    from onetrunk.serving.front.sample import check_sample
+
+    sampling = Sampling(path=path.absolute(), size=size)
+    check_sample(sampling.path)
+    return sampling

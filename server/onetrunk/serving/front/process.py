@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from onetrunk.serving.front.connection import Connection
+from onetrunk.serving.front.drift import DriftMonitor
 from onetrunk.serving.front.endpoints import json_routes
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.grpc_door import open_grpc_door
@@ -20,6 +21,7 @@ from onetrunk.serving.front.http_door import HttpDoor
 from onetrunk.serving.front.metrics import Metrics
 from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.page import Page
+from onetrunk.serving.front.sample import Sample
 from onetrunk.serving.front.service import Service
 from onetrunk.serving.front.settings import FrontSettings, port_taken
 from onetrunk.serving.front.tracer import Tracer
@@ -29,6 +31,8 @@ log = logging.getLogger("onetrunk.serving.front")
 
 # The time for requests in flight when the front stops.
 STOP_GRACE_S = 5.0
+# Short, so that there is never much to count at once, for which requests would wait.
+COUNT_EVERY_S = 0.5
 
 
 class _Server(uvicorn.Server):
@@ -49,26 +53,33 @@ class Front:
         self._gateway = Gateway(settings, triton)
         self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._grpc: Any = None
-        self._remembering: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._tracer: Tracer | None = None
+        self._sample: Sample | None = None
 
     async def open(self) -> None:
         """Listen on the three ports.
 
         Raises:
             OSError: A port is in use; the message names it.
-            UserError: Tracing is wanted, and its packages are not installed.
+            UserError: Tracing is wanted, and its packages are not installed; or the file for a sample is another one.
         """
         settings = self._settings
         self._tracer = Tracer(settings.tracing) if settings.tracing is not None else None
         observer = Observer(Metrics(self._gateway.admission), self._tracer, verbose=settings.verbose)
-        service = Service(self._gateway, observer)
+        if settings.sample is not None:
+            self._sample = Sample(settings.sample)
+            self._background.append(asyncio.create_task(self._sample.keep()))
+        service = Service(self._gateway, observer, self._sample)
         routes = [*json_routes(service), *Page(service, settings.repository).routes()]
         door = HttpDoor(self._gateway, observer, routes)
         sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
         self._grpc = open_grpc_door(self._gateway, observer)
         await self._grpc.start()
-        self._remembering = asyncio.create_task(self._gateway.remember_tasks())
+        self._background += [
+            asyncio.create_task(self._gateway.remember_tasks()),
+            asyncio.create_task(self._count_answers(observer.drift)),
+        ]
         for listener, app in zip(sockets, (door.app(), door.metrics_app()), strict=True):
             server = _Server(self._config(app))
             task = asyncio.create_task(server.serve([listener]))
@@ -86,11 +97,22 @@ class Front:
             await self._grpc.stop(STOP_GRACE_S)
         for _, task in self._servers:
             await task
-        if self._remembering is not None:
-            self._remembering.cancel()
+        for task in self._background:
+            task.cancel()
+        if self._sample is not None:
+            await self._sample.write_aside()
         await self._triton.close(STOP_GRACE_S)
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
+
+    async def _count_answers(self, drift: DriftMonitor) -> None:
+        """Count the answers of late again and again, for ever."""
+        while True:
+            await asyncio.sleep(COUNT_EVERY_S)
+            try:
+                drift.count(self._gateway.last_tasks)
+            except Exception:
+                log.exception("answers were not counted; the next ones will be")
 
     def _config(self, app: Any) -> uvicorn.Config:
         tls = self._settings.tls

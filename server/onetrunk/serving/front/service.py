@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from starlette.requests import Request
@@ -16,11 +16,13 @@ from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK
 from onetrunk.serving.front.body import read_body
 from onetrunk.serving.front.collector import Collector
+from onetrunk.serving.front.drift.comparison import Drift
 from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.observed import observed
 from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.questions import Question
+from onetrunk.serving.front.sample import Sample
 from onetrunk.serving.front.triton import TritonDownError
 
 # The label under which answers are counted that name none of a task's labels.
@@ -32,8 +34,16 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Service:
     """The way of a JSON request to its answer."""
 
-    def __init__(self, gateway: Gateway, observer: Observer) -> None:
+    def __init__(self, gateway: Gateway, observer: Observer, sample: Sample | None = None) -> None:
+        """Ask through a gateway.
+
+        Args:
+            gateway: The way to Triton.
+            observer: Follows the requests.
+            sample: Keeps some of the texts; None keeps none.
+        """
         self._gateway = gateway
+        self._sample = sample
         self._observer = observer
         self._client: AsyncClient | None = None
         self._collector: Collector | None = None
@@ -87,7 +97,14 @@ class Service:
             answers = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
             asked[:] = dict.fromkeys(task for answer in answers for task in answer.predictions)
         self._count_labels(answers)
+        self._observer.drift.note(answers)
+        if self._sample is not None:
+            self._sample.note(texts, pairs, answers)
         return answers
+
+    def drifts(self) -> Mapping[str, Drift]:
+        """Return task -> how far its answers are from those on the dev data, for the tasks with a reference."""
+        return self._observer.drift.drifts(self._gateway.last_tasks)
 
     def _count_labels(self, answers: Sequence[Answer]) -> None:
         for prediction in (one for answer in answers for one in answer.predictions.values()):

@@ -138,6 +138,24 @@ class Tracing(BaseModel):
     share: float = Field(default=0.01, ge=0, le=1)
 
 
+class Sampling(BaseModel):
+    """Where texts are kept for labelling.
+
+    Attributes:
+        path: The file of JSON lines.
+        size: The most texts that are kept of each task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    size: int = Field(default=1000, ge=1, le=100_000)
+
+    def notice(self) -> str:
+        """Return a line that says what is kept."""
+        return f"Texts are kept: of each task up to {self.size:,}, with their answers, in {self.path} (--sample)"
+
+
 class FrontSettings(BaseModel):
     """Everything that a front is started with.
 
@@ -152,6 +170,7 @@ class FrontSettings(BaseModel):
         limits: What is accepted.
         repository: The repository that is served, for the log of its deployments; None if the front cannot see it.
         tracing: Where traces go; None for nowhere.
+        sample: Where texts are kept for labelling; None keeps none.
         verbose: Whether every request is logged, or only those that the server failed.
         share_ports: Whether other processes of the same front listen on the same ports.
     """
@@ -168,6 +187,7 @@ class FrontSettings(BaseModel):
     limits: Limits = Field(default_factory=Limits)
     repository: Path | None = None
     tracing: Tracing | None = None
+    sample: Sampling | None = None
     verbose: bool = False
     share_ports: bool = False
 

@@ -1,0 +1,113 @@
+"""Drift through the whole line: dev data, bundle, repository, a real Triton, the front, and `deploy-head --list`."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from onetrunk.cli.deploy_head import deploy_head
+from onetrunk.client import Client
+from onetrunk.nn.trunk import Trunk
+from onetrunk.repository import BuildRequest, build_repository
+from onetrunk.serving import Server
+from onetrunk.serving.front.settings import Sampling
+from onetrunk.tasks import Recipe, Task
+from onetrunk.training import train
+from tests.fixtures.tasks import mood_rows, write_rows
+
+pytestmark = pytest.mark.slow
+
+DEV = mood_rows(300, seed=2)
+
+
+@pytest.fixture(scope="module")
+def repository(tiny_trunk: Trunk, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of one head that was trained on moods."""
+    folder = tmp_path_factory.mktemp("drift")
+    write_rows(folder / "train.jsonl", mood_rows(300, seed=1))
+    write_rows(folder / "dev.jsonl", DEV)
+    recipe = Recipe(tap=1, layers=1, epochs=3, batch_size=16, learning_rate=3e-3, max_length=32)
+    task = Task(name="mood", labels=("bad", "good"), train="train.jsonl", dev="dev.jsonl", folder=folder, recipe=recipe)
+    heads = folder / "heads"
+    result = train(task, tiny_trunk, heads=heads, cache=folder / "cache", device="cpu", trunk_dtype="fp32")
+    assert result.spec.reference is not None
+    build_repository(BuildRequest(output=folder / "repository", heads=heads, trunk=tiny_trunk_folder, max_length=32))
+    return folder / "repository"
+
+
+@pytest.fixture
+def server(repository: Path, tmp_path: Path) -> Iterator[Server]:
+    sample = Sampling(path=tmp_path / "texts.jsonl", size=50)
+    with Server(
+        repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=1.0, front_workers=2, sample=sample
+    ) as running:
+        yield running
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def predict(server: Server, texts: list[str]) -> None:
+    body = json.dumps({"texts": texts}).encode()
+    request = urllib.request.Request(f"http://{server.http_url}/v1/predict", body)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert len(json.load(answer)["answers"]) == len(texts)
+
+
+def listed(server: Server, repository: Path, *options: str) -> Any:
+    result = CliRunner().invoke(
+        deploy_head, ["--list", "--repository", str(repository), "--url", server.grpc_url, *options]
+    )
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def drift(server: Server, repository: Path) -> dict[str, Any]:
+    [row] = json.loads(listed(server, repository, "--json"))
+    found: dict[str, Any] = row["drift"]
+    return found
+
+
+def test_texts_of_another_distribution_are_seen(server: Server, repository: Path, tmp_path: Path) -> None:
+    texts = [row["sentence"] for row in DEV]
+    wait_for(lambda: drift(server, repository) is not None)
+    assert drift(server, repository)["answers"] == 0, "the server's own questions do not count"
+    # Half of them through the JSON endpoints, half through protocol v2, and two workers.
+    for start in range(0, 150, 50):
+        predict(server, texts[start : start + 50])
+    with Client(server.grpc_url) as client:
+        client.predict(texts[150:])
+    wait_for(lambda: drift(server, repository)["answers"] == 300)
+    found = drift(server, repository)
+    assert max(found["psi"].values()) < 0.1
+    assert set(found["psi"]) == {"labels", "confidence"}
+    assert "0.0" in listed(server, repository)
+
+    for _ in range(3):
+        predict(server, ["the film was very good"] * 200)
+    wait_for(lambda: drift(server, repository)["answers"] == 900)
+    found = drift(server, repository)
+    assert found["psi"]["labels"] > 0.25
+    assert f"{found['psi']['labels']:.2f} labels" in listed(server, repository)
+    with urllib.request.urlopen(server.metrics_url, timeout=20) as answer:
+        assert f'onetrunk_drift_psi{{of="labels",task="mood"}} {found["psi"]["labels"]}' in answer.read().decode()
+
+    server.stop()
+    lines = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
+    assert len(lines) == 50
+    assert {line["of"] for line in lines} == {750}, "of the JSON endpoints only"
+    [offline] = json.loads(
+        CliRunner().invoke(deploy_head, ["--list", "--repository", str(repository), "--offline", "--json"]).stdout
+    )
+    assert offline["drift"] is None

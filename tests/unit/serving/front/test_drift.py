@@ -1,0 +1,242 @@
+"""Drift: counts, the index by hand, the bounds of the window, several workers, and what the front's doors tell."""
+
+import json
+import math
+import os
+import subprocess
+from collections import Counter
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from onetrunk.admin import AdminClient
+from onetrunk.client import Client
+from onetrunk.client.answer import Answer
+from onetrunk.client.readers import reader_of
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.names import CHECK_ID
+from onetrunk.serving.front.drift import DriftMonitor
+from onetrunk.serving.front.drift.comparison import MIN_ANSWERS, compare, index
+from onetrunk.serving.front.drift.counts import Counts, count_predictions, count_scores
+from onetrunk.serving.front.drift.window import MAX_AGE_S, MOST_ANSWERS, PART, Window
+from onetrunk.tasks.kinds import get_kind
+from tests.fixtures.fake_triton import TASKS
+
+EVEN = [0, 0, 0, 0, 0, 0.2, 0.2, 0.2, 0.2, 0.2]
+
+
+def task(kind="classification", labels=("bad", "good"), **more):
+    return TaskInfo.model_validate(
+        {"name": "mood", "kind": kind, "form": "single", "labels": labels, "metric": "m", "tap": 1, "layers": 1,
+         "version": 1, **more}
+    )  # fmt: skip
+
+
+MOOD = task(reference={"rows": 100, "labels": [0.5, 0.5], "none_of_these": 0.0, "confidence": EVEN, "entropy": 0.6})
+
+
+def sure(count, good, confidence=0.75):
+    """Scores of which so many say good."""
+    rows = [[1 - confidence, confidence]] * good + [[confidence, 1 - confidence]] * (count - good)
+    return np.array(rows, dtype=np.float32)
+
+
+def answers(scores, of=MOOD):
+    reader = reader_of(of)
+    return [Answer({of.name: reader.read(of, row)}, False) for row in scores.tolist()]
+
+
+def test_the_index_by_hand_and_without_smoothing_of_what_is_equal():
+    e, f = (np.array(one) / 1.003 for one in ([0.501, 0.301, 0.201], [0.251, 0.501, 0.251]))
+    assert index([0.5, 0.3, 0.2], [25, 50, 25]) == pytest.approx(float(((f - e) * np.log(f / e)).sum()))
+    assert index([0.5, 0.3, 0.2], [50, 30, 20]) == pytest.approx(0, abs=1e-12)
+    assert index([1, 0], [0, 7]) == pytest.approx(2 * (1.001 - 0.001) / 1.002 * math.log(1001))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("classification", {"options": {"none_below": 0.5}}),
+        ("multilabel", {"fitted": {"thresholds": [0.3, 0.5, 0.7]}}),
+    ],
+)
+def test_counts_are_those_of_the_builder(kind, config):
+    """What the front counts of an answer is what the builder counted on the dev data."""
+    draw, labels = np.random.default_rng(1), ("a", "b", "c")
+    scores = draw.dirichlet([1, 1, 1], size=300).astype(np.float32)
+
+    class Config:
+        range = None
+        options = config.get("options", {})
+        fitted = config.get("fitted", {})
+
+    Config.labels = labels
+    reference = get_kind(kind).answers.reference(scores, Config())
+    served = task(kind, labels, reference=reference, none_below=0.5, thresholds=[0.3, 0.5, 0.7])
+    by_scores = count_scores(served, scores)
+    by_reading = count_predictions(served, [reader_of(served).read(served, row) for row in scores.tolist()])
+    assert (by_scores.labels, by_scores.bins) == (by_reading.labels, by_reading.bins)
+    assert by_scores.entropy == pytest.approx(by_reading.entropy)
+    found = compare(served, by_scores)
+    assert found.psi == pytest.approx({"labels": 0, "confidence": 0}, abs=1e-5)
+    assert found.none_of_these == pytest.approx(reference.none_of_these, abs=1e-5)
+    assert found.entropy == pytest.approx(reference.entropy, abs=1e-4)
+
+
+def test_counts_of_tags_and_numbers_are_those_of_the_builder():
+    draw, types = np.random.default_rng(2), ("x", "y")
+    tags = draw.integers(0, 5, size=(300, 7)) * (draw.random((300, 7)) < 0.4)
+    scores = np.stack([tags, np.full(tags.shape, 0.9)], axis=-1).astype(np.float32)
+
+    class Config:
+        labels, options, fitted, range = types, {}, {}, (0.0, 4.0)
+
+    reference = get_kind("tagging").answers.reference(scores, Config())
+    served = task("tagging", types, scheme="BIO", reference=reference)
+    found = compare(served, count_scores(served, scores))
+    assert found.psi == pytest.approx({"labels": 0}, abs=1e-5)
+    assert found.spans == pytest.approx(reference.spans, abs=1e-3)
+    numbers = draw.uniform(-1, 5, size=(400, 1)).astype(np.float32)
+    reference = get_kind("regression").answers.reference(numbers, Config())
+    served = task("regression", None, range=(0, 4), reference=reference)
+    assert compare(served, count_scores(served, numbers)).psi == pytest.approx({"numbers": 0}, abs=1e-5)
+    assert compare(served, count_scores(served, numbers / 3)).psi["numbers"] > 0.25
+
+
+def test_rare_labels_are_compared_together():
+    """Of 51 labels, 50 are rare: three categories, whatever the mix of the rare ones."""
+    labels = tuple(f"l{number}" for number in range(51))
+    served = task(labels=labels, reference={"rows": 1000, "labels": [0.5] + [0.01] * 50, "none_of_these": 0.0})
+    counts = Counts(200)
+    counts.labels.update({0: 100, 7: 100})
+    assert compare(served, counts).psi["labels"] == pytest.approx(0, abs=1e-6)
+    counts.labels.update({0: -100, 7: 100})
+    assert compare(served, counts).psi["labels"] > 1
+
+
+def test_few_answers_are_not_compared():
+    few, enough = (Counts(answers, bins=Counter({7: answers})) for answers in (MIN_ANSWERS - 1, 200))
+    for counts in (few, enough):
+        counts.labels[0] = counts.answers
+    assert compare(MOOD, few).psi == {}
+    assert compare(MOOD, few).answers == MIN_ANSWERS - 1
+    assert set(compare(MOOD, enough).psi) == {"labels", "confidence"}
+    assert compare(task(), enough) is None, "a bundle without a reference says nothing"
+
+
+def test_the_window_keeps_the_last_answers_of_a_day():
+    window = Window()
+    for number in range(100):
+        part = Counts(PART, entropy=PART * 0.5)
+        part.labels[number % 2] = PART
+        window.add(part, float(number))
+        assert window.counts(float(number)).answers <= MOST_ANSWERS
+    counts = window.counts(99.0)
+    assert counts.answers == MOST_ANSWERS == sum(counts.labels.values())
+    assert counts.entropy == pytest.approx(MOST_ANSWERS * 0.5)
+    assert len(window._parts) == MOST_ANSWERS // PART
+    assert window.counts(98.5 + MAX_AGE_S).answers == PART, "all but the last are too old"
+    assert window.counts(99.5 + MAX_AGE_S).answers == 0
+
+
+def test_another_version_begins_a_new_window():
+    monitor = DriftMonitor()
+    monitor.note(answers(sure(300, 150)))
+    assert monitor.drifts({"mood": MOOD})["mood"].answers == 300
+    later = MOOD.model_copy(update={"version": 2})
+    assert monitor.drifts({"mood": later})["mood"].answers == 0
+    monitor.note(answers(sure(120, 120)))
+    assert monitor.drifts({"mood": later})["mood"].answers == 120
+    assert monitor.drifts({}) == {}
+
+
+def test_what_waits_to_be_counted_is_bounded():
+    monitor = DriftMonitor()
+    for _ in range(30):
+        monitor.note(answers(sure(200, 100)))
+        monitor.note_response(bytes(2 << 20))
+    assert len(monitor._answers) == 2000
+    assert monitor._response_bytes <= 8 << 20
+    assert monitor.drifts({"mood": MOOD})["mood"].answers == 2000
+
+
+def response(scores, request_id="", name="mood"):
+    message = service_pb2.ModelInferResponse(model_name="multitask", id=request_id)
+    message.outputs.add(name=name, datatype="FP32", shape=scores.shape)
+    message.raw_output_contents.append(scores.astype(np.float32).tobytes())
+    return message
+
+
+def test_answers_that_are_passed_on_count_and_checks_do_not():
+    monitor = DriftMonitor()
+    monitor.note_response(response(sure(150, 75)).SerializeToString())
+    monitor.note_response(response(sure(900, 75), CHECK_ID).SerializeToString())
+    lying = response(sure(10, 5))
+    lying.outputs[0].shape[0] = 900
+    shared = response(sure(10, 5))
+    shared.outputs.add(name="other", datatype="FP32", shape=[10, 2])
+    for wrong in (lying.SerializeToString(), shared.SerializeToString(), b"\xff\xff", b""):
+        monitor.note_response(wrong)
+    monitor.note_response(response(np.full((10, 2), np.nan)).SerializeToString())
+    monitor.note_response(response(np.ones((10, 3))).SerializeToString())
+    assert monitor.drifts({"mood": MOOD})["mood"].answers == 150
+
+
+def test_workers_add_up_what_they_counted(tmp_path):
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        first = DriftMonitor(tmp_path)
+        first.note(answers(sure(200, 200)))
+        first.count({"mood": MOOD})
+        told = tmp_path / f"drift-{os.getpid()}.json"
+        told.rename(tmp_path / f"drift-{sleeper.pid}.json")
+        second = DriftMonitor(tmp_path)
+        second.note(answers(sure(100, 0)))
+        found = second.drifts({"mood": MOOD})["mood"]
+        assert found.answers == 300
+        expected = index([0.5, 0.5, 0], [100, 200, 0])
+        assert found.psi["labels"] == pytest.approx(expected, abs=1e-4)
+        assert second.drifts({"mood": MOOD.model_copy(update={"version": 2})})["mood"].answers == 0
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert second.drifts({"mood": MOOD})["mood"].answers == 0, "a worker that has died tells nothing any more"
+
+
+def test_the_doors_tell_the_drift(make_served, monkeypatch):
+    """The fake says the second label of every text: only that one, with great confidence."""
+    even = {"rows": 50, "labels": [0.5, 0.5], "none_of_these": 0.0, "confidence": EVEN, "entropy": 0.9}
+    monkeypatch.setitem(TASKS, "sst2", {**TASKS["sst2"], "reference": even})
+    served = make_served()
+    text = "a text of some length"
+    status, _ = served.ask("POST", "/v1/predict", {"texts": [text] * 150, "tasks": ["sst2"]})
+    assert status == 200
+    with Client(served.grpc_url) as client:
+        client.predict([text] * 60, tasks=["sst2"])
+    _, listed = served.ask("GET", "/v1/tasks")
+    assert set(listed["drift"]) == {"sst2"}, "other bundles have no reference"
+    found = listed["drift"]["sst2"]
+    assert found["answers"] == 210
+    assert found["psi"]["labels"] == pytest.approx(index([0.5, 0.5, 0], [0, 1, 0]), abs=1e-4)
+    assert found["psi"]["confidence"] == pytest.approx(index(EVEN, [0] * 9 + [1]), abs=1e-4)
+    _, metrics, _ = served.raw("GET", "/metrics")
+    lines = dict(line.rsplit(" ", 1) for line in metrics.decode().splitlines() if not line.startswith("#"))
+    assert float(lines['onetrunk_drift_psi{of="labels",task="sst2"}']) == found["psi"]["labels"]
+    assert float(lines['onetrunk_drift_window_answers{task="sst2"}']) == 210
+    assert float(lines['onetrunk_none_of_these_share{task="sst2"}']) == 0
+    assert float(lines['onetrunk_answer_entropy_reference{task="sst2"}']) == 0.9
+    assert float(lines['onetrunk_answer_entropy{task="sst2"}']) == pytest.approx(found["entropy"])
+    assert not any('task="cola"' in line for line in lines if line.startswith("onetrunk_drift"))
+    with AdminClient(served.grpc_url) as admin:
+        assert admin.drifts() == {"sst2": found}
+
+
+def test_a_server_that_cannot_tell_is_no_error(start_fake):
+    with AdminClient(start_fake().url) as triton, AdminClient("127.0.0.1:1") as nobody:
+        assert triton.drifts() == nobody.drifts() == {}
+
+
+def test_counts_are_json():
+    counts = count_scores(MOOD, sure(10, 4))
+    assert Counts.of_record(json.loads(json.dumps(counts.record()))) == counts
