@@ -347,12 +347,9 @@ def _show_tasks(rows: list[ListedTask]) -> None:
 
 
 def _psi(row: ListedTask) -> str:
-    """Return the greatest population stability index of a task, and what it is about."""
+    """Return the greatest population stability index of a task."""
     psi = row.drift.get("psi") if row.drift is not None else None
-    if not psi:
-        return ""
-    of = max(psi, key=lambda name: psi[name])
-    return f"{psi[of]:.2f} {of}"
+    return f"{max(psi.values()):.2f}" if psi else ""
 
 
 def _show_log(entries: list[dict[str, Any]]) -> None:
