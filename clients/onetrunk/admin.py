@@ -324,7 +324,7 @@ class AdminClient:
 
         A server that does not answer, or a Triton without a front, is no error: then nothing is known of any task.
         """
-        options = self._tls.channel_options if self._tls is not None else ()
+        options = [*CHANNEL_OPTIONS, *(self._tls.channel_options if self._tls is not None else ())]
         if self._tls is not None:
             channel = grpc.secure_channel(self.url, grpc.ssl_channel_credentials(*self._tls.read()), options)
         else:
