@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -30,15 +31,27 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, is no regular file, is too large, cannot be read, or is not TOML.
     """
+    text = ""
     try:
-        values: dict[str, Any] = tomllib.loads(read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig"))
+        text = read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig")
+        values: dict[str, Any] = tomllib.loads(text)
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless brackets
-        raise UserError(f"{path}: not TOML: {error}") from error
+        raise UserError(f"{path}: not TOML: {error}{_backslash_hint(text, str(error))}") from error
     return values
+
+
+def _backslash_hint(text: str, fault: str) -> str:
+    """Return what to do about a path of Windows between double quotes, in which a backslash begins an escape."""
+    place = re.search(r"at line (\d+)", fault)
+    lines = text.splitlines()
+    line = lines[int(place[1]) - 1] if place and int(place[1]) <= len(lines) else ""
+    if re.search(r'"[^"]*\\[^"\\]', line):
+        return r": a backslash begins an escape there; write 'C:\train.csv', in single quotes, or C:/train.csv"
+    return ""
 
 
 def refuse_unknown_keys(path: Path, values: Mapping[str, Any], allowed: Collection[str], prefix: str = "") -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from onetrunk.cli.console import progress_line
 from onetrunk.cli.training_options import (
     bundle_options,
+    check_data,
     experiment_options,
     load_named_tasks,
     load_tasks,
@@ -140,9 +141,10 @@ def run(
     distilled from these. TASK is the name of a file in the task folder, or a path to a task file.
     """
     with errors_end_command():
-        from onetrunk.distill.jobs import check_backend
-
         chosen = load_named_tasks(tasks, task_list, task_dir)
+        check_data(chosen, options["data"], options["skip_bad_rows"])
+        from onetrunk.distill.jobs import check_backend  # imports torch
+
         check_backend(backend)
         config = experiment_config(chosen, study, options)
         names = [task.name for task in chosen]

@@ -10,6 +10,7 @@ import click
 from onetrunk.cli.old_spellings import OldSpellings
 from onetrunk.cli.training_options import (
     bundle_options,
+    check_data,
     experiment_options,
     load_named_tasks,
     print_trunk_notes,
@@ -86,6 +87,7 @@ def train_head(
     """
     with errors_end_command():
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir)}
+        check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
         train_all(
             list(chosen),
             lambda progress: _trainer(chosen, trunk, options, progress),

@@ -164,6 +164,25 @@ def load_tasks(names: Sequence[str] | None, task_dir: Path) -> list[Task]:
     return tasks
 
 
+def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: bool) -> None:
+    """Read the data of tasks, so that a fault is told before torch is imported, which takes many times as long.
+
+    Args:
+        tasks: The tasks.
+        data_root: The folder in which relative files are looked for first.
+        skip_bad_rows: Whether rows that cannot be used may be left out.
+
+    Raises:
+        UserError: Data are not there, or have faults.
+    """
+    from onetrunk.tasks import read_examples
+    from onetrunk.tasks.records import SPLITS
+
+    for task in tasks:
+        for split in SPLITS:
+            read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows)
+
+
 def train_all(
     tasks: Sequence[str],
     prepare: Callable[[ProgressCallback], Callable[[str, ProgressCallback], TrainResult]],

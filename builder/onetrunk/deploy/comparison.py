@@ -20,11 +20,12 @@ from onetrunk.protocol.names import candidate_ensemble, candidate_output
 from onetrunk.protocol.words import is_readable
 from onetrunk.repository.state import RepositoryState
 from onetrunk.tasks.examples import targets_of
+from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import stack_scores
 from onetrunk.tasks.metrics import metric_of
-from onetrunk.tasks.records import BrokenLine, read_records
+from onetrunk.tasks.records import BrokenLine
 
 _BATCH = 16
 _TEXT, _PAIR = ("text", "sentence", "sentence1", "tokens", "words"), ("text_pair", "pair", "sentence2")

@@ -15,8 +15,9 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.words import is_readable
 from onetrunk.tasks import find_task, load_task, read_examples
 from onetrunk.tasks.data_file import open_data, row_lines
+from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.kinds.base import join_words
-from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8, read_records
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8
 from onetrunk.training.states import tokenise
 
 Row = str | tuple[str, str]

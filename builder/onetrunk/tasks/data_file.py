@@ -1,7 +1,8 @@
-"""Data files as streams of bytes, plain or unpacked from gzip, with bounds on what a row and a whole file may take."""
+"""Data files as streams of UTF-8, plain or unpacked from gzip, with bounds on what a row and a whole file may take."""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 from collections.abc import Iterator
@@ -22,25 +23,95 @@ _EXPANSION_BYTES = 256 * 2**20
 _BYTES_A_ROW = 64
 
 
+# A mark at the beginning of a file, and its encoding. Excel writes "Unicode text" so.
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_HEAD_BYTES = 64
+# Python calls these encodings too, but no file of data is written in them.
+_NO_FILES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
+
+
+def check_encoding(encoding: str) -> str:
+    """Return the encoding, if there is such a one.
+
+    Raises:
+        ValueError: There is none.
+    """
+    try:
+        name = codecs.lookup(encoding).name.replace("-", "_")
+        known = name not in _NO_FILES and "a".encode(encoding).decode(encoding) == "a"
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise ValueError("there is no such encoding; most used are utf-8, latin-1, cp1252, utf-16")
+    return encoding
+
+
 @contextmanager
-def open_data(path: Path) -> Iterator[BinaryIO]:
+def open_data(path: Path, encoding: str | None = None) -> Iterator[BinaryIO]:
     """Open a data file; one whose name ends in .gz is unpacked as it is read.
 
     Reading raises a ``UserError`` once the file unpacks to far more than any text does.
 
+    Args:
+        path: The file.
+        encoding: Its encoding. What is read is UTF-8 whatever it is; bytes that it does not have are lone surrogates.
+            None is UTF-8, or UTF-16 if the file begins with its mark.
+
     Raises:
-        UserError: It is no regular file.
+        UserError: It is no regular file, or is UTF-16 without its mark.
         OSError: There is no such file.
     """
+    with _unpacked(path) as stream:
+        yield _as_utf8(stream, path, encoding)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[io.BufferedReader]:
     with open_regular(path) as stream:
-        if not path.name.endswith(".gz"):
-            yield stream
+        if not path.name.lower().endswith(".gz"):
+            yield cast(io.BufferedReader, stream)
             return
         packed = stream.seek(0, io.SEEK_END)
         stream.seek(0)
         with gzip.GzipFile(fileobj=stream) as unpacked:
             limit = _EXPANSION * packed + _EXPANSION_BYTES
-            yield cast(BinaryIO, io.BufferedReader(_Metered(cast(BinaryIO, unpacked), limit, path), 2**16))
+            yield io.BufferedReader(_Metered(cast(BinaryIO, unpacked), limit, path), 2**16)
+
+
+def _as_utf8(stream: io.BufferedReader, path: Path, encoding: str | None) -> BinaryIO:
+    head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    if encoding is None:
+        if head.startswith(_UTF16_MARKS):
+            encoding = "utf-16"
+        elif len(head) >= 4 and not head.startswith(codecs.BOM_UTF8):
+            for name, zeros in (("utf-16-le", head[1:8:2]), ("utf-16-be", head[0:8:2])):
+                if not any(zeros):
+                    raise UserError(f'{path}: looks like UTF-16: if so, put encoding = "{name}" into the task file')
+    if encoding is None or codecs.lookup(encoding).name == "utf-8":
+        return stream
+    return cast(BinaryIO, io.BufferedReader(_Recoded(stream, encoding, path), 2**16))
+
+
+class _Recoded(io.RawIOBase):
+    """A stream in another encoding, as UTF-8."""
+
+    def __init__(self, stream: BinaryIO, encoding: str, path: Path) -> None:
+        super().__init__()
+        self._text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
+        self._encoding, self._path, self._rest = encoding, path, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            try:
+                self._rest = self._text.read(len(buffer)).encode("utf-8", "surrogateescape")
+            except UnicodeError as error:  # some encodings have no single bytes that could be left as they are
+                raise UserError(f"{self._path}: not {self._encoding}: {error}") from error
+        content, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(content)] = content
+        return len(content)
 
 
 class _Metered(io.RawIOBase):
@@ -83,14 +154,16 @@ def row_lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
         yield line
 
 
-def row_too_long(path: Path, line: int) -> UserError:
+def row_too_long(path: Path, line: int, *, quoted: bool = False) -> UserError:
     """Return the error for a row that is longer than `MAX_ROW_BYTES`.
 
     Args:
         path: The file.
         line: The line on which the row begins, from 1.
+        quoted: Whether a row may have several lines, in quotation marks.
     """
+    ask = "is a quotation mark on that line never closed?" if quoted else "are there line breaks in the file?"
     return UserError(
         f"{path}: the row on line {line} has more than {MAX_ROW_BYTES:,} bytes; a row is one text, or two, with its "
-        "label: are there line breaks in the file?"
+        f"label: {ask}"
     )

@@ -6,26 +6,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.reading import sha256_file
-from onetrunk.protocol.words import is_readable, token_places
+from onetrunk.protocol.words import token_places
+from onetrunk.tasks.formats import read_hub, read_records, sha256_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
-from onetrunk.tasks.records import (
-    BrokenLine,
-    Record,
-    RowError,
-    RowErrors,
-    Split,
-    is_not_utf8,
-    read_hub,
-    read_records,
-)
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Split
+from onetrunk.tasks.rows import Rows, Text, check_rows
 from onetrunk.tasks.task import Task
 from onetrunk.tasks.task_file import locate
 
@@ -34,6 +27,9 @@ if TYPE_CHECKING:
 
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 _TOKENIZER_BATCH = 2048
+_MOST_SWALLOWED = 0.05
+# Of the labels that no row has, this many are named.
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -67,86 +63,109 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
         task: The task.
         split: ``train`` or ``dev``.
         data_root: The folder in which relative files are looked for first.
-        skip_bad_rows: Leave out rows that cannot be used, and note how many, instead of refusing the file.
+        skip_bad_rows: Leave out rows that cannot be used, and note how many, instead of refusing the file. Rows that a
+            quotation mark has taken in are left out only if they are few.
 
     Raises:
         UserError: The data cannot be found or read, no row is left, or rows cannot be used; the message says how many,
             why, and where.
     """
     place = locate(task, split, data_root)
+    # A command that checks the data before it loads torch reads them twice. A folder's own time tells nothing.
+    if not isinstance(place, Path) or not place.is_file():
+        return _read(task, split, place, skip_bad_rows)
+    found = place.stat()
+    return _read_once(task, split, place, skip_bad_rows, (found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=2)  # both splits of one task
+def _read_once(task: Task, split: Split, place: Path, skip_bad_rows: bool, version: tuple[int, int]) -> Examples:
+    return _read(task, split, place, skip_bad_rows)
+
+
+def _read(task: Task, split: Split, place: Path | str, skip_bad_rows: bool) -> Examples:
+    reading = _reading(task, split)
     records: Iterable[Record | BrokenLine]
     if isinstance(place, Path):
-        records, sha256 = read_records(place), sha256_file(place)
+        records, sha256 = read_records(place, reading), sha256_of(place, reading)
     else:
-        rows = list(read_hub(place, split))
-        records = rows
-        sha256 = hashlib.sha256(json.dumps([row.values for row in rows], default=str).encode()).hexdigest()
-    texts, targets, errors = _check(task, records)
-    notes = []
-    if errors.total:
-        total = len(targets) + errors.total
-        summary = "\n".join([f"{place}: {errors.total:,} of {total:,} rows cannot be used:", *errors.lines()])
-        if not skip_bad_rows:
-            raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
-        notes.append(f"left out {summary}")
+        found = list(read_hub(place, reading.split))
+        records = found
+        sha256 = hashlib.sha256(json.dumps([row.values for row in found], default=str).encode()).hexdigest()
+    if task.how_read:
+        # The same file is other data if it is read in another way.
+        sha256 = hashlib.sha256(json.dumps([sha256, split, task.how_read], sort_keys=True).encode()).hexdigest()
+    rows = check_rows(task, records)
+    notes = [f"{place}: {note}" for note in (*reading.notes, *rows.notes)]
+    if rows.errors.total:
+        notes.append(f"left out {_refuse(place, rows, reading, skip_bad_rows)}")
+    texts, targets = rows.texts, rows.targets
     if not targets:
         raise UserError(f"{place}: it has no rows that can be used")
+    left_out = rows.errors.total
+    if task.dev_share is not None:
+        texts, targets = _part(task, split, texts, targets, place)
+        # They concern the whole file, which is read for both splits.
+        notes, left_out = (notes, left_out) if split == "train" else ([], 0)
     if unused := get_kind(task.kind).codec.unused_labels(targets, task):
         noun = "label" if len(unused) == 1 else "labels"
-        notes.append(f"no row of the {split} data has the {noun} {', '.join(map(repr, unused))}")
-    return Examples(str(place), tuple(texts), tuple(targets), sha256, errors.total, tuple(notes))  # type: ignore[arg-type]
+        more = f", and {len(unused) - _SHOWN:,} others" if len(unused) > _SHOWN else ""
+        notes.append(f"no row of the {split} data has the {noun} {', '.join(map(repr, unused[:_SHOWN]))}{more}")
+    return Examples(str(place), tuple(texts), tuple(targets), sha256, left_out, tuple(notes))  # type: ignore[arg-type]
 
 
-def _check(
-    task: Task, records: Iterable[Record | BrokenLine]
-) -> tuple[list[str | tuple[str, str]], list[Any], RowErrors]:
-    texts: list[str | tuple[str, str]] = []
-    targets: list[Any] = []
-    errors = RowErrors()
-    for record in records:
-        if isinstance(record, BrokenLine):
-            errors.add(record.line, "broken line", record.why)
-            continue
-        try:
-            text: str | tuple[str, str] = _text(record, task.text_field, task)
-            if task.form == "pair":
-                text = (text, _text(record, task.text_pair_field, task))  # type: ignore[assignment]
-            target = _target(record, task, text)
-        except RowError as error:
-            errors.add(record.line, error.fault, error.why)
-            continue
-        texts.append(text)
-        targets.append(target)
-    return texts, targets, errors
+def _reading(task: Task, split: Split) -> Reading:
+    return Reading(
+        encoding=task.encoding,
+        delimiter=task.delimiter,
+        quotes=task.quotes,
+        # A share for dev is one of the train data.
+        split="train" if task.dev_share is not None else split,
+        text=(task.text_field, task.text_pair_field) if task.form == "pair" else (task.text_field,),
+        label=task.label_field,
+    )
 
 
-def _value(record: Record, field: str) -> object:
-    value = record.values.get(field)
-    if value is None:
-        shown = ", ".join(list(record.values)[:6])
-        what = f"{field!r} is null" if field in record.values else f"no {field!r}; there are: {shown}"
-        raise RowError("missing field", what)
-    return value
+def _refuse(place: Path | str, rows: Rows, reading: Reading, skip_bad_rows: bool) -> str:
+    """Return what is wrong with the rows that cannot be used, if they may be left out.
+
+    Raises:
+        UserError: They may not.
+    """
+    errors, total = rows.errors, len(rows.targets) + rows.errors.total
+    hints = [hint for hint in (rows.hint, reading.encoding_hint()) if hint is not None]
+    summary = "\n".join(
+        [
+            f"{place}: {errors.total:,} of {total:,} rows cannot be used:",
+            *errors.lines(),
+            *(f"  {one}" for one in hints),
+        ]
+    )
+    if errors.swallowed > _MOST_SWALLOWED * total:
+        raise UserError(
+            f"{summary}\nfix the quotation mark: --skip-bad-rows leaves out at most {_MOST_SWALLOWED:.0%} of the rows "
+            "because of one"
+        )
+    if not skip_bad_rows:
+        raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
+    return summary
 
 
-def _text(record: Record, field: str, task: Task) -> str:
-    try:
-        value = get_kind(task.kind).codec.read_text(_value(record, field))
-    except ValueError as error:
-        raise RowError("not a text", f"{field!r} {error}") from None
-    if is_not_utf8(value):
-        raise RowError("not a text", f"{field!r} contains half of a surrogate pair")
-    if not is_readable(value):
-        raise RowError("empty text", f"{field!r} is {record.values[field]!r:.40}")
-    return value
+def _part(
+    task: Task, split: Split, texts: list[Text], targets: list[Any], place: Path | str
+) -> tuple[list[Text], list[Any]]:
+    """Return the rows of a split of which the other is the rest: which one a text is in depends on the text alone."""
+    share = task.dev_share or 0.0
+    chosen = [row for row, text in enumerate(texts) if (_draw(text) < share) == (split == "dev")]
+    if not chosen:
+        raise UserError(f"{place}: dev = {share:g} leaves no rows for {split}: give more rows, or another share")
+    return [texts[row] for row in chosen], [targets[row] for row in chosen]
 
 
-def _target(record: Record, task: Task, text: str | tuple[str, str]) -> Any:
-    value = _value(record, task.label_field)
-    try:
-        return get_kind(task.kind).codec.encode(value, task, text if isinstance(text, str) else "")
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise RowError("bad label", str(error)) from None
+def _draw(text: Text) -> float:
+    """Return a number from 0 to 1 for a text, equal for texts that differ only in white space or in case."""
+    digest = hashlib.sha256("\0".join(_normalized(text)).encode()).digest()
+    return float(int.from_bytes(digest[:8], "big") / 2**64)
 
 
 def overlap_notes(train: Examples, dev: Examples) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from onetrunk.protocol.head_json import Query
 from onetrunk.protocol.names import check_task_name
+from onetrunk.tasks.data_file import check_encoding
 from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.metrics import METRICS, check_metric
 
@@ -85,6 +87,11 @@ _FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
+def folded(label: str) -> str:
+    """Return a label without what people write in different ways: case, blanks, and how accents are composed."""
+    return " ".join(unicodedata.normalize("NFC", label).casefold().split())
+
+
 class Task(BaseModel):
     """A task as its file describes it.
 
@@ -96,11 +103,17 @@ class Task(BaseModel):
         range: The lowest and the highest number, for regression.
         options: The options of the kind.
         metrics: The metrics that are measured on the dev data; the first selects the best epoch.
-        train: The train data: a file, or ``hub:DATASET/CONFIG``.
-        dev: The dev data.
+        train: The train data: a file, a folder of ``datasets.save_to_disk``, or ``hub:DATASET/CONFIG``.
+        dev: The dev data, or the share of the train data that is kept for them.
         text_field: The field or column of the text.
         text_pair_field: The field or column of the second text.
         label_field: The field or column of the label.
+        encoding: The encoding of the data; None is UTF-8, or UTF-16 where a file begins with its mark.
+        delimiter: The character between the columns of a table; None finds it in the header.
+        quotes: Whether cells of a table may be quoted; None is yes for CSV, and for TSV if all quotation marks fit.
+        fold_labels: Whether labels of the data count as the task's without regard to case and blanks.
+        empty_label: The label that an empty one stands for, such as ``none of these``; None refuses empty labels.
+        label_separator: The character between several labels of a table's cell; None is ``|``.
         licence: What is known about the licence of the data; copied into the bundle and its card.
         recipe: How the head is trained.
         folder: The folder of the task file, where relative data are looked for. It is not a key of the file.
@@ -117,10 +130,16 @@ class Task(BaseModel):
     options: dict[str, Any] = {}
     metrics: tuple[str, ...]
     train: str
-    dev: str
+    dev: float | str
     text_field: str = "sentence"
     text_pair_field: str = "sentence2"
     label_field: str = "label"
+    encoding: Annotated[str, AfterValidator(check_encoding)] | None = None
+    delimiter: str | None = None
+    quotes: bool | None = None
+    fold_labels: bool = False
+    empty_label: str | None = None
+    label_separator: str | None = None
     licence: str | None = None
     recipe: Recipe = Recipe()
     folder: Path = Path()
@@ -138,6 +157,32 @@ class Task(BaseModel):
     def metric(self) -> str:
         """The metric that selects the best epoch."""
         return self.metrics[0]
+
+    @property
+    def dev_share(self) -> float | None:
+        """The share of the train data that are dev data; None if dev data are given."""
+        return self.dev if isinstance(self.dev, float) else None
+
+    @property
+    def how_read(self) -> dict[str, Any]:
+        """What the task says about how its data are read, as far as it says anything. JSON values."""
+        keys = {"encoding", "delimiter", "quotes", "fold_labels", "empty_label", "label_separator"}
+        found: dict[str, Any] = self.model_dump(include=keys, exclude_defaults=True)
+        return found | ({"dev": self.dev} if self.dev_share is not None else {})
+
+    @field_validator("dev", mode="before")
+    @classmethod
+    def _dev_is_a_place_or_a_share(cls, dev: object) -> object:
+        if not isinstance(dev, str) and not (isinstance(dev, float) and 0 < dev < 1):
+            raise ValueError("give a file, or a share of the train data between 0 and 1, as in 0.2")
+        return dev
+
+    @field_validator("delimiter", "label_separator")
+    @classmethod
+    def _is_one_character(cls, given: str | None) -> str | None:
+        if given is not None and (len(given) != 1 or given in '"\r\n' or given.isalnum()):
+            raise ValueError('give one character, as in ";", "\\t" or "|"')
+        return given
 
     @field_validator("kind")
     @classmethod
@@ -190,6 +235,22 @@ class Task(BaseModel):
         forms = get_kind(self.kind).forms
         if self.form not in forms:
             raise ValueError(f"form {self.form!r} is not for kind {self.kind}; allowed: {', '.join(forms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit_how_they_are_read(self) -> Task:
+        labels = self.labels or ()
+        if self.fold_labels and len({folded(label) for label in labels}) < len(labels):
+            raise ValueError("fold_labels: two of the labels differ only in case or blanks")
+        if self.empty_label is not None and (self.kind != "classification" or self.empty_label not in labels):
+            raise ValueError(
+                f"empty_label is one of the labels of a classification task; found {self.empty_label!r:.60}: "
+                "add it to labels"
+            )
+        if self.label_separator is not None and self.kind != "multilabel":
+            raise ValueError(
+                f"label_separator is for kind multilabel, whose cells have several labels; not {self.kind}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks.formats import is_data_folder
 from onetrunk.tasks.records import HUB_PREFIX, Split
 from onetrunk.tasks.task import Recipe, Task
 from onetrunk.toml_file import did_you_mean, explain, read_toml, refuse_unknown_keys
@@ -31,7 +33,14 @@ def load_task(path: Path) -> Task:
     try:
         return Task.model_validate({"name": path.stem, **values, "folder": path.parent})
     except ValidationError as error:
-        raise UserError("\n".join(explain(path, fault) for fault in error.errors())) from error
+        raise UserError("\n".join(_explain(path, fault) for fault in error.errors())) from error
+
+
+def _explain(path: Path, fault: Any) -> str:
+    # For a value of two forms, pydantic names the form that was tried.
+    fault = {**fault, "loc": fault["loc"][:1] if fault["loc"][:1] == ("encoding",) else fault["loc"]}
+    missing_dev = fault["type"] == "missing" and fault["loc"] == ("dev",)
+    return explain(path, fault) + (": name a file, or keep a share of train, as in dev = 0.2" if missing_dev else "")
 
 
 def find_tasks(folder: Path) -> list[Path]:
@@ -62,7 +71,7 @@ def find_task(name: str, folder: Path) -> Path:
 
 
 def locate(task: Task, split: Split, data_root: Path | None = None) -> Path | str:
-    """Return the file of a split, or its ``hub:`` address.
+    """Return the file or folder of a split, or its ``hub:`` address. Dev data may be a share of the train data.
 
     A relative file is looked for in ``data_root`` (or else in the variable ONETRUNK_DATA), then beside the task file,
     then in a folder ``shared`` beside any folder above it, so that checkouts can share one copy of the data.
@@ -70,14 +79,18 @@ def locate(task: Task, split: Split, data_root: Path | None = None) -> Path | st
     Raises:
         UserError: There is no such file; the message names the places that were searched.
     """
-    location: str = getattr(task, split)
+    location = task.dev if split == "dev" and isinstance(task.dev, str) else task.train
     if location.startswith(HUB_PREFIX):
         return location
     # Joining an absolute location to a folder leaves it unchanged.
-    places = list(dict.fromkeys(root / location for root in _roots(task.folder.resolve(), data_root)))
-    for place in places:
-        if place.is_file():
-            return place
+    relative = Path(location).expanduser()
+    places = list(dict.fromkeys(root / relative for root in _roots(task.folder.resolve(), data_root)))
+    # A folder of the same name that is no data may be in the way of a file further on.
+    for place in (
+        *(one for one in places if one.is_file() or is_data_folder(one)),
+        *(one for one in places if one.is_dir()),
+    ):
+        return place
     searched = ", ".join(str(place) for place in places[:4]) + (", ..." if len(places) > 4 else "")
     raise UserError(
         f"task {task.name}: no {split} data {location!r}; looked for {searched}; "

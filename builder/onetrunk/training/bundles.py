@@ -15,9 +15,10 @@ from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.tasks.records import SPLITS
 from onetrunk.training.compute import DeviceName, TrunkDtype
 from onetrunk.training.evaluation import LabelledStates, evaluate
-from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig
+from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.models import head_with_weights, new_model
 from onetrunk.training.results import TrainResult
 from onetrunk.training.runs import RunRecord, RunSpec

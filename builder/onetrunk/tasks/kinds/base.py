@@ -481,14 +481,14 @@ def label_index(label: object, config: KindConfig) -> int:
         ValueError: The task has no such label; the message names those that it has.
     """
     labels = labels_of(config)
-    for spelling in _spellings(label):
+    for spelling in label_spellings(label):
         if spelling in labels:
             return labels.index(spelling)
     shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
     raise ValueError(f"label {label!r:.60} is not one of: {shown}")
 
 
-def _spellings(label: object) -> tuple[str, ...]:
+def label_spellings(label: object) -> tuple[str, ...]:
     """Return how a task file may spell a label that data give as a text, a boolean or a number, likeliest first.
 
     CSV has only texts. JSON and hubs have values: ``true`` is spelled so in JSON and TOML but ``True`` by Python's

@@ -51,7 +51,7 @@ class MultilabelCodec(LabelCodec):
             ValueError: It is neither, or one label is unknown or given twice.
         """
         if isinstance(label, str):
-            label = _split(label)
+            label = split_labels(label)
         if not isinstance(label, list):
             raise ValueError(f"label {label!r:.60} is not a list of labels, nor a text with {SEPARATOR} between them")
         found = [label_index(one, config) for one in label]
@@ -218,14 +218,19 @@ def best_threshold(scores: NDArray[np.float64], targets: NDArray[np.float32]) ->
     return round(float(candidates[np.abs(candidates - _DEFAULT_THRESHOLD).argmin()]), _THRESHOLD_DIGITS)
 
 
-def _split(text: str) -> object:
-    """Return the labels of a cell, which is a JSON list or has labels with the separator between them."""
+def split_labels(text: str, separator: str = SEPARATOR) -> object:
+    """Return the labels of a cell, which is a JSON list or has labels with the separator between them.
+
+    Args:
+        text: The cell.
+        separator: The separator.
+    """
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             pass  # A label may start with a bracket. Endless brackets end up here as well.
-    return [label.strip() for label in text.split(SEPARATOR)] if text.strip() else []
+    return [label.strip() for label in text.split(separator)] if text.strip() else []
 
 
 MULTILABEL = Kind(

@@ -7,6 +7,7 @@ touch; here every span begins with B-. Ratinov and Roth 2009 for BILOU.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,20 @@ OUTSIDE = "O"
 
 Span = tuple[int, int, str]
 """The places of a span's first and last word or token, and its type."""
+
+
+@dataclass(frozen=True)
+class WordSpans:
+    """The spans of a text whose words are known by their places, in place of one tag for each word between blanks.
+
+    Attributes:
+        words: The start and the end of each word, in characters.
+        spans: The spans, in order.
+    """
+
+    words: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
+
 
 # The letters that may follow a letter within one span; all others begin something new.
 _CONTINUES = {"BIO": {"B": "I", "I": "I"}, "BILOU": {"B": "IL", "I": "IL"}}

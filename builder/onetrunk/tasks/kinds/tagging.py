@@ -30,6 +30,7 @@ from onetrunk.tasks.kinds.base import (
 from onetrunk.tasks.kinds.span_tags import (
     OUTSIDE,
     Scheme,
+    WordSpans,
     bio_tags,
     forbidden_transitions,
     read_spans,
@@ -89,13 +90,15 @@ class TaggingCodec(LabelCodec):
         """Return the words of the text with their tags.
 
         Args:
-            label: A list of tags, or a text with spaces between them.
+            label: A list of tags, a text with spaces between them, or spans of words.
             config: The task's configuration.
             text: The text.
 
         Raises:
             ValueError: The label is neither, a tag is unknown or misplaced, or there is not one tag for each word.
         """
+        if isinstance(label, WordSpans):
+            return _words_of(label, labels_of(config))
         types, words = labels_of(config), text.split()
         tags = label.split() if isinstance(label, str) else label
         if not isinstance(tags, list):
@@ -303,6 +306,14 @@ def _is_token(raw: Tensor) -> Tensor:
 def _transition_bias(raw: Tensor, score: float) -> Tensor:
     """Return ``score`` for each tag after each tag that it must not follow, else 0. *Shape:* (tags, tags)."""
     return raw.new_tensor(score * forbidden_transitions(raw.shape[-1] // 2))
+
+
+def _words_of(label: WordSpans, types: Sequence[str]) -> tuple[Word, ...]:
+    if unknown := [kind for _, _, kind in label.spans if kind not in types]:
+        shown = ", ".join(types[:8]) + (", ..." if len(types) > 8 else "")
+        raise ValueError(f"a span of {unknown[0]!r:.60}, which is not one of: {shown}")
+    tags = tag_indices(len(label.words), label.spans, types).tolist()
+    return tuple((start, end, tag) for (start, end), tag in zip(label.words, tags, strict=True))
 
 
 def _token_targets(words: Sequence[Word], tokens: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

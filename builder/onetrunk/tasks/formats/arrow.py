@@ -1,0 +1,260 @@
+"""Parquet, Arrow, folders of ``datasets.save_to_disk``, and data sets of a Hugging Face hub.
+
+The names of labels that are stored as numbers are stored with them, as features. pyarrow alone reads all files;
+``datasets`` is needed for the hub.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.reading import open_regular, read_json, resolve_inside
+from onetrunk.tasks.records import HUB_PREFIX, Reading, Record, Split
+
+_ROWS = 1024
+# What a group of rows, which is read as a whole, takes in memory. Those of real data have a hundredth of it.
+_MAX_GROUP_BYTES = 8 * 2**30
+_MAX_JSON_BYTES = 64 * 2**20
+_FEATURES = b"huggingface"
+_FILES, _INFO, _PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
+_NAMES_OF_SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val")}
+
+_HUB_ADDRESS = re.compile(r"(?P<dataset>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))(#(?P<split>[\w.-]+))?")
+_HUB_SPLITS = {"train": "train", "dev": "validation"}
+
+Names = Mapping[str, "list[str]"]
+
+
+def read_hub(address: str, split: Split) -> Iterator[Record]:
+    """Yield the rows of a hub's data set, with the names of labels in place of their numbers if the data set has names.
+
+    Args:
+        address: ``hub:DATASET/CONFIG`` or ``hub:OWNER/DATASET/CONFIG``, followed by ``#SPLIT`` unless the split is
+            called ``train`` or ``validation``. The configuration of a data set without any is called ``default``.
+        split: The split of the task.
+
+    Raises:
+        UserError: The address is malformed, ``datasets`` is not installed, or the hub did not return the data.
+    """
+    match = _HUB_ADDRESS.fullmatch(address.removeprefix(HUB_PREFIX))
+    if match is None:
+        raise UserError(f"{address}: give hub:DATASET/CONFIG or hub:OWNER/DATASET/CONFIG, with #SPLIT if necessary")
+    datasets = _package("datasets", address)
+    try:
+        rows = datasets.load_dataset(match["dataset"], match["config"], split=match["split"] or _HUB_SPLITS[split])
+    except Exception as error:  # the package raises many types, from network errors to unknown names
+        raise UserError(f"{address}: the hub did not return it: {_reason(error)}") from error
+    names = {field: found for field, feature in rows.features.items() if (found := _label_names(feature))}
+    for number, row in enumerate(rows, start=1):
+        yield Record(number, _with_names(row, names))
+
+
+def read_parquet(path: Path, reading: Reading) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, in the columns that are wanted.
+
+    Raises:
+        UserError: pyarrow is not installed, or the file cannot be read.
+    """
+    parquet = _package("pyarrow.parquet", str(path))
+    with _open(path) as stream:
+        try:
+            file = parquet.ParquetFile(stream)
+            schema = file.schema_arrow
+            for group in range(file.metadata.num_row_groups):
+                if (size := file.metadata.row_group(group).total_byte_size) > _MAX_GROUP_BYTES:
+                    raise UserError(f"{path}: a group of rows has {size:,} bytes, allowed are {_MAX_GROUP_BYTES:,}")
+            columns = _columns(schema.names, reading)
+            batches = file.iter_batches(batch_size=_ROWS, columns=columns)
+            yield from _rows(batches, _stored_names(schema), 1)
+        except UserError:
+            raise
+        except Exception as error:  # pyarrow raises many types for a broken file
+            raise UserError(f"{path}: cannot be read as Parquet: {_reason(error)}") from error
+
+
+def read_arrow(path: Path, reading: Reading) -> Iterator[Record]:
+    """Yield the rows of an Arrow file, which may be a stream.
+
+    Raises:
+        UserError: pyarrow is not installed, or the file cannot be read.
+    """
+    yield from _arrow_rows(path, reading, {}, 1)
+
+
+def is_data_folder(path: Path) -> bool:
+    """Return whether a folder looks as if ``datasets.save_to_disk`` had written it."""
+    return path.is_dir() and any((path / name).is_file() for name in (_FILES, _PARTS))
+
+
+def read_folder(folder: Path, reading: Reading) -> Iterator[Record]:
+    """Yield the rows of a folder of ``datasets.save_to_disk``, or of the split in it that goes by the name of ours.
+
+    Raises:
+        UserError: It is no such folder, has no such split, pyarrow is not installed, or its files cannot be read.
+    """
+    part = _part(folder, reading)
+    state = _json(part, _FILES)
+    if state.get("_indices_data_files") or not isinstance(files := state.get("_data_files"), list):
+        raise UserError(f"{part}: {_FILES} names no files that can be read as they are: save the data set once more")
+    names = _names_of_features(_json(part, _INFO).get("features"))
+    row = 1
+    for file in files:
+        name = file.get("filename") if isinstance(file, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"{part}: {_FILES} has {file!r:.60} among its files")
+        for record in _arrow_rows(resolve_inside(part, name), reading, names, row):
+            row = record.line + 1
+            yield record
+
+
+def files_of_folder(folder: Path, reading: Reading) -> list[Path]:
+    """Return the files that ``read_folder`` reads, in their order.
+
+    Raises:
+        UserError: It is no folder of ``datasets.save_to_disk``, or has no such split.
+    """
+    part = _part(folder, reading)
+    files = _json(part, _FILES).get("_data_files")
+    names = [file.get("filename") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    return [part / _INFO, part / _FILES, *(resolve_inside(part, name) for name in names if isinstance(name, str))]
+
+
+def _part(folder: Path, reading: Reading) -> Path:
+    """Return the folder of one split, which is the folder itself if it has no splits."""
+    if not (folder / _PARTS).is_file():
+        return folder
+    found = _json(folder, _PARTS).get("splits")
+    splits = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+    name = next((name for name in _NAMES_OF_SPLITS[reading.split] if name in splits), None)
+    if name is None:
+        raise UserError(
+            f"{folder}: no split for {reading.split}; there are {', '.join(splits)!s:.200}: name one, as in "
+            f"{folder.name}/{splits[0] if splits else 'test'!s:.40}"
+        )
+    return resolve_inside(folder, name)
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found = read_json(folder / name, max_bytes=_MAX_JSON_BYTES, inside=folder)
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: a folder is read if datasets.save_to_disk wrote it, and {name} is missing; name a file in it, "
+            "or save it so"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{folder / name} is not JSON that can be used: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _arrow_rows(path: Path, reading: Reading, names: Names, first: int) -> Iterator[Record]:
+    ipc = _package("pyarrow.ipc", str(path))
+    with _open(path) as stream:
+        try:
+            try:
+                file = ipc.open_file(stream)
+                batches: Iterator[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
+            except Exception:  # not the form for files, then the one for streams
+                stream.seek(0)
+                file = ipc.open_stream(stream)
+                batches = iter(file)
+            columns = _columns(file.schema.names, reading)
+            chosen = (batch.select(columns) if columns is not None else batch for batch in batches)
+            small = (batch.slice(start, _ROWS) for batch in chosen for start in range(0, batch.num_rows, _ROWS))
+            yield from _rows(small, {**_stored_names(file.schema), **names}, first)
+        except Exception as error:  # pyarrow raises many types for a broken file
+            raise UserError(f"{path}: cannot be read as Arrow: {_reason(error)}") from error
+
+
+def _open(path: Path) -> Any:
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+
+
+def _columns(there: list[str], reading: Reading) -> list[str] | None:
+    """Return the columns that are wanted, if all of them are there by their exact names; None for all columns."""
+    wanted = list(dict.fromkeys(reading.wanted))
+    return wanted if wanted and all(name in there for name in wanted) else None
+
+
+def _rows(batches: Iterator[Any], names: Names, first: int) -> Iterator[Record]:
+    number = first
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield Record(number, _with_names(row, names))
+            number += 1
+
+
+def _with_names(row: Mapping[str, Any], names: Names) -> dict[str, object]:
+    return {field: _named(value, names.get(field)) for field, value in row.items()}
+
+
+def _named(value: Any, names: list[str] | None) -> object:
+    if names is not None and isinstance(value, list):
+        return [_named(one, names) for one in value]
+    # A hub marks rows without a label by -1, which stays as it is and is reported as an unknown label.
+    is_index = names is not None and isinstance(value, int) and 0 <= value < len(names)
+    return names[value] if names is not None and is_index else value
+
+
+def _label_names(feature: Any) -> list[str] | None:
+    """Return the names of a ``ClassLabel``, or of a list of them, as tags and several labels of a text have it."""
+    if isinstance(feature, list):
+        feature = feature[0] if len(feature) == 1 else None
+    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+
+
+def _stored_names(schema: Any) -> Names:
+    """Return the names of labels that ``datasets`` has stored in a schema."""
+    try:
+        info = json.loads((schema.metadata or {}).get(_FEATURES, b"{}"))
+        return _names_of_features(info["info"]["features"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _names_of_features(features: Any) -> dict[str, list[str]]:
+    found = {}
+    for field, feature in features.items() if isinstance(features, dict) else ():
+        if isinstance(feature, list) and len(feature) == 1:
+            feature = feature[0]
+        while isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+            feature = feature["feature"]
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            found[field] = names
+    return found
+
+
+def _package(module: str, place: str) -> Any:
+    """Import a package that is not always installed, or say what to install. A broken one is another fault than none.
+
+    Raises:
+        UserError: It is not installed, or cannot be imported.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise UserError(f"{place}: needs the package {package}: pip install 'onetrunk[hub]'") from None
+        reason = _reason(error)
+    except Exception as error:  # a package that does not fit another one raises what it likes
+        reason = _reason(error)
+    raise UserError(
+        f"{place}: {package} is installed, but cannot be imported: {reason}: "
+        "pip install 'onetrunk[hub]' -c constraints.txt installs one that can"
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,296 @@
+"""How the labels of a data file are spelled, which only all of them together tell.
+
+Labels may be written as numbers, with another case, or as tags of another scheme. What a file means is decided once for
+all of its rows, and told in a note; a row that fits no reading is refused as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.base import label_spellings
+from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
+from onetrunk.tasks.kinds.span_tags import bio_tags
+from onetrunk.tasks.kinds.tagging import TAGGING
+from onetrunk.tasks.offset_spans import Alignment, OffsetSpan, is_spans, read_offsets
+from onetrunk.tasks.task import Task, folded
+from onetrunk.toml_file import did_you_mean
+
+_WHOLE = re.compile(r"-?\d{1,9}(\.0+)?")
+_SHOWN = 8
+# So many rows are named anyway.
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class BadLabel:
+    """A label that cannot be used.
+
+    Attributes:
+        why: What is wrong with it.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True)
+class ReadLabels:
+    """The labels of a file.
+
+    Attributes:
+        values: A label for each row, in the task's spelling as far as that is known, for ``LabelCodec.encode``.
+        notes: What a user should know about how they were read.
+        hint: What may be done about labels that the task does not have; None if there are none.
+    """
+
+    values: list[object]
+    notes: list[str]
+    hint: str | None
+
+
+def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+    """Read the labels of a file.
+
+    Args:
+        values: The label of each row, as the file has it.
+        task: The task.
+        texts: The text of each row.
+        lines: The line of each row, for notes.
+    """
+    if not get_kind(task.kind).codec.uses_labels:
+        return ReadLabels(list(values), [], None)
+    if task.kind == TAGGING.name:
+        return _read_tags(values, task, texts, lines)
+    if task.kind == MULTILABEL.name:
+        lists = [_list(value, task) for value in values]
+        spelling = _Spelling(
+            task, Counter(one for labels in lists if isinstance(labels, list) for one in _atoms(labels))
+        )
+        found: list[object] = [
+            [spelling.of(one) for one in labels] if isinstance(labels, list) else labels for labels in lists
+        ]
+        return ReadLabels(found, spelling.notes(), spelling.hint())
+    single = [_single(value, task) for value in values]
+    spelling = _Spelling(task, Counter(_atoms(single)))
+    return ReadLabels([spelling.of(one) for one in single], spelling.notes(), spelling.hint())
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a label is null, not a number, or blank."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
+def _single(value: object, task: Task) -> object:
+    # Annotation tools write a list even where one label is asked for.
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return task.empty_label if task.empty_label is not None and (value == [] or is_empty(value)) else value
+
+
+def _list(value: object, task: Task) -> object:
+    return split_labels(value, task.label_separator or SEPARATOR) if isinstance(value, str) else value
+
+
+def _atoms(values: Sequence[object]) -> list[object]:
+    return [value for value in values if isinstance(value, (str, int, float))]
+
+
+class _Spelling:
+    """The spelling of labels in a file.
+
+    Args:
+        task: The task.
+        found: How often each label occurs in the file.
+        names: The names by position, for labels that are written as numbers.
+    """
+
+    def __init__(self, task: Task, found: Counter[object], names: Sequence[str] | None = None) -> None:
+        self._task, self._found = task, found
+        self._labels = task.labels or ()
+        self._names = tuple(self._labels if names is None else names)
+        self._normal = {unicodedata.normalize("NFC", label): label for label in self._labels}
+        self._folded = {folded(label): label for label in self._labels}
+        # Booleans are numbers to Python, so the kind of value belongs to the key.
+        self._table = {(type(one), one): self._spelled(one) for one in found}
+        self._positions = bool(found) and not any(self._table.values()) and all(map(self._is_position, found))
+
+    def of(self, label: object) -> object:
+        """Return the task's spelling of a label, or the label itself."""
+        if not isinstance(label, (str, int, float)):
+            return label
+        if self._positions:
+            return self._names[int(float(label))]
+        return self._table.get((type(label), label)) or label
+
+    def _is_position(self, label: Any) -> bool:
+        whole = not isinstance(label, bool) and _WHOLE.fullmatch(str(label).strip())
+        return bool(whole) and 0 <= int(float(label)) < len(self._names)
+
+    def _spelled(self, label: Any) -> str | None:
+        exact = next((one for one in label_spellings(label) if one in self._labels), None)
+        if exact is not None or not isinstance(label, str):
+            return exact
+        if _WHOLE.fullmatch(label.strip()) and str(int(float(label))) in self._labels:
+            return str(int(float(label)))
+        normal = self._normal.get(unicodedata.normalize("NFC", label))
+        return normal or (self._folded.get(folded(label)) if self._task.fold_labels else None)
+
+    def notes(self) -> list[str]:
+        """Return how labels were read that are not written as in the task file."""
+        if self._positions:
+            shown = ", ".join(f"{place} is {name!r:.40}" for place, name in enumerate(self._names[:_SHOWN]))
+            more = ", ..." if len(self._names) > _SHOWN else ""
+            return [f"labels are numbers, and read as positions among those of the task: {shown}{more}"]
+        others = {
+            one: (name, count)
+            for one, count in self._found.items()
+            if isinstance(one, str) and (name := self._table[str, one]) is not None and name != one
+        }
+        if not others:
+            return []
+        shown = ", ".join(
+            f"{one!r:.40} as {name!r:.40} ({count:,})" for one, (name, count) in list(others.items())[:_SHOWN]
+        )
+        return [f"labels that are spelled in another way are read, with their rows: {shown}{', ...' if len(others) > _SHOWN else ''}"]
+
+    def hint(self) -> str | None:
+        """Return what may be done about the labels that the task does not have, with their counts by spelling."""
+        unknown = Counter({one: count for one, count in self._found.items() if self.of(one) not in self._known()})
+        if not unknown:
+            return None
+        advice = self._advice(list(unknown))
+        if not advice and sum(unknown.values()) <= _FEW:
+            return None
+        shown = ", ".join(f"{_written(one)} ({count:,})" for one, count in unknown.most_common(_SHOWN))
+        more = f", and {len(unknown) - _SHOWN:,} others" if len(unknown) > _SHOWN else ""
+        return f"labels that the task does not have, with their rows: {shown}{more}{advice}"
+
+    def _known(self) -> frozenset[str]:
+        return frozenset((*self._labels, *self._names))
+
+    def _advice(self, unknown: list[Any]) -> str:
+        texts = [one for one in unknown if isinstance(one, str)]
+        if near := {self._folded[folded(one)] for one in texts if folded(one) in self._folded}:
+            meant = ", ".join(sorted(near)[:_SHOWN])
+            return f" (did you mean {meant}?): fold_labels = true in the task file ignores case and blanks"
+        if all(self._is_position(one) or _WHOLE.fullmatch(str(one)) for one in unknown):
+            return f": numbers are read as positions only if all are whole and from 0 to {len(self._names) - 1}"
+        if any(is_empty(one) for one in unknown) and self._task.kind != MULTILABEL.name:
+            return ': empty_label = "..." in the task file names the label that an empty one stands for'
+        for separator in ("|", ",", ";"):
+            if any(separator in one and self._all_known(one.split(separator)) for one in texts):
+                if self._task.kind == MULTILABEL.name:
+                    return f": label_separator = {json.dumps(separator)} in the task file separates them there"
+                return ': if a text may have several labels, give kind = "multilabel"'
+        return did_you_mean(texts[0], self._labels) if texts else ""
+
+    def _all_known(self, parts: Sequence[str]) -> bool:
+        return all(folded(part) in self._folded for part in parts)
+
+
+def _written(label: object) -> str:
+    """Return a label as JSON and TOML write it."""
+    return json.dumps(label) if isinstance(label, bool) else f"{label!r:.40}"
+
+
+def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+    by_offset = any(is_spans(value) for value in values)
+    if by_offset:
+        return _read_spans(values, task, texts, lines)
+    rows = [value.split() if isinstance(value, str) else value for value in values]
+    tags = Counter(tag for row in rows if isinstance(row, list) for tag in _atoms(row))
+    numbers = bool(tags) and not any(isinstance(tag, str) and not _WHOLE.fullmatch(tag) for tag in tags)
+    if numbers:
+        scheme = task.options.get("scheme", "BIO")
+        if scheme != "BIO":
+            return ReadLabels(list(rows), [], f"tags are numbers, which are read only in BIO, not in {scheme}")
+        spelling = _Spelling(task.model_copy(update={"labels": ()}), tags, bio_tags(task.labels or ()))
+        notes, hint = spelling.notes(), spelling.hint()
+        return ReadLabels([_each(row, spelling.of) for row in rows], notes, hint)
+    types: Counter[object] = Counter()
+    for tag, count in tags.items():
+        if (kind := _kind(tag)) is not None:
+            types[kind] += count
+    spelling = _Spelling(task, types)
+    rows = [_each(row, lambda tag: _with_kind(tag, spelling)) for row in rows]
+    notes = spelling.notes()
+    if task.options.get("scheme", "BIO") == "BIO" and _is_iob1(rows):
+        rows = [_to_bio(row) if isinstance(row, list) else row for row in rows]
+        notes.append("tags are IOB1, in which B- only divides spans of one type that touch; they are read so")
+    return ReadLabels(list(rows), notes, spelling.hint())
+
+
+def _each(row: object, change: Callable[[object], object]) -> object:
+    return [change(one) for one in row] if isinstance(row, list) else row
+
+
+def _kind(tag: object) -> str | None:
+    return tag[2:] if isinstance(tag, str) and tag[1:2] == "-" else None
+
+
+def _with_kind(tag: object, spelling: _Spelling) -> object:
+    kind = _kind(tag)
+    return f"{str(tag)[:2]}{spelling.of(kind)}" if kind is not None else tag
+
+
+def _is_iob1(rows: Sequence[object]) -> bool:
+    """Return whether some span begins with I-, and every B- follows a tag of its own type, as only IOB1 has both."""
+    begins = False
+    for row in rows:
+        before: str | None = None
+        for tag in row if isinstance(row, list) else ():
+            kind = _kind(tag)
+            if kind is not None and tag[0] not in "BI":
+                return False
+            if kind is not None and kind != before:
+                if tag[0] == "B":
+                    return False
+                begins = True
+            before = kind
+    return begins
+
+
+def _to_bio(row: list[Any]) -> list[Any]:
+    found = []
+    before: str | None = None
+    for tag in row:
+        kind = _kind(tag)
+        found.append(f"B-{kind}" if kind is not None and kind != before else tag)
+        before = kind
+    return found
+
+
+def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+    rows: list[list[OffsetSpan] | BadLabel] = []
+    for value, text in zip(values, texts, strict=True):
+        try:
+            if value != [] and not is_spans(value):
+                raise ValueError(f"{value!r:.60} is not a list of spans, as in other rows")
+            rows.append(read_offsets(value, text))  # type: ignore[arg-type]
+        except ValueError as error:
+            rows.append(BadLabel(str(error)))
+    spelling = _Spelling(task, Counter(_atoms([one.label for row in rows if isinstance(row, list) for one in row])))
+    alignment = Alignment()
+    found: list[object] = []
+    for row, text, line in zip(rows, texts, lines, strict=True):
+        if isinstance(row, BadLabel):
+            found.append(row)
+            continue
+        try:
+            spans = [(one.start, one.end, str(spelling.of(one.label))) for one in row]
+            found.append(alignment.align(spans, text, line))
+        except ValueError as error:
+            found.append(BadLabel(str(error)))
+    return ReadLabels(found, [*spelling.notes(), *alignment.notes()], spelling.hint())

@@ -1,0 +1,185 @@
+"""The rows of a data file, checked: whole texts and encoded labels, and what is wrong with all others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from onetrunk.protocol.words import is_readable
+from onetrunk.tasks.formats.tables import column_key
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.multilabel import MULTILABEL
+from onetrunk.tasks.labels import BadLabel, read_labels
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8
+from onetrunk.tasks.task import Task
+
+Text = str | tuple[str, str]
+
+_ONES, _ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false", "")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a data file.
+
+    Attributes:
+        texts: One text for each row that can be used, or both texts of a pair.
+        targets: Their labels, encoded.
+        errors: All other rows.
+        notes: What a user should know about how the rows were read.
+        hint: What may be done about labels that the task does not have; None if there are none.
+    """
+
+    texts: list[Text]
+    targets: list[Any]
+    errors: RowErrors
+    notes: list[str]
+    hint: str | None
+
+
+def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
+    """Check the rows of a data file.
+
+    Args:
+        task: The task.
+        records: The rows.
+    """
+    columns, errors = _Columns(task), RowErrors()
+    texts: list[Text] = []
+    labels: list[object] = []
+    lines: list[int] = []
+    for record in records:
+        if isinstance(record, BrokenLine):
+            errors.add_broken(record)
+            continue
+        try:
+            text: Text = columns.text(record, task.text_field)
+            if task.form == "pair":
+                text = (text, columns.text(record, task.text_pair_field))  # type: ignore[assignment]
+            label = columns.label(record)
+        except RowError as error:
+            errors.add(record.line, error.fault, error.why)
+            continue
+        texts.append(text)
+        labels.append(label)
+        lines.append(record.line)
+    read = read_labels(labels, task, texts, lines)
+    del labels
+    kept, targets, kept_lines = [], [], []
+    for text, value, line in zip(texts, read.values, lines, strict=True):
+        try:
+            targets.append(_encoded(value, task, text))
+        except RowError as error:
+            errors.add(line, error.fault, error.why)
+            continue
+        kept.append(text)
+        kept_lines.append(line)
+    notes = [*columns.notes(), *read.notes, *_contradictions(task, kept, targets, kept_lines)]
+    return Rows(kept, targets, errors, notes, read.hint)
+
+
+def _encoded(value: object, task: Task, text: Text) -> Any:
+    if isinstance(value, BadLabel):
+        raise RowError("bad label", value.why)
+    try:
+        return get_kind(task.kind).codec.encode(value, task, text if isinstance(text, str) else "")
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise RowError("bad label", str(error)) from None
+
+
+class _Columns:
+    """Finds the texts and the label of a row: by the exact names of their columns, or else without case and blanks."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._names: dict[str, str] = {}
+        self._one_hot = False
+
+    def text(self, record: Record, field: str) -> str:
+        name, value = self._value(record, field)
+        if value is None:
+            raise RowError("missing field", f"{name!r} is null")
+        try:
+            text = get_kind(self._task.kind).codec.read_text(value)
+        except ValueError as error:
+            raise RowError("not a text", f"{name!r} {error}") from None
+        if is_not_utf8(text):
+            raise RowError("not a text", f"{name!r} contains half of a surrogate pair")
+        if not is_readable(text):
+            raise RowError("empty text", f"{name!r} is {value!r:.40}")
+        return text
+
+    def label(self, record: Record) -> object:
+        field = self._task.label_field
+        if self._name(record, field) is None and (ones := self._marked(record)) is not None:
+            return ones
+        name, value = self._value(record, field)
+        if value is None and self._task.empty_label is None:
+            raise RowError("missing field", f"{name!r} is null")
+        return value
+
+    def _value(self, record: Record, field: str) -> tuple[str, object]:
+        name = self._name(record, field)
+        if name is None:
+            shown = ", ".join(list(record.values)[:6])
+            raise RowError("missing field", f"no {field!r}; there are: {shown!s:.200}")
+        return name, record.values[name]
+
+    def _name(self, record: Record, field: str) -> str | None:
+        """Return the name of a column as the row spells it."""
+        if field in record.values:
+            return field
+        if (name := self._names.get(field)) in record.values:
+            return name
+        found = [name for name in record.values if column_key(name) == column_key(field)]
+        if len(found) != 1:
+            return None
+        self._names[field] = found[0]
+        return found[0]
+
+    def _marked(self, record: Record) -> object | None:
+        """Return the labels whose own columns have a 1, if each label of the task has one of 0 and 1."""
+        labels = self._task.labels or ()
+        if not labels or not get_kind(self._task.kind).codec.uses_labels:
+            return None
+        found = []
+        for label in labels:
+            cell = str(record.values.get(label, "?")).strip().lower()
+            if cell not in (*_ONES, *_ZEROS):
+                return None
+            if cell in _ONES:
+                found.append(label)
+        self._one_hot = True
+        if self._task.kind == MULTILABEL.name:
+            return found
+        if len(found) > 1 or not found:
+            raise RowError("bad label", f"{len(found)} of the labels' columns have a 1, and one should")
+        return found[0]
+
+    def notes(self) -> list[str]:
+        if not self._one_hot:
+            return []
+        return [f"there is no column {self._task.label_field!r:.40}: labels are those whose own columns have a 1"]
+
+
+def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int]) -> list[str]:
+    """Return a note on texts that occur with different labels, if there are any."""
+    if not get_kind(task.kind).codec.uses_labels:
+        return []
+    first: dict[Text, int] = {}
+    differ: Counter[Text] = Counter()
+    shown: dict[Text, str] = {}
+    for row, text in enumerate(texts):
+        before = first.setdefault(text, row)
+        if targets[before] != targets[row]:
+            differ[text] += 1
+            if len(shown) < _SHOWN:
+                shown.setdefault(text, f"lines {lines[before]:,} and {lines[row]:,}")
+    if not differ:
+        return []
+    more = "; ..." if len(differ) > len(shown) else ""
+    noun = "text occurs" if len(differ) == 1 else "texts occur"
+    return [f"{len(differ):,} {noun} with different labels: {'; '.join(shown.values())}{more}"]
