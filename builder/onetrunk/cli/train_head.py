@@ -34,11 +34,11 @@ Examples:
   train-head my/spam.toml                      a task of your own
 
 \b
-A task of your own is a CSV or TSV with a header, or JSON lines, also as .gz, and a
-file like spam.toml:
+A task of your own is a table, JSON or another file of texts with labels, and a file
+like spam.toml:
   labels = ["ham", "spam"]
   train = "train.csv"
-  dev = "dev.csv"
+  dev = "dev.csv", or 0.2 for a fifth of train
 Columns are sentence, sentence2 (for form = "pair") and label; text_field = "..."
 names another. kind = "multilabel", "regression" (with range = [0, 5]) or "tagging"
 (labels are types of spans; the data have words and tags) asks for other

@@ -21,7 +21,8 @@ from onetrunk.distill.trials import Trials, load_trials
 from onetrunk.machine import processor_name
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.training.experiment import SPLITS, Experiment, ExperimentConfig, open_experiment
+from onetrunk.tasks.records import SPLITS
+from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
 

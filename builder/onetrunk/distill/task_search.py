@@ -18,7 +18,8 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
-from onetrunk.training.experiment import SPLITS, Experiment
+from onetrunk.tasks.records import SPLITS
+from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import execute, find_run, run_key
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.kinds.base import label_spellings
+from onetrunk.tasks.kinds.base import label_spellings, written
 from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
 from onetrunk.tasks.kinds.span_tags import bio_tags
 from onetrunk.tasks.kinds.tagging import TAGGING
@@ -163,7 +163,8 @@ class _Spelling:
         shown = ", ".join(
             f"{one!r:.40} as {name!r:.40} ({count:,})" for one, (name, count) in list(others.items())[:_SHOWN]
         )
-        return [f"labels that are spelled in another way are read, with their rows: {shown}{', ...' if len(others) > _SHOWN else ''}"]
+        more = ", ..." if len(others) > _SHOWN else ""
+        return [f"labels that are spelled in another way are read, with their rows: {shown}{more}"]
 
     def hint(self) -> str | None:
         """Return what may be done about the labels that the task does not have, with their counts by spelling."""
@@ -173,7 +174,7 @@ class _Spelling:
         advice = self._advice(list(unknown))
         if not advice and sum(unknown.values()) <= _FEW:
             return None
-        shown = ", ".join(f"{_written(one)} ({count:,})" for one, count in unknown.most_common(_SHOWN))
+        shown = ", ".join(f"{written(one)} ({count:,})" for one, count in unknown.most_common(_SHOWN))
         more = f", and {len(unknown) - _SHOWN:,} others" if len(unknown) > _SHOWN else ""
         return f"labels that the task does not have, with their rows: {shown}{more}{advice}"
 
@@ -198,11 +199,6 @@ class _Spelling:
 
     def _all_known(self, parts: Sequence[str]) -> bool:
         return all(folded(part) in self._folded for part in parts)
-
-
-def _written(label: object) -> str:
-    """Return a label as JSON and TOML write it."""
-    return json.dumps(label) if isinstance(label, bool) else f"{label!r:.40}"
 
 
 def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:

@@ -20,14 +20,14 @@ from onetrunk.tasks.formats.arrow import (
     read_parquet,
 )
 from onetrunk.tasks.formats.conll import conll_sentences
-from onetrunk.tasks.formats.json_rows import json_rows
+from onetrunk.tasks.formats.json_rows import json_objects
 from onetrunk.tasks.formats.tables import comma_separated, tab_separated
 from onetrunk.tasks.records import Reading, Records
 
 _TEXT_FILES: dict[str, Callable[[BinaryIO, Path, Reading], Records]] = {
-    ".jsonl": json_rows,
-    ".ndjson": json_rows,
-    ".json": json_rows,
+    ".jsonl": json_objects,
+    ".ndjson": json_objects,
+    ".json": json_objects,
     ".csv": comma_separated,
     ".tsv": tab_separated,
     ".conll": conll_sentences,

@@ -242,6 +242,7 @@ def _package(module: str, place: str) -> Any:
     """
     package = module.partition(".")[0]
     try:
+        importlib.import_module(package)  # first, so that one that is missing is told by its own name
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name == package:

@@ -18,7 +18,7 @@ _BLANK = " \t\r\n"
 _MARK = b"\xef\xbb\xbf"
 
 
-def json_rows(stream: BinaryIO, path: Path, reading: Reading) -> Records:
+def json_objects(stream: BinaryIO, path: Path, reading: Reading) -> Records:
     """Yield the objects of a file of JSON lines, or of an array.
 
     Raises:

@@ -485,7 +485,12 @@ def label_index(label: object, config: KindConfig) -> int:
         if spelling in labels:
             return labels.index(spelling)
     shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-    raise ValueError(f"label {label!r:.60} is not one of: {shown}")
+    raise ValueError(f"label {written(label)} is not one of: {shown}")
+
+
+def written(label: object) -> str:
+    """Return a label for a message, booleans as JSON and TOML write them."""
+    return json.dumps(label) if isinstance(label, bool) else f"{label!r:.60}"
 
 
 def label_spellings(label: object) -> tuple[str, ...]:
