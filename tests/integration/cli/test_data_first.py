@@ -16,7 +16,7 @@ def test_a_fault_in_the_data_is_told_without_torch(tmp_path, command):
         "import sys\nfrom click.testing import CliRunner\n"
         f"from onetrunk.cli.{module} import {name}\n"
         f"result = CliRunner().invoke({name}, {arguments!r})\n"
-        "assert result.exit_code == 1, result.output\n"
+        "assert result.exit_code == 2, result.output\n"
         "assert 'line 2 (label' in result.output, result.output\n"
         "assert not {'torch', 'transformers', 'sklearn', 'scipy', 'joblib'} & set(sys.modules)\n"
     )
