@@ -72,12 +72,20 @@ def test_second_run_trains_nothing_and_says_so(invoke):
 
 
 def test_later_failure_keeps_and_prints_what_is_finished(invoke, tmp_path):
-    (tmp_path / "tasks" / "two.toml").write_text(TOML.replace("dev.jsonl", "none.jsonl"))
+    (tmp_path / "tasks" / "two.toml").write_text(TOML.replace("tap = 1", "tap = 4"))
     result = invoke("one", "two")
     assert result.exit_code == 2
     assert result.stdout.splitlines()[1].startswith("one ")
-    assert "error: task two: no dev data 'none.jsonl'" in result.stderr
+    assert "error: task two: tap 4 has no layer above it" in result.stderr
     assert (tmp_path / "heads" / "one" / "head.json").is_file()
+
+
+def test_data_of_all_tasks_are_checked_before_one_is_trained(invoke, tmp_path):
+    (tmp_path / "tasks" / "two.toml").write_text(TOML.replace("dev.jsonl", "none.jsonl"))
+    result = invoke("one", "two")
+    assert result.exit_code == 2
+    assert "error: task two: no dev data 'none.jsonl'" in result.stderr
+    assert not (tmp_path / "heads").exists()
 
 
 @pytest.mark.parametrize(
