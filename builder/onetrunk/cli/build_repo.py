@@ -22,11 +22,13 @@ from onetrunk.cli.data_options import (
     max_loss_option,
     task_dir_option,
 )
+from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
 
 if TYPE_CHECKING:
+    from onetrunk.nn.embedding import EmbeddingTap
     from onetrunk.protocol.manifest import Device, GateResult
     from onetrunk.repository import BuildReport
     from onetrunk.repository.tuning import TuningObjective
@@ -35,6 +37,7 @@ _EPILOG = """\b
 Examples:
   build-repo --tasks all                       every head in heads/
   build-repo --tasks sst2,cola                 these two and no others
+  build-repo --tasks all --embed               and sentence embeddings, for who asks
   build-repo --tasks all --group-heads         fast: one model a tap, not one a head
   build-repo --tasks all --dry-run             only say what would be written
   build-repo --trunk ./my-bert --heads ./mine --output ./repository
@@ -69,6 +72,7 @@ Next: serve-repo, then ask-repo "a text"."""
     show_default=True,
     help="The repository to write or bring up to date.",
 )
+@embed_option("Serve sentence embeddings too, as the task embedding, which runs only when it is named.")
 @click.option(
     "--max-length",
     default=128,
@@ -148,6 +152,7 @@ def build_repo(
     trunk: str | None,
     heads: Path,
     output: Path,
+    embed: EmbeddingTap | None,
     max_length: int,
     max_batch_tokens: int | None,
     triton_release: str,
@@ -191,6 +196,7 @@ def build_repo(
                     heads=heads,
                     tasks=names,
                     trunk=trunk,
+                    embed=embed,
                     max_length=max_length,
                     max_batch_tokens=max_batch_tokens,
                     buckets=BucketRequest(**requested, task_dir=task_dir, data_root=data),

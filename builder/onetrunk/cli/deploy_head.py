@@ -21,6 +21,7 @@ from onetrunk.cli.data_options import (
     max_loss_option,
     task_dir_option,
 )
+from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   deploy-head heads/rte                       add the task, or update it
+  deploy-head --embed                         sentence embeddings, for who asks
   deploy-head heads/rte --dry-run             the files and the config changes
   deploy-head --rollback rte                  the version before, at once
   deploy-head --rollback rte --to 3           another one
@@ -68,6 +70,7 @@ Exit codes: 0 done (--verify: all agrees), 1 it failed (--verify: it does not),
 
 _ACTIONS = (
     "bundle",
+    "embed",
     "candidate",
     "compare",
     "promote",
@@ -86,6 +89,7 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 
 @click.command(epilog=_EPILOG)
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@embed_option("Serve sentence embeddings, as build-repo --embed does.")
 @click.option(
     "--candidate", metavar="BUNDLE", type=click.Path(path_type=Path), help="Serve a head beside the live one."
 )
@@ -201,7 +205,8 @@ def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
     Raises:
         UserError: None was asked for, or several, or one with an option that belongs to another.
     """
-    chosen = [name for name in _ACTIONS if asked[name]]
+    # Tap 0 is one.
+    chosen = [name for name in _ACTIONS if asked[name] or (name == "embed" and asked[name] is not None)]
     if chosen == ["candidate", "compare"]:
         chosen = ["compare"]
     if len(chosen) != 1:
@@ -211,7 +216,7 @@ def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
     for option, owners in _OWNERS.items():
         if asked[option] is not None and name not in owners:
             raise UserError(f"--{option} goes with {' or '.join(f'--{owner}' for owner in owners)} only")
-    if asked["bundle"] is None and asked["candidate"] is None:
+    if name != "embed" and asked["bundle"] is None and asked["candidate"] is None:
         for option in ("max_loss", "task_dir", "data"):
             if option in typed_options():
                 raise UserError(f"--{option.replace('_', '-')} is for a head that comes in: a bundle, or --candidate")
@@ -238,10 +243,11 @@ def _carry_out(action: str, asked: dict[str, Any], deployer: Deployer, dry_run: 
 
 
 def _operation(action: str, asked: dict[str, Any]) -> Operation:
-    from onetrunk.deploy.operations import Candidate, Deploy, Discard, Promote, Prune, Remove, Rollback
+    from onetrunk.deploy.operations import Candidate, Deploy, Discard, Embed, Promote, Prune, Remove, Rollback
 
     operations: dict[str, Callable[[], Operation]] = {
         "bundle": lambda: Deploy(asked["bundle"]),
+        "embed": lambda: Embed(asked["embed"]),
         "candidate": lambda: Candidate(asked["candidate"]),
         "promote": lambda: Promote(asked["task"]),
         "discard": lambda: Discard(asked["task"]),

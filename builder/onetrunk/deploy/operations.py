@@ -19,6 +19,7 @@ from onetrunk.repository.versions import ModelVersion, is_whole, plan_version
 from onetrunk.tasks.head_spec import HeadSpec
 
 if TYPE_CHECKING:
+    from onetrunk.nn.embedding import EmbeddingTap
     from onetrunk.repository.heads import HeadSource
 
 
@@ -54,10 +55,30 @@ class Deploy(Operation):
         Raises:
             UserError: The head is broken, belongs to another trunk, or means something other than the one served.
         """
-        source, head, model = _add_version(self.folder, state, context)
-        ended = head.candidate == model.version
-        head = replace(head, candidate=None if ended else head.candidate).serving(model.version)
-        return plan_head_change(state, context, source.spec.task, head, source, model)
+        return _serve(_load(self.folder, state, context), str(self.folder), state, context)
+
+
+@dataclass(frozen=True)
+class Embed(Operation):
+    """Add the task ``embedding``, or move it to another tap.
+
+    Attributes:
+        tap: The tap whose states are averaged.
+    """
+
+    tap: EmbeddingTap
+    action: ClassVar[str] = "deploy"
+
+    def plan(self, state: RepositoryState, context: Context) -> Change:
+        """Return the change that serves the embedding.
+
+        Raises:
+            UserError: The trunk has no such tap, or a head of another kind has the name.
+        """
+        # Imported here: the other operations need no torch.
+        from onetrunk.repository.heads import make_embedding
+
+        return _serve(make_embedding(context.load_trunk(state), self.tap), "--embed", state, context)
 
 
 @dataclass(frozen=True)
@@ -77,7 +98,8 @@ class Candidate(Operation):
         Raises:
             UserError: The head cannot be used, is live already, or another candidate is being tried.
         """
-        source, head, model = _add_version(self.folder, state, context)
+        source = _load(self.folder, state, context)
+        head, model = _add_version(source, str(self.folder), state, context)
         task, version = source.spec.task, model.version
         if version == head.served:
             raise UserError(f"this head is version {version} of {task}, which is served already")
@@ -320,17 +342,31 @@ def _format(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _add_version(
-    folder: Path, state: RepositoryState, context: Context
-) -> tuple[HeadSource, HeadVersions, ModelVersion]:
-    """Load a head, and return it with its task's versions, itself among them, and its own version."""
+def _load(folder: Path, state: RepositoryState, context: Context) -> HeadSource:
     # Imported here: the other operations need no torch.
-    from onetrunk.repository.heads import head_dtype, head_source, load_head
+    from onetrunk.repository.heads import load_head
 
-    source = load_head(folder, context.load_trunk(state), any_folder=True)
+    return load_head(folder, context.load_trunk(state), any_folder=True)
+
+
+def _serve(source: HeadSource, what_it_is: str, state: RepositoryState, context: Context) -> Change:
+    """Return the change that serves a head, which is no candidate any more."""
+    head, model = _add_version(source, what_it_is, state, context)
+    ended = head.candidate == model.version
+    head = replace(head, candidate=None if ended else head.candidate).serving(model.version)
+    return plan_head_change(state, context, source.spec.task, head, source, model)
+
+
+def _add_version(
+    source: HeadSource, what_it_is: str, state: RepositoryState, context: Context
+) -> tuple[HeadVersions, ModelVersion]:
+    """Return the versions of a head's task, itself among them, and its own version."""
+    # Imported here: the other operations need no torch.
+    from onetrunk.repository.heads import head_dtype, head_source
+
     spec = source.spec
     head = state.heads.get(spec.task, HeadVersions())
-    _check_meaning(str(folder), spec, head)
+    _check_meaning(what_it_is, spec, head)
     if context.gate.max_loss is not None and not state.precision.is_reduced:
         raise UserError(f"--max-loss: {context.repository} is of fp32, by which nothing is lost: leave it out")
     dtype = head_dtype(source, state.precision)
@@ -338,4 +374,4 @@ def _add_version(
     model = plan_version(context.repository, head_name(spec.task), head_source(source, dtype), manifest, dtype)
     known = head.versions.get(model.version, HeadVersion(spec))
     versions = {**head.versions, model.version: HeadVersion(known.spec, dtype)}
-    return source, replace(head, versions=versions), model
+    return replace(head, versions=versions), model

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from onetrunk.export.errors import ExportError
 from onetrunk.export.release import IR_VERSION, OPSET, Release
+from onetrunk.nn.embedding import MeanHead
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
@@ -48,7 +49,7 @@ def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release)
     _export(module, example, path, segment.inputs, segment.output, release)
 
 
-def export_head(head: Head, spec: HeadSpec, path: Path, release: Release) -> None:
+def export_head(head: Head | MeanHead, spec: HeadSpec, path: Path, release: Release) -> None:
     """Export a head with its last layer folded and its output named after its task.
 
     Args:
@@ -138,7 +139,7 @@ class StateSegment(nn.Module):
 class ServedHead(nn.Module):
     """A head together with what turns its raw outputs into the scores that a user reads, such as a softmax."""
 
-    def __init__(self, head: Head, spec: HeadSpec) -> None:
+    def __init__(self, head: Head | MeanHead, spec: HeadSpec) -> None:
         super().__init__()
         self.head, self.spec, self.kind = head, spec, get_kind(spec.kind)
 

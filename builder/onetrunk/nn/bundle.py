@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from onetrunk.files import atomic_write_text, translate_os_errors
+from onetrunk.nn.embedding import MeanHead
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
@@ -39,7 +40,7 @@ class Bundle:
     Attributes:
         folder: The folder it was read from.
         spec: The content of head.json.
-        weights: Parameter name -> tensor, in 32-bit floats.
+        weights: Parameter name -> tensor, in 32-bit floats; empty for a kind without weights.
     """
 
     folder: Path
@@ -54,7 +55,7 @@ class Bundle:
         """
         _check_trunk(self.folder, self.spec, trunk)
 
-    def head(self, trunk: Trunk) -> Head:
+    def head(self, trunk: Trunk) -> Head | MeanHead:
         """Build the head in evaluation mode.
 
         Raises:
@@ -62,6 +63,8 @@ class Bundle:
         """
         self.check_trunk(trunk)
         spec = self.spec
+        if not get_kind(spec.kind).has_weights:
+            return MeanHead().eval()
         outputs = get_kind(spec.kind).output.build_layer(trunk.width, spec)
         head = empty_head(trunk, outputs=outputs, layers=spec.layers, query=spec.query)
         try:
@@ -138,6 +141,10 @@ def load_bundle(folder: Path, *, any_folder: bool = False, trunk: Trunk | None =
     spec = read_spec(folder, any_folder=any_folder)
     if trunk is not None:
         _check_trunk(folder, spec, trunk)
+    if not get_kind(spec.kind).has_weights:
+        if (folder / WEIGHTS).exists():
+            raise UserError(f"{folder}: found {WEIGHTS}, and a head of kind {spec.kind} has no weights: delete the file")
+        return Bundle(folder, spec, {})
     try:
         stored = read_tensors(folder / WEIGHTS, _limits(spec), inside=folder)
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onetrunk.export.batches import padded_batches
+from onetrunk.export.batches import padded_batches, parity_texts
 from onetrunk.export.chain import Chain
 from onetrunk.export.errors import GateError
 from onetrunk.nn.trunk import Trunk
@@ -106,9 +106,14 @@ def gate_key(buckets: Sequence[int], below: Iterable[str], head: str) -> str:
 def read_dev(spec: HeadSpec, settings: GateSettings) -> Examples:
     """Read a task's labelled dev rows, or a sample of them if there are more than the rule asks for.
 
+    An embedding has no labels. Any texts show how far it moves, so it is measured on those of the parity check.
+
     Raises:
         UserError: The task file or its data are not found, or the task file does not match the head.
     """
+    if not get_kind(spec.kind).has_weights:
+        known = tuple(dict.fromkeys(text for pair in parity_texts() for text in pair if text))
+        return Examples("parity texts", known, (None,) * len(known), "")
     try:
         task = load_task(find_task(spec.task, settings.task_dir))
         if (task.kind, task.form, task.labels, task.range) != (spec.kind, spec.form, spec.labels, spec.range):
@@ -143,7 +148,7 @@ def measure_losses(
     buckets: tuple[int, ...],
     progress: ProgressCallback,
 ) -> dict[str, GateResult]:
-    """Measure each task's metric by the fp32 files and by the files to serve.
+    """Measure each task's metric by the fp32 files and by the files to serve; of an embedding, its cosine to fp32.
 
     Args:
         trunk: The trunk, for its tokenizer.
@@ -164,8 +169,13 @@ def measure_losses(
         batches = list(padded_batches(trunk, examples.texts, buckets))
         report = _batch_counter(progress, f"measuring {spec.task} in fp32 and reduced", total=2 * len(batches))
         kind = get_kind(spec.kind)
-        targets = targets_of(kind, examples.targets, spec, examples.texts, trunk.tokenizer, buckets[-1])
-        scores = [metric_of(chain.scores(spec, batches, report), targets, spec) for chain in (fp32, reduced)]
+        answers = [chain.scores(spec, batches, report) for chain in (fp32, reduced)]
+        targets = (
+            targets_of(kind, examples.targets, spec, examples.texts, trunk.tokenizer, buckets[-1])
+            if kind.has_weights
+            else answers[0]
+        )
+        scores = [metric_of(one, targets, spec) for one in answers]
         found[spec.task] = GateResult(
             metric=spec.metric, rows=len(examples), fp32=scores[0], reduced=scores[1], key=key, data=rows_hash(examples)
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported_head
 from onetrunk.export.release import IR_VERSION, OPSET
-from onetrunk.nn.bundle import Bundle, load_bundle
+from onetrunk.nn.bundle import WEIGHTS, Bundle, load_bundle
+from onetrunk.nn.embedding import DEFAULT_TASK, EmbeddingTap, embedding_spec
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
@@ -17,24 +18,29 @@ from onetrunk.protocol.names import Segment
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source_hash
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles
+from onetrunk.tasks.kinds import get_kind
 
 HeadSource = Bundle | ExportedHead
 """A head that was trained here, or one that was exported elsewhere."""
 
 
-def select_heads(heads: Path, tasks: Sequence[str] | None, trunk: Trunk) -> dict[str, HeadSource]:
+def select_heads(
+    heads: Path, tasks: Sequence[str] | None, trunk: Trunk, embed: EmbeddingTap | None = None
+) -> dict[str, HeadSource]:
     """Load the heads of some tasks.
 
     Args:
         heads: The folder of bundles.
         tasks: The tasks; None for every head in the folder.
         trunk: The trunk on which the heads must stand.
+        embed: The tap of an embedding to add; None for none.
 
     Returns:
         Task -> head, sorted by task.
 
     Raises:
-        UserError: There is no head for a task, or a head is broken or belongs to another trunk.
+        UserError: There is no head for a task, a head is broken or belongs to another trunk, or a head has the name of
+            the embedding.
     """
     folders = _find_heads(heads)
     if not folders:
@@ -44,7 +50,23 @@ def select_heads(heads: Path, tasks: Sequence[str] | None, trunk: Trunk) -> dict
             close = difflib.get_close_matches(task, folders, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"no head for task {task!r} in {heads}; there are: {', '.join(folders)}{hint}")
-    return {task: load_head(folders[task], trunk) for task in sorted(tasks or folders)}
+    found = {task: load_head(folders[task], trunk) for task in tasks or folders}
+    if embed is not None:
+        if DEFAULT_TASK in found:
+            raise UserError(
+                f"--embed: {folders[DEFAULT_TASK]} has this name already: leave --embed out, or name the tasks without it"
+            )
+        found[DEFAULT_TASK] = make_embedding(trunk, embed)
+    return dict(sorted(found.items()))
+
+
+def make_embedding(trunk: Trunk, tap: EmbeddingTap) -> Bundle:
+    """Return a bundle that is in no folder: an embedding is made of the trunk alone.
+
+    Raises:
+        UserError: The trunk has no such tap.
+    """
+    return Bundle(Path(DEFAULT_TASK), embedding_spec(trunk, tap), {})
 
 
 def _find_heads(heads: Path) -> dict[str, Path]:
@@ -81,8 +103,12 @@ def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSo
 
 
 def head_dtype(head: HeadSource, precision: Precision) -> Dtype:
-    """Return the dtype of a head's file in a precision. A head that was exported elsewhere is taken as it is."""
-    return "fp32" if isinstance(head, ExportedHead) else precision.heads
+    """Return the dtype of a head's file in a precision.
+
+    A head that was exported elsewhere is taken as it is, and one without weights has nothing to reduce.
+    """
+    as_it_is = isinstance(head, ExportedHead) or not get_kind(head.spec.kind).has_weights
+    return "fp32" if as_it_is else precision.heads
 
 
 def is_reduced_task(head: HeadSource, segments: Iterable[Segment], precision: Precision) -> bool:
@@ -95,7 +121,7 @@ def head_source(head: HeadSource, dtype: Dtype = "fp32") -> str:
     """Return a hash over everything that a head's file and its config are made from."""
     if isinstance(head, ExportedHead):
         return source_hash("exported", _served_spec(head.spec), head.spec.trunk, sha256_file(head.file))
-    weights = sha256_file(head.folder / "head.safetensors")
+    weights = sha256_file(head.folder / WEIGHTS) if head.weights else ""
     return source_hash(
         EXPORT_FORMAT, OPSET, IR_VERSION, head.spec.trunk, _served_spec(head.spec), weights, *reduction_source(dtype)
     )

@@ -11,6 +11,7 @@ from torch import nn
 from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.merge import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
+from onetrunk.nn.embedding import EmbeddingTap
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
@@ -48,6 +49,7 @@ class BuildRequest:
         output: The repository's folder. It is created if it does not exist, and brought up to date if it does.
         heads: The folder of bundles.
         tasks: The tasks to serve, and no others. None serves every bundle in ``heads``.
+        embed: The tap of which the task ``embedding`` is the mean state; None serves no such task, unless a bundle is.
         trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
         max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
         buckets: The padded lengths, or the texts from which to choose them. By default 16, 32, 64, ...
@@ -69,6 +71,7 @@ class BuildRequest:
     output: Path
     heads: Path = Path("heads")
     tasks: Sequence[str] | None = None
+    embed: EmbeddingTap | None = None
     trunk: str | Path | None = None
     max_length: int = 128
     buckets: BucketRequest = field(default_factory=BucketRequest)
@@ -222,12 +225,13 @@ def _plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[st
     """Return one group for every tap with two heads or more that can be grouped.
 
     A head with other operators than ours cannot. A head that answers for every token is not: its answers have another
-    shape, and it costs as much as whole layers, beside which the hop that a group saves is nothing.
+    shape, and it costs as much as whole layers, beside which the hop that a group saves is nothing. An embedding is
+    not either: a group computes all its heads whichever is asked, and nearly nobody asks an embedding.
     """
     by_tap: dict[int, dict[str, Member]] = {}
     for task, head in heads.items():
         kind = get_kind(head.spec.kind)
-        if not kind.by_token and (not isinstance(head, ExportedHead) or fits_group(head.file)):
+        if kind.has_weights and not kind.by_token and (not isinstance(head, ExportedHead) or fits_group(head.file)):
             outputs = kind.output.num_outputs(head.spec)
             by_tap.setdefault(head.spec.tap, {})[task] = Member(
                 version=models[head_name(task)].version, outputs=outputs

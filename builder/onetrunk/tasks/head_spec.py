@@ -17,7 +17,13 @@ class HeadSpec(HeadJson):
 
     @model_validator(mode="after")
     def _answer_fits_kind(self) -> HeadSpec:
-        get_kind(self.kind).check(self)
+        kind = get_kind(self.kind)
+        kind.check(self)
+        if kind.has_weights != (self.layers > 0):
+            allowed = "1 or more" if kind.has_weights else "0"
+            raise ValueError(f"found {self.layers} layers; a head of kind {kind.name} has {allowed}")
+        if not kind.has_weights and self.query != "mean":
+            raise ValueError(f"found query {self.query!r}; a head of kind {kind.name} has 'mean'")
         shares = self.reference.labels if self.reference is not None else None
         if shares is not None and len(shares) != len(self.labels or ()):
             raise ValueError(f"reference.labels has {len(shares)} shares for {len(self.labels or ())} labels")

@@ -241,6 +241,11 @@ def _in_words(tags: Array, words: Array) -> set[WordSpan]:
     return set(found)
 
 
+def _cosine(predictions: Array, targets: Array) -> float:
+    """Return the mean cosine of vectors of length 1. *Shape of both:* (rows, width)."""
+    return float((predictions * targets).sum(axis=-1).mean())
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_accuracy),
     "f1": Metric(_f1, exactly_two_labels=True),
@@ -252,6 +257,7 @@ METRICS: dict[str, Metric] = {
     "micro_f1": Metric(_micro_f1),
     "span_f1": Metric(span_f1),
     "token_accuracy": Metric(token_accuracy),
+    "cosine": Metric(_cosine),
     "pearson": Metric(_pearson),
     "spearman": Metric(_spearman),
     "pearson_spearman": Metric(lambda p, t: (_pearson(p, t) + _spearman(p, t)) / 2),

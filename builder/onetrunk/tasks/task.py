@@ -188,7 +188,8 @@ class Task(BaseModel):
     @classmethod
     def _kind_is_known(cls, kind: str) -> str:
         if kind not in KINDS:
-            raise ValueError(f"allowed are {', '.join(KINDS)}")
+            trained = [name for name, known in KINDS.items() if known.has_weights]
+            raise ValueError(f"allowed are {', '.join(trained)}")
         return kind
 
     @field_validator("labels", "metrics", "range", "options", mode="before")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -156,6 +156,55 @@ class RegressionReader(Reader):
         return "{:.10g} to {:.10g}".format(*task.range) if task.range else "a number"
 
 
+@dataclass(frozen=True)
+class EmbeddingPrediction(Prediction):
+    """A vector that stands for the text. ``label`` is None, and ``score`` 0.
+
+    Attributes:
+        embedding: The vector, of length 1.
+    """
+
+    embedding: tuple[float, ...] = field(default=(), repr=False)
+
+    def record(self, top: int | None) -> dict[str, Any]:
+        """Return the vector, to eight decimals, whatever ``top`` is."""
+        return {"embedding": [round(number, 8) for number in self.embedding]}
+
+    def lines(self, top: int) -> list[tuple[str, str]]:
+        """Return the first numbers, since nobody reads all of them."""
+        first = ", ".join(f"{number:.3f}" for number in self.embedding[:3])
+        return [(f"[{first}, ...]", "")]
+
+
+class EmbeddingReader(Reader):
+    """Reads a vector."""
+
+    kind: ClassVar[str] = "embedding"
+
+    def missing(self, task: TaskInfo) -> str | None:
+        """See `Reader.missing`."""
+        width = getattr(task, "width", None)
+        return None if isinstance(width, int) and width > 0 else f"a {task.kind} task without its width"
+
+    def shape(self, task: TaskInfo) -> tuple[int | None, ...]:
+        """Return the width of the trunk."""
+        return (width_of(task),)
+
+    def read(self, task: TaskInfo, scores: Any, text: TokenizedText | None = None) -> Prediction:
+        """See `Reader.read`."""
+        return EmbeddingPrediction(task.name, None, 0.0, {}, tuple(scores))
+
+    def answers(self, task: TaskInfo) -> str:
+        """Return its size, and that it must be asked for."""
+        return f"a vector of {width_of(task)} numbers" + (", if it is named" if task.on_request else "")
+
+
+def width_of(task: TaskInfo) -> int:
+    """Return the size of an embedding's vectors."""
+    width: int = task.width  # type: ignore[attr-defined]  # `missing` has looked
+    return width
+
+
 def _decimals(task: TaskInfo) -> int:
     """Return enough decimals for a five-hundredth of the range, and at least two."""
     size = task.range[1] - task.range[0] if task.range else 1.0
@@ -163,7 +212,14 @@ def _decimals(task: TaskInfo) -> int:
 
 
 READERS: dict[str, Reader] = {
-    reader.kind: reader for reader in (ClassificationReader(), RegressionReader(), MultilabelReader(), TaggingReader())
+    reader.kind: reader
+    for reader in (
+        ClassificationReader(),
+        RegressionReader(),
+        MultilabelReader(),
+        TaggingReader(),
+        EmbeddingReader(),
+    )
 }
 
 

@@ -360,12 +360,12 @@ def _integers(row: object, name: str, *, below: int) -> tuple[int, ...]:
 
 
 def _chosen_tasks(catalogue: Catalogue, names: Sequence[str] | None) -> tuple[TaskInfo, ...]:
-    """Return the tasks of these names, or without names all that this client can read.
+    """Return the tasks of these names, or without names all that this client can read, but for those `on_request`.
 
     A server newer than this client may have kinds of task that it does not know: only asking for one is an error.
     """
     if names is None:
-        return tuple(task for task in catalogue.tasks.values() if reader_of(task))
+        return tuple(task for task in catalogue.tasks.values() if reader_of(task) and not task.on_request)
     chosen = catalogue.named(names)
     for task in chosen:
         if reader_of(task) is None:

@@ -17,20 +17,22 @@ class TaskInfo(BaseModel):
     """A task as it is served.
 
     What a kind adds to these attributes is kept as attributes of the same names: ``thresholds`` of multilabel,
-    ``none_below`` of classification, ``scheme`` of tagging.
+    ``none_below`` of classification, ``scheme`` of tagging, ``width`` of an embedding.
 
     Attributes:
         name: The task, and the name of its output.
-        kind: ``classification``, ``multilabel``, ``regression``, ``tagging``, or one that the reader may not know.
+        kind: ``classification``, ``multilabel``, ``regression``, ``tagging``, ``embedding``, or one that the reader may
+            not know.
         form: Whether it reads one text or a pair.
         labels: The labels in the order of its scores, or of tagging the types of spans; None if the kind has none.
         range: The lowest and the highest number of a regression; None for other kinds.
         metric: The name of the metric that it is judged by.
         tap: The number of trunk layers below its head.
-        layers: The number of its head's own layers.
+        layers: The number of its head's own layers; 0 for a head without weights.
         version: The version of its head model.
         reads_as: The kind whose answers are read in the same way, if it is not its own.
         reference: A summary of its answers on the dev data; None if its bundle has none.
+        on_request: Whether it is asked only by its name: who asks every task does not mean it.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -42,10 +44,11 @@ class TaskInfo(BaseModel):
     range: tuple[float, float] | None = None
     metric: str
     tap: int = Field(ge=0)
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=0)
     version: int = Field(ge=1)
     reads_as: str | None = None
     reference: Reference | None = None
+    on_request: bool = False
 
     @property
     def read_kind(self) -> str:
@@ -54,7 +57,7 @@ class TaskInfo(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
-        absent = {name for name in ("reads_as", "reference") if getattr(self, name) is None}
+        absent = {name for name in ("reads_as", "reference", "on_request") if not getattr(self, name)}
         record = self.model_dump(mode="json", exclude={"name"} | absent)
         if self.reference is not None:
             record["reference"] = self.reference.model_dump(mode="json", exclude_none=True)

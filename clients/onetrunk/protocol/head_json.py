@@ -52,8 +52,8 @@ class HeadJson(BaseModel):
         fitted: What was fitted on the dev data after training, such as thresholds.
         reference: A summary of the answers on the dev data, for drift; None in bundles of older versions.
         tap: The number of trunk layers below the head.
-        layers: The number of the head's own layers.
-        query: The query of its last layer.
+        layers: The number of the head's own layers; 0 for a kind without weights, such as an embedding.
+        query: The query of its last layer, or without layers the state that is its answer.
         trunk: The identity of the trunk that it was trained on.
         width: The width of the trunk's hidden states.
         max_length: The longest text that it was trained on, in tokens.
@@ -79,7 +79,7 @@ class HeadJson(BaseModel):
     fitted: dict[str, Any] = {}
     reference: Reference | None = None
     tap: Tap
-    layers: Layers
+    layers: Layers | Literal[0]
     query: Query = "cls"
     trunk: Name
     width: int = Field(ge=1, le=MAX_WIDTH)

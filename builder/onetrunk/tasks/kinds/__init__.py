@@ -5,11 +5,12 @@ from __future__ import annotations
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.kinds.base import Kind, KindConfig
 from onetrunk.tasks.kinds.classification import CLASSIFICATION
+from onetrunk.tasks.kinds.embedding import EMBEDDING
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.regression import REGRESSION
 from onetrunk.tasks.kinds.tagging import TAGGING
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, TAGGING)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, TAGGING, EMBEDDING)}
 
 
 def get_kind(name: str) -> Kind:

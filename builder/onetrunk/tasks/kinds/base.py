@@ -416,6 +416,7 @@ class Kind:
         options: The model of the table ``[options]``.
         forms: Whether a head may read one text, a pair, or either.
         by_token: Whether a head answers for every token.
+        has_weights: Whether a head has layers and weights. One without is made, not trained: ``head.json`` is all of it.
     """
 
     name: str
@@ -427,6 +428,7 @@ class Kind:
     options: type[Options] = Options
     forms: tuple[str, ...] = ("single", "pair")
     by_token: bool = False
+    has_weights: bool = True
 
     def check(self, config: KindConfig) -> None:
         """Check that a task of this kind can have these labels, this range, these options and these fitted values.
