@@ -18,7 +18,9 @@ class _Tap(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # newer re
         if value == "last" or isinstance(value, int):
             return value
         if not (value.isascii() and value.isdigit() and len(value) <= 4):
-            self.fail(f"found {value!r:.60}: give the number of a tap, or nothing for the trunk's last layer", param, ctx)
+            self.fail(
+                f"found {value!r:.60}: give the number of a tap, or nothing for the trunk's last layer", param, ctx
+            )
         return int(value)
 
 

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from onetrunk.admin import AdminClient, Answers, Row
 from onetrunk.export.batches import parity_texts
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
+from onetrunk.protocol.names import TOKEN_COUNT, TOKEN_WORDS, TRUNCATED
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
@@ -126,4 +126,4 @@ def check_answers(
 
 def score_outputs(ensemble: pb.ModelConfig) -> Sequence[str]:
     """Return the outputs of an ensemble that are scores."""
-    return [output.name for output in ensemble.output if output.name not in (TRUNCATED, TOKEN_WORDS)]
+    return [output.name for output in ensemble.output if output.name not in (TRUNCATED, TOKEN_COUNT, TOKEN_WORDS)]

@@ -143,7 +143,9 @@ def load_bundle(folder: Path, *, any_folder: bool = False, trunk: Trunk | None =
         _check_trunk(folder, spec, trunk)
     if not get_kind(spec.kind).has_weights:
         if (folder / WEIGHTS).exists():
-            raise UserError(f"{folder}: found {WEIGHTS}, and a head of kind {spec.kind} has no weights: delete the file")
+            raise UserError(
+                f"{folder}: found {WEIGHTS}, and a head of kind {spec.kind} has no weights: delete the file"
+            )
         return Bundle(folder, spec, {})
     try:
         stored = read_tensors(folder / WEIGHTS, _limits(spec), inside=folder)

@@ -19,6 +19,7 @@ from onetrunk.protocol.names import (
     ATTENTION_MASK,
     HIDDEN_STATE,
     PADDED,
+    TOKEN_COUNT,
     TOKEN_WORDS,
     TOKENIZER,
     TRUNCATED,
@@ -69,6 +70,7 @@ def tokenizer_config(
     for name in PADDED.values():
         config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
     config.output.append(pb.ModelOutput(name=TRUNCATED, data_type=pb.TYPE_BOOL, dims=[1]))
+    config.output.append(pb.ModelOutput(name=TOKEN_COUNT, data_type=pb.TYPE_INT64, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
     _set_parameters(
         config,

@@ -26,6 +26,7 @@ from onetrunk.protocol.names import (
     PADDED,
     TEXT,
     TEXT_PAIR,
+    TOKEN_COUNT,
     TOKEN_TYPE_IDS,
     TOKEN_WORDS,
     TRUNCATED,
@@ -181,9 +182,13 @@ def _ensemble(
         output.name = head.output
     tokenized = {name: name for name in PADDED.values()}
     if name != MULTITASK_TOKENS:
-        # Token ids are never truncated, so only text can be; and only text has words.
-        about_words = any(head.by_token for head in heads)
-        for tensor in (TRUNCATED, TOKEN_WORDS) if about_words else (TRUNCATED,):
+        # Token ids are never truncated, so only text can be; only text has words; and who sends ids has counted them.
+        about_text = [TRUNCATED]
+        if any(tensor.name == TOKEN_COUNT for tensor in tokenizer.output):  # an older tokenizer does not count
+            about_text.append(TOKEN_COUNT)
+        if any(head.by_token for head in heads):
+            about_text.append(TOKEN_WORDS)
+        for tensor in about_text:
             config.output.append(_output_of(tokenizer, tensor))
             tokenized[tensor] = tensor
     _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, tokenized)

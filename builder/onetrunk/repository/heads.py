@@ -54,7 +54,7 @@ def select_heads(
     if embed is not None:
         if DEFAULT_TASK in found:
             raise UserError(
-                f"--embed: {folders[DEFAULT_TASK]} has this name already: leave --embed out, or name the tasks without it"
+                f"--embed: {folders[DEFAULT_TASK]} has this name: leave --embed out, or name the other tasks in --tasks"
             )
         found[DEFAULT_TASK] = make_embedding(trunk, embed)
     return dict(sorted(found.items()))

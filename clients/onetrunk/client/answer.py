@@ -50,11 +50,13 @@ class Answer(Mapping[str, Prediction]):
         predictions: Task -> prediction, in the order in which the tasks were asked for.
         truncated: Whether the row was longer than the largest bucket, so that its end was not read.
         ms: The time from sending the row's request to its response, all retries included. Not part of equality.
+        tokens: The tokens that were read of the row, special tokens included; None if the server does not count them.
     """
 
     predictions: Mapping[str, Prediction]
     truncated: bool
     ms: float = field(compare=False, default=0.0)
+    tokens: int | None = None
 
     def __getitem__(self, task: str) -> Prediction:
         return self.predictions[task]

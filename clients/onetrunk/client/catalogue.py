@@ -11,7 +11,7 @@ from typing import Any
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.errors import ServerError, UnknownTask
-from onetrunk.protocol.names import ONETRUNK_PARAMETER
+from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKEN_COUNT
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Catalogue:
         max_length: The most tokens in one row.
         buckets: The padded lengths in tokens, in ascending order.
         tasks: Name -> task.
+        counts_tokens: Whether the server says how many tokens it read of a text.
     """
 
     trunk: str
@@ -31,6 +32,7 @@ class Catalogue:
     max_length: int
     buckets: tuple[int, ...]
     tasks: Mapping[str, TaskInfo]
+    counts_tokens: bool = False
 
     def named(self, names: Iterable[str]) -> tuple[TaskInfo, ...]:
         """Return the tasks of these names, each once, in the order of the names.
@@ -75,4 +77,5 @@ def read_catalogue(config: Any) -> Catalogue:
         max_length=info.max_length,
         buckets=tuple(sorted(info.buckets)),
         tasks=MappingProxyType(info.tasks),
+        counts_tokens=any(output.name == TOKEN_COUNT for output in config.output),
     )

@@ -18,11 +18,12 @@ from onetrunk.client.wire import (
     request_message,
     response_arrays,
     task_scores,
+    token_counts,
     token_words,
     truncated_rows,
 )
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
+from onetrunk.protocol.names import TOKEN_COUNT, TOKEN_WORDS, TRUNCATED
 
 # The client keeps the deadline itself. gRPC gets a later one, and a request that nobody waits for is left to end by
 # itself. If gRPC knew the deadline, it would cancel the request, and Triton 24.10 often dies of a cancelled one:
@@ -109,6 +110,8 @@ class Scheduler:
             BadInput: Rows and tasks do not fit.
         """
         self._rows = rows
+        # Only texts have counts: who sends token ids has counted them.
+        self._counts_tokens = rows.reports_truncation and catalogue.counts_tokens
         self._url = url
         self._max_in_flight = max_in_flight
         self._retry_policy = retry_policy
@@ -172,13 +175,14 @@ class Scheduler:
             scores = {name: array.tolist() for name, array in task_scores(arrays, batch.tasks, rows).items()}
             words = token_words(arrays, rows) if _needs_words(batch) else None
             truncated = truncated_rows(arrays, rows) if self._rows.reports_truncation else [False] * rows
+            tokens = token_counts(arrays, rows) if self._counts_tokens else [None] * rows
         except UnexpectedResponse as error:
             raise StaleCatalogue(error) from None
         readers = [(task, reader) for task in batch.tasks if (reader := reader_of(task))]
         for at, row in enumerate(batch.rows):
             text = TokenizedText(self._rows.text(row), truncated[at], words[at]) if words is not None else None
             predictions = {task.name: reader.read(task, scores[task.name][at], text) for task, reader in readers}
-            self._answers[row] = Answer(predictions, truncated[at], ms)
+            self._answers[row] = Answer(predictions, truncated[at], ms, tokens[at])
 
     def on_error(self, batch: Batch, error: Any) -> None:
         """Take the ``grpc.RpcError`` of a batch, and let it wait if it may be sent again.
@@ -205,6 +209,8 @@ class Scheduler:
         outputs = [task.name for task in batch.tasks]
         if self._rows.reports_truncation:
             outputs.append(TRUNCATED)
+        if self._counts_tokens:
+            outputs.append(TOKEN_COUNT)
         if _needs_words(batch):
             outputs.append(TOKEN_WORDS)
         return request_message(self._rows.model, self._rows.inputs(batch.rows), outputs)

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import ServerError
-from onetrunk.protocol.names import TOKEN_WORDS, TRUNCATED
+from onetrunk.protocol.names import TOKEN_COUNT, TOKEN_WORDS, TRUNCATED
 
 Arrays = Mapping[str, NDArray[Any]]
 """Output -> array."""
@@ -141,3 +141,15 @@ def truncated_rows(arrays: Arrays, rows: int) -> list[bool]:
     if array is None or array.size != rows:
         raise UnexpectedResponse("the response does not say for every row whether it was truncated")
     return [bool(value) for value in array.ravel()]
+
+
+def token_counts(arrays: Arrays, rows: int) -> list[int | None]:
+    """Return row -> the number of its tokens that were read.
+
+    Raises:
+        UnexpectedResponse: The output is missing or has another number of rows.
+    """
+    array = arrays.get(TOKEN_COUNT)
+    if array is None or array.size != rows:
+        raise UnexpectedResponse("the response does not say for every row how many tokens were read")
+    return [int(value) for value in array.ravel()]

@@ -31,6 +31,7 @@ PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_T
 """Input of the trunk -> the tokenizer's output that feeds it."""
 TRUNCATED = "truncated"
 TOKEN_WORDS = "token_words"
+TOKEN_COUNT = "token_count"
 HIDDEN_STATE = "hidden_state"
 
 # Files of a repository.
@@ -153,7 +154,7 @@ def candidate_output(task: str) -> str:
     return f"{task}_candidate"
 
 
-TENSORS = frozenset({TEXT, TEXT_PAIR, TRUNCATED, TOKEN_WORDS, HIDDEN_STATE, *PADDED, *PADDED.values()})
+TENSORS = frozenset({TEXT, TEXT_PAIR, TRUNCATED, TOKEN_WORDS, TOKEN_COUNT, HIDDEN_STATE, *PADDED, *PADDED.values()})
 """The tensors of the ensembles and their parts, apart from the hidden states at the taps."""
 
 _TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")

@@ -108,6 +108,7 @@ class Padded:
             "padded_attention_mask": self.mask,
             "padded_token_type_ids": self.types,
             "truncated": self.truncated,
+            "token_count": self.mask.sum(axis=1, keepdims=True),
         }
 
     def token_words(self) -> Array:

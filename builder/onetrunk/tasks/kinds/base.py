@@ -416,7 +416,7 @@ class Kind:
         options: The model of the table ``[options]``.
         forms: Whether a head may read one text, a pair, or either.
         by_token: Whether a head answers for every token.
-        has_weights: Whether a head has layers and weights. One without is made, not trained: ``head.json`` is all of it.
+        has_weights: Whether a head has layers and weights. One without is not trained: ``head.json`` is all of it.
     """
 
     name: str

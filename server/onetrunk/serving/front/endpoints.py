@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from onetrunk.serving.front.api import Api
 from onetrunk.serving.front.dialects.classify import Classify
+from onetrunk.serving.front.dialects.embeddings import Embeddings
 from onetrunk.serving.front.dialects.kserve_v1 import KserveV1
 from onetrunk.serving.front.dialects.systemone import SystemOne
 from onetrunk.serving.front.dialects.tei import Tei
@@ -16,7 +17,14 @@ from onetrunk.serving.front.service import Service
 
 def json_operations(service: Service) -> list[Operation]:
     """Return the endpoints in the order of the OpenAPI document."""
-    dialects = (Api(service), Tei(service), Classify(service), KserveV1(service), SystemOne(service))
+    dialects = (
+        Api(service),
+        Embeddings(service),
+        Tei(service),
+        Classify(service),
+        KserveV1(service),
+        SystemOne(service),
+    )
     return [operation for dialect in dialects for operation in dialect.operations()]
 
 

@@ -106,7 +106,19 @@ class SpansRecord(BaseModel):
     words: list[WordRecord]
 
 
-TaskRecord = LabelRecord | LabelsRecord | NumberRecord | SpansRecord
+class EmbeddingRecord(BaseModel):
+    """The answer of an embedding.
+
+    Attributes:
+        embedding: The vector, of length 1.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    embedding: list[float]
+
+
+TaskRecord = LabelRecord | LabelsRecord | NumberRecord | SpansRecord | EmbeddingRecord
 
 
 class AnswerRecord(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -62,17 +62,23 @@ class InfinityRequest(BaseModel):
 
 
 class Usage(BaseModel):
-    """What was read. The front does not count tokens, so all of it is 0.
+    """What was read.
 
     Attributes:
-        prompt_tokens: 0.
-        total_tokens: 0.
+        prompt_tokens: The tokens of all texts that were read, special tokens included; 0 if the server does not count.
+        total_tokens: The same.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> Usage:
+        """Return the usage of a request with these answers."""
+        tokens = sum(answer.tokens or 0 for answer in answers)
+        return cls(prompt_tokens=tokens, total_tokens=tokens)
 
 
 class VllmClass(BaseModel):
@@ -112,7 +118,7 @@ class VllmAnswer(BaseModel):
     created: int
     model: str
     data: list[VllmClass]
-    usage: Usage = Field(default_factory=Usage)
+    usage: Usage
 
 
 class InfinityClass(BaseModel):
@@ -146,7 +152,7 @@ class InfinityAnswer(BaseModel):
     object: Literal["classify"] = "classify"
     data: list[list[InfinityClass]]
     model: str
-    usage: Usage = Field(default_factory=Usage)
+    usage: Usage
     id: str
     created: int
 
@@ -296,7 +302,13 @@ class Classify(Dialect):
             scores = dict(ranked(task, answer, raw=asked.use_activation is False))
             probs = [scores[label] for label in task.labels or (NUMBER_LABEL,)]
             data.append(VllmClass(index=index, label=next(iter(scores)), probs=probs, num_classes=len(probs)))
-        found = VllmAnswer(id=f"classify-{uuid.uuid4().hex}", created=int(time.time()), model=task.name, data=data)
+        found = VllmAnswer(
+            id=f"classify-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=task.name,
+            data=data,
+            usage=Usage.of(answers),
+        )
         return JSONResponse(found.model_dump())
 
     async def as_infinity(self, request: Request) -> Response:
@@ -307,7 +319,13 @@ class Classify(Dialect):
             [InfinityClass(score=score, label=label) for label, score in ranked(task, answer, raw=asked.raw_scores)]
             for answer in answers
         ]
-        found = InfinityAnswer(data=data, model=task.name, id=f"infinity-{uuid.uuid4()}", created=int(time.time()))
+        found = InfinityAnswer(
+            data=data,
+            model=task.name,
+            usage=Usage.of(answers),
+            id=f"infinity-{uuid.uuid4()}",
+            created=int(time.time()),
+        )
         return JSONResponse(found.model_dump())
 
     async def models(self, request: Request) -> Response:

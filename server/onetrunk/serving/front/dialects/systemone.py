@@ -61,16 +61,16 @@ class SystemOneRequest(BaseModel):
 
 
 class Usage(BaseModel):
-    """What was read. The front does not count tokens, so all of it is 0.
+    """What was read.
 
     Attributes:
-        input_tokens: 0.
+        input_tokens: The tokens of the state, special tokens included; 0 if the server does not count them.
         output_tokens: 0: nothing is generated.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    input_tokens: int = 0
+    input_tokens: int
     output_tokens: int = 0
 
 
@@ -228,7 +228,7 @@ class SystemOne(Dialect):
         found: dict[str, Any] = {
             "model": asked.model,
             "answers": {name: one.answer(answers[one.task.form][one.task.name]) for name, one in decisions.items()},
-            "usage": Usage().model_dump(),
+            "usage": Usage(input_tokens=sum(answer.tokens or 0 for answer in answers.values())).model_dump(),
         }
         if any(answer.truncated for answer in answers.values()):
             found["x_truncated"] = True

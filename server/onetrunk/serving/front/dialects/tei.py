@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
@@ -93,6 +94,16 @@ def tei_error(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {"error": message, "error_type": kind}
 
 
+def check_truncation(answers: Sequence[Answer]) -> None:
+    """Refuse texts whose end was not read.
+
+    Raises:
+        RefusedError: There is one; the message names the first.
+    """
+    if cut := [row for row, answer in enumerate(answers) if answer.truncated]:
+        raise RefusedError(413, f"inputs {cut[0]} is longer than the server reads: shorten it, or allow `truncate`")
+
+
 class Tei(Dialect):
     """The endpoint."""
 
@@ -120,8 +131,8 @@ class Tei(Dialect):
         task = chosen(await self._service.catalogue(), request.query_params.get("task"), "with ?task=")
         rows, batched = asked.rows()
         answers = await ask(self._service, task, rows)
-        if asked.truncate is False and (cut := [row for row, answer in enumerate(answers) if answer.truncated]):
-            raise RefusedError(413, f"inputs {cut[0]} is longer than the server reads: shorten it, or allow `truncate`")
+        if asked.truncate is False:
+            check_truncation(answers)
         predictions = [
             [{"score": score, "label": label} for label, score in ranked(task, answer, raw=asked.raw_scores)]
             for answer in answers

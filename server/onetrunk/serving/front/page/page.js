@@ -110,6 +110,10 @@ function card(name, said, task, text) {
   } else if (said.scores) {
     says(said.none_of_these ? "none of these" : said.label);
     node.append(...bars(said.scores, said.none_of_these ? [] : [said.label]));
+  } else if (said.embedding) {
+    const first = said.embedding.slice(0, 3).map((number) => number.toFixed(3)).join(", ");
+    says(`[${first}, …]`);
+    node.append(make("p", { class: "quiet" }, `${said.embedding.length} numbers, of length 1`));
   } else {
     says(Number(said.score.toPrecision(4)));
     if (task?.range) {

@@ -1,0 +1,230 @@
+"""`POST /v1/embeddings` as OpenAI answers it, and `POST /embed` as text-embeddings-inference does."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from onetrunk.client.answer import Answer
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.client.readers import EmbeddingPrediction, EmbeddingReader, width_of
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.dialects.classify import OpenAiError, Usage, openai_error
+from onetrunk.serving.front.dialects.labelled import ask
+from onetrunk.serving.front.dialects.tei import TeiError, check_truncation, tei_error
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse
+
+
+def _no_token_ids(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], list | int):
+        raise PydanticCustomError("token_ids", "token ids are not read here: send texts")
+    return value
+
+
+Texts = Annotated[str | Annotated[list[str], Field(min_length=1)], BeforeValidator(_no_token_ids)]
+
+
+class EmbeddingsRequest(BaseModel):
+    """A request to `/v1/embeddings`. Fields that are not listed, such as `user`, are ignored.
+
+    Attributes:
+        input: One text or several. Token ids are not taken.
+        model: The task; needed if the server has several embeddings.
+        encoding_format: `float` for a list of numbers, or `base64` for the bytes of 32-bit floats, little-endian.
+        dimensions: The size of the vector, if it is given at all: a vector is not shortened.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    input: Texts
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+class EmbeddingRow(BaseModel):
+    """The vector of one text.
+
+    Attributes:
+        object: Always `embedding`.
+        index: The place of the text in the request.
+        embedding: The vector, of length 1, as `encoding_format` says.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsAnswer(BaseModel):
+    """The answer to a request to `/v1/embeddings`.
+
+    Attributes:
+        object: Always `list`.
+        data: One entry for each text, in order.
+        model: The task.
+        usage: The tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingRow]
+    model: str
+    usage: Usage
+
+
+class EmbedRequest(BaseModel):
+    """A request to `/embed`. Fields that are not listed are ignored.
+
+    Attributes:
+        inputs: One text or several.
+        normalize: Whether vectors have the length 1. Others are not served.
+        truncate: Whether a text may be cut that is longer than the server reads. False refuses it.
+        dimensions: The size of the vector, if it is given at all.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    inputs: Texts
+    normalize: bool = True
+    truncate: bool | None = None
+    dimensions: int | None = None
+
+
+class Embeddings(Dialect):
+    """The endpoints."""
+
+    def operations(self) -> list[Operation]:
+        """Return the endpoints."""
+        return [
+            Operation(
+                method="POST",
+                path="/v1/embeddings",
+                handler=self.as_openai,
+                tag="OpenAI",
+                summary="Return the embeddings of texts",
+                request=EmbeddingsRequest,
+                answer=EmbeddingsAnswer,
+                examples=_openai_examples,
+                errors=openai_error,
+                error=OpenAiError,
+            ),
+            Operation(
+                method="POST",
+                path="/embed",
+                handler=self.as_tei,
+                tag="text-embeddings-inference",
+                summary="Return the embeddings of texts",
+                request=EmbedRequest,
+                answer=list[list[float]],
+                query={"task": "the task; needed if the server has several embeddings"},
+                examples=_tei_examples,
+                errors=tei_error,
+                error=TeiError,
+            ),
+        ]
+
+    async def as_openai(self, request: Request) -> Response:
+        """Answer as OpenAI does."""
+        asked: EmbeddingsRequest = parse(EmbeddingsRequest, await self._service.body(request))
+        task, answers = await self._ask(asked.model, "as `model`", asked.input, asked.dimensions)
+        vectors = _vectors(task, answers)
+        if asked.encoding_format == "base64":
+            encoded: Sequence[Any] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
+        else:
+            encoded = _numbers(vectors)
+        data = [{"object": "embedding", "index": at, "embedding": vector} for at, vector in enumerate(encoded)]
+        usage = Usage.of(answers).model_dump()
+        return JSONResponse({"object": "list", "data": data, "model": task.name, "usage": usage})
+
+    async def as_tei(self, request: Request) -> Response:
+        """Answer as text-embeddings-inference does."""
+        asked: EmbedRequest = parse(EmbedRequest, await self._service.body(request))
+        if not asked.normalize:
+            raise RefusedError(400, "normalize is false, and only vectors of length 1 are served: leave it out")
+        name = request.query_params.get("task")
+        task, answers = await self._ask(name, "with ?task=", asked.inputs, asked.dimensions)
+        if asked.truncate is False:
+            check_truncation(answers)
+        return JSONResponse(_numbers(_vectors(task, answers)))
+
+    async def _ask(
+        self, name: str | None, how: str, texts: str | list[str], dimensions: int | None
+    ) -> tuple[TaskInfo, list[Answer]]:
+        task = _chosen(await self._service.catalogue(), name, how)
+        if dimensions not in (None, width_of(task)):
+            raise RefusedError(400, f"dimensions is {dimensions}, and {task.name} has {width_of(task)}: leave it out")
+        rows = [[texts]] if isinstance(texts, str) else [[text] for text in texts]
+        return task, await ask(self._service, task, rows)
+
+
+def _chosen(catalogue: Catalogue, name: str | None, how: str) -> TaskInfo:
+    """Return the embedding that a request asks.
+
+    Args:
+        catalogue: The tasks that are served.
+        name: The task that it names, or None.
+        how: How a request names a task, for the message.
+
+    Raises:
+        UnknownTask: The task is not served.
+        RefusedError: There is no embedding, the task is none, or the request names none and there are several.
+    """
+    served = [task for task in catalogue.tasks.values() if task.read_kind == EmbeddingReader.kind]
+    if not served:
+        raise RefusedError(
+            404, "no embedding is served: add one by deploy-head --embed, or by build-repo --embed and a restart"
+        )
+    names = ", ".join(task.name for task in served)
+    if name is not None:
+        (task,) = catalogue.named([name])
+        if task not in served:
+            raise RefusedError(400, f"task {task.name!r} is {task.kind}, and no embedding: ask {names}")
+        return task
+    if len(served) != 1:
+        raise RefusedError(422, f"which embedding? This server has several: name one {how}. Served: {names}")
+    return served[0]
+
+
+def _vectors(task: TaskInfo, answers: Sequence[Answer]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the vectors of all texts. *Shape:* (texts, width)."""
+    predictions = (answer[task.name] for answer in answers)
+    return np.array([one.embedding for one in predictions if isinstance(one, EmbeddingPrediction)], dtype="<f4")
+
+
+def _numbers(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[float]]:
+    """Return the vectors to eight decimals, as `/v1/predict` gives them."""
+    found: list[list[float]] = vectors.astype(np.float64).round(8).tolist()
+    return found
+
+
+def _openai_examples(catalogue: Catalogue) -> Mapping[str, Example]:
+    return {
+        form: Example({"model": task.name, "input": given, **more})
+        for task in _first(catalogue)
+        for form, given, more in (
+            ("one", TEXT_EXAMPLES["single"][0], {}),
+            ("several", list(TEXT_EXAMPLES["pair"]), {"encoding_format": "base64"}),
+        )
+    }
+
+
+def _tei_examples(catalogue: Catalogue) -> Mapping[str, Example]:
+    return {
+        task.form: Example({"inputs": list(TEXT_EXAMPLES["pair"])}, {"task": task.name}) for task in _first(catalogue)
+    }
+
+
+def _first(catalogue: Catalogue) -> list[TaskInfo]:
+    return [task for task in catalogue.tasks.values() if task.read_kind == EmbeddingReader.kind][:1]
