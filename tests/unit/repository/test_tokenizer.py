@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.fixtures.tokenizers import start_tokenizer, text_inputs
 
 PAD, CLS, SEP, A, B, GOOD = 0, 2, 3, 4, 5, 26
-OUTPUTS = ["padded_input_ids", "padded_attention_mask", "padded_token_type_ids", "truncated"]
+OUTPUTS = ["padded_input_ids", "padded_attention_mask", "padded_token_type_ids", "truncated", "token_count"]
 PARAMETERS = {
     "max_length": "16",
     "buckets": "4,8,16",
@@ -82,11 +82,14 @@ def test_a_pair_has_types_and_an_empty_second_text_is_none(ask: Callable[..., An
     values = ask(text=["a", "a"], text_pair=["b", ""]).values()
     assert values["padded_input_ids"].tolist() == [[CLS, A, SEP, B, SEP, 0, 0, 0], [CLS, A, SEP, 0, 0, 0, 0, 0]]
     assert values["padded_token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0], [0] * 8]
+    assert values["token_count"].tolist() == [[5], [3]]
 
 
 def test_truncates_at_the_last_bucket_and_says_so(ask: Callable[..., Any]) -> None:
     values = ask(text=["a " * 15, "a " * 14]).values()
     assert values["truncated"].tolist() == [[True], [False]]
+    assert values["token_count"].tolist() == [[16], [16]]
+    assert values["token_count"].dtype == np.int64
     assert values["padded_input_ids"][0].tolist() == [CLS, *[A] * 14, SEP]
 
 

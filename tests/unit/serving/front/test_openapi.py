@@ -12,8 +12,13 @@ from pydantic import TypeAdapter
 from onetrunk.serving.front.endpoints import json_operations
 from onetrunk.serving.front.page import HEADERS
 from tests.fixtures.browser import browser, needs_browser
-from tests.fixtures.fake_triton import TASKS
+from tests.fixtures.fake_triton import EMBEDDING, TASKS
 from tests.unit.serving.front.conftest import Served
+
+
+@pytest.fixture(autouse=True)
+def embedding(served: Served) -> None:
+    served.triton.tasks["embedding"] = dict(EMBEDDING)
 
 
 def calls(document: dict[str, Any]) -> list[tuple[str, str, Any, dict[str, Any]]]:
