@@ -12,6 +12,7 @@ import pytest
 from onetrunk.client import Client, DeadlineExceeded, NotReady, OneTrunkError, ServerError, UnknownTask
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
+from tests.fixtures.fake_triton import EMBEDDING, TASKS
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Server is stopping")
 DEAD_STUB = (grpc.StatusCode.INTERNAL, "in ensemble 'multitask', Stub process 'head_sst2_0_0' is not healthy.")
@@ -78,6 +79,53 @@ def test_only_the_tasks_named_are_asked_for(fake, make_client):
     with make_client(fake.url) as client:
         client.predict(["one"], tasks=["cola"])
     assert fake.requests[0].outputs == ["cola", "truncated"]
+
+
+def test_an_embedding_is_asked_only_by_its_name(fake, make_client):
+    fake.tasks["embedding"] = dict(EMBEDDING)
+    with make_client(fake.url) as client:
+        assert set(client.predict(["abc"])[0].predictions) == {"sst2", "cola"}
+        assert set(client.predict_tokens([[1, 2]])[0].predictions) == set(TASKS)
+        (answer,) = client.predict(["abc"], tasks=["embedding"])
+        (by_ids,) = client.predict_tokens([[1, 2]], tasks=["embedding"])
+    assert answer["embedding"].embedding == (0.25, 0.5, 3.0)
+    assert (answer["embedding"].label, answer["embedding"].scores) == (None, {})
+    assert answer["embedding"].record(1) == {"embedding": [0.25, 0.5, 3.0]}
+    assert answer["embedding"].lines(1) == [("[0.250, 0.500, 3.000, ...]", "")]
+    assert by_ids["embedding"].embedding == (0.25, 0.5, 2.0)
+
+
+def test_a_vector_of_another_size_is_no_answer(fake, make_client):
+    fake.tasks["embedding"] = {**EMBEDDING, "width": 2}
+    with make_client(fake.url, retries=0) as client:
+        client.tasks()
+        fake.tasks["embedding"]["width"] = 3
+        fake.config_faults.extend([UNAVAILABLE] * 3)
+        with pytest.raises(OneTrunkError):
+            client.predict(["abc"], tasks=["embedding"])
+
+
+@pytest.mark.parametrize("width", [None, 0, -1, "3"])
+def test_an_embedding_without_its_width_is_refused_at_once(fake, make_client, width):
+    fake.tasks["embedding"] = {**EMBEDDING, "width": width}
+    with make_client(fake.url) as client, pytest.raises(ServerError, match="width"):
+        client.tasks()
+
+
+def test_tokens_are_counted_if_the_server_counts_them(fake, make_client):
+    with make_client(fake.url) as client:
+        assert client.predict("a b c")[0].tokens is None
+    fake.counts_tokens = True
+    with make_client(fake.url) as client:
+        assert [answer.tokens for answer in client.predict(["a b c", "d"])] == [5, 3]
+        assert client.predict_tokens([[1, 2]])[0].tokens is None
+
+
+def test_a_count_for_each_row_is_demanded(fake, make_client):
+    fake.counts_tokens = True
+    fake.spoil = lambda response: response.outputs.remove(response.outputs[0]) or response.raw_output_contents.pop(0)
+    with make_client(fake.url) as client, pytest.raises(ServerError, match="how many tokens"):
+        client.predict("abc", tasks=["sst2"])
 
 
 def test_long_lists_are_batched_and_keep_their_order(fake, make_client):
