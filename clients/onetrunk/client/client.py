@@ -113,7 +113,7 @@ class Client:
             texts: One text, or a list of any length.
             pairs: The second texts of pairs: one for one text, or one or None for each text of a list.
             tasks: Names of tasks. None asks every task that fits: the tasks on pairs for a row with a pair, and the
-                tasks on single texts for any other row.
+                tasks on single texts for any other row. An embedding runs only if it is named.
             timeout_s: The time of this call in place of the client's.
 
         Returns:

@@ -134,7 +134,7 @@ def test_candidate_leaves_what_is_live_untouched_until_it_is_promoted(deployer, 
     assert (report.task, report.to_version) == ("mood", 2)
     assert {name: digest for name, digest in visible(repository).items() if name.startswith(live)} == before
     tried = read_config(repository, "candidate_mood")
-    assert [output.name for output in tried.output] == ["mood", "mood_candidate", "truncated"]
+    assert [output.name for output in tried.output] == ["mood", "mood_candidate", "truncated", "token_count"]
     assert [step.model_version for step in tried.ensemble_scheduling.step if step.model_name == "head_mood"] == [1, 2]
     assert deployer.verify() == []
     deployer.promote()
@@ -156,7 +156,7 @@ def test_discarded_candidate_is_gone(deployer, repository, bundle, chain):
 def test_candidate_of_a_task_that_is_not_served_yet(deployer, repository, bundle):
     deployer.candidate(bundle(task="urgent", tap=2))
     assert [output.name for output in read_config(repository, "candidate_urgent").output] == [
-        "urgent_candidate", "truncated"
+        "urgent_candidate", "truncated", "token_count"
     ]  # fmt: skip
     assert "urgent" not in read_repository(repository).tasks
     deployer.promote("urgent")

@@ -59,7 +59,7 @@ Exit codes: 0 all answered; 1 the server failed; 2 some input could not be answe
     "--tasks",
     metavar="A,B",
     callback=names,
-    help="Only these; no other head runs on the server. [default: all that fit]",
+    help="Only these; no other head runs on the server. [default: all that fit, but no embedding]",
 )
 @click.option(
     "--top", type=click.IntRange(min=1), help="How many labels to give. [default: 1 in the table, all in JSON]"

@@ -39,7 +39,7 @@ class PredictRequest(BaseModel):
     Attributes:
         texts: One text or several.
         pairs: The second texts, one for each text; null for a text without one.
-        tasks: The tasks to ask; by default every task that fits the text.
+        tasks: The tasks to ask; by default every task that fits the text, but no embedding.
         top: The number of labels whose scores come; by default all.
     """
 

@@ -142,6 +142,11 @@ class Gateway:
             return ()
         return [name for name in question.outputs if name in known] if question.outputs else list(known)
 
+    def unnamed_tasks(self) -> Sequence[str]:
+        """Return the tasks that a request in JSON asks if it names none, as far as they are known at the moment."""
+        known = self._tasks[1] if self._tasks is not None else {}
+        return [name for name, task in known.items() if not task.on_request]
+
     async def remember_tasks(self) -> None:
         """Read the tasks again every few seconds, for ever."""
         while True:

@@ -89,7 +89,7 @@ class Service:
             OneTrunkError: Any error of `AsyncClient.predict`.
             TritonDownError: Triton does not run.
         """
-        asked = list(self._gateway.known_tasks(Question(MULTITASK, (), (), tasks or ())))
+        asked = list(self._gateway.known_tasks(Question(MULTITASK, (), (), tasks or self._gateway.unnamed_tasks())))
         with self._observer.metrics.asked(asked, len(texts)):
             self._gateway.check_texts(texts, pairs)
             size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
