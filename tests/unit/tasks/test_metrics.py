@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onetrunk.tasks.kinds.classification import CLASSIFICATION
+from onetrunk.tasks.kinds.embedding import EMBEDDING
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.metrics import METRICS, measure
@@ -90,6 +91,7 @@ VALUES = {
     "micro_f1": [1, None, 0, 1 / 2, None],
     "span_f1": [1, None, 0, 1 / 2, None],
     "token_accuracy": [1, 1, 2 / 3, 1 / 3, 1],
+    "cosine": [1, 1, 2 / 3, 1 / 3, 1],
     "pearson": [None] * 5,
     "spearman": [None] * 5,
     "pearson_spearman": [None] * 5,
@@ -104,6 +106,9 @@ def test_degenerate_rows_give_a_number_or_a_note_and_never_a_warning(name, case)
     if name in TAGGING.metrics:
         # One text, its words in the place of the rows; 1 is a span's B-.
         answered, expected = answered[None], np.stack([expected, np.arange(len(expected))], axis=-1)[None]
+    elif name in EMBEDDING.metrics:
+        # Vectors that are the same or at a right angle.
+        answered, expected = np.eye(2)[answered], np.eye(2)[expected]
     elif name in MULTILABEL.metrics and name not in CLASSIFICATION.metrics:
         # One label; it holds or not.
         answered, expected = MULTILABEL.answers.gold(answered)[:, None], expected[:, None]

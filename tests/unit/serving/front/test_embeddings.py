@@ -28,7 +28,9 @@ def floats(encoded: str) -> tuple[float, ...]:
 
 class TestOpenAi:
     def test_texts_get_vectors_in_their_order(self, served: Served) -> None:
-        status, answer = served.ask("POST", "/v1/embeddings", {"model": "embedding", "input": ["abc", "a"], "user": "u"})
+        status, answer = served.ask(
+            "POST", "/v1/embeddings", {"model": "embedding", "input": ["abc", "a"], "user": "u"}
+        )
         assert status == 200
         assert answer["object"] == "list"
         assert answer["model"] == "embedding"
