@@ -118,14 +118,14 @@ def test_a_second_build_writes_nothing_and_one_without_it_takes_it_out(repositor
 
 
 def test_at_a_tap_of_other_heads_it_shares_their_trunk(tmp_path, tiny_heads, tiny_trunk, tiny_trunk_folder):
-    build(tmp_path / "out", tiny_heads, tiny_trunk_folder, embed=3)
+    build(tmp_path / "out", tiny_heads, tiny_trunk_folder, tasks=["mood"], embed=3)
     assert "trunk_03_04" not in steps(tmp_path / "out")
     found = answered(tiny_trunk, tmp_path / "out", 3)
     np.testing.assert_allclose(found, reference(tiny_trunk, TEXTS, 3, 32), atol=1e-5)
 
 
-def test_bundles_give_it_other_names_and_several(tmp_path, built, tiny_heads, tiny_trunk_folder):
-    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+def test_bundles_give_it_other_names_and_several(tmp_path, built, tiny_trunk_folder):
+    heads = tmp_path / "heads"
     for name, tap in (("shallow", 0), ("sentence", 4)):
         write_bundle(heads / name, built, task=name, tap=tap)
     build(tmp_path / "out", heads, tiny_trunk_folder, embed=None)
@@ -141,13 +141,15 @@ def write_bundle(folder, built, **changes):
 
 
 def test_a_head_of_its_name_is_no_surprise(tmp_path, built, tiny_heads, tiny_trunk_folder):
-    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+    heads = tmp_path / "heads"
     write_bundle(heads / "embedding", built)
+    shutil.copytree(tiny_heads / "topic", heads / "topic")
     with pytest.raises(UserError, match="has this name"):
         build(tmp_path / "out", heads, tiny_trunk_folder)
-    build(tmp_path / "out", heads, tiny_trunk_folder, tasks=["mood"])
+    build(tmp_path / "out", heads, tiny_trunk_folder, tasks=["topic"], embed=1)
+    assert info(tmp_path / "out").tasks["embedding"].tap == 1
     build(tmp_path / "out", heads, tiny_trunk_folder, embed=None)
-    assert "embedding" in info(tmp_path / "out").tasks
+    assert info(tmp_path / "out").tasks["embedding"].tap == 4
 
 
 @pytest.mark.hostile
@@ -193,7 +195,7 @@ def test_a_trained_head_still_needs_layers(tmp_path, tiny_heads, tiny_trunk):
 def test_an_export_that_answers_otherwise_is_not_published(monkeypatch, tmp_path, tiny_heads, tiny_trunk_folder):
     monkeypatch.setattr(MeanHead, "forward_whole", lambda self, state, mask: state[:, 0])
     with pytest.raises(ParityError, match="head_embedding"):
-        build(tmp_path / "out", tiny_heads, tiny_trunk_folder)
+        build(tmp_path / "out", tiny_heads, tiny_trunk_folder, tasks=["mood"])
     assert not (tmp_path / "out/multitask").exists()
 
 
