@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
@@ -110,14 +111,18 @@ class Server:
         self._path = Path(repository).absolute()
         self._wanted = Address(resolve_host(host), http_port or 0, grpc_port or 0, metrics_port or 0)
         self._address = self._wanted
-        self._admin_key = SecretStr(admin_key) if admin_key else None
-        self._api_keys = tuple(SecretStr(key) for key in api_keys)
-        self._limits = limits or Limits()
-        self._tls = tls
-        self._tracing = tracing
-        self._sample = sample
+        self._settings = FrontSettings(
+            **asdict(self._wanted),
+            admin_key=SecretStr(admin_key) if admin_key else None,
+            api_keys=tuple(SecretStr(key) for key in api_keys),
+            tls=tls,
+            limits=limits or Limits(),
+            repository=self._path,
+            tracing=tracing,
+            sample=sample,
+            verbose=verbose,
+        )
         self._front_workers = front_workers
-        self._verbose = verbose
         self._verify = verify
         self._verifier = None if verify_key is None else Verifier(verify_key)
         self._start_timeout_s = start_timeout_s
@@ -158,7 +163,7 @@ class Server:
     @property
     def metrics_url(self) -> str:
         """The URL of the metrics for Prometheus."""
-        scheme = "https" if self._tls is not None else "http"
+        scheme = "https" if self._settings.tls is not None else "http"
         return f"{scheme}://{self._address.reachable_host}:{self._address.metrics_port}/metrics"
 
     @property
@@ -225,7 +230,7 @@ class Server:
                 the longest texts, too few files may be open, or the log or the private folder cannot be written.
             PortTakenError: A port is in use.
         """
-        allow_open_files(self._limits.max_connections)
+        allow_open_files(self._settings.limits.max_connections)
         self._repository = read_repository(self._path, verify=self._verify, verifier=self._verifier)
         warning = check_room(self._repository.configs, self._repository.max_length)
         if warning is not None:
@@ -315,20 +320,7 @@ class Server:
         """Start the front. A port that nobody named may be lost meanwhile: then another is chosen."""
         for tries_left in reversed(range(TRIES_FOR_FREE_PORTS)):
             self._address = choose_ports(self._wanted)
-            settings = FrontSettings(
-                host=self._address.host,
-                http_port=self._address.http_port,
-                grpc_port=self._address.grpc_port,
-                metrics_port=self._address.metrics_port,
-                admin_key=self._admin_key,
-                api_keys=self._api_keys,
-                tls=self._tls,
-                limits=self._limits,
-                repository=self._path,
-                tracing=self._tracing,
-                sample=self._sample,
-                verbose=self._verbose,
-            )
+            settings = self._settings.model_copy(update=asdict(self._address))
             try:
                 self._front = FrontKeeper(settings, self.front_log_path, self._front_workers)
                 return
@@ -349,7 +341,8 @@ class Server:
                 raise _StoppedError("the server was stopped")
             logged = self._log.since_now()
             runtime = make_runtime(installation)
-            command = triton_command(installation, runtime, self._path, verbose=self._verbose, tracing=self._tracing)
+            told = self._settings
+            command = triton_command(installation, runtime, self._path, verbose=told.verbose, tracing=told.tracing)
             try:
                 process = TritonProcess(command, environment(installation, runtime, os.environ), runtime, self.log_path)
             except OSError as error:

@@ -39,10 +39,14 @@ class _Job:
 
 
 class Collector:
-    """Answers texts through one client."""
+    """Answers texts through one client.
+
+    Attributes:
+        client: The client.
+    """
 
     def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+        self.client = client
         self._waiting: dict[Key, deque[_Job]] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
 
@@ -59,12 +63,12 @@ class Collector:
         Raises:
             OneTrunkError: Any error of `AsyncClient.predict`. Faults of one call's texts are not told to another's.
         """
-        catalogue = await self._client.catalogue()
+        catalogue = await self.client.catalogue()
         TextRows.check(texts, pairs).groups(catalogue, tasks)  # its faults are found before it meets others
         kinds = {pair is not None for pair in pairs}
         if len(kinds) > 1 or len(texts) >= catalogue.max_batch_size:
             with part(TRITON):
-                return await self._client.predict(texts, pairs, tasks)
+                return await self.client.predict(texts, pairs, tasks)
         loop = asyncio.get_running_loop()
         job = _Job(texts, pairs, loop.create_future(), loop.create_future(), dict(trace_headers()))
         key = (tuple(tasks) if tasks is not None else None, kinds.pop())
@@ -108,7 +112,7 @@ class Collector:
             try:
                 # Triton's part of a request that several share is seen in the trace of the first that has one.
                 with trace_context(next((job.trace for job in jobs if job.trace), {})):
-                    answers = await self._client.predict(texts, pairs, key[0])
+                    answers = await self.client.predict(texts, pairs, key[0])
             except BadInput as error:
                 jobs = _without_faulty(jobs, error)
                 continue

@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-import grpc.aio
-from tritonclient.grpc import service_pb2
-
-from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
-from onetrunk.protocol.names import ENSEMBLES, MULTITASK, ONETRUNK_PARAMETER
+from onetrunk.client import AsyncClient
+from onetrunk.client.catalogue import Catalogue
+from onetrunk.client.core import CATALOGUE_AGE_S
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.names import ENSEMBLES
 from onetrunk.serving.front.admission import Admission, RefusedError, UnauthorizedError
 from onetrunk.serving.front.parts import TURN, part
 from onetrunk.serving.front.questions import Question, check_sizes, check_texts
-from onetrunk.serving.front.settings import FrontSettings
+from onetrunk.serving.front.settings import FrontSettings, TritonAddress
 from onetrunk.serving.front.triton import HttpAnswer, Triton, TritonDownError
 
 T = TypeVar("T")
 
 SERVICE = "/inference.GRPCInferenceService/"
-TASKS_AGE_S = 10.0
 # While Triton starts, nobody knows the tasks.
 RETRY_S = 0.5
 TAGGING = "tagging"
@@ -43,7 +42,9 @@ class Gateway:
         self.settings = settings
         self.triton = triton
         self.admission = Admission(settings.limits)
-        self._tasks: tuple[float, Mapping[str, TaskInfo]] | None = None
+        self._client: AsyncClient | None = None
+        self._client_of: TritonAddress | None = None
+        self._known: Mapping[str, TaskInfo] = {}
 
     def is_admin(self, key: str | bytes | None) -> bool:
         """Return whether this is the admin key. The time that this takes says nothing about the key."""
@@ -78,10 +79,11 @@ class Gateway:
 
         Raises:
             RefusedError: It is refused.
+            TritonDownError: Triton does not say which tasks there are.
         """
         check_sizes(question, self.settings.limits)
         if question.classified:
-            tasks = await self.tasks()
+            tasks = (await self.catalogue()).tasks
             for output in question.classified:
                 if output in tasks and tasks[output].read_kind == TAGGING:
                     raise RefusedError(
@@ -133,14 +135,13 @@ class Gateway:
     @property
     def last_tasks(self) -> Mapping[str, TaskInfo]:
         """The tasks as they were read last; none before the first time."""
-        return self._tasks[1] if self._tasks is not None else {}
+        return self._known
 
     def known_tasks(self, question: Question) -> Sequence[str]:
         """Return the tasks that a request asks, as far as they are known at the moment."""
-        known = self.last_tasks
         if question.model not in ENSEMBLES:
             return ()
-        return [name for name in question.outputs if name in known] if question.outputs else list(known)
+        return [name for name in question.outputs if name in self._known] if question.outputs else list(self._known)
 
     def unnamed_tasks(self) -> Sequence[str]:
         """Return the tasks that a request in JSON asks if it names none, as far as they are known at the moment."""
@@ -148,19 +149,35 @@ class Gateway:
         return [name for name, task in known.items() if not task.on_request]
 
     async def remember_tasks(self) -> None:
-        """Read the tasks again every few seconds, for ever."""
+        """Read the tasks again every few seconds, for ever, so that `known_tasks` are those that are served."""
         while True:
-            with contextlib.suppress(TritonDownError, grpc.aio.AioRpcError, ValueError):
-                await self.tasks()
-            await asyncio.sleep(TASKS_AGE_S if self._tasks is not None else RETRY_S)
+            with contextlib.suppress(TritonDownError):
+                await self.catalogue()
+            await asyncio.sleep(CATALOGUE_AGE_S if self._known else RETRY_S)
 
-    async def tasks(self) -> Mapping[str, TaskInfo]:
-        """Return the tasks that are served. They are read again every few seconds."""
-        now = time.monotonic()
-        if self._tasks is None or now - self._tasks[0] > TASKS_AGE_S:
-            request = service_pb2.ModelConfigRequest(name=MULTITASK).SerializeToString()
-            answer = await self.call(f"{SERVICE}ModelConfig", request)
-            config = service_pb2.ModelConfigResponse.FromString(answer).config
-            info = read_ensemble_info(config.parameters[ONETRUNK_PARAMETER].string_value)
-            self._tasks = (now, info.tasks)
-        return self._tasks[1]
+    async def catalogue(self) -> Catalogue:
+        """Return the tasks and limits of the server, which its client reads again every few seconds.
+
+        Raises:
+            TritonDownError: Triton does not run, or does not tell them.
+        """
+        try:
+            found = await self.triton.uncancelled(self.client().catalogue())
+        except OneTrunkError as error:
+            raise TritonDownError from error
+        self._known = found.tasks
+        return found
+
+    def client(self) -> AsyncClient:
+        """Return the client of the Triton that runs now.
+
+        Raises:
+            TritonDownError: None does.
+        """
+        address = self.triton.address
+        if address is None:
+            raise TritonDownError
+        if self._client is None or address != self._client_of:
+            # The old one is left to its calls, which end with their Triton.
+            self._client, self._client_of = AsyncClient(address.grpc, retries=2), address
+        return self._client

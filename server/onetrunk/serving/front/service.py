@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2
 
-from onetrunk.client import AsyncClient
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.api_key import AUTHORIZATION
@@ -23,7 +22,6 @@ from onetrunk.serving.front.observed import observed
 from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.questions import Question
 from onetrunk.serving.front.sample import Sample
-from onetrunk.serving.front.triton import TritonDownError
 
 # The label under which answers are counted that name none of a task's labels.
 NONE_OF_THESE = "(none of these)"
@@ -45,9 +43,7 @@ class Service:
         self._gateway = gateway
         self._sample = sample
         self._observer = observer
-        self._client: AsyncClient | None = None
-        self._collector: Collector | None = None
-        self._target: str | None = None
+        self._collecting: Collector | None = None
 
     def counted(self, endpoint: Endpoint, errors: ErrorForm = plain_error) -> Endpoint:
         """Return an endpoint that needs an API key if there are any; it is counted, and its failures become answers.
@@ -93,7 +89,7 @@ class Service:
         with self._observer.metrics.asked(asked, len(texts)):
             self._gateway.check_texts(texts, pairs)
             size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
-            collector = self._connected()[1]
+            collector = self._collector()
             answers = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
             asked[:] = dict.fromkeys(task for answer in answers for task in answer.predictions)
         self._count_labels(answers)
@@ -115,8 +111,7 @@ class Service:
 
     async def catalogue(self) -> Catalogue:
         """Return the tasks and limits of the server."""
-        client = self._connected()[0]
-        return await self._gateway.triton.uncancelled(client.catalogue())
+        return await self._gateway.catalogue()
 
     async def is_ready(self) -> bool:
         """Return whether Triton says that it can answer.
@@ -136,14 +131,9 @@ class Service:
         """
         (await self.catalogue()).named(tasks or ())
 
-    def _connected(self) -> tuple[AsyncClient, Collector]:
-        """Return the client of the Triton that runs now."""
-        address = self._gateway.triton.address
-        if address is None:
-            raise TritonDownError
-        if self._client is None or self._collector is None or self._target != address.grpc:
-            # The old one is left to its calls, which end with their Triton.
-            self._target = address.grpc
-            self._client = AsyncClient(address.grpc, retries=2)
-            self._collector = Collector(self._client)
-        return self._client, self._collector
+    def _collector(self) -> Collector:
+        """Return what collects texts for the Triton that runs now."""
+        client = self._gateway.client()
+        if self._collecting is None or self._collecting.client is not client:
+            self._collecting = Collector(client)
+        return self._collecting

@@ -7,17 +7,17 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onetrunk.serving.front.process import Front
-from onetrunk.serving.front.settings import FrontSettings, TritonAddress
+from onetrunk.serving.front.settings import FrontSettings, Limits, TritonAddress
 from onetrunk.serving.front.triton import Triton
+from tests.fixtures.doors import LIMITS, Doors, doors, free_port
 from tests.fixtures.fake_triton import FakeTriton
-from tests.unit.serving.front.test_front import free_port
 
 
 class Served:
@@ -51,8 +51,11 @@ class Served:
 
 
 @pytest.fixture
-def make_served(tmp_path: Path, start_fake: Callable[..., FakeTriton]) -> Iterator[Callable[..., Served]]:
-    """Starts a front before a fake Triton, with the settings given."""
+def make_served(
+    tmp_path: Path, start_fake: Callable[..., FakeTriton], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Served]]:
+    """Starts a front before a fake Triton, with the settings given. It asks for the tasks again before each use."""
+    monkeypatch.setattr("onetrunk.client.core.CATALOGUE_AGE_S", 0.0)
     ends: list[Callable[[], None]] = []
 
     def make(**options: Any) -> Served:
@@ -90,3 +93,17 @@ def make_served(tmp_path: Path, start_fake: Callable[..., FakeTriton]) -> Iterat
 def served(make_served: Callable[..., Served]) -> Served:
     """A front before a fake Triton, whose tasks a test may change before it asks."""
     return make_served()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    """Runs a test's coroutine with open doors."""
+
+    def run_with_doors(test: Callable[[Doors], Awaitable[None]], limits: Limits = LIMITS) -> None:
+        async def all_of_it() -> None:
+            async with doors(tmp_path, limits) as opened:
+                await test(opened)
+
+        asyncio.run(asyncio.wait_for(all_of_it(), 60))
+
+    return run_with_doors

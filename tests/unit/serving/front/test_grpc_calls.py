@@ -1,0 +1,98 @@
+"""Calls and streams over gRPC that are silent, cut off or nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+import pytest
+from tritonclient.grpc import service_pb2
+
+from tests.fixtures.doors import Doors, code_of, question, until
+
+pytestmark = pytest.mark.hostile
+
+
+def test_a_stream_is_answered_in_order_and_never_opened_to_triton(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        requests = [question("0"), question("1", texts=(b"x" * 65,)), question("2")]
+        found = [
+            (answer.infer_response.id, answer.error_message.partition(":")[0])
+            async for answer in doors.stub.ModelStreamInfer(iter(requests))
+        ]
+        assert found == [("0", ""), ("1", "text 0"), ("2", "")]
+        doors.triton.free.clear()
+        stream = doors.stub.ModelStreamInfer(iter([question("3")]))
+        await until(lambda: doors.triton.asked[-1] == "3")
+        stream.cancel()
+        await asyncio.sleep(0.2)
+        assert doors.triton.cancelled == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("method", ["ModelStreamInfer", "ModelInfer"])
+def test_calls_that_send_nothing_shut_nobody_out(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("onetrunk.serving.front.grpc_door.MOST_SILENT", 10)
+
+    async def test(doors: Doors) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            silent = [channel.stream_stream(f"/inference.GRPCInferenceService/{method}")() for _ in range(100)]
+            await until(lambda: sum(call.done() for call in silent) == 90)
+            assert {await call.code() for call in silent if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert (await doors.infer("a good one")).id == "a good one"
+            for call in silent:
+                call.cancel()
+
+    run(test)
+
+
+def test_a_call_whose_request_does_not_come_is_ended(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+            assert (await code_of(call()))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert (await code_of(call(iter(()))))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+    run(test)
+
+
+def test_a_stream_with_nonsense_goes_on(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            sent = [b"\xff\xff", question("a good one").SerializeToString()]
+            found = [service_pb2.ModelStreamInferResponse.FromString(answer) async for answer in call(iter(sent))]
+            assert "not a ModelInferRequest" in found[0].error_message
+            assert found[1].infer_response.id == "a good one"
+
+    run(test)
+
+
+def test_a_stream_that_is_cancelled_is_no_failure_of_the_server(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        doors.triton.free.clear()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
+                iter([question("one").SerializeToString()])
+            )
+            waiting = asyncio.ensure_future(call.read())
+            await until(lambda: doors.triton.asked == ["one"])
+            call.cancel()
+            await asyncio.wait([waiting])
+            found = ""
+            for _ in range(100):
+                async with doors.http.get(f"{doors.url}/metrics") as response:
+                    found = await response.text()
+                if 'status="499"' in found:
+                    break
+                await asyncio.sleep(0.02)
+        assert 'onetrunk_front_requests_total{door="grpc",status="499"} 1.0' in found
+        assert 'status="500"' not in found
+        assert doors.triton.cancelled == 0
+
+    run(test)

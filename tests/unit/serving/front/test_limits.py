@@ -1,0 +1,140 @@
+"""What is too much, at either door, and that a request that nobody waits for keeps its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from onetrunk.serving.front.settings import Limits
+from tests.fixtures.doors import Doors, bytes_input, code_of, question, until
+
+pytestmark = pytest.mark.hostile
+
+
+def test_a_cancellation_never_reaches_triton_and_keeps_its_turn(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        doors.triton.free.clear()
+        for name in ("first", "second"):
+            code, _ = await code_of(doors.infer(name, timeout=0.2))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        # Both turns are taken by requests that nobody waits for, so the third waits, and gives its place away.
+        code, _ = await code_of(doors.infer("third", timeout=0.2))
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        fourth = asyncio.ensure_future(doors.infer("fourth"))
+        await asyncio.sleep(0.1)
+        doors.triton.free.set()
+        assert (await fourth).id == "fourth"
+        assert doors.triton.asked == ["first", "second", "fourth"]
+        assert doors.triton.cancelled == 0
+
+    run(test)
+
+
+def test_what_is_too_much_is_refused_with_the_reason(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        doors.triton.free.clear()
+        waiting = [asyncio.ensure_future(doors.infer(str(n))) for n in range(3)]
+        await until(lambda: len(doors.triton.asked) == 2)
+        await asyncio.sleep(0.1)
+        code, message = await code_of(doors.infer("one too many"))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "2 are in flight and 1 wait" in message
+        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]}
+        async with doors.http.post(f"{doors.url}/v2/models/multitask/infer", json=body) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "1")
+        doors.triton.free.set()
+        assert [(await call).id for call in waiting] == ["0", "1", "2"]
+
+    run(test)
+
+
+def test_sizes_are_bounded_over_grpc(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        code, message = await code_of(doors.infer(texts=(b"short", b"x" * 65)))
+        assert (code, message.partition(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "text 1")
+        code, message = await code_of(doors.infer(texts=(b"a",) * 5))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "5 rows" in message
+        code, _ = await code_of(doors.infer(texts=(b"x" * 5000,)))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        code, _ = await code_of(doors.infer(texts=(b"x" * 5_000_000,), compression=grpc.Compression.Gzip))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await doors.infer(compression=grpc.Compression.Gzip)).model_name == "multitask"
+        assert len(doors.triton.asked) == 1
+
+    run(test)
+
+
+def test_a_message_of_many_tiny_parts_is_refused_before_it_is_parsed(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        ask = doors.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for bomb in (b"\x2a\x00" * 200_000, b"\x3a\x00" * 200_000, b"\x22\x00" * 200_000):
+            code, message = await code_of(ask(bomb))
+            assert (code, message) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the request has more than 4,096 inputs, outputs and parameters",
+            )
+        for broken in (b"\xff" * 20, b"\x2a\xff", b"\x0b", b"\x2a\x7f"):
+            code, message = await code_of(ask(broken))
+            assert (code, message) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is not a ModelInferRequest")
+        assert doors.triton.asked == []
+
+    run(test, Limits(max_body_bytes=1 << 20))
+
+
+def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        path = "/v2/models/multitask/infer"
+        bomb = gzip.compress(b"0" * 10_000_000)
+        sent = [
+            (b"x" * 5000, {}, 413, "4,096"),
+            (bomb, {"Content-Encoding": "gzip"}, 413, "decompression"),
+            (gzip.compress(b"a text")[:20], {"Content-Encoding": "gzip"}, 400, "ends too early"),
+            (b"plain", {"Content-Encoding": "gzip"}, 400, "not in gzip"),
+            (b"{}", {"Content-Encoding": "br"}, 400, "unknown"),
+            (b"{}", {"Inference-Header-Content-Length": "9"}, 400, "2 bytes"),
+            (b"{}", {"Inference-Header-Content-Length": "-1"}, 400, "number of bytes"),
+            (b"[" * 4000, {}, 400, "not JSON"),
+            (b"\xff\xfe", {}, 400, "not JSON"),
+            (b"[]", {}, 400, "no list of inputs"),
+            (b'{"inputs": [1]}', {}, 400, "no list of inputs"),
+            (b'{"inputs": [{"name": "text", "shape": [1, NaN]}]}', {}, 400, "NaN is no JSON"),
+            (b'{"inputs": [{"name": "text", "shape": [-1, 1]}]}', {}, 400, "shape must be a list"),
+            (b'{"inputs": [{"name": "text", "shape": "1"}]}', {}, 400, "shape must be a list"),
+            (b'{"inputs": [], "inputs": [{"name": "text"}]}', {}, 400, "a key is in one object twice"),
+            (bytes_input("[7]"), {}, 400, "text 0: a text must be a string, and this is 7"),
+            (bytes_input('[["a"], [null]]'), {}, 400, "text 1: a text must be a string, and this is null"),
+            (bytes_input('["\\ud800"]'), {}, 400, "text 0: half of a surrogate pair at character 0"),
+        ]
+        for body, headers, status, part in sent:
+            found, answer = await doors.post(path, body, **headers)
+            assert (found, part in answer["error"]) == (status, True), (body[:20], headers, answer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", doors.settings.http_port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert (await reader.readline()).split()[1] == b"408"
+        writer.close()
+        texts = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": ["a", "ü" * 33]}]}
+        assert (await doors.post(path, texts))[1]["error"].startswith("text 1: 66 bytes")
+        binary = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1]}]}
+        binary["inputs"][0]["parameters"] = {"binary_data_size": 104}
+        head = json.dumps(binary).encode()
+        body = head + (100).to_bytes(4, "little") + b"y" * 100
+        found, answer = await doors.post(path, body, **{"Inference-Header-Content-Length": str(len(head))})
+        assert (found, answer["error"].partition(":")[0]) == (413, "text 0")
+        assert doors.triton.asked == []
+
+    run(test)
+
+
+def test_odd_requests_get_a_message_that_helps(run: Callable[..., None]) -> None:
+    async def test(doors: Doors) -> None:
+        code, message = await code_of(doors.stub.ModelInfer(question(column="text_pair")))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message == "text_pair without text: send the first text of each pair as text"
+
+    run(test)
