@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onetrunk.cli.console import progress_line
-from onetrunk.cli.training_options import load_named_tasks, refit_options, task_arguments
+from onetrunk.cli.training_options import load_named_tasks, print_trunk_notes, refit_options, task_arguments
 from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def refit_head(
             from onetrunk.nn.trunk import load_trunk
             from onetrunk.training import refit
 
-            loaded = load_trunk(trunk)
+            loaded = load_trunk(trunk, progress)
+            print_trunk_notes(loaded.notes)
             done: list[RefitResult] = []
             try:
                 for task in chosen:

@@ -1,6 +1,7 @@
 """The command ``train-head``: results to stdout, the rest to stderr, and exit codes that mean something."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def invoke(mood, tiny_trunk_folder, tmp_path, monkeypatch):
 
     def run(*arguments):
         common = ["--trunk", str(tiny_trunk_folder), "--data", str(tmp_path), "--device", "cpu", "--precision", "fp32"]
-        return CliRunner().invoke(train_head, [*arguments, *common])
+        return CliRunner().invoke(train_head, [*common, *arguments])
 
     return run
 
@@ -48,6 +49,17 @@ def test_all_tasks_are_trained_and_put_into_a_table(invoke, tmp_path):
     assert "| one | 1 | 1 | accuracy " in table
     values = json.loads((tmp_path / "docs" / "heads.json").read_text())
     assert [head["task"] for head in values["heads"]] == ["one", "two"]
+
+
+def test_what_of_a_checkpoint_was_left_out_is_said_once(invoke, tiny_trunk_folder, tmp_path):
+    from transformers import BertForSequenceClassification
+
+    classifier = shutil.copytree(tiny_trunk_folder, tmp_path / "classifier")
+    BertForSequenceClassification.from_pretrained(classifier, num_labels=3).save_pretrained(classifier)
+    result = invoke("one", "two", "--json", "--trunk", str(classifier))
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)) == 2
+    assert result.stderr.count("classifier.weight") == 1
 
 
 def test_options_override_the_recipe(invoke):
