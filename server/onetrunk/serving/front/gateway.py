@@ -145,8 +145,7 @@ class Gateway:
 
     def unnamed_tasks(self) -> Sequence[str]:
         """Return the tasks that a request in JSON asks if it names none, as far as they are known at the moment."""
-        known = self._tasks[1] if self._tasks is not None else {}
-        return [name for name, task in known.items() if not task.on_request]
+        return [name for name, task in self._known.items() if not task.on_request]
 
     async def remember_tasks(self) -> None:
         """Read the tasks again every few seconds, for ever, so that `known_tasks` are those that are served."""
