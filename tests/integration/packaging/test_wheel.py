@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = {
     "train-head",
+    "refit-head",
     "search-heads",
     "build-repo",
     "deploy-head",
