@@ -24,6 +24,7 @@ from onetrunk.tasks.offset_spans import Alignment, OffsetSpan, is_spans, read_of
 from onetrunk.tasks.task import Task, folded
 from onetrunk.toml_file import did_you_mean
 
+_COMMA = re.compile(r"-?\d+(,\d+)?")
 _WHOLE = re.compile(r"-?\d{1,9}(\.0+)?")
 _SHOWN = 8
 # So many rows are named anyway.
@@ -66,7 +67,7 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
         lines: The line of each row, for notes.
     """
     if not get_kind(task.kind).codec.uses_labels:
-        return ReadLabels(list(values), [], None)
+        return _read_numbers(values) if task.range is not None else ReadLabels(list(values), [], None)
     if task.kind == TAGGING.name:
         return _read_tags(values, task, texts, lines)
     if task.kind == MULTILABEL.name:
@@ -81,6 +82,15 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
     single = [_single(value, task) for value in values]
     spelling = _Spelling(task, Counter(_atoms(single)))
     return ReadLabels([spelling.of(one) for one in single], spelling.notes(), spelling.hint())
+
+
+def _read_numbers(values: Sequence[object]) -> ReadLabels:
+    """Return numbers with a point in place of a comma, if a spreadsheet wrote all of them with a comma."""
+    texts = [value for value in values if isinstance(value, str)]
+    if not any("," in text for text in texts) or not all(_COMMA.fullmatch(text.strip()) for text in texts):
+        return ReadLabels(list(values), [], None)
+    found = [value.replace(",", ".") if isinstance(value, str) else value for value in values]
+    return ReadLabels(found, ["labels have a comma where others write a point: 3,5 is read as 3.5"], None)
 
 
 def is_empty(value: object) -> bool:

@@ -58,6 +58,19 @@ epochs = 3
     assert task.recipe == Recipe(tap=2, layers=2, epochs=3)
 
 
+def test_dev_data_may_be_a_share_of_train(write):
+    task = load_task(write(MINIMAL.replace('"dev.csv"', "0.2")))
+    assert (task.dev, task.dev_share, task.how_read) == (0.2, 0.2, {"dev": 0.2})
+    plain = load_task(write(MINIMAL))
+    assert (plain.dev, plain.dev_share, plain.how_read) == ("dev.csv", None, {})
+
+
+def test_how_data_are_written_is_read(write):
+    keys = {"encoding": "latin-1", "delimiter": "\t", "quotes": False, "fold_labels": True, "empty_label": "ham"}
+    lines = ['encoding = "latin-1"', r'delimiter = "\t"', "quotes = false", "fold_labels = true", 'empty_label = "ham"']
+    assert load_task(write(MINIMAL + "\n".join(lines))).how_read == keys
+
+
 def test_regression_is_measured_by_correlation_by_default(write):
     task = load_task(write('kind = "regression"\nrange = [0, 1]\ntrain = "a.csv"\ndev = "b.csv"\n'))
     assert task.metrics == ("pearson_spearman",)
@@ -102,7 +115,17 @@ REGRESSION = 'kind = "regression"\ntrain = "a.csv"\ndev = "b.csv"\n'
         (MINIMAL.replace("spam", "B-spam") + 'kind = "tagging"', ["'B-spam'", "tag"]),
         (MINIMAL + "range = [0, 1]", ["classification", "range"]),
         (REGRESSION + "range = [1, 0]", ["range", "lowest", "highest"]),
-        ('labels = ["a", "b"]\ntrain = "a.csv"\n', ["key dev "]),
+        ('labels = ["a", "b"]\ntrain = "a.csv"\n', ["key dev ", "dev = 0.2"]),
+        (MINIMAL.replace('"dev.csv"', "2"), ["key dev:", "found 2:", "0.2"]),
+        (MINIMAL.replace('"dev.csv"', "1.0"), ["key dev:", "found 1.0:", "0.2"]),
+        (MINIMAL.replace('"dev.csv"', "true"), ["key dev:", "found True:", "0.2"]),
+        (MINIMAL + 'delimiter = "ab"', ["key delimiter:", "found 'ab':", "one character"]),
+        (MINIMAL + "delimiter = 1", ["key delimiter:", "found 1:", "one character"]),
+        (MINIMAL + 'encoding = "utf9"', ["key encoding:", "found 'utf9':", "latin-1"]),
+        (MINIMAL + 'empty_label = "none"', ["empty_label", "'none'", "add it to labels"]),
+        (MINIMAL + 'label_separator = ","', ["label_separator", "multilabel"]),
+        ('train = "C:\\Users\\a.csv"\n', ["TOML", "line 1", "'C:\\train.csv', in single quotes"]),
+        ('labels = ["a"]\ntrain = "D:\\data.csv"\n', ["TOML", "line 2", "single quotes"]),
         ("labels = 3 4", ["TOML", "line 1"]),
     ],
 )

@@ -287,3 +287,12 @@ def test_characters_counted_in_utf16_are_told_by_the_text_of_the_span(examples):
     spans = [{"start": 5, "end": 12, "text": "Ann Lee", "labels": ["PER"]}]
     assert text.encode("utf-16-le")[10:24].decode("utf-16-le") == "Ann Lee"
     assert found(spans_read(examples, spans, text)) == WHOLE[:2]
+
+
+def test_numbers_with_a_comma_are_read_if_all_are_so_written(examples):
+    numbers = {"kind": "regression", "labels": None, "range": (0, 5), "metrics": ("pearson",)}
+    read = examples('sentence,label\na,"2,5"\nb,5\nc,"0,25"\n', **numbers)
+    assert read.targets == (0.5, 1.0, 0.05)
+    assert "3,5 is read as 3.5" in read.notes[0]
+    with pytest.raises(UserError, match="'2,5' is not a number from 0 to 5"):
+        examples('sentence,label\na,"2,5"\nb,2.5\n', **numbers)

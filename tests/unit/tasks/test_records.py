@@ -48,7 +48,7 @@ def test_any_csv_rows_come_back(folder, rows):
 
 
 @given(content=st.binary())
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.conll"])
 def test_no_bytes_make_the_reader_fail_in_another_way(folder, name, content):
     try:
         records = read(folder, name, content)
