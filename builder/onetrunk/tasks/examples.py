@@ -133,7 +133,8 @@ def _refuse(place: Path | str, rows: Rows, reading: Reading, skip_bad_rows: bool
         UserError: They may not.
     """
     errors, total = rows.errors, len(rows.targets) + rows.errors.total
-    hints = [hint for hint in (rows.hint, reading.encoding_hint()) if hint is not None]
+    encoding = reading.encoding_hint()
+    hints = [*rows.hints, *([encoding] if encoding is not None else [])]
     summary = "\n".join(
         [
             f"{place}: {errors.total:,} of {total:,} rows cannot be used:",

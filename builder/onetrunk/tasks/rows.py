@@ -30,14 +30,14 @@ class Rows:
         targets: Their labels, encoded.
         errors: All other rows.
         notes: What a user should know about how the rows were read.
-        hint: What may be done about labels that the task does not have; None if there are none.
+        hints: What may be done about columns and labels that were not found.
     """
 
     texts: list[Text]
     targets: list[Any]
     errors: RowErrors
     notes: list[str]
-    hint: str | None
+    hints: list[str]
 
 
 def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
@@ -78,7 +78,7 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
         kept.append(text)
         kept_lines.append(line)
     notes = [*columns.notes(), *read.notes, *_contradictions(task, kept, targets, kept_lines)]
-    return Rows(kept, targets, errors, notes, read.hint)
+    return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
 
 
 def _encoded(value: object, task: Task, text: Text) -> Any:
@@ -97,6 +97,8 @@ class _Columns:
         self._task = task
         self._names: dict[str, str] = {}
         self._one_hot = False
+        self._there: set[str] = set()
+        self._missing: set[str] = set()
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
@@ -125,7 +127,9 @@ class _Columns:
         name = self._name(record, field)
         if name is None:
             shown = ", ".join(list(record.values)[:6])
+            self._missing.add(field)
             raise RowError("missing field", f"no {field!r}; there are: {shown!s:.200}")
+        self._there.add(field)
         return name, record.values[name]
 
     def _name(self, record: Record, field: str) -> str | None:
@@ -158,6 +162,12 @@ class _Columns:
         if len(found) > 1 or not found:
             raise RowError("bad label", f"{len(found)} of the labels' columns have a 1, and one should")
         return found[0]
+
+    def hint(self) -> str | None:
+        """Return which keys name the columns that no row has; None if each is in some row."""
+        never = self._missing - self._there
+        keys = [key for key in ("text_field", "text_pair_field", "label_field") if getattr(self._task, key) in never]
+        return f"{', '.join(keys)} in the task file names the column" if keys else None
 
     def notes(self) -> list[str]:
         if not self._one_hot:

@@ -253,6 +253,14 @@ def test_marks_of_a_csv_may_be_text_where_the_task_says_so(examples):
 # Headers.
 
 
+def test_the_key_for_a_column_that_no_row_has_is_named(examples):
+    with pytest.raises(UserError, match="\n  text_field in the task file names the column\n"):
+        examples("a.csv", "text,label\na film,good\n")
+    with pytest.raises(UserError) as error:
+        examples("a.jsonl", '{"sentence": "a", "label": "good"}\n{"sentence": "b"}\n')
+    assert "label_field" not in str(error.value)
+
+
 def test_columns_without_a_name_behind_the_last_are_left_out(examples):
     read = examples("a.csv", "sentence,label,,\na film,good,,\nanother,bad,,x\n")
     assert read.texts == ("a film", "another")

@@ -225,7 +225,7 @@ def _table(lines: _TextLines, delimiter: str, quotes: bool, reading: Reading) ->
         if header is None:
             header = _Header(row, lines.path, reading)
         elif any(is_not_utf8(cell) for cell in row):
-            yield reading.not_decoded(line, "".join(row).encode("utf-8", "surrogateescape"))
+            yield reading.not_decoded(line, "".join(lines.row).encode("utf-8", "surrogateescape"))
         elif len(row) != header.width:
             yield BrokenLine(line, f"{len(row)} columns, but the header has {header.width}")
         else:
