@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from onetrunk.protocol.words import token_places
 from onetrunk.tasks.examples import token_offsets
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import word_spans
-from tests.fixtures.tokenizers import read_tags, text_inputs, tokenizer_json_of, words_read
+from tests.fixtures.tokenizers import FORMS, read_tags, text_inputs, tokenizer_json_of, words_read
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 OUTPUTS = ["padded_input_ids", "padded_attention_mask", "padded_token_type_ids", "truncated"]
@@ -105,6 +109,66 @@ def encode(started: Callable[..., Any], triton: ModuleType, form: str, *row: str
     ids = values["padded_input_ids"][0]
     assert set(ids[length:].tolist()) <= {pad_token_id}
     return {"ids": ids[:length].tolist(), "types": values["padded_token_type_ids"][0].tolist(), **values}
+
+
+PIECES = st.sampled_from(
+    [
+        "a",
+        "film ",
+        "didn't... ",
+        "j" * 90,
+        "e\u0301",
+        "日本 ",
+        " ",
+        "  ",
+        "\u3000",
+        "\t",
+        "\0",
+        ".",
+        "</s>",
+        " <s> ",
+        "😀 ",
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(list(FORMS)),
+    st.lists(PIECES, min_size=1, max_size=10),
+    st.integers(1, 60),
+    st.text(max_size=5),
+    st.booleans(),
+)
+@example("roberta", ["film "], 100, "", True)
+@example("xlm_roberta", [" ", "a"], 400, "", False)
+def test_cutting_a_long_text_changes_nothing(
+    started: Callable[..., Any], kind: str, pieces: list[str], times: int, end: str, pair: bool
+) -> None:
+    cutting, whole = (started(tokenizer_json_of(kind), max_length=16).encoder for _ in range(2))
+    whole.enough_tokens = None
+    text = "a" + "".join(pieces) * times + end
+    read = [one.read(text.encode(), "text 0") for one in (cutting, whole)]
+    rows = [(text, "a film") if pair else text for text in read]
+    (found,), (expected,) = cutting.encode(rows[:1]), whole.encode(rows[1:])
+    assert found.ids == expected.ids
+    assert bool(found.overflowing) == bool(expected.overflowing)
+    assert token_places(found, read[0]) == token_places(expected, read[1])
+
+
+def test_the_end_of_a_long_text_is_not_encoded_in_any_form(started: Callable[..., Any], form: str) -> None:
+    encoder = started(tokenizer_json_of(form), max_length=16).encoder
+    assert len(encoder.read(b"the film " * 7000, "text 0")) < 8000
+
+
+def test_texts_are_whole_where_a_tokenizer_may_look_beyond_a_blank(started: Callable[..., Any]) -> None:
+    text = "the film " * 7000
+    for part, other in (
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}),
+        ("normalizer", {"type": "Replace", "pattern": {"String": "m t"}, "content": "mt"}),
+    ):
+        changed = json.loads(tokenizer_json_of("roberta")) | {part: other}
+        assert started(json.dumps(changed), max_length=16).encoder.read(text.encode(), "text 0") == text
 
 
 def test_padding_is_the_familys_own(started: Callable[..., Any], triton: ModuleType, form: str) -> None:

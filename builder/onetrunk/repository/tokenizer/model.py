@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,13 @@ from tokenizers import Encoding, Tokenizer
 
 TEXT_INPUTS = ("text", "text_pair")
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+# A blank between two words.
+SINGLE_BLANK = re.compile(r"(?<=\S) (?=\S)")
+# Normalizers that change characters, or white space at the ends and beside other white space, but do not join words.
+LOCAL_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "Precompiled")
+# Of normalizers that replace: runs of blanks, and the two kinds of quotes that SentencePiece makes one.
+LOCAL_PATTERNS = ({"Regex": " {2,}"}, {"Regex": r"\s+"}, {"String": "``"}, {"String": "''"})
 
 Array = npt.NDArray[Any]
 # A text, or a text and its second text.
@@ -205,6 +213,35 @@ def check_token_ids(ids: Array, mask: Array | None, types: Array | None, setting
     )
 
 
+def splits_at_blanks(tokenizer: dict[str, Any]) -> bool:
+    """Return whether a tokenizer reads what stands before a single blank without looking beyond it.
+
+    Args:
+        tokenizer: The content of tokenizer.json.
+    """
+    splitter, *_ = parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers") or [{}]
+    splits = {
+        "ByteLevel": splitter.get("use_regex", True),
+        "Metaspace": splitter.get("split", True),
+        "WhitespaceSplit": True,
+    }
+    normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
+    return (
+        bool(splits.get(splitter.get("type", "")))
+        and all(one["type"] in LOCAL_NORMALIZERS or one.get("pattern") in LOCAL_PATTERNS for one in normalizers)
+        and all(" " not in token["content"].strip() for token in tokenizer["added_tokens"])
+    )
+
+
+def parts_of(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """Return a normalizer or a pre-tokenizer as the list of those that it consists of."""
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [inner for one in part[name] for inner in parts_of(one, name)]
+
+
 class TextEncoder:
     """Turns texts into token ids, with a bound on the time that a long text takes."""
 
@@ -218,7 +255,9 @@ class TextEncoder:
             )
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(settings.max_length, strategy="longest_first")
-        self.enough_tokens = self._tokens_that_settle_the_rest(json.loads(tokenizer_json))
+        parsed = json.loads(tokenizer_json)
+        self.enough_tokens = self._tokens_that_settle_the_rest(parsed)
+        self.cuts_at_blanks = splits_at_blanks(parsed)
 
     def _tokens_that_settle_the_rest(self, tokenizer: dict[str, Any]) -> int | None:
         """Return how many tokens the start of a text must have, so that the rest cannot change the answer.
@@ -226,8 +265,11 @@ class TextEncoder:
         Encoding a megabyte takes about a second, and only 128 of its tokens are kept. In a tokenizer like BERT's, the
         text on the right of a word does not change the word's tokens. Therefore a text that is cut at any character has
         the tokens of the whole text, except for its last word (at most one token a character) and for a special token
-        that was cut in two. Other tokenizers give no such guarantee, and get whole texts (None).
+        that was cut in two. Tokenizers that take words apart at blanks are as good where the text is cut at a blank
+        between two words. Others give no such guarantee, and get whole texts (None).
         """
+        if splits_at_blanks(tokenizer):
+            return self.settings.max_length + 1
         forms = [(tokenizer.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
         if forms != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
             return None
@@ -262,9 +304,13 @@ class TextEncoder:
         # 8/7 of that of the whole text.
         characters = 16 * self.enough_tokens
         while characters < len(text):
-            start = self.tokenizer.encode(text[:characters], add_special_tokens=False)
+            blank = SINGLE_BLANK.search(text, characters) if self.cuts_at_blanks else None
+            if self.cuts_at_blanks and blank is None:
+                return text
+            beginning = text[: blank.start() if blank else characters]
+            start = self.tokenizer.encode(beginning, add_special_tokens=False)
             if len(start) + sum(len(part) for part in start.overflowing) >= self.enough_tokens:
-                return text[:characters]
+                return beginning
             characters *= 8
         return text
 
