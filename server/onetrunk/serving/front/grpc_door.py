@@ -62,6 +62,8 @@ ADMIN = {
 STREAM_DEPTH = 8
 # The calls, streams among them, that may wait for the next request of their client.
 MOST_SILENT = 256
+# How long a connection that has reached its age is left to its requests.
+AGE_GRACE_MS = 60_000
 
 # What answers without an API key.
 PUBLIC = {f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", "/grpc.health.v1.Health/Check"}
@@ -329,6 +331,7 @@ def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", 256),
             ("grpc.server_handshake_timeout_ms", 10_000),
+            *_age(limits.max_connection_age_s),
         ),
         handlers=(GrpcDoor(gateway, observer),),
         # Each may hold a message before it is counted. Some room is left for calls that ask no model.
@@ -343,6 +346,14 @@ def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:
     except RuntimeError:
         raise port_taken(settings.grpc_port) from None
     return server
+
+
+def _age(seconds: float) -> tuple[tuple[str, int], ...]:
+    """Return the options that let a connection end after its age; gRPC changes that by a tenth at random."""
+    if not seconds:
+        return ()
+    # Its requests have the time to be answered in: those of a stream that never ends do not hold it open.
+    return (("grpc.max_connection_age_ms", int(seconds * 1000)), ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS))
 
 
 def _credentials(settings: FrontSettings) -> Any:

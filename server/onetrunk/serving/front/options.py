@@ -59,6 +59,12 @@ _OPTIONS = (
         "--sample-size", default=1000, type=click.IntRange(1, 100_000), help="Texts of each task in --sample."
     ),
     click.option("--max-waiting", default=512, type=click.IntRange(0), help="Requests that wait; more are refused."),
+    click.option(
+        "--max-connection-age",
+        default=0,
+        type=click.FloatRange(0),
+        help="Seconds after which a client of gRPC has to connect anew, to find new servers; 0 for never.",
+    ),
 )
 
 
@@ -104,6 +110,7 @@ def take_front_options(options: dict[str, Any]) -> FrontOptions:
         max_text_bytes=options.pop("max_text_kb") * 1024,
         max_in_flight=options.pop("max_in_flight"),
         max_waiting=options.pop("max_waiting"),
+        max_connection_age_s=options.pop("max_connection_age"),
     )
     url, share = options.pop("trace_url"), options.pop("trace_share")
     try:

@@ -34,6 +34,8 @@ class Limits(BaseModel):
         max_pending_bytes: The size of all requests together that are read, wait or are in flight.
         max_connections: The connections that are open at a time, for HTTP.
         body_timeout_s: The seconds in which a client must have sent its request.
+        max_connection_age_s: After so many seconds a connection for gRPC is closed, once its requests are answered, so
+            that its client looks for servers again; 0 leaves it open.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,7 @@ class Limits(BaseModel):
     max_pending_bytes: int = Field(default=256 * MIB, ge=1024)
     max_connections: int = Field(default=1024, ge=1)
     body_timeout_s: float = Field(default=30.0, gt=0)
+    max_connection_age_s: float = Field(default=0.0, ge=0)
 
     def shared_by(self, workers: int) -> Limits:
         """Return the limits of each of several processes, so that together they keep to these."""
