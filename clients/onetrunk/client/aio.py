@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.core import CATALOGUE_MODEL, CLOSE_GRACE_S, ClientCore, Settings
+from onetrunk.client.replicas import Replicas
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
 from onetrunk.client.scheduler import Scheduler, StaleCatalogue
@@ -35,7 +36,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = "127.0.0.1:8001",
+        url: str | Sequence[str] = "127.0.0.1:8001",
         *,
         timeout_s: float = 30.0,
         max_in_flight: int = 4,
@@ -46,7 +47,7 @@ class AsyncClient:
         """Prepare the connection. See `Client` for arguments and errors."""
         self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls, api_key))
         # A channel is of use only to the loop in which it was opened.
-        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._replicas: WeakKeyDictionary[asyncio.AbstractEventLoop, Replicas] = WeakKeyDictionary()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -61,8 +62,9 @@ class AsyncClient:
         self._core.closed = True
         if self._core.tracker.unfinished:
             await asyncio.wait(self._core.tracker.unfinished, timeout=CLOSE_GRACE_S)
-        if (channel := self._channels.pop(asyncio.get_running_loop(), None)) is not None:
-            await channel.close()
+        if (replicas := self._replicas.pop(asyncio.get_running_loop(), None)) is not None:
+            for replica in replicas.all:
+                await replica.channel.close()
 
     async def tasks(self) -> Mapping[str, TaskInfo]:
         """See `Client.tasks`."""
@@ -128,14 +130,13 @@ class AsyncClient:
         tries = 0
         while True:
             try:
-                response = await self._connected().ModelConfig(
-                    request, timeout=deadline.left_s(), metadata=self._core.settings.metadata
+                return self._core.remember(
+                    await self._send("ModelConfig", request, deadline.left_s(), self._core.settings.metadata)
                 )
-                return self._core.remember(response)
             except grpc.RpcError as error:
                 self._core.check_open()
                 tries += 1
-                await asyncio.to_thread(self._core.check_tls, error)
+                await asyncio.to_thread(self._core.check_tls, error, tries)
                 await asyncio.sleep(self._core.pause_s(error, tries, deadline))
 
     async def _run(self, scheduler: Scheduler) -> list[Answer]:
@@ -163,23 +164,24 @@ class AsyncClient:
         return scheduler.answers()
 
     def _start(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
-        async def infer() -> Any:
-            return await self._connected().ModelInfer(
-                request, timeout=timeout_s, metadata=(*self._core.settings.metadata, *trace_headers())
-            )
-
+        metadata = (*self._core.settings.metadata, *trace_headers())
         # A task of its own: if the caller is cancelled, it is not.
-        task = asyncio.create_task(infer())
+        task = asyncio.create_task(self._send("ModelInfer", request, timeout_s, metadata))
         self._core.tracker.add(task)
         task.add_done_callback(_mark_as_seen)
         return task
 
-    def _connected(self) -> Any:
-        """Return a stub. The channel is opened here, since it binds itself to the running event loop."""
+    async def _send(self, method: str, request: Any, timeout_s: float, metadata: Any) -> Any:
+        """Send a request to the server whose turn it is. Channels bind themselves to the event loop that opens them."""
         loop = asyncio.get_running_loop()
-        if loop not in self._channels:
-            self._channels[loop] = self._core.open_channel(grpc.aio)
-        return service_pb2_grpc.GRPCInferenceServiceStub(self._channels[loop])
+        if (replicas := self._replicas.get(loop)) is None:
+            replicas = self._replicas[loop] = self._core.open_replicas(grpc.aio)
+        replica = replicas.next()
+        call = getattr(replica.stub, method)(request, timeout=timeout_s, metadata=metadata)
+        try:
+            return await call
+        finally:
+            replicas.note(replica, await call.code() if call.done() else None)
 
 
 def _mark_as_seen(task: asyncio.Task[Any]) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
@@ -26,7 +26,7 @@ from onetrunk.protocol.tls import Tls
 class Client:
     """A client of a server that runs a repository of ``build-repo``.
 
-    It holds one gRPC connection: create one client and keep it. Threads may share it.
+    It holds a gRPC connection to each server: create one client and keep it. Threads may share it.
 
     Example:
         >>> with Client() as client:  # doctest: +SKIP
@@ -39,7 +39,7 @@ class Client:
 
     def __init__(
         self,
-        url: str = "127.0.0.1:8001",
+        url: str | Sequence[str] = "127.0.0.1:8001",
         *,
         timeout_s: float = 30.0,
         max_in_flight: int = 4,
@@ -50,11 +50,12 @@ class Client:
         """Prepare the connection, which is opened by the first call.
 
         Args:
-            url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket.
+            url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket. Several servers are asked
+                in turn: a list of addresses, or ``dns:///`` with a name and a port for all that the name resolves to.
             timeout_s: The time of a whole call, however many requests it takes.
             max_in_flight: The most requests of one call at a time. If as many are left over from calls that ended
                 early, the next call waits until some of them are done.
-            retries: How often one request may be sent again, if that can help.
+            retries: How often one request may be sent again, if that can help, once every server was asked.
             tls: The client's side of TLS; None connects without.
             api_key: The key for a server that asks for one. Without TLS, it can be read on its way.
 
@@ -63,8 +64,7 @@ class Client:
             TlsError: A file of `tls` cannot be used.
         """
         self._core = ClientCore(Settings(url, timeout_s, max_in_flight, retries, tls, api_key))
-        self._channel = self._core.open_channel(grpc)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._replicas = self._core.open_replicas(grpc)
         self._lock = threading.Lock()  # nothing is sent while the client is being closed
 
     def __enter__(self) -> Client:
@@ -82,7 +82,8 @@ class Client:
         ends = time.monotonic() + CLOSE_GRACE_S
         while self._core.tracker.unfinished and time.monotonic() < ends:
             time.sleep(0.01)
-        self._channel.close()
+        for replica in self._replicas.all:
+            replica.channel.close()
 
     def tasks(self) -> Mapping[str, TaskInfo]:
         """Return name -> task, as served. The server is asked again after some seconds.
@@ -178,11 +179,11 @@ class Client:
         tries = 0
         while True:
             try:
-                return self._core.remember(self._start(self._stub.ModelConfig, request, deadline.left_s()).result())
+                return self._core.remember(self._start("ModelConfig", request, deadline.left_s()).result())
             except grpc.RpcError as error:
                 self._core.check_open()
                 tries += 1
-                self._core.check_tls(error)
+                self._core.check_tls(error, tries)
                 time.sleep(self._core.pause_s(error, tries, deadline))
 
     def _run(self, scheduler: Scheduler) -> list[Answer]:
@@ -192,7 +193,7 @@ class Client:
             while not scheduler.done:
                 self._core.check_open()
                 for batch, request, timeout_s in scheduler.next_requests():
-                    future = self._start(self._stub.ModelInfer, request, timeout_s)
+                    future = self._start("ModelInfer", request, timeout_s)
                     pending[future] = batch
                     future.add_done_callback(finished.put)  # on a thread of gRPC; this thread does the rest
                 try:
@@ -211,10 +212,12 @@ class Client:
             self._core.tracker.abandon(pending)
         return scheduler.answers()
 
-    def _start(self, method: Any, request: Any, timeout_s: float) -> Any:
+    def _start(self, method: str, request: Any, timeout_s: float) -> Any:
         with self._lock:
             self._core.check_open()
             metadata = (*self._core.settings.metadata, *trace_headers())
-            future = method.future(request, timeout=timeout_s, metadata=metadata)
+            replica = self._replicas.next()
+            future = getattr(replica.stub, method).future(request, timeout=timeout_s, metadata=metadata)
+            future.add_done_callback(lambda done: self._replicas.note(replica, done.code()))
             self._core.tracker.add(future)
         return future

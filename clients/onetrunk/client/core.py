@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 
 from onetrunk.client.catalogue import Catalogue, read_catalogue
+from onetrunk.client.replicas import Replicas
 from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
 from onetrunk.client.rows import Rows
 from onetrunk.client.scheduler import RequestTracker, Scheduler, StaleCatalogue
-from onetrunk.protocol.address import address_fault
+from onetrunk.protocol.address import client_addresses, is_name_of_several
 from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key
 from onetrunk.protocol.errors import BadInput, OneTrunkError, TlsError, UnknownTask, UserError
 from onetrunk.protocol.names import MULTITASK
@@ -49,32 +50,44 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
+# Of a client with several servers: one that went without a word, as a machine does that loses its power, is noticed
+# after 15 s, so that another can be asked.
+FLEET_OPTIONS = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+
+# Of a name that stands for several servers: they are asked in turn, and looked for again when one of them goes.
+NAME_OPTIONS = (("grpc.lb_policy_name", "round_robin"), ("grpc.dns_min_time_between_resolutions_ms", 2_000))
+
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a client.
 
     Attributes:
-        url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket.
+        url: Host and port of the gRPC endpoint, or ``unix:`` and the path of its socket; several of them, in a sequence
+            or with commas; or ``dns:///`` with a name and a port, for every server that the name resolves to.
         timeout_s: The time of a whole call, however many requests it takes.
         max_in_flight: The most requests of one call at a time.
         retries: How often one request may be sent again.
         tls: The client's side of TLS; None connects without.
         api_key: The key for a server that asks for one.
+        addresses: The addresses of the servers.
     """
 
-    url: str
+    url: str | Sequence[str]
     timeout_s: float
     max_in_flight: int
     retries: int
     tls: Tls | None = None
     api_key: str | None = field(default=None, repr=False)
+    addresses: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.url, str):
+        if not isinstance(self.url, str | Sequence):
             raise BadInput.of_call(f"url is {type(self.url).__name__}, expected a string such as 127.0.0.1:8001")
-        if (fault := address_fault(self.url)) is not None:
-            raise BadInput.of_call(f"url {self.url!r}: {fault}")
+        try:
+            object.__setattr__(self, "addresses", client_addresses(self.url))
+        except ValueError as error:
+            raise BadInput.of_call(f"url {self.url!r}: {error}") from None
         check_timeout(self.timeout_s)
         for name, least in (("max_in_flight", 1), ("retries", 0)):
             value = getattr(self, name)
@@ -87,6 +100,11 @@ class Settings:
                 check_api_key(self.api_key, "api_key")
             except UserError as error:
                 raise BadInput.of_call(str(error)) from None
+
+    @property
+    def servers(self) -> str:
+        """The addresses of the servers, for messages."""
+        return ", ".join(self.addresses)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -108,28 +126,42 @@ class ClientCore:
         self._credentials = grpc.ssl_channel_credentials(*settings.tls.read()) if settings.tls is not None else None
         self.closed = False
         self.tracker = RequestTracker(max_abandoned=settings.max_in_flight)
-        self._retry_policy = RetryPolicy(settings.retries)
+        # A name stands for two servers at least: how many there are, only gRPC knows.
+        others = len(settings.addresses) - 1 + sum(map(is_name_of_several, settings.addresses))
+        self._retry_policy = RetryPolicy(settings.retries, others)
         self._known: tuple[float, Catalogue] | None = None
 
-    def open_channel(self, transport: Any) -> Any:
-        """Return a channel of a transport: ``grpc`` or ``grpc.aio``."""
-        if self.settings.tls is None:
-            return transport.insecure_channel(self.settings.url, options=CHANNEL_OPTIONS)
-        options = (*CHANNEL_OPTIONS, *self.settings.tls.channel_options)
-        return transport.secure_channel(self.settings.url, self._credentials, options=options)
+    def open_replicas(self, transport: Any) -> Replicas:
+        """Return the servers, with channels of a transport: ``grpc`` or ``grpc.aio``."""
+        addresses = self.settings.addresses
+        fleet = FLEET_OPTIONS if len(addresses) > 1 or is_name_of_several(addresses[0]) else ()
+        return Replicas({address: self._open_channel(transport, address, fleet) for address in addresses})
 
-    def check_tls(self, error: Any) -> None:
-        """Check, after a request for the catalogue failed, that TLS is not the reason. It may block for two seconds.
+    def _open_channel(self, transport: Any, address: str, fleet: tuple[tuple[str, Any], ...]) -> Any:
+        options = (*CHANNEL_OPTIONS, *fleet, *(NAME_OPTIONS if is_name_of_several(address) else ()))
+        if self.settings.tls is None:
+            return transport.insecure_channel(address, options=options)
+        options = (*options, *self.settings.tls.channel_options)
+        return transport.secure_channel(address, self._credentials, options=options)
+
+    def check_tls(self, error: Any, tries: int) -> None:
+        """Check, after a request for the catalogue failed, that TLS is not the reason.
+
+        It may block for two seconds a server, and does nothing before every server was asked: one of several that does
+        not agree on TLS must not be in the way of the others.
 
         Args:
             error: The ``grpc.RpcError``.
+            tries: The number of tries so far.
 
         Raises:
             TlsError: It is, so that trying again cannot help.
         """
-        unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
-        if unavailable and (fault := tls_fault(self.settings.url, self.settings.tls, error.details() or "")):
-            raise TlsError(fault)
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or tries < len(self.settings.addresses):
+            return
+        for address in self.settings.addresses:
+            if fault := tls_fault(address, self.settings.tls, error.details() or ""):
+                raise TlsError(fault)
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """Return the end of a call that begins now.
@@ -178,7 +210,7 @@ class ClientCore:
         Raises:
             OneTrunkError: The failure is final.
         """
-        failure = classify_error(error, url=self.settings.url, timeout_s=deadline.timeout_s)
+        failure = classify_error(error, url=self.settings.servers, timeout_s=deadline.timeout_s)
         return self._retry_policy.pause_s(failure, tries, deadline)
 
     def schedule(self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, deadline: Deadline) -> Scheduler:
@@ -199,7 +231,7 @@ class ClientCore:
                 rows,
                 tasks,
                 catalogue,
-                url=self.settings.url,
+                url=self.settings.servers,
                 max_in_flight=self.settings.max_in_flight,
                 retry_policy=self._retry_policy,
                 deadline=deadline,

@@ -68,11 +68,14 @@ class RetryPolicy:
 
     Attributes:
         retries: How often one request may be sent again.
+        others: The number of other servers. So many times, a request goes to one of them at once, and that counts as no
+            retry.
         first_s: The longest first pause.
         longest_s: The longest pause.
     """
 
     retries: int
+    others: int = 0
     first_s: float = 0.1
     longest_s: float = 2.0
 
@@ -88,8 +91,9 @@ class RetryPolicy:
             OneTrunkError: The failure's own error, if another try cannot help, is one too many, or would come after
                 the deadline.
         """
-        pause = min(self.longest_s, self.first_s * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
-        if not failure.transient or tries > self.retries or pause >= deadline.end - deadline.clock():
+        retry = tries - self.others
+        pause = min(self.longest_s, self.first_s * 2.0 ** (retry - 1)) * random.uniform(0.5, 1.0) if retry > 0 else 0.0
+        if not failure.transient or retry > self.retries or pause >= deadline.end - deadline.clock():
             raise failure.error
         return pause
 

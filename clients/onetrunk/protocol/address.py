@@ -5,11 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 
 _EXAMPLE = "give host and port of the gRPC endpoint, as in 127.0.0.1:8001"
 # A name, an IPv4 address, or an IPv6 address in brackets.
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]")
 _UNIX = "unix:"
+_DNS = "dns:///"
+# More than that is a mistake, such as a text in place of an address.
+_MOST_SERVERS = 1000
 # gRPC reads the rest of these as the escapes, the query and the fragment of a URI, or as further addresses.
 _NO_PATH_CHARACTERS = frozenset("%?#,")
 # What the kernel takes, without the zero at the end.
@@ -42,14 +46,46 @@ def address_fault(url: str) -> str | None:
     return None
 
 
+def client_addresses(url: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the addresses of the servers that a client asks.
+
+    Args:
+        url: One address; several, separated by commas; or a sequence of addresses. Each is one that `address_fault`
+            accepts, or ``dns:///`` with a name and a port, which stands for every server that the name resolves to.
+
+    Raises:
+        ValueError: There is none, one cannot be used, or one is given twice. The message says what is allowed.
+    """
+    given = url.split(",") if isinstance(url, str) else list(url)
+    if not 1 <= len(given) <= _MOST_SERVERS:
+        raise ValueError(f"{len(given)} addresses: give 1 to {_MOST_SERVERS}, as in 127.0.0.1:8001")
+    for one in given:
+        if not isinstance(one, str):
+            raise ValueError(f"one is {type(one).__name__}; {_EXAMPLE}")
+        host = one.removeprefix(_DNS)
+        fault = address_fault(host)
+        if fault is None and is_name_of_several(one) and unix_path(host) is not None:
+            fault = "a socket has no name to resolve; give dns:/// and a name, as in dns:///onetrunk-headless:8001"
+        if fault is not None:
+            raise ValueError(fault if len(given) == 1 else f"{one!r}: {fault}")
+    if twice := sorted({one for one in given if given.count(one) > 1}):
+        raise ValueError(f"{twice[0]!r} is given twice; give each server once")
+    return tuple(given)
+
+
+def is_name_of_several(address: str) -> bool:
+    """Return whether an address stands for every server that its name resolves to."""
+    return address.startswith(_DNS)
+
+
 def unix_path(url: str) -> str | None:
     """Return the path of an address that is a Unix socket, or None for host and port."""
     return url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
 
 
 def split_address(url: str) -> tuple[str, int]:
-    """Return host, without brackets, and port of an address that `address_fault` accepts and that is no Unix socket."""
-    host, _, port = url.rpartition(":")
+    """Return host, without brackets, and port of an address that is no Unix socket."""
+    host, _, port = url.removeprefix(_DNS).rpartition(":")
     return host.strip("[]"), int(port)
 
 

@@ -139,7 +139,8 @@ def test_the_files_of_tls_are_passed_on(bench, program, monkeypatch, tmp_path):
     monkeypatch.setattr("onetrunk.client.cli.options.tls_fault", lambda url, tls: None)
     monkeypatch.setattr(Tls, "read", lambda self: (None, None, None))
     monkeypatch.setattr(
-        "onetrunk.client.core.ClientCore.open_channel", lambda self, grpc: grpc.insecure_channel(self.settings.url)
+        "onetrunk.client.core.ClientCore._open_channel",
+        lambda self, grpc, address, fleet: grpc.insecure_channel(address),
     )
     files = {"--tls-ca": "ca.pem", "--tls-cert": "client.pem", "--tls-key": "client.key"}
     result = bench("--concurrency", "1", *(part for option, name in files.items() for part in (option, name)))

@@ -69,7 +69,7 @@ def run_own_load(
             now = time.perf_counter()
             answered.append((now, now - began))
 
-    with core.open_channel(grpc) as channel, ThreadPoolExecutor(concurrency) as threads:
+    with core.open_replicas(grpc).all[0].channel as channel, ThreadPoolExecutor(concurrency) as threads:
         infer = channel.unary_unary(INFER)
         began = time.perf_counter()
         senders = [threads.submit(send, infer, began + seconds) for _ in range(concurrency)]

@@ -66,7 +66,12 @@ Exit codes: 0 all answered; 1 the server failed; 2 some input could not be answe
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines in place of a table.")
 @click.option("--list", "list_tasks", is_flag=True, help="Show the tasks that the server has.")
-@click.option("--url", default="127.0.0.1:8001", show_default=True, help="Host and port of the server's gRPC endpoint.")
+@click.option(
+    "--url",
+    default="127.0.0.1:8001",
+    show_default=True,
+    help="Host and port of the server's gRPC endpoint; of several with commas, or dns:///NAME:PORT.",
+)
 @tls_options
 @api_key_file_option("Send the first key of this file, to a server that asks for one; mode 0600.")
 @click.option(

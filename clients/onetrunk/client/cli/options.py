@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onetrunk.protocol.address import address_fault
+from onetrunk.protocol.address import client_addresses
 from onetrunk.protocol.api_key import read_api_keys
 from onetrunk.protocol.errors import TlsError
 from onetrunk.protocol.tls import Tls, tls_fault
@@ -21,10 +21,15 @@ def check_tls(url: str, tls: Tls | None) -> None:
     Raises:
         TlsError: Client and server do not agree.
     """
-    if tls is None or address_fault(url) is not None:  # of a wrong address, its client says what is wrong
+    if tls is None:
         return
-    if (fault := tls_fault(url, tls)) is not None:
-        raise TlsError(fault)
+    try:
+        addresses = client_addresses(url)
+    except ValueError:  # its client says what is wrong
+        return
+    faults = [tls_fault(address, tls) for address in addresses]
+    if all(faults):  # one server that agrees is enough
+        raise TlsError(faults[0] or "")
 
 
 def first_key(file: Path | None) -> str | None:
