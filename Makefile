@@ -4,6 +4,7 @@
 # make speed  a small part of it, that fails when a ratio is lost
 # make lint   formatting, types, import contracts
 # make docs   the documentation site, in site/; a warning or a dead link fails
+# make manifests  helm, kubectl and schemas, with which the tests of deploy/ check what they otherwise skip
 # make lock   resolves all versions anew (locks/make.py); UPGRADE=--upgrade takes the newest
 # make sbom   dist/sbom.json: what is installed to build and serve, with versions and licences, as CycloneDX
 # make audit  asks the advisory databases about every package in locks/; needs the network
@@ -17,7 +18,7 @@ TOOLS := $(VENV)/tools
 INSTALL := $(BIN)/python locks/install.py
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test bench speed lint docs lock sbom audit clean
+.PHONY: demo test bench speed lint docs manifests lock sbom audit clean
 .DELETE_ON_ERROR:
 
 demo:
@@ -38,6 +39,8 @@ lint: $(VENV)/.developing
 docs: $(VENV)/.documenting
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+manifests: $(VENV)/.manifests
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else f"OneTrunk needs Python 3.10 to 3.12, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +55,10 @@ $(VENV)/.developing: pyproject.toml $(wildcard locks/*) | $(BIN)/python
 
 $(VENV)/.documenting: pyproject.toml $(wildcard locks/*) | $(BIN)/python
 	$(INSTALL) documenting
+	@touch $@
+
+$(VENV)/.manifests: $(wildcard locks/manifests.*) | $(BIN)/python
+	$(BIN)/python locks/manifests.py
 	@touch $@
 
 # In an environment of their own, so that they are not part of what they describe.
