@@ -331,6 +331,8 @@ def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", 256),
             ("grpc.server_handshake_timeout_ms", 10_000),
+            # Clients of several servers ask every ten seconds whether one that works for long is still there.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             *_age(limits.max_connection_age_s),
         ),
         handlers=(GrpcDoor(gateway, observer),),
