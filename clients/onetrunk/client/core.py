@@ -52,7 +52,11 @@ CHANNEL_OPTIONS = (
 
 # Of a client with several servers: one that went without a word, as a machine does that loses its power, is noticed
 # after 15 s, so that another can be asked.
-FLEET_OPTIONS = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+FLEET_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # of the ping itself: a minute by default, whatever the line above says
+)
 
 # Of a name that stands for several servers: they are asked in turn, and looked for again when one of them goes.
 NAME_OPTIONS = (("grpc.lb_policy_name", "round_robin"), ("grpc.dns_min_time_between_resolutions_ms", 2_000))
