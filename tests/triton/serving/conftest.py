@@ -14,13 +14,33 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
+from onetrunk.nn.trunk import Trunk
+from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
+from onetrunk.tasks import Recipe, Task
+from onetrunk.training import train
+from tests.fixtures.tasks import mood_rows, write_rows
 
 
 @pytest.fixture
 def repository(handmade_repository: Path) -> Path:
     """The repository that these tests serve."""
     return handmade_repository
+
+
+@pytest.fixture(scope="session")
+def mood_repository(tiny_trunk: Trunk, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of one head that was trained on moods, and so has a reference of its answers on dev data."""
+    folder = tmp_path_factory.mktemp("drift")
+    write_rows(folder / "train.jsonl", mood_rows(300, seed=1))
+    write_rows(folder / "dev.jsonl", mood_rows(300, seed=2))
+    recipe = Recipe(tap=1, layers=1, epochs=3, batch_size=16, learning_rate=3e-3, max_length=32)
+    task = Task(name="mood", labels=("bad", "good"), train="train.jsonl", dev="dev.jsonl", folder=folder, recipe=recipe)
+    heads = folder / "heads"
+    result = train(task, tiny_trunk, heads=heads, cache=folder / "cache", device="cpu", trunk_dtype="fp32")
+    assert result.spec.reference is not None
+    build_repository(BuildRequest(output=folder / "repository", heads=heads, trunk=tiny_trunk_folder, max_length=32))
+    return folder / "repository"
 
 
 @pytest.fixture(scope="session")

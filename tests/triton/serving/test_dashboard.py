@@ -20,9 +20,17 @@ import yaml
 from onetrunk.client import Client
 from onetrunk.serving import Server
 from tests.fixtures.manifests import DEPLOY, debian
+from tests.fixtures.tasks import mood_rows
 from tests.unit.serving.front.test_front import free_port
 
 TIMEOUT_S = 60.0
+
+
+@pytest.fixture
+def served(mood_repository: Path) -> Iterator[Server]:
+    """A server whose head has a reference, without which there is no drift."""
+    with Server(mood_repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+        yield server
 
 
 @pytest.fixture
@@ -87,7 +95,7 @@ def answers(prometheus: str, query: str) -> bool:
 def ask(served: Server) -> None:
     """Requests through both doors, one of them with nothing to read."""
     with Client(served.grpc_url) as client:
-        client.predict(["some text", "some more text, so that there is padding"])
+        client.predict([row["sentence"] for row in mood_rows(100, seed=3)])
     for text, status in (("some text", 200), (" ", 400)):
         body = json.dumps({"texts": [text]}).encode()
         headers = {"content-type": "application/json"}

@@ -14,32 +14,19 @@ from click.testing import CliRunner
 
 from onetrunk.cli.deploy_head import deploy_head
 from onetrunk.client import Client
-from onetrunk.nn.trunk import Trunk
-from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 from onetrunk.serving.front.settings import Sampling
-from onetrunk.tasks import Recipe, Task
-from onetrunk.training import train
-from tests.fixtures.tasks import mood_rows, write_rows
+from tests.fixtures.tasks import mood_rows
 
 pytestmark = pytest.mark.slow
 
 DEV = mood_rows(300, seed=2)
 
 
-@pytest.fixture(scope="module")
-def repository(tiny_trunk: Trunk, tiny_trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of one head that was trained on moods."""
-    folder = tmp_path_factory.mktemp("drift")
-    write_rows(folder / "train.jsonl", mood_rows(300, seed=1))
-    write_rows(folder / "dev.jsonl", DEV)
-    recipe = Recipe(tap=1, layers=1, epochs=3, batch_size=16, learning_rate=3e-3, max_length=32)
-    task = Task(name="mood", labels=("bad", "good"), train="train.jsonl", dev="dev.jsonl", folder=folder, recipe=recipe)
-    heads = folder / "heads"
-    result = train(task, tiny_trunk, heads=heads, cache=folder / "cache", device="cpu", trunk_dtype="fp32")
-    assert result.spec.reference is not None
-    build_repository(BuildRequest(output=folder / "repository", heads=heads, trunk=tiny_trunk_folder, max_length=32))
-    return folder / "repository"
+@pytest.fixture
+def repository(mood_repository: Path) -> Path:
+    """The repository that these tests serve."""
+    return mood_repository
 
 
 @pytest.fixture
