@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from onetrunk.client import AsyncClient, BadInput, Client, NotReady, Tls, TlsError
+from onetrunk.client import core as client_core
 from onetrunk.client.replicas import FIRST_REST_S, LONGEST_REST_S, Replicas
 from onetrunk.client.retry import Deadline, Failure, RetryPolicy
 from onetrunk.protocol.address import address_fault, client_addresses, stays_on_this_machine
@@ -154,6 +155,60 @@ def test_rests_double_end_and_are_no_reason_to_ask_nobody():
     replicas.note(a, OK)
     replicas.note(b, OK)
     assert Counter(replicas.next().address for _ in range(6)) == {"a:1": 3, "b:1": 3}
+
+
+class Wire:
+    """Passes bytes on between clients and a server, until it is cut without a word, as by a loss of power."""
+
+    def __init__(self, url: str) -> None:
+        host, _, port = url.rpartition(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._cut = threading.Event()
+        self._ends: list[socket.socket] = [self._listener]
+        self.url = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Pass nothing on any more, and close nothing."""
+        self._cut.set()
+
+    def close(self) -> None:
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._ends += [client, server]
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not self._cut.is_set():
+                    target.sendall(data)
+
+
+def test_a_server_that_vanishes_without_a_word_is_noticed(three, make_client, monkeypatch):
+    names = [name for name, _ in client_core.FLEET_OPTIONS]
+    monkeypatch.setattr(client_core, "FLEET_OPTIONS", tuple((name, 300) for name in names))
+    wire = Wire(three[0].url)
+    try:
+        with make_client([wire.url, three[1].url], timeout_s=10, retries=0) as client:
+            for _ in range(4):
+                client.predict("before", tasks=["sst2"])
+            assert three[0].requests
+            wire.cut()
+            for _ in range(4):
+                client.predict("after", tasks=["sst2"])
+    finally:
+        wire.close()
 
 
 @contextlib.contextmanager
