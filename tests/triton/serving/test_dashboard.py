@@ -19,9 +19,9 @@ import yaml
 
 from onetrunk.client import Client
 from onetrunk.serving import Server
+from tests.fixtures.doors import free_port
 from tests.fixtures.manifests import DEPLOY, debian
 from tests.fixtures.tasks import mood_rows
-from tests.unit.serving.front.test_front import free_port
 
 TIMEOUT_S = 60.0
 
