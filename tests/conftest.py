@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.fixtures.compose",
     "tests.fixtures.deploying",
     "tests.fixtures.fake_triton",
+    "tests.fixtures.families",
     "tests.fixtures.gate",
     "tests.fixtures.handmade_repository",
     "tests.fixtures.python_model",
@@ -157,7 +158,7 @@ def mood_bundle(request: pytest.FixtureRequest, tiny_heads: Path, tiny_trunk, tm
     from onetrunk.nn.head import empty_head
 
     bundle = load_bundle(tiny_heads / "mood")
-    head = empty_head(tiny_trunk, outputs=2, layers=bundle.spec.layers, query=request.param)
+    head = empty_head(tiny_trunk, outputs=2, tap=bundle.spec.tap, layers=bundle.spec.layers, query=request.param)
     head.load_state_dict(bundle.weights, strict=False)
     if head.pool is not None:
         torch.nn.init.normal_(head.pool, std=0.5, generator=torch.Generator().manual_seed(0))

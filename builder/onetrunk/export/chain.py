@@ -90,7 +90,8 @@ class Chain:
             for segment, session in self._trunk.items():
                 # The segment above tap 0 reads token ids again, so one that ends at tap 0 feeds nothing but heads.
                 if segment.stop <= spec.tap:
-                    tensors[segment.output] = session.run(None, {name: tensors[name] for name in segment.inputs})[0]
+                    feeds = {tensor.name: tensors[tensor.name] for tensor in session.get_inputs()}
+                    tensors[segment.output] = session.run(None, feeds)[0]
             feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
             found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
             done()

@@ -36,17 +36,18 @@ def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release)
         ExportError: The release could not load the file.
     """
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
-    types = torch.zeros_like(tokens)
+    # The exporter drops an input that nothing reads, and an ensemble could not feed it.
+    types = (torch.zeros_like(tokens),) if trunk.reads_types else ()
     module: nn.Module
     example: tuple[Tensor, ...]
     if segment.stop == 0:
-        module, example = EmbeddingSegment(trunk), (tokens, types)
+        module, example = EmbeddingSegment(trunk), (tokens, *types)
     elif segment.reads_tokens:
-        module, example = TokenSegment(trunk, segment), (tokens, tokens, types)
+        module, example = TokenSegment(trunk, segment), (tokens, tokens, *types)
     else:
         state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, trunk.width)
         module, example = StateSegment(trunk, segment), (state, tokens)
-    _export(module, example, path, segment.inputs, segment.output, release)
+    _export(module, example, path, segment.inputs(token_types=trunk.reads_types), segment.output, release)
 
 
 def export_head(head: Head | MeanHead, spec: HeadSpec, path: Path, release: Release) -> None:
@@ -84,8 +85,9 @@ def export_single(
     """
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
     module = SingleModel(trunk, ServedHead(head, spec), whole)
-    inputs = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
-    _export(module, (tokens, tokens, torch.zeros_like(tokens)), path, inputs, spec.task, release)
+    types = {TOKEN_TYPE_IDS: torch.zeros_like(tokens)} if trunk.reads_types else {}
+    example = {INPUT_IDS: tokens, ATTENTION_MASK: tokens, **types}
+    _export(module, tuple(example.values()), path, tuple(example), spec.task, release)
 
 
 class TokenSegment(nn.Module):
@@ -95,7 +97,7 @@ class TokenSegment(nn.Module):
         super().__init__()
         self.trunk, self.segment = trunk, segment
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the hidden state at the segment's end.
 
         *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, tokens, width).
@@ -111,7 +113,7 @@ class EmbeddingSegment(nn.Module):
         super().__init__()
         self.trunk = trunk
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the embeddings.
 
         *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, tokens, width).
@@ -169,7 +171,7 @@ class SingleModel(nn.Module):
         super().__init__()
         self.trunk, self.served, self.whole = trunk, served, whole
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the scores.
 
         *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, the kind's dims).

@@ -110,7 +110,8 @@ def check_parity(
         for file in files
     }
     for segment, session in chain.items():
-        _check_signature(segment.name, session, segment.inputs, segment.output, [None, None, trunk.width], trunk.width)
+        names, dims = segment.inputs(token_types=trunk.reads_types), [None, None, trunk.width]
+        _check_signature(segment.name, session, names, segment.output, dims, trunk.width)
     for head in heads:
         dims = [None, *(None if size < 0 else size for size in get_kind(head.spec.kind).output.dims(head.spec))]
         inputs = (HIDDEN_STATE, ATTENTION_MASK)
@@ -146,7 +147,8 @@ def _differences(
     states: dict[int, Array] = {}
     found: dict[str, float] = {}
     for segment, session in chain.items():
-        state = _run(session, segment.name, {name: tensors[name] for name in segment.inputs}, segment.output, title)
+        feeds = {name: tensors[name] for name in segment.inputs(token_types=trunk.reads_types)}
+        state = _run(session, segment.name, feeds, segment.output, title)
         tensors[segment.output] = states[segment.stop] = state
         found[segment.name] = _state_difference(segment.name, state, reference[segment.stop].numpy())
 

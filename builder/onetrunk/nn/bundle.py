@@ -30,6 +30,8 @@ _CARD = "README.md"
 # Twice as many tensors and an FFN of twenty widths leave room for other families.
 _TENSORS_A_LAYER, _NUMBERS_A_PAIR = 32, 48
 _OTHER_TENSORS = 16
+# Embeddings of relative positions, and a norm.
+_SHARED_ROWS = 4096
 _BYTES_A_NUMBER = 8
 
 
@@ -66,7 +68,7 @@ class Bundle:
         if not get_kind(spec.kind).has_weights:
             return MeanHead().eval()
         outputs = get_kind(spec.kind).output.build_layer(trunk.width, spec)
-        head = empty_head(trunk, outputs=outputs, layers=spec.layers, query=spec.query)
+        head = empty_head(trunk, outputs=outputs, tap=spec.tap, layers=spec.layers, query=spec.query)
         try:
             head.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -165,10 +167,10 @@ def _check_trunk(folder: Path, spec: HeadSpec, trunk: Trunk) -> None:
             f"give its own trunk by --trunk, or train it again on this trunk"
         )
     trunk.check_tap(spec.tap)
-    if spec.width != trunk.width or spec.layers > trunk.depth:
+    if spec.width != trunk.width or spec.tap + spec.layers > trunk.depth:
         raise UserError(
-            f"{folder}/head.json: found {spec.layers} layers of width {spec.width}; on this trunk, allowed are 1 to "
-            f"{trunk.depth} of width {trunk.width}: train the head again"
+            f"{folder}/head.json: found {spec.layers} layers of width {spec.width} on tap {spec.tap}; on this trunk, "
+            f"tap and layers together are {trunk.depth} at most, of width {trunk.width}: train the head again"
         )
 
 
@@ -176,6 +178,7 @@ def _limits(spec: HeadSpec) -> Limits:
     """Return how large the weights of such a head can be. Whether they fit exactly is known once it is built."""
     outputs = get_kind(spec.kind).output.num_outputs(spec)
     numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width) + outputs * (spec.width + outputs + 2)
+    numbers += _SHARED_ROWS * spec.width
     return Limits(spec.layers * _TENSORS_A_LAYER + _OTHER_TENSORS, _BYTES_A_NUMBER * numbers)
 
 

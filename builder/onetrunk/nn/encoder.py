@@ -5,34 +5,102 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What layers read beside their hidden state, computed once for all layers. Families add to it.
+
+    Attributes:
+        mask_bias: What a layer adds to its attention scores: 0 for tokens, a very negative number for padding.
+            *Shape:* (batch_size, 1, 1, tokens)
+    """
+
+    mask_bias: Tensor
+
+
+class SharedParts(nn.Module):
+    """The parts of an encoder that all its layers share, and that every file with layers needs: a head has a copy.
+
+    Layers of BERT's form share nothing. Others have the embeddings of relative positions here, the frequencies of
+    rotary ones, or a norm after the last layer.
+    """
+
+    def prepare(self, attention_mask: Tensor, like: Tensor, *, query_in_front: bool = False) -> LayerContext:
+        """Compute what layers read beside their hidden state.
+
+        Args:
+            attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
+            like: A hidden state, whose dtype is used.
+            query_in_front: Whether the first state is no token but a query, which stands where the first token does.
+        """
+        return LayerContext(mask_bias(attention_mask, like))
+
+    def close(self, state: Tensor) -> Tensor:
+        """Return what an output layer reads: the state after the last layer, normed if the layers only add to it.
+
+        Args:
+            state: *Shape:* (..., width)
+
+        Returns:
+            *Shape:* (..., width)
+        """
+        return state
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """The parts of a transformer layer that the fold uses.
+    """A transformer layer taken apart, so that it can be computed for a single query.
 
     Attributes:
-        query: The query projection, width -> width, for all attention heads together.
-        key: The key projection, width -> width.
-        value: The value projection, width -> width.
+        norm: The norm before the attention; None if the layer norms afterwards. *Shape:* (..., width)
+        scores: The scaled and masked attention scores of a query over all tokens, ``(query state, states) -> scores``,
+            of normed states. The query stands where the first token does. *Shapes:* (batch_size, width),
+            (batch_size, tokens, width), (batch_size, attention_heads, tokens)
+        value: The value projection, width -> value_heads * head_size.
+        width: The size of a hidden state.
         attention_heads: The number of attention heads.
+        value_heads: The same number, or a divisor of it if neighbours share a value head.
+        head_size: The size of an attention head.
         dropout: The dropout on the attention weights.
-        finish: Output projection, residual, LayerNorm and FFN: ``(context, residual) -> state``. *Shape of each:*
-            (batch_size, width)
+        finish: Output projection, residual, norms and FFN: ``(context, residual) -> state``. The residual is the query
+            state before the norm. *Shapes:* (batch_size, attention_heads * head_size),
+            (batch_size, width) for the others
     """
 
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
+    norm: Callable[[Tensor], Tensor] | None
+    scores: Callable[[Tensor, Tensor], Tensor]
+    value: Projection
+    width: int
     attention_heads: int
-    dropout: nn.Module
+    value_heads: int
+    head_size: int
+    dropout: Callable[[Tensor], Tensor]
     finish: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear layer's parameters, which may be a part of a larger layer's.
+
+    Attributes:
+        weight: *Shape:* (outputs, width)
+        bias: *Shape:* (outputs,)
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Projection:
+        """Return a whole layer's."""
+        return cls(linear.weight, linear.bias)
 
 
 class Encoder(ABC):
@@ -42,21 +110,37 @@ class Encoder(ABC):
         family: The ``model_type`` of the Hugging Face configuration.
         embeddings: The module of the embeddings.
         layers: The transformer layers, first to last.
+        shared: What the layers share.
         width: The size of a hidden state.
         vocab_size: The number of token ids.
         max_positions: The longest input in tokens.
         pad_token_id: The id that pads short rows.
+        reads_types: Whether the embeddings tell the texts of a pair apart by token types.
     """
 
     family: ClassVar[str]
     embeddings: nn.Module
     layers: nn.ModuleList
+    shared: SharedParts
     width: int
     vocab_size: int
     max_positions: int
     pad_token_id: int
+    reads_types: bool
 
-    _model: PreTrainedModel
+    _hf_config: ClassVar[Any]
+    _hf_model: ClassVar[Any]
+    _hf_options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, config: Any) -> None:
+        # Every exporter and every transformers release supports eager attention.
+        self._model = self._hf_model._from_config(config, attn_implementation="eager", **self._hf_options)
+        self.width = config.hidden_size
+        self.vocab_size = config.vocab_size
+        self.max_positions = config.max_position_embeddings
+        self.pad_token_id = config.pad_token_id or 0
+        self.reads_types = getattr(config, "type_vocab_size", 0) > 1
+        self.shared = SharedParts()
 
     @classmethod
     @abstractmethod
@@ -68,9 +152,37 @@ class Encoder(ABC):
         """
 
     @classmethod
-    @abstractmethod
     def from_config(cls, config: dict[str, Any]) -> Encoder:
-        """Create an encoder with random weights from a parsed config.json."""
+        """Create an encoder with random weights from a parsed config.json.
+
+        Raises:
+            ValueError: It describes a form of the family that is not there.
+        """
+        cls.check_form(config)
+        # A dtype in it is that of the stored weights; a trunk computes in fp32.
+        numbers = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
+        return cls(cls._hf_config.from_dict(numbers))
+
+    @classmethod
+    def check_form(cls, config: dict[str, Any]) -> None:
+        """Refuse a form of the family that would be computed as another one.
+
+        Raises:
+            ValueError: It is such a form. The message says what was found and what is allowed.
+        """
+        positions = config.get("position_embedding_type", "absolute")
+        if positions != "absolute":
+            raise ValueError(f"position_embedding_type is {positions!r:.{_LONGEST_NAME}}; allowed is 'absolute'")
+        for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+            if config.get(name):
+                raise ValueError(f"{name} is true; allowed are encoders, which read the whole text")
+        remote = config.get("auto_map")
+        code = remote.get("AutoModel") if isinstance(remote, dict) else None
+        if code is not None and str(code).rpartition(".")[2] != cls._hf_model.__name__:
+            raise ValueError(
+                f"auto_map asks for code of its own ({code!r:.80}), which is never run; "
+                f"allowed is transformers' own {cls._hf_model.__name__}"
+            )
 
     def load(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Load the weights of a checkpoint, of whatever model that has such an encoder.
@@ -110,40 +222,30 @@ class Encoder(ABC):
         self._model.load_state_dict(found)
         return tuple(left_out)
 
-    @abstractmethod
-    def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the hidden state at tap 0, the embeddings.
 
         Args:
             input_ids: *Shape:* (batch_size, tokens)
-            token_type_ids: *Shape:* (batch_size, tokens)
+            token_type_ids: Read only if ``reads_types``; None for zeros. *Shape:* (batch_size, tokens)
 
         Returns:
             *Shape:* (batch_size, tokens, width)
         """
+        if token_type_ids is None or not self.reads_types:
+            token_type_ids = torch.zeros_like(input_ids)
+        embedded: Tensor = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        return embedded
 
     @staticmethod
     @abstractmethod
-    def mask_bias(attention_mask: Tensor, like: Tensor) -> Tensor:
-        """Return what a layer adds to its attention scores: 0 for tokens, a very negative number for padding.
-
-        Args:
-            attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
-            like: A hidden state, whose dtype is used.
-
-        Returns:
-            *Shape:* (batch_size, 1, 1, tokens)
-        """
-
-    @staticmethod
-    @abstractmethod
-    def run_layer(layer: nn.Module, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:
+    def run_layer(layer: nn.Module, hidden_state: Tensor, context: Any) -> Tensor:
         """Run a whole layer.
 
         Args:
             layer: One of ``layers``.
             hidden_state: The state below the layer. *Shape:* (batch_size, tokens, width)
-            mask_bias: What ``mask_bias`` returned. *Shape:* (batch_size, 1, 1, tokens)
+            context: What ``shared.prepare`` returned.
 
         Returns:
             *Shape:* (batch_size, tokens, width)
@@ -151,8 +253,46 @@ class Encoder(ABC):
 
     @staticmethod
     @abstractmethod
-    def take_apart(layer: nn.Module) -> LayerParts:
-        """Return the layer's parts for the fold. They share the layer's parameters."""
+    def take_apart(layer: nn.Module, context: Any) -> LayerParts:
+        """Return the layer's parts for the fold. They share the layer's parameters.
+
+        Args:
+            layer: One of ``layers``.
+            context: What ``shared.prepare`` returned.
+        """
+
+
+def mask_bias(attention_mask: Tensor, like: Tensor) -> Tensor:
+    """Return what a layer adds to its attention scores: 0 for tokens, a very negative number for padding.
+
+    Args:
+        attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
+        like: A hidden state, whose dtype is used.
+
+    Returns:
+        *Shape:* (batch_size, 1, 1, tokens)
+    """
+    return (1.0 - attention_mask[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
+
+
+def token_positions(attention_mask: Tensor, *, query_in_front: bool) -> Tensor:
+    """Return the position of every state of a text.
+
+    Args:
+        attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
+        query_in_front: Whether the first state is a query, which stands where the first token does.
+
+    Returns:
+        *Shape:* (tokens,)
+    """
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return torch.clamp(positions - 1, min=0) if query_in_front else positions
+
+
+def output_of(layer_result: Any) -> Tensor:
+    """Return the state that a layer of `transformers` returns: some return a tuple."""
+    state: Tensor = layer_result[0] if isinstance(layer_result, tuple) else layer_result
+    return state
 
 
 def _present_name(name: str) -> str:

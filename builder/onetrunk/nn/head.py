@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from onetrunk.nn.encoder import Encoder
+from onetrunk.nn.encoder import Encoder, LayerContext, SharedParts
 from onetrunk.nn.fold import folded_state, query_state
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
@@ -21,6 +21,7 @@ class Head(nn.Module):
 
     Attributes:
         layers: The head's layers, first to last, of the same form as the trunk's.
+        shared: Its own copy of what the trunk's layers share.
         output: The output layer, width -> outputs; that of a kind may have more parameters than a weight and a bias.
         by_token: Whether it answers for every token.
         query: The query of the last layer.
@@ -31,6 +32,7 @@ class Head(nn.Module):
         self,
         encoder: type[Encoder],
         layers: nn.ModuleList,
+        shared: SharedParts,
         output: nn.Linear,
         dropout: float = 0.1,
         query: Query = "cls",
@@ -38,6 +40,7 @@ class Head(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.layers = layers
+        self.shared = shared
         self.dropout = nn.Dropout(dropout)
         self.output = output
         self.by_token = bool(getattr(output, "by_token", False))
@@ -58,29 +61,34 @@ class Head(nn.Module):
         """
         if self.by_token:
             return self.forward_whole(hidden_state, attention_mask)
-        bias = self.encoder.mask_bias(attention_mask, hidden_state)
-        for layer in self.layers[:-1]:
-            hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
-        query = query_state(self.query, hidden_state, bias, self.pool)
-        return self._answer(folded_state(self.encoder.take_apart(self.layers[-1]), query, hidden_state, bias))
+        context = self.shared.prepare(attention_mask, hidden_state)
+        hidden_state = self._run_lower(hidden_state, context)
+        query = query_state(self.query, hidden_state, context.mask_bias, self.pool)
+        parts = self.encoder.take_apart(self.layers[-1], context)
+        return self._answer(folded_state(parts, query, hidden_state))
 
     def forward_whole(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the same outputs with every layer run whole, to check the fold. Shapes are those of ``forward``."""
-        bias = self.encoder.mask_bias(attention_mask, hidden_state)
-        for layer in self.layers[:-1]:
-            hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
+        context = self.shared.prepare(attention_mask, hidden_state)
+        hidden_state = self._run_lower(hidden_state, context)
         if self.by_token:
-            state = self.encoder.run_layer(self.layers[-1], hidden_state, bias)
+            state = self.encoder.run_layer(self.layers[-1], hidden_state, context)
             return self._answer(state) * attention_mask[..., None].to(state.dtype)
         if self.query != "cls":
             # The query goes in front as one more token, which attends to all others and which they cannot see.
-            query = query_state(self.query, hidden_state, bias, self.pool)
+            query = query_state(self.query, hidden_state, context.mask_bias, self.pool)
             hidden_state = torch.cat([query[:, None], hidden_state], dim=1)
-            bias = self.encoder.mask_bias(nn.functional.pad(attention_mask, (1, 0)), hidden_state)
-        return self._answer(self.encoder.run_layer(self.layers[-1], hidden_state, bias)[:, 0])
+            mask = nn.functional.pad(attention_mask, (1, 0))
+            context = self.shared.prepare(mask, hidden_state, query_in_front=True)
+        return self._answer(self.encoder.run_layer(self.layers[-1], hidden_state, context)[:, 0])
+
+    def _run_lower(self, hidden_state: Tensor, context: LayerContext) -> Tensor:
+        for layer in self.layers[:-1]:
+            hidden_state = self.encoder.run_layer(layer, hidden_state, context)
+        return hidden_state
 
     def _answer(self, state: Tensor) -> Tensor:
-        raw: Tensor = self.output(self.dropout(state))
+        raw: Tensor = self.output(self.dropout(self.shared.close(state)))
         return raw
 
 
@@ -106,23 +114,31 @@ def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, q
         raise UserError(f"tap {tap} has no layer above it on this trunk: give 0 to {trunk.depth - 1}")
     if not 1 <= layers <= most:
         raise UserError(f"a head on tap {tap} of this trunk has 1 to {most} layers, not {layers}")
-    own = copy.deepcopy(trunk.layers[tap : tap + layers])
+    own, shared = _copy_layers(trunk, tap, layers)
     own.requires_grad_(True)
+    shared.requires_grad_(True)
     output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
     nn.init.normal_(output.weight, std=0.02)
     nn.init.zeros_(output.bias)
-    return Head(type(trunk.encoder), own, output, query=query).train()
+    return Head(type(trunk.encoder), own, shared, output, query=query).train()
 
 
-def empty_head(trunk: Trunk, *, outputs: int | nn.Linear, layers: int, query: Query = "cls") -> Head:
+def empty_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, query: Query = "cls") -> Head:
     """Create a head in evaluation mode, whose weights are loaded afterwards.
 
     Args:
         trunk: The trunk, which the layers' form follows.
         outputs: The number of outputs, or the output layer of a kind (``OutputSpec.build_layer``).
+        tap: The tap that it reads: layers may differ among themselves.
         layers: The number of its layers.
         query: The query of the last layer.
     """
-    own = nn.ModuleList([copy.deepcopy(trunk.layers[0]) for _ in range(layers)])
+    own, shared = _copy_layers(trunk, tap, layers)
     output = nn.Linear(trunk.width, outputs) if isinstance(outputs, int) else outputs
-    return Head(type(trunk.encoder), own, output, query=query).eval().requires_grad_(False)
+    return Head(type(trunk.encoder), own, shared, output, query=query).eval().requires_grad_(False)
+
+
+def _copy_layers(trunk: Trunk, tap: int, layers: int) -> tuple[nn.ModuleList, SharedParts]:
+    """Return copies of the trunk's layers above a tap and of what they share."""
+    # In one pass, so that layers with the weights of one stay so.
+    return copy.deepcopy((trunk.layers[tap : tap + layers], trunk.encoder.shared))

@@ -50,6 +50,7 @@ class Trunk(nn.Module):
         self.encoder = encoder
         self.embeddings = encoder.embeddings
         self.layers = encoder.layers
+        self.shared = encoder.shared
         self.identity = identity
         self.folder = folder
         self.tokenizer_file = tokenizer_file
@@ -77,6 +78,11 @@ class Trunk(nn.Module):
     def max_positions(self) -> int:
         """The longest input in tokens."""
         return self.encoder.max_positions
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether it tells the texts of a pair apart by token types."""
+        return self.encoder.reads_types
 
     @property
     def pad_token_id(self) -> int:
@@ -108,9 +114,9 @@ class Trunk(nn.Module):
         Returns:
             *Shape:* (batch_size, tokens, width)
         """
-        bias = self.encoder.mask_bias(attention_mask, hidden_state)
+        context = self.encoder.shared.prepare(attention_mask, hidden_state)
         for layer in self.layers[start:stop]:
-            hidden_state = self.encoder.run_layer(layer, hidden_state, bias)
+            hidden_state = self.encoder.run_layer(layer, hidden_state, context)
         return hidden_state
 
     @torch.no_grad()

@@ -18,18 +18,14 @@ class WholeModel(nn.Module):
 
     Attributes:
         embeddings: The encoder's embeddings.
-        row_of_token: Token id -> row of its embedding. *Shape:* (vocab_size,)
         head: All layers of the encoder, as a head on tap 0.
     """
 
-    row_of_token: Tensor
-
-    def __init__(self, encoder: Encoder, head: Head, row_of_token: Tensor) -> None:
+    def __init__(self, encoder: Encoder, head: Head) -> None:
         super().__init__()
         self._embed = encoder.embed
         self.embeddings = encoder.embeddings
         self.head = head
-        self.register_buffer("row_of_token", row_of_token, persistent=False)
 
     @property
     def output(self) -> nn.Linear:
@@ -47,8 +43,7 @@ class WholeModel(nn.Module):
         Returns:
             *Shape:* (batch_size, outputs)
         """
-        rows = self.row_of_token[input_ids]
-        raw: Tensor = self.head(self._embed(rows, token_type_ids), attention_mask)
+        raw: Tensor = self.head(self._embed(input_ids, token_type_ids), attention_mask)
         return raw
 
 
@@ -64,14 +59,10 @@ def new_whole_model(trunk: Trunk, *, outputs: int | nn.Linear, vocabulary: Tenso
     """
     encoder = copy.deepcopy(trunk.encoder)
     encoder.embeddings.requires_grad_(True)
-    row_of_token = torch.arange(trunk.vocab_size)
     if vocabulary is not None:
-        kept = _kept(trunk, vocabulary)
-        row_of_token = torch.zeros(trunk.vocab_size, dtype=torch.long)
-        row_of_token[kept] = torch.arange(len(kept))
-        _keep_tokens(encoder.embeddings, trunk.vocab_size, kept)
+        _keep_tokens(encoder.embeddings, trunk.vocab_size, _kept(trunk, vocabulary))
     head = new_head(trunk, outputs=outputs, tap=0, layers=trunk.depth)
-    return WholeModel(encoder, head, row_of_token).train()
+    return WholeModel(encoder, head).train()
 
 
 def trained_whole_model(
@@ -103,8 +94,23 @@ def _kept(trunk: Trunk, vocabulary: Tensor) -> Tensor:
 
 
 def _keep_tokens(embeddings: nn.Module, vocab_size: int, kept: Tensor) -> None:
-    for name, module in list(embeddings.named_modules()):
+    """Leave the rows of these tokens in the embeddings, which still read token ids: positions may depend on them.
+
+    Args:
+        embeddings: The embeddings, which are changed.
+        vocab_size: The number of token ids.
+        kept: The token ids. *Shape:* (kept,)
+    """
+    row_of_token = torch.zeros(vocab_size, dtype=torch.long)
+    row_of_token[kept] = torch.arange(len(kept))
+    for module in embeddings.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == vocab_size:
-            parent = embeddings.get_submodule(name.rpartition(".")[0])
-            smaller = nn.Embedding.from_pretrained(module.weight[kept].clone(), freeze=False)  # type: ignore[no-untyped-call]
-            setattr(parent, name.rpartition(".")[2], smaller)
+            module.weight = nn.Parameter(module.weight[kept].clone())
+            module.num_embeddings, module.padding_idx = len(kept), None
+            module.register_buffer("row_of_token", row_of_token.clone(), persistent=False)
+            module.register_forward_pre_hook(_rows_of)
+
+
+def _rows_of(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    row_of_token: Tensor = module.get_buffer("row_of_token")
+    return (row_of_token[inputs[0]],)

@@ -20,6 +20,7 @@ from onetrunk.protocol.names import (
     HIDDEN_STATE,
     PADDED,
     TOKEN_COUNT,
+    TOKEN_TYPE_IDS,
     TOKEN_WORDS,
     TOKENIZER,
     TRUNCATED,
@@ -48,6 +49,7 @@ def tokenizer_config(
     vocab_size: int,
     pad_token_id: int,
     version: int,
+    token_types: bool = True,
     buckets_from: str | None = None,
     max_batch_size: int = MAX_BATCH_SIZE,
 ) -> pb.ModelConfig:
@@ -58,6 +60,7 @@ def tokenizer_config(
         vocab_size: The number of token ids.
         pad_token_id: The id of the padding token.
         version: The version to serve.
+        token_types: Whether the trunk reads token types. They are an input either way, so that a client need not know.
         buckets_from: The texts from which the buckets were chosen, for a reader of the config.
         max_batch_size: The most texts of a batch. The state gives all other models the same.
     """
@@ -67,8 +70,9 @@ def tokenizer_config(
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
     for name in PADDED:
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], optional=True))
-    for name in PADDED.values():
-        config.output.append(pb.ModelOutput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
+    for name, padded in PADDED.items():
+        if token_types or name != TOKEN_TYPE_IDS:
+            config.output.append(pb.ModelOutput(name=padded, data_type=pb.TYPE_INT64, dims=[-1]))
     config.output.append(pb.ModelOutput(name=TRUNCATED, data_type=pb.TYPE_BOOL, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_COUNT, data_type=pb.TYPE_INT64, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
@@ -87,7 +91,14 @@ def tokenizer_config(
     return config
 
 
-def segment_config(segment: Segment, *, width: int, trunk: str, version: int, dtype: Dtype = "fp32") -> pb.ModelConfig:
+def feeds_token_types(tokenizer: pb.ModelConfig) -> bool:
+    """Return whether the trunk above a tokenizer reads token types."""
+    return any(tensor.name == PADDED[TOKEN_TYPE_IDS] for tensor in tokenizer.output)
+
+
+def segment_config(
+    segment: Segment, *, width: int, trunk: str, version: int, dtype: Dtype = "fp32", token_types: bool = True
+) -> pb.ModelConfig:
     """Return the config of a segment of the trunk.
 
     Args:
@@ -96,9 +107,10 @@ def segment_config(segment: Segment, *, width: int, trunk: str, version: int, dt
         trunk: The trunk's identity.
         version: The version to serve.
         dtype: The dtype in which it computes. Its inputs and outputs are FP32.
+        token_types: Whether the trunk reads token types.
     """
     config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
-    for name in segment.inputs:
+    for name in segment.inputs(token_types=token_types):
         if name in PADDED:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
         else:

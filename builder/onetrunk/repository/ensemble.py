@@ -180,7 +180,8 @@ def _ensemble(
         output = config.output.add()
         output.CopyFrom(head.config.output[0])
         output.name = head.output
-    tokenized = {name: name for name in PADDED.values()}
+    # A tensor of an ensemble that no step reads is an error, such as the types above a trunk that reads none.
+    tokenized = {tensor.name: tensor.name for tensor in tokenizer.output if tensor.name in PADDED.values()}
     if name != MULTITASK_TOKENS:
         # Token ids are never truncated, so only text can be; only text has words; and who sends ids has counted them.
         about_text = [TRUNCATED]
@@ -193,7 +194,7 @@ def _ensemble(
             tokenized[tensor] = tensor
     _add_step(config, tokenizer, pinned_version(tokenizer), {name: name for name in (*required, *optional)}, tokenized)
     for segment, part in sorted(segments.items()):
-        feeds = {tensor: PADDED.get(tensor, tensor) for tensor in segment.inputs}
+        feeds = {tensor.name: PADDED.get(tensor.name, tensor.name) for tensor in part.input}
         _add_step(config, part, pinned_version(part), feeds, {segment.output: segment.output})
     for group, part in groups:
         # A head that was updated after the group was made is not in it: its own model answers.

@@ -153,6 +153,7 @@ def plan_repository(
             vocab_size=trunk.vocab_size,
             pad_token_id=trunk.pad_token_id,
             version=models[TOKENIZER].version,
+            token_types=trunk.reads_types,
             buckets_from=buckets.origin,
             max_batch_size=rows_of_batch(buckets.lengths[-1], request.max_batch_tokens),
         ),

@@ -45,6 +45,7 @@ from onetrunk.protocol.names import (
 from onetrunk.protocol.reading import read_regular
 from onetrunk.repository.configs import (
     config_text,
+    feeds_token_types,
     group_config,
     head_config,
     label_file,
@@ -225,7 +226,12 @@ class RepositoryState:
         """Return the segments' configs."""
         return {
             segment: segment_config(
-                segment, width=self.width, trunk=self.trunk, version=version, dtype=self.precision.of_segment(segment)
+                segment,
+                width=self.width,
+                trunk=self.trunk,
+                version=version,
+                dtype=self.precision.of_segment(segment),
+                token_types=feeds_token_types(self.tokenizer),
             )
             for segment, version in self.segments.items()
         }

@@ -45,15 +45,17 @@ def initialise_student(student: Head, teacher: Head, start: Start) -> None:
     The output stays fresh: the teacher's reads a state that the student does not compute yet.
     """
     if start == "teacher":
+        student.shared.load_state_dict(teacher.shared.state_dict())
         for own, theirs in zip(student.layers, teacher.layers, strict=False):
-            own.load_state_dict(theirs.state_dict())
+            # Layers of other taps may lack a norm that these have, which then stays the trunk's.
+            own.load_state_dict(theirs.state_dict(), strict=False)
     elif start == "random":
         for module in student.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
+            if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
@@ -64,7 +66,9 @@ def head_with_weights(spec: RunSpec, weights: Weights, experiment: Experiment) -
     """
     recipe, task = spec.recipe, experiment.task(spec.task)
     outputs = get_kind(task.kind).output.build_layer(experiment.trunk.width, task)
-    head = empty_head(experiment.trunk, outputs=outputs, layers=recipe.layers, query=recipe.query)
+    head = empty_head(
+        experiment.trunk, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query
+    )
     head.load_state_dict({name: tensor.half().float() for name, tensor in weights.items()})
     return head.eval().requires_grad_(False)
 

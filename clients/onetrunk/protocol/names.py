@@ -78,13 +78,17 @@ class Segment:
         """Whether token ids come in, not a hidden state."""
         return self.start == 0
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the input tensors."""
+    def inputs(self, *, token_types: bool) -> tuple[str, ...]:
+        """Return the names of the input tensors.
+
+        Args:
+            token_types: Whether the trunk reads token types. Triton refuses an input that a file does not have.
+        """
+        types = (TOKEN_TYPE_IDS,) if token_types else ()
         if self.stop == 0:
-            return (INPUT_IDS, TOKEN_TYPE_IDS)  # embeddings alone look at no other token
+            return (INPUT_IDS, *types)  # embeddings alone look at no other token
         if self.reads_tokens:
-            return (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+            return (INPUT_IDS, ATTENTION_MASK, *types)
         return (hidden_name(self.start), ATTENTION_MASK)
 
     @property

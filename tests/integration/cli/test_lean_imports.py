@@ -20,9 +20,9 @@ encoder = BertEncoder.from_config(
     {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 )
 state = encoder.embed(torch.arange(4)[None], torch.zeros(1, 4, dtype=torch.long))
-bias = encoder.mask_bias(torch.tensor([[1, 1, 1, 0]]), state)
+context = encoder.shared.prepare(torch.tensor([[1, 1, 1, 0]]), state)
 for layer in encoder.layers:
-    state = encoder.run_layer(layer.eval(), state, bias)
+    state = encoder.run_layer(layer.eval(), state, context)
 print(state.detach().numpy().tobytes().hex())
 import torch._dynamo
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2, "the real one works afterwards"

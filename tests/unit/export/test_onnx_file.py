@@ -24,7 +24,7 @@ def test_segment_file(tiny_trunk, tmp_path, segment):
     model = onnx.load(path)
     assert model.ir_version == 8
     assert {entry.version for entry in model.opset_import} == {17}
-    assert {tensor.name for tensor in model.graph.input} == set(segment.inputs)
+    assert {tensor.name for tensor in model.graph.input} == set(segment.inputs(token_types=True))
     assert all(dims(tensor)[:2] == ["batch", "tokens"] for tensor in model.graph.input)
     assert [(tensor.name, dims(tensor)) for tensor in model.graph.output] == [
         (segment.output, ["batch", "tokens", tiny_trunk.width])
@@ -74,4 +74,4 @@ def test_cuts():
     with_embeddings = cut_trunk({0, 3})
     assert [segment.name for segment in with_embeddings] == ["trunk_00_00", "trunk_00_03"]
     assert all(segment.reads_tokens for segment in with_embeddings)
-    assert cut_trunk({3, 4})[1].inputs == ("hidden_03", "attention_mask")
+    assert cut_trunk({3, 4})[1].inputs(token_types=True) == ("hidden_03", "attention_mask")

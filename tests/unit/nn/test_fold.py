@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onetrunk.nn.encoder import mask_bias
 from onetrunk.nn.fold import query_state
 from onetrunk.nn.head import new_head
 from onetrunk.protocol.head_json import Query
@@ -55,7 +56,7 @@ def test_padding_changes_nothing(tiny_trunk, query):
 def test_queries_by_the_book(tiny_trunk):
     """Against one text at a time, without padding: fold and whole layer alike take the query as it is given."""
     state, lengths = torch.randn(3, 7, tiny_trunk.width), [7, 4, 1]
-    bias = tiny_trunk.encoder.mask_bias((torch.arange(7) < torch.tensor(lengths)[:, None]).long(), state)
+    bias = mask_bias((torch.arange(7) < torch.tensor(lengths)[:, None]).long(), state)
     pool = torch.randn(tiny_trunk.width)
     for row, length in enumerate(lengths):
         text = state[row, :length]

@@ -52,7 +52,9 @@ def test_reduced_vocabulary_trains_bit_for_bit_as_the_whole_one(tiny_trunk, mood
     assert all(torch.equal(one, other) for one, other in zip(whole_steps, reduced_steps, strict=True))
     assert whole_state.losses == reduced_state.losses
     assert whole_state.scores == reduced_state.scores
-    assert torch.equal(words(whole)[vocabulary], words(reduced)[reduced.row_of_token[vocabulary]])
+    assert torch.equal(
+        words(whole)[vocabulary], words(reduced)[reduced.embeddings.word_embeddings.row_of_token[vocabulary]]
+    )
 
 
 def test_embeddings_change_where_a_token_occurs_and_nowhere_else(tiny_trunk, mood, data):

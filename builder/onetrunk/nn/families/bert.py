@@ -1,26 +1,19 @@
-"""BERT behind the encoder adapter, with the layers of Hugging Face's implementation."""
+"""BERT behind the encoder adapter, and what other families of its form share with it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from onetrunk.nn.encoder import Encoder, LayerParts
+from onetrunk.nn.encoder import Encoder, LayerParts, Projection, output_of
+from onetrunk.nn.fold import content_scores
 from onetrunk.nn.lean_imports import import_layers
 from onetrunk.protocol.head_json import MAX_LAYERS, MAX_TOKENS, MAX_WIDTH
 
-if TYPE_CHECKING:
-    from transformers import BertConfig
-    from transformers.models.bert.modeling_bert import BertModel
-else:
-    _layers = import_layers("transformers.models.bert.modeling_bert")
-    BertConfig, BertModel = _layers.BertConfig, _layers.BertModel
 
-
-class _Shape(BaseModel):
+class BertShape(BaseModel):
     """The numbers of config.json that decide how many parameters there are. Absent ones are those of BERT-base."""
 
     vocab_size: int = Field(default=30_522, ge=1, le=2**22)
@@ -31,73 +24,73 @@ class _Shape(BaseModel):
     max_position_embeddings: int = Field(default=512, ge=1, le=MAX_TOKENS)
     type_vocab_size: int = Field(default=2, ge=1, le=1024)
 
+    @property
+    def layer_parameters(self) -> int:
+        """The number of parameters of one layer."""
+        width, inner = self.hidden_size, self.intermediate_size
+        return 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
 
-class BertEncoder(Encoder):
-    """The encoder of Hugging Face's ``BertModel``."""
+    @property
+    def embedding_rows(self) -> int:
+        """The number of embeddings: of tokens, positions and types."""
+        return self.vocab_size + self.max_position_embeddings + self.type_vocab_size
 
-    family: ClassVar[str] = "bert"
 
-    def __init__(self, config: BertConfig) -> None:
-        # Every exporter and every transformers release supports eager attention.
-        model = BertModel._from_config(config, attn_implementation="eager", add_pooling_layer=False)
-        self._model = model
-        self.embeddings = model.embeddings
-        self.layers = model.encoder.layer
-        self.width = config.hidden_size
-        self.vocab_size = config.vocab_size
-        self.max_positions = config.max_position_embeddings
-        self.pad_token_id = config.pad_token_id or 0
+class BertFormEncoder(Encoder):
+    """An encoder with layers of BERT's form: absolute positions, norms after attention and FFN."""
+
+    shape: ClassVar[type[BertShape]] = BertShape
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.embeddings = self._model.embeddings
+        self.layers = self._model.encoder.layer
 
     @classmethod
     def count_parameters(cls, config: dict[str, Any]) -> int:
         """See ``Encoder.count_parameters``."""
-        shape = _Shape.model_validate(config)
-        width, inner = shape.hidden_size, shape.intermediate_size
-        rows = shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size
-        layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
-        return (rows + 2) * width + shape.num_hidden_layers * layer
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> BertEncoder:
-        """See ``Encoder.from_config``."""
-        # A dtype in it is that of the stored weights; a trunk computes in fp32.
-        numbers = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
-        return cls(BertConfig.from_dict(numbers))
-
-    def embed(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """See ``Encoder.embed``."""
-        embedded: Tensor = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        return embedded
+        shape = cls.shape.model_validate(config)
+        return (shape.embedding_rows + 2) * shape.hidden_size + shape.num_hidden_layers * shape.layer_parameters
 
     @staticmethod
-    def mask_bias(attention_mask: Tensor, like: Tensor) -> Tensor:
-        """See ``Encoder.mask_bias``."""
-        return (1.0 - attention_mask[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
-
-    @staticmethod
-    def run_layer(layer: nn.Module, hidden_state: Tensor, mask_bias: Tensor) -> Tensor:
+    def run_layer(layer: nn.Module, hidden_state: Tensor, context: Any) -> Tensor:
         """See ``Encoder.run_layer``."""
-        result = layer(hidden_state, mask_bias)
-        # transformers 4 returns a tuple, 5 the tensor.
-        state: Tensor = result[0] if isinstance(result, tuple) else result
-        return state
+        return output_of(layer(hidden_state, context.mask_bias))
 
     @staticmethod
-    def take_apart(layer: nn.Module) -> LayerParts:
+    def take_apart(layer: Any, context: Any) -> LayerParts:
         """See ``Encoder.take_apart``."""
-        attention: Any = layer.attention
-        inner: Any = attention.self
+        attention = layer.attention
+        inner, heads = attention.self, attention.self.num_attention_heads
 
-        def finish(context: Tensor, residual: Tensor) -> Tensor:
-            attended = attention.output(context, residual)
-            state: Tensor = layer.output(layer.intermediate(attended), attended)  # type: ignore[operator]
+        def scores(query: Tensor, states: Tensor) -> Tensor:
+            mask: Tensor = context.mask_bias[:, 0]
+            return content_scores(inner.query, inner.key, heads, query, states) + mask
+
+        def finish(context_vector: Tensor, residual: Tensor) -> Tensor:
+            attended = attention.output(context_vector, residual)
+            state: Tensor = layer.output(layer.intermediate(attended), attended)
             return state
 
         return LayerParts(
-            query=inner.query,
-            key=inner.key,
-            value=inner.value,
-            attention_heads=inner.num_attention_heads,
+            norm=None,
+            scores=scores,
+            value=Projection.of(inner.value),
+            width=inner.query.in_features,
+            attention_heads=heads,
+            value_heads=heads,
+            head_size=inner.attention_head_size,
             dropout=inner.dropout,
             finish=finish,
         )
+
+
+_layers = import_layers("transformers.models.bert.modeling_bert")
+
+
+class BertEncoder(BertFormEncoder):
+    """The encoder of Hugging Face's ``BertModel``."""
+
+    family: ClassVar[str] = "bert"
+    _hf_config, _hf_model = _layers.BertConfig, _layers.BertModel
+    _hf_options: ClassVar[dict[str, Any]] = {"add_pooling_layer": False}

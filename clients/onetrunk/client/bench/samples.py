@@ -100,12 +100,14 @@ def _tokenized(server: AdminClient, lines: Sequence[Line]) -> list[Sample]:
     }
     padded = server.infer(TOKENIZER, inputs)
     lengths = padded[PADDED[ATTENTION_MASK]].sum(axis=1).tolist()
+    # A trunk may read no token types, and its tokenizer then returns none.
+    types = padded.get(PADDED[TOKEN_TYPE_IDS], np.zeros_like(padded[PADDED[INPUT_IDS]]))
     return [
         Sample(
             line.text,
             line.pair,
             tuple(padded[PADDED[INPUT_IDS]][row, : lengths[row]].tolist()),
-            tuple(padded[PADDED[TOKEN_TYPE_IDS]][row, : lengths[row]].tolist()),
+            tuple(types[row, : lengths[row]].tolist()),
         )
         for row, line in enumerate(lines)
     ]
