@@ -25,12 +25,12 @@ pytest_plugins = [
     "tests.fixtures.compose",
     "tests.fixtures.deploying",
     "tests.fixtures.fake_triton",
+    "tests.fixtures.tokenizers",  # first: families imports it
     "tests.fixtures.families",
     "tests.fixtures.gate",
     "tests.fixtures.handmade_repository",
     "tests.fixtures.python_model",
     "tests.fixtures.tasks",
-    "tests.fixtures.tokenizers",
     "tests.fixtures.wheel",
 ]
 

@@ -127,10 +127,10 @@ def test_exported_chain_computes_the_same(family_trunk, tmp_path, family):
         names = [tensor.name for tensor in session.get_inputs()]
         assert set(names) == set(segment.inputs(token_types=trunk.reads_types))
         arrays[segment.output] = session.run(None, {name: arrays[name] for name in names})[0]
-        found = torch.from_numpy(arrays[segment.output])
-        torch.testing.assert_close(
-            found[mask.bool()], expected[segment.stop][mask.bool()], atol=1e-5, rtol=1e-5, msg=segment.name
-        )
+        found, state = torch.from_numpy(arrays[segment.output]), expected[segment.stop]
+        # What layers only add to is not normed, and may be large.
+        limit = 1e-5 * max(1.0, state.abs().max().item() / 10)
+        torch.testing.assert_close(found[mask.bool()], state[mask.bool()], atol=limit, rtol=0)
     for query in QUERIES:
         for tap, layers in PLACES:
             head, path = make_head(trunk, query, tap, layers), tmp_path / "head.onnx"

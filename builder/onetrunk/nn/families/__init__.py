@@ -18,6 +18,11 @@ _FAMILIES = {
     "distilbert": ("distilbert", "DistilBertEncoder"),
     "mpnet": ("mpnet", "MpnetEncoder"),
     "modernbert": ("modernbert", "ModernBertEncoder"),
+    "deberta-v2": ("deberta", "DebertaEncoder"),
+    "eurobert": ("eurobert", "EuroBertEncoder"),
+    "gte": ("gte", "GteEncoder"),
+    "nomic_bert": ("gte", "NomicBertEncoder"),
+    "albert": ("albert", "AlbertEncoder"),
 }
 
 FAMILIES = tuple(_FAMILIES)

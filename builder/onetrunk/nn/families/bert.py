@@ -64,8 +64,8 @@ class BertFormEncoder(Encoder):
         inner, heads = attention.self, attention.self.num_attention_heads
 
         def scores(query: Tensor, states: Tensor) -> Tensor:
-            mask: Tensor = context.mask_bias[:, 0]
-            return content_scores(inner.query, inner.key, heads, query, states) + mask
+            scored: Tensor = content_scores(inner.query, inner.key, heads, query, states) + context.mask_bias[:, 0]
+            return scored
 
         def finish(context_vector: Tensor, residual: Tensor) -> Tensor:
             attended = attention.output(context_vector, residual)

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from onetrunk.nn.encoder import LayerContext, SharedParts, mask_bias, output_of, token_positions
+
+
+@dataclass(frozen=True)
+class RotaryContext(LayerContext):
+    """Beside the mask, the rotation of every token's position.
+
+    Attributes:
+        rotation: Cosines and sines. *Shape of each:* (1, tokens, size)
+    """
+
+    rotation: tuple[Tensor, Tensor]
+
+
+class RotaryShared(SharedParts):
+    """The frequencies of the rotation, and a norm after the last layer if there is one."""
+
+    def __init__(self, rotary: nn.Module, final_norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.rotary, self.final_norm = rotary, final_norm
+
+    def prepare(self, attention_mask: Tensor, like: Tensor, *, query_in_front: bool = False) -> RotaryContext:
+        """See ``SharedParts.prepare``."""
+        positions = token_positions(attention_mask, query_in_front=query_in_front)
+        return RotaryContext(mask_bias(attention_mask, like), self.rotary(like, positions[None]))
+
+    def close(self, state: Tensor) -> Tensor:
+        """See ``SharedParts.close``."""
+        return state if self.final_norm is None else self.final_norm(state)
+
+
+def run_rotary_layer(layer: nn.Module, hidden_state: Tensor, context: RotaryContext) -> Tensor:
+    """See ``Encoder.run_layer``: the layers of `transformers` that have one rotation for all."""
+    return output_of(layer(hidden_state, attention_mask=context.mask_bias, position_embeddings=context.rotation))
 
 
 def check_rotary(config: Any) -> None:
