@@ -98,7 +98,7 @@ def test_a_family_is_trained_built_and_served(family, family_folder, family_trun
             answers = client.predict(texts, pairs, tasks=[name])
             right = np.mean([a[name].label == spec.labels[int(t)] for a, t in zip(answers, dev.targets, strict=True)])
             assert right == pytest.approx(spec.scores["accuracy"], abs=1e-9)
-            assert right > 0.9
+            assert right > 0.7
         check_scores(client, trunk, tmp_path / "heads" / "mood")
         assert span_f1(client) == pytest.approx(results["slots"][1].scores["span_f1"], abs=1e-9)
         assert results["slots"][1].scores["span_f1"] > 0.3
