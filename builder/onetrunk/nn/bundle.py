@@ -66,7 +66,7 @@ class Bundle:
         self.check_trunk(trunk)
         spec = self.spec
         if not get_kind(spec.kind).has_weights:
-            return MeanHead().eval()
+            return MeanHead(trunk.shared if spec.tap == trunk.depth else None).eval()
         outputs = get_kind(spec.kind).output.build_layer(trunk.width, spec)
         head = empty_head(trunk, outputs=outputs, tap=spec.tap, layers=spec.layers, query=spec.query)
         try:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from onetrunk.nn.encoder import SharedParts
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
 from onetrunk.tasks.head_spec import HeadSpec
@@ -27,6 +28,15 @@ class MeanHead(nn.Module):
 
     output: None = None
 
+    def __init__(self, closing: SharedParts | None = None) -> None:
+        """Create the head.
+
+        Args:
+            closing: What the trunk's layers share, if the head reads the state after the last: some close with a norm.
+        """
+        super().__init__()
+        self.closing = closing
+
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the mean state.
 
@@ -37,6 +47,8 @@ class MeanHead(nn.Module):
         Returns:
             *Shape:* (batch_size, width)
         """
+        if self.closing is not None:
+            hidden_state = self.closing.close(hidden_state)
         real = attention_mask[..., None].to(hidden_state.dtype)
         return (hidden_state * real).sum(dim=1) / real.sum(dim=1)
 

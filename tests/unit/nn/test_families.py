@@ -8,6 +8,8 @@ import torch
 from onetrunk.export.chain import open_session
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.release import get_release
+from onetrunk.nn.bundle import Bundle
+from onetrunk.nn.embedding import embedding_spec
 from onetrunk.nn.families import FAMILIES, find_family
 from onetrunk.nn.head import empty_head, new_head
 from onetrunk.nn.whole_model import new_whole_model
@@ -85,6 +87,17 @@ def test_states_at_every_tap_are_huggingfaces(family_folder, family_trunk, famil
         torch.testing.assert_close(state[mask.bool()], expected[tap][mask.bool()], atol=1e-6, rtol=1e-6)
     spread = states[trunk.depth][mask.bool()].std(dim=0)
     assert spread.min() > 1e-2, "the states of a random trunk hardly depend on the text"
+
+
+@pytest.mark.parametrize("family", ["mpnet", "modernbert", "eurobert"])
+def test_an_embedding_is_the_mean_of_huggingfaces_last_state(family_folder, family_trunk, family):
+    trunk = family_trunk(family)
+    ids, types, mask = tokens(trunk)
+    last = huggingface_states(family_folder(family), trunk, ids, types, mask)[-1]
+    head = Bundle(family_folder(family), embedding_spec(trunk), {}).head(trunk)
+    expected = torch.stack([row[real.bool()].mean(dim=0) for row, real in zip(last, mask, strict=True)])
+    found = head(trunk.states(ids, types, mask, [trunk.depth])[trunk.depth], mask)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
