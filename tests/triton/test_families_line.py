@@ -56,7 +56,7 @@ def tagging_rows(count: int, draw: np.random.Generator) -> list[dict[str, Any]]:
 TASKS = {
     "match": ('form = "pair"\nlabels = ["no", "yes"]', pair_rows, 8),
     "mood": ('labels = ["bad", "good"]', single_rows, 8),
-    "slots": ('kind = "tagging"\nlabels = ["lamp", "medium"]\ntext_field = "words"', tagging_rows, 15),
+    "slots": ('kind = "tagging"\nlabels = ["lamp", "medium"]\ntext_field = "words"', tagging_rows, 40),
 }
 
 
