@@ -22,7 +22,7 @@ SERVING = ("builder", "server", "cpu")
 EXTRAS = {
     "serving": SERVING,
     "front": ("front",),
-    "developing": (*SERVING, "signing", "tracing", "bench", "dev"),
+    "developing": (*SERVING, "signing", "tracing", "bench", "hub", "dev"),
     "documenting": ("docs",),
     "auditing": ("audit",),
 }
