@@ -2,7 +2,7 @@
 
 Run as a program of its own, without the project: `python spy.py` under another uid. The first line of stdin is JSON:
 secrets to look for (name -> text), and folders to search. Further lines add doors, which are ports. It reads until
-stdin is closed, then prints what it found as JSON.
+stdin is closed, then prints what it found as JSON. An empty line is answered by one when it has looked at everything.
 """
 
 import contextlib
@@ -139,7 +139,10 @@ class Spy:
                 line = sys.stdin.readline()
                 if not line:
                     return
-                self.doors.add(line.strip())
+                if line.strip():
+                    self.doors.add(line.strip())
+                else:
+                    print("looked", flush=True)
 
     def report(self):
         """What was found."""

@@ -177,6 +177,12 @@ class AnotherUser:
         """Let it try a port of a server, too."""
         self._say(address)
 
+    def look_again(self) -> None:
+        """Wait until it has looked at everything once more."""
+        for _ in range(2):  # it may have been about to read the first line when it began to look
+            self._say("")
+            self._process.stdout.readline()
+
     def __enter__(self) -> AnotherUser:
         time.sleep(0.5)
         return self

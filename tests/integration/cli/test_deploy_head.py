@@ -76,7 +76,7 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "nothing to do: give one bundle, or one of --candidate"),
+        ("", "nothing to do: give one bundle, or one of --embed, --candidate"),
         ("nowhere", "nowhere: no such folder"),
         ("tests", "neither a bundle (head.json) nor a head that was exported elsewhere (head.toml) is in it"),
         ("heads/mood --list", "a bundle and --list: give one bundle, or one of"),

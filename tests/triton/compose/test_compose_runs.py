@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -81,12 +82,14 @@ def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) ->
     """Triton and its front, started with docker-compose.yml's commands; only paths and ports are this machine's."""
     sockets = tmp_path / "sockets"
     sockets.mkdir(mode=0o700)
+    # In a container the repository is mounted for reading; here Triton would leave byte code in that of other tests.
+    models = shutil.copytree(tiny_repository, tmp_path / "models")
     ports = dict(zip(("8000", "8001", "8002"), free_ports(3), strict=True))
     here = {
         "/opt/onetrunk/serve.sh": str(SERVE),
         "/opt/onetrunk/healthy.py": str(FRONT.parent / "healthy.py"),
         "/run/onetrunk": str(sockets),
-        "=/models": f"={tiny_repository}",
+        "=/models": f"={models}",
         "--host=0.0.0.0": "--host=127.0.0.1",
         **{f"-port={old}": f"-port={new}" for old, new in ports.items()},
     }

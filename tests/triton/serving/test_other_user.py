@@ -55,7 +55,8 @@ def test_what_lies_open_is_found(tmp_path: Path) -> None:
     with AnotherUser({"key": KEY, "text": TEXT}) as other:
         lying.write_text(TEXT)
         lying.chmod(0o644)
-        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)", KEY]):
-            pass
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", KEY]) as showing:
+            other.look_again()
+            showing.kill()
         lying.unlink()
     assert set(other.report["seen"]) == {"key", "text"}
