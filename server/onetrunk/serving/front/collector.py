@@ -8,6 +8,7 @@ arrives meanwhile is sent together when one of them has been answered.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from onetrunk.client.tracing import trace_context, trace_headers
 from onetrunk.protocol.errors import BadInput, OneTrunkError, Problem, ServerError
 from onetrunk.serving.front.parts import COLLECTING, TRITON, part
 
-# Requests in flight at a time. Fewer leave a core idle while answers are on their way; more leave less to collect.
-IN_FLIGHT = 4
+# Requests in flight at a time: one for each core, and one on its way. Fewer leave a core idle; more leave less to
+# collect. (On 2 cores, 2, 3 and 4 of them have 0.97, 1.04 and 1.01 of the throughput of single requests to Triton.)
+IN_FLIGHT = len(os.sched_getaffinity(0)) + 1
 
 Key = tuple[tuple[str, ...] | None, bool]
 """The tasks, and whether the texts are pairs: what texts must have in common to share a request."""

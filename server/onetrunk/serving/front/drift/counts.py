@@ -86,9 +86,12 @@ def count_scores(task: TaskInfo, scores: NDArray[Any]) -> Counts | None:
     kind, labels = task.read_kind, task.labels or ()
     if kind == "tagging":
         return _of_tags(scores[..., 0], len(labels)) if scores.ndim == 3 else None
-    if scores.ndim != 2 or scores.shape[1] != (len(labels) or 1) or not np.isfinite(scores).all():
+    if scores.ndim != 2 or scores.shape[1] != (len(labels) or 1):
         return None
-    scores = scores.astype(np.float64)
+    # One text's answer that is no number must not take the others' with it.
+    scores = scores[np.isfinite(scores).all(axis=-1)].astype(np.float64)
+    if not len(scores):
+        return None
     if kind == "regression" and task.range is not None:
         low, high = task.range
         return Counts(len(scores), bins=_bins((scores[:, 0] - low) / (high - low)))

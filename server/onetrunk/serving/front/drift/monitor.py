@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from tritonclient.grpc import service_pb2
 
@@ -79,9 +81,13 @@ class DriftMonitor:
                 said.setdefault(name, []).append(prediction)
         for name, predictions in said.items():
             self._add(tasks.get(name), predictions, count_predictions)
+        # Together, since numpy takes as long for one text as for a hundred.
+        given: dict[tuple[str, tuple[int, ...]], list[NDArray[np.float32]]] = {}
         for response in responses:
             for name, scores in _scores(response):
-                self._add(tasks.get(name), scores, count_scores)
+                given.setdefault((name, scores.shape[1:]), []).append(scores)
+        for (name, _), parts in given.items():
+            self._add(tasks.get(name), np.concatenate(parts), count_scores)
         if self._folder is not None and (answers or responses or self._clock() - self._told_at > TELL_S):
             self._tell(self._folder)
 
@@ -175,7 +181,7 @@ class DriftMonitor:
                     continue
 
 
-def _scores(response: bytes) -> Iterator[tuple[str, Any]]:
+def _scores(response: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield the outputs of a ``ModelInferResponse`` that are numbers. *Shape of each:* (rows, *dims)."""
     try:
         message = service_pb2.ModelInferResponse.FromString(response)
@@ -186,5 +192,5 @@ def _scores(response: bytes) -> Iterator[tuple[str, Any]]:
         return
     for output, content in zip(message.outputs, message.raw_output_contents, strict=True):
         shape = tuple(output.shape)
-        if output.datatype == "FP32" and 4 * int(np.prod(shape)) == len(content):
+        if output.datatype == "FP32" and shape and 4 * math.prod(shape) == len(content):
             yield output.name, np.frombuffer(content, np.float32).reshape(shape)
