@@ -47,7 +47,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def status(keeper: FrontKeeper) -> int:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{keeper._settings.http_port}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{keeper._settings.http_port}/healthz", timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -104,8 +104,8 @@ def test_workers_share_ports_limits_and_metrics(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{wanted.http_port}"
         for _ in range(20):  # each in a connection of its own, which any of them may get
             with pytest.raises(urllib.error.HTTPError, match="503"):
-                urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5)
-        with urllib.request.urlopen(f"http://127.0.0.1:{wanted.metrics_port}/metrics", timeout=5) as answer:
+                urllib.request.urlopen(f"{url}/v2/health/ready", timeout=60)
+        with urllib.request.urlopen(f"http://127.0.0.1:{wanted.metrics_port}/metrics", timeout=60) as answer:
             assert 'onetrunk_front_requests_total{door="http",status="503"} 20.0' in answer.read().decode()
         before = keeper.pids
         os.kill(before[1], signal.SIGKILL)

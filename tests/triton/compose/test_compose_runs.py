@@ -47,7 +47,7 @@ class Composed:
         """The status of an HTTP request to the front."""
         request = Request(f"http://127.0.0.1:{self.ports[port]}{path}", method=method, headers=headers or {})
         try:
-            with urlopen(request, timeout=10) as response:
+            with urlopen(request, timeout=60) as response:
                 return int(response.status)
         except HTTPError as error:
             return error.code

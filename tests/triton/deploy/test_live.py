@@ -341,7 +341,7 @@ def test_server_that_dies_in_the_middle_comes_back_with_the_new_head(
         if not killed:
             killed.append(server.pid)
             os.kill(server.pid, signal.SIGKILL)
-            psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=10)
+            psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=60)
         return original(*args)
 
     original = Rollout._ask_again

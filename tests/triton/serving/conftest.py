@@ -65,7 +65,7 @@ class Asker:
         self.client = client
 
     def __call__(
-        self, model: str, outputs: list[str] | None = None, timeout_s: float = 20.0, **inputs: Any
+        self, model: str, outputs: list[str] | None = None, timeout_s: float = 60.0, **inputs: Any
     ) -> dict[str, np.ndarray]:
         tensors = []
         for name, value in inputs.items():

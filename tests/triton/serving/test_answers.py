@@ -123,9 +123,9 @@ def test_clients_learn_the_tasks_from_the_ensembles_config(server: Server, clien
 
 def test_http_and_metrics_answer(server: Server, ask: Ask) -> None:
     ask("multitask", text=["a"])
-    with urllib.request.urlopen(f"http://{server.http_url}/v2/models/multitask/ready", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{server.http_url}/v2/models/multitask/ready", timeout=60) as response:
         assert response.status == 200
-    with urllib.request.urlopen(server.metrics_url, timeout=5) as response:
+    with urllib.request.urlopen(server.metrics_url, timeout=60) as response:
         assert b'nv_inference_request_success{model="head_mood"' in response.read()
 
 

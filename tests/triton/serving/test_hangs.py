@@ -116,7 +116,7 @@ def check_outage(
 ) -> None:
     """Lets a model hang, and checks how long it took until it was noticed, and until it answered again."""
     neighbours = [task for task in clients.answered if task != victim]
-    seconds_until(lambda: all(clients.answered.values()), 20)
+    seconds_until(lambda: all(clients.answered.values()), 60)
     caplog.clear()
     hang()
     noticed_s = seconds_until(lambda: any(" hangs: " in record.message for record in caplog.records), WELL_S)
@@ -159,7 +159,7 @@ def test_an_idle_process_that_is_stopped(server: Server, caplog: pytest.LogCaptu
         seconds_until(lambda: len(caplog.records) > 1, WELL_S)
         assert f"{model} hung and was reloaded" in caplog.records[1].message
         with Clients(server, ["mood"]) as clients:
-            seconds_until(lambda c=clients: c.answered["mood"] > 0, 10)
+            seconds_until(lambda c=clients: c.answered["mood"] > 0, 60)
             assert clients.failed["mood"] == 0
 
 
@@ -170,8 +170,8 @@ def test_shared_memory_that_long_texts_took_is_given_back(server: Server, caplog
     with AdminClient(server._running.sockets.grpc, timeout_s=120) as admin:
         admin.infer("multitask", {"text": texts}, ["truncated"])
     assert region_bytes(stub(server, "tokenizer").region) > 20 * MIB
-    seconds_until(lambda: region_bytes(stub(server, "tokenizer").region) <= MIB, 40)
-    seconds_until(lambda: len(caplog.records) > 0, 10)  # it is told once the model is loaded again
+    seconds_until(lambda: region_bytes(stub(server, "tokenizer").region) <= MIB, 60)
+    seconds_until(lambda: len(caplog.records) > 0, 60)  # it is told once the model is loaded again
     time.sleep(3)
     (record,) = caplog.records
     assert "tokenizer held " in record.message

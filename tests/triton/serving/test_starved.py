@@ -55,14 +55,14 @@ def mounted(folder: Path, size: str, command: list[str]) -> list[str]:
 def refusal(folder: Path, size: str, repository: Path, disk: Path) -> str:
     """The one line with which serve-repo refuses, after which nothing may be left in the folder for temporary files."""
     serve = " ".join(f"'{part}'" for part in [*SERVE_REPO, str(repository), *FREE_PORTS])
-    script = f'timeout 50 {serve}; status=$?; ls -A "{disk}"; exit $status'
+    script = f'timeout 150 {serve}; status=$?; ls -A "{disk}"; exit $status'
     environment = {**os.environ, "TMPDIR": str(disk), "COLUMNS": "1000"}
     done = subprocess.run(
         mounted(folder, size, ["sh", "-c", script]),
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 2, done.stderr

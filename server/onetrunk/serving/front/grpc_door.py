@@ -218,9 +218,14 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
     async def _drift(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
         """Return task -> drift as JSON."""
-        with self._observer.request(GRPC, DRIFT_METHOD, metadata):
-            drifts = self._observer.drift.drifts(self._gateway.last_tasks)
+
+        async def tell() -> bytes:
+            # Not the last tasks: a worker that was asked nothing yet may know none.
+            drifts = self._observer.drift.drifts((await self._gateway.catalogue()).tasks)
             return json.dumps({name: drift.model_dump(mode="json") for name, drift in drifts.items()}).encode()
+
+        with self._observer.request(GRPC, DRIFT_METHOD, metadata) as record:
+            return await self._answer(context, record, tell)
 
     async def _pass(self, method: str, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._observer.request(GRPC, method, metadata) as record:

@@ -1,5 +1,6 @@
 """Drift: counts, the index by hand, the bounds of the window, several workers, and what the front's doors tell."""
 
+import asyncio
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from onetrunk.serving.front.drift import DriftMonitor
 from onetrunk.serving.front.drift.comparison import MIN_ANSWERS, compare, index
 from onetrunk.serving.front.drift.counts import Counts, count_predictions, count_scores
 from onetrunk.serving.front.drift.window import MAX_AGE_S, MOST_ANSWERS, PART, Window
+from onetrunk.serving.front.gateway import Gateway
 from onetrunk.tasks.kinds import get_kind
 from tests.fixtures.fake_triton import TASKS
 
@@ -151,6 +153,15 @@ def test_another_version_begins_a_new_window():
     assert monitor.drifts({}) == {}
 
 
+def test_answers_wait_until_the_tasks_are_known():
+    """A worker of the front answers before it has read the tasks."""
+    monitor = DriftMonitor()
+    monitor.note(answers(sure(100, 50)))
+    monitor.note_response(response(sure(50, 25)).SerializeToString())
+    monitor.count({})
+    assert monitor.drifts({"mood": MOOD})["mood"].answers == 150
+
+
 def test_what_waits_to_be_counted_is_bounded():
     monitor = DriftMonitor()
     for _ in range(30):
@@ -230,6 +241,19 @@ def test_the_doors_tell_the_drift(make_served, monkeypatch):
     assert not any('task="cola"' in line for line in lines if line.startswith("onetrunk_drift"))
     with AdminClient(served.grpc_url) as admin:
         assert admin.drifts() == {"sst2": found}
+
+
+def test_every_worker_tells_the_drift_whatever_it_was_asked_before(make_served, monkeypatch):
+    """A worker of the front that has read no tasks yet reads them when it is asked for the drift."""
+
+    async def read_none(gateway):
+        await asyncio.sleep(3600)
+
+    reference = {"rows": 50, "labels": [0.5, 0.5], "none_of_these": 0.0, "confidence": EVEN, "entropy": 0.9}
+    monkeypatch.setitem(TASKS, "sst2", {**TASKS["sst2"], "reference": reference})
+    monkeypatch.setattr(Gateway, "remember_tasks", read_none)
+    with AdminClient(make_served().grpc_url) as admin:
+        assert admin.drifts()["sst2"]["answers"] == 0
 
 
 def test_a_server_that_cannot_tell_is_no_error(start_fake):

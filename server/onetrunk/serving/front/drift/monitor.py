@@ -68,8 +68,11 @@ class DriftMonitor:
         """Count what was noted.
 
         Args:
-            tasks: The tasks as they are served now. A task of another version begins a new window.
+            tasks: The tasks as they are served now. A task of another version begins a new window. While none are
+                known, what was noted is kept until they are.
         """
+        if not tasks:
+            return
         for name, (task, _) in list(self._windows.items()):
             if tasks.get(name) != task:
                 del self._windows[name]
