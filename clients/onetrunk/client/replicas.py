@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from onetrunk.client.retry import doubled
+
 # How long a server is left out after it did not answer: doubled each time that it does not, up to the longest.
 FIRST_REST_S, LONGEST_REST_S = 0.25, 5.0
 
@@ -75,7 +77,6 @@ class Replicas:
         with self._lock:
             if code is grpc.StatusCode.UNAVAILABLE:
                 replica.faults += 1
-                rest = min(FIRST_REST_S * 2.0 ** (replica.faults - 1), LONGEST_REST_S)
-                replica.rests_until = self._clock() + rest
+                replica.rests_until = self._clock() + doubled(FIRST_REST_S, replica.faults, LONGEST_REST_S)
             elif code is grpc.StatusCode.OK:
                 replica.faults, replica.rests_until = 0, 0.0

@@ -62,6 +62,18 @@ class Failure:
     stale_catalogue: bool = False
 
 
+def doubled(first_s: float, times: int, longest_s: float) -> float:
+    """Return a pause that doubles, in seconds.
+
+    Args:
+        first_s: The first pause.
+        times: Which pause it is, counted from 1; before the first there is none.
+        longest_s: The longest pause.
+    """
+    # Bounded before it is a power: 2.0 ** 1024 is more than a float holds.
+    return min(first_s * 2.0 ** min(times - 1, 64), longest_s) if times > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """Pauses that double, each shortened at random by up to a half so that clients do not return all at once.
@@ -92,7 +104,7 @@ class RetryPolicy:
                 the deadline.
         """
         retry = tries - self.others
-        pause = min(self.longest_s, self.first_s * 2.0 ** (retry - 1)) * random.uniform(0.5, 1.0) if retry > 0 else 0.0
+        pause = doubled(self.first_s, retry, self.longest_s) * random.uniform(0.5, 1.0)
         if not failure.transient or retry > self.retries or pause >= deadline.end - deadline.clock():
             raise failure.error
         return pause

@@ -144,7 +144,7 @@ def test_rests_double_end_and_are_no_reason_to_ask_nobody():
     assert {replicas.next() for _ in range(4)} == {b}
     now[0] += FIRST_REST_S
     assert {replicas.next() for _ in range(4)} == {a, b}
-    for _ in range(10):
+    for _ in range(2000):  # an hour of failures, after which the doubling is no power that a float holds
         replicas.note(b, UNAVAILABLE)
     assert b.rests_until == now[0] + LONGEST_REST_S
     replicas.note(a, UNAVAILABLE)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -20,6 +20,8 @@ from onetrunk.serving.front.parts import TURN, part
 from onetrunk.serving.front.questions import Question, check_sizes, check_texts
 from onetrunk.serving.front.settings import FrontSettings, TritonAddress
 from onetrunk.serving.front.triton import HttpAnswer, Triton, TritonDownError
+
+log = logging.getLogger("onetrunk.serving.front")
 
 T = TypeVar("T")
 
@@ -150,9 +152,14 @@ class Gateway:
     async def remember_tasks(self) -> None:
         """Read the tasks again every few seconds, for ever, so that `known_tasks` are those that are served."""
         while True:
-            with contextlib.suppress(TritonDownError):
+            pause_s = CATALOGUE_AGE_S
+            try:
                 await self.catalogue()
-            await asyncio.sleep(CATALOGUE_AGE_S if self._known else RETRY_S)
+            except TritonDownError:
+                pause_s = CATALOGUE_AGE_S if self._known else RETRY_S
+            except Exception:
+                log.exception("the tasks were not read; they will be read again in %g s", pause_s)
+            await asyncio.sleep(pause_s)
 
     async def catalogue(self) -> Catalogue:
         """Return the tasks and limits of the server, which its client reads again every few seconds.
