@@ -55,7 +55,7 @@ class Metrics:
             "front_request_seconds", "Seconds from the start of a request to its answer", "door"
         )
         self._parts = self._histogram(
-            "front_part_seconds", "Seconds of requests that went to Triton, by where they passed", "part"
+            "front_part_seconds", "Seconds of requests that Triton has ended, by where they passed", "part"
         )
         self._task_requests = self._counter(
             "task_requests", "Requests that asked a task, by who was at fault if they failed", "task", "outcome"

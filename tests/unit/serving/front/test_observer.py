@@ -84,8 +84,6 @@ def test_the_parts_of_a_request_are_told_and_what_is_left_is_the_fronts_own() ->
     async def all_of_it() -> None:
         with watching.request(HTTP, "POST /v1/predict", {}):
             await asyncio.create_task(answer())
-        with watching.request(HTTP, "GET /v1/tasks", {}), part(TURN):
-            pass
         with part(TURN):  # of no request
             pass
         with watching.request(HTTP, "GET /healthz", {}):
@@ -96,11 +94,38 @@ def test_the_parts_of_a_request_are_told_and_what_is_left_is_the_fronts_own() ->
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if "front_part_seconds_" in line and line[0] != "#")
     counts = {name: float(found[f'onetrunk_front_part_seconds_count{{part="{name}"}}']) for name in (TURN, TRITON, OWN)}
     sums = {name: float(found[f'onetrunk_front_part_seconds_sum{{part="{name}"}}']) for name in (TURN, TRITON, OWN)}
-    assert counts == {TURN: 2, TRITON: 1, OWN: 2}
+    assert counts == {TURN: 1, TRITON: 1, OWN: 1}
     assert 0.02 <= sums[TURN] < 0.1 <= sums[TRITON]
     assert sums[OWN] >= 0.03
     (whole,) = [line for line in text.splitlines() if line.startswith("onetrunk_front_request_seconds_sum")]
     assert sum(sums.values()) == pytest.approx(float(whole.rsplit(" ", 1)[1]), abs=0.01)
+
+
+def test_the_parts_of_a_request_are_not_told_if_triton_did_not_end_it() -> None:
+    watching = observer()
+
+    async def on_triton() -> None:
+        with part(TURN):
+            pass
+        with part(TRITON):
+            await asyncio.sleep(0.05)
+
+    async def all_of_it() -> None:
+        with watching.request(HTTP, "POST /v1/predict", {}) as record, part(TURN):
+            record.status = "429"
+        with watching.request(HTTP, "POST /v1/predict", {}) as record:
+            going_on = asyncio.create_task(on_triton())
+            await asyncio.sleep(0)
+            record.status = "499"  # its client hangs up
+        await going_on
+        with watching.request(HTTP, "POST /v1/predict", {}):
+            await on_triton()  # some of its texts
+            going_on = asyncio.create_task(on_triton())
+            await asyncio.sleep(0)
+        await going_on
+
+    asyncio.run(all_of_it())
+    assert "front_part_seconds_sum{" not in watching.metrics.text().decode()
 
 
 def test_an_error_that_nobody_expected_is_a_failure(lines: Any) -> None:
