@@ -78,7 +78,7 @@ class Metrics:
             door: The door through which it came.
             status: How it ended.
             seconds: How long it took.
-            parts: How much of that went to which part. What is left is the front's own.
+            parts: How much of that went to which part, if Triton has answered it. What is left is the front's own.
         """
         self._show_load()
         self._requests.labels(door, status).inc()

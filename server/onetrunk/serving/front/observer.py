@@ -16,7 +16,7 @@ from pathlib import Path
 from onetrunk.client.tracing import TRACE_HEADERS, trace_context
 from onetrunk.serving.front.drift import DriftMonitor
 from onetrunk.serving.front.metrics import Metrics
-from onetrunk.serving.front.parts import parts_of
+from onetrunk.serving.front.parts import Parts, current_parts
 from onetrunk.serving.front.settings import MULTIPROCESS_FOLDER
 from onetrunk.serving.front.tracer import Tracer
 
@@ -87,11 +87,10 @@ class Observer:
         span = self._tracer.start(name, record.trace) if self._tracer is not None else None
         if span is not None:
             record.trace = span.headers
-        seconds_of: Mapping[str, float] = {}
+        parts = Parts(span if span is not None and span.headers else None)
         began = time.perf_counter()
         try:
-            with trace_context(record.trace), parts_of(span if span is not None and span.headers else None) as parts:
-                seconds_of = parts.seconds
+            with trace_context(record.trace), current_parts(parts):
                 yield record
         except BaseException as error:
             if record.status == "ok":
@@ -99,7 +98,7 @@ class Observer:
             raise
         finally:
             seconds = time.perf_counter() - began
-            self.metrics.count_request(door, record.status, seconds, seconds_of)
+            self.metrics.count_request(door, record.status, seconds, parts.whole())
             if span is not None:
                 span.end(record.status, record.request_id)
             self._write(door, name, record, seconds)

@@ -6,7 +6,7 @@ What is left of a request's time is the front's own. With tracing, each part is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -25,26 +25,35 @@ class Parts:
     Attributes:
         span: The request's span, if it is recorded.
         seconds: Part -> how long it took so far.
+        running: The number of parts that have begun and not ended.
     """
 
     span: Span | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    running: int = 0
+
+    def whole(self) -> Mapping[str, float]:
+        """Return the seconds of the parts if they and what is left are the whole of a request that Triton has ended.
+
+        There is nothing to tell of a request that was refused before it reached Triton, nor of one whose client has
+        hung up while Triton still works on it.
+        """
+        return self.seconds if TRITON in self.seconds and not self.running else {}
 
 
 _CURRENT: ContextVar[Parts | None] = ContextVar("onetrunk_parts", default=None)
 
 
 @contextmanager
-def parts_of(span: Span | None) -> Iterator[Parts]:
+def current_parts(parts: Parts) -> Iterator[None]:
     """Note the parts of a request, which the block answers.
 
     Args:
-        span: The request's span, if it is recorded.
+        parts: Where they are noted.
     """
-    parts = Parts(span)
     token = _CURRENT.set(parts)
     try:
-        yield parts
+        yield
     finally:
         _CURRENT.reset(token)
 
@@ -61,10 +70,12 @@ def part(name: str) -> Iterator[None]:
         yield
         return
     span = parts.span.child(name) if parts.span is not None else None
+    parts.running += 1
     began = time.perf_counter()
     try:
         yield
     finally:
+        parts.running -= 1
         parts.seconds[name] = parts.seconds.get(name, 0.0) + time.perf_counter() - began
         if span is not None:
             span.end()
