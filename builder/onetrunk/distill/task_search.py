@@ -293,7 +293,8 @@ def promising_taps(scores: dict[int, float], count: int) -> list[int]:
 
 def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
     """Return what a reader of the scores should know about the data."""
-    task, targets = experiment.task(name), experiment.targets(name, "dev").numpy()
+    task = experiment.task(name)
+    targets = get_kind(task.kind).codec.hard(experiment.targets(name, "dev").numpy())
     # With the data's own labels as answers: a metric that is not defined for them is not defined for any answers.
     undefined = measure(task.metrics, get_kind(task.kind).answers.gold(targets), targets)[1]
     return (*experiment.data_notes(name), *undefined)

@@ -18,6 +18,7 @@ from typing import Any
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import label_spellings, written
 from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
+from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.span_tags import bio_tags
 from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.offset_spans import Alignment, OffsetSpan, is_spans, read_offsets
@@ -73,10 +74,12 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
     if task.kind == MULTILABEL.name:
         lists = [_list(value, task) for value in values]
         spelling = _Spelling(
-            task, Counter(one for labels in lists if isinstance(labels, list) for one in _atoms(labels))
+            task,
+            Counter(one for labels in lists for one in _atoms(labels if isinstance(labels, list) else [labels])),
         )
         found: list[object] = [
-            [spelling.of(one) for one in labels] if isinstance(labels, list) else labels for labels in lists
+            [spelling.of(one) for one in labels] if isinstance(labels, list) else spelling.of(labels)
+            for labels in lists
         ]
         return ReadLabels(found, spelling.notes(), spelling.hint())
     single = [_single(value, task) for value in values]
@@ -114,7 +117,14 @@ def _list(value: object, task: Task) -> object:
 
 
 def _atoms(values: Sequence[object]) -> list[object]:
-    return [value for value in values if isinstance(value, (str, int, float))]
+    """Return the labels among some values, and those of soft labels."""
+    found: list[object] = []
+    for value in values:
+        if isinstance(value, SoftLabel):
+            found += value.weights
+        elif isinstance(value, (str, int, float)):
+            found.append(value)
+    return found
 
 
 class _Spelling:
@@ -138,6 +148,8 @@ class _Spelling:
 
     def of(self, label: object) -> object:
         """Return the task's spelling of a label, or the label itself."""
+        if isinstance(label, SoftLabel):
+            return label.renamed(self.of)
         if not isinstance(label, (str, int, float)):
             return label
         if self._positions:

@@ -31,7 +31,7 @@ class Metric:
     """A metric, of which higher is better.
 
     Attributes:
-        compute: ``(predictions, targets) -> score``, of what ``AnswerSpec.predictions`` and ``LabelCodec.targets``
+        compute: ``(predictions, targets) -> score``, of what ``AnswerSpec.predictions`` and ``LabelCodec.hard``
             return. *Shape of both:* (rows, ...)
         exactly_two_labels: Whether it is about the second of two labels.
     """
@@ -46,7 +46,7 @@ def measure(names: Sequence[str], predictions: Array, targets: Array) -> tuple[d
     Args:
         names: Names of metrics.
         predictions: What ``AnswerSpec.predictions`` returns. *Shape:* (rows, ...)
-        targets: What ``LabelCodec.targets`` returns. *Shape:* (rows, ...)
+        targets: What ``LabelCodec.hard`` returns. *Shape:* (rows, ...)
 
     Returns:
         Metric -> score, and a note for each metric that is undefined and counts as 0.
@@ -70,7 +70,8 @@ def metric_of(scores: NDArray[np.float32], targets: Array, spec: HeadSpec) -> fl
         targets: The targets of the same rows. *Shape:* (rows, ...)
         spec: The head.
     """
-    return measure([spec.metric], get_kind(spec.kind).answers.predictions(scores, spec), targets)[0][spec.metric]
+    kind = get_kind(spec.kind)
+    return measure([spec.metric], kind.answers.predictions(scores, spec), kind.codec.hard(targets))[0][spec.metric]
 
 
 def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:

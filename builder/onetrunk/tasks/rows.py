@@ -11,6 +11,7 @@ from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
+from onetrunk.tasks.kinds.soft import SOFT_COLUMNS, read_soft, soft_notes
 from onetrunk.tasks.labels import BadLabel, read_labels
 from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8
 from onetrunk.tasks.task import Task
@@ -77,7 +78,9 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
             continue
         kept.append(text)
         kept_lines.append(line)
-    notes = [*columns.notes(), *read.notes, *_contradictions(task, kept, targets, kept_lines)]
+    accepts = get_kind(task.kind).codec.accepts_soft
+    soft = soft_notes(read.values, accepts == "one") if accepts is not None else []
+    notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines)]
     return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
 
 
@@ -99,6 +102,8 @@ class _Columns:
         self._one_hot = False
         self._there: set[str] = set()
         self._missing: set[str] = set()
+        self._accepts_soft = get_kind(task.kind).codec.accepts_soft
+        self._also_soft = 0
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
@@ -116,12 +121,32 @@ class _Columns:
 
     def label(self, record: Record) -> object:
         field = self._task.label_field
-        if self._name(record, field) is None and (ones := self._marked(record)) is not None:
+        name = self._name(record, field)
+        if name is None and (ones := self._marked(record)) is not None:
             return ones
+        soft = self._soft_column(record)
+        if soft is not None and (name is None or record.values[name] is None):
+            return self._read_soft(record.values[soft], soft, f"no {field!r}, and " if name is None else "")
         name, value = self._value(record, field)
         if value is None and self._task.empty_label is None:
             raise RowError("missing field", f"{name!r} is null")
-        return value
+        self._also_soft += soft is not None
+        return self._read_soft(value, name)
+
+    def _soft_column(self, record: Record) -> str | None:
+        """Return the column of soft labels beside that of labels, if there is one."""
+        if self._accepts_soft is None:
+            return None
+        others = (one for one in SOFT_COLUMNS if column_key(one) != column_key(self._task.label_field))
+        return next((one for one in others if one in record.values), None)
+
+    def _read_soft(self, value: object, column: str, otherwise: str = "") -> object:
+        if self._accepts_soft is None:
+            return value
+        try:
+            return read_soft(value, column, one_of=self._accepts_soft == "one")
+        except ValueError as error:
+            raise RowError("bad label", f"{otherwise}{error}") from None
 
     def _value(self, record: Record, field: str) -> tuple[str, object]:
         name = self._name(record, field)
@@ -170,9 +195,15 @@ class _Columns:
         return f"{', '.join(keys)} in the task file names the column" if keys else None
 
     def notes(self) -> list[str]:
-        if not self._one_hot:
-            return []
-        return [f"there is no column {self._task.label_field!r:.40}: labels are those whose own columns have a 1"]
+        label, found = self._task.label_field, []
+        if self._one_hot:
+            found.append(f"there is no column {label!r:.40}: labels are those whose own columns have a 1")
+        if self._also_soft:
+            found.append(
+                f"{self._also_soft:,} rows have both {label!r:.40} and soft labels: the first is used; label_field in "
+                "the task file names another"
+            )
+        return found
 
 
 def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,7 @@ class Evaluation:
 
     Attributes:
         scores: The scores by metric, as shares: 0.5 is 50%.
-        notes: The metrics that are not defined on these data.
+        notes: The metrics that are not defined on these data, and what soft labels say about the scores.
         fitted: What the kind fitted to the data, such as thresholds; see ``TrainingSpec.fit_on_dev``.
         reference: A summary of the answers; None for a kind without one.
     """
@@ -96,8 +96,20 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
     # The output layer may take part in the scores (CRF), so they are computed on its device.
     device = raw.device if output is None else next(output.parameters()).device
     served = kind.output.scores(raw.to(device), config, output).cpu().numpy()
-    scores, notes = measure(task.metrics, kind.answers.predictions(served, config), targets)
-    return Evaluation(scores, notes, dict(config.fitted), kind.answers.reference(served, config))
+    scores, notes = measure(task.metrics, kind.answers.predictions(served, config), kind.codec.hard(targets))
+    return Evaluation(
+        scores, (*notes, *_soft_note(config.fitted)), dict(config.fitted), kind.answers.reference(served, config)
+    )
+
+
+def _soft_note(fitted: Mapping[str, Any]) -> Iterator[str]:
+    """Say how the head fares against soft dev labels, of which the metrics take the most probable ones."""
+    if soft := fitted.get("soft_dev"):
+        yield (
+            "dev labels are soft: scores are by the most probable ones; accuracy by their probabilities is "
+            f"{100 * soft['expected_accuracy']:.1f} of {100 * soft['best_accuracy']:.1f} that are possible, and the "
+            f"mean divergence from them {soft['divergence_nats']:.3f} nats"
+        )
 
 
 @torch.no_grad()

@@ -121,6 +121,28 @@ def test_pairs_with_numbers_train_as_well(run, tmp_path):
     assert result.score > 0.5
 
 
+def test_head_learns_how_sure_its_soft_labels_are(run, mood, tmp_path):
+    """Trained on the most probable labels alone, it would be too sure: an error of 0.12 before calibration."""
+    other = {"good": "bad", "bad": "good"}
+    for split in ("train", "dev"):
+        rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
+        soft = [{"sentence": row["sentence"], "counts": {row["label"]: 8, other[row["label"]]: 2}} for row in rows]
+        (tmp_path / f"soft-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in soft))
+    places = {"train": "soft-train.jsonl", "dev": "soft-dev.jsonl"}
+    recipe = mood.recipe.model_copy(update={"tap": 0, "epochs": 8})
+    result = run(mood.model_copy(update={**places, "recipe": recipe, "options": {"class_weights": "balanced"}}))
+    found = load_bundle(result.bundle).spec.fitted
+    assert result.score > 0.9
+    assert found["soft_dev"]["best_accuracy"] == pytest.approx(0.8)
+    assert found["soft_dev"]["expected_accuracy"] > 0.75
+    assert found["soft_dev"]["divergence_nats"] < 0.05
+    assert found["calibration_error"]["before"] < 0.08
+    notes = "\n".join(result.notes)
+    assert "200 of 200 rows have counts" in notes
+    assert "accuracy by their probabilities is" in notes
+    assert "soft dev: expected_accuracy" in (result.bundle / "README.md").read_text()
+
+
 def test_finished_head_is_not_trained_again_unless_forced(run, mood, epochs):
     first = run(mood)
     stored = weights(first)

@@ -94,11 +94,14 @@ class LabelCodec(ABC):
         uses_labels: Whether a task of the kind has labels.
         min_labels: The smallest number of labels.
         uses_range: Whether a task of the kind has a range.
+        accepts_soft: Whether ``encode`` takes a ``SoftLabel``, of a text that has one label or several; None if it does
+            not.
     """
 
     uses_labels: ClassVar[bool] = False
     min_labels: ClassVar[int] = 2
     uses_range: ClassVar[bool] = False
+    accepts_soft: ClassVar[Literal["one", "several"] | None] = None
 
     def check(self, config: KindConfig) -> None:
         """Check the labels or the range of a task.
@@ -136,7 +139,7 @@ class LabelCodec(ABC):
         """Encode a label of the data for ``targets``.
 
         Args:
-            label: The label as the data have it.
+            label: The label as the data have it, or a ``SoftLabel`` if the kind accepts them.
             config: The task's configuration.
             text: The row's text, for a kind whose labels are about parts of it.
 
@@ -156,6 +159,10 @@ class LabelCodec(ABC):
         Returns:
             *Shape:* (rows, ...)
         """
+
+    def hard(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Return targets as the metrics take them: in place of soft ones, the labels that are most probable."""
+        return targets
 
     def unused_labels(self, encoded: Sequence[Any], config: KindConfig) -> list[str]:
         """Return the labels that no row has."""
@@ -187,7 +194,7 @@ class TrainingSpec(ABC):
             config: The task's configuration.
 
         Returns:
-            *Shape:* (rows,)
+            *Shape:* (rows,); for soft targets (rows, labels), the weight of each label
         """
         return None
 
@@ -201,7 +208,7 @@ class TrainingSpec(ABC):
             raw: Raw outputs. *Shape:* (batch_size, outputs), by token (batch_size, tokens, outputs)
             targets: Targets; by token they may have more tokens than ``raw``. *Shape:* (batch_size, ...)
             output: The output layer, for a kind whose layer has more parameters than a weight and a bias.
-            weights: The rows' weights, if ``row_weights`` returned some. *Shape:* (batch_size,)
+            weights: The rows' weights, if ``row_weights`` returned some. *Shape:* as ``row_weights``
 
         Returns:
             *Shape:* ()

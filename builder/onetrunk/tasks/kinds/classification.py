@@ -28,6 +28,7 @@ from onetrunk.tasks.kinds.base import (
     label_index,
     labels_of,
 )
+from onetrunk.tasks.kinds.soft import SoftLabel, Sparse, dense, sparse
 from onetrunk.tasks.kinds.summary import histogram, mean_share, rounded
 
 # torch is imported where it computes: reading what a head answers does not need it.
@@ -71,26 +72,38 @@ class ClassificationOptions(Options):
 
 
 class ClassificationCodec(LabelCodec):
-    """Labels are encoded as their indices."""
+    """Labels are encoded as their indices, and soft ones as the probabilities of indices."""
 
     uses_labels: ClassVar[bool] = True
+    accepts_soft: ClassVar[Literal["one", "several"] | None] = "one"
 
-    def encode(self, label: object, config: KindConfig, text: str = "") -> int:
-        """Return the label's index."""
+    def encode(self, label: object, config: KindConfig, text: str = "") -> int | Sparse:
+        """Return the label's index, or the indices and probabilities of a soft label."""
+        if isinstance(label, SoftLabel):
+            return sparse(label, lambda one: label_index(one, config))
         return label_index(label, config)
 
-    def targets(self, encoded: Sequence[int], config: KindConfig, offsets: Offsets | None = None) -> NDArray[np.int64]:
-        """Return label indices. *Shape:* (rows,)."""
+    def targets(
+        self, encoded: Sequence[int | Sparse], config: KindConfig, offsets: Offsets | None = None
+    ) -> NDArray[Any]:
+        """Return label indices. *Shape:* (rows,); with soft labels, probabilities. *Shape:* (rows, labels)."""
+        if any(isinstance(one, tuple) for one in encoded):
+            return dense([_as_sparse(one) for one in encoded], len(labels_of(config)))
         return np.array(encoded, dtype=np.int64)
 
-    def unused_labels(self, encoded: Sequence[int], config: KindConfig) -> list[str]:
+    def hard(self, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """Return label indices; of soft targets, those of the most probable labels. *Shape:* (rows,)."""
+        found: NDArray[np.int64] = targets.argmax(axis=-1) if targets.ndim == 2 else targets
+        return found
+
+    def unused_labels(self, encoded: Sequence[int | Sparse], config: KindConfig) -> list[str]:
         """Return the labels that no row has."""
-        present = set(encoded)
+        present = {index for one in encoded for index, weight in _as_sparse(one) if weight > 0}
         return [label for index, label in enumerate(labels_of(config)) if index not in present]
 
 
 class ClassificationTraining(TrainingSpec):
-    """Cross entropy, and a temperature fitted on the dev data."""
+    """Cross entropy, also against soft targets, and a temperature fitted on the dev data."""
 
     def check(self, config: KindConfig) -> None:
         """Check that class weights name labels of the task.
@@ -102,18 +115,24 @@ class ClassificationTraining(TrainingSpec):
         if isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels_of(config)))):
             raise ValueError(f"options.class_weights names {', '.join(unknown):.60}, which labels does not have")
 
-    def row_weights(self, targets: NDArray[np.int64], config: KindConfig) -> NDArray[np.float32] | None:
-        """Return the rows' weights by the option ``class_weights``. *Shape:* (rows,) to (rows,)."""
+    def row_weights(self, targets: NDArray[Any], config: KindConfig) -> NDArray[np.float32] | None:
+        """Return the rows' weights by the option ``class_weights``. *Shape:* as ``targets``.
+
+        A soft label counts by its probabilities: ten rows of 0.8 and 0.2 are worth eight rows of the one label and two
+        of the other.
+        """
         weights, labels = ClassificationOptions.read(config.options).class_weights, labels_of(config)
         if weights is None:
             return None
         if weights == "balanced":
-            counts = np.bincount(targets, minlength=len(labels))
+            soft = targets.ndim == 2
+            counts = targets.sum(axis=0, dtype=np.float64) if soft else np.bincount(targets, minlength=len(labels))
             # The weight of a label without rows is never used.
-            by_label = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+            by_label = len(targets) / (np.count_nonzero(counts) * np.where(counts > 0, counts, 1))
         else:
             by_label = np.array([weights.get(label, 1.0) for label in labels])
-        return by_label[targets].astype(np.float32)
+        by_label = by_label.astype(np.float32)
+        return np.tile(by_label, (len(targets), 1)) if targets.ndim == 2 else by_label[targets]
 
     def loss(
         self, raw: Tensor, targets: Tensor, output: nn.Module | None = None, weights: Tensor | None = None
@@ -123,6 +142,9 @@ class ClassificationTraining(TrainingSpec):
 
         if weights is None:
             return functional.cross_entropy(raw, targets)
+        if targets.ndim == 2:
+            shares = weights * targets
+            return functional.cross_entropy(raw, shares, reduction="sum") / shares.sum()
         losses = functional.cross_entropy(raw, targets, reduction="none")
         return (weights * losses).sum() / weights.sum()
 
@@ -134,7 +156,7 @@ class ClassificationTraining(TrainingSpec):
         softened = torch.softmax(teacher / temperature, dim=-1)
         return temperature**2 * functional.cross_entropy(raw / temperature, softened)
 
-    def fit_on_dev(self, raw: Tensor, targets: NDArray[np.int64], config: KindConfig) -> dict[str, Any]:
+    def fit_on_dev(self, raw: Tensor, targets: NDArray[Any], config: KindConfig) -> dict[str, Any]:
         """Fit the temperature that calibrates the probabilities; see ``calibrate``."""
         return calibrate(raw.numpy(), targets)
 
@@ -218,32 +240,64 @@ class ClassificationAnswers(AnswerSpec):
         return fault
 
 
-def calibrate(raw: NDArray[Any], targets: NDArray[np.int64]) -> dict[str, Any]:
+def _as_sparse(encoded: int | Sparse) -> Sparse:
+    return encoded if isinstance(encoded, tuple) else ((encoded, 1.0),)
+
+
+def _as_probabilities(targets: NDArray[Any], labels: int) -> NDArray[np.float64]:
+    """Return targets of any form as probabilities. *Shape:* (rows,) or (rows, labels) to (rows, labels)."""
+    found: NDArray[np.float64] = np.eye(labels)[targets] if targets.ndim == 1 else targets.astype(np.float64)
+    return found
+
+
+def calibrate(raw: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
     """Find the temperature by which raw outputs must be divided so that the dev labels are likeliest.
 
     Args:
         raw: Raw outputs. *Shape:* (rows, labels)
-        targets: Label indices. *Shape:* (rows,)
+        targets: Label indices. *Shape:* (rows,); or the probabilities of labels. *Shape:* (rows, labels)
 
     Returns:
         ``temperature``, ``calibration_error`` before and after, and a ``note`` if the temperature is at a bound. The
-        error after is cross-fitted: each fifth of the rows is measured with the temperature of the others.
+        error after is cross-fitted: each fifth of the rows is measured with the temperature of the others. With soft
+        targets also ``soft_dev``; see ``_soft_scores``.
     """
     from scipy.special import softmax
 
-    logits = raw.astype(np.float64)
-    temperature = _best_temperature(logits, targets)
-    before = calibration_error(softmax(logits, axis=-1), targets)
-    after = calibration_error(softmax(logits / _cross_fitted(logits, targets)[:, None], axis=-1), targets)
+    logits, expected = raw.astype(np.float64), _as_probabilities(targets, raw.shape[-1])
+    temperature = _best_temperature(logits, expected)
+    before = calibration_error(softmax(logits, axis=-1), expected)
+    after = calibration_error(softmax(logits / _cross_fitted(logits, expected)[:, None], axis=-1), expected)
     error = {"before": round(before, _DIGITS), "after": round(after, _DIGITS)}
-    fitted = {"temperature": temperature, "calibration_error": error}
+    fitted: dict[str, Any] = {"temperature": temperature, "calibration_error": error}
+    if targets.ndim == 2:
+        fitted["soft_dev"] = _soft_scores(softmax(logits / temperature, axis=-1), expected)
     if MIN_TEMPERATURE * _NEAR_BOUND < temperature < MAX_TEMPERATURE / _NEAR_BOUND:
         return fitted
     bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
     return {**fitted, "note": f"the temperature is at its bound, {bound}: do not trust the probabilities"}
 
 
-def _cross_fitted(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+def _soft_scores(probabilities: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
+    """Compare probabilities with soft targets. *Shape of both:* (rows, labels).
+
+    Returns:
+        ``expected_accuracy``: the mean probability that the data give to the answer; ``best_accuracy``: that of a head
+        that is always right; ``divergence_nats``: the mean Kullback-Leibler divergence of the head's probabilities from
+        those of the data.
+    """
+    from scipy.special import rel_entr
+
+    answers = probabilities.argmax(axis=-1)
+    divergence = rel_entr(expected, np.maximum(probabilities, np.finfo(np.float64).tiny)).sum(axis=-1)
+    return {
+        "expected_accuracy": round(float(expected[np.arange(len(answers)), answers].mean()), _DIGITS),
+        "best_accuracy": round(float(expected.max(axis=-1).mean()), _DIGITS),
+        "divergence_nats": round(float(divergence.mean()), _DIGITS),
+    }
+
+
+def _cross_fitted(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return for each row the temperature that is fitted on the rows of all folds but its own. *Shape:* (rows,)."""
     # Data may be sorted, so rows are put into folds at random; always in the same way.
     folds = np.random.default_rng(0).permutation(len(logits)) % _FOLDS
@@ -255,7 +309,7 @@ def _cross_fitted(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> ND
     return found
 
 
-def _best_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+def _best_temperature(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
     """Return the temperature by which the labels are likeliest.
 
     Ten more rows count beside the given ones, labelled by the head's own probabilities, so that few rows hardly change
@@ -263,13 +317,12 @@ def _best_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -
 
     Args:
         logits: Raw outputs. *Shape:* (rows, labels)
-        targets: Label indices. *Shape:* (rows,)
+        targets: The probabilities of labels. *Shape:* (rows, labels)
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax, softmax
 
-    smoothed = softmax(logits, axis=-1) * _PRIOR_ROWS / len(logits)
-    smoothed[np.arange(len(logits)), targets] += 1
+    smoothed = softmax(logits, axis=-1) * _PRIOR_ROWS / len(logits) + targets
 
     def negative_log_likelihood(log_temperature: float) -> float:
         return -float(np.sum(smoothed * log_softmax(logits / np.exp(log_temperature), axis=-1)))
@@ -279,16 +332,18 @@ def _best_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -
     return round(float(np.exp(found.x)), _DIGITS)
 
 
-def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[Any]) -> float:
     """Return the expected calibration error: the distance between the best label's probability and its accuracy.
 
     Rows are put into 15 bins by the probability of their best label; each bin weighs as much as it has rows.
 
     Args:
         probabilities: *Shape:* (rows, labels)
-        targets: Label indices. *Shape:* (rows,)
+        targets: Label indices. *Shape:* (rows,); or the probabilities of labels, in which case an answer is right by
+            its share. *Shape:* (rows, labels)
     """
-    confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == targets
+    answers, expected = probabilities.argmax(axis=-1), _as_probabilities(targets, probabilities.shape[-1])
+    confidence, correct = probabilities.max(axis=-1), expected[np.arange(len(answers)), answers]
     bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
     gaps = [abs(confidence[bins == one].sum() - correct[bins == one].sum()) for one in np.unique(bins)]
     return float(sum(gaps) / len(confidence))

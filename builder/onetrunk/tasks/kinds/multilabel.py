@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from onetrunk.tasks.kinds.base import (
     label_index,
     labels_of,
 )
+from onetrunk.tasks.kinds.soft import SoftLabel, Sparse, dense, sparse
 from onetrunk.tasks.kinds.summary import histogram, mean_share, rounded
 
 # torch is imported where it computes: reading what a head answers does not need it.
@@ -39,17 +40,22 @@ _THRESHOLD_DIGITS = 7
 
 
 class MultilabelCodec(LabelCodec):
-    """Sets of labels are encoded as sorted indices."""
+    """Sets of labels are encoded as sorted indices, and soft ones as the probabilities of indices."""
 
     uses_labels: ClassVar[bool] = True
     min_labels: ClassVar[int] = 1
+    accepts_soft: ClassVar[Literal["one", "several"] | None] = "several"
 
-    def encode(self, label: object, config: KindConfig, text: str = "") -> tuple[int, ...]:
+    def encode(self, label: object, config: KindConfig, text: str = "") -> tuple[int, ...] | Sparse:
         """Return the indices of the labels that hold: of a list, or of a text with ``|`` between them.
 
+        Of a soft label, return the indices and probabilities.
+
         Raises:
-            ValueError: It is neither, or one label is unknown or given twice.
+            ValueError: It is none of these, or one label is unknown or given twice.
         """
+        if isinstance(label, SoftLabel):
+            return sparse(label, lambda one: label_index(one, config))
         if isinstance(label, str):
             label = split_labels(label)
         if not isinstance(label, list):
@@ -60,17 +66,18 @@ class MultilabelCodec(LabelCodec):
         return tuple(sorted(found))
 
     def targets(
-        self, encoded: Sequence[tuple[int, ...]], config: KindConfig, offsets: Offsets | None = None
+        self, encoded: Sequence[tuple[int, ...] | Sparse], config: KindConfig, offsets: Offsets | None = None
     ) -> NDArray[np.float32]:
-        """Return 1 for each label that holds, else 0. *Shape:* (rows, labels)."""
-        found = np.zeros((len(encoded), len(labels_of(config))), dtype=np.float32)
-        for row, indices in enumerate(encoded):
-            found[row, list(indices)] = 1
-        return found
+        """Return 1 for each label that holds, else 0; of soft labels, the probability. *Shape:* (rows, labels)."""
+        return dense([_as_sparse(one) for one in encoded], len(labels_of(config)))
 
-    def unused_labels(self, encoded: Sequence[tuple[int, ...]], config: KindConfig) -> list[str]:
+    def hard(self, targets: NDArray[Any]) -> NDArray[np.float32]:
+        """Return 1 for each label that holds, or whose probability is 0.5 or more, else 0. *Shape:* (rows, labels)."""
+        return (targets >= _DEFAULT_THRESHOLD).astype(np.float32)
+
+    def unused_labels(self, encoded: Sequence[tuple[int, ...] | Sparse], config: KindConfig) -> list[str]:
         """Return the labels that no row has."""
-        present = {index for indices in encoded for index in indices}
+        present = {index for one in encoded for index, weight in _as_sparse(one) if weight > 0}
         return [label for index, label in enumerate(labels_of(config)) if index not in present]
 
 
@@ -94,9 +101,10 @@ class MultilabelTraining(TrainingSpec):
         return temperature**2 * functional.binary_cross_entropy_with_logits(raw / temperature, softened)
 
     def fit_on_dev(self, raw: Tensor, targets: NDArray[np.float32], config: KindConfig) -> dict[str, Any]:
-        """Fit a threshold for each label, at its best F1 on the dev data."""
+        """Fit a threshold for each label, at its best F1 on the dev data, as the metrics take them."""
         import torch
 
+        targets = MULTILABEL.codec.hard(targets)
         scores = torch.sigmoid(raw).numpy().astype(np.float64)
         return {"thresholds": [best_threshold(scores[:, one], targets[:, one]) for one in range(scores.shape[1])]}
 
@@ -184,6 +192,10 @@ class MultilabelAnswers(AnswerSpec):
         one, other = (self.predictions(scores, config) >= 0 for scores in (first, second))
         same: NDArray[np.bool_] = (one == other).all(axis=-1)
         return same
+
+
+def _as_sparse(encoded: tuple[int, ...] | Sparse) -> Sparse:
+    return tuple(one if isinstance(one, tuple) else (one, 1.0) for one in encoded)
 
 
 def thresholds_of(config: KindConfig) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from onetrunk.tasks.kinds.base import (
     Scores,
     TrainingSpec,
 )
+from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.summary import histogram
 
 # torch is imported where it computes: reading what a head answers does not need it.
@@ -34,13 +35,16 @@ class RegressionCodec(LabelCodec):
     """Numbers are encoded on a scale from 0 to 1."""
 
     uses_range: ClassVar[bool] = True
+    accepts_soft: ClassVar[Literal["one", "several"] | None] = "one"
 
     def encode(self, label: object, config: KindConfig, text: str = "") -> float:
-        """Return the number, scaled to 0..1.
+        """Return the number, scaled to 0..1; of a soft label, the mean of its numbers.
 
         Raises:
             ValueError: The label is not a number in the task's range.
         """
+        if isinstance(label, SoftLabel):
+            return sum(weight * self.encode(number, config) for number, weight in label.weights.items())
         low, high = _range(config)
         try:
             number = math.nan if isinstance(label, bool) else float(label)  # type: ignore[arg-type]
