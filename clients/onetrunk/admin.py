@@ -121,6 +121,7 @@ class AdminClient:
             self._headers[ADMIN_GRPC_HEADER] = check_admin_key(admin_key, "admin_key")
         if api_key is not None:
             self._headers[AUTHORIZATION] = f"Bearer {check_api_key(api_key, 'api_key')}"
+        self._ends: float | None = None
 
     def __enter__(self) -> AdminClient:
         return self
@@ -132,10 +133,23 @@ class AdminClient:
         """Close the connection."""
         self._client.close()
 
+    @contextlib.contextmanager
+    def within(self, seconds: float | None) -> Iterator[None]:
+        """Give all calls of the block some time together, in place of some time each. One thread may do so at a time.
+
+        Args:
+            seconds: The time, after which every call raises NotReady; None leaves each call its own.
+        """
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._ends = None
+
     def version(self) -> str:
         """Return Triton's version."""
         with self._translate_errors("asking for its version"):
-            return str(self._client.get_server_metadata(headers=self._headers, client_timeout=self._timeout_s).version)
+            return str(self._client.get_server_metadata(headers=self._headers, client_timeout=self._left_s()).version)
 
     def loaded_versions(self) -> dict[str, set[int]]:
         """Return model -> the versions that the server means to serve, also those whose process has died.
@@ -161,16 +175,14 @@ class AdminClient:
     def statistics(self, model: str = "") -> list[Any]:
         """Return Triton's ``ModelStatistics`` of every loaded version, of one model or of all."""
         with self._translate_errors("asking for statistics"):
-            found = self._client.get_inference_statistics(model, headers=self._headers, client_timeout=self._timeout_s)
+            found = self._client.get_inference_statistics(model, headers=self._headers, client_timeout=self._left_s())
         return list(found.model_stats)
 
     def config(self, model: str) -> pb.ModelConfig | None:
         """Return a loaded model's config as the server holds it, or None if it has no such model."""
         try:
             with self._translate_errors(f"asking for {model}'s config"):
-                return self._client.get_model_config(
-                    model, headers=self._headers, client_timeout=self._timeout_s
-                ).config
+                return self._client.get_model_config(model, headers=self._headers, client_timeout=self._left_s()).config
         except _NoSuchModelError:
             return None
 
@@ -209,7 +221,7 @@ class AdminClient:
     def unload(self, model: str) -> None:
         """Unload a model. Requests in progress are answered first."""
         with self._translate_errors(f"unloading {model}"):
-            self._client.unload_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S)
+            self._client.unload_model(model, headers=self._headers, client_timeout=self._left_s(LOAD_TIMEOUT_S))
 
     def ask(self, ensemble: str, rows: Sequence[Row], outputs: Sequence[str]) -> Answers:
         """Send texts to an ensemble in one request.
@@ -262,7 +274,7 @@ class AdminClient:
                 outputs=wanted,
                 request_id=CHECK_ID,
                 headers=self._headers,
-                client_timeout=timeout_s or self._timeout_s,
+                client_timeout=self._left_s(timeout_s),
             )
         names = outputs or [output.name for output in answer.get_response().outputs]
         return {name: answer.as_numpy(name) for name in names}
@@ -308,7 +320,7 @@ class AdminClient:
         Raises:
             NotReady: It did not come back in time.
         """
-        end = time.monotonic() + timeout_s
+        end = min(time.monotonic() + timeout_s, self._ends or float("inf"))
         while True:
             try:
                 self.loaded_versions()
@@ -339,16 +351,28 @@ class AdminClient:
                 return {}
         return found if isinstance(found, dict) else {}
 
+    def _left_s(self, most_s: float | None = None) -> float:
+        """Return the time of a call: at most so much, by default the client's, and no more than `within` has left."""
+        most_s = self._timeout_s if most_s is None else most_s
+        if self._ends is None:
+            return most_s
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise NotReady(f"{self.url}: did not answer within its time")
+        return min(most_s, left)
+
     def _index(self) -> list[Any]:
         with self._translate_errors("asking what is loaded"):
             index = self._client.get_model_repository_index(
-                headers=self._headers, as_json=True, client_timeout=self._timeout_s
+                headers=self._headers, as_json=True, client_timeout=self._left_s()
             )
         return list(index.get("models", []))
 
     def _load(self, model: str, **overrides: Any) -> None:
         with self._translate_errors(f"loading {model}"):
-            self._client.load_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S, **overrides)
+            self._client.load_model(
+                model, headers=self._headers, client_timeout=self._left_s(LOAD_TIMEOUT_S), **overrides
+            )
 
     @contextlib.contextmanager
     def _translate_errors(self, doing: str) -> Iterator[None]:

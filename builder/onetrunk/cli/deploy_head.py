@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from onetrunk.cli.console import progress_line, typed_options
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from onetrunk.deploy import Deployer
     from onetrunk.deploy.comparison import Comparison
     from onetrunk.deploy.deployer import DeploymentReport
+    from onetrunk.deploy.fleet import ReplicaAnswer
     from onetrunk.deploy.history import ListedTask
     from onetrunk.deploy.operations import Operation
+    from onetrunk.deploy.reconcile import ReplicaState
 
 _EPILOG = """\b
 Examples:
@@ -58,14 +62,20 @@ The rest:
   deploy-head --prune --keep 2                delete older versions
 
 \b
+Several servers on one repository, all or none:
+  deploy-head heads/rte --servers a:8001,b:8001
+  deploy-head heads/rte --servers dns:onetrunk-headless:8001
+  deploy-head --list --servers @servers.txt   an address on each line
+
+\b
 The server's model-control endpoints ask for a key: one, set once, for the
 server and for whoever deploys:
   export ONETRUNK_ADMIN_KEY=$(head -c 24 /dev/urandom | base64)
 or in a file that nobody else can read: --admin-key-file.
 
 \b
-Exit codes: 0 done (--verify: all agrees), 1 it failed (--verify: it does not),
-2 the input was wrong. What was served before a failure goes on being served.
+Exit codes: 0 done (--verify: all agrees), 1 it failed (--verify: it does not;
+--list: the servers differ), 2 the input was wrong. What was served before a failure goes on being served.
 """
 
 _ACTIONS = (
@@ -83,6 +93,12 @@ _ACTIONS = (
     "sync",
     "log",
 )
+_STATES = {
+    "done": "done",
+    "failed": "failed",
+    "back": "serves what it served before",
+    "unknown": "what it serves is not known",
+}
 # Option -> the actions to which it belongs.
 _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote", "discard", "log")}
 
@@ -114,6 +130,20 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
     help="The repository's folder.",
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint.")
+@click.option(
+    "--servers",
+    metavar="LIST",
+    help="Several servers on the repository, in place of --url: addresses separated by commas, dns:NAME:PORT for all "
+    "that a name has, or @FILE with one on each line. Each proves a change before any serves it.",
+)
+@click.option(
+    "--replica-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    help="With --servers: the time of one server for one step.",
+)
 @admin_key_file_option
 @tls_options
 @click.option("--insecure", is_flag=True, help="Send the admin key to another machine without TLS.")
@@ -139,6 +169,8 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 def deploy_head(
     repository: Path,
     url: str,
+    servers: str | None,
+    replica_timeout: float,
     admin_key_file: Path | None,
     tls: Tls | None,
     insecure: bool,
@@ -167,16 +199,21 @@ def deploy_head(
         # Threads that wait for each other would otherwise spin, and take the cores from the server that is running.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Imported here: --help and a mistyped option need none of it.
-        from onetrunk.deploy import Deployer
+        from onetrunk.deploy import Deployer, DeploymentReport
         from onetrunk.repository.gate_settings import GateOverrides
 
+        if servers is not None and (offline or "url" in typed_options()):
+            raise UserError(f"--servers and {'--offline' if offline else '--url'}: give one of them")
         gate = GateOverrides(max_loss, task_dir, data)
         place, key = (None, None) if offline else (url, read_admin_key(admin_key_file))
         with (
+            _replicas_of_failure(as_json),
             progress_line() as progress,
             Deployer(
                 repository,
                 url=place,
+                servers=servers,
+                replica_timeout_s=replica_timeout,
                 trunk=trunk,
                 admin_key=key,
                 tls=tls,
@@ -189,14 +226,37 @@ def deploy_head(
             ) as deployer,
         ):
             result = _carry_out(action, asked, deployer, dry_run)
+            replicas = deployer.replicas() if action in ("list", "verify") else ()
     if as_json:
-        click.echo(json.dumps(_plain(result), indent=2))
+        plain = _plain(result)
+        if servers is not None and action in ("list", "verify"):
+            plain = {("tasks" if action == "list" else "differences"): plain, "replicas": _plain(list(replicas))}
+        click.echo(json.dumps(plain, indent=2))
     else:
         _show(result, dry_run)
+        _show_replicas(replicas)
     if action == "verify" and not result and not as_json:
-        click.echo("manifest and disk agree" if offline else "manifest, disk and server agree")
-    if action == "verify" and result:
+        whom = "disk" if offline else "disk and server" if servers is None else "disk and servers"
+        click.echo(f"manifest{' and' if offline else ','} {whom} agree")
+    differ = any(replica.differences for replica in replicas)
+    unknown = isinstance(result, DeploymentReport) and any(one.state == "unknown" for one in result.replicas)
+    if (action == "verify" and result) or differ or unknown:
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _replicas_of_failure(as_json: bool) -> Iterator[None]:
+    """Show what became of each replica if an operation failed on some."""
+    from onetrunk.deploy.fleet import FleetError
+
+    try:
+        yield
+    except FleetError as error:
+        if as_json:
+            click.echo(json.dumps({"error": str(error), "replicas": _plain(list(error.replicas))}, indent=2))
+        else:
+            _show_answers(error.replicas)
+        raise
 
 
 def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
@@ -309,11 +369,45 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         + (f"version {version} is live" if version else "none is live"),
         "remove": f"{report.task} is no longer served{former}",
         "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
-        "sync": "the server serves what the files say",
+        "sync": f"the server{'s serve' if report.replicas else ' serves'} what the files say",
     }[report.action]
     click.echo(f"{done}, {report.seconds['all']:.2f} s")
     for note in report.notes:
         click.echo(note, err=True)
+    _show_answers(report.replicas)
+
+
+def _show_answers(answers: Sequence[ReplicaAnswer]) -> None:
+    """Show what became of each replica in an operation."""
+    if not answers:
+        return
+    steps = dict.fromkeys(step for answer in answers for step in answer.seconds)
+    table = _table("replica", "result", *(f"{step}, s" for step in steps), "reason")
+    for answer in answers:
+        seconds = [_shown(answer.seconds.get(step), ".2f", "") for step in steps]
+        table.add_row(answer.address, _STATES[answer.state], *seconds, escape(answer.reason))
+    Console(highlight=False).print(table)
+
+
+def _show_replicas(replicas: Sequence[ReplicaState]) -> None:
+    """Show what each replica serves."""
+    if not replicas:
+        return
+    table = _table("replica", "serves", "differs from the files")
+    for replica in replicas:
+        served = replica.serves or {}
+        serves = ", ".join(f"{task} {version}" for task, version in sorted(served.items()))
+        table.add_row(
+            replica.address, "not known" if replica.serves is None else serves, escape("; ".join(replica.differences))
+        )
+    Console(highlight=False).print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=column == columns[0])
+    return table
 
 
 def _show_comparison(result: Comparison) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onetrunk.admin import AdminClient
+from onetrunk.deploy.fleet import Fleet
 from onetrunk.deploy.proof import REDUCED_TOLERANCE, TOLERANCE, Allowed
 from onetrunk.deploy.reconcile import reconcile
 from onetrunk.deploy.rollout import Outcome, Rollout
@@ -80,12 +80,12 @@ class Change(ABC):
         """Return what ``apply`` would do, without touching anything."""
 
     @abstractmethod
-    def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
-        """Apply the change. The caller holds the repository, and files and server agree with the state before.
+    def apply(self, repository: Path, fleet: Fleet, progress: ProgressCallback = silent) -> Outcome:
+        """Apply the change. The caller holds the repository, and files and servers agree with the state before.
 
         Args:
             repository: The repository's folder.
-            server: The server on it; None changes the files only.
+            fleet: The servers on it; without any, only the files are changed.
             progress: Called as the steps proceed.
 
         Raises:
@@ -193,9 +193,9 @@ class HeadChange(Change):
         diff = "".join(_diff(repository, name, text) for name, text in shown.items())
         return Preview(written=(*files, *texts), removed=tuple(self.ended_candidates), diff=diff)
 
-    def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
+    def apply(self, repository: Path, fleet: Fleet, progress: ProgressCallback = silent) -> Outcome:
         """Add the files, prove the state after, and switch to it; see ``onetrunk.deploy.rollout``."""
-        return Rollout(self, repository, server, progress).run()
+        return Rollout(self, repository, fleet, progress).run()
 
 
 @dataclass
@@ -331,11 +331,10 @@ class PruneChange(Change):
         """Return the folders that would be removed."""
         return Preview(removed=self.removed)
 
-    def apply(self, repository: Path, server: AdminClient | None, progress: ProgressCallback = silent) -> Outcome:
-        """Make configs and server release the versions, then remove their folders."""
+    def apply(self, repository: Path, fleet: Fleet, progress: ProgressCallback = silent) -> Outcome:
+        """Make configs and servers release the versions, then remove their folders."""
         commit_state(repository, replace(self.after, on_disk=self.before.on_disk))
-        if server is not None:
-            reconcile(self.after, server)
+        fleet.each("unload", lambda server: reconcile(self.after, server))
         commit_state(repository, self.after, self.removed)
         return Outcome(removed=list(self.removed))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from onetrunk.admin import AdminClient
 from onetrunk.deploy.change import Context
+from onetrunk.deploy.fleet import STEP_TIMEOUT_S, Fleet, ReplicaAnswer, Servers
 from onetrunk.deploy.history import History, ListedTask, list_tasks
 from onetrunk.deploy.operations import (
     Candidate,
@@ -23,7 +24,7 @@ from onetrunk.deploy.operations import (
     Rollback,
     find_candidate,
 )
-from onetrunk.deploy.reconcile import reconcile, verify
+from onetrunk.deploy.reconcile import ReplicaState, reconcile, replica_state, silent_replica, verify
 from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.admin_key import read_admin_key
@@ -57,6 +58,7 @@ class DeploymentReport:
         seconds: Step -> seconds; ``all`` is the total.
         changed: Whether anything was, or would be, changed.
         notes: Remarks on the head that was added, and on files that were left out.
+        replicas: What became of each of several servers.
     """
 
     action: str
@@ -70,13 +72,14 @@ class DeploymentReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     changed: bool = True
     notes: tuple[str, ...] = ()
+    replicas: tuple[ReplicaAnswer, ...] = ()
 
 
 class Deployer:
-    """Changes what a repository and the server on it serve.
+    """Changes what a repository and the servers on it serve.
 
-    Every operation holds the repository while it runs, and first brings files and server in line. One that fails leaves
-    what was served, or says what is served.
+    Every operation holds the repository while it runs, and first brings files and servers in line. One that fails
+    leaves what was served, or says what is served. Of several servers, all are changed or none.
 
     Example:
         >>> with Deployer(Path("model_repository"), url="127.0.0.1:8001") as deployer:  # doctest: +SKIP
@@ -89,6 +92,8 @@ class Deployer:
         repository: Path,
         *,
         url: str | None = "127.0.0.1:8001",
+        servers: str | None = None,
+        replica_timeout_s: float = STEP_TIMEOUT_S,
         trunk: str | Path | None = None,
         admin_key: str | None = None,
         tls: Tls | None = None,
@@ -104,6 +109,9 @@ class Deployer:
         Args:
             repository: The repository's folder, as the server sees it.
             url: The host and port of the server's gRPC endpoint; None changes the files only.
+            servers: Several servers in place of `url`: a list separated by commas, ``dns:NAME:PORT``, or ``@FILE``; see
+                `onetrunk.deploy.fleet.Servers`.
+            replica_timeout_s: How long one of several servers may take for one step.
             trunk: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
             admin_key: The key of the server's model-control endpoints; by default as
                 `onetrunk.protocol.admin_key.read_admin_key` finds it in the environment.
@@ -124,9 +132,20 @@ class Deployer:
         self.history = History(repository)
         self._signer = None if sign is None else Signer(sign)
         self._verifier = None if verify_key is None else Verifier(verify_key)
-        self.server = None
-        if url:
-            self.server = AdminClient(url, admin_key or read_admin_key(), tls=tls, insecure=insecure)
+        key = (admin_key or read_admin_key()) if url or servers else None
+
+        def connect(address: str) -> AdminClient:
+            return AdminClient(address, key, tls=tls, insecure=insecure)
+
+        if servers is not None:
+            found = Servers(servers)
+            self.fleet = Fleet(found.addresses, connect, step_timeout_s=replica_timeout_s, progress=progress)
+            self._lasting_addresses = not found.changes
+        else:
+            self.fleet = Fleet(lambda: (url,) if url else (), connect)
+            self._lasting_addresses = False
+        if servers is None or self._lasting_addresses:
+            self.fleet.refresh()
         self._context = Context(repository, trunk, gate, progress)
         self._wait_s = wait_s
 
@@ -134,8 +153,12 @@ class Deployer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.server is not None:
-            self.server.close()
+        self.fleet.close()
+
+    @property
+    def server(self) -> AdminClient | None:
+        """The server, or the first of several; None if only the files are changed."""
+        return self.fleet.first
 
     def run(self, operation: Operation, *, dry_run: bool = False) -> DeploymentReport:
         """Carry out an operation.
@@ -166,9 +189,10 @@ class Deployer:
                 preview = change.preview(self.repository)
                 return replace(report, written=preview.written, removed=preview.removed, diff=preview.diff)
             if not report.changed:
-                return replace(report, seconds={"all": time.monotonic() - began})
+                seconds = {"all": time.monotonic() - began}
+                return replace(report, seconds=seconds, replicas=self.fleet.answers())
             with self._logged(report) as result:
-                outcome = change.apply(self.repository, self.server, self._context.progress)
+                outcome = change.apply(self.repository, self.fleet, self._context.progress)
                 seconds = {**outcome.seconds, "all": round(time.monotonic() - began, 3)}
                 if outcome.hashes:
                     result |= {"hashes": outcome.hashes, "seconds": seconds["all"]}
@@ -178,6 +202,7 @@ class Deployer:
                 removed=tuple(outcome.removed),
                 seconds=seconds,
                 notes=(*state.notes, *change.notes),
+                replicas=self.fleet.answers(),
             )
 
     def deploy(self, folder: Path, *, dry_run: bool = False) -> DeploymentReport:
@@ -217,12 +242,14 @@ class Deployer:
             UserError: There is no server, or no repository.
             OneTrunkError: The server cannot load something.
         """
-        if self.server is None:
-            raise UserError("--sync is about a server: leave --offline out")
+        self._need_server("--sync is about a server: leave --offline out")
         began = time.monotonic()
         with self._held(False) as (_, settled):
             seconds = {"all": time.monotonic() - began}
-            return DeploymentReport("sync", "", settled=settled, seconds=seconds, changed=bool(settled))
+            replicas = self.fleet.answers()
+            return DeploymentReport(
+                "sync", "", settled=settled, seconds=seconds, changed=bool(settled), replicas=replicas
+            )
 
     def compare(self, texts: Path, task: str | None = None) -> Comparison:
         """Ask a candidate and the live head about the same texts; see ``onetrunk.deploy.comparison.compare``.
@@ -238,17 +265,19 @@ class Deployer:
         # Imported here: the other operations need no tokenizer.
         from onetrunk.deploy.comparison import compare
 
-        if self.server is None:
-            raise UserError("--compare asks a server: leave --offline out")
+        self._need_server("--compare asks a server: leave --offline out")
         with self._held(False) as (state, _):
             task, _ = find_candidate(state, task)
+        assert self.server is not None  # the first of several, which hold equal files
         # Released: others may deploy while texts are asked about.
         tokenizer = self.repository / TOKENIZER / str(pinned_version(state.tokenizer)) / "tokenizer.json"
         return compare(state, self.server, task, texts, tokenizer, self._context.progress)
 
     def verify(self) -> list[str]:
-        """Return what manifest, disk and server disagree on; see ``onetrunk.deploy.reconcile.verify``."""
-        found = verify(self.repository, self.server)
+        """Return what manifest, disk and servers disagree on; see ``onetrunk.deploy.reconcile.verify``."""
+        found = verify(self.repository, None if self.fleet.is_several else self.server)
+        for replica in self.replicas():
+            found += [f"{replica.address}: {line}" for line in replica.differences]
         try:
             self._check_signature()
         except UserError as error:
@@ -256,8 +285,25 @@ class Deployer:
         return found
 
     def tasks(self) -> list[ListedTask]:
-        """Return what is deployed, a row a task, with the drift of its answers where the server can tell it."""
+        """Return what is deployed, a row a task, with the drift of its answers where a server can tell it."""
         return list_tasks(self.repository, self.server.drifts() if self.server is not None else None)
+
+    def replicas(self) -> tuple[ReplicaState, ...]:
+        """Return what each of several servers serves; nothing for a single one.
+
+        Raises:
+            UserError: There is no repository, or it cannot be read.
+            NotReady: ``dns:`` was given, and the name has no address.
+        """
+        if not self.fleet.is_several:
+            return ()
+        self.fleet.refresh()
+        state = read_state(self.repository)
+        return self.fleet.look(lambda server: replica_state(state, server), silent_replica)
+
+    def _need_server(self, otherwise: str) -> None:
+        if not (self.fleet or self.fleet.is_several):
+            raise UserError(otherwise)
 
     @contextlib.contextmanager
     def _held(self, dry_run: bool) -> Iterator[tuple[RepositoryState, tuple[str, ...]]]:
@@ -268,7 +314,11 @@ class Deployer:
         required_manifest(self.repository)  # before a folder is created for the lock
         with locked(self.repository, wait_s=self._wait_s), signed_by(self._signer):
             self._check_signature()
+            self.fleet.begin()
+            self.fleet.refresh()
+            unfinished = self._unfinished()
             state, settled = self._settle()
+            settled = [*unfinished, *settled]
             if settled:
                 self.history.add(action="settle", task="", result="done", settled=settled)
             yield state, tuple(settled)
@@ -291,24 +341,42 @@ class Deployer:
         settled += [f"{name}: rewritten, as it did not match the manifest" for name in changed]
         if changed or state != read:
             state, _ = commit_state(self.repository, state)
-        if self.server is not None:
-            settled += [f"{one.model} {one.what}: fixed" for one in reconcile(state, self.server)]
+        for address, found in self.fleet.each("follow the files", lambda server: reconcile(state, server)).items():
+            where = f"{address}: " if self.fleet.is_several else ""
+            settled += [f"{where}{one.model} {one.what}: fixed" for one in found]
         settled += [
             f"{name}/: removed, as its trial has ended" for name in clear_ended_candidates(self.repository, state)
         ]
         return state, settled
 
+    def _unfinished(self) -> list[str]:
+        """Return what is to be told of a deployment that died: the replicas that it changed and this one cannot see."""
+        last = self.history.unfinished()
+        servers = last.get("servers") if last is not None and self.fleet.is_several else None
+        if last is None or not isinstance(servers, list):
+            return []
+        known = {replica.url for replica in self.fleet.replicas}
+        missing = [str(address) for address in servers if address not in known] if self._lasting_addresses else []
+        cut_off = f"{last.get('action')} {last.get('task')}"
+        told = [f"finished or took back {cut_off}, which was cut off at {last.get('time')}"]
+        if missing:
+            names = ", ".join(missing)
+            told.append(f"{cut_off} was also for {names}, not among --servers now: what they serve is not known")
+        return told
+
     @contextlib.contextmanager
     def _logged(self, report: DeploymentReport) -> Iterator[dict[str, object]]:
         """Log that a deployment begins, and how it ended; yield what is to be logged with its end."""
         number = f"{time.time_ns():x}"
-        fields = {
+        fields: dict[str, object] = {
             "id": number,
             "action": report.action,
             "task": report.task,
             "from": report.from_version,
             "to": report.to_version,
         }
+        if self.fleet.is_several:
+            fields["servers"] = [replica.url for replica in self.fleet.replicas]
         self.history.add(**fields, result="begun")
         result: dict[str, object] = {}
         try:

@@ -68,6 +68,13 @@ class History:
                 if isinstance(entry, dict):
                     yield entry
 
+    def unfinished(self) -> dict[str, Any] | None:
+        """Return the last deployment if it began and did not end, as one that was killed; None otherwise."""
+        last: dict[str, Any] | None = None
+        for entry in self.entries():
+            last = entry
+        return last if last is not None and last.get("result") == "begun" else None
+
     def served_since(self, task: str, version: int) -> str | None:
         """Return the time at which a task began to be served from a version; None if the log does not say."""
         since = None

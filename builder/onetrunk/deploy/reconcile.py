@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,9 +12,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.admin import AdminClient
 from onetrunk.deploy.proof import PROOF
+from onetrunk.protocol.ensemble_info import read_ensemble_info
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.integrity import compare
-from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name, is_part
+from onetrunk.protocol.names import MULTITASK, ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name, is_part
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import is_decided
@@ -63,6 +65,47 @@ def differences(state: RepositoryState, server: AdminClient) -> list[Difference]
         elif extra := loaded[model] - expected.get(model, loaded[model]):
             found.append(Difference(model, f"version {_join(extra)} is still loaded", "load", "extra"))
     return found
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """What one of several servers serves.
+
+    Attributes:
+        address: Its address.
+        serves: Task -> the version that it serves; None if it did not say.
+        differences: What it serves differently from what the files say, or why it did not say, a line each.
+    """
+
+    address: str
+    serves: Mapping[str, int] | None
+    differences: tuple[str, ...] = ()
+
+
+def replica_state(state: RepositoryState, server: AdminClient) -> ReplicaState:
+    """Return what a server serves.
+
+    Raises:
+        NotReady: It does not answer.
+    """
+    config = server.config(MULTITASK)
+    text = config.parameters[ONETRUNK_PARAMETER].string_value if config is not None else ""
+    try:
+        serves = {task: info.version for task, info in read_ensemble_info(text).tasks.items()} if text else {}
+    except ValueError:
+        serves = {}
+    lines = [f"{difference.model} {difference.what}" for difference in differences(state, server)]
+    return ReplicaState(server.url, serves, tuple(lines))
+
+
+def silent_replica(address: str, error: Exception) -> ReplicaState:
+    """Return the state of a server that does not say what it serves.
+
+    Args:
+        address: Its address.
+        error: What went wrong.
+    """
+    return ReplicaState(address, None, (str(error).removeprefix(f"{address}: "),))
 
 
 def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:

@@ -1,19 +1,22 @@
 """Carrying out a change of a head, in steps of which each leaves something that serves.
 
-1. The new files are added: version folders, and configs that let the server hold the new version beside the old one.
+1. The new files are added: version folders, and configs that let a server hold the new version beside the old one.
    No ensemble names them yet, so nothing that is served changes.
 2. The server loads them, and an ensemble under another name proves what is to come.
 3. The ensembles are switched on disk (one decision, then moves), then on the server, and asked again.
 
-A failure in 1 or 2 is undone, one in 3 is switched back. A crash leaves the repository loadable at every point, and the
-next deployment finishes what was decided and clears what was not.
+If several servers read the repository, each step is carried out on all of them at once, and the next one begins when
+all have done it: so 1 and 2 are the first phase of a commit in two phases, and 3 is the second.
+
+A failure in 1 or 2 is undone, one in 3 is switched back, on all servers. A crash leaves the repository loadable at
+every point, and the next deployment finishes what was decided and clears what was not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onetrunk.admin import AdminClient, Answers
-from onetrunk.deploy.proof import check_answers, prove, score_outputs, smoke_rows
+from onetrunk.deploy.fleet import Fleet, FleetError
+from onetrunk.deploy.proof import ProofError, check_answers, prove, score_outputs, smoke_rows
 from onetrunk.deploy.reconcile import reconcile
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import NotReady, OneTrunkError
@@ -61,16 +65,16 @@ class Outcome:
 
 
 class Rollout:
-    """One change of a head on its way to the server.
+    """One change of a head on its way to the servers.
 
-    The caller holds the repository, and files and server agree with the state before.
+    The caller holds the repository, and files and servers agree with the state before.
     """
 
     def __init__(
         self,
         change: HeadChange,
         repository: Path,
-        server: AdminClient | None,
+        fleet: Fleet,
         progress: ProgressCallback = silent,
     ) -> None:
         """Prepare the rollout; touch nothing.
@@ -78,10 +82,10 @@ class Rollout:
         Args:
             change: The change.
             repository: The repository's folder.
-            server: The server on it; None changes the files only.
+            fleet: The servers on it; without any, only the files are changed.
             progress: Called as the steps proceed.
         """
-        self.change, self.repository, self.server, self.progress = change, repository, server, progress
+        self.change, self.repository, self.fleet, self.progress = change, repository, fleet, progress
         self._outcome = Outcome(removed=change.ended_candidates)
         # The content of texts that step 1 overwrites, by path, so that they can be restored.
         self._replaced: dict[str, str] = {}
@@ -95,31 +99,37 @@ class Rollout:
                 says what is served.
         """
         change, outcome = self.change, self._outcome
-        answers: Answers = {}
+        answers: dict[str, Answers] = {}
         between = self._add_files()
         self._end_step("bring in")
         try:
-            if self.server is not None:
+            if self.fleet:
                 self.progress("loading and proving", 1, 4)
-                self._load(self.server)
+                self.fleet.each("load", self._load)
                 self._end_step("load")
-                answers = self._prove(self.server)
+                expected = {} if change.artifacts is None else change.artifacts.expected()
+                answers = self.fleet.each("prove", lambda server: self._prove(server, expected))
+                self._check_agreement(answers)
                 self._end_step("prove")
             self.progress("switching", 2, 4)
             switched, written = commit_state(self.repository, change.after.with_records_of(between))
             outcome.written += written
-        except BaseException:
+        except BaseException as error:
             # Once the switch is decided, only moves remain; the next deployment completes them.
             if not is_decided(self.repository):
                 with contextlib.suppress(OneTrunkError):
                     self._undo()
+                if self.fleet.is_several and isinstance(error, OneTrunkError):
+                    raise self._back_again(error) from error
             raise
-        if self.server is not None:
+        if self.fleet:
             try:
-                self._switch_server(self.server, answers)
+                self._switch_servers(answers)
             except BaseException as error:
-                self._switch_back(self.server, switched, error)
+                self._switch_back(switched, error)
                 raise
+            # A replica that started in the middle may have read the files before they were switched.
+            self.fleet.take_in(lambda server: reconcile(change.after, server))
         clear_ended_candidates(self.repository, change.after)
         outcome.written = list(dict.fromkeys(outcome.written))
         outcome.hashes = self._hashes(switched)
@@ -158,20 +168,33 @@ class Rollout:
             if version not in held.get(segment.name, set()):
                 server.load(segment.name)
 
-    def _prove(self, server: AdminClient) -> Answers:
+    def _prove(self, server: AdminClient, expected: Answers) -> Answers:
         change = self.change
         before, after = change.before, change.after
-        expected = {} if change.artifacts is None else change.artifacts.expected()
         answers = prove(server, after.ensemble(change.ensemble), expected, change.allowed)
         live = answers
         if change.ensemble != MULTITASK and before.segments != after.segments:
             # The candidate's tap cuts the trunk anew, for all heads.
             live = prove(server, after.ensemble(MULTITASK), {})
-        own = {change.task, candidate_output(change.task)}
-        same = [task for task in before.tasks if task in live and task not in own]
+        same = [task for task in before.tasks if task in live and task not in self._own_outputs]
         if same:
             check_answers(live, server.ask(MULTITASK, smoke_rows(), same), change.allowed)
         return answers
+
+    @property
+    def _own_outputs(self) -> set[str]:
+        """The outputs of the head that is changed."""
+        return {self.change.task, candidate_output(self.change.task)}
+
+    def _check_agreement(self, answers: Mapping[str, Answers]) -> None:
+        """Check that all servers loaded the same head: folders of their own may hold different files."""
+        (_, first), *others = answers.items()
+        own = {output: scores for output, scores in first.items() if output in self._own_outputs}
+        for address, found in others:
+            try:
+                check_answers(found, own, self.change.allowed)
+            except ProofError as error:
+                raise self.fleet.refuse(address, f"it does not answer as the other replicas do: {error}") from error
 
     def _undo(self) -> None:
         """Restore the texts that were overwritten, and remove the fresh versions."""
@@ -179,35 +202,60 @@ class Rollout:
         # Of a model that is new, the whole folder goes.
         new = [model.name for model in fresh if model.name not in self.change.before.on_disk]
         folders = [*new, *(f"{model.name}/{model.version}" for model in fresh if model.name not in new)]
-        if self.server is not None:
+
+        def release(server: AdminClient) -> None:
             with contextlib.suppress(OneTrunkError):
                 for name in new:
-                    self.server.unload(name)
+                    server.unload(name)
+
+        if new:
+            self.fleet.take_back(release)
         with Transaction(self.repository) as transaction:
             for name, text in self._replaced.items():
                 transaction.write_manifest(text) if name == MANIFEST else transaction.write(name, text)
             transaction.commit(folders, loadable=True)
-        if self.server is not None:
-            reconcile(self.change.before, self.server)
+        self.fleet.take_back(lambda server: self._restore(server, self.change.before))
 
-    def _switch_server(self, server: AdminClient, answers: Answers) -> None:
+    def _switch_servers(self, answers: Mapping[str, Answers]) -> None:
+        after = self.change.after
+        self.fleet.each("switch", lambda server: self._survive(server, lambda: reconcile(after, server)))
+        self._end_step("switch")
+        self.progress("asking again", 3, 4)
+        self.fleet.each(
+            "ask again",
+            lambda server: self._survive(server, lambda: self._ask_again(server, answers[server.url])),
+        )
+        self._end_step("ask again")
+
+    def _survive(self, server: AdminClient, step: Callable[[], object]) -> None:
+        """Carry out a step of the switch, although the server may die in the middle.
+
+        Its launcher restarts it, from files that are switched already.
+        """
         try:
-            reconcile(self.change.after, server)
-            self._end_step("switch")
-            self.progress("asking again", 3, 4)
-            self._ask_again(server, answers)
+            step()
         except NotReady:
-            # The server died in the middle: its launcher restarts it, from files that are switched already.
             try:
                 server.wait_until_back(_RESTART_S)
             except NotReady as error:
+                if self.fleet.is_several:
+                    raise
                 raise _NotBackError(
                     f"the files are switched, but the server went away and has not come back ({error}); "
                     "once it is restarted, it serves the new state: then run deploy-head --verify"
                 ) from error
             reconcile(self.change.after, server)
-            self._ask_again(server, answers)
-        self._end_step("ask again")
+            step()
+
+    def _restore(self, server: AdminClient, before: RepositoryState) -> None:
+        """Have a server serve the state before. One of several that died is waited for, so that its answer is known."""
+        try:
+            reconcile(before, server)
+        except NotReady:
+            if not self.fleet.is_several:
+                raise
+            server.wait_until_back(_RESTART_S)
+            reconcile(before, server)
 
     def _ask_again(self, server: AdminClient, expected: Answers) -> None:
         """Ask the ensemble that was switched to; its answers must be those of the proof."""
@@ -218,7 +266,7 @@ class Rollout:
             answers = server.ask_tokens(MULTITASK_TOKENS, np.zeros((1, 3), dtype=np.int64), change.after.tasks)
             check_answers(answers, {})
 
-    def _switch_back(self, server: AdminClient, switched: RepositoryState, error: BaseException) -> None:
+    def _switch_back(self, switched: RepositoryState, error: BaseException) -> None:
         """Serve the state before again, after the new one turned out to be wrong.
 
         Raises:
@@ -229,14 +277,29 @@ class Rollout:
         before = self.change.before.with_records_of(switched)
         try:
             commit_state(self.repository, before)
-            reconcile(before, server)
+            failed = self.fleet.take_back(lambda server: self._restore(server, before))
+            if not self.fleet.is_several:
+                for another in failed.values():
+                    raise another
             clear_ended_candidates(self.repository, before)
         except OneTrunkError as another:
             raise OneTrunkError(
                 f"{error}; switching back failed too ({another}): see deploy-head --verify, then --sync"
             ) from error
         if isinstance(error, OneTrunkError):
-            raise OneTrunkError(f"{error}; what was served before is served again") from error
+            raise self._back_again(error) from error
+
+    def _back_again(self, error: OneTrunkError) -> OneTrunkError:
+        """Return an error, with what is served now."""
+        answers = self.fleet.answers()
+        if unknown := [answer.address for answer in answers if answer.state == "unknown"]:
+            served = (
+                f"what was served before is served again, but what {', '.join(unknown)} serves is not known: once it "
+                "answers, run deploy-head --sync with the same --servers"
+            )
+        else:
+            served = "what was served before is served again"
+        return FleetError(f"{error}; {served}", answers) if answers else OneTrunkError(f"{error}; {served}")
 
     def _hashes(self, state: RepositoryState) -> dict[str, str]:
         """Return path -> SHA-256 of the files of the served version and of the candidate."""

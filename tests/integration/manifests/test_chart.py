@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
+from onetrunk.cli.deploy_head import deploy_head
 from onetrunk.repository import configs
 from onetrunk.serving.front.cli import check_folder, serve_front
 from onetrunk.serving.shared_memory import MIB, share_bytes
@@ -242,18 +243,15 @@ def release_of_compose() -> str:
     return (DEPLOY / "triton" / "Dockerfile").read_text(encoding="utf-8").split("TRITON_RELEASE=")[1].split()[0]
 
 
-@pytest.mark.parametrize(("replicas", "status"), [(0, 1), (1, 0), (3, 0)])
-def test_the_job_deploys_once_and_lets_the_other_replicas_follow(tmp_path: Path, replicas: int, status: int) -> None:
+def test_the_job_deploys_to_all_replicas_at_once(tmp_path: Path) -> None:
     (one,) = pod(template(*EVERYTHING), "Job")["containers"]
     programs, log, keys = tmp_path / "bin", tmp_path / "log", tmp_path / "run"
     programs.mkdir()
     keys.mkdir()
     for name in ("admin.key", "ca.crt"):
         (tmp_path / name).write_text("content")
-    hosts = "\n".join(f"10.0.0.{n} STREAM\n10.0.0.{n} DGRAM" for n in range(1, replicas + 1))
-    for name, body in (("deploy-head", f'echo "$@" >> {log}'), ("getent", f"printf '%s\\n' '{hosts}'")):
-        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (programs / name).chmod(0o755)
+    (programs / "deploy-head").write_text(f'#!/bin/sh\necho "$@" >> {log}\nexit 1\n')
+    (programs / "deploy-head").chmod(0o755)
     script = one["command"][2]
     for old in ("/secrets/admin", "/secrets/tls"):
         script = script.replace(old, str(tmp_path))
@@ -261,11 +259,16 @@ def test_the_job_deploys_once_and_lets_the_other_replicas_follow(tmp_path: Path,
     variables = {variable["name"]: variable["value"] for variable in one["env"]}
     path = f"{programs}:{os.environ['PATH']}"
     done = subprocess.run(["sh", "-euc", script], env=variables | {"PATH": path}, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    calls = log.read_text().splitlines() if log.exists() else []
-    assert [call.split()[0] for call in calls] == ["/bundles/heads/rte", "--sync", "--sync"][:replicas]
-    assert [f"--url=10.0.0.{n}:8001" in call for n, call in enumerate(calls, start=1)] == [True] * replicas
-    assert all("--tls-ca=" in call and "--insecure" not in call for call in calls)
+    assert done.returncode == 1, "the Job fails with its command"
+    (call,) = log.read_text().splitlines()
+    bundle, *options = call.split()
+    assert bundle == "/bundles/heads/rte"
+    headless = next(one for one in of_kind(template(*EVERYTHING), "Service") if one["spec"].get("clusterIP") == "None")
+    assert f"--servers=dns:{headless['metadata']['name']}:8001" in options
+    known = {name for parameter in deploy_head.params for name in parameter.opts}
+    assert set(flags(options)) <= known
+    assert "--tls-ca" in flags(options)
+    assert "--insecure" not in options
 
 
 def test_another_bundle_or_revision_is_another_job() -> None:
