@@ -22,6 +22,7 @@ import pytest
 
 pytest_plugins = [
     "tests.fixtures.processor",  # first: the fixtures of the gate import it
+    "tests.fixtures.classifiers",
     "tests.fixtures.compose",
     "tests.fixtures.deploying",
     "tests.fixtures.fake_triton",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Recipe, Task
     from onetrunk.training import TrainResult
+    from onetrunk.training.bundles import Lesson
 
 _EPILOG = """\b
 Examples:
@@ -32,6 +33,8 @@ Examples:
   train-head --tasks all                       every task in tasks/
   train-head cola --tap 2 --layers 3 --lr 1e-4 the same data, another head
   train-head my/spam.toml                      a task of your own
+  train-head my/spam.toml --teacher my/model --texts traffic.txt
+                                               what a fine-tuned classifier says
 
 \b
 A task of your own is a table, JSON or another file of texts with labels, and a file
@@ -68,6 +71,17 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
     type=click.IntRange(0),
     help="The random seed: the same one leads to the same weights. [default: the task's recipe]",
 )
+@click.option(
+    "--teacher",
+    metavar="FOLDER|HUB-ID",
+    help="A fine-tuned classifier of the same task: its answers are learned beside the labels, or in their place.",
+)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Texts without labels for the teacher: one a line, or a column of a table or of JSON lines.",
+)
 @click.option("--force", is_flag=True, help="Train again, even if the head is finished.")
 @experiment_options(max_length="the task's recipe")
 @bundle_options
@@ -86,7 +100,9 @@ def train_head(
     TASK is the name of a file in the task folder, or a path to a task file.
     """
     with errors_end_command():
-        chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir)}
+        taught = options["teacher"] is not None
+        chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
+        _check_teacher(list(chosen.values()), options["teacher"], options["texts"])
         check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
         train_all(
             list(chosen),
@@ -105,6 +121,7 @@ def _trainer(
 
     trunk = load_trunk(trunk_name, progress)
     print_trunk_notes(trunk.notes)
+    lesson = _lesson(next(iter(tasks.values())), options) if options["teacher"] is not None else None
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(
@@ -118,10 +135,51 @@ def _trainer(
             trunk_dtype=options["precision"],
             force=options["force"],
             skip_bad_rows=options["skip_bad_rows"],
+            lesson=lesson,
             progress=progress,
         )
 
     return train_one
+
+
+def _check_teacher(tasks: list[Task], teacher: str | None, texts: Path | None) -> None:
+    """Check what can be checked of a teacher before torch is loaded.
+
+    Raises:
+        UserError: The options do not go together.
+    """
+    from onetrunk.protocol.errors import UserError
+
+    if teacher is None:
+        if texts is not None:
+            raise UserError("--texts: texts without labels need a teacher: give --teacher too")
+        return
+    if len(tasks) > 1:
+        raise UserError("--teacher: a teacher knows one task, so name one; adopt-models takes many models")
+    if texts is None and not tasks[0].train:
+        raise UserError(f"task {tasks[0].name}: it names no train data, so give texts for the teacher by --texts")
+
+
+def _lesson(task: Task, options: dict[str, Any]) -> Lesson:
+    from onetrunk.adopt.classifier import open_classifier
+    from onetrunk.adopt.teacher import ModelTeacher
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks.text_file import read_texts
+    from onetrunk.training.bundles import Lesson
+    from onetrunk.training.compute import choose_device
+
+    classifier = open_classifier(options["teacher"], name=task.name, kind=task.kind)
+    if classifier.kind != task.kind:
+        raise UserError(f"{classifier.folder}: a model of kind {classifier.kind}; task {task.name} is of {task.kind}")
+    for note in classifier.notes:
+        click.echo(f"note: {note}", err=True)
+    teacher = ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))
+    if options["texts"] is None:
+        return Lesson(teacher)
+    rows = read_texts(options["texts"], form=task.form, skip_bad_rows=options["skip_bad_rows"])
+    for note in rows.notes:
+        click.echo(f"note: {note}", err=True)
+    return Lesson(teacher, rows.texts, rows.source)  # type: ignore[arg-type]
 
 
 def _recipe(task: Task, options: dict[str, float | str | None]) -> Recipe:

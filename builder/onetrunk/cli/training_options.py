@@ -123,13 +123,16 @@ def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> C
     return command
 
 
-def load_named_tasks(arguments: Sequence[str], task_list: str | None, task_dir: Path) -> list[Task]:
+def load_named_tasks(
+    arguments: Sequence[str], task_list: str | None, task_dir: Path, *, needs_data: bool = True
+) -> list[Task]:
     """Load the tasks that were named, each once.
 
     Args:
         arguments: Names of tasks, or paths of task files.
         task_list: The value of ``--tasks``.
         task_dir: The folder of task files.
+        needs_data: Whether each must name train data.
 
     Raises:
         UserError: No task or an unknown one was named, or a task file is wrong.
@@ -138,15 +141,20 @@ def load_named_tasks(arguments: Sequence[str], task_list: str | None, task_dir: 
 
     listed = [name.strip() for name in (task_list or "").split(",") if name.strip()]
     if listed == ["all"] and not arguments:
-        return load_tasks(None, task_dir)
+        return load_tasks(None, task_dir, needs_data=needs_data)
     names = list(dict.fromkeys([*arguments, *listed]))
     if not names or "all" in names:
         raise UserError("name the tasks, or give --tasks all")
-    return load_tasks(names, task_dir)
+    return load_tasks(names, task_dir, needs_data=needs_data)
 
 
-def load_tasks(names: Sequence[str] | None, task_dir: Path) -> list[Task]:
+def load_tasks(names: Sequence[str] | None, task_dir: Path, *, needs_data: bool = True) -> list[Task]:
     """Load tasks by name or path; None loads all in the folder.
+
+    Args:
+        names: The names or paths.
+        task_dir: The folder of task files.
+        needs_data: Whether each must name train data.
 
     Raises:
         UserError: There is no such task, or a task file is wrong.
@@ -155,7 +163,7 @@ def load_tasks(names: Sequence[str] | None, task_dir: Path) -> list[Task]:
     from onetrunk.tasks import find_task, find_tasks, load_task
 
     files = find_tasks(task_dir) if names is None else [find_task(name, task_dir) for name in names]
-    tasks = [load_task(file) for file in files]
+    tasks = [load_task(file, needs_data=needs_data) for file in files]
     seen: dict[str, Path] = {}
     for task, file in zip(tasks, files, strict=True):
         if task.name in seen:
@@ -179,7 +187,8 @@ def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: boo
     from onetrunk.tasks.records import SPLITS
 
     for task in tasks:
-        for split in SPLITS:
+        # A task without train data has a teacher, and perhaps labelled dev data.
+        for split in SPLITS if task.train else SPLITS[1:] if task.dev_share is None else ():
             read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows)
 
 

@@ -182,6 +182,9 @@ def _limits(spec: HeadSpec) -> Limits:
     return Limits(spec.layers * _TENSORS_A_LAYER + _OTHER_TENSORS, _BYTES_A_NUMBER * numbers)
 
 
+OWN_LABELS, TEACHERS_LABELS = "the data's own", "the teacher's answers"
+"""What the dev labels of a head that has a teacher outside are, in ``HeadSpec.data``."""
+
 # Readers expect [CLS], so it is not mentioned.
 _QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, weighted mean of the states"}
 
@@ -204,6 +207,11 @@ def card_text(spec: HeadSpec) -> str:
         *(f"| {name} | {100 * value:.1f} |" for name, value in spec.scores.items()),
         "",
         f"The epoch was chosen on the same dev data, by {spec.metric}, so these scores are a little optimistic.",
+        *(
+            ["The labels of the dev data are the teacher's answers: scores say how far the head agrees with it."]
+            if spec.data.get("dev_labels") == TEACHERS_LABELS
+            else []
+        ),
         "",
         *(["## Fitted to the dev data", "", *_fitted(spec), ""] if spec.fitted else []),
         *(["## How it came about", "", *_story(spec.story), ""] if spec.story else []),
@@ -224,6 +232,8 @@ def card_text(spec: HeadSpec) -> str:
 
 def _story(story: dict[str, Any]) -> list[str]:
     """Describe what was trained before this head. Scores are of the metric that selected the epoch."""
+    if adopted := story.get("adopted"):
+        return _items(adopted)
     lines = [f"Scores on the dev data by {story['metric']}.", "", "| what | score |", "|---|---|"]
     if full := story.get("full_fine_tuning"):
         lines.append(f"| full fine-tuning of the whole encoder | {_over_seeds(full)} |")

@@ -64,8 +64,8 @@ ARCHIVES: dict[str, SplitArchive] = {"base": _ALL_MPNET_BASE_V2}
 NAMES = ("default", *ARCHIVES)
 """The names that ``--trunk`` knows; a folder of such a name is given as ``./base``."""
 
-# A repository of a hub, and after an @ a branch, a tag or a commit of it.
-_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+"""A repository of a hub, and after an @ a branch, a tag or a commit of it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def find_trunk(source: str | Path | None = None, progress: ProgressCallback = si
         return _fetched(ARCHIVES[source], progress)
     if Path(source).is_dir():
         return TrunkSource(Path(source))
-    if isinstance(source, Path) or (found := _HUB_ID.fullmatch(source)) is None:
+    if isinstance(source, Path) or (found := HUB_ID.fullmatch(source)) is None:
         raise UserError(
             f"{source}: no such trunk folder; give a folder with config.json, one of the names {', '.join(NAMES)}, or "
             "a hub id as owner/name or owner/name@revision"
@@ -170,14 +170,24 @@ def _fetched(archive: SplitArchive, progress: ProgressCallback) -> TrunkSource:
 
 def _hub_folder(repository: str, revision: str | None) -> Path:
     """Return the folder of a hub's client with the files of a checkpoint, and no other formats or copies of them."""
-    folder = _download(repository, revision, [CONFIG, *TOKENIZER_FILES, WEIGHTS, INDEX])
+    folder = download_snapshot(repository, revision, [CONFIG, *TOKENIZER_FILES, WEIGHTS, INDEX])
     if not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
         # The index names its shards. Its commit is asked for: the revision may have moved on.
-        return _download(repository, folder.name, sorted(set(read_index(folder).values())))
+        return download_snapshot(repository, folder.name, sorted(set(read_index(folder).values())))
     return folder
 
 
-def _download(repository: str, revision: str | None, files: Iterable[str]) -> Path:
+def download_snapshot(repository: str, revision: str | None, files: Iterable[str]) -> Path:
+    """Return the folder of a hub's client with some files of a repository, fetched if they are not there yet.
+
+    Args:
+        repository: ``owner/name``.
+        revision: A branch, a tag or a commit; None is the main branch.
+        files: The names of the files; those that the repository does not have are left out.
+
+    Raises:
+        UserError: The hub did not return them.
+    """
     from huggingface_hub import snapshot_download
 
     try:

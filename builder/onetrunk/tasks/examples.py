@@ -157,15 +157,15 @@ def _part(
 ) -> tuple[list[Text], list[Any]]:
     """Return the rows of a split of which the other is the rest: which one a text is in depends on the text alone."""
     share = task.dev_share or 0.0
-    chosen = [row for row, text in enumerate(texts) if (_draw(text) < share) == (split == "dev")]
+    chosen = [row for row, text in enumerate(texts) if (split_number(text) < share) == (split == "dev")]
     if not chosen:
         raise UserError(f"{place}: dev = {share:g} leaves no rows for {split}: give more rows, or another share")
     return [texts[row] for row in chosen], [targets[row] for row in chosen]
 
 
-def _draw(text: Text) -> float:
+def split_number(text: Text) -> float:
     """Return a number from 0 to 1 for a text, equal for texts that differ only in white space or in case."""
-    digest = hashlib.sha256("\0".join(_normalized(text)).encode()).digest()
+    digest = hashlib.sha256("\0".join(normalized(text)).encode()).digest()
     return float(int.from_bytes(digest[:8], "big") / 2**64)
 
 
@@ -174,12 +174,13 @@ def overlap_notes(train: Examples, dev: Examples) -> tuple[str, ...]:
 
     Texts that differ only in white space or in case count as the same.
     """
-    seen = {_normalized(text) for text in train.texts}
-    count = sum(_normalized(text) in seen for text in dev.texts)
+    seen = {normalized(text) for text in train.texts}
+    count = sum(normalized(text) in seen for text in dev.texts)
     return (f"{count:,} of {len(dev):,} dev texts are also in train",) if count else ()
 
 
-def _normalized(text: str | tuple[str, str]) -> tuple[str, ...]:
+def normalized(text: Text) -> tuple[str, ...]:
+    """Return a text, or both of a pair, without what does not make it another text: case and white space."""
     parts = (text,) if isinstance(text, str) else text
     return tuple(" ".join(part.casefold().split()) for part in parts)
 

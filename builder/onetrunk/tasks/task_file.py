@@ -15,13 +15,20 @@ from onetrunk.tasks.task import Recipe, Task
 from onetrunk.toml_file import did_you_mean, explain, read_toml, refuse_unknown_keys
 
 DATA_VARIABLE = "ONETRUNK_DATA"
+DEV_SHARE = 0.1
+"""The share of texts without labels on which heads are scored, where nothing else is said."""
 
 _TASK_KEYS = tuple(key for key in Task.model_fields if key != "folder")
 _RECIPE_KEYS = tuple(Recipe.model_fields)
 
 
-def load_task(path: Path) -> Task:
+def load_task(path: Path, *, needs_data: bool = True) -> Task:
     """Read a task file. Its name is the task's name, unless the file gives another.
+
+    Args:
+        path: The file.
+        needs_data: Whether it must name train data. Without them, ``train`` is empty, and dev data are a share of what
+            a teacher labels.
 
     Raises:
         UserError: The file is missing or not TOML, or one of its keys is unknown or has a value that is not allowed.
@@ -30,6 +37,8 @@ def load_task(path: Path) -> Task:
     refuse_unknown_keys(path, values, _TASK_KEYS)
     if isinstance(values.get("recipe"), dict):
         refuse_unknown_keys(path, values["recipe"], _RECIPE_KEYS, "recipe.")
+    if not needs_data and "train" not in values:
+        values = {"train": "", "dev": DEV_SHARE, **values}
     try:
         return Task.model_validate({"name": path.stem, **values, "folder": path.parent})
     except ValidationError as error:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onetrunk.nn.bundle import load_bundle, save_bundle
+from onetrunk.nn.bundle import OWN_LABELS, TEACHERS_LABELS, load_bundle, save_bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
+from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.records import SPLITS
+from onetrunk.tasks.soft_targets import SoftTeacher
+from onetrunk.tasks.task_file import DEV_SHARE
 from onetrunk.training.compute import DeviceName, TrunkDtype
-from onetrunk.training.evaluation import LabelledStates, evaluate
+from onetrunk.training.evaluation import evaluate
 from onetrunk.training.experiment import Experiment, ExperimentConfig
+from onetrunk.training.lessons import Lessons, make_lessons
 from onetrunk.training.models import head_with_weights, new_model
 from onetrunk.training.results import TrainResult
 from onetrunk.training.runs import RunRecord, RunSpec
@@ -40,6 +45,7 @@ def train(
     trunk_dtype: TrunkDtype = "auto",
     force: bool = False,
     skip_bad_rows: bool = False,
+    lesson: Lesson | None = None,
     progress: ProgressCallback = silent,
 ) -> TrainResult:
     """Train a task's head on the trunk's cached states, and write its bundle.
@@ -58,6 +64,7 @@ def train(
             on fp32 states.
         force: Whether to train although a bundle of the same recipe, trunk and data exists.
         skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
+        lesson: A teacher from outside, and the texts that it labels; None trains on the labels alone.
         progress: Called as the trunk's pass and the training go on.
 
     Raises:
@@ -83,6 +90,8 @@ def train(
         new_model(spec, experiment)
     except UserError as error:
         raise UserError(f"task {task.name}: {error}") from error
+    if lesson is not None:
+        experiment.teach(task.name, _lessons(task, lesson, experiment, progress))
     if not force and (found := _finished_bundle(heads / task.name, _input_spec(spec, experiment))):
         notes = experiment.data_notes(task.name)
         return TrainResult(found, heads / task.name, already_there=True, notes=notes)
@@ -96,6 +105,39 @@ def train(
     result = write_bundle(head_with_weights(spec, run.weights, experiment), run.record, experiment, heads=heads)
     trainer.checkpoint.remove()
     return result
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher from outside, and what it is asked about.
+
+    Attributes:
+        teacher: The teacher.
+        texts: Texts without labels.
+        source: The file that they are from, for messages.
+    """
+
+    teacher: SoftTeacher
+    texts: Texts = ()
+    source: str = "texts"
+
+
+def _lessons(task: Task, lesson: Lesson, experiment: Experiment, progress: ProgressCallback) -> Lessons:
+    """Ask the teacher about the task's own train texts, if there are any, and about those without labels."""
+    train = experiment.examples(task.name, "train") if task.train else None
+    dev = experiment.examples(task.name, "dev") if task.train or task.dev_share is None else None
+    return make_lessons(
+        task,
+        lesson.teacher,
+        lesson.texts,
+        experiment.trunk,
+        max_length=experiment.config.max_length,
+        train=train,
+        dev=dev,
+        dev_share=task.dev_share or DEV_SHARE,
+        source=lesson.source,
+        progress=progress,
+    )
 
 
 def write_bundle(
@@ -115,7 +157,7 @@ def write_bundle(
     """
     name, tap, task = record.spec.task, record.spec.recipe.resolved_tap, experiment.task(record.spec.task)
     cached = {split: experiment.states(name, split, [tap]) for split in SPLITS}
-    dev = LabelledStates(cached["dev"].states[tap], experiment.targets(name, "dev"))
+    dev = experiment.labelled_states(name, "dev", tap)
     evaluation = evaluate(head.to(experiment.compute.device), dev, task)
     trunk_seconds = sum(states.pass_seconds for states in cached.values())
     plan = _input_spec(record.spec, experiment)
@@ -166,10 +208,14 @@ def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
     data: dict[str, Any] = {}
     for split in SPLITS:
         rows = experiment.examples(spec.task, split)
-        data[split] = getattr(task, split)
+        data[split] = rows.source if experiment.lessons(spec.task) is not None else getattr(task, split)
         data[f"{split}_rows"] = len(rows)
         data[f"{split}_rows_left_out"] = rows.left_out
         data[f"{split}_sha256"] = rows.sha256
+    if (lessons := experiment.lessons(spec.task)) is not None:
+        data["train_rows_labelled"] = lessons.labelled
+        data["dev_labels"] = OWN_LABELS if lessons.dev_raw is None else TEACHERS_LABELS
+        data |= {f"teacher_{name}": value for name, value in lessons.facts.items()}
     return HeadSpec(
         task=task.name,
         kind=task.kind,

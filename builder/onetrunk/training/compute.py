@@ -56,6 +56,21 @@ class ComputeConfig:
         return torch.autocast(self.device, torch.bfloat16)
 
 
+def choose_device(device: DeviceName = "auto") -> Literal["cpu", "cuda"]:
+    """Resolve ``auto``: CUDA where it is available.
+
+    Args:
+        device: The requested device.
+
+    Raises:
+        UserError: CUDA was requested and is not available.
+    """
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise UserError("--device cuda: torch finds no CUDA device here; allowed are auto, cpu")
+    return "cuda" if cuda and device != "cpu" else "cpu"
+
+
 def choose_compute(trunk: Trunk, device: DeviceName = "auto", trunk_dtype: TrunkDtype = "auto") -> ComputeConfig:
     """Resolve ``auto``: CUDA where it is available, and bf16 where it is fast and accurate enough on this trunk.
 
@@ -67,10 +82,7 @@ def choose_compute(trunk: Trunk, device: DeviceName = "auto", trunk_dtype: Trunk
     Raises:
         UserError: CUDA was requested and is not available.
     """
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise UserError("--device cuda: torch finds no CUDA device here; allowed are auto, cpu")
-    where: Literal["cpu", "cuda"] = "cuda" if cuda and device != "cpu" else "cpu"
+    where = choose_device(device)
     if trunk_dtype != "auto":
         return ComputeConfig(where, trunk_dtype)
     fast = torch.cuda.is_bf16_supported() if where == "cuda" else _cpu_has_fast_bf16()

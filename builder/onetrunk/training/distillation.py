@@ -7,6 +7,7 @@ import random
 import re
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -16,8 +17,9 @@ from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, teacher_outputs
 from onetrunk.training.experiment import Experiment
+from onetrunk.training.lessons import Lessons
 from onetrunk.training.models import trained_head
-from onetrunk.training.objective import DistilObjective, LabelObjective, Objective, StateObjective
+from onetrunk.training.objective import DistilObjective, LabelObjective, Objective, StateObjective, output_of
 from onetrunk.training.runs import Distillation, RunSpec
 from onetrunk.training.states import CachedStates, JoinedStates
 
@@ -36,6 +38,8 @@ def training_data(spec: RunSpec, experiment: Experiment, model: nn.Module) -> tu
     Raises:
         UserError: The teacher's run is missing, or the task cannot be distilled in this way.
     """
+    if (lessons := experiment.lessons(spec.task)) is not None:
+        return _taught_data(spec, lessons, experiment, model)
     if spec.role == "full":
         data = experiment.labelled_tokens(spec.task, "train")
     elif spec.distillation is None:
@@ -43,6 +47,25 @@ def training_data(spec: RunSpec, experiment: Experiment, model: nn.Module) -> tu
     else:
         return _student_data(spec, spec.distillation, experiment, model)
     return data, LabelObjective.of(experiment.task(spec.task), data.targets, model)
+
+
+def _taught_data(
+    spec: RunSpec, lessons: Lessons, experiment: Experiment, model: nn.Module
+) -> tuple[LabelledStates, Objective]:
+    """Return a task's train texts, and the loss against what a teacher outside says about them, and their labels."""
+    task = experiment.task(spec.task)
+    data = (
+        experiment.labelled_tokens(spec.task, "train")
+        if spec.role == "full"
+        else experiment.labelled_states(spec.task, "train", spec.recipe.resolved_tap)
+    )
+    targets = data.targets[: lessons.labelled]
+    labels = (
+        LabelObjective.of(task, targets, model)
+        if lessons.labelled
+        else LabelObjective(get_kind(task.kind), targets, output_of(model))
+    )
+    return data, DistilObjective(labels, torch.from_numpy(lessons.raw), lessons.temperature)
 
 
 def _student_data(

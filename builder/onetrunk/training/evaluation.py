@@ -32,10 +32,12 @@ class LabelledStates:
     Attributes:
         states: The hidden states at a head's tap, or the token ids for a whole encoder.
         targets: The targets of the task's kind. *Shape:* (texts, ...)
+        teacher: The raw outputs that the targets stand for, if they are a teacher's. *Shape:* as the model's
     """
 
     states: States
     targets: Tensor
+    teacher: Tensor | None = None
 
 
 def labelled_targets(task: Task, examples: Examples, *, trunk: Trunk, max_length: int) -> Tensor:
@@ -91,7 +93,12 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
         task: The task.
     """
     kind, raw, targets = get_kind(task.kind), raw_outputs(model, data.states), data.targets.numpy()
-    config = _FittedConfig(task.labels, task.range, task.options, kind.training.fit_on_dev(raw, targets, task))
+    fitted = (
+        kind.training.fit_on_dev(raw, targets, task)
+        if data.teacher is None
+        else kind.training.fit_to_teacher(raw, data.teacher, targets, task)
+    )
+    config = _FittedConfig(task.labels, task.range, task.options, fitted)
     output = output_of(model)
     # The output layer may take part in the scores (CRF), so they are computed on its device.
     device = raw.device if output is None else next(output.parameters()).device

@@ -20,6 +20,7 @@ from onetrunk.tasks.records import SPLITS
 from onetrunk.training.cache import CachedTexts, StateCache
 from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, choose_compute
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets
+from onetrunk.training.lessons import Lessons
 from onetrunk.training.runs import RunStore
 from onetrunk.training.states import TokenStates, tokenise
 
@@ -68,6 +69,7 @@ class Experiment:
     _examples: dict[tuple[str, Split], Examples] = field(default_factory=dict)
     _tokens: dict[tuple[str, Split], TokenStates] = field(default_factory=dict)
     _teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
+    _lessons: dict[str, Lessons] = field(default_factory=dict)
 
     @property
     def compute(self) -> ComputeConfig:
@@ -104,6 +106,15 @@ class Experiment:
         if name not in self.tasks:
             raise UserError(f"there is no task {name!r} in this experiment; its tasks are {', '.join(self.tasks)}")
         return self.tasks[name]
+
+    def teach(self, name: str, lessons: Lessons) -> None:
+        """Have a task's heads learn from a teacher outside; its lessons are the task's data from now on."""
+        self._lessons[name] = lessons
+        self._examples[name, "train"], self._examples[name, "dev"] = lessons.train, lessons.dev
+
+    def lessons(self, name: str) -> Lessons | None:
+        """Return what a task's heads learn from a teacher outside; None if there is none."""
+        return self._lessons.get(name)
 
     def examples(self, name: str, split: Split) -> Examples:
         """Return a task's labelled texts."""
@@ -183,11 +194,17 @@ class Experiment:
 
     def labelled_tokens(self, name: str, split: Split) -> LabelledStates:
         """Return a task's token ids with their targets, for a whole encoder."""
-        return LabelledStates(self.tokens(name, split), self.targets(name, split))
+        return LabelledStates(self.tokens(name, split), self.targets(name, split), self._dev_raw(name, split))
 
     def labelled_states(self, name: str, split: Split, tap: int) -> LabelledStates:
         """Return a task's hidden states at a tap with their targets, for a head."""
-        return LabelledStates(self.states(name, split, [tap]).states[tap], self.targets(name, split))
+        states = self.states(name, split, [tap]).states[tap]
+        return LabelledStates(states, self.targets(name, split), self._dev_raw(name, split))
+
+    def _dev_raw(self, name: str, split: Split) -> Tensor | None:
+        lessons = self._lessons.get(name)
+        raw = lessons.dev_raw if lessons is not None and split == "dev" else None
+        return None if raw is None else torch.from_numpy(raw)
 
     def teacher_outputs(self, key: str, compute: Callable[[], TeacherOutputs]) -> TeacherOutputs:
         """Return a teacher's outputs, computed once for several students in a row.

@@ -32,7 +32,9 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
         outputs = get_kind(task.kind).output.build_layer(trunk.width, task)
         if spec.role == "full":
             return new_whole_model(trunk, outputs=outputs, vocabulary=_vocabulary(spec.task, experiment))
-        head = new_head(trunk, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query)
+        lessons = experiment.lessons(spec.task)
+        source = lessons.encoder if lessons is not None and lessons.encoder is not None else trunk
+        head = new_head(source, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query)
         if spec.distillation is not None:
             teacher = trained_head(experiment.store.by_key(spec.distillation.teacher), experiment)
             initialise_student(head, teacher, spec.distillation.start)

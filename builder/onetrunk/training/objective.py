@@ -74,8 +74,9 @@ def output_of(model: nn.Module) -> nn.Module | None:
 class DistilObjective:
     """The paper's loss of a student: ``T^2 * CE(softmax(teacher / T), student / T) + CE(label, student)``.
 
-    Rows without a label, such as texts of other tasks, contribute the first term only. Both terms are means over the
-    batch, so that a label weighs the same whatever else is in its batch.
+    Rows without a label, such as texts of other tasks, contribute the first term only; rows that the teacher says
+    nothing about, the second. Both terms are means over the batch, so that a label weighs the same whatever else is in
+    its batch.
     """
 
     def __init__(self, labels: LabelObjective, teacher: Tensor, temperature: float) -> None:
@@ -83,14 +84,23 @@ class DistilObjective:
 
         Args:
             labels: The loss against the labels of the first rows; the rows after them have none.
-            teacher: The teacher's raw outputs for all rows. *Shape:* (rows, outputs)
+            teacher: The teacher's raw outputs for all rows; NaN in those that it says nothing about.
+                *Shape:* (rows, outputs)
             temperature: The temperature T.
         """
         self._labels, self._teacher, self._temperature = labels, teacher, temperature
+        self._given = ~torch.isnan(teacher).flatten(1).any(dim=1)
 
     def __call__(self, raw: Tensor, rows: Tensor) -> Tensor:
         """See ``Objective``."""
-        loss = self._labels.kind.training.soft_loss(raw, self._teacher[rows].to(raw.device), self._temperature)
+        given = self._given[rows]
+        # A sum over no rows is 0, with a gradient of 0.
+        loss = raw[:0].sum()
+        if bool(given.any()):
+            theirs = self._teacher[rows[given]].to(raw.device)
+            share = float(given.float().mean())
+            ours = raw[given.to(raw.device)]
+            loss = share * self._labels.kind.training.soft_loss(ours, theirs, self._temperature)
         labelled = rows < self._labels.count
         if bool(labelled.any()):
             share = float(labelled.float().mean())

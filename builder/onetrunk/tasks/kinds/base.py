@@ -164,6 +164,26 @@ class LabelCodec(ABC):
         """Return targets as the metrics take them: in place of soft ones, the labels that are most probable."""
         return targets
 
+    def encoded_of(
+        self,
+        raw: NDArray[np.float32],
+        config: KindConfig,
+        text: str = "",
+        offsets: Sequence[tuple[int, int]] | None = None,
+    ) -> Any:
+        """Return the encoded label that a teacher's raw outputs for one text stand for.
+
+        Args:
+            raw: *Shape:* (outputs,), by token (tokens, outputs)
+            config: The task's configuration.
+            text: The text, for a kind whose labels are about parts of it.
+            offsets: Its tokens, for a kind that answers by token.
+
+        Raises:
+            ValueError: Nothing can be learned from a teacher in tasks of this kind.
+        """
+        raise ValueError("a task of this kind has no teacher")
+
     def unused_labels(self, encoded: Sequence[Any], config: KindConfig) -> list[str]:
         """Return the labels that no row has."""
         return []
@@ -241,6 +261,33 @@ class TrainingSpec(ABC):
             JSON values, which become ``KindConfig.fitted``.
         """
         return {}
+
+    def fit_to_teacher(self, raw: Tensor, teacher: Tensor, targets: NDArray[Any], config: KindConfig) -> dict[str, Any]:
+        """Fit the same where the dev labels are a teacher's, whose raw outputs are known.
+
+        Args:
+            raw: Raw outputs on the dev data. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
+            teacher: The teacher's. *Shape:* as ``raw``
+            targets: The targets that these stand for. *Shape:* (rows, ...)
+            config: The task's configuration, with nothing fitted yet.
+        """
+        return self.fit_on_dev(raw, targets, config)
+
+    def divergence(self, raw: Tensor, teacher: Tensor, config: KindConfig) -> Tensor | None:
+        """Return the Kullback-Leibler divergence of a head's probabilities from its teacher's, for each row.
+
+        By token it is the mean over the row's tokens, and for independent labels the sum over them. A kind without
+        probabilities returns None.
+
+        Args:
+            raw: Raw outputs. *Shape:* (rows, outputs), by token (rows, tokens, outputs)
+            teacher: The teacher's. *Shape:* as ``raw``
+            config: The task's configuration, with what was fitted.
+
+        Returns:
+            In nats. *Shape:* (rows,)
+        """
+        return None
 
 
 class OutputSpec(ABC):

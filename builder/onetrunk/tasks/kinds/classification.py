@@ -96,6 +96,16 @@ class ClassificationCodec(LabelCodec):
         found: NDArray[np.int64] = targets.argmax(axis=-1) if targets.ndim == 2 else targets
         return found
 
+    def encoded_of(
+        self,
+        raw: NDArray[np.float32],
+        config: KindConfig,
+        text: str = "",
+        offsets: Sequence[tuple[int, int]] | None = None,
+    ) -> int:
+        """Return the index of the likeliest label."""
+        return int(raw.argmax())
+
     def unused_labels(self, encoded: Sequence[int | Sparse], config: KindConfig) -> list[str]:
         """Return the labels that no row has."""
         present = {index for one in encoded for index, weight in _as_sparse(one) if weight > 0}
@@ -159,6 +169,22 @@ class ClassificationTraining(TrainingSpec):
     def fit_on_dev(self, raw: Tensor, targets: NDArray[Any], config: KindConfig) -> dict[str, Any]:
         """Fit the temperature that calibrates the probabilities; see ``calibrate``."""
         return calibrate(raw.numpy(), targets)
+
+    def fit_to_teacher(
+        self, raw: Tensor, teacher: Tensor, targets: NDArray[np.int64], config: KindConfig
+    ) -> dict[str, Any]:
+        """Fit the temperature that brings the probabilities closest to the teacher's, not to its likeliest labels."""
+        from scipy.special import softmax
+
+        return calibrate(raw.numpy(), softmax(teacher.double().numpy(), axis=-1))
+
+    def divergence(self, raw: Tensor, teacher: Tensor, config: KindConfig) -> Tensor:
+        """Return the divergence of the calibrated probabilities. *Shape:* (rows,)."""
+        import torch
+
+        ours = torch.log_softmax(raw / config.fitted.get("temperature", 1.0), dim=-1)
+        theirs = torch.log_softmax(teacher, dim=-1)
+        return (theirs.exp() * (theirs - ours)).sum(dim=-1)
 
 
 class ClassificationOutput(OutputSpec):

@@ -75,6 +75,16 @@ class MultilabelCodec(LabelCodec):
         """Return 1 for each label that holds, or whose probability is 0.5 or more, else 0. *Shape:* (rows, labels)."""
         return (targets >= _DEFAULT_THRESHOLD).astype(np.float32)
 
+    def encoded_of(
+        self,
+        raw: NDArray[np.float32],
+        config: KindConfig,
+        text: str = "",
+        offsets: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[int, ...]:
+        """Return the indices of the labels whose probability reaches one half: a teacher's thresholds are in there."""
+        return tuple(np.flatnonzero(raw >= 0).tolist())
+
     def unused_labels(self, encoded: Sequence[tuple[int, ...] | Sparse], config: KindConfig) -> list[str]:
         """Return the labels that no row has."""
         present = {index for one in encoded for index, weight in _as_sparse(one) if weight > 0}
@@ -107,6 +117,15 @@ class MultilabelTraining(TrainingSpec):
         targets = MULTILABEL.codec.hard(targets)
         scores = torch.sigmoid(raw).numpy().astype(np.float64)
         return {"thresholds": [best_threshold(scores[:, one], targets[:, one]) for one in range(scores.shape[1])]}
+
+    def divergence(self, raw: Tensor, teacher: Tensor, config: KindConfig) -> Tensor:
+        """Return the divergence, as the sum over labels. *Shape:* (rows,)."""
+        import torch
+        from torch.nn import functional
+
+        theirs = torch.sigmoid(teacher)
+        own = functional.binary_cross_entropy_with_logits(teacher, theirs, reduction="none")
+        return (functional.binary_cross_entropy_with_logits(raw, theirs, reduction="none") - own).sum(dim=-1)
 
 
 class MultilabelOutput(OutputSpec):

@@ -60,6 +60,16 @@ class RegressionCodec(LabelCodec):
         """Return numbers from 0 to 1. *Shape:* (rows,)."""
         return np.array(encoded, dtype=np.float32)
 
+    def encoded_of(
+        self,
+        raw: NDArray[np.float32],
+        config: KindConfig,
+        text: str = "",
+        offsets: Sequence[tuple[int, int]] | None = None,
+    ) -> float:
+        """Return the number, within the scale from 0 to 1."""
+        return float(np.clip(raw[0], 0, 1))
+
 
 class RegressionTraining(TrainingSpec):
     """Mean squared error on the 0..1 scale."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetrunk.protocol.reference import Reference
+from onetrunk.protocol.words import words_of
 from onetrunk.tasks.kinds.base import (
     AnswerSpec,
     Kind,
@@ -138,6 +139,29 @@ class TaggingCodec(LabelCodec):
             found[row, : len(tokens)] = _token_targets(words, tokens)
         return found
 
+    def encoded_of(
+        self,
+        raw: NDArray[np.float32],
+        config: KindConfig,
+        text: str = "",
+        offsets: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[Word, ...]:
+        """Return the words that have a token, with the likeliest tags of their first ones.
+
+        An I- without its B- begins a span.
+        """
+        assert offsets is not None, "a kind by token is given its tokens"
+        words, tags, token = [], [], 0
+        for start, end in words_of(text):
+            while token < len(offsets) and (offsets[token][0] == offsets[token][1] or offsets[token][1] <= start):
+                token += 1
+            if token < len(offsets) and offsets[token][0] < end:
+                words.append((start, end))
+                tags.append(int(raw[token].argmax()))
+        types = labels_of(config)
+        found = tag_indices(len(words), spans_of(tags, types), types).tolist()
+        return tuple((start, end, tag) for (start, end), tag in zip(words, found, strict=True))
+
     def unused_labels(self, encoded: Sequence[tuple[Word, ...]], config: KindConfig) -> list[str]:
         """Return the types of which no row has a span."""
         present = {(index - 1) // 2 for words in encoded for _, _, index in words if index}
@@ -171,6 +195,17 @@ class TaggingTraining(TrainingSpec):
         real = _is_token(teacher)
         softened = torch.softmax(teacher[real] / temperature, dim=-1)
         return temperature**2 * functional.cross_entropy(raw[real] / temperature, softened)
+
+    def divergence(self, raw: Tensor, teacher: Tensor, config: KindConfig) -> Tensor:
+        """Return the divergence of the tokens' tags without regard to their order, as the mean over a text's tokens."""
+        import torch
+
+        tokens = min(raw.shape[1], teacher.shape[1])
+        raw, teacher = raw[:, :tokens], teacher[:, :tokens]
+        real = _is_token(teacher)
+        ours, theirs = torch.log_softmax(raw, dim=-1), torch.log_softmax(teacher, dim=-1)
+        by_token = (theirs.exp() * (theirs - ours)).sum(dim=-1) * real
+        return by_token.sum(dim=-1) / real.sum(dim=-1).clamp(min=1)
 
 
 class TaggingOutput(OutputSpec):

@@ -1,0 +1,654 @@
+"""Adoption: a classifier in, a head on the trunk out that answers as it does.
+
+The classifier labels texts, and heads are distilled from what it says: the cheapest first, until one agrees with it
+well enough. What was done before is found on disk, so an adoption that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from onetrunk.adopt.classifier import Classifier
+from onetrunk.adopt.teacher import ModelTeacher, ranges_of
+from onetrunk.files import atomic_write_text
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.reading import read_json
+from onetrunk.tasks import Examples, Recipe, Task, read_examples
+from onetrunk.tasks.examples import Texts, targets_of, token_offsets
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.base import Scores
+from onetrunk.tasks.metrics import measure
+from onetrunk.tasks.rows import Text
+from onetrunk.tasks.text_file import TextRows, read_texts
+from onetrunk.training.bundles import write_bundle
+from onetrunk.training.compute import DeviceName
+from onetrunk.training.evaluation import evaluate, raw_outputs
+from onetrunk.training.experiment import Experiment, ExperimentConfig
+from onetrunk.training.lessons import make_lessons
+from onetrunk.training.models import trained_head
+from onetrunk.training.runs import RunRecord, RunSpec
+from onetrunk.training.trainer import execute
+
+_MAX_RECORD_BYTES = 2**24
+_SHOWN_TEXTS = 20
+_SHOWN_CHARACTERS = 400
+
+
+class AdoptSettings(BaseModel):
+    """How a head is looked for, and when it is good enough.
+
+    Attributes:
+        kept: The least share of the teacher's own metric that a head keeps, on labelled dev data.
+        agreement: Where there are none, the least share of texts on which both answer alike; for a number, the least
+            correlation.
+        divergence: Where there are none, the greatest mean divergence of the head's probabilities from the teacher's,
+            in nats.
+        dev_share: The share of the texts that nothing is learned from.
+        epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
+        learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
+        max_length: The longest text in tokens.
+        thorough: Whether to go on after the last of the quick candidates.
+        seed: The seed of the trainings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kept: float = 0.99
+    agreement: float = 0.97
+    divergence: float = 0.1
+    dev_share: float = 0.1
+    epochs: int = 4
+    learning_rate: float = 1e-4
+    max_length: int = 128
+    thorough: bool = False
+    seed: int = 0
+
+    def candidates(self, depth: int) -> list[tuple[int, int]]:
+        """Return the heads to try on a trunk of so many layers, as tap and layers, the cheapest first."""
+        middle, third = depth // 2, depth // 3
+        quick = [(middle, 1), (middle, depth - middle), (third, depth - third)]
+        deep = [(1, depth - 1), (0, depth)] if self.thorough else []
+        return list(dict.fromkeys((tap, layers) for tap, layers in (*quick, *deep) if tap >= 0 and layers >= 1))
+
+    def recipe(self, tap: int, layers: int) -> Recipe:
+        """Return how a head is trained."""
+        folded = layers == 1
+        return Recipe(
+            tap=tap,
+            layers=layers,
+            epochs=self.epochs * (3 if folded else 1),
+            learning_rate=self.learning_rate * (5 if folded else 1),
+            dropout=0.0,
+            seed=self.seed,
+            max_length=self.max_length,
+        )
+
+
+class Attempt(BaseModel):
+    """One head that was tried.
+
+    Attributes:
+        tap: Its tap.
+        layers: Its number of layers.
+        agreement: The share of dev texts on which it answers as the teacher does; for a number the correlation.
+        divergence: The mean divergence of its probabilities from the teacher's, in nats; None without probabilities.
+        score: Its score on labelled dev data; None without.
+        seconds: What its training took.
+        run: The key of its run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tap: int
+    layers: int
+    agreement: float
+    divergence: float | None
+    score: float | None
+    seconds: float
+    run: str
+
+
+class Difference(BaseModel):
+    """A text on which teacher and head differ.
+
+    Attributes:
+        text: The text, or both of a pair, cut where it is long.
+        teacher: The teacher's answer.
+        head: The head's.
+        distance: How far they are apart.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str | tuple[str, str]
+    teacher: str
+    head: str
+    distance: float
+
+
+class AdoptedModel(BaseModel):
+    """The record of an adoption: what the report is made of.
+
+    Attributes:
+        key: A hash over all that it depends on.
+        name: The name of the task, and of the bundle.
+        source: The folder or hub id of the model.
+        sha256: The hash of the model.
+        family: Its family.
+        kind: The kind of the task.
+        form: Whether it reads texts or pairs.
+        labels: The labels.
+        texts: The file of the texts.
+        train_texts: The number of texts that were learned from.
+        dev_texts: The number of those that were not.
+        start: Where heads started from: ``teacher`` or ``trunk``.
+        tap: The head's tap.
+        layers: Its number of layers.
+        agreement: See ``Attempt``.
+        agreement_measure: ``share`` or ``correlation``.
+        divergence: See ``Attempt``.
+        metric: The metric on labelled dev data.
+        labelled_rows: The number of these; 0 if there are none.
+        teacher_score: The teacher's score on them.
+        head_score: The head's.
+        reached: Whether the floor was reached.
+        attempts: What was tried.
+        differences: The dev texts on which both differ most.
+        teacher_bytes: The size of the model's weights.
+        head_bytes: The size of the bundle's.
+        seconds: What the adoption took in the session that ended it, without what was found on disk.
+        notes: What a user should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    name: str
+    source: str
+    sha256: str
+    family: str
+    kind: str
+    form: str
+    labels: tuple[str, ...] | None
+    texts: str
+    train_texts: int
+    dev_texts: int
+    start: Literal["teacher", "trunk"]
+    tap: int
+    layers: int
+    agreement: float
+    agreement_measure: str
+    divergence: float | None
+    metric: str
+    labelled_rows: int
+    teacher_score: float | None
+    head_score: float | None
+    reached: bool
+    attempts: tuple[Attempt, ...]
+    differences: tuple[Difference, ...]
+    teacher_bytes: int
+    head_bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def kept(self) -> float | None:
+        """The share of the teacher's score that the head keeps; None without labels, or if the teacher has none."""
+        if self.teacher_score is None or self.head_score is None or self.teacher_score <= 0:
+            return None
+        return self.head_score / self.teacher_score
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A model to be adopted.
+
+    Attributes:
+        classifier: The model.
+        texts: The texts that it reads.
+        dev: Labelled dev data, if there are any: a file in any format of task data.
+        range: The lowest and the highest number, for regression; None takes it from the model's answers.
+    """
+
+    classifier: Classifier
+    texts: TextRows
+    dev: Path | None = None
+    label_field: str = "label"
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where adoptions happen.
+
+    Attributes:
+        trunk: The trunk.
+        output: The folder of what comes out: ``heads``, ``runs`` and ``records``.
+        cache: The root folder of all caches; None is the user's own.
+        device: The device to compute on.
+        jobs: The number of processes that run a teacher.
+    """
+
+    trunk: Trunk
+    output: Path
+    cache: Path | None = None
+    device: DeviceName = "auto"
+    jobs: int = 1
+
+    @property
+    def heads(self) -> Path:
+        """The folder of bundles."""
+        return self.output / "heads"
+
+
+def adopt_model(
+    request: ModelRequest, workshop: Workshop, settings: AdoptSettings, progress: ProgressCallback = silent
+) -> AdoptedModel:
+    """Adopt a model: write the bundle of a head that answers as it does, and the record of how far it does.
+
+    Args:
+        request: The model, and its texts.
+        workshop: The trunk, and the folders.
+        settings: When a head is good enough.
+        progress: Called as the work goes on.
+
+    Raises:
+        UserError: The model cannot be loaded, or its texts or labelled data do not fit it.
+        OneTrunkError: A training diverged, or the disk is full.
+    """
+    key = _key(request, workshop, settings)
+    if (found := _finished(workshop, request.classifier.name, key)) is not None:
+        return found
+    began = time.monotonic()
+    adopting = _Adoption.begin(request, workshop, settings, progress)
+    attempts: list[Attempt] = []
+    runs: list[RunRecord] = []
+    for tap, layers in settings.candidates(workshop.trunk.depth):
+        run, attempt = adopting.attempt(tap, layers, progress)
+        attempts.append(attempt)
+        runs.append(run)
+        if adopting.is_enough(attempt):
+            break
+    best = max(range(len(attempts)), key=lambda one: adopting.quality(attempts[one]))
+    record = adopting.write(key, runs[best], attempts[best], attempts, time.monotonic() - began)
+    atomic_write_text(_record_path(workshop, record.name), record.model_dump_json(indent=1) + "\n")
+    return record
+
+
+@dataclass
+class _Adoption:
+    """One model that is being adopted."""
+
+    request: ModelRequest
+    workshop: Workshop
+    settings: AdoptSettings
+    task: Task
+    experiment: Experiment
+    labelled: Examples | None
+    teacher_score: float | None
+    start: Literal["teacher", "trunk"]
+    notes: list[str]
+
+    @classmethod
+    def begin(
+        cls, request: ModelRequest, workshop: Workshop, settings: AdoptSettings, progress: ProgressCallback
+    ) -> _Adoption:
+        config = ExperimentConfig(
+            tasks=(),
+            cache=workshop.cache,
+            runs=workshop.output / "runs",
+            device=workshop.device,
+            max_length=settings.max_length,
+        )
+        experiment = Experiment(config, workshop.trunk)
+        classifier = request.classifier
+        teacher = ModelTeacher(classifier, cache=workshop.cache, device=experiment.compute.device, jobs=workshop.jobs)
+        notes = [*classifier.notes, *request.texts.notes]
+        task = _task_of(request, teacher, settings, notes, progress)
+        experiment.config = dataclasses.replace(config, tasks=(task,))
+        labelled = _labelled(request, task)
+        encoder = teacher.encoder_like(workshop.trunk)
+        lessons = make_lessons(
+            task,
+            teacher,
+            _without(request.texts.texts, labelled),
+            workshop.trunk,
+            max_length=settings.max_length,
+            dev_share=settings.dev_share,
+            encoder=encoder,
+            source=request.texts.source,
+            progress=progress,
+        )
+        experiment.teach(task.name, lessons)
+        taps = sorted({tap for tap, _ in settings.candidates(workshop.trunk.depth)})
+        for split in ("train", "dev"):
+            experiment.states(task.name, split, taps, progress)
+        score = None
+        if labelled is not None:
+            score = _teachers_score(teacher, task, labelled, workshop.trunk, settings.max_length, progress)
+            notes += labelled.notes
+        return cls(
+            request,
+            workshop,
+            settings,
+            task,
+            experiment,
+            labelled,
+            score,
+            "trunk" if encoder is None else "teacher",
+            notes,
+        )
+
+    def attempt(self, tap: int, layers: int, progress: ProgressCallback) -> tuple[RunRecord, Attempt]:
+        spec = RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers))
+        run = execute(spec, self.experiment, progress=progress)
+        comparison = self._compare(run)
+        divergence = comparison.divergence
+        return run, Attempt(
+            tap=tap,
+            layers=layers,
+            agreement=comparison.agreement,
+            divergence=None if divergence is None else float(divergence.mean()),
+            score=self._score(run),
+            seconds=round(run.seconds, 1),
+            run=run.key,
+        )
+
+    def is_enough(self, attempt: Attempt) -> bool:
+        if attempt.score is not None and self.teacher_score is not None:
+            return attempt.score >= self.settings.kept * self.teacher_score
+        near = attempt.divergence is None or attempt.divergence <= self.settings.divergence
+        return attempt.agreement >= self.settings.agreement and near
+
+    def quality(self, attempt: Attempt) -> tuple[bool, float]:
+        """Return what the best attempt has most of."""
+        return self.is_enough(attempt), attempt.score if attempt.score is not None else attempt.agreement
+
+    def write(
+        self, key: str, run: RunRecord, best: Attempt, attempts: Sequence[Attempt], seconds: float
+    ) -> AdoptedModel:
+        classifier, texts, lessons = (
+            self.request.classifier,
+            self.request.texts,
+            self.experiment.lessons(self.task.name),
+        )
+        assert lessons is not None
+        comparison = self._compare(run)
+        answers = get_kind(self.task.kind).answers
+        story: dict[str, Any] = {
+            "teacher": classifier.source,
+            "teacher_sha256": classifier.sha256,
+            f"{'agreement' if answers.agreement_measure == 'share' else 'correlation'}_on_dev_texts": round(
+                best.agreement, 4
+            ),
+        }
+        if best.divergence is not None:
+            story["mean_divergence_on_dev_texts_nats"] = round(best.divergence, 4)
+        if self.labelled is not None and best.score is not None and self.teacher_score is not None:
+            story[f"{self.task.metric}_of_the_teacher_on_labelled_rows"] = round(self.teacher_score, 4)
+            story[f"{self.task.metric}_of_the_head_on_labelled_rows"] = round(best.score, 4)
+            story["labelled_rows"] = len(self.labelled)
+        result = write_bundle(
+            trained_head(run, self.experiment),
+            run,
+            self.experiment,
+            heads=self.workshop.heads,
+            story={"adopted": story},
+        )
+        weights = (result.bundle / "head.safetensors").stat().st_size
+        return AdoptedModel(
+            key=key,
+            name=self.task.name,
+            source=classifier.source,
+            sha256=classifier.sha256,
+            family=classifier.model_type,
+            kind=self.task.kind,
+            form=self.task.form,
+            labels=self.task.labels,
+            texts=texts.source,
+            train_texts=len(lessons.train),
+            dev_texts=len(lessons.dev),
+            start=self.start,
+            tap=best.tap,
+            layers=best.layers,
+            agreement=best.agreement,
+            agreement_measure=answers.agreement_measure,
+            divergence=best.divergence,
+            metric=self.task.metric,
+            labelled_rows=len(self.labelled) if self.labelled is not None else 0,
+            teacher_score=self.teacher_score,
+            head_score=best.score,
+            reached=self.is_enough(best),
+            attempts=tuple(attempts),
+            differences=tuple(comparison.differences(lessons.dev.texts, self.task)),
+            teacher_bytes=classifier.size_bytes,
+            head_bytes=weights,
+            seconds=round(seconds, 1),
+            notes=tuple(dict.fromkeys([*self.notes, *result.notes])),
+        )
+
+    def _compare(self, run: RunRecord) -> _Comparison:
+        head = trained_head(run, self.experiment).to(self.experiment.compute.device)
+        data = self.experiment.labelled_states(self.task.name, "dev", run.spec.recipe.resolved_tap)
+        assert data.teacher is not None
+        fitted = evaluate(head, data, self.task).fitted
+        config, raw = _Fitted(self.task, fitted), raw_outputs(head, data.states)
+        kind = get_kind(self.task.kind)
+        with torch.no_grad():
+            theirs = kind.output.scores(data.teacher, self.task).numpy()
+            ours = kind.output.scores(raw, config).numpy()
+            divergence = kind.training.divergence(raw, data.teacher, config)
+        return _Comparison(
+            teacher=theirs,
+            head=ours,
+            config=config,
+            agreement=_agreement(theirs, ours, self.task, config),
+            divergence=None if divergence is None else divergence.numpy(),
+        )
+
+    def _score(self, run: RunRecord) -> float | None:
+        """Return a head's score on the labelled dev data, with what was fitted on the texts without labels."""
+        if self.labelled is None:
+            return None
+        head = trained_head(run, self.experiment).to(self.experiment.compute.device)
+        tap = run.spec.recipe.resolved_tap
+        on_texts = self.experiment.labelled_states(self.task.name, "dev", tap)
+        config = _Fitted(self.task, evaluate(head, on_texts, self.task).fitted)
+        states = self.experiment.text_states(
+            self.labelled.texts,
+            [tap],
+            what=f"{self.task.name}: trunk on labelled rows",
+            compute=self.experiment.compute.exact,
+        ).states[tap]
+        kind = get_kind(self.task.kind)
+        with torch.no_grad():
+            scores = kind.output.scores(raw_outputs(head, states), config).numpy()
+        return _measured(scores, self.task, config, self.labelled, self.workshop.trunk, self.settings.max_length)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """The ``KindConfig`` of a task with what was fitted for one head."""
+
+    task: Task
+    fitted: Mapping[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self.task.labels
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        return self.task.range
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.task.options
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What teacher and head say about the same dev texts, as scores."""
+
+    teacher: Scores
+    head: Scores
+    config: _Fitted
+    agreement: float
+    divergence: NDArray[np.float32] | None
+
+    def differences(self, texts: Texts, task: Task) -> list[Difference]:
+        """Return the texts on which both differ most: first those that are answered in another way."""
+        answers = get_kind(task.kind).answers
+        apart = answers.distance(self.teacher, self.head, self.config)
+        rank = apart + (0 if self.divergence is None else 1e-3 * np.minimum(self.divergence, 1))
+        return [
+            Difference(
+                text=_cut(texts[row]),
+                teacher=answers.format(self.teacher[row], task),
+                head=answers.format(self.head[row], self.config),
+                distance=round(float(apart[row]), 4),
+            )
+            for row in np.argsort(-rank, kind="stable")[:_SHOWN_TEXTS]
+            if rank[row] > 0
+        ]
+
+
+def _agreement(theirs: Scores, ours: Scores, task: Task, config: _Fitted) -> float:
+    answers = get_kind(task.kind).answers
+    # What was fitted concerns the head alone: a teacher has thresholds of its own, which its outputs are moved by.
+    if task.kind == "multilabel":
+        one, other = answers.predictions(theirs, task) >= 0, answers.predictions(ours, config) >= 0
+        return float((one == other).all(axis=-1).mean())
+    found = answers.agreement(theirs, ours, config)
+    # Answers that are all alike have no correlation, and nothing that could be kept.
+    return 0.0 if found is None else found
+
+
+def _cut(text: Text) -> Text:
+    parts = (text,) if isinstance(text, str) else text
+    short = tuple(part if len(part) <= _SHOWN_CHARACTERS else f"{part[:_SHOWN_CHARACTERS]}..." for part in parts)
+    return short[0] if len(short) == 1 else (short[0], short[1])
+
+
+def _task_of(
+    request: ModelRequest,
+    teacher: ModelTeacher,
+    settings: AdoptSettings,
+    notes: list[str],
+    progress: ProgressCallback,
+) -> Task:
+    classifier, texts = request.classifier, request.texts
+    values: dict[str, Any] = {
+        "name": classifier.name,
+        "kind": classifier.kind,
+        "form": texts.form,
+        "train": texts.source,
+        "dev": str(request.dev.resolve()) if request.dev is not None else settings.dev_share,
+        "label_field": request.label_field,
+    }
+    if texts.fields:
+        values["text_field"] = texts.fields[0]
+        values["text_pair_field"] = texts.fields[-1]
+    if classifier.kind == "regression":
+        found = request.range
+        if found is None:
+            found = ranges_of(teacher.outputs(texts.texts, progress))
+            notes.append(
+                f"{classifier.folder}: its range is taken from its answers: {found[0]:g} to {found[1]:g}; --range "
+                "gives another"
+            )
+        values["range"] = found
+    else:
+        values["labels"] = classifier.labels
+    if classifier.kind == "tagging":
+        # The order of tags cannot be learned from their probabilities alone.
+        values["options"] = {"output": "softmax"}
+    try:
+        return Task.model_validate(values)
+    except ValidationError as error:
+        rule = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{classifier.folder}: no task can be made of it: {rule}") from error
+
+
+def _labelled(request: ModelRequest, task: Task) -> Examples | None:
+    """Read the labelled dev data, whose columns may have other names than those of the texts."""
+    if request.dev is None:
+        return None
+    fields = read_texts(request.dev, form=task.form).fields
+    return read_examples(task.model_copy(update={"text_field": fields[0], "text_pair_field": fields[-1]}), "dev")
+
+
+def _without(texts: Sequence[Text], labelled: Examples | None) -> Texts:
+    """Return the texts that are not among the labelled ones, on which heads are measured."""
+    known = set(labelled.texts) if labelled is not None else set()
+    return [text for text in texts if text not in known]  # type: ignore[return-value]
+
+
+def _teachers_score(
+    teacher: ModelTeacher, task: Task, labelled: Examples, trunk: Trunk, max_length: int, progress: ProgressCallback
+) -> float:
+    kind = get_kind(task.kind)
+    offsets = token_offsets(trunk.tokenizer(), labelled.texts, max_length) if kind.by_token else None
+    raw = teacher.raw(labelled.texts, task, offsets, progress)
+    scores = kind.output.scores(torch.from_numpy(raw), task).numpy()
+    return _measured(scores, task, task, labelled, trunk, max_length)
+
+
+def _measured(
+    scores: Scores, task: Task, config: Task | _Fitted, labelled: Examples, trunk: Trunk, max_length: int
+) -> float:
+    kind = get_kind(task.kind)
+    targets = targets_of(kind, labelled.targets, task, labelled.texts, trunk.tokenizer, max_length)
+    return measure(task.metrics, kind.answers.predictions(scores, config), targets)[0][task.metric]
+
+
+def _key(request: ModelRequest, workshop: Workshop, settings: AdoptSettings) -> str:
+    classifier = request.classifier
+    facts = [
+        classifier.sha256,
+        [classifier.kind, classifier.outputs, classifier.thresholds, request.range, request.label_field],
+        hashlib.sha256(repr(request.texts.texts).encode("utf-8", "surrogatepass")).hexdigest(),
+        _sha256(request.dev),
+        workshop.trunk.identity,
+        settings.model_dump(),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _record_path(workshop: Workshop, name: str) -> Path:
+    return workshop.output / "records" / f"{name}.json"
+
+
+def _finished(workshop: Workshop, name: str, key: str) -> AdoptedModel | None:
+    """Return the record of an adoption of the same model from the same texts, if its bundle is still there."""
+    path = _record_path(workshop, name)
+    try:
+        found = AdoptedModel.model_validate(read_json(path, max_bytes=_MAX_RECORD_BYTES))
+        load_bundle(workshop.heads / name)
+    except (FileNotFoundError, ValueError, UserError):
+        return None
+    return found if found.key == key else None

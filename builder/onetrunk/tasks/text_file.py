@@ -1,0 +1,183 @@
+"""Texts without labels: a file of traffic, from which a teacher's answers are learned."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.words import is_readable
+from onetrunk.tasks.data_file import open_data, row_lines
+from onetrunk.tasks.formats import read_records
+from onetrunk.tasks.formats.tables import column_key
+from onetrunk.tasks.kinds.base import join_words
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowErrors, is_not_utf8
+from onetrunk.tasks.rows import Text
+
+TEXT_FIELDS = ("text", "sentence", "sentence1", "question", "question1", "premise", "words", "tokens")
+PAIR_FIELDS = ("text_pair", "text2", "sentence2", "question2", "hypothesis")
+"""The columns that are looked for where none is named, in this order."""
+
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The texts of a file, each once.
+
+    Attributes:
+        source: The file, for messages.
+        form: Whether they are texts or pairs.
+        texts: The texts, or pairs of texts.
+        fields: The columns that they were found in; none for a file of lines.
+        notes: What a user should know about how they were read.
+    """
+
+    source: str
+    form: Literal["single", "pair"]
+    texts: tuple[Text, ...]
+    fields: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_texts(
+    path: Path,
+    *,
+    form: Literal["single", "pair"] | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    skip_bad_rows: bool = False,
+) -> TextRows:
+    """Read texts from a file: one a line of a .txt, or a column of any format that holds task data.
+
+    Args:
+        path: The file.
+        form: Whether to read texts or pairs; None reads pairs if there is a column of second texts.
+        text_field: The column of the text; None looks for one of ``TEXT_FIELDS``, or takes the only one there is.
+        pair_field: The column of the second text; None looks for one of ``PAIR_FIELDS``.
+        skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
+
+    Raises:
+        UserError: The file cannot be read, has no such column, or has no text; or rows cannot be used.
+    """
+    errors = RowErrors()
+    notes: list[str] = []
+    if path.name.lower().removesuffix(".gz").endswith(".txt"):
+        if form == "pair":
+            raise UserError(f"{path}: a file of lines has no pairs; give a table or JSON lines with two columns")
+        fields: tuple[str, ...] = ()
+        found: list[Text] = list(_lines(path, errors))
+    else:
+        wanted = tuple(one for one in (text_field, pair_field) if one is not None)
+        reading = Reading(text=wanted or (*TEXT_FIELDS, *PAIR_FIELDS))
+        try:
+            records = iter(read_records(path, reading))
+            fields, found = _rows(path, records, form, text_field, pair_field, errors)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file of texts") from None
+        notes += [f"{path}: {note}" for note in reading.notes]
+    if errors.total:
+        summary = "\n".join([f"{path}: {errors.total:,} rows cannot be used:", *errors.lines()])
+        if not skip_bad_rows:
+            raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
+        notes.append(f"left out {summary}")
+    texts = tuple(dict.fromkeys(found))
+    if not texts:
+        raise UserError(f"{path}: it has no text: give a file with one text a line, or a column of texts")
+    if len(texts) < len(found):
+        notes.append(
+            f"{path}: {len(found) - len(texts):,} of {len(found):,} texts occur more than once; each is read once"
+        )
+    return TextRows(str(path), "pair" if len(fields) == 2 else "single", texts, fields, tuple(notes))
+
+
+def _lines(path: Path, errors: RowErrors) -> Iterator[str]:
+    number = 0
+    try:
+        with open_data(path) as stream:
+            for number, line in enumerate(row_lines(stream, path), start=1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                except UnicodeDecodeError:
+                    errors.add(number, "broken line", "invalid UTF-8")
+                    continue
+                # Blank lines are no faults: files end with them.
+                if is_readable(text):
+                    yield text
+                elif text:
+                    errors.add(number, "empty text", f"{text!r:.40}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of texts") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read beyond line {number}: {error}") from error
+
+
+def _rows(
+    path: Path,
+    records: Records,
+    form: str | None,
+    text_field: str | None,
+    pair_field: str | None,
+    errors: RowErrors,
+) -> tuple[tuple[str, ...], list[Text]]:
+    fields: tuple[str, ...] | None = None
+    texts: list[Text] = []
+    for record in records:
+        if isinstance(record, BrokenLine):
+            errors.add_broken(record)
+            continue
+        if fields is None:
+            fields = _fields(path, list(record.values), form, text_field, pair_field)
+        parts = [_text(record, field, errors) for field in fields]
+        if all(part is not None for part in parts):
+            texts.append(tuple(parts) if len(parts) == 2 else parts[0])  # type: ignore[arg-type]
+    return fields or (), texts
+
+
+def _fields(
+    path: Path, columns: Sequence[str], form: str | None, text_field: str | None, pair_field: str | None
+) -> tuple[str, ...]:
+    by_key = {column_key(name): name for name in columns}
+
+    def find(given: str | None, usual: Sequence[str], option: str) -> str | None:
+        for name in (given,) if given is not None else usual:
+            if column_key(name) in by_key:
+                return by_key[column_key(name)]
+        if given is not None:
+            raise UserError(f"{path}: no column {given!r:.60}; there are: {_shown(columns)}: give another by {option}")
+        return None
+
+    text = find(text_field, TEXT_FIELDS, "--text-field")
+    pair = find(pair_field, PAIR_FIELDS, "--pair-field") if form != "single" else None
+    if text is None and len(columns) == 1:
+        text = columns[0]
+    if text is None:
+        raise UserError(f"{path}: which column has the texts? there are: {_shown(columns)}: name it by --text-field")
+    if pair is None and form == "pair":
+        raise UserError(
+            f"{path}: which column has the second texts? there are: {_shown(columns)}: name it by --pair-field"
+        )
+    return (text,) if pair is None else (text, pair)
+
+
+def _shown(columns: Sequence[str]) -> str:
+    return ", ".join(f"{name:.40}" for name in columns[:_SHOWN]) + (", ..." if len(columns) > _SHOWN else "")
+
+
+def _text(record: Record, field: str, errors: RowErrors) -> str | None:
+    value = record.values.get(field)
+    try:
+        text = join_words(value) if isinstance(value, list) else value
+    except ValueError as error:
+        errors.add(record.line, "not a text", f"{field!r:.40} {error}")
+        return None
+    if not isinstance(text, str) or is_not_utf8(text):
+        errors.add(record.line, "not a text", f"{field!r:.40} is {value!r:.40}")
+        return None
+    if not is_readable(text):
+        errors.add(record.line, "empty text", f"{field!r:.40} is {value!r:.40}")
+        return None
+    return text

@@ -1,0 +1,169 @@
+"""Lessons: what a teacher from outside gives the heads of a task to learn, with labels beside it where there are some.
+
+Train and dev data are made of a task's own labelled rows and of texts without labels. Every text has the teacher's raw
+outputs; one that has no label of its own also gets the label that these stand for, so that heads can be scored on it:
+the score is then how far they agree with the teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Examples, Task
+from onetrunk.tasks.examples import Texts, normalized, split_number, token_offsets
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.records import Split
+from onetrunk.tasks.soft_targets import RawTargets, SoftTeacher, is_given
+from onetrunk.tasks.task_file import DEV_SHARE
+
+if TYPE_CHECKING:
+    from onetrunk.tasks.kinds.base import Offsets
+
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the heads of one task learn from a teacher outside.
+
+    Attributes:
+        train: The train texts: those with a label of their own first. The others have the teacher's.
+        dev: The dev texts, all with labels of their own, or all with the teacher's.
+        labelled: The number of train texts with a label of their own.
+        raw: The teacher's raw outputs for the train texts; NaN for texts that it says nothing about.
+            *Shape:* (train texts, ...)
+        dev_raw: Its raw outputs for the dev texts, to which probabilities are fitted; None if these have labels.
+            *Shape:* (dev texts, ...)
+        facts: What the card of a head says about the teacher.
+        encoder: The teacher's own encoder, if it has the form of the trunk: heads start from its layers. None has them
+            start from the trunk's.
+        temperature: The temperature of distillation.
+    """
+
+    train: Examples
+    dev: Examples
+    labelled: int
+    raw: RawTargets
+    dev_raw: RawTargets | None
+    facts: Mapping[str, Any]
+    encoder: Trunk | None = None
+    temperature: float = TEMPERATURE
+
+
+@dataclass(frozen=True)
+class _Answered:
+    texts: tuple[Any, ...]
+    raw: RawTargets
+    offsets: Offsets | None
+
+
+def make_lessons(
+    task: Task,
+    teacher: SoftTeacher,
+    texts: Texts,
+    trunk: Trunk,
+    *,
+    max_length: int,
+    train: Examples | None = None,
+    dev: Examples | None = None,
+    dev_share: float = DEV_SHARE,
+    encoder: Trunk | None = None,
+    source: str = "texts",
+    progress: ProgressCallback = silent,
+) -> Lessons:
+    """Ask a teacher about all texts, and put together what the heads of a task learn.
+
+    Texts without labels are split by their hashes, so that a text stays where it is when others are added.
+
+    Args:
+        task: The task.
+        teacher: The teacher.
+        texts: Texts without labels; those that the teacher brings itself come behind them.
+        trunk: The trunk.
+        max_length: The longest text in tokens.
+        train: Labelled train data, if there are any.
+        dev: Labelled dev data; None keeps a share of the texts.
+        dev_share: That share.
+        encoder: See ``Lessons``.
+        source: The file of the texts, for messages and the card.
+        progress: Called as the teacher goes on.
+
+    Raises:
+        UserError: No text is left for train or dev, or the teacher does not fit the task.
+    """
+    kind = get_kind(task.kind)
+    known = {normalized(text) for rows in (train, dev) if rows is not None for text in rows.texts}
+    unlabelled = {normalized(text): text for text in [*texts, *teacher.texts]}
+    free = [text for key, text in unlabelled.items() if key not in known]
+    dev_texts = [] if dev is not None else [text for text in free if split_number(text) < dev_share]
+    kept = set(dev_texts)
+    train_texts = [*(train.texts if train is not None else ()), *(text for text in free if text not in kept)]
+
+    def ask(some: Sequence[Any], split: Split) -> _Answered:
+        if not some:
+            raise UserError(f"{source}: it leaves no texts for {split}: give more texts")
+        offsets = token_offsets(trunk.tokenizer(), some, max_length) if kind.by_token else None
+        try:
+            return _Answered(tuple(some), teacher.raw(some, task, offsets, progress), offsets)
+        except ValueError as error:
+            raise UserError(f"task {task.name}: {error}") from error
+
+    def labels(answered: _Answered, first: int = 0) -> list[Any]:
+        offsets = answered.offsets
+        return [
+            kind.codec.encoded_of(
+                answered.raw[row],
+                task,
+                answered.texts[row] if isinstance(answered.texts[row], str) else "",
+                None if offsets is None else offsets[row],
+            )
+            for row in range(first, len(answered.texts))
+        ]
+
+    labelled = len(train) if train is not None else 0
+    answered = ask(train_texts, "train")
+    given = is_given(answered.raw)
+    given[:labelled] = True
+    answered = _some(answered, given, source, "train")
+    taught = _examples(source, answered, [*(train.targets if train else ()), *labels(answered, labelled)], teacher)
+    if train is not None:
+        taught = _beside(taught, train)
+    dev_raw = None
+    if dev is None:
+        about = ask(dev_texts, "dev")
+        about = _some(about, is_given(about.raw), source, "dev")
+        dev, dev_raw = _examples(source, about, labels(about), teacher), about.raw
+    return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder)
+
+
+def _some(answered: _Answered, given: NDArray[np.bool_], source: str, split: Split) -> _Answered:
+    rows, offsets = np.flatnonzero(given), answered.offsets
+    if not len(rows):
+        raise UserError(f"{source}: the teacher says nothing about any of its texts for {split}")
+    return _Answered(
+        tuple(answered.texts[row] for row in rows),
+        answered.raw[rows],
+        None if offsets is None else [offsets[row] for row in rows],
+    )
+
+
+def _examples(source: str, answered: _Answered, targets: list[Any], teacher: SoftTeacher) -> Examples:
+    digest = hashlib.sha256(teacher.identity.encode())
+    digest.update(repr((answered.texts, targets)).encode("utf-8", "surrogatepass"))
+    digest.update(np.ascontiguousarray(answered.raw).tobytes())
+    return Examples(source, answered.texts, tuple(targets), digest.hexdigest())
+
+
+def _beside(taught: Examples, own: Examples) -> Examples:
+    return Examples(
+        f"{own.source}, {taught.source}", taught.texts, taught.targets, taught.sha256, own.left_out, own.notes
+    )

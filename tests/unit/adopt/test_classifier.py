@@ -1,0 +1,135 @@
+"""What a classifier's configuration says, and folders that are refused in one line."""
+
+import json
+import shutil
+
+import pytest
+
+from onetrunk.adopt.classifier import name_of, open_classifier, split_tag
+from onetrunk.protocol.errors import UserError
+from tests.fixtures.classifiers import TAGS
+
+
+@pytest.fixture
+def folder(mood_classifier, tmp_path):
+    return shutil.copytree(mood_classifier, tmp_path / "mood")
+
+
+def change(folder, file="config.json", **keys):
+    path = folder / file
+    content = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_labels_and_kind_are_those_of_the_configuration(folder):
+    found = open_classifier(str(folder))
+    assert (found.name, found.kind, found.labels, found.model_type) == (
+        "mood",
+        "classification",
+        ("bad", "good"),
+        "bert",
+    )
+    assert len(found.sha256) == 64
+    assert "no problem_type" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "labels"),
+    [
+        ({"problem_type": "multi_label_classification"}, "multilabel", ("bad", "good")),
+        ({"problem_type": "single_label_classification"}, "classification", ("bad", "good")),
+        ({"id2label": {"0": "LABEL_0"}}, "regression", None),
+        ({"problem_type": "regression", "id2label": {"0": "stars"}}, "regression", None),
+        (
+            {"architectures": ["BertForTokenClassification"], "id2label": dict(enumerate(TAGS))},
+            "tagging",
+            ("person", "place"),
+        ),
+    ],
+)
+def test_kind_follows_from_problem_type_outputs_and_class(folder, keys, kind, labels):
+    change(folder, **keys)
+    found = open_classifier(str(folder))
+    assert (found.kind, found.labels) == (kind, labels)
+
+
+def test_another_weight_is_another_model(folder):
+    before = open_classifier(str(folder)).sha256
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert open_classifier(str(folder)).sha256 != before
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.3, (0.3, 0.3)), ([0.2, 0.9], (0.2, 0.9))], ids=["one", "each"])
+def test_thresholds_of_a_multilabel_model_are_read(folder, threshold, expected):
+    change(folder, problem_type="multi_label_classification", thresholds=threshold)
+    assert open_classifier(str(folder)).thresholds == expected
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"auto_map": {"AutoModel": "code.py--Model"}}, "code that comes with the model, which is not run"),
+        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, which is no classifier"),
+        ({"architectures": None}, "does not say what the model is for: give --kind"),
+        ({"problem_type": "ranking"}, "allowed are single_label_classification"),
+        ({"id2label": {"0": "a", "2": "b"}}, "does not name outputs 0, 1"),
+        ({"id2label": {"0": "a", "1": "a"}}, "does not name outputs 0, 1"),
+        ({"id2label": {"x": "a"}}, "is not a table of numbers and names"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; allowed are 1 to"),
+        ({"problem_type": "multi_label_classification", "thresholds": [0.5]}, "thresholds are numbers between 0 and 1"),
+        ({"architectures": ["BertForTokenClassification"]}, "none of its tags is O"),
+        ({"problem_type": "regression"}, "models with one number"),
+    ],
+)
+def test_what_cannot_be_adopted_is_told_in_one_line(folder, keys, message):
+    change(folder, **keys)
+    with pytest.raises(UserError, match=message) as raised:
+        open_classifier(str(folder))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.hostile
+def test_code_of_a_tokenizer_is_refused(folder):
+    change(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["code.py", None]})
+    with pytest.raises(UserError, match=r"tokenizer_config.json: auto_map names code"):
+        open_classifier(str(folder))
+
+
+@pytest.mark.hostile
+def test_pickled_weights_are_not_read(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is not read, as it may hold code"):
+        open_classifier(str(folder))
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json in it; give a folder that save_pretrained has written"):
+        open_classifier(str(tmp_path))
+    with pytest.raises(UserError, match="no such folder; give a folder of a model, or a hub id"):
+        open_classifier(str(tmp_path / "nothing here"))
+
+
+def test_labels_of_the_command_line_replace_those_without_names(folder):
+    change(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    assert "have no names but LABEL_0 to LABEL_1" in "".join(open_classifier(str(folder)).notes)
+    assert open_classifier(str(folder), labels=("no", "yes")).labels == ("no", "yes")
+    with pytest.raises(UserError, match="has 2 outputs, and --labels names 3"):
+        open_classifier(str(folder), labels=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("org/Bert-Base_Spam", "bert_base_spam"), ("a/b/42-intents", "m_42_intents")]
+)
+def test_a_task_is_named_after_the_model(source, name):
+    assert name_of(source) == name
+
+
+@pytest.mark.parametrize(
+    ("output", "found"), [("B-PER", ("B", "PER")), ("O", ("O", "")), ("PER", ("I", "PER")), ("S-ORG", ("S", "ORG"))]
+)
+def test_tags_of_several_schemes(output, found):
+    assert split_tag(output) == found

@@ -1,0 +1,120 @@
+"""Lessons of a teacher from outside: which texts are learned, from what, and how heads follow it."""
+
+import numpy as np
+import pytest
+import torch
+
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Recipe, read_examples
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.soft_targets import raw_of_probabilities
+from onetrunk.training.bundles import Lesson, train
+from onetrunk.training.lessons import make_lessons
+from onetrunk.training.objective import DistilObjective, LabelObjective
+from tests.fixtures.tasks import mood_rows
+
+
+class Oracle:
+    """A teacher that finds a text good or bad by its word, and says nothing about texts with a word that it fears."""
+
+    identity = "oracle"
+    texts = ()
+
+    def __init__(self, fears="nothing"):
+        self.fears, self.facts = fears, {"name": "oracle", "sha256": "0" * 64}
+
+    def raw(self, texts, config, offsets=None, progress=None):
+        rows = [[np.nan] * 2 if self.fears in text else [0.1, 0.9] if "good" in text else [0.8, 0.2] for text in texts]
+        return raw_of_probabilities(np.array(rows).reshape(-1, 2), independent=False)
+
+
+TEXTS = [row["sentence"] for row in mood_rows(300, 7)]
+
+
+def lessons(mood, tiny_trunk, teacher=None, texts=TEXTS, **options):
+    return make_lessons(mood, teacher or Oracle(), texts, tiny_trunk, max_length=32, **options)
+
+
+def test_texts_are_split_once_and_for_all(mood, tiny_trunk):
+    few, many = lessons(mood, tiny_trunk, texts=TEXTS[:150]), lessons(mood, tiny_trunk)
+    assert set(few.dev.texts) <= set(many.dev.texts)
+    assert not set(many.train.texts) & set(many.dev.texts)
+    assert 10 < len(many.dev) < 60
+    assert many.labelled == 0
+    # Labels are what the teacher finds likeliest.
+    assert [
+        text for text, label in zip(many.dev.texts, many.dev.targets, strict=True) if ("good" in text) != label
+    ] == []
+
+
+def test_labelled_rows_come_first_and_are_no_texts_of_dev(mood, tiny_trunk):
+    own, dev = read_examples(mood, "train"), read_examples(mood, "dev")
+    found = lessons(mood, tiny_trunk, texts=[*TEXTS, *dev.texts], train=own, dev=dev)
+    assert found.labelled == 200
+    assert found.train.texts[:200] == own.texts
+    assert not set(found.train.texts[200:]) & set(dev.texts)
+    assert found.dev is dev
+    assert found.dev_raw is None
+
+
+def test_texts_that_the_teacher_knows_nothing_about_are_left_out(mood, tiny_trunk):
+    found = lessons(mood, tiny_trunk, Oracle(fears="music"))
+    assert not any("music" in text for text in (*found.train.texts, *found.dev.texts))
+    own = read_examples(mood, "train")
+    beside = lessons(mood, tiny_trunk, Oracle(fears="music"), train=own)
+    # Labelled ones are kept, for their labels.
+    assert beside.train.texts[:200] == own.texts
+    assert np.isnan(beside.raw[:200]).any()
+
+
+def test_no_texts_for_a_split_are_told(mood, tiny_trunk):
+    with pytest.raises(UserError, match="it leaves no texts for dev"):
+        lessons(mood, tiny_trunk, texts=TEXTS[:1], dev_share=1e-9)
+    with pytest.raises(UserError, match="says nothing about any of its texts for train"):
+        lessons(mood, tiny_trunk, Oracle(fears=""))
+
+
+def test_another_answer_of_the_teacher_is_other_data(mood, tiny_trunk):
+    class Other(Oracle):
+        identity = "other"
+
+    assert lessons(mood, tiny_trunk).train.sha256 != lessons(mood, tiny_trunk, Other()).train.sha256
+
+
+def test_rows_without_soft_targets_count_by_their_labels_alone():
+    kind, raw = get_kind("classification"), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    labels = LabelObjective(kind, torch.tensor([1, 0]))
+    teacher = torch.tensor([[0.5, 0.5], [float("nan"), float("nan")]])
+    found = DistilObjective(labels, teacher, 1.0)(raw, torch.tensor([0, 1]))
+    expected = 0.5 * kind.training.soft_loss(raw[:1], teacher[:1], 1.0) + labels(raw, torch.tensor([0, 1]))
+    assert torch.isclose(found, expected)
+    only = DistilObjective(labels, teacher, 1.0)(raw[1:], torch.tensor([1]))
+    assert torch.isclose(only, labels(raw[1:], torch.tensor([1])))
+
+
+def test_a_head_learns_what_the_teacher_says(mood, tiny_trunk, tmp_path):
+    task = mood.model_copy(
+        update={"train": "", "dev": 0.1, "recipe": Recipe(tap=1, epochs=15, learning_rate=5e-3, max_length=32)}
+    )
+    result = train(
+        task,
+        tiny_trunk,
+        heads=tmp_path / "heads",
+        cache=tmp_path / "cache",
+        device="cpu",
+        lesson=Lesson(Oracle(), TEXTS),
+    )
+    assert result.score > 0.9
+    # Its probabilities are the teacher's, not those of the labels that follow from them: 0.8 and 0.9, not 1.
+    assert result.spec.reference.confidence[-1] < 0.5
+    assert result.spec.data["teacher_sha256"] == "0" * 64
+    assert "The labels of the dev data are the teacher's answers" in (result.bundle / "README.md").read_text()
+    again = train(
+        task,
+        tiny_trunk,
+        heads=tmp_path / "heads",
+        cache=tmp_path / "cache",
+        device="cpu",
+        lesson=Lesson(Oracle(), TEXTS),
+    )
+    assert again.already_there
