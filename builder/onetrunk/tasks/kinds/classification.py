@@ -103,7 +103,7 @@ class ClassificationCodec(LabelCodec):
         text: str = "",
         offsets: Sequence[tuple[int, int]] | None = None,
     ) -> int:
-        """Return the index of the likeliest label."""
+        """See ``LabelCodec.encoded_of``: the index of the likeliest label."""
         return int(raw.argmax())
 
     def unused_labels(self, encoded: Sequence[int | Sparse], config: KindConfig) -> list[str]:
@@ -173,7 +173,7 @@ class ClassificationTraining(TrainingSpec):
     def fit_to_teacher(
         self, raw: Tensor, teacher: Tensor, targets: NDArray[np.int64], config: KindConfig
     ) -> dict[str, Any]:
-        """Fit the temperature that brings the probabilities closest to the teacher's, not to its likeliest labels."""
+        """See ``TrainingSpec.fit_to_teacher``: a temperature for its probabilities, not for its likeliest labels."""
         from scipy.special import softmax
 
         return calibrate(raw.numpy(), softmax(teacher.double().numpy(), axis=-1))

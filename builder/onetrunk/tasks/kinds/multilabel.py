@@ -82,7 +82,7 @@ class MultilabelCodec(LabelCodec):
         text: str = "",
         offsets: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[int, ...]:
-        """Return the indices of the labels whose probability reaches one half: a teacher's thresholds are in there."""
+        """See ``LabelCodec.encoded_of``: the labels whose probability reaches one half."""
         return tuple(np.flatnonzero(raw >= 0).tolist())
 
     def unused_labels(self, encoded: Sequence[tuple[int, ...] | Sparse], config: KindConfig) -> list[str]:

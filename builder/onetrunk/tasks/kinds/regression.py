@@ -67,7 +67,7 @@ class RegressionCodec(LabelCodec):
         text: str = "",
         offsets: Sequence[tuple[int, int]] | None = None,
     ) -> float:
-        """Return the number, within the scale from 0 to 1."""
+        """See ``LabelCodec.encoded_of``: the number, within the scale from 0 to 1."""
         return float(np.clip(raw[0], 0, 1))
 
 

@@ -146,7 +146,7 @@ class TaggingCodec(LabelCodec):
         text: str = "",
         offsets: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Word, ...]:
-        """Return the words that have a token, with the likeliest tags of their first ones.
+        """See ``LabelCodec.encoded_of``: the words that have a token, with the likeliest tags of their first ones.
 
         An I- without its B- begins a span.
         """
