@@ -21,6 +21,7 @@ from onetrunk.protocol.signature import Verifier
 from onetrunk.serving import guard
 from onetrunk.serving.causes import full_disks
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
+from onetrunk.serving.front.sample import check_sample
 from onetrunk.serving.front.settings import FrontSettings, Limits, Sampling, ServerTls, Tracing
 from onetrunk.serving.front_process import FrontKeeper
 from onetrunk.serving.installation import environment, find_triton, make_runtime
@@ -227,7 +228,8 @@ class Server:
 
         Raises:
             UserError: The repository is incomplete, Triton is not installed, /dev/shm is too small for a full batch of
-                the longest texts, too few files may be open, or the log or the private folder cannot be written.
+                the longest texts, too few files may be open, or the log, the private folder or the file for a sample
+                cannot be written.
             PortTakenError: A port is in use.
         """
         allow_open_files(self._settings.limits.max_connections)
@@ -237,6 +239,8 @@ class Server:
             log.warning("%s", warning)
         choose_ports(self._wanted)  # which fails before anything is written
         find_triton()
+        if self._settings.sample is not None:
+            check_sample(self._settings.sample.path)
         self._log.open()
         try:
             self._open_front()

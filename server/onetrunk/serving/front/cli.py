@@ -62,6 +62,7 @@ def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options
 
     from onetrunk.serving.command import resolve_host
     from onetrunk.serving.front.observer import log_json_lines
+    from onetrunk.serving.front.sample import check_sample
     from onetrunk.serving.front.settings import FrontSettings, TritonAddress
 
     log_json_lines(options["verbose"])
@@ -80,6 +81,7 @@ def serve_front(sockets: Path, host: str, admin_key_file: Path | None, **options
             **options,
         )
         if settings.sample is not None:
+            check_sample(settings.sample.path)
             click.echo(settings.sample.notice(), err=True)
         try:
             uvloop.run(run_until_told(settings, TritonAddress(folder=sockets.absolute())))

@@ -99,9 +99,10 @@ def take_front_options(options: dict[str, Any]) -> FrontOptions:
 
     Raises:
         UserError: The files for TLS do not fit together, or a file cannot be read or used; the endpoint for traces is
-            no URL; the file for a sample is another one.
+            no URL.
     """
-    sample = _sampling(options.pop("sample"), options.pop("sample_size"))
+    path, size = options.pop("sample"), options.pop("sample_size")
+    sample = Sampling(path=path, size=size) if path is not None else None
     key_file: Path | None = options.pop("api_key_file")
     api_keys = read_api_keys(key_file) if key_file is not None else ()
     limits = Limits(
@@ -123,13 +124,3 @@ def take_front_options(options: dict[str, Any]) -> FrontOptions:
     if cert is None or key is None:
         raise UserError("--tls-cert and --tls-key belong together: give both")
     return FrontOptions(limits, ServerTls.read(cert, key, client_ca), tracing, sample, api_keys)
-
-
-def _sampling(path: Path | None, size: int) -> Sampling | None:
-    if path is None:
-        return None
-    from onetrunk.serving.front.sample import check_sample
-
-    sampling = Sampling(path=path.absolute(), size=size)
-    check_sample(sampling.path)
-    return sampling

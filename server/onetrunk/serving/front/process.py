@@ -62,7 +62,7 @@ class Front:
 
         Raises:
             OSError: A port is in use; the message names it.
-            UserError: Tracing is wanted, and its packages are not installed; or the file for a sample is another one.
+            UserError: Tracing is wanted, and its packages are not installed.
         """
         settings = self._settings
         self._tracer = Tracer(settings.tracing) if settings.tracing is not None else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import ssl
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from onetrunk.protocol.errors import UserError
 
@@ -145,7 +146,7 @@ class Sampling(BaseModel):
     """Where texts are kept for labelling.
 
     Attributes:
-        path: The file of JSON lines.
+        path: The file of JSON lines. A link is followed once, when this is made.
         size: The most texts that are kept of each task.
     """
 
@@ -153,6 +154,11 @@ class Sampling(BaseModel):
 
     path: Path
     size: int = Field(default=1000, ge=1, le=100_000)
+
+    @field_validator("path")
+    @classmethod
+    def _resolved(cls, path: Path) -> Path:
+        return Path(os.path.realpath(path))
 
     def notice(self) -> str:
         """Return a line that says what is kept."""
