@@ -126,7 +126,8 @@ class _Metered(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         content = self._stream.read(len(buffer))
-        self._left -= len(content) + _BYTES_A_ROW * (content.count(b"\n") + content.count(b"\r"))
+        # The objects of an array may be on one line.
+        self._left -= len(content) + _BYTES_A_ROW * sum(map(content.count, (b"\n", b"\r", b"}")))
         if self._left < 0:
             raise UserError(
                 f"{self._path}: unpacks to rows that take more than {self._limit / 2**20:,.0f} MiB, over {_EXPANSION} "

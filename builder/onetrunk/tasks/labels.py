@@ -26,6 +26,7 @@ from onetrunk.tasks.task import Task, folded
 from onetrunk.toml_file import did_you_mean
 
 _COMMA = re.compile(r"-?\d+(,\d+)?")
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})?")
 _WHOLE = re.compile(r"-?\d{1,9}(\.0+)?")
 _SHOWN = 8
 # So many rows are named anyway.
@@ -82,7 +83,7 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
             for labels in lists
         ]
         return ReadLabels(found, spelling.notes(), spelling.hint())
-    single = [_single(value, task) for value in values]
+    single = [_single(value) for value in values]
     spelling = _Spelling(task, Counter(_atoms(single)))
     return ReadLabels([spelling.of(one) for one in single], spelling.notes(), spelling.hint())
 
@@ -90,26 +91,30 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
 def _read_numbers(values: Sequence[object]) -> ReadLabels:
     """Return numbers with a point in place of a comma, if a spreadsheet wrote all of them with a comma."""
     texts = [value for value in values if isinstance(value, str)]
-    if not any("," in text for text in texts) or not all(_COMMA.fullmatch(text.strip()) for text in texts):
+    commas = [text for text in texts if "," in text]
+    if not commas or not all(_COMMA.fullmatch(text.strip()) for text in texts):
         return ReadLabels(list(values), [], None)
+    if all(_THOUSANDS.fullmatch(text.strip()) for text in commas):
+        meant = commas[0].strip()
+        hint = f"{meant} may be {meant.replace(',', '.')} or {meant.replace(',', '')}: write all numbers with a point"
+        return ReadLabels(list(values), [], hint)
     found = [value.replace(",", ".") if isinstance(value, str) else value for value in values]
     return ReadLabels(found, ["labels have a comma where others write a point: 3,5 is read as 3.5"], None)
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a label is null, not a number, or blank."""
+    """Return whether a label is null, not a number, blank, or a list of none."""
     return (
         value is None
+        or value == []
         or (isinstance(value, float) and math.isnan(value))
         or (isinstance(value, str) and not value.strip())
     )
 
 
-def _single(value: object, task: Task) -> object:
+def _single(value: object) -> object:
     # Annotation tools write a list even where one label is asked for.
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return task.empty_label if task.empty_label is not None and (value == [] or is_empty(value)) else value
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _list(value: object, task: Task) -> object:
@@ -144,21 +149,31 @@ class _Spelling:
         self._folded = {folded(label): label for label in self._labels}
         # Booleans are numbers to Python, so the kind of value belongs to the key.
         self._table = {(type(one), one): self._spelled(one) for one in found}
-        self._positions = bool(found) and not any(self._table.values()) and all(map(self._is_position, found))
+        # An empty label tells nothing of how the others are written.
+        filled: list[Any] = [one for one in found if not is_empty(one)]
+        numbers = bool(filled) and not any(self._table.values()) and all(map(self._is_position, filled))
+        # Where no row has a 0, labels that are counted from 1 look the same.
+        self._unclear = numbers and task.labels_from is None and all(map(float, filled))
+        self._positions = numbers and not self._unclear
 
     def of(self, label: object) -> object:
         """Return the task's spelling of a label, or the label itself."""
         if isinstance(label, SoftLabel):
             return label.renamed(self.of)
+        if self._task.empty_label is not None and is_empty(label):
+            return self._task.empty_label
         if not isinstance(label, (str, int, float)):
             return label
-        if self._positions:
-            return self._names[int(float(label))]
+        if self._positions and self._is_position(label):
+            return self._names[self._position(label)]
         return self._table.get((type(label), label)) or label
 
     def _is_position(self, label: Any) -> bool:
         whole = not isinstance(label, bool) and _WHOLE.fullmatch(str(label).strip())
-        return bool(whole) and 0 <= int(float(label)) < len(self._names)
+        return bool(whole) and 0 <= self._position(label) < len(self._names)
+
+    def _position(self, label: Any) -> int:
+        return int(float(label)) - (self._task.labels_from or 0)
 
     def _spelled(self, label: Any) -> str | None:
         exact = next((one for one in label_spellings(label) if one in self._labels), None)
@@ -172,7 +187,8 @@ class _Spelling:
     def notes(self) -> list[str]:
         """Return how labels were read that are not written as in the task file."""
         if self._positions:
-            shown = ", ".join(f"{place} is {name!r:.40}" for place, name in enumerate(self._names[:_SHOWN]))
+            named = enumerate(self._names[:_SHOWN], start=self._task.labels_from or 0)
+            shown = ", ".join(f"{place} is {name!r:.40}" for place, name in named)
             more = ", ..." if len(self._names) > _SHOWN else ""
             return [f"labels are numbers, and read as positions among those of the task: {shown}{more}"]
         others = {
@@ -208,8 +224,17 @@ class _Spelling:
         if near := {self._folded[folded(one)] for one in texts if folded(one) in self._folded}:
             meant = ", ".join(sorted(near)[:_SHOWN])
             return f" (did you mean {meant}?): fold_labels = true in the task file ignores case and blanks"
-        if all(self._is_position(one) or _WHOLE.fullmatch(str(one)) for one in unknown):
-            return f": numbers are read as positions only if all are whole and from 0 to {len(self._names) - 1}"
+        if self._unclear:
+            return (
+                ": they may be counted from 0 or from 1, as none is 0: labels_from = 0 or labels_from = 1 in the task "
+                "file says which"
+            )
+        if all(_WHOLE.fullmatch(str(one)) for one in unknown):
+            first = self._task.labels_from or 0
+            return (
+                f": numbers are read as positions only if all are whole and from {first} to "
+                f"{first + len(self._names) - 1}; labels_from = {1 - first} counts from {1 - first}"
+            )
         if any(is_empty(one) for one in unknown) and self._task.kind != MULTILABEL.name:
             return ': empty_label = "..." in the task file names the label that an empty one stands for'
         for separator in ("|", ",", ";"):
@@ -224,7 +249,8 @@ class _Spelling:
 
 
 def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
-    by_offset = any(is_spans(value) for value in values)
+    # A text has a word, and so a tag: where no row has any, they are spans.
+    by_offset = any(is_spans(value) for value in values) or all(value == [] for value in values)
     if by_offset:
         return _read_spans(values, task, texts, lines)
     rows = [value.split() if isinstance(value, str) else value for value in values]
@@ -234,7 +260,8 @@ def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines
         scheme = task.options.get("scheme", "BIO")
         if scheme != "BIO":
             return ReadLabels(list(rows), [], f"tags are numbers, which are read only in BIO, not in {scheme}")
-        spelling = _Spelling(task.model_copy(update={"labels": ()}), tags, bio_tags(task.labels or ()))
+        of_tags = task.model_copy(update={"labels": (), "labels_from": 0})
+        spelling = _Spelling(of_tags, tags, bio_tags(task.labels or ()))
         notes, hint = spelling.notes(), spelling.hint()
         return ReadLabels([_each(row, spelling.of) for row in rows], notes, hint)
     types: Counter[object] = Counter()

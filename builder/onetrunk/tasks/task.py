@@ -112,6 +112,7 @@ class Task(BaseModel):
         delimiter: The character between the columns of a table; None finds it in the header.
         quotes: Whether cells of a table may be quoted; None is yes for CSV, and for TSV if all quotation marks fit.
         fold_labels: Whether labels of the data count as the task's without regard to case and blanks.
+        labels_from: The number of the first label, where data have numbers in place of labels; None is 0, if one is 0.
         empty_label: The label that an empty one stands for, such as ``none of these``; None refuses empty labels.
         label_separator: The character between several labels of a table's cell; None is ``|``.
         licence: What is known about the licence of the data; copied into the bundle and its card.
@@ -138,6 +139,7 @@ class Task(BaseModel):
     delimiter: str | None = None
     quotes: bool | None = None
     fold_labels: bool = False
+    labels_from: Literal[0, 1] | None = None
     empty_label: str | None = None
     label_separator: str | None = None
     licence: str | None = None
@@ -166,7 +168,7 @@ class Task(BaseModel):
     @property
     def how_read(self) -> dict[str, Any]:
         """What the task says about how its data are read, as far as it says anything. JSON values."""
-        keys = {"encoding", "delimiter", "quotes", "fold_labels", "empty_label", "label_separator"}
+        keys = {"encoding", "delimiter", "quotes", "fold_labels", "labels_from", "empty_label", "label_separator"}
         found: dict[str, Any] = self.model_dump(include=keys, exclude_defaults=True)
         return found | ({"dev": self.dev} if self.dev_share is not None else {})
 

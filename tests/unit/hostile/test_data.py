@@ -72,6 +72,15 @@ def test_a_file_of_endless_short_rows_ends(tmp_path, monkeypatch, name):
     assert "name it without .gz" in message
 
 
+def test_an_array_of_endless_rows_on_one_line_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_file, "_EXPANSION_BYTES", 4 * MIB)
+    path = tmp_path / "a.json.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"[" + b'{"a":1},' * (MIB // 4) + b"{}]")
+    message, _ = peak_of(lambda: drain(read_records(path)))
+    assert "unpacks to rows that take more than" in message
+
+
 def test_a_repetitive_file_of_usual_size_is_read(tmp_path):
     path = bomb(tmp_path / "a.csv.gz", b"a text that repeats,yes\n", 8)
     assert sum(1 for _ in read_records(path)) == 8 * (MIB // 24)

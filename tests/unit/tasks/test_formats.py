@@ -88,6 +88,9 @@ def test_objects_of_an_array_have_their_lines(folder):
         ('[{"a": 1},\n\n{"a" 2}]', 3),
         ("[", 1),
         ('[{"a": 1},]', 1),
+        ('[{"a": 1}]\n{"a": 2}', 2),
+        ('[{"a": 1}]\n\n[{"a": 2}]', 3),
+        ("[]]", 1),
     ],
 )
 def test_a_broken_array_is_refused_with_the_line(folder, content, line):
@@ -150,10 +153,15 @@ def test_choices_of_label_studio_are_read(folder):
     assert read_examples(task, "train", skip_bad_rows=True).targets == (1, 0, 1)
     with pytest.raises(UserError, match=r"missing field: 1: line 1 \(no 'mood'; there are: text\)"):
         read_examples(task, "train")
-    several = [label_studio("first", chosen("good", "bad")), label_studio("second", [])]
+    several = [label_studio("first", chosen("good", "R|B")), label_studio("second", [])]
+    # One choice alone is not taken for a cell with several labels, in the short form neither.
+    several += [label_studio("third", chosen("R|B")), {"text": "fourth", "mood": {"choices": ["R|B"]}}]
     (folder / "choices.json").write_text(json.dumps(several))
-    task = Task(name="a", kind="multilabel", labels=("bad", "good"), label_field="mood", **settings)
-    assert read_examples(task, "train").targets == ((0, 1), ())
+    task = Task(name="a", kind="multilabel", labels=("R|B", "good"), label_field="mood", **settings)
+    assert read_examples(task, "train").targets == ((0, 1), (), (0,), (0,))
+    (folder / "choices.json").write_text(json.dumps([label_studio("first", chosen("4"))]))
+    task = Task(name="a", kind="regression", range=(0, 5), label_field="mood", **settings)
+    assert read_examples(task, "train").targets == (0.8,)
 
 
 def test_exports_of_doccano_are_read(folder):
@@ -210,6 +218,46 @@ def test_lines_of_conll_without_a_tag_are_named(folder):
         BrokenLine(3, "line 4 has no tag: 'c'"),
         Record(6, {"tokens": ["d"], "tags": ["O"]}),
     ]
+
+
+def test_only_tabs_and_spaces_divide_the_columns_of_conll(folder):
+    records = read(folder, "a.conll", "10\u00a0000\tCD\tB-ORG\nNew York\tNN\tI-ORG \n\n東\u3000京 NN O\n")
+    assert records == [
+        Record(1, {"tokens": ["10\u00a0000", "New York"], "tags": ["B-ORG", "I-ORG"]}),
+        Record(4, {"tokens": ["東\u3000京"], "tags": ["O"]}),
+    ]
+    # What is no word is refused as in any other file, and nothing of it is lost.
+    with pytest.raises(UserError, match=r"'10\\xa0000' as word 1: it is empty or contains a space"):
+        tagging(folder, "a.conll", text_field="tokens")
+
+
+CONLL_U = """# sent_id = 1
+# text = Au fait, 2
+1-2\tAu\t_\t_
+1\tA\tADP\tO
+2\tle\tDET\tO
+2.1\t_\t_\t_
+3\tfait\tNOUN\tB-ORG
+
+# sent_id = 2
+1\t2\tNUM\tO
+"""
+
+
+@pytest.mark.parametrize("separator", ["\t", "  "])
+def test_a_column_that_counts_the_words_is_none_of_them(folder, separator):
+    reading = Reading()
+    assert read(folder, "a.conll", CONLL_U.replace("\t", separator), reading) == [
+        Record(3, {"tokens": ["A", "le", "fait"], "tags": ["O", "O", "B-ORG"]}),
+        Record(10, {"tokens": ["2"], "tags": ["O"]}),
+    ]
+    assert "counts the words" in reading.notes[0]
+
+
+@pytest.mark.parametrize("content", ["1 CD O\n2 CD O\n\nOne NN O\n", "1 O\n2 O\n", "1 CD O\n"])
+def test_words_that_are_numbers_are_words(folder, content):
+    words = [record.values["tokens"] for record in read(folder, "a.conll", content)]
+    assert words[0][0] == "1"
 
 
 # Parquet, Arrow, folders.

@@ -51,6 +51,7 @@ def test_whole_numbers_are_positions_if_no_label_is_so_written(examples, rows):
         (("0", "good"), {}),  # a label is so written
         (("0", "1"), {"labels": ("1", "2")}),
         (("true", "1"), {}),
+        (("1", "1"), {}),  # from 0 or from 1?
     ],
 )
 def test_other_numbers_are_no_positions(examples, labels, changes):
@@ -113,6 +114,33 @@ def test_letters_that_look_equal_are_equal(examples):
     read = examples(csv_of("cafe\u0301", "th\u00e9"), labels=("caf\u00e9", "the\u0301"))
     assert read.targets == (0, 1)
     assert len(read.notes) == 1
+
+
+THREE = ("bad", "fair", "good")
+
+
+def test_numbers_of_which_none_is_0_are_not_guessed_about(examples):
+    with pytest.raises(UserError) as error:
+        examples(csv_of("1", "2", "1"), labels=THREE)
+    assert "counted from 0 or from 1, as none is 0: labels_from = 0 or labels_from = 1" in str(error.value)
+    assert examples(csv_of("1", "2", "1"), labels=THREE, labels_from=0).targets == (1, 2, 1)
+    read = examples(csv_of("1", "2", "1"), labels=THREE, labels_from=1)
+    assert read.targets == (0, 1, 0)
+    assert "1 is 'bad', 2 is 'fair'" in read.notes[0]
+    with pytest.raises(UserError, match=r"from 0 to 2; labels_from = 1 counts from 1"):
+        examples(csv_of("1", "2", "3"), labels=THREE)
+    assert examples(csv_of("1", "2", "3"), labels=THREE, labels_from=1).targets == (0, 1, 2)
+    with pytest.raises(UserError, match=r"from 1 to 3; labels_from = 0 counts from 0"):
+        examples(csv_of("0", "2"), labels=THREE, labels_from=1)
+
+
+@pytest.mark.parametrize("blank", ["", " ", None])
+def test_an_empty_label_does_not_turn_positions_off(examples, blank):
+    rows = rows_of("0", "2", blank)
+    assert examples(rows, labels=THREE, empty_label="fair").targets == (0, 2, 1)
+    with pytest.raises(UserError, match="1 of 3 rows"):
+        examples(rows, labels=THREE)
+    assert examples(rows, labels=THREE, skip_bad_rows=True).targets == (0, 2)
 
 
 @pytest.mark.parametrize("empty", [None, "", "  ", float("nan"), []])
@@ -280,6 +308,11 @@ def test_a_row_without_spans_has_none(examples):
     assert len(read.targets[1]) == 2
 
 
+def test_rows_of_which_none_has_a_span_are_read(examples):
+    rows = [{"sentence": "Ann-Lee", "label": []}, {"sentence": "no one", "label": []}]
+    assert [len(words) for words in examples(rows, kind="tagging", labels=("PER",)).targets] == [3, 2]
+
+
 def test_characters_counted_in_utf16_are_told_by_the_text_of_the_span(examples):
     text = "🎬🎬 Ann Lee"
     spans = [{"start": 5, "end": 12, "text": "Ann Lee", "labels": ["PER"]}]
@@ -292,5 +325,10 @@ def test_numbers_with_a_comma_are_read_if_all_are_so_written(examples):
     read = examples('sentence,label\na,"2,5"\nb,5\nc,"0,25"\n', **numbers)
     assert read.targets == (0.5, 1.0, 0.05)
     assert "3,5 is read as 3.5" in read.notes[0]
+    many = {**numbers, "range": (0, 5000)}
+    with pytest.raises(UserError, match=r"1,200 may be 1\.200 or 1200: write all numbers with a point"):
+        examples('sentence,label\na,"1,200"\nb,3\n', **many)
+    assert examples('sentence,label\na,"1,200"\nb,"2,5"\n', **numbers).targets == (0.24, 0.5)
+    assert examples('sentence,label\na,"0,125"\n', **numbers).targets == (0.025,)
     with pytest.raises(UserError, match="'2,5' is not a number from 0 to 5"):
         examples('sentence,label\na,"2,5"\nb,2.5\n', **numbers)

@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onetrunk.protocol.errors import UserError
@@ -30,6 +30,7 @@ def read(folder, name, content):
     return list(read_records(path))
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | TEXT, max_size=3)))
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_any_json_rows_come_back(folder, rows, suffix):
@@ -37,6 +38,7 @@ def test_any_json_rows_come_back(folder, rows, suffix):
     assert read(folder, "a.jsonl" + suffix, content) == [Record(n, row) for n, row in enumerate(rows, start=1)]
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1))
 def test_any_csv_rows_come_back(folder, rows):
     stream = io.StringIO(newline="")
@@ -47,6 +49,7 @@ def test_any_csv_rows_come_back(folder, rows):
     assert [record.values for record in records] == [dict(zip(("text", "label"), row, strict=True)) for row in rows]
 
 
+@settings(deadline=None)
 @given(content=st.binary())
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.conll"])
 def test_no_bytes_make_the_reader_fail_in_another_way(folder, name, content):
@@ -57,6 +60,7 @@ def test_no_bytes_make_the_reader_fail_in_another_way(folder, name, content):
     assert all(1 <= record.line <= content.count(b"\n") + content.count(b"\r") + 1 for record in records)
 
 
+@settings(deadline=None)
 @given(content=st.binary(), cut=st.integers(1, 40))
 def test_cut_off_gzip_is_refused(folder, content, cut):
     path = folder / "cut.jsonl.gz"

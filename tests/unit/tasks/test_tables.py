@@ -86,6 +86,10 @@ def test_the_separator_of_a_task_counts_before_any_other(examples):
 def test_excels_line_about_the_separator_is_none_of_the_table(folder):
     records = read(folder, "a.csv", b"sep=;\r\nsentence;label\r\na film;good\r\n")
     assert records == [Record(3, {"sentence": "a film", "label": "good"})]
+    # The quotation marks of a TSV are looked at first, without that line too.
+    content = b'\r\nsep=;\r\nsentence;label;id\r\n"so; ""so""";good;1\r\nb;bad;2\r\n'
+    records = read(folder, "a.tsv", content)
+    assert [record.values["sentence"] for record in records] == ['so; "so"', "b"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

@@ -32,7 +32,7 @@ def unpacked(values: dict[str, Any], reading: Reading) -> dict[str, object]:
 
 
 def _results(results: Any) -> dict[str, object]:
-    """Return what one person marked, by the name of the control: spans as a list, choices as texts."""
+    """Return what one person marked, by the name of the control: spans and choices as lists."""
     found: dict[str, Any] = {}
     for result in results if isinstance(results, list) else ():
         value, name = (result.get("value"), result.get("from_name")) if isinstance(result, dict) else (None, None)
@@ -48,8 +48,6 @@ def _results(results: Any) -> dict[str, object]:
 
 
 def _choices(value: Any) -> object:
-    """Return the choice, or the list of choices, of ``{"choices": [...]}``; any other value as it is."""
-    if not isinstance(value, dict) or not isinstance(value.get("choices"), list):
-        return value
-    choices = value["choices"]
-    return choices[0] if len(choices) == 1 else choices
+    """Return the list of choices of ``{"choices": [...]}``, also of a single one; any other value as it is."""
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return choices if isinstance(choices, list) else value

@@ -85,6 +85,12 @@ def _elements(stream: BinaryIO, path: Path) -> Iterator[tuple[int, str, object]]
         line, source = window.line, window.text[window.place : end]
         window.take(end - window.place)
         yield line, source, value
+    window.take(1)
+    if window.skip_blanks():
+        raise UserError(
+            f"{path}: line {window.line}: more stands behind the array that ends here; allowed are an object a line, "
+            "or one array of objects"
+        )
 
 
 def _element(window: _Window, path: Path) -> tuple[object, int]:

@@ -47,7 +47,9 @@ def tab_separated(stream: BinaryIO, path: Path, reading: Reading) -> Records:
     delimiter, quotes = _delimiter(lines, "\t", reading), reading.quotes
     if quotes is None:
         with open_data(path, reading.encoding) as again:
-            quotes = _is_quoted(_TextLines(again, path), delimiter, reading)
+            lines_again = _TextLines(again, path)
+            _take_directive(lines_again)
+            quotes = _is_quoted(lines_again, delimiter, reading)
     return _table(lines, delimiter, quotes, reading)
 
 
@@ -74,7 +76,7 @@ class _TextLines:
 
     def header_ahead(self) -> str:
         """Return the first line that is not blank, without taking it."""
-        line = "\n"
+        line = self._ahead[-1] if self._ahead else "\n"
         while line and not line.strip():
             line = self._read()
             self._ahead.append(line)
@@ -124,16 +126,22 @@ def _reader(lines: Iterable[str], delimiter: str, quotes: bool) -> Any:
 
 def _delimiter(lines: _TextLines, usual: str, reading: Reading) -> str:
     """Return the character between the columns: the one by which the header has the columns that are wanted."""
-    header = lines.header_ahead()
-    directive = _DIRECTIVE.fullmatch(header)
-    if directive is not None:
-        lines.blank_ahead()
+    directive = _take_directive(lines)
     if reading.delimiter is not None:
         return reading.delimiter
-    found = directive[1] if directive is not None else _of_header(header, usual, reading.wanted)
+    found = directive or _of_header(lines.header_ahead(), usual, reading.wanted)
     if found != usual:
         reading.notes.append(f"its columns are separated by {DELIMITERS.get(found, repr(found))}")
     return found
+
+
+def _take_directive(lines: _TextLines) -> str | None:
+    """Take Excel's own first line from a table that has one, and return the separator in it."""
+    directive = _DIRECTIVE.fullmatch(lines.header_ahead())
+    if directive is None:
+        return None
+    lines.blank_ahead()
+    return directive[1]
 
 
 def _of_header(header: str, usual: str, wanted: Sequence[str]) -> str:
