@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OneTrunkError: The file cannot be written; see ``translate_os_errors``.
     """
-    temporary = path.with_suffix(f".{os.getpid()}.part")
+    # Neither threads nor containers, which may have the same process ids, write into each other's.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with translate_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

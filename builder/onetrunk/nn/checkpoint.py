@@ -19,6 +19,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _MAX_CONFIG_BYTES = 2**20
+_MAX_LABELS = 100_000
 # A layer of BERT's form has 16 tensors. Each has a line of about 100 bytes in an index.
 _MAX_TENSORS = 64 * MAX_LAYERS
 _MAX_INDEX_BYTES = 1024 * _MAX_TENSORS
@@ -125,6 +126,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}/config.json is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is not a JSON object")
+    # transformers makes a name for each label, which an encoder has no use for, wherever it reads the file.
+    labels = config.get("num_labels", 0)
+    if type(labels) is not int or not 0 <= labels <= _MAX_LABELS:
+        raise UserError(f"{folder}/config.json: num_labels is {labels!r:.40}; allowed are 0 to {_MAX_LABELS:,}")
     if config.get("transformers_weights") is not None:
         raise UserError(
             f"{folder}/config.json: transformers_weights names a file of weights; allowed are {WEIGHTS} and {INDEX}: "

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 _LONGEST_NAME = 40
+# The dtype is that of the stored weights, where a trunk computes in fp32; labels are those of a classifier on top; and
+# chunks of the feed-forward block, which must divide a text's length, change nothing but memory.
+_NOT_OF_THE_ENCODER = {"dtype", "torch_dtype", "num_labels", "id2label", "label2id", "chunk_size_feed_forward"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Encoder(ABC):
         vocab_size: The number of token ids.
         max_positions: The longest input in tokens.
         pad_token_id: The id that pads short rows.
-        reads_types: Whether the embeddings tell the texts of a pair apart by token types.
+        token_types: The number of embeddings of token types; 0 if there are none.
     """
 
     family: ClassVar[str]
@@ -126,7 +129,7 @@ class Encoder(ABC):
     vocab_size: int
     max_positions: int
     pad_token_id: int
-    reads_types: bool
+    token_types: int
 
     _hf_config: ClassVar[Any]
     _hf_model: ClassVar[Any]
@@ -139,8 +142,13 @@ class Encoder(ABC):
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_position_embeddings
         self.pad_token_id = config.pad_token_id or 0
-        self.reads_types = getattr(config, "type_vocab_size", 0) > 1
+        self.token_types = getattr(config, "type_vocab_size", 0)
         self.shared = SharedParts()
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether the embeddings tell the texts of a pair apart by token types."""
+        return self.token_types > 1
 
     @classmethod
     @abstractmethod
@@ -159,9 +167,7 @@ class Encoder(ABC):
             ValueError: It describes a form of the family that is not there.
         """
         cls.check_form(config)
-        # A dtype in it is that of the stored weights; a trunk computes in fp32.
-        numbers = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
-        return cls(cls._hf_config.from_dict(numbers))
+        return cls(cls._hf_config.from_dict({k: v for k, v in config.items() if k not in _NOT_OF_THE_ENCODER}))
 
     @classmethod
     def check_form(cls, config: dict[str, Any]) -> None:
@@ -176,6 +182,11 @@ class Encoder(ABC):
         for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
             if config.get(name):
                 raise ValueError(f"{name} is true; allowed are encoders, which read the whole text")
+        padding, vocabulary = config.get("pad_token_id"), config.get("vocab_size")
+        # PyTorch counts negative ones from the end.
+        if padding is not None and not (type(padding) is int and 0 <= padding < (vocabulary or padding + 1)):
+            last = f" to {vocabulary - 1}" if vocabulary else ""
+            raise ValueError(f"pad_token_id is {padding!r:.{_LONGEST_NAME}}; allowed are ids from 0{last}")
         remote = config.get("auto_map")
         code = remote.get("AutoModel") if isinstance(remote, dict) else None
         if code is not None and str(code).rpartition(".")[2] != cls._hf_model.__name__:

@@ -21,6 +21,8 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.toml_file import explain
 
+_TRIED = ("A text.", "Another one.")
+
 
 class Trunk(nn.Module):
     """A pre-trained encoder that is shared by all heads and never trained.
@@ -174,14 +176,14 @@ def load_trunk(source: str | Path | None = None, progress: ProgressCallback = si
     family, parameters = _family(checkpoint)
     checkpoint.check_size(parameters)
     encoder = _encoder(family, checkpoint)
-    check_ids(tokenizer.file, encoder.vocab_size, _token_types(encoder))
+    check_ids(tokenizer.file, encoder.vocab_size, encoder.token_types if encoder.reads_types else None)
     disagreement = check_agreement(found.folder, tokenizer.file)
     left_out = _load_weights(encoder, checkpoint, parameters)
     # Once the sizes are known to be right. The hashes serve for what is published of a known model, too.
     hashes = {file.name: sha256_file(file) for file in (found.folder / CONFIG, *tokenizer.sources, *checkpoint.weights)}
     found.check(hashes)
     notes = (found.note, tokenizer.note, disagreement, left_out)
-    return Trunk(
+    trunk = Trunk(
         encoder,
         identity=f"{family.family}-{len(encoder.layers)}x{encoder.width}@{_digest(hashes)[:12]}",
         folder=found.folder,
@@ -189,6 +191,8 @@ def load_trunk(source: str | Path | None = None, progress: ProgressCallback = si
         source=found.commit,
         notes=tuple(note for note in notes if note is not None),
     )
+    _try(trunk)
+    return trunk
 
 
 def _family(checkpoint: Checkpoint) -> tuple[type[Encoder], int]:
@@ -220,11 +224,6 @@ def _encoder(family: type[Encoder], checkpoint: Checkpoint) -> Encoder:
         ) from error
 
 
-def _token_types(encoder: Encoder) -> int | None:
-    types = getattr(encoder.embeddings, "token_type_embeddings", None)
-    return int(types.num_embeddings) if types is not None and getattr(encoder, "reads_types", True) else None
-
-
 def _load_weights(encoder: Encoder, checkpoint: Checkpoint, parameters: int) -> str | None:
     """Load the weights; return a note on what of the checkpoint was left out.
 
@@ -246,6 +245,34 @@ def _load_weights(encoder: Encoder, checkpoint: Checkpoint, parameters: int) -> 
         return None
     more = f" and {len(heads) - 3} more" if len(heads) > 3 else ""
     return f"{folder}: left out what is no part of the encoder: {', '.join(heads[:3])}{more}"
+
+
+def _try(trunk: Trunk) -> None:
+    """Run a text and a pair once, padded to one length: numbers that do not go together are told here, not in training.
+
+    Raises:
+        UserError: They cannot be computed, or what comes out are no numbers.
+    """
+    tokenizer = trunk.tokenizer()
+    rows = [tokenizer.encode(_TRIED[0]), tokenizer.encode(*_TRIED)]
+    length = min(max(len(row.ids) for row in rows), trunk.max_positions)
+    fields = ((row.ids, row.type_ids, [1] * len(row.ids)) for row in rows)
+    padding = (trunk.pad_token_id, 0, 0)
+    ids, types, mask = (
+        torch.tensor([(list(row) + [pad] * length)[:length] for row in both])
+        for both, pad in zip(zip(*fields, strict=True), padding, strict=True)
+    )
+    try:
+        last = trunk.states(ids, types, mask, [trunk.depth])[trunk.depth]
+        whole = bool(torch.isfinite(trunk.shared.close(last)[mask.bool()]).all())
+    except Exception as error:  # torch and transformers raise many types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{trunk.folder}: config.json, weights and tokenizer do not go together: the encoder cannot read a text: "
+            f"{reason:.200}"
+        ) from error
+    if not whole:
+        raise UserError(f"{trunk.folder}: the states of a text are not finite: are the weights damaged?")
 
 
 def _digest(hashes: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from onetrunk.files import cache_root
 from onetrunk.nn.checkpoint import CONFIG, INDEX, WEIGHTS, read_index
@@ -86,19 +87,23 @@ class TrunkSource:
     remedy: str = ""
     note: str | None = None
 
-    def check(self, found: Mapping[str, str]) -> None:
-        """Check the hashes of files.
+    def check(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Check the hashes of all files whose hashes were published.
 
         Args:
-            found: File name -> SHA-256.
+            known: File name -> SHA-256, of files that need not be read again.
 
         Raises:
-            UserError: One is not the published one.
+            UserError: One is not the published one, or a file is missing.
         """
         for name, expected in self.sha256.items():
-            if name in found and found[name] != expected:
+            try:
+                found = known.get(name) or sha256_file(self.folder / name)
+            except FileNotFoundError:
+                raise UserError(f"{self.folder / name} is missing: {self.remedy}") from None
+            if found != expected:
                 raise UserError(
-                    f"{self.folder / name} has SHA-256 {found[name][:12]}..., and the published file has "
+                    f"{self.folder / name} has SHA-256 {found[:12]}..., and the published file has "
                     f"{expected[:12]}...: {self.remedy}"
                 )
 
@@ -142,7 +147,7 @@ def trunk_folder(source: str | Path | None = None, progress: ProgressCallback = 
         OneTrunkError: Files could not be fetched or written.
     """
     found = find_trunk(source, progress)
-    found.check({name: sha256_file(found.folder / name) for name in found.sha256})
+    found.check()
     return found.folder
 
 

@@ -75,9 +75,16 @@ def tokenizer_files(folder: Path) -> TokenizerFiles:
     _check_files(folder)
     sources = tuple(folder / name for name in (*vocabulary, *_SETTINGS) if (folder / name).exists())
     made = cache_root() / "tokenizers" / f"{_conversion_key(folder, sources)}.json"
-    if not made.is_file():
+    if not _is_tokenizer(made):
         atomic_write_text(made, _convert(folder, vocabulary))
     return TokenizerFiles(made, sources, f"{folder}: no tokenizer.json in it: made of {vocabulary[0]}, {made}")
+
+
+def _is_tokenizer(file: Path) -> bool:
+    try:
+        return file.is_file() and bool(Tokenizer.from_file(str(file)))
+    except Exception:  # tokenizers raises bare Exception for a broken file
+        return False
 
 
 def check_ids(file: Path, vocab_size: int, token_types: int | None) -> None:
@@ -93,7 +100,7 @@ def check_ids(file: Path, vocab_size: int, token_types: int | None) -> None:
     """
     try:
         tokenizer = Tokenizer.from_str(read_regular(file, max_bytes=_MAX_BYTES).decode())
-        used = tokenizer.encode("a", "b")
+        used = [tokenizer.encode("a"), tokenizer.encode("a", "b")]  # special tokens may differ
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except UserError:
@@ -101,16 +108,17 @@ def check_ids(file: Path, vocab_size: int, token_types: int | None) -> None:
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise UserError(f"{file} is broken: {_reason(error)}") from error
     pieces = tokenizer.get_vocab(with_added_tokens=True)
-    greatest = max([*pieces.values(), *used.ids], default=0)
+    greatest = max([*pieces.values(), *(number for one in used for number in one.ids)], default=0)
     if greatest >= vocab_size:
         piece = next((piece for piece, number in pieces.items() if number == greatest), "a special token")
         raise UserError(
             f"{file}: found id {greatest} ({piece!r:.40}), but the trunk has embeddings for ids 0 to {vocab_size - 1} "
             "(vocab_size in config.json): tokenizer and weights belong to different models"
         )
-    if token_types is not None and max(used.type_ids, default=0) >= token_types:
+    type_id = max((number for one in used for number in one.type_ids), default=0)
+    if token_types is not None and type_id >= token_types:
         raise UserError(
-            f"{file}: it gives token type {max(used.type_ids)} to a pair, but the trunk has embeddings for types 0 to "
+            f"{file}: it gives token type {type_id} to a text, but the trunk has embeddings for types 0 to "
             f"{token_types - 1} (type_vocab_size in config.json): tokenizer and weights belong to different models"
         )
 

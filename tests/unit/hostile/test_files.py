@@ -337,3 +337,19 @@ def test_the_log_is_a_file(tmp_path, put):
     repository.mkdir()
     put(repository / "deployments.jsonl")
     refused(lambda: list(History(repository).entries()))
+
+
+def test_writers_of_one_file_do_not_share_what_they_write_aside(tmp_path):
+    from onetrunk.files import atomic_write
+
+    path = tmp_path / "a.json"
+    # Threads have one process id, and so may processes in containers.
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write_text("first", encoding="utf-8")
+        second.write_text("second", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "first", "the outer one ended last"
+    with atomic_write(tmp_path / "a.toml") as toml, atomic_write(tmp_path / "a.json") as json_file:
+        assert toml != json_file
+        for file in (toml, json_file):
+            file.touch()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "a.toml"]

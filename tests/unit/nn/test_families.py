@@ -234,6 +234,8 @@ def test_positions_counted_from_the_padding_are_not_tokens(family_trunk, family)
         ("nomic_bert", {"n_embd": 32}, "n_embd .*NomicBertModel"),
         ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention"),
+        ("eurobert", {"num_key_value_heads": 3}, "num_key_value_heads is 3; allowed are divisors of .* 4"),
+        ("roberta", {"pad_token_id": -3}, "pad_token_id is -3; allowed are ids from 0 to 49"),
     ],
 )
 def test_a_form_that_would_be_another_model_is_refused(family, values, found):

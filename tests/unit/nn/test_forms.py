@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from onetrunk.nn.families.bert import BertEncoder
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.errors import UserError
 from tests.conftest import VOCAB
@@ -85,8 +86,22 @@ def as_a_classifier(folder):
     model.save_pretrained(folder)
 
 
+def with_one_token_type(folder):
+    weights = weights_of(folder)
+    weights["embeddings.token_type_embeddings.weight"] = weights["embeddings.token_type_embeddings.weight"][:1].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    change_json(folder / "config.json", type_vocab_size=1)
+
+
+def of_config(**values):
+    return lambda folder: change_json(folder / "config.json", **values)
+
+
 FORMS = {
     "one file": lambda folder: None,
+    "one token type": with_one_token_type,
+    "chunks of a feed-forward block": of_config(chunk_size_feed_forward=9),
+    "names of a classifier's labels": of_config(num_labels=3, id2label={"0": "a", "1": "b", "2": "c"}),
     "shards": in_shards,
     "shards of other names": lambda folder: in_shards(folder, ("first.safetensors", "second.safetensors")),
     "shards beside a stale one": shards_beside_a_stale_one,
@@ -183,10 +198,6 @@ def pickled(folder):
     (folder / "model.safetensors").unlink()
 
 
-def of_config(**values):
-    return lambda folder: change_json(folder / "config.json", **values)
-
-
 def without_model_type(folder):
     config = json.loads((folder / "config.json").read_text())
     del config["model_type"]
@@ -196,6 +207,21 @@ def without_model_type(folder):
 def third_token_type(folder):
     text = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(text.replace('"type_id": 1', '"type_id": 2'), encoding="utf-8")
+
+
+def special_token_beyond(folder):
+    # In the template of a single text alone.
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    post = tokenizer["post_processor"]
+    post["special_tokens"]["[X]"] = {"id": "[X]", "ids": [9999], "tokens": ["[X]"]}
+    post["single"][0]["SpecialToken"]["id"] = "[X]"
+    change_json(folder / "tokenizer.json", post_processor=post)
+
+
+def not_a_number(folder):
+    weights = weights_of(folder)
+    weights["encoder.layer.2.output.dense.bias"][3] = torch.nan
+    save_file(weights, folder / "model.safetensors")
 
 
 def more_tokens(folder):
@@ -228,6 +254,13 @@ def empty_map(folder):
         (of_config(model_type=["bert"]), "['bert']"),
         (of_config(transformers_weights="x.safetensors"), "transformers_weights"),
         (of_config(num_attention_heads=5), "bert encoder"),
+        (of_config(num_labels=10**9), "num_labels is 1000000000; allowed are 0 to"),
+        (of_config(num_labels="many"), "num_labels is 'many'"),
+        (of_config(pad_token_id=-1), "pad_token_id is -1; allowed are ids from 0 to"),
+        (of_config(pad_token_id=len(VOCAB)), f"pad_token_id is {len(VOCAB)}; allowed"),
+        (of_config(pad_token_id="0"), "pad_token_id is '0'"),
+        (special_token_beyond, "id 9999 ('a special token')"),
+        (not_a_number, "not finite"),
         (third_token_type, "token type 2"),
         (more_tokens, f"id {len(VOCAB)} ('[NEW]')"),
     ],
@@ -241,6 +274,24 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(folder, make, found):
     assert "\n" not in message
     assert str(folder) in message
     assert found in message
+
+
+@pytest.mark.parametrize("family", ["electra", "albert", "nomic_bert"])
+def test_a_token_type_without_an_embedding_is_refused_in_every_family(family_folder, tmp_path, family):
+    folder = shutil.copytree(family_folder(family), tmp_path / "trunk")
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(re.sub(r'"type_id": ?1', '"type_id":3', text), encoding="utf-8")
+    with pytest.raises(UserError, match=r"token type 3 .* types 0 to 1"):
+        load_trunk(folder)
+
+
+def test_what_fails_only_when_it_runs_is_told_when_a_trunk_is_loaded(folder, monkeypatch):
+    def broken(*states):
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)\nat some place")
+
+    monkeypatch.setattr(BertEncoder, "run_layer", broken)
+    with pytest.raises(UserError, match=r"the encoder cannot read a text: The size of tensor a \(3\) .* b \(4\)$"):
+        load_trunk(folder)
 
 
 def test_the_command_in_the_message_converts_a_pickle(folder):

@@ -3,15 +3,16 @@
 import hashlib
 import io
 import os
+import shutil
 import threading
 import zipfile
 from collections import namedtuple
 
 import pytest
 
-from onetrunk.nn import split_archive, trunk_source
+from onetrunk.nn import split_archive, trunk, trunk_source
 from onetrunk.nn.split_archive import Member, Part, SplitArchive
-from onetrunk.nn.trunk_source import find_trunk, trunk_folder
+from onetrunk.nn.trunk_source import TrunkSource, find_trunk, trunk_folder
 from onetrunk.protocol.errors import OneTrunkError, UserError
 
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(50_000), "inner/tokenizer.json": b"[]" * 100}
@@ -225,6 +226,20 @@ def test_a_known_name_is_fetched_into_the_cache_and_checked(archive, tmp_path, m
     weights.write_bytes(bytes(reversed(weights.read_bytes())))
     with pytest.raises(UserError, match=r"model\.safetensors has SHA-256"):
         trunk_folder("base")
+
+
+def test_every_published_file_is_checked_when_a_trunk_is_loaded(tiny_trunk_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_trunk_folder, tmp_path / "trunk")
+    (folder / "README.md").write_text("a model", encoding="utf-8")
+    hashes = {file.name: sha256(file.read_bytes()) for file in folder.iterdir()}
+    monkeypatch.setattr(trunk, "find_trunk", lambda *given: TrunkSource(folder, sha256=hashes, remedy="fetch it again"))
+    assert trunk.load_trunk("base").folder == folder
+    (folder / "README.md").write_text("another one", encoding="utf-8")
+    with pytest.raises(UserError, match=r"README\.md has SHA-256 .*: fetch it again"):
+        trunk.load_trunk("base")
+    (folder / "README.md").unlink()
+    with pytest.raises(UserError, match=r"README\.md is missing: fetch it again"):
+        trunk.load_trunk("base")
 
 
 def test_what_is_known_of_the_base_trunk_goes_together():

@@ -103,6 +103,11 @@ def test_a_vocabulary_without_tokenizer_is_converted_once_into_the_cache(folder,
     made = trunk.tokenizer_file.stat().st_mtime_ns
     again = load_trunk(folder)
     assert (again.identity, again.tokenizer_file.stat().st_mtime_ns) == (trunk.identity, made)
+    # One that was cut off is made anew.
+    whole = trunk.tokenizer_file.read_bytes()
+    trunk.tokenizer_file.write_bytes(whole[: len(whole) // 2])
+    load_trunk(folder)
+    assert trunk.tokenizer_file.read_bytes() == whole
 
 
 def test_the_identity_follows_the_vocabulary_and_its_settings(folder):

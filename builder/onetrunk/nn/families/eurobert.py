@@ -44,6 +44,17 @@ class EuroBertEncoder(Encoder):
         self.shared = RotaryShared(self._model.rotary_emb, self._model.norm)
 
     @classmethod
+    def check_form(cls, config: dict[str, Any]) -> None:
+        """See ``Encoder.check_form``."""
+        super().check_form(config)
+        shape = _Shape.model_validate(config)
+        heads, shared = shape.num_attention_heads, shape.num_key_value_heads
+        if shared is not None and heads % shared:
+            raise ValueError(
+                f"num_key_value_heads is {shared}; allowed are divisors of num_attention_heads, which is {heads}"
+            )
+
+    @classmethod
     def count_parameters(cls, config: dict[str, Any]) -> int:
         """See ``Encoder.count_parameters``."""
         shape = _Shape.model_validate(config)
