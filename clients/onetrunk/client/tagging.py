@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -66,10 +66,12 @@ class SpansPrediction(Prediction):
         words: The words of the text that were read, and behind them the next ones that were not, at most
             `MOST_UNREAD_WORDS`, split at blanks.
         spans: The spans in the order of the text.
+        tags: The number of each token's tag, padding included, as the model gave them.
     """
 
     words: tuple[Word, ...] = ()
     spans: tuple[Span, ...] = ()
+    tags: NDArray[Any] = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     def record(self, top: int | None) -> dict[str, Any]:
         """See `Prediction.record`. ``top`` has no meaning here."""
@@ -110,12 +112,13 @@ class TaggingReader(Reader):
         assert text is not None, "a task that needs words is asked with texts"
         inside = text.words[text.words[:, 0] >= 0]
         words = words_of(text.text, until=int(inside[:, 2].max(initial=0)))
-        pieces = _pieces(np.asarray(scores), text.words, words)
+        numbers = np.asarray(scores)
+        pieces = _pieces(numbers, text.words, words)
         marked = _marked_words(pieces)
         spans = tuple(_span(one, task.labels or (), words, text.text) for one in marked)
         tagged = _tagged_words(words, pieces, marked, task, text)
         least = min((span.score for span in spans), default=1.0)
-        return SpansPrediction(task.name, None, least, {}, tagged, spans)
+        return SpansPrediction(task.name, None, least, {}, tagged, spans, numbers[:, 0].copy())
 
     def answers(self, task: TaskInfo) -> str:
         """Return the types of its spans."""

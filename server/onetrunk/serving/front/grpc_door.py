@@ -213,7 +213,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
             await gateway.check(question)
             answer = await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
         if question.model in ENSEMBLES:
-            self._observer.drift.note_response(answer)
+            self._observer.drift.note_response(answer, question)
         return answer
 
     async def _drift(self, metadata: Metadata, request: bytes, context: Context) -> bytes:

@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from onetrunk.protocol.names import ENSEMBLES, TEXT, TEXT_PAIR
@@ -49,12 +50,15 @@ class Question:
         columns: The inputs.
         classified: The outputs whose labels are asked for.
         outputs: The outputs that are asked for; empty if that is all of them.
+        pairs: Row -> 1 if it has a second text, 0 if it has none; None if that was not read, or is not known, as of
+            token ids.
     """
 
     model: str
     columns: Sequence[Column]
     classified: Sequence[str]
     outputs: Sequence[str] = ()
+    pairs: bytes | None = None
 
     @property
     def rows(self) -> int:
@@ -68,14 +72,35 @@ def read_message(request: Any, limits: Limits) -> Question:
     for index, tensor in enumerate(request.inputs):
         too_long = None
         if tensor.datatype == "BYTES":
-            if index < len(request.raw_input_contents):
-                sizes = _raw_sizes(request.raw_input_contents[index], limits)
-            else:
-                sizes = map(len, tensor.contents.bytes_contents)
-            too_long = _first_too_long(sizes, limits)
+            content = _raw(request, index)
+            # In a content that is no longer than a text may be, none is too long.
+            if content is None or len(content) > limits.max_text_bytes:
+                too_long = _first_too_long(_message_sizes(request, index), limits)
         columns.append(Column(tensor.name, tensor.shape[0] if tensor.shape else 0, too_long))
     classified = [output.name for output in request.outputs if CLASSIFICATION in output.parameters]
-    return Question(request.model_name, columns, classified, [output.name for output in request.outputs])
+    outputs = [output.name for output in request.outputs]
+    return Question(request.model_name, columns, classified, outputs, _pairs(request, limits))
+
+
+def _raw(request: Any, index: int) -> bytes | None:
+    """Return the content of an input of a ``ModelInferRequest`` if it is raw."""
+    return request.raw_input_contents[index] if index < len(request.raw_input_contents) else None
+
+
+def _message_sizes(request: Any, index: int) -> Iterable[int]:
+    """Return the sizes of the texts of an input of a ``ModelInferRequest``."""
+    content = _raw(request, index)
+    return _raw_sizes(content) if content is not None else map(len, request.inputs[index].contents.bytes_contents)
+
+
+def _pairs(request: Any, limits: Limits) -> bytes | None:
+    """Return row -> 1 if it has a second text, 0 if it has none; None if the request has no texts."""
+    places = {tensor.name: index for index, tensor in enumerate(request.inputs)}
+    if TEXT not in places:
+        return None
+    place = places.get(TEXT_PAIR, places[TEXT])
+    sizes = islice(_message_sizes(request, place), limits.max_texts)
+    return bytes(TEXT_PAIR in places and size > 0 for size in sizes)
 
 
 def check_fields(request: bytes) -> None:
@@ -143,7 +168,8 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
         too_long = None
         if isinstance(size, int) and size >= 0:
             if tensor.get("datatype") == "BYTES":
-                too_long = _first_too_long(_raw_sizes(body[at : at + size], limits), limits)
+                content = body[at : at + size]
+                too_long = _first_too_long(_raw_sizes(content), limits) if size > limits.max_text_bytes else None
             at += size
         elif tensor.get("datatype") == "BYTES" and "data" in tensor:
             too_long = _first_too_long(_text_sizes(str(tensor.get("name")), tensor.get("data")), limits)
@@ -192,10 +218,8 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str | None], limits: Limit
     check_sizes(Question("", columns, ()), limits)
 
 
-def _raw_sizes(content: bytes, limits: Limits) -> Iterable[int]:
+def _raw_sizes(content: bytes) -> Iterable[int]:
     """Return the sizes of texts that each stand behind their length in four bytes."""
-    if len(content) <= limits.max_text_bytes:
-        return  # then none of them is too long
     at = 0
     while at + _LENGTH.size <= len(content):
         (size,) = _LENGTH.unpack_from(content, at)

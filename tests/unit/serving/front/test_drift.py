@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from onetrunk.admin import AdminClient
 from onetrunk.client import Client
-from onetrunk.client.answer import Answer
+from onetrunk.client.answer import Answer, TokenizedText
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.names import CHECK_ID
@@ -22,9 +22,12 @@ from onetrunk.serving.front.drift.comparison import MIN_ANSWERS, compare, index
 from onetrunk.serving.front.drift.counts import Counts, count_predictions, count_scores
 from onetrunk.serving.front.drift.window import MAX_AGE_S, MOST_ANSWERS, PART, Window
 from onetrunk.serving.front.gateway import Gateway
+from onetrunk.serving.front.questions import Question, read_message
+from onetrunk.serving.front.settings import Limits
 from onetrunk.tasks.kinds import get_kind
 from tests.fixtures.fake_triton import TASKS
 
+NAMED = Question("multitask", (), (), ("mood",))
 EVEN = [0, 0, 0, 0, 0, 0.2, 0.2, 0.2, 0.2, 0.2]
 
 
@@ -106,6 +109,23 @@ def test_counts_of_tags_and_numbers_are_those_of_the_builder():
     assert compare(served, count_scores(served, numbers / 3)).psi["numbers"] > 0.25
 
 
+def test_spans_count_as_in_the_reference_whoever_asks():
+    """Those of tokens, though a client reads whole words, of which each is in one span."""
+    served = task("tagging", ("x", "y"), scheme="BIO", reference={"rows": 9, "labels": [0.5, 0.5], "spans": 1.0})
+    # "un" and "##well" begin two spans in one word, of two types or of one.
+    tags = [[0, 1, 3, 0, 0, 0], [0, 1, 1, 0, 0, -1], [0, 0, 0, 0, -1, -1]]
+    scores = np.stack([np.array(tags), np.full((3, 6), 0.9)], axis=-1).astype(np.float32)
+    words = np.array([[-1, -1, -1], [0, 0, 2], [0, 2, 6], [1, 7, 10], [-1, -1, -1], [-1, -1, -1]])
+    text = TokenizedText("unwell fox", False, words)
+    read = [reader_of(served).read(served, row.tolist(), text) for row in scores]
+    assert [len(one.spans) for one in read] == [1, 1, 0], "a word is in one span at most"
+    # Shorter batches are padded less.
+    read[2] = reader_of(served).read(served, scores[2, :4].tolist(), TokenizedText("unwell fox", False, words[:4]))
+    counted = count_predictions(served, read)
+    assert counted == count_scores(served, scores)
+    assert (counted.spans, counted.labels) == (4, {0: 2, 1: 1, 2: 1})
+
+
 def test_rare_labels_are_compared_together():
     """Of 51 labels, 50 are rare: three categories, whatever the mix of the rare ones."""
     labels = tuple(f"l{number}" for number in range(51))
@@ -157,7 +177,7 @@ def test_answers_wait_until_the_tasks_are_known():
     """A worker of the front answers before it has read the tasks."""
     monitor = DriftMonitor()
     monitor.note(answers(sure(100, 50)))
-    monitor.note_response(response(sure(50, 25)).SerializeToString())
+    monitor.note_response(response(sure(50, 25)).SerializeToString(), NAMED)
     monitor.count({})
     assert monitor.drifts({"mood": MOOD})["mood"].answers == 150
 
@@ -166,10 +186,26 @@ def test_what_waits_to_be_counted_is_bounded():
     monitor = DriftMonitor()
     for _ in range(30):
         monitor.note(answers(sure(200, 100)))
-        monitor.note_response(bytes(2 << 20))
+        monitor.note_response(bytes(2 << 20), NAMED)
     assert len(monitor._answers) == 2000
     assert monitor._response_bytes <= 8 << 20
     assert monitor.drifts({"mood": MOOD})["mood"].answers == 2000
+
+
+def asking(texts, pairs=None, outputs=(), raw=True):
+    """A question about texts, or about pairs, as the door for gRPC reads it."""
+    message = service_pb2.ModelInferRequest(model_name="multitask")
+    for name in outputs:
+        message.outputs.add(name=name)
+    for name, column in (("text", texts), ("text_pair", pairs)):
+        if column is not None:
+            tensor = message.inputs.add(name=name, datatype="BYTES", shape=[len(column), 1])
+            if raw:
+                content = b"".join(len(text).to_bytes(4, "little") + text for text in column)
+                message.raw_input_contents.append(content)
+            else:
+                tensor.contents.bytes_contents.extend(column)
+    return read_message(message, Limits(max_texts=100))
 
 
 def response(scores, request_id="", name="mood"):
@@ -181,17 +217,49 @@ def response(scores, request_id="", name="mood"):
 
 def test_answers_that_are_passed_on_count_and_checks_do_not():
     monitor = DriftMonitor()
-    monitor.note_response(response(sure(150, 75)).SerializeToString())
-    monitor.note_response(response(sure(900, 75), CHECK_ID).SerializeToString())
+    monitor.note_response(response(sure(150, 75)).SerializeToString(), NAMED)
+    monitor.note_response(response(sure(900, 75), CHECK_ID).SerializeToString(), NAMED)
     lying = response(sure(10, 5))
     lying.outputs[0].shape[0] = 900
     shared = response(sure(10, 5))
     shared.outputs.add(name="other", datatype="FP32", shape=[10, 2])
     for wrong in (lying.SerializeToString(), shared.SerializeToString(), b"\xff\xff", b""):
-        monitor.note_response(wrong)
-    monitor.note_response(response(np.full((10, 2), np.nan)).SerializeToString())
-    monitor.note_response(response(np.ones((10, 3))).SerializeToString())
+        monitor.note_response(wrong, NAMED)
+    monitor.note_response(response(np.full((10, 2), np.nan)).SerializeToString(), NAMED)
+    monitor.note_response(response(np.ones((10, 3))).SerializeToString(), NAMED)
     assert monitor.drifts({"mood": MOOD})["mood"].answers == 150
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("outputs", [(), ("mood", "both")])
+def test_answers_count_only_if_the_texts_have_the_tasks_form(raw, outputs):
+    """Without names of outputs, Triton answers each task about each row."""
+    both = MOOD.model_copy(update={"name": "both", "form": "pair"})
+    tasks = {"mood": MOOD, "both": both}
+    monitor = DriftMonitor()
+
+    def note(question, rows):
+        answered = response(sure(rows, rows // 2))
+        answered.MergeFrom(response(sure(rows, rows // 2), name="both"))
+        monitor.note_response(answered.SerializeToString(), question)
+
+    def counted():
+        return {name: drift.answers for name, drift in monitor.drifts(tasks).items()}
+
+    note(asking([b"a text"] * 10, outputs=outputs, raw=raw), 10)
+    assert counted() == {"mood": 10, "both": 0}
+    note(asking([b"a text"] * 20, [b"another"] * 20, outputs, raw), 20)
+    assert counted() == {"mood": 10, "both": 20}
+    note(asking([b"a text"] * 5, [b"", b"", b"another", b"", b""], outputs, raw), 5)
+    assert counted() == {"mood": 14, "both": 21}
+    note(asking([b"a text"] * 5, [b"another"] * 4, outputs, raw), 5)
+    assert counted() == {"mood": 14, "both": 21}, "not as many as there are answers"
+    tokens = service_pb2.ModelInferRequest(model_name="multitask_tokens")
+    tokens.inputs.add(name="input_ids", datatype="INT64", shape=[3, 1])
+    for name in outputs:
+        tokens.outputs.add(name=name)
+    note(read_message(tokens, Limits()), 3)
+    assert counted() == ({"mood": 17, "both": 24} if outputs else {"mood": 14, "both": 21})
 
 
 def test_workers_add_up_what_they_counted(tmp_path):

@@ -65,10 +65,12 @@ def count_predictions(task: TaskInfo, predictions: list[Prediction]) -> Counts |
     labels = task.labels or ()
     first = predictions[0]
     if isinstance(first, SpansPrediction):
-        places = {label: place for place, label in enumerate(labels)}
-        spans = [said.spans for said in predictions if isinstance(said, SpansPrediction)]
-        types = [{places[span.type] for span in some} or {len(labels)} for some in spans]
-        return Counts(len(spans), Counter(place for some in types for place in some), spans=sum(map(len, spans)))
+        # Not its spans, which are of whole words: the reference counts those of tokens.
+        rows = [said.tags for said in predictions if isinstance(said, SpansPrediction)]
+        tags = np.zeros((len(rows), max(map(len, rows))))
+        for place, row in enumerate(rows):
+            tags[place, : len(row)] = row
+        return _of_tags(tags, len(labels))
     if isinstance(first, NumberPrediction):
         return count_scores(task, np.array([[said.score] for said in predictions]))
     if isinstance(first, LabelPrediction | LabelsPrediction):

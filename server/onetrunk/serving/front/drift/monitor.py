@@ -23,6 +23,7 @@ from onetrunk.protocol.names import CHECK_ID
 from onetrunk.serving.front.drift.comparison import Drift, compare
 from onetrunk.serving.front.drift.counts import Counts, count_predictions, count_scores
 from onetrunk.serving.front.drift.window import PART, Window
+from onetrunk.serving.front.questions import Question
 
 log = logging.getLogger("onetrunk.serving.front")
 
@@ -50,7 +51,7 @@ class DriftMonitor:
         self._folder, self._clock = folder, clock
         self._windows: dict[str, tuple[TaskInfo, Window]] = {}
         self._answers: list[Answer] = []
-        self._responses: list[bytes] = []
+        self._responses: list[tuple[bytes, bytes | None]] = []
         self._response_bytes = 0
         self._told_at = 0.0
 
@@ -58,10 +59,17 @@ class DriftMonitor:
         """Note answers that the front has read."""
         self._answers.extend(answers[: MOST_WAITING - len(self._answers)])
 
-    def note_response(self, response: bytes) -> None:
-        """Note a serialized ``ModelInferResponse`` that is passed on."""
+    def note_response(self, response: bytes, question: Question) -> None:
+        """Note a serialized ``ModelInferResponse`` that is passed on, of a request to an ensemble.
+
+        Where texts are sent, a task answers for the rows of its form only: if a request names no outputs, Triton also
+        answers a task of pairs about single texts, and that says nothing. Token ids do not tell their form, so of them
+        the tasks count that the request names.
+        """
+        if question.pairs is None and not question.outputs:
+            return
         if self._response_bytes + len(response) <= MOST_WAITING_BYTES and len(self._responses) < MOST_WAITING:
-            self._responses.append(response)
+            self._responses.append((response, question.pairs))
             self._response_bytes += len(response)
 
     def count(self, tasks: Tasks) -> None:
@@ -86,9 +94,11 @@ class DriftMonitor:
             self._add(tasks.get(name), predictions, count_predictions)
         # Together, since numpy takes as long for one text as for a hundred.
         given: dict[tuple[str, tuple[int, ...]], list[NDArray[np.float32]]] = {}
-        for response in responses:
+        for response, pairs in responses:
             for name, scores in _scores(response):
-                given.setdefault((name, scores.shape[1:]), []).append(scores)
+                asked = tasks.get(name)
+                if asked is not None and len(fitting := _of_form(asked, scores, pairs)):
+                    given.setdefault((name, scores.shape[1:]), []).append(fitting)
         for (name, _), parts in given.items():
             self._add(tasks.get(name), np.concatenate(parts), count_scores)
         if self._folder is not None and (answers or responses or self._clock() - self._told_at > TELL_S):
@@ -182,6 +192,20 @@ class DriftMonitor:
                     yield json.loads(path.read_text(encoding="utf-8"))
                 except (OSError, ValueError):
                     continue
+
+
+def _of_form(task: TaskInfo, scores: NDArray[np.float32], pairs: bytes | None) -> NDArray[np.float32]:
+    """Return the scores of the rows whose form is the task's. *Shape:* (rows, *dims), also of what is returned.
+
+    Args:
+        task: The task.
+        scores: The scores of all rows.
+        pairs: Row -> whether it is a pair; None if the task was asked about rows of its form.
+    """
+    if pairs is None:
+        return scores
+    fits = np.frombuffer(pairs, np.bool_) == (task.form == "pair")
+    return scores[fits] if len(fits) == len(scores) else scores[:0]
 
 
 def _scores(response: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
