@@ -82,6 +82,11 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
     metavar="FILE",
     help="Texts without labels for the teacher: one a line, or a column of a table or of JSON lines.",
 )
+@click.option(
+    "--curve",
+    is_flag=True,
+    help="Also train on an eighth, a quarter and a half of the texts, and say whether more labels would help.",
+)
 @click.option("--force", is_flag=True, help="Train again, even if the head is finished.")
 @experiment_options(max_length="the task's recipe")
 @bundle_options
@@ -136,6 +141,7 @@ def _trainer(
             force=options["force"],
             skip_bad_rows=options["skip_bad_rows"],
             lesson=lesson,
+            curve=options["curve"],
             progress=progress,
         )
 

@@ -285,16 +285,25 @@ def _print_outcome(result: TrainResult) -> None:
 
 
 def _print_results(results: Sequence[TrainResult], as_json: bool) -> None:
-    from onetrunk.training.results import COLUMNS, as_values, row_cells
+    from onetrunk.training.results import COLUMNS, CURVE_COLUMNS, as_values, curve_cells, row_cells
 
     if as_json:
         click.echo(json.dumps([as_values(result) for result in results], indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True, justify="left" if column in ("task", "dev score") else "right")
+    _print_table(COLUMNS, [row_cells(result) for result in results])
     for result in results:
-        table.add_row(*row_cells(result))
+        if (curve := result.curve) is not None:
+            click.echo()
+            rows = [curve_cells(result.spec.task, curve.metric, point) for point in curve.points]
+            _print_table(CURVE_COLUMNS, rows)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="left" if column in ("task", "dev score") else "right")
+    for row in rows:
+        table.add_row(*row)
     console = Console(highlight=False)
     if not console.is_terminal:
         # A pipe has no width that a row must fit into.

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onetrunk.protocol.errors import UserError
@@ -163,10 +164,26 @@ def _part(
     return [texts[row] for row in chosen], [targets[row] for row in chosen]
 
 
-def split_number(text: Text) -> float:
+def split_number(text: Text, salt: str = "") -> float:
     """Return a number from 0 to 1 for a text, equal for texts that differ only in white space or in case."""
-    digest = hashlib.sha256("\0".join(normalized(text)).encode()).digest()
+    digest = hashlib.sha256((salt + "\0".join(normalized(text))).encode()).digest()
     return float(int.from_bytes(digest[:8], "big") / 2**64)
+
+
+def part_of(texts: Texts, share: float) -> NDArray[np.int64]:
+    """Return the rows of a share of texts, which the hash of a text decides: a smaller share is part of a larger one.
+
+    Args:
+        texts: The texts.
+        share: The share, above 0. At least one row is returned.
+
+    Returns:
+        *Shape:* (chosen,)
+    """
+    # Not the number that decides between train and dev: all train texts have a high one.
+    draws = np.array([split_number(text, "part") for text in texts])
+    chosen = np.flatnonzero(draws < share)
+    return chosen if len(chosen) else draws.argmin(keepdims=True)
 
 
 def overlap_notes(train: Examples, dev: Examples) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onetrunk.files import cache_root
 from onetrunk.nn.bundle import OWN_LABELS, TEACHERS_LABELS, load_bundle, save_bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
@@ -21,6 +22,7 @@ from onetrunk.tasks.records import SPLITS
 from onetrunk.tasks.soft_targets import SoftTeacher
 from onetrunk.tasks.task_file import DEV_SHARE
 from onetrunk.training.compute import DeviceName, TrunkDtype
+from onetrunk.training.curve import learning_curve
 from onetrunk.training.evaluation import evaluate
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import Lessons, make_lessons
@@ -46,6 +48,7 @@ def train(
     force: bool = False,
     skip_bad_rows: bool = False,
     lesson: Lesson | None = None,
+    curve: bool = False,
     progress: ProgressCallback = silent,
 ) -> TrainResult:
     """Train a task's head on the trunk's cached states, and write its bundle.
@@ -65,6 +68,7 @@ def train(
         force: Whether to train although a bundle of the same recipe, trunk and data exists.
         skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
         lesson: A teacher from outside, and the texts that it labels; None trains on the labels alone.
+        curve: Whether to train on parts of the texts as well, for a learning curve. It leaves the bundle as it is.
         progress: Called as the trunk's pass and the training go on.
 
     Raises:
@@ -82,6 +86,7 @@ def train(
         trunk_dtype=trunk_dtype,
         max_length=recipe.max_length,
         skip_bad_rows=skip_bad_rows,
+        runs=cache_root(cache) / "curves",
     )
     experiment = Experiment(config, trunk)
     spec = RunSpec(task=task.name, role="fork", recipe=recipe)
@@ -94,7 +99,8 @@ def train(
         experiment.teach(task.name, _lessons(task, lesson, experiment, progress))
     if not force and (found := _finished_bundle(heads / task.name, _input_spec(spec, experiment))):
         notes = experiment.data_notes(task.name)
-        return TrainResult(found, heads / task.name, already_there=True, notes=notes)
+        result = TrainResult(found, heads / task.name, already_there=True, notes=notes)
+        return _with_curve(result, spec, experiment, progress) if curve else result
 
     for split in SPLITS:
         experiment.states(task.name, split, [recipe.resolved_tap], progress)
@@ -104,7 +110,12 @@ def train(
     run = trainer.train(progress=progress)
     result = write_bundle(head_with_weights(spec, run.weights, experiment), run.record, experiment, heads=heads)
     trainer.checkpoint.remove()
-    return result
+    return _with_curve(result, spec, experiment, progress) if curve else result
+
+
+def _with_curve(result: TrainResult, spec: RunSpec, experiment: Experiment, progress: ProgressCallback) -> TrainResult:
+    curve = learning_curve(spec, experiment, result.spec, progress)
+    return replace(result, curve=curve, notes=(*result.notes, curve.note))
 
 
 @dataclass(frozen=True)

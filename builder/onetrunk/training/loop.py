@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onetrunk.progress import ProgressCallback, silent
@@ -60,6 +61,7 @@ def fit(
     dev: LabelledStates,
     *,
     objective: Objective | None = None,
+    rows: NDArray[np.int64] | None = None,
     resume: FitState | None = None,
     after_epoch: Callable[[FitState], bool | None] = lambda state: None,
     progress: ProgressCallback = silent,
@@ -76,6 +78,7 @@ def fit(
         train: The training data.
         dev: The data that each epoch is scored on.
         objective: The loss; None is the kind's own loss against the targets of ``train``.
+        rows: The rows of ``train`` to train on; None is all. *Shape:* (chosen,)
         resume: The state to resume from.
         after_epoch: Called with the state after every epoch; training stops where it returns True.
         progress: Called after each step.
@@ -94,7 +97,7 @@ def fit(
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
     with torch.random.fork_rng(devices), _threads(recipe, model):
         for epoch in range(len(state.losses) if state else 0, recipe.epochs):
-            loss = _run_epoch(model, optimizer, task, recipe, train.states, objective, epoch, progress)
+            loss = _run_epoch(model, optimizer, task, recipe, train.states, rows, objective, epoch, progress)
             _check_weights(model, task, epoch)
             scores = evaluate(model, dev, task).scores
             _check_score(scores[task.metric], task, epoch)
@@ -111,12 +114,16 @@ def _run_epoch(
     task: Task,
     recipe: Recipe,
     states: States,
+    chosen: NDArray[np.int64] | None,
     objective: Objective,
     epoch: int,
     progress: ProgressCallback,
 ) -> float:
     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
-    batches = epoch_batches(states.lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+    lengths = states.lengths if chosen is None else states.lengths[chosen]
+    batches = epoch_batches(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+    if chosen is not None:
+        batches = [chosen[batch] for batch in batches]
     steps = len(batches) * recipe.epochs
     device = next(model.parameters()).device
     model.train()
@@ -141,7 +148,7 @@ def _run_epoch(
         optimizer.step()
         total += value * len(rows)
         progress(f"{task.name}: epoch {epoch + 1} of {recipe.epochs}", step + 1, steps)
-    return total / len(states.lengths)
+    return total / len(lengths)
 
 
 def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:

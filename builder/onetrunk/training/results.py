@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.head_spec import HeadSpec
 
+# torch is imported where it computes: the table of results does not need it.
+if TYPE_CHECKING:
+    from onetrunk.training.curve import CurvePoint, LearningCurve
+
 COLUMNS = ("task", "tap", "layers", "dev score", "best epoch", "train rows", "dev rows", "trunk s", "head s")
+CURVE_COLUMNS = ("task", "train rows", "share", "dev score", "epochs", "head s")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class TrainResult:
         train_seconds: What training the head took, evaluations included, over all sessions of a resumed training.
         cache_bytes: The size of the states that the head was trained and evaluated on.
         notes: What a user should know: rows left out, texts cut, labels that never occur.
+        curve: The learning curve, if it was asked for.
     """
 
     spec: HeadSpec
@@ -37,6 +43,7 @@ class TrainResult:
     train_seconds: float = 0.0
     cache_bytes: int = 0
     notes: tuple[str, ...] = ()
+    curve: LearningCurve | None = None
 
     @property
     def score(self) -> float:
@@ -61,6 +68,18 @@ def row_cells(result: TrainResult) -> tuple[str, ...]:
     )
 
 
+def curve_cells(task: str, metric: str, point: CurvePoint) -> tuple[str, ...]:
+    """Return the table row of a point of a task's learning curve."""
+    return (
+        task,
+        f"{point.texts:,}",
+        f"{100 * point.share:g} %",
+        f"{metric} {100 * point.score:.1f}",
+        str(point.epochs),
+        f"{point.seconds:.1f}",
+    )
+
+
 def as_values(result: TrainResult) -> dict[str, Any]:
     """Return a result as plain values, for JSON."""
     return {
@@ -70,6 +89,7 @@ def as_values(result: TrainResult) -> dict[str, Any]:
         "epoch_scores": list(result.epoch_scores),
         "cache_bytes": result.cache_bytes,
         "notes": list(result.notes),
+        **({"curve": result.curve.as_values()} if result.curve is not None else {}),
     }
 
 
@@ -100,6 +120,7 @@ def write_report(path: Path, results: Sequence[TrainResult], *, command: str, ma
         "The best epoch is chosen on the same dev data, so the scores are a little optimistic.",
         "Trunk s: the trunk's pass over train and dev texts, once, whatever is trained on it; "
         "head s: all epochs on its cached states.",
+        *_curves(results),
     ]
     values = {"command": command, "machine": machine, "heads": [as_values(result) for result in results]}
     try:
@@ -108,6 +129,19 @@ def write_report(path: Path, results: Sequence[TrainResult], *, command: str, ma
         path.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
+
+
+def _curves(results: Sequence[TrainResult]) -> Iterator[str]:
+    """Yield the lines of the learning curves, if there are any."""
+    curves = [(result.spec.task, result.curve) for result in results if result.curve is not None]
+    if not curves:
+        return
+    yield from ("", "## Learning curves", "", f"| {' | '.join(CURVE_COLUMNS)} |", f"|{'---|' * len(CURVE_COLUMNS)}")
+    for task, curve in curves:
+        for point in curve.points:
+            yield f"| {' | '.join(curve_cells(task, curve.metric, point))} |"
+    yield ""
+    yield from (f"- {task}: {curve.note}." for task, curve in curves)
 
 
 def check_report_path(path: Path) -> None:

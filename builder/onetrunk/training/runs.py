@@ -64,6 +64,7 @@ class RunSpec(BaseModel):
             starting from the trunk's own layers.
         recipe: How it is trained, with its tap and layers.
         distillation: How a student learns; None for other roles.
+        share: The share of the train texts that a ``fork`` is trained on, for a learning curve.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +73,7 @@ class RunSpec(BaseModel):
     role: Role
     recipe: Recipe
     distillation: Distillation | None = None
+    share: float = Field(default=1.0, gt=0, le=1)
 
     def key(self, *facts: str) -> str:
         """Return a hash over the spec and the facts that are not in it: trunk, data, device."""

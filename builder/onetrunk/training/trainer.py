@@ -19,6 +19,7 @@ import torch
 from onetrunk.files import atomic_write
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.tasks import Task
+from onetrunk.tasks.examples import part_of
 from onetrunk.training.compute import describe_machine
 from onetrunk.training.distillation import training_data
 from onetrunk.training.experiment import Experiment
@@ -170,6 +171,12 @@ class Trainer:
         resumed, costs = self.checkpoint.load() or (None, Costs())
         stopwatch = _Stopwatch(costs)
         train, objective = training_data(self._spec, self._experiment, model)
+        # The states of all texts are cached, so a part of them costs no pass of the trunk.
+        rows = (
+            part_of(self._experiment.examples(self._spec.task, "train").texts, self._spec.share)
+            if self._spec.share < 1
+            else None
+        )
         stopwatch.read()
         if resumed is None:
             costs.labelling_cpu_seconds = costs.cpu_seconds
@@ -192,6 +199,7 @@ class Trainer:
                 train,
                 dev,
                 objective=objective,
+                rows=rows,
                 resume=resumed,
                 after_epoch=after_epoch,
                 progress=progress,
@@ -201,7 +209,8 @@ class Trainer:
             self.checkpoint.remove()
             raise
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        return TrainedRun(self._record(state, costs, parameters, len(train.states.lengths)), state.best_weights)
+        texts = len(train.states.lengths) if rows is None else len(rows)
+        return TrainedRun(self._record(state, costs, parameters, texts), state.best_weights)
 
     def _record(self, state: FitState, costs: Costs, parameters: int, texts: int) -> RunRecord:
         best = state.best_epoch(self._task.metric)

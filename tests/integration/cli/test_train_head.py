@@ -75,6 +75,20 @@ def test_options_override_the_recipe(invoke):
     assert len(head["epoch_scores"]) == 2
 
 
+def test_curve_is_told_and_written(invoke, tmp_path):
+    result = invoke("one", "--curve", "--results", "heads.md")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()[3:]]
+    assert rows[0][:3] == ["task", "train", "rows"]
+    assert [row[2] for row in rows[1:]] == ["12.5", "25", "50", "100"]
+    assert "one: note: from " in result.stderr
+    assert "## Learning curves" in (tmp_path / "heads.md").read_text()
+    [head] = json.loads((tmp_path / "heads.json").read_text())["heads"]
+    assert [point["share"] for point in head["curve"]["points"]] == [0.125, 0.25, 0.5, 1]
+    assert head["curve"]["points"][3]["texts"] == head["data"]["train_rows"]
+    assert head["curve"]["note"] in (tmp_path / "heads.md").read_text()
+
+
 def test_second_run_trains_nothing_and_says_so(invoke):
     first = invoke("one", "--json")
     again = invoke("one", "--json")

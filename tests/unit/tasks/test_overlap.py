@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from onetrunk.tasks import read_examples
-from onetrunk.tasks.examples import Examples, overlap_notes
+from onetrunk.tasks import Task, read_examples
+from onetrunk.tasks.examples import Examples, overlap_notes, part_of
 from onetrunk.training import train
 
 
@@ -49,3 +49,20 @@ def test_training_tells_it_also_where_it_was_finished_earlier(mood, tiny_trunk, 
         result = train(mood, tiny_trunk, **places)
         assert result.already_there == already_there
         assert f"{count} of 60 dev texts are also in train" in result.notes
+
+
+def test_a_part_of_the_texts_is_part_of_a_larger_one_whatever_else_there_is():
+    texts = [f"text {number}" for number in range(2000)]
+    chosen = [{texts[row] for row in part_of(texts, share)} for share in (1 / 8, 1 / 4, 1 / 2, 1)]
+    assert chosen[0] < chosen[1] < chosen[2] < chosen[3] == set(texts)
+    assert [len(part) for part in chosen] == pytest.approx([250, 500, 1000, 2000], rel=0.2)
+    assert {texts[row] for row in part_of(texts[:1000], 1 / 8)} == chosen[0] & set(texts[:1000])
+    assert len(part_of(["one text"], 1e-9)) == 1
+
+
+def test_a_part_of_the_train_texts_does_not_follow_from_a_share_for_dev(tmp_path):
+    """Else all train texts would be beyond the share, and the parts of them empty or all of them."""
+    (tmp_path / "rows.csv").write_text("sentence,label\n" + "".join(f"text {row},a\n" for row in range(1000)))
+    task = Task(name="t", labels=("a", "b"), train="rows.csv", dev=0.5, folder=tmp_path)
+    train_texts = read_examples(task, "train").texts
+    assert len(part_of(train_texts, 1 / 4)) == pytest.approx(len(train_texts) / 4, rel=0.3)

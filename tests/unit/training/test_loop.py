@@ -65,6 +65,20 @@ def test_head_learns_and_the_trunk_stays_bit_for_bit(mood, tiny_trunk, data):
     assert state.scores[state.best_epoch("accuracy")]["accuracy"] > 0.8  # chance is a half
 
 
+def test_of_some_rows_nothing_else_is_trained_on(mood, head, data):
+    seen = []
+
+    def objective(raw, rows):
+        seen.extend(rows.tolist())
+        return raw.square().mean()
+
+    rows = np.array([3, 50, 51, 120, 199])
+    fit(
+        head, mood, mood.recipe.model_copy(update={"epochs": 2, "batch_size": 2}), *data, objective=objective, rows=rows
+    )
+    assert sorted(seen) == sorted([*rows, *rows])
+
+
 def test_only_the_heads_own_parameters_train(mood, tiny_trunk, head, data):
     before = weights(head)
     fit(head, mood, mood.recipe.model_copy(update={"epochs": 1}), *data)
