@@ -22,8 +22,10 @@ from onetrunk.protocol.command import errors_end_command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onetrunk.adopt.teacher import ModelTeacher
     from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Recipe, Task
+    from onetrunk.tasks.soft_file import SoftFile
     from onetrunk.training import TrainResult
     from onetrunk.training.bundles import Lesson
 
@@ -35,6 +37,7 @@ Examples:
   train-head my/spam.toml                      a task of your own
   train-head my/spam.toml --teacher my/model --texts traffic.txt
                                                what a fine-tuned classifier says
+  train-head my/spam.toml --teacher said.jsonl what a language model or people said
 
 \b
 A task of your own is a table, JSON or another file of texts with labels, and a file
@@ -73,8 +76,9 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
 )
 @click.option(
     "--teacher",
-    metavar="FOLDER|HUB-ID",
-    help="A fine-tuned classifier of the same task: its answers are learned beside the labels, or in their place.",
+    metavar="FOLDER|HUB-ID|FILE",
+    help="A fine-tuned classifier of the same task, or a file of soft labels: its answers are learned beside the "
+    "labels, or in their place.",
 )
 @click.option(
     "--texts",
@@ -107,18 +111,24 @@ def train_head(
     with errors_end_command():
         taught = options["teacher"] is not None
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
-        _check_teacher(list(chosen.values()), options["teacher"], options["texts"])
+        soft = _check_teacher(
+            list(chosen.values()), options["teacher"], options["texts"], skip_bad_rows=options["skip_bad_rows"]
+        )
         check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
         train_all(
             list(chosen),
-            lambda progress: _trainer(chosen, trunk, options, progress),
+            lambda progress: _trainer(chosen, trunk, soft, options, progress),
             results=results,
             as_json=as_json,
         )
 
 
 def _trainer(
-    tasks: dict[str, Task], trunk_name: str | None, options: dict[str, Any], progress: ProgressCallback
+    tasks: dict[str, Task],
+    trunk_name: str | None,
+    soft: SoftFile | None,
+    options: dict[str, Any],
+    progress: ProgressCallback,
 ) -> Callable[[str, ProgressCallback], TrainResult]:
     # Imported here: --help and a mistyped option need no torch.
     from onetrunk.nn.trunk import load_trunk
@@ -126,7 +136,7 @@ def _trainer(
 
     trunk = load_trunk(trunk_name, progress)
     print_trunk_notes(trunk.notes)
-    lesson = _lesson(next(iter(tasks.values())), options) if options["teacher"] is not None else None
+    lesson = _lesson(next(iter(tasks.values())), soft, options) if options["teacher"] is not None else None
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(
@@ -148,30 +158,50 @@ def _trainer(
     return train_one
 
 
-def _check_teacher(tasks: list[Task], teacher: str | None, texts: Path | None) -> None:
-    """Check what can be checked of a teacher before torch is loaded.
+def _check_teacher(
+    tasks: list[Task], teacher: str | None, texts: Path | None, *, skip_bad_rows: bool
+) -> SoftFile | None:
+    """Check what can be checked of a teacher before torch is loaded, and return one that is a file of soft labels.
 
     Raises:
-        UserError: The options do not go together.
+        UserError: The options do not go together, or the file cannot be used.
     """
     from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks.soft_file import open_soft_file
 
     if teacher is None:
         if texts is not None:
             raise UserError("--texts: texts without labels need a teacher: give --teacher too")
-        return
+        return None
     if len(tasks) > 1:
         raise UserError("--teacher: a teacher knows one task, so name one; adopt-models takes many models")
+    if Path(teacher).is_file():
+        soft = open_soft_file(Path(teacher), tasks[0], skip_bad_rows=skip_bad_rows)
+        for note in soft.notes:
+            click.echo(f"note: {note}", err=True)
+        return soft
     if texts is None and not tasks[0].train:
         raise UserError(f"task {tasks[0].name}: it names no train data, so give texts for the teacher by --texts")
+    return None
 
 
-def _lesson(task: Task, options: dict[str, Any]) -> Lesson:
+def _lesson(task: Task, soft: SoftFile | None, options: dict[str, Any]) -> Lesson:
+    from onetrunk.tasks.text_file import read_texts
+    from onetrunk.training.bundles import Lesson
+
+    teacher = soft if soft is not None else _model_teacher(task, options)
+    if options["texts"] is None:
+        return Lesson(teacher) if soft is None else Lesson(teacher, source=options["teacher"])
+    rows = read_texts(options["texts"], form=task.form, skip_bad_rows=options["skip_bad_rows"])
+    for note in rows.notes:
+        click.echo(f"note: {note}", err=True)
+    return Lesson(teacher, rows.texts, rows.source)  # type: ignore[arg-type]
+
+
+def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:
     from onetrunk.adopt.classifier import open_classifier
     from onetrunk.adopt.teacher import ModelTeacher
     from onetrunk.protocol.errors import UserError
-    from onetrunk.tasks.text_file import read_texts
-    from onetrunk.training.bundles import Lesson
     from onetrunk.training.compute import choose_device
 
     classifier = open_classifier(options["teacher"], name=task.name, kind=task.kind)
@@ -179,13 +209,7 @@ def _lesson(task: Task, options: dict[str, Any]) -> Lesson:
         raise UserError(f"{classifier.folder}: a model of kind {classifier.kind}; task {task.name} is of {task.kind}")
     for note in classifier.notes:
         click.echo(f"note: {note}", err=True)
-    teacher = ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))
-    if options["texts"] is None:
-        return Lesson(teacher)
-    rows = read_texts(options["texts"], form=task.form, skip_bad_rows=options["skip_bad_rows"])
-    for note in rows.notes:
-        click.echo(f"note: {note}", err=True)
-    return Lesson(teacher, rows.texts, rows.source)  # type: ignore[arg-type]
+    return ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))
 
 
 def _recipe(task: Task, options: dict[str, float | str | None]) -> Recipe:

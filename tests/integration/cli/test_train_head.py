@@ -75,6 +75,32 @@ def test_options_override_the_recipe(invoke):
     assert len(head["epoch_scores"]) == 2
 
 
+def test_a_file_of_soft_labels_teaches_a_task_without_data(invoke, tmp_path):
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    soft = [
+        {
+            "text": row["sentence"],
+            "probabilities": {row["label"]: 0.9, {"good": "bad", "bad": "good"}[row["label"]]: 0.1},
+        }
+        for row in rows
+    ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in soft))
+    (tmp_path / "tasks" / "said.toml").write_text('labels = ["bad", "good"]\n[recipe]\ntap = 0\nmax_length = 32\n')
+    result = invoke("said", "--teacher", str(tmp_path / "said.jsonl"), "--epochs", "6", "--lr", "3e-3", "--json")
+    assert result.exit_code == 0, result.output
+    [head] = json.loads(result.stdout)
+    assert head["scores"]["accuracy"] > 0.9
+    assert head["data"]["teacher_name"] == "said.jsonl"
+    assert head["data"]["train_rows"] + head["data"]["dev_rows"] == len({row["sentence"] for row in rows})
+    assert 0.7 < head["fitted"]["temperature"] < 1.4, "it is as sure as the file is"
+    # A fault is told by the row, before torch is loaded.
+    soft[1]["probabilities"] = {"good": 0.3}
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in soft))
+    result = invoke("said", "--teacher", str(tmp_path / "said.jsonl"))
+    assert result.exit_code == 2
+    assert "line 2 (no 'label', and the probabilities sum to 0.3" in result.stderr
+
+
 def test_curve_is_told_and_written(invoke, tmp_path):
     result = invoke("one", "--curve", "--results", "heads.md")
     assert result.exit_code == 0, result.output
