@@ -1,0 +1,174 @@
+"""Records of adoptions: how a head was looked for, what came of it, and how far it answers as its teacher does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from onetrunk.tasks import Recipe
+
+
+class AdoptSettings(BaseModel):
+    """How a head is looked for, and when it is good enough.
+
+    Attributes:
+        kept: The least share of the teacher's own metric that a head keeps, on labelled dev data.
+        agreement: Where there are none, the least share of texts on which both answer alike; for a number, the least
+            correlation.
+        divergence: Where there are none, the greatest mean divergence of the head's probabilities from the teacher's,
+            in nats.
+        dev_share: The share of the texts that nothing is learned from.
+        epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
+        learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
+        max_length: The longest text in tokens.
+        thorough: Whether to go on after the last of the quick candidates.
+        seed: The seed of the trainings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kept: float = 0.99
+    agreement: float = 0.97
+    divergence: float = 0.1
+    dev_share: float = 0.1
+    epochs: int = 4
+    learning_rate: float = 1e-4
+    max_length: int = 128
+    thorough: bool = False
+    seed: int = 0
+
+    def candidates(self, depth: int) -> list[tuple[int, int]]:
+        """Return the heads to try on a trunk of so many layers, as tap and layers, the cheapest first."""
+        middle, third = depth // 2, depth // 3
+        quick = [(middle, 1), (middle, depth - middle), (third, depth - third)]
+        deep = [(1, depth - 1), (0, depth)] if self.thorough else []
+        return list(dict.fromkeys((tap, layers) for tap, layers in (*quick, *deep) if tap >= 0 and layers >= 1))
+
+    def recipe(self, tap: int, layers: int) -> Recipe:
+        """Return how a head is trained."""
+        folded = layers == 1
+        return Recipe(
+            tap=tap,
+            layers=layers,
+            epochs=self.epochs * (3 if folded else 1),
+            learning_rate=self.learning_rate * (5 if folded else 1),
+            dropout=0.0,
+            seed=self.seed,
+            max_length=self.max_length,
+        )
+
+
+class Attempt(BaseModel):
+    """One head that was tried.
+
+    Attributes:
+        tap: Its tap.
+        layers: Its number of layers.
+        agreement: The share of dev texts on which it answers as the teacher does; for a number the correlation.
+        divergence: The mean divergence of its probabilities from the teacher's, in nats; None without probabilities.
+        score: Its score on labelled dev data; None without.
+        seconds: What its training took.
+        run: The key of its run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tap: int
+    layers: int
+    agreement: float
+    divergence: float | None
+    score: float | None
+    seconds: float
+    run: str
+
+
+class Difference(BaseModel):
+    """A text on which teacher and head differ.
+
+    Attributes:
+        text: The text, or both of a pair, cut where it is long.
+        teacher: The teacher's answer.
+        head: The head's.
+        distance: How far they are apart.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str | tuple[str, str]
+    teacher: str
+    head: str
+    distance: float
+
+
+class AdoptedModel(BaseModel):
+    """The record of an adoption: what the report is made of.
+
+    Attributes:
+        key: A hash over all that it depends on.
+        name: The name of the task, and of the bundle.
+        source: The folder or hub id of the model.
+        sha256: The hash of the model.
+        family: Its family.
+        kind: The kind of the task.
+        form: Whether it reads texts or pairs.
+        labels: The labels.
+        texts: The file of the texts.
+        train_texts: The number of texts that were learned from.
+        dev_texts: The number of those that were not.
+        start: Where heads started from: ``teacher`` or ``trunk``.
+        tap: The head's tap.
+        layers: Its number of layers.
+        agreement: See ``Attempt``.
+        agreement_measure: ``share`` or ``correlation``.
+        divergence: See ``Attempt``.
+        metric: The metric on labelled dev data.
+        labelled_rows: The number of these; 0 if there are none.
+        teacher_score: The teacher's score on them.
+        head_score: The head's.
+        reached: Whether the floor was reached.
+        attempts: What was tried.
+        differences: The dev texts on which both differ most.
+        teacher_bytes: The size of the model's weights.
+        head_bytes: The size of the bundle's.
+        seconds: What the adoption took in the session that ended it, without what was found on disk.
+        notes: What a user should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    name: str
+    source: str
+    sha256: str
+    family: str
+    kind: str
+    form: str
+    labels: tuple[str, ...] | None
+    texts: str
+    train_texts: int
+    dev_texts: int
+    start: Literal["teacher", "trunk"]
+    tap: int
+    layers: int
+    agreement: float
+    agreement_measure: str
+    divergence: float | None
+    metric: str
+    labelled_rows: int
+    teacher_score: float | None
+    head_score: float | None
+    reached: bool
+    attempts: tuple[Attempt, ...]
+    differences: tuple[Difference, ...]
+    teacher_bytes: int
+    head_bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def kept(self) -> float | None:
+        """The share of the teacher's score that the head keeps; None without labels, or if the teacher has none."""
+        if self.teacher_score is None or self.head_score is None or self.teacher_score <= 0:
+            return None
+        return self.head_score / self.teacher_score
