@@ -1,7 +1,7 @@
 """Fine-tuned classifiers: the folder or hub id of a model of `transformers`, and what its configuration says of it.
 
-Nothing is loaded here that could run code: models are read from safetensors only, a folder that brings code of its own
-is refused, and torch is not imported yet.
+Nothing is loaded here: weights are hashed, they must be safetensors, and a folder that brings code of its own is
+refused.
 """
 
 from __future__ import annotations

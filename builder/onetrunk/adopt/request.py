@@ -1,4 +1,4 @@
-"""What is asked for: a model, and the texts that it is adopted with. Nothing here needs torch."""
+"""What is asked for: a model, and the texts that it is adopted with."""
 
 from __future__ import annotations
 

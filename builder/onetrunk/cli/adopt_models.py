@@ -132,7 +132,7 @@ def adopt_models(models: tuple[str, ...], output: Path, as_json: bool, **options
 
 
 def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelRequest]:
-    """Read all that can be read before torch is loaded."""
+    """Check what was given, and read models' configurations and texts, before any model is run."""
     from onetrunk.adopt.classifier import check_name, name_of, open_classifier
     from onetrunk.adopt.request import ModelRequest
     from onetrunk.protocol.errors import UserError
@@ -231,7 +231,7 @@ def _range(option: str, value: str | None) -> tuple[float, float] | None:
 def _adopt(
     requests: Sequence[ModelRequest], output: Path, options: dict[str, Any]
 ) -> tuple[list[AdoptedModel], ServingCost | None]:
-    # Imported here: --help, and a mistake in what was given, need no torch.
+    # Imported here: --help needs no torch.
     from onetrunk.adopt.adoption import Workshop, adopt_model
     from onetrunk.adopt.page import page_of
     from onetrunk.adopt.serving_cost import measure_serving
