@@ -25,7 +25,17 @@ from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.drift.comparison import Drift
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.observed import failure
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse, tasks_for_examples
+from onetrunk.serving.front.operations import (
+    TEXT_EXAMPLES,
+    Dialect,
+    Example,
+    Operation,
+    in_turns,
+    json_list,
+    json_object,
+    parse,
+    tasks_for_examples,
+)
 from onetrunk.serving.front.records import AnswerRecord
 
 NDJSON = "application/x-ndjson"
@@ -149,11 +159,11 @@ class Api(Dialect):
         asked: PredictRequest = parse(PredictRequest, await self._service.body(request))
         texts, pairs = asked.rows()
         answers = await self._service.predict(texts, pairs, asked.tasks)
-        records = [
+        records = (
             answer_record(Line(0, text, pair), answer, top=asked.top, numbered=False)
             for text, pair, answer in zip(texts, pairs, answers, strict=True)
-        ]
-        return JSONResponse({"answers": records})
+        )
+        return json_object(answers=await json_list(records))
 
     async def tasks(self, request: Request) -> Response:
         """List the tasks that are served."""
@@ -190,7 +200,8 @@ class Api(Dialect):
     async def _answers_to(self, lines: list[Line | BadLine], tasks: Sequence[str] | None) -> str:
         records = {line.number: {"line": line.number, "error": line.reason} for line in lines if _is_bad(line)}
         records |= await self._answered([line for line in lines if isinstance(line, Line)], tasks)
-        return "".join(json.dumps(records[line.number], ensure_ascii=False) + "\n" for line in lines)
+        written = [json.dumps(records[line.number], ensure_ascii=False) async for line in in_turns(lines)]
+        return "".join(f"{line}\n" for line in written)
 
     async def _answered(self, lines: list[Line], tasks: Sequence[str] | None) -> dict[int, dict[str, Any]]:
         """Return line number -> answer, or what is wrong with the line."""
@@ -210,7 +221,7 @@ class Api(Dialect):
             else:
                 return records | {
                     line.number: answer_record(line, answer, top=None, numbered=True)
-                    for line, answer in zip(lines, answers, strict=True)
+                    async for line, answer in in_turns(zip(lines, answers, strict=True))
                 }
             records |= {lines[row].number: _fault(lines[row], text) for row, text in faults.items() if row is not None}
             lines = [line for row, line in enumerate(lines) if row not in faults]

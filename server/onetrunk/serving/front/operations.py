@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
 
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
 from onetrunk.serving.front.service import Endpoint, Service
+
+T = TypeVar("T")
+
+JSON = "application/json"
+# How long an answer that is made row by row keeps others waiting.
+TURN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,34 @@ def parse(model: type[BaseModel], body: bytes) -> Any:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RefusedError(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:
+    """Yield the rows of an answer. In between, others have their turns: a thousand vectors take about a second.
+
+    A thread would be of no use, since Python writes JSON in one go, in which no other thread runs.
+
+    Args:
+        rows: The rows. If they are made one by one, that is a part of the turns.
+    """
+    began = time.perf_counter()
+    for row in rows:
+        yield row
+        if time.perf_counter() - began > TURN_S:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+
+
+async def json_list(rows: Iterable[Any]) -> str:
+    """Return JSON values as a list in JSON, made in turns."""
+    write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    parts = [write(row) async for row in in_turns(rows)]
+    return f"[{','.join(parts)}]"
+
+
+def json_object(**values: str) -> Response:
+    """Return a response with an object whose values are in JSON already."""
+    return Response(f"{{{','.join(f'{json.dumps(name)}:{value}' for name, value in values.items())}}}", media_type=JSON)
 
 
 TEXT_EXAMPLES = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import struct
 from typing import Any
 
 import pytest
 
+from onetrunk.serving.front import operations
 from tests.fixtures.fake_triton import EMBEDDING
 from tests.unit.serving.front.conftest import Served
 
@@ -170,3 +172,30 @@ def test_every_protocol_says_how_many_tokens_were_read(served: Served) -> None:
     question = {"model": "jev-latest", "state": "a b c", "questions": {"sst2": {"type": "noul"}}}
     _, answer = served.ask("POST", "/v1/systemone", question)
     assert answer["usage"] == {"input_tokens": 5, "output_tokens": 0}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": ["abc"] * 40}),
+        ("/v1/embeddings", {"input": ["abc"] * 40, "encoding_format": "base64"}),
+        ("/embed", {"inputs": ["abc"] * 40}),
+        ("/v1/predict", {"texts": ["abc"] * 40, "tasks": ["embedding"]}),
+        ("/v1/models/embedding:predict", {"instances": ["abc"] * 40}),
+    ],
+)
+def test_others_have_their_turn_while_a_long_answer_is_made(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    turns = 0
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float, *more: Any) -> Any:
+        nonlocal turns
+        turns += seconds == 0
+        return await sleep(seconds, *more)
+
+    monkeypatch.setattr(operations, "TURN_S", 0.0)
+    monkeypatch.setattr(operations.asyncio, "sleep", counted)
+    assert served.ask("POST", path, body)[0] == 200
+    assert turns >= 40

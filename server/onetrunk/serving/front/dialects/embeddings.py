@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
@@ -20,7 +22,16 @@ from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.classify import OpenAiError, Usage, openai_error
 from onetrunk.serving.front.dialects.labelled import ask
 from onetrunk.serving.front.dialects.tei import TeiError, check_truncation, tei_error
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse
+from onetrunk.serving.front.operations import (
+    JSON,
+    TEXT_EXAMPLES,
+    Dialect,
+    Example,
+    Operation,
+    json_list,
+    json_object,
+    parse,
+)
 
 
 def _no_token_ids(value: Any) -> Any:
@@ -139,14 +150,17 @@ class Embeddings(Dialect):
         """Answer as OpenAI does."""
         asked: EmbeddingsRequest = parse(EmbeddingsRequest, await self._service.body(request))
         task, answers = await self._ask(asked.model, "as `model`", asked.input, asked.dimensions)
-        vectors = _vectors(task, answers)
-        if asked.encoding_format == "base64":
-            encoded: Sequence[Any] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
-        else:
-            encoded = _numbers(vectors)
-        data = [{"object": "embedding", "index": at, "embedding": vector} for at, vector in enumerate(encoded)]
-        usage = Usage.of(answers).model_dump()
-        return JSONResponse({"object": "list", "data": data, "model": task.name, "usage": usage})
+        form = _base64 if asked.encoding_format == "base64" else _numbers
+        rows = (
+            {"object": "embedding", "index": at, "embedding": form(vector)}
+            for at, vector in enumerate(_vectors(task, answers))
+        )
+        return json_object(
+            object='"list"',
+            data=await json_list(rows),
+            model=json.dumps(task.name),
+            usage=Usage.of(answers).model_dump_json(),
+        )
 
     async def as_tei(self, request: Request) -> Response:
         """Answer as text-embeddings-inference does."""
@@ -157,7 +171,7 @@ class Embeddings(Dialect):
         task, answers = await self._ask(name, "with ?task=", asked.inputs, asked.dimensions)
         if asked.truncate is False:
             check_truncation(answers)
-        return JSONResponse(_numbers(_vectors(task, answers)))
+        return Response(await json_list(map(_numbers, _vectors(task, answers))), media_type=JSON)
 
     async def _ask(
         self, name: str | None, how: str, texts: str | list[str], dimensions: int | None
@@ -197,16 +211,23 @@ def _chosen(catalogue: Catalogue, name: str | None, how: str) -> TaskInfo:
     return served[0]
 
 
-def _vectors(task: TaskInfo, answers: Sequence[Answer]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the vectors of all texts. *Shape:* (texts, width)."""
-    predictions = (answer[task.name] for answer in answers)
-    return np.array([one.embedding for one in predictions if isinstance(one, EmbeddingPrediction)], dtype="<f4")
+def _vectors(task: TaskInfo, answers: Sequence[Answer]) -> Iterator[NDArray[np.float32]]:
+    """Yield the vector of each text. *Shape of each:* (width,)."""
+    for answer in answers:
+        prediction = answer[task.name]
+        assert isinstance(prediction, EmbeddingPrediction)
+        yield np.array(prediction.embedding, dtype="<f4")
 
 
-def _numbers(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[float]]:
-    """Return the vectors to eight decimals, as `/v1/predict` gives them."""
-    found: list[list[float]] = vectors.astype(np.float64).round(8).tolist()
+def _numbers(vector: NDArray[np.float32]) -> list[float]:
+    """Return a vector to eight decimals, as `/v1/predict` gives it."""
+    found: list[float] = vector.astype(np.float64).round(8).tolist()
     return found
+
+
+def _base64(vector: NDArray[np.float32]) -> str:
+    """Return the bytes of a vector."""
+    return base64.b64encode(vector.tobytes()).decode()
 
 
 def _openai_examples(catalogue: Catalogue) -> Mapping[str, Example]:

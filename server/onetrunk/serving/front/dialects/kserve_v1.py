@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -12,7 +12,16 @@ from starlette.responses import JSONResponse, Response
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.names import MULTITASK
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse, tasks_for_examples
+from onetrunk.serving.front.operations import (
+    TEXT_EXAMPLES,
+    Dialect,
+    Example,
+    Operation,
+    json_list,
+    json_object,
+    parse,
+    tasks_for_examples,
+)
 from onetrunk.serving.front.records import TaskRecord
 
 
@@ -116,11 +125,9 @@ class KserveV1(Dialect):
         asked: InstancesRequest = parse(InstancesRequest, await self._service.body(request))
         rows = asked.rows()
         answers = await self._service.predict([row.text for row in rows], [row.text_pair for row in rows], tasks)
-        predictions: list[dict[str, Any]] = []
-        for answer in answers:
-            records = {task: said.record(None) for task, said in answer.predictions.items()}
-            predictions.append(records if tasks is None else records[name])
-        return JSONResponse({"predictions": predictions})
+        records = ({task: said.record(None) for task, said in answer.predictions.items()} for answer in answers)
+        predictions = (record if tasks is None else record[name] for record in records)
+        return json_object(predictions=await json_list(predictions))
 
     async def ready(self, request: Request) -> Response:
         """Say whether a task is ready: 503 if it is served, but the model server is not ready."""
