@@ -1,6 +1,7 @@
 """Drift: counts, the index by hand, the bounds of the window, several workers, and what the front's doors tell."""
 
 import asyncio
+import errno
 import json
 import math
 import os
@@ -281,6 +282,44 @@ def test_workers_add_up_what_they_counted(tmp_path):
         sleeper.kill()
         sleeper.wait()
     assert second.drifts({"mood": MOOD})["mood"].answers == 0, "a worker that has died tells nothing any more"
+
+
+def test_a_full_disk_is_told_once_and_so_is_its_end(tmp_path, monkeypatch, caplog):
+    monitor = DriftMonitor(tmp_path)
+
+    def count():
+        monitor.note(answers(sure(1, 1)))
+        monitor.count({"mood": MOOD})
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", full)
+        for _ in range(5):
+            count()
+    count()
+    count()
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+        "No space left on device",
+        "other workers are told again what was counted",
+    ]
+
+
+def test_metrics_are_made_once_a_second():
+    now = [1000.0]
+    monitor = DriftMonitor(clock=lambda: now[0])
+    window = 'onetrunk_drift_window_answers{task="mood"}'
+
+    def told(tasks):
+        return f"{window} 10.0" in monitor.text(tasks).decode()
+
+    assert not told({"mood": MOOD})
+    monitor.note(answers(sure(10, 5)))
+    assert not told({"mood": MOOD})
+    now[0] += 1.0
+    assert told({"mood": MOOD})
+    assert window not in monitor.text({}).decode(), "other tasks are told at once"
 
 
 def test_the_doors_tell_the_drift(make_served, monkeypatch):

@@ -31,6 +31,8 @@ log = logging.getLogger("onetrunk.serving.front")
 MOST_WAITING, MOST_WAITING_BYTES = 2000, 8 << 20
 # A worker tells the others what it has counted at least so often.
 TELL_S = 60.0
+# Metrics that somebody asks for again within so many seconds are not made again.
+TEXT_AGE_S = 1.0
 
 Tasks = Mapping[str, TaskInfo]
 
@@ -54,6 +56,8 @@ class DriftMonitor:
         self._responses: list[tuple[bytes, bytes | None]] = []
         self._response_bytes = 0
         self._told_at = 0.0
+        self._fault: str | None = None
+        self._text: tuple[float, Tasks, bytes] | None = None
 
     def note(self, answers: Sequence[Answer]) -> None:
         """Note answers that the front has read."""
@@ -125,11 +129,17 @@ class DriftMonitor:
         return found
 
     def text(self, tasks: Tasks) -> bytes:
-        """Return the metrics of all tasks in Prometheus's text format, over all workers.
+        """Return the metrics of all tasks in Prometheus's text format, over all workers, as of the last second.
 
         Args:
             tasks: The tasks as they are served now.
         """
+        now = self._clock()
+        if self._text is None or self._text[1] != tasks or not 0 <= now - self._text[0] < TEXT_AGE_S:
+            self._text = now, dict(tasks), self._text_of(tasks)
+        return self._text[2]
+
+    def _text_of(self, tasks: Tasks) -> bytes:
         registry = CollectorRegistry()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -175,12 +185,18 @@ class DriftMonitor:
             for name, (task, window) in self._windows.items()
         }
         path = folder / f"drift-{os.getpid()}.json"
+        fault = None
         try:
             aside = path.with_suffix(".part")
             aside.write_text(json.dumps(told), encoding="utf-8")
             os.replace(aside, path)
         except OSError as error:
-            log.warning("%s: other workers are not told what was counted: %s", path, error.strerror)
+            fault = error.strerror or str(error)
+        if fault is not None and fault != self._fault:  # not twice a second while a disk is full
+            log.warning("%s: other workers are not told what was counted: %s", path, fault)
+        elif fault is None and self._fault is not None:
+            log.warning("%s: other workers are told again what was counted", path)
+        self._fault = fault
 
     def _told(self) -> Iterator[dict[str, Any]]:
         assert self._folder is not None
