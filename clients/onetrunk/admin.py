@@ -35,6 +35,7 @@ from onetrunk.protocol.names import (
     INPUT_IDS,
     TEXT,
     TEXT_PAIR,
+    TRIALS_METHOD,
 )
 from onetrunk.protocol.tls import Tls, tls_fault
 
@@ -336,6 +337,16 @@ class AdminClient:
 
         A server that does not answer, or a Triton without a front, is no error: then nothing is known of any task.
         """
+        return self._told_by_front(DRIFT_METHOD)
+
+    def trials(self) -> dict[str, Any]:
+        """Return task -> how its candidate does that answers a share of its traffic, as the front tells it.
+
+        A server that does not answer, or a Triton without a front, is no error: then nothing is known of any task.
+        """
+        return self._told_by_front(TRIALS_METHOD)
+
+    def _told_by_front(self, method: str) -> dict[str, Any]:
         options = [*CHANNEL_OPTIONS, *(self._tls.channel_options if self._tls is not None else ())]
         if self._tls is not None:
             channel = grpc.secure_channel(self.url, grpc.ssl_channel_credentials(*self._tls.read()), options)
@@ -343,7 +354,7 @@ class AdminClient:
             channel = grpc.insecure_channel(self.url, options)
         with channel:
             try:
-                answer = channel.unary_unary(DRIFT_METHOD)(
+                answer = channel.unary_unary(method)(
                     b"", timeout=_ASIDE_TIMEOUT_S, metadata=tuple(self._headers.items())
                 )
                 found = json.loads(answer)

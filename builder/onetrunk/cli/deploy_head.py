@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.tls import Tls, tls_options
+from onetrunk.protocol.traffic_split import TrafficSplit
 
 if TYPE_CHECKING:
     from onetrunk.deploy import Deployer
@@ -53,6 +54,8 @@ Examples:
 Trying a head beside the live one:
   deploy-head --candidate candidates/rte      served as rte_candidate, aside
   deploy-head --compare texts.jsonl           agreement, metric and latency
+  deploy-head --candidate candidates/rte --share 5%
+                                              answers 5% of live requests
   deploy-head --promote                       live; or --discard
 
 \b
@@ -100,7 +103,31 @@ _STATES = {
     "unknown": "what it serves is not known",
 }
 # Option -> the actions to which it belongs.
-_OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote", "discard", "log")}
+_OWNERS = {
+    "share": ("candidate", "compare"),
+    "stop_errors": ("candidate", "compare"),
+    "stop_latency": ("candidate", "compare"),
+    "stop_disagreement": ("candidate", "compare"),
+    "to": ("rollback",),
+    "keep": ("prune",),
+    "task": ("compare", "promote", "discard", "log"),
+}
+
+
+class Share(click.ParamType):  # type: ignore[type-arg]
+    """A share such as 5% or 0.05."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return a share as a number above 0 and at most 1."""
+        try:
+            found = float(value.removesuffix("%")) / 100 if value.endswith("%") else float(value)
+        except ValueError:
+            found = 0.0
+        if not 0 < found <= 1:
+            self.fail(f"{value!r} is no share above 0% and at most 100%: give 5% or 0.05", param, ctx)
+        return found
 
 
 @click.command(epilog=_EPILOG)
@@ -108,6 +135,30 @@ _OWNERS = {"to": ("rollback",), "keep": ("prune",), "task": ("compare", "promote
 @embed_option("Serve sentence embeddings, as build-repo --embed does.")
 @click.option(
     "--candidate", metavar="BUNDLE", type=click.Path(path_type=Path), help="Serve a head beside the live one."
+)
+@click.option(
+    "--share",
+    metavar="SHARE",
+    type=Share(),
+    help="With --candidate: the share of live requests that it answers.",
+)
+@click.option(
+    "--stop-errors",
+    metavar="SHARE",
+    type=Share(),
+    help="With --share: stop it if it fails to answer more than this share of them.  [default: 2%]",
+)
+@click.option(
+    "--stop-latency",
+    metavar="TIMES",
+    type=click.FloatRange(min=1),
+    help="With --share: stop it if its median takes so many times as long as the live head's.  [default: 3]",
+)
+@click.option(
+    "--stop-disagreement",
+    metavar="SHARE",
+    type=Share(),
+    help="With --share: stop it if it answers more than this share of the texts differently.  [default: never]",
 )
 @click.option("--compare", metavar="FILE", type=click.Path(path_type=Path), help="Candidate against live, on texts.")
 @click.option("--promote", is_flag=True, help="Make the candidate live.")
@@ -269,13 +320,17 @@ def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
     chosen = [name for name in _ACTIONS if asked[name] or (name == "embed" and asked[name] is not None)]
     if chosen == ["candidate", "compare"]:
         chosen = ["compare"]
+    if asked["share"] is not None and asked["candidate"] is None:
+        raise UserError("--share goes with --candidate only: give the candidate's bundle again to change its share")
     if len(chosen) != 1:
         found = " and ".join("a bundle" if name == "bundle" else f"--{name}" for name in chosen) or "nothing to do"
         raise UserError(f"{found}: give one bundle, or one of {', '.join(f'--{name}' for name in _ACTIONS[1:])}")
     (name,) = chosen
     for option, owners in _OWNERS.items():
         if asked[option] is not None and name not in owners:
-            raise UserError(f"--{option} goes with {' or '.join(f'--{owner}' for owner in owners)} only")
+            raise UserError(
+                f"--{option.replace('_', '-')} goes with {' or '.join(f'--{owner}' for owner in owners)} only"
+            )
     if name != "embed" and asked["bundle"] is None and asked["candidate"] is None:
         for option in ("max_loss", "task_dir", "data"):
             if option in typed_options():
@@ -289,7 +344,7 @@ def _carry_out(action: str, asked: dict[str, Any], deployer: Deployer, dry_run: 
     """Return a report, a comparison, or a list to show."""
     task = asked["task"]
     if action == "compare":
-        tried = deployer.candidate(asked["candidate"]).task if asked["candidate"] else task
+        tried = deployer.candidate(asked["candidate"], _split(asked)).task if asked["candidate"] else task
         return deployer.compare(asked["compare"], tried)
     if action == "list":
         return deployer.tasks()
@@ -308,7 +363,7 @@ def _operation(action: str, asked: dict[str, Any]) -> Operation:
     operations: dict[str, Callable[[], Operation]] = {
         "bundle": lambda: Deploy(asked["bundle"]),
         "embed": lambda: Embed(asked["embed"]),
-        "candidate": lambda: Candidate(asked["candidate"]),
+        "candidate": lambda: Candidate(asked["candidate"], _split(asked)),
         "promote": lambda: Promote(asked["task"]),
         "discard": lambda: Discard(asked["task"]),
         "remove": lambda: Remove(asked["remove"]),
@@ -318,9 +373,23 @@ def _operation(action: str, asked: dict[str, Any]) -> Operation:
     return operations[action]()
 
 
+def _split(asked: dict[str, Any]) -> TrafficSplit | None:
+    bounds = {name: asked[f"stop_{name}"] for name in ("errors", "latency", "disagreement")}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    if asked["share"] is None:
+        if given:
+            raise UserError(f"--stop-{next(iter(given))} goes with --share only")
+        return None
+    return TrafficSplit(share=asked["share"], **given)
+
+
 def _plain(result: Any) -> Any:
+    from onetrunk.deploy.history import ListedTask
+
     if isinstance(result, list):
         return [_plain(item) for item in result]
+    if isinstance(result, ListedTask) and result.split is not None:
+        return _plain(dataclasses.replace(result, split=None)) | {"split": result.split.model_dump()}
     return dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
 
 
@@ -440,10 +509,29 @@ def _show_tasks(rows: list[ListedTask]) -> None:
         since = "" if row.since is None else row.since[:16].replace("T", " ")
         numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
         table.add_row(
-            row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
+            row.task, _shown(row.served, "d", "removed"), *numbers, _tried(row),
             _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), _psi(row), since,
         )  # fmt: skip
     Console(highlight=False).print(table)
+    for row in rows:
+        for address, trial in row.trials.items():
+            click.echo(f"{row.task}_candidate on {address}: {_told(trial)}")
+
+
+def _tried(row: ListedTask) -> str:
+    """Return the candidate's version, and the share of the traffic that it answers."""
+    share = f" ({row.split.share:.3g})" if row.split is not None else ""
+    return f"{row.candidate}{share}" if row.candidate is not None else ""
+
+
+def _told(trial: Mapping[str, Any]) -> str:
+    """Return how a candidate does on one server."""
+    if trial.get("stopped"):
+        return f"stopped: {trial['stopped']}"
+    latency, disagreement = trial.get("latency"), trial.get("disagreement")
+    more = f", {latency:.2g} times the live head's time" if latency is not None else ""
+    more += f", {disagreement:.1%} of the texts answered differently" if disagreement is not None else ""
+    return f"{trial.get('requests')} requests of late, {trial.get('errors', 0.0):.1%} not answered{more}"
 
 
 def _psi(row: ListedTask) -> str:

@@ -33,6 +33,7 @@ from onetrunk.protocol.integrity import check_files
 from onetrunk.protocol.names import ENSEMBLES, TOKENIZER, head_name
 from onetrunk.protocol.signature import Signer, Verifier
 from onetrunk.protocol.tls import Tls
+from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
@@ -209,9 +210,9 @@ class Deployer:
         """Add a task, or serve the next version of its head; see ``Deploy`` and ``run``."""
         return self.run(Deploy(folder), dry_run=dry_run)
 
-    def candidate(self, folder: Path, *, dry_run: bool = False) -> DeploymentReport:
-        """Serve a head beside the live one; see ``Candidate`` and ``run``."""
-        return self.run(Candidate(folder), dry_run=dry_run)
+    def candidate(self, folder: Path, split: TrafficSplit | None = None, *, dry_run: bool = False) -> DeploymentReport:
+        """Serve a head beside the live one, for a share of its traffic in its place; see ``Candidate`` and ``run``."""
+        return self.run(Candidate(folder, split), dry_run=dry_run)
 
     def promote(self, task: str | None = None, *, dry_run: bool = False) -> DeploymentReport:
         """Make a candidate live; see ``Promote`` and ``run``."""
@@ -286,7 +287,10 @@ class Deployer:
 
     def tasks(self) -> list[ListedTask]:
         """Return what is deployed, a row a task, with the drift of its answers where a server can tell it."""
-        return list_tasks(self.repository, self.server.drifts() if self.server is not None else None)
+        if not self.fleet and self.fleet.is_several:
+            self.fleet.refresh()
+        told = dict(self.fleet.look(lambda server: (server.url, server.trials()), lambda address, _: (address, {})))
+        return list_tasks(self.repository, self.server.drifts() if self.server is not None else None, told)
 
     def replicas(self) -> tuple[ReplicaState, ...]:
         """Return what each of several servers serves; nothing for a single one.

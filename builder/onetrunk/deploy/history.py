@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import DEPLOYMENTS_LOG, MODEL_FILE, head_name
 from onetrunk.protocol.reading import open_regular
+from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.state import read_state
 
 # A line lists the files of one deployment. What is longer is read in pieces, none of which is JSON.
@@ -101,6 +102,8 @@ class ListedTask:
         since: The time since which it is served, as ISO 8601.
         drift: How far the server's answers of late are from those on the dev data, as ``/v1/tasks`` tells it; None if
             no server was asked, or it does not know.
+        split: The share of the traffic that the candidate answers, and its bounds; None if it answers none.
+        trials: Address of a server -> how the candidate does there that answers a share of the traffic.
     """
 
     task: str
@@ -114,14 +117,21 @@ class ListedTask:
     score: float | None
     since: str | None
     drift: Mapping[str, Any] | None = None
+    split: TrafficSplit | None = None
+    trials: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def list_tasks(repository: Path, drifts: Mapping[str, Any] | None = None) -> list[ListedTask]:
+def list_tasks(
+    repository: Path,
+    drifts: Mapping[str, Any] | None = None,
+    trials: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[ListedTask]:
     """Return the tasks of a repository, including those that were removed.
 
     Args:
         repository: The repository.
         drifts: Task -> its drift as the server tells it.
+        trials: Address of a server -> task -> how its candidate does, as the server tells it.
 
     Raises:
         UserError: There is no repository, or it cannot be read.
@@ -147,6 +157,8 @@ def list_tasks(repository: Path, drifts: Mapping[str, Any] | None = None) -> lis
                 score=spec.scores.get(spec.metric) if spec else None,
                 since=since,
                 drift=(drifts or {}).get(task) if head.served else None,
+                split=head.split,
+                trials={address: found[task] for address, found in (trials or {}).items() if task in found},
             )
         )
     return rows

@@ -14,6 +14,7 @@ from onetrunk.deploy.change import Change, Context, PruneChange, plan_head_chang
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import ModelEntry
 from onetrunk.protocol.names import group_tap, head_name, head_task, segment_named
+from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
 from onetrunk.repository.versions import ModelVersion, is_whole, plan_version
 from onetrunk.tasks.head_spec import HeadSpec
@@ -87,9 +88,11 @@ class Candidate(Operation):
 
     Attributes:
         folder: A bundle, or a head that was exported elsewhere. Its name need not be the task's.
+        split: The share of the traffic that it answers in place of the live head; None for none.
     """
 
     folder: Path
+    split: TrafficSplit | None = None
     action: ClassVar[str] = "candidate"
 
     def plan(self, state: RepositoryState, context: Context) -> Change:
@@ -107,8 +110,10 @@ class Candidate(Operation):
             raise UserError(
                 f"task {task} has a candidate already, version {head.candidate}: --promote or --discard it first"
             )
-        change = plan_head_change(state, context, task, replace(head, candidate=version).at_rest(), source, model)
-        return replace(change, to_version=version)
+        if self.split is not None and head.served is None:
+            raise UserError(f"--share: task {task} has no live head, whose traffic could be split: leave it out")
+        tried = replace(head, candidate=version, split=self.split).at_rest()
+        return replace(plan_head_change(state, context, task, tried, source, model), to_version=version)
 
 
 @dataclass(frozen=True)

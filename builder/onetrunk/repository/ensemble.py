@@ -34,6 +34,7 @@ from onetrunk.protocol.names import (
     candidate_ensemble,
     hidden_name,
 )
+from onetrunk.protocol.traffic_split import CandidateInfo
 from onetrunk.repository.configs import parameters_of, pinned_version
 from onetrunk.repository.versions import Group
 from onetrunk.tasks.kinds import get_kind
@@ -48,12 +49,14 @@ class HeadModel:
         labels: Its labels in the order of its scores; None if it returns a number.
         version: The version that the ensemble pins.
         output: The ensemble's output for its answer: its task, or another name beside the task's.
+        candidate: The candidate that answers a share of the task's traffic; None if there is none.
     """
 
     config: pb.ModelConfig
     labels: tuple[str, ...] | None
     version: int
     output: str
+    candidate: CandidateInfo | None = None
 
     @property
     def task(self) -> str:
@@ -94,6 +97,7 @@ class HeadModel:
                 "tap": self.tap,
                 "layers": parameters["layers"],
                 "version": self.version,
+                "candidate": self.candidate,
                 **json.loads(parameters.get("served", "{}")),
             }
         )

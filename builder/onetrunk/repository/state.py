@@ -43,6 +43,7 @@ from onetrunk.protocol.names import (
     segment_named,
 )
 from onetrunk.protocol.reading import read_regular
+from onetrunk.protocol.traffic_split import CandidateInfo, TrafficSplit
 from onetrunk.repository.configs import (
     config_text,
     feeds_token_types,
@@ -85,6 +86,7 @@ class HeadVersions:
             the version served before, so that a rollback finds it loaded.
         candidate: The version that is tried beside the served one.
         previous: The version that was served before; for a removed task, the one that was served last.
+        split: The share of the traffic that the candidate answers; None if it answers only who asks for it.
     """
 
     versions: Mapping[int, HeadVersion] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class HeadVersions:
     loaded: tuple[int, ...] = ()
     candidate: int | None = None
     previous: int | None = None
+    split: TrafficSplit | None = None
 
     def spec(self, version: int) -> HeadSpec:
         """Return a version's ``head.json``."""
@@ -100,7 +103,8 @@ class HeadVersions:
     def at_rest(self) -> HeadVersions:
         """Return the head with the versions loaded that belong so while no deployment is in progress."""
         wanted = {self.served, self.candidate, self.previous if self.served is not None else None}
-        return replace(self, loaded=tuple(sorted(version for version in self.versions if version in wanted)))
+        loaded = tuple(sorted(version for version in self.versions if version in wanted))
+        return replace(self, loaded=loaded, split=self.split if self.candidate is not None else None)
 
     def serving(self, version: int) -> HeadVersions:
         """Return the head served from a version. The version served before stays loaded."""
@@ -116,7 +120,12 @@ class HeadVersions:
         """
         spec, dtype = self.spec(version), self.versions[version].dtype
         config = head_config(spec, versions=self.loaded, dtype=dtype)
-        return HeadModel(config, spec.labels, version, output or spec.task)
+        return HeadModel(config, spec.labels, version, output or spec.task, self._split_of(version))
+
+    def _split_of(self, version: int) -> CandidateInfo | None:
+        if version != self.served or self.candidate is None or self.split is None:
+            return None
+        return CandidateInfo(version=self.candidate, split=self.split)
 
 
 @dataclass(frozen=True)
@@ -302,7 +311,8 @@ class RepositoryState:
         models = {name: self._entry(name, version, (version,)) for name, version in in_use.items()}
         for task, head in self.heads.items():
             name = head_name(task)
-            models[name] = self._entry(name, head.served, head.loaded, head.candidate, head.previous)
+            entry = self._entry(name, head.served, head.loaded, head.candidate, head.previous)
+            models[name] = entry.model_copy(update={"split": head.split})
         for name, versions in self.on_disk.items():
             if name not in models and versions:
                 models[name] = self._entry(name, None, ())
@@ -428,7 +438,7 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
             if version in in_use or spec.trunk == trunk:
                 versions[version] = HeadVersion(spec, record.dtype)
     loaded = tuple(version for version in entry.loaded if version in versions)
-    return HeadVersions(versions, entry.served, loaded, entry.candidate, entry.previous)
+    return HeadVersions(versions, entry.served, loaded, entry.candidate, entry.previous, entry.split)
 
 
 def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iterator[GroupVersion]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.protocol.head_json import Form
 from onetrunk.protocol.reference import Reference
+from onetrunk.protocol.traffic_split import CandidateInfo
 
 SCHEMA: Literal[1] = 1
 
@@ -33,6 +34,7 @@ class TaskInfo(BaseModel):
         reads_as: The kind whose answers are read in the same way, if it is not its own.
         reference: A summary of its answers on the dev data; None if its bundle has none.
         on_request: Whether it is asked only by its name: who asks every task does not mean it.
+        candidate: The candidate that answers a share of its traffic; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -49,6 +51,7 @@ class TaskInfo(BaseModel):
     reads_as: str | None = None
     reference: Reference | None = None
     on_request: bool = False
+    candidate: CandidateInfo | None = None
 
     @property
     def read_kind(self) -> str:
@@ -57,7 +60,7 @@ class TaskInfo(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
-        absent = {name for name in ("reads_as", "reference", "on_request") if not getattr(self, name)}
+        absent = {name for name in ("reads_as", "reference", "on_request", "candidate") if not getattr(self, name)}
         record = self.model_dump(mode="json", exclude={"name"} | absent)
         if self.reference is not None:
             record["reference"] = self.reference.model_dump(mode="json", exclude_none=True)

@@ -18,6 +18,7 @@ from onetrunk.protocol.commit import RepositoryPath
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import MANIFEST, Segment, check_task_name
 from onetrunk.protocol.reading import parse_json, read_regular
+from onetrunk.protocol.traffic_split import TrafficSplit
 
 SCHEMA: Literal[2] = 2
 
@@ -184,6 +185,7 @@ class ModelEntry(BaseModel):
         served: The version that the ensembles pin, or an ensemble's own; None if no ensemble uses the model.
         loaded: The versions that Triton should hold.
         candidate: The version of a head that is tried beside the served one.
+        split: The share of the traffic that the candidate answers; None if it answers only who asks for it.
         previous: The version of a head that was served before, which is the target of a rollback.
         versions: Every version on disk. An ensemble has none: its version folder is empty.
         files: The files beside the version folders: path below the repository -> SHA-256.
@@ -194,6 +196,7 @@ class ModelEntry(BaseModel):
     served: Version | None
     loaded: tuple[Version, ...]
     candidate: Version | None = None
+    split: TrafficSplit | None = None
     previous: Version | None = None
     versions: dict[Version, VersionEntry] = {}
     files: dict[RepositoryPath, Sha256]
@@ -255,6 +258,8 @@ class Manifest(BaseModel):
             if getattr(self, name) == default:
                 del values[name]
         for model in values["models"].values():
+            if model["split"] is None:
+                del model["split"]
             for version in model["versions"].values():
                 if version["numbers"] == "fp32":
                     del version["numbers"]

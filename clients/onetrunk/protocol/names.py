@@ -59,6 +59,8 @@ ADMIN_GRPC_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
 
 DRIFT_METHOD = "/onetrunk.Front/Drift"
 """The gRPC method of the front that returns the drift of all tasks as JSON."""
+TRIALS_METHOD = "/onetrunk.Front/Trials"
+"""The gRPC method of the front that returns as JSON how the candidates do that answer a share of the traffic."""
 
 
 @dataclass(frozen=True, order=True)

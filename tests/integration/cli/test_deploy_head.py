@@ -90,6 +90,9 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
         ("--rollback moood", "no task 'moood' in this repository; there are: grade, match, mood, topic"),
         ("--compare texts.jsonl", "--compare asks a server: leave --offline out"),
         ("--promote", "which candidate is meant? Being tried: none"),
+        ("--promote --share 5%", "--share goes with --candidate only"),
+        ("--candidate nowhere --stop-errors 5%", "--stop-errors goes with --share only"),
+        ("--list --stop-latency 2", "--stop-latency goes with --candidate or --compare only"),
     ],
 )
 def test_mistakes_are_one_line(run, arguments, message):
@@ -99,6 +102,17 @@ def test_mistakes_are_one_line(run, arguments, message):
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+def test_a_share_is_listed_and_read_as_people_write_it(run, bundle):
+    assert run("--candidate", bundle(shift=3.0), "--share", "2.5%", "--stop-disagreement", "0.2").exit_code == 0
+    assert "2 (0.025)" in run("--list").stdout
+    (mood,) = [row for row in json.loads(run("--list", "--json").stdout) if row["task"] == "mood"]
+    assert mood["split"] == {"share": 0.025, "errors": 0.02, "latency": 3.0, "disagreement": 0.2}
+    for share in ("5", "0", "-1%", "101%", "nan", "half"):
+        result = run("--candidate", bundle(shift=3.0), "--share", share)
+        assert result.exit_code == 2
+        assert "is no share above 0% and at most 100%: give 5% or 0.05" in result.stderr
 
 
 def test_url_with_a_protocol_is_refused(repository):

@@ -6,13 +6,18 @@ import os
 import shutil
 
 import pytest
+from google.protobuf import text_format
 from safetensors.torch import load_file, save_file
+from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.deploy import Deployer
 from onetrunk.export.errors import ParityError
+from onetrunk.protocol.ensemble_info import read_ensemble_info
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
+from onetrunk.protocol.traffic_split import CandidateInfo, TrafficSplit
 from onetrunk.repository import BuildRequest, artifacts, build_repository
+from onetrunk.repository.state import read_state
 from onetrunk.repository.transaction import locked
 from onetrunk.serving.repository import read_repository
 
@@ -538,3 +543,27 @@ def test_no_repository_is_told(tmp_path, bundle):
 def test_reports_are_json(deployer, bundle):
     json.dumps(dataclasses.asdict(deployer.deploy(bundle())))
     json.dumps([dataclasses.asdict(row) for row in deployer.tasks()])
+
+
+def test_a_share_of_the_traffic_is_in_the_ensembles_until_the_trial_ends(repository, deployer, bundle):
+    def told():
+        config = text_format.Parse((repository / "multitask/config.pbtxt").read_text(), pb.ModelConfig())
+        return read_ensemble_info(config.parameters["onetrunk"].string_value).tasks["mood"].candidate
+
+    before = (repository / "manifest.json").read_text()
+    assert '"split"' not in before
+    new = bundle(shift=2.0)
+    deployer.candidate(new, TrafficSplit(share=0.05, latency=None))
+    assert told() == CandidateInfo(version=2, split=TrafficSplit(share=0.05, latency=None))
+    assert deployer.tasks()[2].split == TrafficSplit(share=0.05, latency=None)
+    deployer.candidate(new, TrafficSplit(share=0.5))
+    assert told().split.share == 0.5
+    assert deployer.verify() == []
+    deployer.candidate(new)
+    assert told() is None
+    deployer.candidate(new, TrafficSplit(share=0.05))
+    deployer.promote()
+    assert told() is None
+    assert read_state(repository).heads["mood"].split is None
+    with pytest.raises(UserError, match="task urgent has no live head, whose traffic could be split"):
+        deployer.candidate(bundle(task="urgent"), TrafficSplit(share=0.05))

@@ -15,17 +15,23 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from onetrunk.protocol.api_key import AUTHORIZATION
-from onetrunk.protocol.names import ADMIN_GRPC_HEADER, DRIFT_METHOD, ENSEMBLES
+from onetrunk.protocol.names import ADMIN_GRPC_HEADER, DRIFT_METHOD, ENSEMBLES, TRIALS_METHOD
 from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import GRPC
 from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
 from onetrunk.serving.front.questions import Question, check_fields, read_message
 from onetrunk.serving.front.settings import FrontSettings, Limits, port_taken
+from onetrunk.serving.front.trials import Trials
 from onetrunk.serving.front.triton import TritonDownError
 
 INFER = f"{SERVICE}ModelInfer"
 STREAM = f"{SERVICE}ModelStreamInfer"
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+# A ``HealthCheckResponse`` with a status: one field, a number.
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+# How often Triton is asked for those who watch, and how many of these there may be: each holds a call open.
+WATCH_EVERY_S, MOST_WATCHERS = 1.0, 32
 # Whoever may ask for answers may call these. Everything else that Triton knows changes the server.
 OPEN = {
     *(
@@ -40,7 +46,7 @@ OPEN = {
             "ModelStatistics",
         )
     ),
-    "/grpc.health.v1.Health/Check",
+    CHECK,
 }
 ADMIN = {
     f"{SERVICE}{name}"
@@ -66,7 +72,7 @@ MOST_SILENT = 256
 AGE_GRACE_MS = 60_000
 
 # What answers without an API key.
-PUBLIC = {f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", "/grpc.health.v1.Health/Check"}
+PUBLIC = {f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", CHECK, WATCH}
 
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -145,10 +151,12 @@ class _SilentCalls:
 class GrpcDoor(grpc.GenericRpcHandler):
     """Answers every method of the service. Messages stay bytes, apart from those that are checked."""
 
-    def __init__(self, gateway: Gateway, observer: Observer) -> None:
+    def __init__(self, gateway: Gateway, observer: Observer, trials: Trials) -> None:
         self._gateway = gateway
         self._observer = observer
+        self._trials = trials
         self._silent = _SilentCalls()
+        self._watchers = 0
 
     def service(self, details: Any) -> Any:
         """Return the handler of a method, or None if there is no such method."""
@@ -162,8 +170,12 @@ class GrpcDoor(grpc.GenericRpcHandler):
                 return grpc.stream_stream_rpc_method_handler(partial(self._refuse, method, metadata, error))
         if method == DRIFT_METHOD:
             return self._unary(partial(self._drift, metadata))
+        if method == TRIALS_METHOD:
+            return self._unary(partial(self._tell_trials, metadata))
         if method == INFER:
             return self._unary(partial(self._infer, metadata))
+        if method == WATCH:
+            return grpc.stream_stream_rpc_method_handler(self._watch)
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(partial(self._stream, metadata))
         if method in OPEN:
@@ -211,10 +223,11 @@ class GrpcDoor(grpc.GenericRpcHandler):
         trace = tuple(record.trace.items())
         with self._observer.metrics.asked(gateway.known_tasks(question), question.rows):
             await gateway.check(question)
+            tried = self._trials.ask_message(question, request)
             answer = await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
         if question.model in ENSEMBLES:
             self._observer.drift.note_response(answer, question)
-        return answer
+        return await self._trials.message(answer, tried)
 
     async def _drift(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
         """Return task -> drift as JSON."""
@@ -226,6 +239,12 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
         with self._observer.request(GRPC, DRIFT_METHOD, metadata) as record:
             return await self._answer(context, record, tell)
+
+    async def _tell_trials(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
+        """Return task -> how its candidate does, as JSON."""
+        with self._observer.request(GRPC, TRIALS_METHOD, metadata):
+            reports = self._trials.reports()
+            return json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}).encode()
 
     async def _pass(self, method: str, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._observer.request(GRPC, method, metadata) as record:
@@ -240,6 +259,38 @@ class GrpcDoor(grpc.GenericRpcHandler):
                     f"this protocol is restricted, expecting the admin key in the header '{ADMIN_GRPC_HEADER}'",
                 )
             return await self._answer(context, record, lambda: self._gateway.call(method, request))
+
+    async def _watch(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Tell a client the health of a service now, and whenever it changes, until the client hangs up.
+
+        These calls are not counted: they last for as long as a client likes.
+        """
+        if self._watchers >= MOST_WATCHERS:
+            await context.abort(_STATUS[429], f"{MOST_WATCHERS} clients watch already: call Check instead")
+        self._watchers += 1
+        try:
+            request = await self._silent.next_of(requests, self._gateway.settings.limits.body_timeout_s)
+            told = None
+            while request is not None:
+                if (found := await self._health(request)) != told:
+                    told = found
+                    yield found
+                await asyncio.sleep(WATCH_EVERY_S)
+        except RefusedError as error:
+            await context.abort(_STATUS[error.status], str(error))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
+        finally:
+            self._watchers -= 1
+
+    async def _health(self, request: bytes) -> bytes:
+        """Return a ``HealthCheckResponse``: Triton's answer to a check, and what stands for none."""
+        try:
+            return await self._gateway.call(CHECK, request)
+        except grpc.aio.AioRpcError as error:
+            return SERVICE_UNKNOWN if error.code() is grpc.StatusCode.NOT_FOUND else NOT_SERVING
+        except TritonDownError:
+            return NOT_SERVING
 
     async def _answer(self, context: Context, record: Record, send: Callable[[], Awaitable[bytes]]) -> bytes:
         """Send a request, and end the call with the right status if it fails."""
@@ -320,7 +371,7 @@ def _question(request: bytes, limits: Limits) -> Question:
         raise RefusedError(400, "the request is not a ModelInferRequest") from None
 
 
-def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:
+def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc.aio.Server:
     """Return a gRPC server that listens once it is started.
 
     Raises:
@@ -340,7 +391,7 @@ def open_grpc_door(gateway: Gateway, observer: Observer) -> grpc.aio.Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             *_age(limits.max_connection_age_s),
         ),
-        handlers=(GrpcDoor(gateway, observer),),
+        handlers=(GrpcDoor(gateway, observer, trials),),
         # Each may hold a message before it is counted. Some room is left for calls that ask no model.
         maximum_concurrent_rpcs=limits.max_in_flight + limits.max_waiting + 64,
     )

@@ -22,6 +22,8 @@ from onetrunk.serving.front.settings import MULTIPROCESS_FOLDER
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters
 
 GRPC, HTTP = "grpc", "http"
+# In place of a version, the head that is served.
+LIVE = "live"
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -67,6 +69,22 @@ class Metrics:
             "task_seconds", "Seconds from the front to Triton and back, of requests that were answered", "task"
         )
         self._labels = self._counter("task_labels", "Answers by label, of the JSON endpoints", "task", "label")
+        self._tried = self._counter(
+            "candidate_requests",
+            "Requests of a candidate's share, by whether it answered",
+            "task",
+            "version",
+            "outcome",
+        )
+        self._tried_seconds = self._histogram(
+            "candidate_seconds", "Seconds of these requests, of the live head and of the candidate", "task", "version"
+        )
+        self._tried_differ = self._counter(
+            "candidate_disagreements",
+            "Texts that a candidate and the live head answered differently",
+            "task",
+            "version",
+        )
         self._in_flight = self._gauge("front_in_flight", "Requests that Triton works on")
         self._waiting = self._gauge("front_waiting", "Requests that wait for their turn")
         self._pending = self._gauge("front_pending_bytes", "Size of all requests that are read, wait or are in flight")
@@ -113,6 +131,24 @@ class Metrics:
     def answered(self, task: str, label: str) -> None:
         """Count an answer of a task."""
         self._labels.labels(task, label).inc()
+
+    def tried(self, task: str, candidate: int, failed: bool, seconds: float, live_seconds: float, differ: int) -> None:
+        """Count a request that a candidate was to answer, which the live head answered too.
+
+        Args:
+            task: The task.
+            candidate: The candidate's version.
+            failed: Whether the candidate failed to.
+            seconds: How long the candidate took.
+            live_seconds: How long the live head took.
+            differ: The texts that both answered differently.
+        """
+        version = str(candidate)
+        self._tried.labels(task, version, SERVER if failed else OK).inc()
+        self._tried_differ.labels(task, version).inc(differ)
+        if not failed:
+            self._tried_seconds.labels(task, version).observe(seconds)
+            self._tried_seconds.labels(task, LIVE).observe(live_seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format, of all processes of this front."""

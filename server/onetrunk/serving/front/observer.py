@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,13 +24,23 @@ from onetrunk.serving.front.tracer import Tracer
 log = logging.getLogger("onetrunk.serving.front")
 
 REQUEST_ID = "x-request-id"
-READ_HEADERS = (REQUEST_ID, *TRACE_HEADERS)
+STICKY = "x-onetrunk-key"
+"""The header by which requests belong together: those of one key are answered by the same version of a head."""
+READ_HEADERS = (REQUEST_ID, STICKY, *TRACE_HEADERS)
 """The headers that an observer reads."""
 
 _ID = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
 # A server in trouble fails every request; so many lines of log in so many seconds tell enough.
 _MOST_LINES, _PERIOD_S = 50, 10.0
 _OWN_FAULTS = re.compile(r"5\d\d|UNKNOWN|INTERNAL|UNAVAILABLE|DATA_LOSS|UNIMPLEMENTED|DEADLINE_EXCEEDED")
+
+
+_KEY: ContextVar[str] = ContextVar("onetrunk_sticky_key", default="")
+
+
+def sticky_key() -> str:
+    """Return what makes the current request belong to others: its header `STICKY`, or the id that its client gave."""
+    return _KEY.get()
 
 
 @dataclass
@@ -82,6 +93,7 @@ class Observer:
             headers: The request's headers, of which `READ_HEADERS` are read.
         """
         given = headers.get(REQUEST_ID, "")
+        _KEY.set(headers.get(STICKY, "") or given)
         record = Record(given if _ID.fullmatch(given) else uuid.uuid4().hex)
         record.trace = {key: headers[key] for key in TRACE_HEADERS if key in headers}
         span = self._tracer.start(name, record.trace) if self._tracer is not None else None

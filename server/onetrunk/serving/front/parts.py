@@ -45,11 +45,11 @@ _CURRENT: ContextVar[Parts | None] = ContextVar("onetrunk_parts", default=None)
 
 
 @contextmanager
-def current_parts(parts: Parts) -> Iterator[None]:
+def current_parts(parts: Parts | None) -> Iterator[None]:
     """Note the parts of a request, which the block answers.
 
     Args:
-        parts: Where they are noted.
+        parts: Where they are noted; None for what a request has started aside.
     """
     token = _CURRENT.set(parts)
     try:

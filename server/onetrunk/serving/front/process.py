@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -23,8 +25,9 @@ from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.page import Page
 from onetrunk.serving.front.sample import Sample
 from onetrunk.serving.front.service import Service
-from onetrunk.serving.front.settings import FrontSettings, port_taken
+from onetrunk.serving.front.settings import MULTIPROCESS_FOLDER, FrontSettings, port_taken
 from onetrunk.serving.front.tracer import Tracer
+from onetrunk.serving.front.trials import Trials
 from onetrunk.serving.front.triton import Triton
 
 log = logging.getLogger("onetrunk.serving.front")
@@ -70,11 +73,13 @@ class Front:
         if settings.sample is not None:
             self._sample = Sample(settings.sample)
             self._background.append(asyncio.create_task(self._sample.keep()))
-        service = Service(self._gateway, observer, self._sample)
+        folder = os.environ.get(MULTIPROCESS_FOLDER)
+        trials = Trials(self._gateway, observer.metrics, Path(folder) if folder is not None else None)
+        service = Service(self._gateway, observer, trials, self._sample)
         routes = [*json_routes(service), *Page(service, settings.repository).routes()]
         door = HttpDoor(self._gateway, observer, routes)
         sockets = [_listen(settings, settings.http_port), _listen(settings, settings.metrics_port)]
-        self._grpc = open_grpc_door(self._gateway, observer)
+        self._grpc = open_grpc_door(self._gateway, observer, trials)
         await self._grpc.start()
         self._background += [
             asyncio.create_task(self._gateway.remember_tasks()),

@@ -22,6 +22,7 @@ from onetrunk.serving.front.observed import observed
 from onetrunk.serving.front.observer import Observer
 from onetrunk.serving.front.questions import Question
 from onetrunk.serving.front.sample import Sample
+from onetrunk.serving.front.trials import Trials
 
 # The label under which answers are counted that name none of a task's labels.
 NONE_OF_THESE = "(none of these)"
@@ -32,15 +33,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Service:
     """The way of a JSON request to its answer."""
 
-    def __init__(self, gateway: Gateway, observer: Observer, sample: Sample | None = None) -> None:
+    def __init__(self, gateway: Gateway, observer: Observer, trials: Trials, sample: Sample | None = None) -> None:
         """Ask through a gateway.
 
         Args:
             gateway: The way to Triton.
             observer: Follows the requests.
+            trials: The candidates that answer a share of the traffic.
             sample: Keeps some of the texts; None keeps none.
         """
         self._gateway = gateway
+        self._trials = trials
         self._sample = sample
         self._observer = observer
         self._collecting: Collector | None = None
@@ -90,10 +93,12 @@ class Service:
             self._gateway.check_texts(texts, pairs)
             size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
             collector = self._collector()
-            answers = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
+            tried = self._trials.ask_texts(self._trials.chosen(asked), texts, pairs)
+            live = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
+            answers = await self._trials.answers(live, tried)
             asked[:] = dict.fromkeys(task for answer in answers for task in answer.predictions)
         self._count_labels(answers)
-        self._observer.drift.note(answers)
+        self._observer.drift.note(live)
         if self._sample is not None:
             self._sample.note(texts, pairs, answers)
         return answers

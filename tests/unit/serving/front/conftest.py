@@ -33,6 +33,7 @@ class Served:
         self.triton = triton
         self.url = f"http://127.0.0.1:{settings.http_port}"
         self.grpc_url = f"127.0.0.1:{settings.grpc_port}"
+        self.metrics_port = settings.metrics_port
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """The status and the JSON of an answer."""

@@ -10,6 +10,9 @@ import grpc.aio
 import pytest
 from tritonclient.grpc import service_pb2
 
+from onetrunk.serving.front import grpc_door
+from onetrunk.serving.front.gateway import Gateway
+from onetrunk.serving.front.triton import TritonDownError
 from tests.fixtures.doors import Doors, code_of, question, until
 
 pytestmark = pytest.mark.hostile
@@ -94,5 +97,48 @@ def test_a_stream_that_is_cancelled_is_no_failure_of_the_server(run: Callable[..
         assert 'onetrunk_front_requests_total{door="grpc",status="499"} 1.0' in found
         assert 'status="500"' not in found
         assert doors.triton.cancelled == 0
+
+    run(test)
+
+
+def test_health_is_watched_until_the_client_hangs_up(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_door, "WATCH_EVERY_S", 0.01)
+    monkeypatch.setattr(grpc_door, "MOST_WATCHERS", 2)
+    state: list[bytes | Exception] = [grpc_door.SERVING]
+
+    async def call(gateway: Gateway, method: str, request: bytes) -> bytes:
+        assert (method, request) == (grpc_door.CHECK, b"")
+        if isinstance(state[0], Exception):
+            raise state[0]
+        return state[0]
+
+    monkeypatch.setattr(Gateway, "call", call)
+
+    async def test(doors: Doors) -> None:
+        watch = doors.channel.unary_stream(grpc_door.WATCH)
+        first = watch(b"")
+        assert await first.read() == grpc_door.SERVING
+        state[0] = TritonDownError()
+        assert await first.read() == grpc_door.NOT_SERVING
+        state[0] = grpc_door.SERVING
+        assert await first.read() == grpc_door.SERVING
+        state[0] = grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), grpc.aio.Metadata())
+        assert await first.read() == grpc_door.SERVICE_UNKNOWN
+        second, third = watch(b""), watch(b"")
+        assert await second.read() == grpc_door.SERVICE_UNKNOWN
+        assert await third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        first.cancel()
+        second.cancel()
+
+        async def freed() -> bool:
+            again = watch(b"")
+            found = await again.code() if await again.read() is grpc.aio.EOF else None
+            again.cancel()
+            return found is None
+
+        for _ in range(200):
+            if await freed():
+                return
+        raise AssertionError("a place of a client that has hung up is not given to another one")
 
     run(test)

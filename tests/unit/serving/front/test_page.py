@@ -25,6 +25,7 @@ from onetrunk.serving.front.page import HEADERS, Page
 from onetrunk.serving.front.page.deployments import last_deployments
 from onetrunk.serving.front.service import Service
 from onetrunk.serving.front.settings import FrontSettings, Limits
+from onetrunk.serving.front.trials import Trials
 from onetrunk.serving.front.triton import Triton
 from tests.fixtures.browser import CONTROL, Browser, browser, needs_browser
 
@@ -86,7 +87,8 @@ def test_a_log_that_is_no_file_of_the_repository_is_not_read(tmp_path: Path, kin
 
 def served(repository: Path | None) -> TestClient:
     settings = FrontSettings(host="127.0.0.1", http_port=1, grpc_port=1, metrics_port=1)
-    service = Service(Gateway(settings, Triton()), Observer(Metrics(Admission(Limits()))))
+    gateway, metrics = Gateway(settings, Triton()), Metrics(Admission(Limits()))
+    service = Service(gateway, Observer(metrics), Trials(gateway, metrics))
     return TestClient(Starlette(routes=[*Page(service, repository).routes()]))
 
 

@@ -1,0 +1,37 @@
+"""The share of a task's traffic that its candidate answers, and the bounds at which that stops."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrafficSplit(BaseModel):
+    """A share, and its bounds. Each front judges by the requests that it has split lately.
+
+    Attributes:
+        share: The share of the requests, above 0 and at most 1.
+        errors: The share of these that the candidate may fail to answer.
+        latency: How many times as long as the live head's the candidate's median may be; None for any.
+        disagreement: The share of texts that both may answer differently; None for any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(gt=0, le=1)
+    errors: float = Field(default=0.02, ge=0, le=1)
+    latency: float | None = Field(default=3.0, ge=1)
+    disagreement: float | None = Field(default=None, ge=0, le=1)
+
+
+class CandidateInfo(BaseModel):
+    """What an ensemble says of a task's candidate that answers a share of its traffic.
+
+    Attributes:
+        version: The candidate's version.
+        split: The share, and its bounds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = Field(ge=1)
+    split: TrafficSplit

@@ -1,0 +1,187 @@
+"""Candidates that answer a share of the traffic: which requests, what happens if they fail, and what stops them."""
+
+import logging
+
+import grpc
+import pytest
+
+from onetrunk.admin import AdminClient
+from onetrunk.client.readers import reader_of
+from onetrunk.client.wire import bytes_tensor, request_message, response_arrays
+from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.traffic_split import TrafficSplit
+from onetrunk.serving.front import trials as trials_module
+from onetrunk.serving.front.trials import Trial, _Sample, differs
+from tests.fixtures.fake_triton import score
+
+SURE = [0.99, 0.01]  # of a candidate; the fake's live head says less than a half of any text
+
+
+def split(**bounds):
+    return {"version": 7, "split": {"share": 1.0, "errors": 0.02, "latency": None, "disagreement": None, **bounds}}
+
+
+@pytest.fixture
+def served(make_served, monkeypatch):
+    """A front before a fake whose task sst2 has a candidate that answers everything."""
+    monkeypatch.setattr("onetrunk.serving.front.gateway.CATALOGUE_AGE_S", 0.05)
+    monkeypatch.setattr("onetrunk.serving.front.gateway.RETRY_S", 0.05)
+    found = make_served()
+    found.triton.candidate = lambda task, row: SURE
+    set_split(found, **split())
+    return found
+
+
+def set_split(served, **candidate):
+    """Change the candidate of sst2, and wait until the front knows."""
+    served.triton.tasks["sst2"]["candidate"] = candidate
+    wanted = candidate["split"]["share"]
+    with AdminClient(served.grpc_url) as client:
+        for _ in range(1000):
+            found = client.trials().get("sst2")
+            if found is not None and found["share"] == wanted and found["version"] == candidate["version"]:
+                return
+    raise AssertionError("the front has not read the share")
+
+
+def asked_for(served, path="/v1/predict", tasks=("sst2",), **headers):
+    status, found = served.ask("POST", path, {"texts": ["a text"], "tasks": list(tasks)}, **headers)
+    assert status == 200, found
+    return found["answers"][0]["predictions"]["sst2"]["scores"]["negative"]
+
+
+def asked_over_grpc(served, *metadata, name="", outputs=("sst2", "cola")):
+    message = request_message("multitask", [bytes_tensor("text", [b"a text"])], outputs)
+    message.id = name
+    with grpc.insecure_channel(served.grpc_url) as channel:
+        from tritonclient.grpc import service_pb2_grpc
+
+        answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, metadata=metadata)
+    return {output: float(scores[0, 0]) for output, scores in response_arrays(answer).items()}
+
+
+def is_candidates(probability):
+    return probability == pytest.approx(SURE[0])
+
+
+def test_the_candidate_answers_its_share_at_both_doors_and_the_live_head_all_else(served):
+    live = score(served.triton.tasks["sst2"], ("a text",))[0]
+    assert is_candidates(asked_for(served))
+    found = asked_over_grpc(served)
+    assert is_candidates(found["sst2"])
+    assert found["cola"] == pytest.approx(score(served.triton.tasks["cola"], ("a text",))[0])
+    models = [request.model for request in served.triton.requests]
+    assert models.count("candidate_sst2") == 2
+    served.triton.tasks["sst2"].pop("candidate")
+    with AdminClient(served.grpc_url) as client:
+        while client.trials():
+            pass
+    assert asked_for(served) == pytest.approx(live, abs=1e-5)
+
+
+def test_requests_of_one_key_get_one_version_at_both_doors(served):
+    set_split(served, **split(share=0.5))
+    keys = [f"user {number}" for number in range(40)]
+    first = [is_candidates(asked_for(served, **{"x-onetrunk-key": key})) for key in keys]
+    assert 5 < sum(first) < 35
+    assert [is_candidates(asked_for(served, **{"x-onetrunk-key": key})) for key in keys] == first
+    assert [is_candidates(asked_over_grpc(served, ("x-onetrunk-key", key))["sst2"]) for key in keys] == first
+    ids = [f"r{number}" for number in range(20)]
+    assert [is_candidates(asked_over_grpc(served, name=one)["sst2"]) for one in ids] == [
+        is_candidates(asked_over_grpc(served, name=one)["sst2"]) for one in ids
+    ]
+
+
+def fail(task, row):
+    raise RuntimeError("the candidate is broken")
+
+
+def test_a_candidate_that_fails_is_not_noticed_and_is_stopped(served, monkeypatch, caplog):
+    monkeypatch.setattr(trials_module, "LEAST_REQUESTS", 5)
+    live = score(served.triton.tasks["sst2"], ("a text",))[0]
+    served.triton.candidate = fail
+    with caplog.at_level(logging.ERROR, logger="onetrunk.serving.front"):
+        assert [asked_for(served) for _ in range(8)] == pytest.approx([live] * 8, abs=1e-5)
+    assert [request.model for request in served.triton.requests].count("candidate_sst2") == 5
+    with AdminClient(served.grpc_url) as client:
+        told = client.trials()["sst2"]
+    assert told["stopped"] == "it failed to answer 100.0% of 5 requests; allowed: 2.0%"
+    assert f"candidate version 7 of sst2 is stopped: {told['stopped']}" in caplog.text
+    served.triton.candidate = lambda task, row: SURE
+    set_split(served, **split() | {"version": 8})
+    assert is_candidates(asked_for(served)), "another candidate begins anew"
+
+
+def test_a_candidate_that_hangs_is_not_waited_for(served, monkeypatch):
+    monkeypatch.setattr(trials_module, "LEAST_PATIENCE_S", 0.05)
+    served.triton.candidate_delay_s = 3.0
+    assert not is_candidates(asked_for(served))
+    assert not is_candidates(asked_over_grpc(served)["sst2"])
+
+
+def test_a_candidate_that_answers_otherwise_too_often_is_stopped(served, monkeypatch):
+    monkeypatch.setattr(trials_module, "LEAST_REQUESTS", 4)
+    set_split(served, **split(disagreement=0.5, errors=0.5))
+    found = [is_candidates(asked_for(served)) for _ in range(6)]
+    assert found == [True] * 4 + [False] * 2
+    set_split(served, **split(disagreement=0.6, share=0.9) | {"version": 9})
+    served.triton.candidate = lambda task, row: [0.1, 0.9]
+    for _ in range(3):
+        asked_over_grpc(served)
+    with AdminClient(served.grpc_url) as client:
+        assert client.trials()["sst2"]["disagreement"] in (0.0, None)
+
+
+def test_an_ensemble_that_a_restarted_triton_does_not_hold_is_loaded(served):
+    served.triton.candidate = None
+    for _ in range(3):
+        assert not is_candidates(asked_for(served))
+    assert served.triton.loads == ["candidate_sst2"]
+    with AdminClient(served.grpc_url) as client:
+        assert client.trials()["sst2"]["requests"] == 0
+
+
+def test_bounds():
+    def judged(samples, **bounds):
+        trial = Trial(1, TrafficSplit(share=0.1, **bounds))
+        trial.samples.extend(samples)
+        return trial.fault()
+
+    good, slow, bad = _Sample(False, 1.0, 1.0, 0, 2), _Sample(False, 4.0, 1.0, 1, 2), _Sample(True, 1.0, 1.0)
+    assert judged([good] * 50) is None
+    assert judged([slow] * 49) is None, "too few to judge by"
+    assert judged([slow] * 50) == "its median time is 4.0 times the live head's; allowed is 3"
+    assert judged([slow] * 50, latency=None) is None
+    assert "differently" in judged([slow] * 50, latency=None, disagreement=0.4)
+    assert judged([good] * 49 + [bad]) is None
+    assert "failed to answer 4.0%" in judged([good] * 48 + [bad] * 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "live", "candidate", "different"),
+    [
+        ({"kind": "classification", "labels": ["a", "b"]}, [0.9, 0.1], [0.6, 0.4], False),
+        ({"kind": "classification", "labels": ["a", "b"]}, [0.9, 0.1], [0.4, 0.6], True),
+        ({"kind": "classification", "labels": ["a", "b"], "none_below": 0.7}, [0.9, 0.1], [0.6, 0.4], True),
+        ({"kind": "multilabel", "labels": ["a", "b"], "thresholds": [0.5, 0.5]}, [0.9, 0.8], [0.6, 0.7], False),
+        ({"kind": "multilabel", "labels": ["a", "b"], "thresholds": [0.5, 0.5]}, [0.9, 0.8], [0.6, 0.4], True),
+        ({"kind": "regression", "range": [0, 5]}, [3.0], [3.4], False),
+        ({"kind": "regression", "range": [0, 5]}, [3.0], [3.6], True),
+    ],
+)
+def test_what_is_another_answer(fields, live, candidate, different):
+    base = {"name": "t", "form": "single", "metric": "m", "tap": 1, "layers": 1, "version": 1}
+    task = TaskInfo.model_validate(base | fields)
+    reader = reader_of(task)
+    assert differs(task, reader.read(task, live), reader.read(task, candidate)) is different
+
+
+def test_metrics_tell_versions_apart(served):
+    import urllib.request
+
+    asked_for(served)
+    port = served.metrics_port
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
+    assert 'onetrunk_candidate_requests_total{outcome="ok",task="sst2",version="7"} 1.0' in text
+    assert 'onetrunk_candidate_seconds_count{task="sst2",version="live"} 1.0' in text
+    assert 'onetrunk_candidate_disagreements_total{task="sst2",version="7"} 1.0' in text
