@@ -509,19 +509,16 @@ def _show_tasks(rows: list[ListedTask]) -> None:
         since = "" if row.since is None else row.since[:16].replace("T", " ")
         numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
         table.add_row(
-            row.task, _shown(row.served, "d", "removed"), *numbers, _tried(row),
+            row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
             _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), _psi(row), since,
         )  # fmt: skip
     Console(highlight=False).print(table)
     for row in rows:
+        if row.split is not None:
+            share = f"{100 * row.split.share:.3g}%"
+            click.echo(f"{row.task}: candidate version {row.candidate} answers {share} of the requests")
         for address, trial in row.trials.items():
-            click.echo(f"{row.task}_candidate on {address}: {_told(trial)}")
-
-
-def _tried(row: ListedTask) -> str:
-    """Return the candidate's version, and the share of the traffic that it answers."""
-    share = f" ({row.split.share:.3g})" if row.split is not None else ""
-    return f"{row.candidate}{share}" if row.candidate is not None else ""
+            click.echo(f"{row.task}: candidate on {address}: {_told(trial)}")
 
 
 def _told(trial: Mapping[str, Any]) -> str:

@@ -106,7 +106,7 @@ def test_mistakes_are_one_line(run, arguments, message):
 
 def test_a_share_is_listed_and_read_as_people_write_it(run, bundle):
     assert run("--candidate", bundle(shift=3.0), "--share", "2.5%", "--stop-disagreement", "0.2").exit_code == 0
-    assert "2 (0.025)" in run("--list").stdout
+    assert "mood: candidate version 2 answers 2.5% of the requests\n" in run("--list").stdout
     (mood,) = [row for row in json.loads(run("--list", "--json").stdout) if row["task"] == "mood"]
     assert mood["split"] == {"share": 0.025, "errors": 0.02, "latency": 3.0, "disagreement": 0.2}
     for share in ("5", "0", "-1%", "101%", "nan", "half"):
