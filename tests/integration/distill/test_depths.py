@@ -15,13 +15,22 @@ from onetrunk.training.evaluation import Evaluation
 from tests.fixtures.tasks import mood_rows, write_rows
 
 SETTINGS = SearchSettings(
-    epochs=2, probe_epochs=1, depths=3, learning_rate=1e-3, student_layers=(1, 2), batch_size=16, other_texts=40
+    epochs=2,
+    probe_epochs=1,
+    fork_epochs=2,
+    depths=3,
+    learning_rate=1e-3,
+    student_layers=(1, 2),
+    batch_size=16,
+    other_texts=8,
 )
 
 
 @pytest.fixture
-def new(new_experiment, mood, second):
-    """A experiment of mood and second, which has read nothing yet."""
+def new(new_experiment, mood, second, tmp_path):
+    """An experiment of mood and second, which has read nothing yet. It has few rows: what is learned matters little."""
+    for name, count, seed in (("train", 40, 1), ("dev", 20, 2)):
+        write_rows(tmp_path / f"{name}.jsonl", mood_rows(count, seed))
     return lambda: new_experiment(mood, second)
 
 
@@ -82,7 +91,7 @@ def test_search_ends_with_probes_teachers_and_students(new, tmp_path, fits):
         assert not teacher.stopped
         assert student.spec.recipe.tap == teacher.spec.recipe.tap
         assert student.spec.recipe.layers < teacher.spec.recipe.layers
-        assert student.spec.distillation.other_texts == 0.2  # 40 for 200
+        assert student.spec.distillation.other_texts == 0.2  # 8 for 40
     assert len(fits) == len(trials.trials)
     assert all(new().store.by_key(trial.key).score == trial.score for trial in trials.trials)
     assert trials.cpu_seconds > 0

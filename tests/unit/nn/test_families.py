@@ -23,6 +23,9 @@ RELEASE = get_release("24.10")
 QUERIES = get_args(Query)
 # A head on a tap whose own layers are the trunk's lowest, its highest, and some between.
 PLACES = [(0, 1), (1, 2), (3, 1)]
+EVERY_HEAD = [(query, *place) for query in QUERIES for place in PLACES]
+# Each query once, and each place.
+SOME_HEADS = [(query, *place) for query, place in zip(QUERIES, PLACES, strict=True)]
 
 
 def tokens(trunk, batch=3, length=14):
@@ -129,7 +132,10 @@ def test_folded_head_equals_whole_head(family_trunk, family, query):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_exported_chain_computes_the_same(family_trunk, tmp_path, family):
+@pytest.mark.parametrize(
+    "heads", [pytest.param(SOME_HEADS, id="some"), pytest.param(EVERY_HEAD, id="every", marks=pytest.mark.exhaustive)]
+)
+def test_exported_chain_computes_the_same(family_trunk, tmp_path, family, heads):
     trunk = family_trunk(family)
     ids, types, mask = tokens(trunk, batch=2, length=23)
     arrays = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "token_type_ids": types.numpy()}
@@ -145,16 +151,15 @@ def test_exported_chain_computes_the_same(family_trunk, tmp_path, family):
         # What layers only add to is not normed, and may be large.
         limit = 1e-5 * max(2.0, state.abs().max().item())
         torch.testing.assert_close(found[mask.bool()], state[mask.bool()], atol=limit, rtol=0)
-    for query in QUERIES:
-        for tap, layers in PLACES:
-            head, path = make_head(trunk, query, tap, layers), tmp_path / "head.onnx"
-            export_head(head, make_spec(trunk, query, tap, layers), path, RELEASE)
-            state = arrays[f"hidden_{tap:02d}"]
-            feeds = {"hidden_state": state, "attention_mask": arrays["attention_mask"]}
-            found = torch.from_numpy(open_session(path, "head").run(None, feeds)[0])
-            with torch.no_grad():
-                expected_scores = head(torch.from_numpy(state), mask).softmax(-1)
-            torch.testing.assert_close(found, expected_scores, atol=1e-5, rtol=1e-5)
+    for query, tap, layers in heads:
+        head, path = make_head(trunk, query, tap, layers), tmp_path / "head.onnx"
+        export_head(head, make_spec(trunk, query, tap, layers), path, RELEASE)
+        state = arrays[f"hidden_{tap:02d}"]
+        feeds = {"hidden_state": state, "attention_mask": arrays["attention_mask"]}
+        found = torch.from_numpy(open_session(path, "head").run(None, feeds)[0])
+        with torch.no_grad():
+            expected_scores = head(torch.from_numpy(state), mask).softmax(-1)
+        torch.testing.assert_close(found, expected_scores, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
