@@ -28,6 +28,9 @@ EXTRAS = {
 }
 """Lock -> the extras that it is for."""
 
+UNLOCKED = ("cluster", "gpu")
+"""Extras that no lock is for. Their versions are in constraints.txt all the same."""
+
 # hatchling builds the project itself, and setuptools-scm the one package that comes only as a source archive, seqeval.
 # Were they not there, pip or setuptools would download the newest of them, for which nobody has checked a hash.
 BUILD = "hatchling>=1.25"
@@ -52,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
     newest = ["--upgrade"] if parser.parse_args().upgrade else []
-    everything = [extra for extras in EXTRAS.values() for extra in extras]
+    everything = [*dict.fromkeys(extra for extras in (*EXTRAS.values(), UNLOCKED) for extra in extras)]
     build = f"{BUILD}\n{BUILD_OF_SOURCES}"
     resolve(ROOT / "constraints.txt", *of_extras(everything), *newest, requirements=build)
     resolve(LOCKS / "torch.txt", *HASHES, "--no-deps", requirements="torch")

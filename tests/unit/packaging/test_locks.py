@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,30 @@ def test_a_lock_has_one_allowed_version_of_all_that_is_required(
     for requirement in (one for one in required(extras) if applies(one, python)):
         version = locked[canonicalize_name(requirement.name)]
         assert Version(version) in requirement.specifier, f"{requirement}, not {version}: make lock"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("extra", PROJECT["optional-dependencies"])
+def test_the_constraints_have_an_allowed_version_of_all_that_an_extra_requires(extra: str, python: str) -> None:
+    pins = {one.name: str(one.specifier)[2:] for one, _ in entries(ROOT / "constraints.txt") if applies(one, python)}
+    for requirement in (one for one in required((extra,)) if applies(one, python)):
+        version = pins[canonicalize_name(requirement.name)]
+        assert Version(version) in requirement.specifier, f"{requirement}, not {version}: make lock"
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv, of the extra audit, and a package index")
+@pytest.mark.parametrize("extra", PROJECT["optional-dependencies"])
+def test_an_extra_can_be_installed_with_the_constraints(extra: str) -> None:
+    """With all that its packages require in turn; nothing is downloaded but what they say about themselves."""
+    options = ("--constraints", "constraints.txt", "--no-header", "--no-annotate", "--python-version", "3.11")
+    command = ["uv", "pip", "compile", "--quiet", *options, *make.of_extras([extra])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pins = {str(one).partition(";")[0].strip() for one, _ in entries(ROOT / "constraints.txt")}
+    # Else a package that nobody has tried comes with it.
+    assert {line for line in done.stdout.splitlines() if line and not line.startswith("#")} <= pins
 
 
 def test_the_locks_and_the_constraints_are_of_one_mind() -> None:
