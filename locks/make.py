@@ -21,8 +21,8 @@ LOCKS = ROOT / "locks"
 SERVING = ("builder", "server", "cpu")
 EXTRAS = {
     "serving": SERVING,
-    "front": ("front",),
-    "developing": (*SERVING, "signing", "tracing", "bench", "hub", "dev"),
+    "front": ("front", "s3"),
+    "developing": (*SERVING, "signing", "tracing", "bench", "hub", "s3", "dev"),
     "documenting": ("docs",),
     "auditing": ("audit",),
 }

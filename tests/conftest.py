@@ -31,6 +31,7 @@ pytest_plugins = [
     "tests.fixtures.gate",
     "tests.fixtures.handmade_repository",
     "tests.fixtures.python_model",
+    "tests.fixtures.releases",
     "tests.fixtures.tasks",
     "tests.fixtures.wheel",
 ]

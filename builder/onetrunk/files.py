@@ -11,19 +11,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from onetrunk.protocol.cache import CACHE_VARIABLE as CACHE_VARIABLE
+from onetrunk.protocol.cache import cache_root as cache_root
 from onetrunk.protocol.errors import OneTrunkError
-
-CACHE_VARIABLE = "ONETRUNK_CACHE"
-
-
-def cache_root(given: Path | None = None) -> Path:
-    """Return the root folder of all caches: as given, from the variable ONETRUNK_CACHE, or the user's own."""
-    if given is not None:
-        return given
-    variable = os.environ.get(CACHE_VARIABLE)
-    if variable:
-        return Path(variable)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onetrunk"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onetrunk.cli.bucket_options import bucket_options, requested_buckets
-from onetrunk.cli.console import progress_line, typed_options
+from onetrunk.cli.console import print_published, progress_line, typed_options
 from onetrunk.cli.data_options import (
     TRUNK_HELP,
     TRUNK_METAVAR,
@@ -26,6 +26,7 @@ from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.releases.store import Place, StoreUrl
 
 if TYPE_CHECKING:
     from onetrunk.nn.embedding import EmbeddingTap
@@ -47,6 +48,7 @@ Examples:
   build-repo --tasks all --tune                threads for the most texts a second, on this machine
   build-repo --tasks all --tune latency        threads for the quickest answer to one request
   build-repo --tasks all --device gpu          for NVIDIA's container on a machine with a GPU
+  build-repo --tasks all --output s3://bucket/onetrunk
 
 \b
 In fewer bits:
@@ -67,10 +69,11 @@ Next: serve-repo, then ask-repo "a text"."""
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Place(),
     default="model_repository",
     show_default=True,
-    help="The repository to write or bring up to date.",
+    metavar="FOLDER|STORE",
+    help="The repository to write or bring up to date: a folder, or a store as s3://BUCKET/PREFIX or file:///FOLDER.",
 )
 @embed_option("Serve sentence embeddings too, as the task embedding, which runs only when it is named.")
 @click.option(
@@ -151,7 +154,7 @@ def build_repo(
     tasks: str,
     trunk: str | None,
     heads: Path,
-    output: Path,
+    output: Path | StoreUrl,
     embed: EmbeddingTap | None,
     max_length: int,
     max_batch_tokens: int | None,
@@ -189,35 +192,40 @@ def build_repo(
             from onetrunk.repository import BuildRequest, build_repository
             from onetrunk.repository.buckets import BucketRequest
             from onetrunk.repository.gate_settings import GateSettings
+            from onetrunk.repository.working_copy import working_copy
 
-            report = build_repository(
-                BuildRequest(
-                    output=output,
-                    heads=heads,
-                    tasks=names,
-                    trunk=trunk,
-                    embed=embed,
-                    max_length=max_length,
-                    max_batch_tokens=max_batch_tokens,
-                    buckets=BucketRequest(**requested, task_dir=task_dir, data_root=data),
-                    triton_release=triton_release,
-                    group_heads=group_heads,
-                    precision=wanted,
-                    gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
-                    tune=tune,
-                    device=device,
-                    sign=sign,
-                    dry_run=dry_run,
-                ),
-                progress=progress,
-            )
+            with working_copy(output, dry_run=dry_run) as copy:
+                report = build_repository(
+                    BuildRequest(
+                        output=copy.folder,
+                        heads=heads,
+                        tasks=names,
+                        trunk=trunk,
+                        embed=embed,
+                        max_length=max_length,
+                        max_batch_tokens=max_batch_tokens,
+                        buckets=BucketRequest(**requested, task_dir=task_dir, data_root=data),
+                        triton_release=triton_release,
+                        group_heads=group_heads,
+                        precision=wanted,
+                        gate=GateSettings(gate == "on", max_loss, gate_rows, task_dir, data),
+                        tune=tune,
+                        device=device,
+                        sign=sign,
+                        dry_run=dry_run,
+                    ),
+                    progress=progress,
+                )
     if as_json:
         fields = {**dataclasses.asdict(report), "output": str(output), "changed": report.changed}
         fields |= {"precision": report.precision.model_dump(), "gate": _plain_gate(report.gate)}
         fields["placement"] = report.placement.model_dump(mode="json")
+        if copy.published is not None:
+            fields["published"] = dataclasses.asdict(copy.published)
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
         _print_report(report, dry_run, gate == "on")
+        print_published(copy)
 
 
 def _refuse_unused_gate_options(precision: str, gate: str, reduced: bool) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from onetrunk.repository.working_copy import WorkingCopy
 
 
 def typed_options() -> set[str]:
@@ -40,3 +44,11 @@ def progress_line() -> Iterator[Callable[[str, int, int], None]]:
                 shown_at = time.monotonic()
 
         yield show
+
+
+def print_published(copy: WorkingCopy) -> None:
+    """Say what was published into a store, if there is one."""
+    published = copy.published
+    if published is not None:
+        sent = f"sent {len(published.uploaded)} files, {published.bytes_sent / 1e6:,.1f} MB"
+        click.echo(f"{copy.store}: release {published.release[:12]} is current; {sent}")

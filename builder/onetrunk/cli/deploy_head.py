@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onetrunk.cli.console import progress_line, typed_options
+from onetrunk.cli.console import print_published, progress_line, typed_options
 from onetrunk.cli.data_options import (
     TRUNK_HELP,
     TRUNK_METAVAR,
@@ -30,6 +30,7 @@ from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.tls import Tls, tls_options
 from onetrunk.protocol.traffic_split import TrafficSplit
+from onetrunk.releases.store import Place, StoreUrl
 
 if TYPE_CHECKING:
     from onetrunk.deploy import Deployer
@@ -61,7 +62,8 @@ Trying a head beside the live one:
 \b
 The rest:
   deploy-head --verify                        manifest, disk and server agree?
-  deploy-head --sync                          after a build-repo
+  deploy-head --sync                          after a build-repo or a pull-repo
+  deploy-head heads/rte --repository s3://bucket/onetrunk
   deploy-head --prune --keep 2                delete older versions
 
 \b
@@ -175,10 +177,11 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.option("--task", metavar="TASK", help="Which candidate, where there are several.")
 @click.option(
     "--repository",
-    type=click.Path(path_type=Path),
+    type=Place(),
     default="model_repository",
     show_default=True,
-    help="The repository's folder.",
+    metavar="FOLDER|STORE",
+    help="The repository's folder; or a store as s3://BUCKET/PREFIX, of which no server is asked.",
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint.")
 @click.option(
@@ -218,7 +221,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.option("--dry-run", is_flag=True, help="Change nothing; show files and config changes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def deploy_head(
-    repository: Path,
+    repository: Path | StoreUrl,
     url: str,
     servers: str | None,
     replica_timeout: float,
@@ -246,12 +249,16 @@ def deploy_head(
     asked = {name.rstrip("_"): value for name, value in asked.items()}
     with errors_end_command():
         action = _chosen_action(asked, dry_run)
+        if isinstance(repository, StoreUrl):
+            _refuse_server_options(repository, action)
+            offline = True
         import_lean()
         # Threads that wait for each other would otherwise spin, and take the cores from the server that is running.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Imported here: --help and a mistyped option need none of it.
         from onetrunk.deploy import Deployer, DeploymentReport
         from onetrunk.repository.gate_settings import GateOverrides
+        from onetrunk.repository.working_copy import working_copy
 
         if servers is not None and (offline or "url" in typed_options()):
             raise UserError(f"--servers and {'--offline' if offline else '--url'}: give one of them")
@@ -260,8 +267,9 @@ def deploy_head(
         with (
             _replicas_of_failure(as_json),
             progress_line() as progress,
+            working_copy(repository, verify_key=verify_key, dry_run=dry_run, wait_s=wait) as copy,
             Deployer(
-                repository,
+                copy.folder,
                 url=place,
                 servers=servers,
                 replica_timeout_s=replica_timeout,
@@ -286,6 +294,8 @@ def deploy_head(
     else:
         _show(result, dry_run)
         _show_replicas(replicas)
+        if action not in ("list", "log", "verify"):
+            print_published(copy)
     if action == "verify" and not result and not as_json:
         whom = "disk" if offline else "disk and server" if servers is None else "disk and servers"
         click.echo(f"manifest{' and' if offline else ','} {whom} agree")
@@ -338,6 +348,21 @@ def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
     if dry_run and name in ("compare", "list", "verify", "sync", "log"):
         raise UserError(f"--{name} has no --dry-run")
     return name
+
+
+def _refuse_server_options(store: StoreUrl, action: str) -> None:
+    """Refuse what asks a server: those that serve a store's release have folders of their own.
+
+    Raises:
+        UserError: A server is to be asked.
+    """
+    typed = typed_options()
+    asked = [f"--{name}" for name in ("url", "servers", "insecure") if name in typed]
+    if asked or action in ("sync", "compare"):
+        raise UserError(
+            f"{' and '.join(asked) or f'--{action}'}: {store} is a store, and no server reads it while it runs: where "
+            f"a server is, pull-repo {store} FOLDER, then deploy-head --sync --repository FOLDER"
+        )
 
 
 def _carry_out(action: str, asked: dict[str, Any], deployer: Deployer, dry_run: bool) -> Any:

@@ -14,9 +14,11 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
+from onetrunk.protocol.cache import cache_root
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
+from onetrunk.releases.store import Place, StoreUrl
 from onetrunk.serving.front.options import front_options, take_front_options
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ EPILOG = f"""\b
 Examples:
   serve-repo                                  serve model_repository on 127.0.0.1
   serve-repo out/repo --grpc-port 9001        another repository, another port
+  serve-repo s3://bucket/onetrunk             the release of an object store
   serve-repo --log triton.log --verbose       log every request to a file
   serve-repo --json > ready.json              urls and tasks for a script
   serve-repo --host 0.0.0.0                   for the whole network (see below)
@@ -43,11 +46,18 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.argument("repository", type=Place(), default=Path("model_repository"))
 @click.option("--host", default="127.0.0.1", help="Address or name to listen on.")
 @click.option("--http-port", default=8000, type=click.IntRange(0, 65535), help="0 for a free one, as for the others.")
 @click.option("--grpc-port", default=8001, type=click.IntRange(0, 65535), help="Where ask-repo asks.")
 @click.option("--metrics-port", default=8002, type=click.IntRange(0, 65535), help="For Prometheus.")
+@click.option(
+    "--local",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the release of an object store is served from.  [default: a folder of the caches]",
+    show_default=False,
+)
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path), help="Append Triton's log here.")
 @front_options
 @click.option("--front-workers", default=1, type=click.IntRange(1, 64), help="Processes of the front.")
@@ -61,7 +71,9 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 @admin_key_file_option
-def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **options: Any) -> None:
+def serve_repo(
+    repository: Path | StoreUrl, local: Path | None, as_json: bool, admin_key_file: Path | None, **options: Any
+) -> None:
     """Serve REPOSITORY with a real Triton, without Docker, until Ctrl-C or SIGTERM.
 
     Ready means that every task has answered. The process of a model that dies is restarted.
@@ -75,8 +87,9 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
         if options["verify_key"] is not None and not options["verify"]:
             raise UserError("--verify-key and --no-verify: a signature is about files that are compared; leave one out")
         front = take_front_options(options)
+        path = find_repository(repository, local, options["verify_key"], console)
         server = Server(
-            repository,
+            path,
             admin_key=read_admin_key(admin_key_file),
             api_keys=front.api_keys,
             limits=front.limits,
@@ -87,7 +100,7 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
         )
         try:
             start(server, console)
-            announce(server, repository, console, as_json)
+            announce(server, path, console, as_json)
             if front.sample is not None:
                 console.print(front.sample.notice(), highlight=False, markup=False, soft_wrap=True)
             server.wait()
@@ -98,6 +111,40 @@ def serve_repo(repository: Path, as_json: bool, admin_key_file: Path | None, **o
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             server.stop()
+
+
+def find_repository(
+    repository: Path | StoreUrl, local: Path | None, verify_key: Path | None, console: Console
+) -> Path:
+    """Return the folder to serve; of an object store, the release is brought there first.
+
+    Args:
+        repository: A repository's folder, or a store of releases.
+        local: The folder for an object store's release; None for one of the caches.
+        verify_key: The file of the public key by which the release must be signed; None for no signature.
+        console: The console for people.
+
+    Raises:
+        UserError: Nothing has been published, the release is not as its manifest says, or is not signed by the key.
+        OneTrunkError: The store does not answer, or the disk is full.
+    """
+    from onetrunk.protocol.signature import Verifier
+    from onetrunk.releases.release import pull, release_folder
+    from onetrunk.releases.store import FolderStore, open_store
+
+    if isinstance(repository, Path):
+        if local is not None:
+            raise UserError(f"--local is for an object store, and {repository} is a folder: leave it out")
+        return repository
+    store = open_store(repository)
+    if isinstance(store, FolderStore) and local is None:
+        return release_folder(store)  # no server changes it, so all may share it, and mount it for reading only
+    path = local or cache_root() / "served" / repository.key
+    with console.status(f"Fetching the release of {repository}"):
+        report = pull(store, path, verifier=None if verify_key is None else Verifier(verify_key))
+    size = f"{report.bytes_received / 1e6:,.1f} MB"
+    console.print(f"Release {report.release[:12]} of {repository}: fetched {size} into {path}", highlight=False)
+    return path
 
 
 def start(server: Server, console: Console) -> None:

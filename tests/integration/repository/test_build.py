@@ -167,7 +167,7 @@ def test_full_disk_publishes_nothing(build, repository, heads, tiny_trunk, monke
 def test_an_interrupted_transaction_is_completed_first(build, repository, heads, tiny_trunk, monkeypatch):
     retrain(heads, "mood", tiny_trunk)
     with monkeypatch.context() as patch:
-        patch.setattr("onetrunk.repository.transaction.finish_transaction", lambda repository: None)
+        patch.setattr("onetrunk.protocol.transaction.finish_transaction", lambda repository: None)
         build()
     assert (repository / ".staging/commit.json").exists()
     report = build()

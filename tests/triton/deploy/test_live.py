@@ -373,7 +373,7 @@ def test_what_a_dead_deployer_left_loads_on_a_fresh_server(
     repository, deployer, bundle, reference, tiny_heads, monkeypatch
 ):
     """After the files of step 1, and between the switches of both ensembles: Triton itself starts on what is there."""
-    from onetrunk.repository import transaction
+    from onetrunk.protocol import transaction
 
     new = bundle(shift=2.0)
     expected = {"old": reference(tiny_heads / "mood"), "new": reference(new)}

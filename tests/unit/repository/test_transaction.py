@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.repository import transaction as module
-from onetrunk.repository.transaction import Transaction, finish_transaction, locked
+from onetrunk.protocol import transaction as module
+from onetrunk.protocol.transaction import Transaction, finish_transaction, locked
 
 
 class Crash(BaseException):

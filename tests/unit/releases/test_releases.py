@@ -1,0 +1,270 @@
+"""A release is published whole or not at all, and pulled whole or not at all."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from click.testing import CliRunner
+
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.names import MANIFEST, STAGING
+from onetrunk.releases import release as module
+from onetrunk.releases.cli import pull_repo
+from onetrunk.releases.release import POINTER, Found, Pointer, publish, pull, read_pointer
+from onetrunk.releases.store import ChangedMeanwhileError, FolderStore, open_store, parse_store
+
+OLD = {"a": ["a1"], "b": ["b1"]}
+NEW = {"a": ["a1", "a2"], "c": ["c1"]}
+
+
+def tree(folder):
+    """Path -> content of all files that a server could read."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and STAGING not in path.parts
+    }
+
+
+@pytest.fixture
+def old(tmp_path, write_repository):
+    """A repository of two heads, and its release's hash."""
+    return tmp_path / "old", write_repository(tmp_path / "old", OLD)
+
+
+@pytest.fixture
+def new(tmp_path, write_repository):
+    """One with another version of a head, another head, and one head less."""
+    return tmp_path / "new", write_repository(tmp_path / "new", NEW)
+
+
+def test_what_is_published_is_what_is_pulled_and_only_what_changed_moves(store, old, new, tmp_path):
+    first = publish(old[0], store)
+    assert (first.release, first.copied) == (old[1], 0)
+    assert set(first.uploaded) == set(tree(old[0])) - {MANIFEST}
+    assert read_pointer(store).pointer == Pointer(release=old[1])
+    pull(store, tmp_path / "here")
+    assert tree(tmp_path / "here") == tree(old[0])
+
+    second = publish(new[0], store)
+    changed = {"head_a/2/model.onnx", "head_a/config.pbtxt", "head_c/1/model.onnx", "head_c/config.pbtxt"}
+    changed |= {"multitask/config.pbtxt", "multitask_tokens/config.pbtxt"}
+    assert set(second.uploaded) == changed
+    assert second.copied == 5  # the trunk's two, the head's first version, and .keep of two ensembles
+    report = pull(store, tmp_path / "here")
+    assert set(report.written) == {*changed, MANIFEST}
+    assert report.removed == ("head_b",)
+    assert tree(tmp_path / "here") == tree(new[0])
+    assert pull(store, tmp_path / "here").written == ()
+    assert publish(new[0], store) == module.Published(new[1])
+
+    pull(store, tmp_path / "here", pointer=Pointer(release=old[1]))  # the old release is still there
+    assert tree(tmp_path / "here") == tree(old[0])
+
+
+def test_the_log_goes_with_the_pointer(store, old, tmp_path):
+    (old[0] / "deployments.jsonl").write_text('{"action": "deploy"}\n')
+    publish(old[0], store)
+    pull(store, tmp_path / "here")
+    assert (tmp_path / "here" / "deployments.jsonl").read_text() == '{"action": "deploy"}\n'
+
+
+def killed_at(step, store_url, work):
+    """Carry out work on a store in a process that is killed before its step-th request or write; return whether."""
+    child = os.fork()
+    if child == 0:
+        try:
+            store, count = open_store(store_url), [0]
+
+            def counted(*_, **__):
+                count[0] += 1
+                if count[0] == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            if isinstance(store, FolderStore):
+                for owner, name in ((os, "replace"), (os, "link"), (os, "fsync"), (shutil, "copyfile")):
+                    original = getattr(owner, name)
+                    setattr(owner, name, lambda *a, original=original, **k: (counted(), original(*a, **k))[1])
+            else:
+                store._client.meta.events.register("before-send.s3", counted)
+            work(store)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.hostile
+def test_a_writer_that_is_killed_at_any_step_leaves_the_old_release(store_url, store, old, new, tmp_path):
+    publish(old[0], store)
+    step = 1
+    while killed_at(step, store_url, lambda store: publish(new[0], store)):
+        assert read_pointer(store).pointer == Pointer(release=old[1]), step
+        if step % 5 == 1:
+            shutil.rmtree(tmp_path / "there", ignore_errors=True)
+            pull(store, tmp_path / "there")
+            assert tree(tmp_path / "there") == tree(old[0]), step
+        step += 1
+    assert step > 10
+    assert read_pointer(store).pointer == Pointer(release=new[1])
+    pull(store, tmp_path / "there")
+    assert tree(tmp_path / "there") == tree(new[0])
+
+
+@pytest.mark.hostile
+def test_a_reader_that_is_killed_at_any_step_leaves_the_old_repository_or_the_new_one(
+    store_url, store, old, new, tmp_path
+):
+    publish(old[0], store)
+    pull(store, here := tmp_path / "here")
+    publish(new[0], store)
+    step = 1
+    while killed_at(step, store_url, lambda store: pull(store, here)):
+        decided = (here / STAGING / "commit.json").exists()
+        assert decided or tree(here) in (tree(old[0]), tree(new[0])), step
+        step += 1
+    assert step > 5
+    assert tree(here) == tree(new[0])
+
+
+@pytest.mark.hostile
+def test_a_writer_that_died_half_way_is_continued(store, old, new, tmp_path, monkeypatch):
+    publish(old[0], store)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "replace", lambda *_: (_ for _ in ()).throw(OneTrunkError("cut off")))
+        with pytest.raises(OneTrunkError, match="cut off"):
+            publish(new[0], store)
+    again = publish(new[0], store)
+    assert again.uploaded == ()
+    assert read_pointer(store).pointer.release == new[1]
+
+
+def overwrite(store, name, text, tmp_path):
+    (tmp_path / "bad").write_text(text)
+    if isinstance(store, FolderStore):
+        (store.folder / name).unlink()  # it may be one file with that of another release
+        (store.folder / name).write_text(text)
+    else:
+        store._client.put_object(**store._at(name), Body=text.encode())
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("file", ["head_a/2/model.onnx", "multitask/config.pbtxt", MANIFEST])
+def test_a_release_that_was_changed_is_refused_and_nothing_moves(store, old, new, tmp_path, file):
+    publish(old[0], store)
+    pull(store, here := tmp_path / "here")
+    publish(new[0], store)
+    overwrite(store, f"releases/{new[1]}/{file}", "evil", tmp_path)
+    with pytest.raises(UserError, match="nothing was changed here"):
+        pull(store, here)
+    assert tree(here) == tree(old[0])
+
+
+@pytest.mark.hostile
+def test_a_manifest_that_leads_out_is_refused_even_with_its_right_hash(store, old, tmp_path):
+    import hashlib
+
+    text = (old[0] / MANIFEST).read_text().replace("head_a/1/model.onnx", "head_a/1/../../../model.onnx")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    publish(old[0], store)
+    overwrite_new = f"releases/{digest}/{MANIFEST}"
+    (tmp_path / "manifest").write_text(text)
+    store.upload(tmp_path / "manifest", overwrite_new, digest)
+    with pytest.raises(UserError, match="is broken"):
+        pull(store, tmp_path / "here", pointer=Pointer(release=digest))
+    assert tree(tmp_path / "here") == {}
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("content", [b"", b"[]", b"nonsense", b'{"release": "../../etc"}', b"x" * 5000])
+def test_a_broken_pointer_is_refused(store, old, tmp_path, content):
+    store.replace(POINTER, content, None)
+    with pytest.raises(UserError, match=r"current.json.*(is broken|found 5,000 bytes)"):
+        pull(store, tmp_path / "here")
+
+
+def test_a_file_that_is_not_as_the_manifest_says_is_not_published(store, old):
+    (old[0] / "head_a/1/model.onnx").write_text("other")
+    with pytest.raises(UserError, match=r"head_a/1/model.onnx is not as it was written: nothing was published"):
+        publish(old[0], store)
+    assert read_pointer(store) == Found()
+
+
+def test_of_two_writers_one_is_refused(store, old, new, tmp_path, write_repository):
+    before = read_pointer(store)
+    publish(old[0], store, before)
+    with pytest.raises(ChangedMeanwhileError, match="give the same command again"):
+        publish(new[0], store, before)
+    assert read_pointer(store).pointer.release == old[1]
+    stale = read_pointer(store)
+    publish(new[0], store, stale)
+    write_repository(tmp_path / "third", {"a": ["a3"]})
+    with pytest.raises(ChangedMeanwhileError):
+        publish(tmp_path / "third", store, stale)
+    assert read_pointer(store).pointer.release == new[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("gs://bucket/one", "no address of a store"),
+        ("s3://bucket", "found bucket 'bucket' and prefix ''"),
+        ("s3://Bucket/one", "found bucket 'Bucket'"),
+        ("s3://bucket/../one", "found bucket 'bucket' and prefix '../one'"),
+        ("s3://bucket//one", "found bucket 'bucket' and prefix '/one'"),
+        ("file://host/one", "no absolute path"),
+        ("file:///../one", "no absolute path"),
+    ],
+)
+def test_addresses_that_are_none_are_refused(text, why):
+    with pytest.raises(UserError, match=f"{why}.*allowed are s3://BUCKET/PREFIX and file:///FOLDER"):
+        parse_store(text)
+
+
+def test_a_key_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY") as caught:
+        parse_store("s3://AKIA:geheim@bucket/one")
+    assert "geheim" not in str(caught.value)
+
+
+def test_pull_repo(store_url, store, old, tmp_path):
+    publish(old[0], store)
+    run = CliRunner()
+    report = json.loads(run.invoke(pull_repo, [str(store_url), str(tmp_path / "here"), "--json"]).output)
+    assert report["release"] == old[1]
+    assert tree(tmp_path / "here") == tree(old[0])
+    done = run.invoke(pull_repo, [str(store_url), str(tmp_path / "here")])
+    assert done.output == f"{tmp_path / 'here'}: is release {old[1][:12]} already\n"
+    for arguments, why in (
+        (["--release", "f" * 64], "there is no release ffff"),
+        (["--release", "../x"], "a release is named by the 64 digits of its hash"),
+    ):
+        done = run.invoke(pull_repo, [str(store_url), str(tmp_path / "here"), *arguments])
+        assert done.exit_code == 2
+        assert why in done.output
+        assert len(done.output.splitlines()) == 1
+
+
+@pytest.mark.hostile
+def test_refused_credentials_and_missing_ones_are_told_in_one_line_without_them(
+    s3_environment, monkeypatch, tmp_path, object_store
+):
+    from tests.fixtures.releases import BUCKET, SECRET
+
+    run = CliRunner()
+    done = run.invoke(pull_repo, ["s3://no-such-bucket/one", str(tmp_path / "here")])
+    assert done.exit_code == 1
+    assert "NoSuchBucket" in done.output
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    unreachable = run.invoke(pull_repo, [f"s3://{BUCKET}/one", str(tmp_path / "here")])
+    assert "127.0.0.1:1" in unreachable.output
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    missing = run.invoke(pull_repo, [f"s3://{BUCKET}/one", str(tmp_path / "here")])
+    assert missing.exit_code == 2
+    assert "found no credentials" in missing.output
+    for one in (done, unreachable, missing):
+        assert len(one.output.splitlines()) == 1
+        assert SECRET not in one.output
