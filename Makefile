@@ -6,7 +6,8 @@
 # make docs   the documentation site, in site/; a warning or a dead link fails
 # make manifests  helm, kubectl and schemas, with which the tests of deploy/ check what they otherwise skip
 # make lock   resolves all versions anew (locks/make.py); UPGRADE=--upgrade takes the newest
-# make sbom   dist/sbom.json: what is installed to build and serve, with versions and licences, as CycloneDX
+# make sbom   dist/sbom.json: what is installed to build and serve, with versions and licences, as CycloneDX; and
+#             dist/sbom-front.json, -builder.json, -triton.json: what the images install, with hashes
 # make audit  asks the advisory databases about every package in locks/; needs the network
 # make clean  removes what make made
 
@@ -73,6 +74,10 @@ lock: $(TOOLS)/.installed
 sbom: $(VENV)/.serving $(TOOLS)/.installed
 	@mkdir -p dist
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+	@for image in front:locks/front.txt builder:locks/serving.txt triton:deploy/triton/requirements.txt; do \
+	  $(TOOLS)/bin/cyclonedx-py requirements --output-reproducible --of JSON \
+	    -o dist/sbom-$${image%%:*}.json $${image#*:} || exit 1; \
+	done
 
 # --strict: a package that the database does not answer for has not been audited, and that is a failure.
 audit: $(TOOLS)/.installed

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   deploy-head heads/rte                       add the task, or update it
+  deploy-head models:/rte@champion            what an MLflow registry says
   deploy-head --embed                         sentence embeddings, for who asks
   deploy-head heads/rte --dry-run             the files and the config changes
   deploy-head --rollback rte                  the version before, at once
@@ -242,7 +243,8 @@ def deploy_head(
 ) -> None:
     """Change what a running server serves, one head at a time, without a failed request.
 
-    BUNDLE is a folder that train-head wrote, or one with a head.onnx and a head.toml from elsewhere.
+    BUNDLE is a folder that train-head wrote, or one with a head.onnx and a head.toml from elsewhere; hf:OWNER/NAME of a
+    model hub; or models:/NAME@ALIAS of the MLflow registry in MLFLOW_TRACKING_URI.
     It is exported, checked against torch, loaded, proved under another name, and only then switched to.
     The version before stays loaded, for --rollback.
     """
@@ -369,7 +371,7 @@ def _carry_out(action: str, asked: dict[str, Any], deployer: Deployer, dry_run: 
     """Return a report, a comparison, or a list to show."""
     task = asked["task"]
     if action == "compare":
-        tried = deployer.candidate(asked["candidate"], _split(asked)).task if asked["candidate"] else task
+        tried = deployer.run(_operation("candidate", asked)).task if asked["candidate"] else task
         return deployer.compare(asked["compare"], tried)
     if action == "list":
         return deployer.tasks()
@@ -385,10 +387,22 @@ def _carry_out(action: str, asked: dict[str, Any], deployer: Deployer, dry_run: 
 def _operation(action: str, asked: dict[str, Any]) -> Operation:
     from onetrunk.deploy.operations import Candidate, Deploy, Discard, Embed, Promote, Prune, Remove, Rollback
 
+    def found(bundle: Path) -> tuple[Path, Mapping[str, str]]:
+        # Imported here: the other operations need no torch.
+        from onetrunk.nn.bundle_source import find_bundle, is_remote
+
+        if not is_remote(bundle):
+            return bundle, {}
+        source = find_bundle(bundle)
+        return source.folder, source.about
+
+    def candidate(folder: Path, about: Mapping[str, str]) -> Operation:
+        return Candidate(folder, _split(asked), about)
+
     operations: dict[str, Callable[[], Operation]] = {
-        "bundle": lambda: Deploy(asked["bundle"]),
+        "bundle": lambda: Deploy(*found(asked["bundle"])),
         "embed": lambda: Embed(asked["embed"]),
-        "candidate": lambda: Candidate(asked["candidate"], _split(asked)),
+        "candidate": lambda: candidate(*found(asked["candidate"])),
         "promote": lambda: Promote(asked["task"]),
         "discard": lambda: Discard(asked["task"]),
         "remove": lambda: Remove(asked["remove"]),
@@ -566,6 +580,8 @@ def _show_log(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         versions = " -> ".join(str(entry.get(end) or "-") for end in ("from", "to"))
         reason = f" ({entry['reason']})" if entry.get("reason") else ""
+        if isinstance(where := entry.get("from_where"), dict):
+            reason += f" [{', '.join(f'{name} {value}' for name, value in where.items())}]"
         action = f"{entry.get('action')} {entry.get('task') or ''}".strip()
         click.echo(f"{entry.get('time')}  {entry.get('who')}  {action}  {versions}  {entry.get('result')}{reason}")
 

@@ -192,7 +192,8 @@ class Deployer:
             if not report.changed:
                 seconds = {"all": time.monotonic() - began}
                 return replace(report, seconds=seconds, replicas=self.fleet.answers())
-            with self._logged(report) as result:
+            about = operation.about if isinstance(operation, Deploy | Candidate) else {}
+            with self._logged(report, about) as result:
                 outcome = change.apply(self.repository, self.fleet, self._context.progress)
                 seconds = {**outcome.seconds, "all": round(time.monotonic() - began, 3)}
                 if outcome.hashes:
@@ -369,7 +370,7 @@ class Deployer:
         return told
 
     @contextlib.contextmanager
-    def _logged(self, report: DeploymentReport) -> Iterator[dict[str, object]]:
+    def _logged(self, report: DeploymentReport, about: Mapping[str, str]) -> Iterator[dict[str, object]]:
         """Log that a deployment begins, and how it ended; yield what is to be logged with its end."""
         number = f"{time.time_ns():x}"
         fields: dict[str, object] = {
@@ -379,6 +380,8 @@ class Deployer:
             "from": report.from_version,
             "to": report.to_version,
         }
+        if about:
+            fields["from_where"] = dict(about)
         if self.fleet.is_several:
             fields["servers"] = [replica.url for replica in self.fleet.replicas]
         self.history.add(**fields, result="begun")

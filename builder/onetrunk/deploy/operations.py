@@ -6,7 +6,8 @@ Planning touches nothing. It decides what may follow what, and refuses the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,9 +46,11 @@ class Deploy(Operation):
 
     Attributes:
         folder: A bundle, or a head that was exported elsewhere. Its name need not be the task's.
+        about: What the log is to tell of where it came from, such as a version of a registry.
     """
 
     folder: Path
+    about: Mapping[str, str] = field(default_factory=dict)
     action: ClassVar[str] = "deploy"
 
     def plan(self, state: RepositoryState, context: Context) -> Change:
@@ -89,10 +92,12 @@ class Candidate(Operation):
     Attributes:
         folder: A bundle, or a head that was exported elsewhere. Its name need not be the task's.
         split: The share of the traffic that it answers in place of the live head; None for none.
+        about: What the log is to tell of where it came from, such as a version of a registry.
     """
 
     folder: Path
     split: TrafficSplit | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
     action: ClassVar[str] = "candidate"
 
     def plan(self, state: RepositoryState, context: Context) -> Change:

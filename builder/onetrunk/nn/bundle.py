@@ -24,7 +24,7 @@ from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 
 WEIGHTS = "head.safetensors"
-_CARD = "README.md"
+CARD = "README.md"
 
 # A layer of BERT's form has 16 tensors, and 12 numbers for each pair of features with an FFN of the usual four widths.
 # Twice as many tensors and an FFN of twenty widths leave room for other families.
@@ -98,7 +98,7 @@ def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
     try:
         save_file(weights, staging / WEIGHTS)
         (staging / HEAD_JSON).write_text(_spec_text(spec), encoding="utf-8")
-        (staging / _CARD).write_text(card_text(spec), encoding="utf-8")
+        (staging / CARD).write_text(card_text(spec), encoding="utf-8")
         # Temporary files are readable by their owner only; a bundle by everybody who may read the folder.
         staging.chmod(0o755)
         for file in staging.iterdir():
@@ -121,7 +121,7 @@ def replace_spec(folder: Path, spec: HeadSpec) -> None:
         OneTrunkError: The disk is full, or the folder cannot be written for another reason.
     """
     atomic_write_text(folder / HEAD_JSON, _spec_text(spec))
-    atomic_write_text(folder / _CARD, card_text(spec))
+    atomic_write_text(folder / CARD, card_text(spec))
 
 
 def _spec_text(spec: HeadSpec) -> str:

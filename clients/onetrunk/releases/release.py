@@ -145,14 +145,15 @@ def publish(repository: Path, store: Store, before: Found | None = None) -> Publ
         release = hashlib.sha256(content).hexdigest()
         log = _log_hash(repository)
         pointer = Pointer(release=release, log=log)
+        folder = f"releases/{release}"
         if before.pointer == pointer:
+            _send_signature(store, folder, repository)
             return Published(release)
         files = _files(manifest)
         if faults := compare(repository, {file: {digest} for file, digest in files.items()}):
             file, fault = next(iter(faults.items()))
             raise UserError(f"{repository}: {file} {fault}: nothing was published; run build-repo again")
         old = {} if before.pointer is None else _published_files(store, before.pointer.release)
-        folder = f"releases/{release}"
         there = store.names(folder)
 
         def write(file: str) -> tuple[str, int]:
@@ -168,10 +169,9 @@ def publish(repository: Path, store: Store, before: Found | None = None) -> Publ
 
         # Of a release that is complete, nothing is touched: servers may be reading it.
         done = {} if MANIFEST in there else _each(write, files)
-        for name in (SIGNATURE, MANIFEST):
-            path = repository / name
-            if path.exists() and not (name == MANIFEST and MANIFEST in there):
-                store.upload(path, f"{folder}/{name}", sha256_file(path, inside=repository))
+        _send_signature(store, folder, repository)
+        if MANIFEST not in there:
+            store.upload(repository / MANIFEST, f"{folder}/{MANIFEST}", release)
         if log is not None:
             store.upload(repository / DEPLOYMENTS_LOG, f"logs/{log}.jsonl", log)
     try:
@@ -238,6 +238,14 @@ def pull(store: Store, repository: Path, *, pointer: Pointer | None = None, veri
         if not signed:
             (repository / SIGNATURE).unlink(missing_ok=True)  # that of another manifest
     return Pulled(pointer.release, tuple(written), tuple(removed), sum(received.values()))
+
+
+def _send_signature(store: Store, folder: str, repository: Path) -> None:
+    """Write the manifest's signature, if there is one that the release does not have yet."""
+    if (repository / SIGNATURE).exists():
+        digest = sha256_file(repository / SIGNATURE, inside=repository)
+        if not store.holds(f"{folder}/{SIGNATURE}", digest):
+            store.upload(repository / SIGNATURE, f"{folder}/{SIGNATURE}", digest)
 
 
 def _stage_rest(store: Store, pointer: Pointer, transaction: Transaction, content: bytes, aside: Path) -> list[str]:

@@ -113,9 +113,7 @@ def serve_repo(
             server.stop()
 
 
-def find_repository(
-    repository: Path | StoreUrl, local: Path | None, verify_key: Path | None, console: Console
-) -> Path:
+def find_repository(repository: Path | StoreUrl, local: Path | None, verify_key: Path | None, console: Console) -> Path:
     """Return the folder to serve; of an object store, the release is brought there first.
 
     Args:

@@ -60,8 +60,8 @@ def read_repository(path: Path, *, verify: bool = False, verifier: Verifier | No
     interrupted = read_commit(path)
     if interrupted is not None and not interrupted.loadable:
         raise UserError(
-            f"{path}: a build or a pull was interrupted while it was publishing: run the same command again (build-repo "
-            "or pull-repo), which completes it"
+            f"{path}: a build or a pull was interrupted while it was publishing: run the same command again "
+            "(build-repo or pull-repo), which completes it"
         )
     if not any(path.glob(f"*/{CONFIG_FILE}")):
         raise UserError(f"{path} holds no models: {BUILD_HINT} first")

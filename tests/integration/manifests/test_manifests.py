@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from onetrunk.protocol import __version__
 from tests.fixtures.compose import flags
 from tests.fixtures.manifests import (
     CHART,
@@ -163,6 +164,17 @@ def test_the_collector_has_all_that_its_pipelines_name() -> None:
 @pytest.mark.parametrize("file", sorted(DEPLOY.glob("*/Dockerfile")), ids=lambda file: file.parent.name)
 def test_hadolint_has_nothing_to_say(file: Path) -> None:
     run(tool("hadolint"), file)
+
+
+@pytest.mark.parametrize("file", sorted(DEPLOY.glob("*/Dockerfile")), ids=lambda file: file.parent.name)
+def test_an_image_says_what_it_is_and_its_base_can_be_pinned(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    for label in ("title", "description", "licenses", "version"):
+        assert f'org.opencontainers.image.{label}="' in text
+    assert f'org.opencontainers.image.version="{__version__}"' in text
+    # Every base is a name that --build-arg replaces, such as by one with a digest.
+    for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
+        assert re.search(rf"^ARG {re.escape(base.strip('${}'))}=\S+:\S+$", text, re.MULTILINE), base
 
 
 def test_an_image_has_what_its_dockerfile_copies() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol import transaction as module
+from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.transaction import Transaction, finish_transaction, locked
 
 

@@ -1,0 +1,197 @@
+"""Where a bundle comes from: a folder, a repository of a model hub, or a version in an MLflow model registry."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onetrunk.files import cache_root, translate_os_errors
+from onetrunk.nn.bundle import CARD, WEIGHTS, load_bundle
+from onetrunk.nn.mlflow_registry import SCHEME as MLFLOW
+from onetrunk.nn.mlflow_registry import Registry, parse_model
+from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.head_json import HEAD_JSON
+
+HUB = "hf:"
+_HUB_ID = re.compile(r"hf:(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_FILES = (HEAD_JSON, WEIGHTS, CARD)
+_PIPELINES = {"classification": "text-classification", "multilabel": "text-classification"}
+_PIPELINES |= {"regression": "text-classification", "tagging": "token-classification"}
+
+
+@dataclass(frozen=True)
+class BundleSource:
+    """A bundle's folder on this machine, and where it came from.
+
+    Attributes:
+        folder: The folder.
+        about: What the log of a deployment is to tell of it, such as ``source`` and the commit; empty for a folder.
+    """
+
+    folder: Path
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_remote(source: str | Path) -> bool:
+    """Return whether a text names a bundle that is to be fetched."""
+    return str(source).startswith((HUB, MLFLOW))
+
+
+def find_bundle(source: str | Path) -> BundleSource:
+    """Return a bundle's folder; one that is elsewhere is fetched into the caches, once for each commit or version.
+
+    Args:
+        source: A folder, ``hf:OWNER/NAME`` with ``@REVISION`` or without, or ``models:/NAME@ALIAS`` or
+            ``models:/NAME/VERSION``.
+
+    Raises:
+        UserError: The text names nothing that there is, or what is there is no bundle.
+        OneTrunkError: The hub or the registry does not answer, or the disk is full.
+    """
+    text = str(source)
+    if text.startswith(HUB):
+        return _from_hub(text)
+    if text.startswith(MLFLOW):
+        return _from_registry(text)
+    return BundleSource(Path(source))
+
+
+def pull_bundle(source: str, heads: Path) -> Path:
+    """Copy a bundle into a folder of bundles, under the name of its task.
+
+    Args:
+        source: See ``find_bundle``.
+        heads: The folder of bundles.
+
+    Returns:
+        The bundle's folder. What was there before has been replaced.
+
+    Raises:
+        UserError: There is no such bundle, or it is broken.
+        OneTrunkError: It could not be fetched or written.
+    """
+    found = find_bundle(source)
+    bundle = load_bundle(found.folder, any_folder=True)
+    target = heads / bundle.spec.task
+    with translate_os_errors(target):
+        heads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=heads, prefix=".") as aside:
+            new, old = Path(aside) / "new", Path(aside) / "old"
+            _copy(found.folder, new)
+            if target.exists():
+                os.replace(target, old)
+            os.replace(new, target)
+    return target
+
+
+def push_bundle(folder: Path, target: str, *, private: bool = False) -> str:
+    """Write a bundle into a repository of a model hub, in one commit.
+
+    The token is the one that the hub's own tools use: ``HF_TOKEN``, or what ``hf auth login`` has saved.
+
+    Args:
+        folder: The bundle.
+        target: ``hf:OWNER/NAME``; the repository is made if there is none.
+        private: Whether a repository that is made can be seen by its owner only.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        UserError: The folder is no bundle, or the text names no repository.
+        OneTrunkError: The hub refuses or does not answer.
+    """
+    repository, revision = _hub_id(target)
+    if revision is not None:
+        raise UserError(f"{target}: a push makes a new commit: leave @{revision} out")
+    bundle = load_bundle(folder, any_folder=True)
+    card = _front_matter(bundle.spec) + (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = {name: str(folder / name) for name in (HEAD_JSON, WEIGHTS) if (folder / name).exists()}
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+    if card:
+        operations.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode()))
+    with _told(target):
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.create_commit(repository, operations=operations, commit_message=f"Head {bundle.spec.task}")
+    return str(done.commit_url)
+
+
+def _from_hub(text: str) -> BundleSource:
+    repository, revision = _hub_id(text)
+    from huggingface_hub import snapshot_download
+
+    with _told(text):
+        snapshot = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_FILES)))
+    # The hub's client keeps files in a folder with the commit's name, as links to elsewhere; a bundle has its own.
+    place = cache_root() / "heads" / f"hf--{repository.replace('/', '--')}" / snapshot.name
+    with translate_os_errors(place):
+        _keep(place, lambda new: _copy(snapshot, new))
+    load_bundle(place, any_folder=True)
+    return BundleSource(place, {"source": f"hf:{repository}@{snapshot.name}", "asked": text})
+
+
+def _from_registry(text: str) -> BundleSource:
+    asked = parse_model(text)
+    registry = Registry.from_environment()
+    version = registry.find(asked)
+    place = cache_root() / "heads" / f"mlflow--{registry.key}--{version.name}" / version.version
+    with translate_os_errors(place):
+        _keep(place, lambda new: registry.download(version, _FILES, (HEAD_JSON,), new))
+    load_bundle(place, any_folder=True)
+    return BundleSource(place, {"source": f"models:/{version.name}/{version.version}", "asked": text, **version.about})
+
+
+def _hub_id(text: str) -> tuple[str, str | None]:
+    found = _HUB_ID.fullmatch(text)
+    if found is None:
+        raise UserError(f"{text}: no repository of a hub; give hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
+    return found["repository"], found["revision"]
+
+
+def _keep(place: Path, fill: Any) -> None:
+    """Fill a folder that is not there yet, aside, and move it into its place."""
+    if place.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as aside:
+        new = Path(aside) / "new"
+        new.mkdir()
+        fill(new)
+        os.replace(new, place)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for name in _FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def _front_matter(spec: Any) -> str:
+    """Return what a hub reads of a card: the kind of task, the metric, and the trunk."""
+    lines = ["---", "library_name: onetrunk", f"tags: [onetrunk, {spec.kind}]"]
+    if spec.kind in _PIPELINES:
+        lines.append(f"pipeline_tag: {_PIPELINES[spec.kind]}")
+    return "\n".join([*lines, f'trunk: "{spec.trunk}"', "---", "", ""])
+
+
+@contextmanager
+def _told(asked: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one line."""
+    try:
+        yield
+    except OneTrunkError:
+        raise
+    except Exception as error:  # many types, from network errors to licence gates
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OneTrunkError(f"{asked}: the hub did not do it: {reason:.300}") from error
