@@ -186,6 +186,7 @@ def build_repo(
         requested = requested_buckets(**bucket_settings)
         wanted = parse_precision(precision)
         _refuse_unused_gate_options(precision, gate, wanted.is_reduced)
+        _check_bundles(heads, names)
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
@@ -252,6 +253,20 @@ def _task_names(tasks: str) -> list[str] | None:
     if "all" in names and len(names) > 1:
         raise UserError(f"--tasks {tasks}: give all, or names with commas, not both")
     return None if names == ["all"] else names
+
+
+def _check_bundles(heads: Path, names: list[str] | None) -> None:
+    """Read each head.json, so that a fault is told before torch is imported, which takes many times as long.
+
+    Raises:
+        UserError: There is no such folder, or a file is broken.
+    """
+    from onetrunk.tasks.head_spec import find_bundles, read_spec
+
+    for folder in find_bundles(heads):
+        # A head that another tool exported is described by its head.toml, whatever else is there.
+        if (names is None or folder.name in names) and not (folder / "head.toml").exists():
+            read_spec(folder)
 
 
 def _print_buckets(report: BuildReport) -> None:

@@ -22,3 +22,17 @@ def test_a_fault_in_the_data_is_told_without_torch(tmp_path, command):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_fault_in_a_bundle_is_told_without_torch(tmp_path):
+    (tmp_path / "heads" / "mood").mkdir(parents=True)
+    (tmp_path / "heads" / "mood" / "head.json").write_text('{"task": "mood", "tap": -1}')
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom onetrunk.cli.build_repo import build_repo\n"
+        "result = CliRunner().invoke(build_repo, ['--tasks', 'all'])\n"
+        "assert result.exit_code == 2, result.output\n"
+        "assert 'head.json: ' in result.output, result.output\n"
+        "assert not {'torch', 'transformers', 'sklearn', 'scipy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
