@@ -17,7 +17,7 @@ from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import Labels, Layers, Name, Tap
+from onetrunk.protocol.head_json import OVERLAP, Labels, Layers, LongTexts, Name, Overlap, Tap
 from onetrunk.protocol.reading import open_regular, read_regular
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
@@ -45,6 +45,8 @@ class _TaskFile(BaseModel):
     trunk: Name
     metric: Name | None = None
     layers: Layers = 1
+    long_texts: LongTexts = "cut"
+    window_overlap: Overlap = OVERLAP
     licence: str | None = None
 
 

@@ -24,6 +24,8 @@ from onetrunk.protocol.names import (
     TOKEN_WORDS,
     TOKENIZER,
     TRUNCATED,
+    WINDOW_OVERLAP,
+    WINDOWS,
     Segment,
     head_name,
 )
@@ -34,6 +36,8 @@ from onetrunk.tasks.kinds import get_kind
 MAX_BATCH_SIZE = 32
 """The most texts of a batch, unless texts are so long that fewer are allowed."""
 MAX_TEXT_BYTES = 1 << 20
+MAX_WINDOWS = 128
+"""The most windows of a text. With 128 tokens each, they are 12,000 tokens, or 25 pages."""
 
 _ONNX_BACKEND = "onnxruntime"
 _THREADS = "intra_op_thread_count"
@@ -70,12 +74,14 @@ def tokenizer_config(
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_STRING, dims=[1], optional=True))
     for name in PADDED:
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], optional=True))
+    config.input.append(pb.ModelInput(name=WINDOW_OVERLAP, data_type=pb.TYPE_FP32, dims=[1], optional=True))
     for name, padded in PADDED.items():
         if token_types or name != TOKEN_TYPE_IDS:
             config.output.append(pb.ModelOutput(name=padded, data_type=pb.TYPE_INT64, dims=[-1]))
     config.output.append(pb.ModelOutput(name=TRUNCATED, data_type=pb.TYPE_BOOL, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_COUNT, data_type=pb.TYPE_INT64, dims=[1]))
     config.output.append(pb.ModelOutput(name=TOKEN_WORDS, data_type=pb.TYPE_INT64, dims=[-1, 3]))
+    config.output.append(pb.ModelOutput(name=WINDOWS, data_type=pb.TYPE_INT64, dims=[-1, 4]))
     _set_parameters(
         config,
         {
@@ -84,6 +90,7 @@ def tokenizer_config(
             "vocab_size": str(vocab_size),
             "pad_token_id": str(pad_token_id),
             "max_text_bytes": str(MAX_TEXT_BYTES),
+            "max_windows": str(MAX_WINDOWS),
         },
     )
     if buckets_from is not None:
@@ -144,6 +151,8 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
     served = output_spec.client_info(spec)
     if output_spec.reads_as is not None:
         served["reads_as"] = output_spec.reads_as
+    if spec.long_texts == "windows":
+        served |= {"long_texts": spec.long_texts, "window_overlap": spec.window_overlap}
     if spec.reference is not None:
         served["reference"] = spec.reference.model_dump(mode="json", exclude_none=True)
     if served:

@@ -30,6 +30,7 @@ from onetrunk.protocol.names import (
     TOKEN_TYPE_IDS,
     TOKEN_WORDS,
     TRUNCATED,
+    WINDOWS,
     Segment,
     candidate_ensemble,
     hidden_name,
@@ -193,6 +194,8 @@ def _ensemble(
             about_text.append(TOKEN_COUNT)
         if any(head.by_token for head in heads):
             about_text.append(TOKEN_WORDS)
+        if any(head.info().reads_windows for head in heads):
+            _output_of(tokenizer, WINDOWS)
         for tensor in about_text:
             config.output.append(_output_of(tokenizer, tensor))
             tokenized[tensor] = tensor

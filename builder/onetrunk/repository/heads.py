@@ -132,4 +132,6 @@ def _served_spec(spec: HeadSpec) -> str:
     fields = {"task", "kind", "form", "labels", "range", "tap", "layers", "query", "metric"}
     # Left out if empty, so that the hash of a head without them does not depend on their existence.
     fields |= {name for name in ("options", "fitted") if getattr(spec, name)}
+    if spec.long_texts == "windows":
+        fields |= {"long_texts", "window_overlap"}
     return spec.model_dump_json(include=fields)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.head_json import OVERLAP, LongTexts, Overlap, Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.tasks.data_file import check_encoding
 from onetrunk.tasks.kinds import KINDS, get_kind
@@ -115,6 +115,9 @@ class Task(BaseModel):
         labels_from: The number of the first label, where data have numbers in place of labels; None is 0, if one is 0.
         empty_label: The label that an empty one stands for, such as ``none of these``; None refuses empty labels.
         label_separator: The character between several labels of a table's cell; None is ``|``.
+        long_texts: What is read of a text that is longer than the server's longest: its beginning (``cut``), or all of
+            it, in windows whose answers are pooled (``windows``).
+        window_overlap: The share of a window that the next one reads again.
         licence: What is known about the licence of the data; copied into the bundle and its card.
         recipe: How the head is trained.
         folder: The folder of the task file, where relative data are looked for. It is not a key of the file.
@@ -142,6 +145,8 @@ class Task(BaseModel):
     labels_from: Literal[0, 1] | None = None
     empty_label: str | None = None
     label_separator: str | None = None
+    long_texts: LongTexts = "cut"
+    window_overlap: Overlap = OVERLAP
     licence: str | None = None
     recipe: Recipe = Recipe()
     folder: Path = Path()
@@ -238,6 +243,12 @@ class Task(BaseModel):
         forms = get_kind(self.kind).forms
         if self.form not in forms:
             raise ValueError(f"form {self.form!r} is not for kind {self.kind}; allowed: {', '.join(forms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_fits_long_texts(self) -> Task:
+        if "window_overlap" in self.model_fields_set and self.long_texts == "cut":
+            raise ValueError('window_overlap is for long_texts = "windows": add that, or leave window_overlap out')
         return self
 
     @model_validator(mode="after")

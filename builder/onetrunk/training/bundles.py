@@ -34,6 +34,9 @@ from onetrunk.training.trainer import Trainer
 # Fields of head.json that say what came out of a training, not what went in.
 _OUTCOME = {"fitted", "reference", "scores", "recipe", "story", "created", "onetrunk_version"}
 
+# If more of the train texts are cut, those that are served will be, too.
+_MANY_CUT = 0.05
+
 
 def train(
     task: Task,
@@ -198,6 +201,11 @@ def write_bundle(
         for split in SPLITS
         if cached[split].cut
     ]
+    if task.long_texts == "cut" and cached["train"].cut > _MANY_CUT * len(experiment.examples(name, "train")):
+        notes.append(
+            'texts as long as these are cut when they are served, too: long_texts = "windows" in the task file reads '
+            "them whole, and a greater max_length, here and in build-repo, reads more at once"
+        )
     notes += [*evaluation.notes, *_replacement_note(heads / name)]
     if "note" in spec.fitted:
         notes.append(spec.fitted["note"])
@@ -240,6 +248,8 @@ def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
         trunk=experiment.trunk.identity,
         width=experiment.trunk.width,
         max_length=recipe.max_length,
+        long_texts=task.long_texts,
+        window_overlap=task.window_overlap,
         metric=task.metric,
         scores=dict.fromkeys(task.metrics, 0.0),
         recipe=recipe.model_dump(exclude={"tap", "layers", "query", "max_length"}),

@@ -48,7 +48,8 @@ def refit(
 ) -> RefitResult:
     """Compute what a kind fits on the dev data, the scores and the reference again, and write them into a bundle.
 
-    The result is that of the end of the training. The file of the weights is not touched.
+    The result is that of the end of the training. What the task file says about long texts is written, too. The file of
+    the weights is not touched.
 
     Args:
         task: The task.
@@ -89,7 +90,14 @@ def refit(
     evaluation = evaluate(bundle.head(trunk).to(experiment.compute.device), dev, task)
     # Metrics that the task file has got since then are not asked of the old head.
     scores = {name: evaluation.scores.get(name, score) for name, score in spec.scores.items()}
-    changed = {"scores": scores, "fitted": evaluation.fitted, "reference": evaluation.reference}
+    # How long texts are read is a matter of serving: the task file may say something else by now.
+    changed = {
+        "scores": scores,
+        "fitted": evaluation.fitted,
+        "reference": evaluation.reference,
+        "long_texts": task.long_texts,
+        "window_overlap": task.window_overlap,
+    }
     refitted = spec.model_copy(update=changed)
     if not dry_run:
         replace_spec(folder, refitted)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import grpc
@@ -18,10 +18,13 @@ from onetrunk.client.core import CATALOGUE_MODEL, CLOSE_GRACE_S, ClientCore, Set
 from onetrunk.client.replicas import Replicas
 from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
-from onetrunk.client.scheduler import Scheduler, StaleCatalogue
+from onetrunk.client.scheduler import AnswerScheduler, LongText, Scheduler, StaleCatalogue
 from onetrunk.client.tracing import trace_headers
+from onetrunk.client.windows import Allow, WindowRounds, allow_any
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.tls import Tls
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -110,17 +113,87 @@ class AsyncClient:
         """
         return await self._answer(TokenRows.check(input_ids, token_type_ids), tasks, timeout_s)
 
+    async def predict_beginnings(
+        self, texts: Sequence[str], pairs: Sequence[str | None], tasks: Sequence[str] | None
+    ) -> tuple[list[Answer], list[LongText]]:
+        """Do the first half of `predict`, which reads no more of a text than fits into one request.
+
+        Args:
+            texts: The texts.
+            pairs: The second text of each, or None.
+            tasks: Names of tasks; None asks every task that fits.
+
+        Returns:
+            The answers, and the texts of which `predict` would read more: see `read_windows`.
+
+        Raises:
+            OneTrunkError: Any error of `Client.predict`.
+        """
+        deadline, rows, names = self._core.deadline(None), TextRows.check(texts, pairs), check_task_names(tasks)
+        first = await self._with_catalogue(deadline, lambda found: self._read_first(rows, names, found, deadline))
+        return first.answers(), first.long_texts
+
+    async def read_windows(self, long_texts: Sequence[LongText], allow: Allow = allow_any) -> Mapping[int, Answer]:
+        """Do the second half of `predict`: read long texts to their end, window by window.
+
+        Args:
+            long_texts: Texts that `predict_beginnings` returned.
+            allow: Called before the windows are asked about.
+
+        Returns:
+            Row -> answer.
+
+        Raises:
+            StaleCatalogue: The server has other tasks by now: ask it again about these texts.
+            OneTrunkError: Any other error of `Client.predict`.
+            Exception: What ``allow`` raises.
+        """
+        deadline = self._core.deadline(None)
+        return await self._read_windows(long_texts, await self._catalogue(deadline), deadline, allow)
+
     async def _answer(self, rows: Rows, tasks: Sequence[str] | None, timeout_s: float | None) -> list[Answer]:
         deadline = self._core.deadline(timeout_s)
         names = check_task_names(tasks)
+
+        async def ask(catalogue: Catalogue) -> list[Answer]:
+            first = await self._read_first(rows, names, catalogue, deadline)
+            answers = first.answers()
+            if first.long_texts:
+                for row, answer in (await self._read_windows(first.long_texts, catalogue, deadline)).items():
+                    answers[row] = answer
+            return answers
+
+        return await self._with_catalogue(deadline, ask)
+
+    async def _with_catalogue(self, deadline: Deadline, ask: Callable[[Catalogue], Awaitable[T]]) -> T:
+        """Ask with the catalogue that is known, and once more with a fresh one if that does not fit the server."""
         try:
-            return await self._run(self._core.schedule(rows, names, await self._catalogue(deadline), deadline))
+            return await ask(await self._catalogue(deadline))
         except StaleCatalogue:
             pass
         try:
-            return await self._run(self._core.schedule(rows, names, await self._read_catalogue(deadline), deadline))
+            return await ask(await self._read_catalogue(deadline))
         except StaleCatalogue as stale:
             raise stale.error from None
+
+    async def _read_first(
+        self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, deadline: Deadline
+    ) -> AnswerScheduler:
+        scheduler = self._core.schedule(rows, tasks, catalogue, deadline)
+        await self._run(scheduler)
+        return scheduler
+
+    async def _read_windows(
+        self,
+        long_texts: Sequence[LongText],
+        catalogue: Catalogue,
+        deadline: Deadline,
+        allow: Allow = allow_any,
+    ) -> Mapping[int, Answer]:
+        windows = WindowRounds(long_texts, catalogue, self._core.terms(deadline), allow)
+        for scheduler in windows.rounds():
+            await self._run(scheduler)
+        return windows.answers()
 
     async def _catalogue(self, deadline: Deadline) -> Catalogue:
         return self._core.remembered() or await self._read_catalogue(deadline)
@@ -139,7 +212,7 @@ class AsyncClient:
                 await asyncio.to_thread(self._core.check_tls, error, tries)
                 await asyncio.sleep(self._core.pause_s(error, tries, deadline))
 
-    async def _run(self, scheduler: Scheduler) -> list[Answer]:
+    async def _run(self, scheduler: Scheduler) -> None:
         pending: dict[asyncio.Task[Any], Batch] = {}
         try:
             while not scheduler.done:
@@ -161,7 +234,6 @@ class AsyncClient:
                         scheduler.on_response(batch, response)
         finally:
             self._core.tracker.abandon(pending)
-        return scheduler.answers()
 
     def _start(self, request: Any, timeout_s: float) -> asyncio.Task[Any]:
         metadata = (*self._core.settings.metadata, *trace_headers())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,12 +22,14 @@ class Prediction(ABC):
         label: The most likely label; None for kinds without one, such as regression.
         score: The probability of that label, or the number.
         scores: Label -> probability, the most likely first; empty if there are no labels.
+        windows: The number of windows in which the text was read: 1, unless it was long and the task reads windows.
     """
 
     task: str
     label: str | None
     score: float
     scores: Mapping[str, float]
+    windows: int = field(default=1, kw_only=True)
 
     @abstractmethod
     def record(self, top: int | None) -> dict[str, Any]:
@@ -48,9 +50,11 @@ class Answer(Mapping[str, Prediction]):
 
     Attributes:
         predictions: Task -> prediction, in the order in which the tasks were asked for.
-        truncated: Whether the row was longer than the largest bucket, so that its end was not read.
-        ms: The time from sending the row's request to its response, all retries included. Not part of equality.
-        tokens: The tokens that were read of the row, special tokens included; None if the server does not count them.
+        truncated: Whether the row was longer than the largest bucket, and some task did not read its end.
+        ms: The time from sending the row's first request to its last response, all retries included. Not part of
+            equality.
+        tokens: The tokens that were read of the row, special tokens included, in all its windows; None if the server
+            does not count them.
     """
 
     predictions: Mapping[str, Prediction]
@@ -84,6 +88,29 @@ class TokenizedText:
     words: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the server read of one row, or of one window of a long text.
+
+    Attributes:
+        tasks: The tasks that were asked.
+        scores: Task -> scores. *Shape:* the task's own
+        words: The tokens' words, as in `TokenizedText`; None if no task needs them. *Shape:* (tokens, 3)
+        truncated: Whether its end was not read.
+        tokens: The tokens that were read; None if the server does not count them.
+        sent_s: The clock's reading when it was first sent.
+        answered_s: The clock's reading when it was answered.
+    """
+
+    tasks: tuple[TaskInfo, ...]
+    scores: Mapping[str, NDArray[Any]]
+    words: NDArray[np.int64] | None
+    truncated: bool
+    tokens: int | None
+    sent_s: float
+    answered_s: float
+
+
 class Reader(ABC):
     """Turns the scores of one kind of task into predictions.
 
@@ -112,6 +139,16 @@ class Reader(ABC):
             scores: Nested lists of numbers. *Shape:* see `shape`.
             text: The row itself, for a kind that `needs_words`.
         """
+
+    def pool(self, scores: Sequence[NDArray[Any]], tokens: Sequence[int]) -> NDArray[Any]:
+        """Return the scores of a long text: the mean over its windows, unless a kind knows better.
+
+        Args:
+            scores: The scores of each window. *Shape:* see `shape`
+            tokens: The number of tokens of each window.
+        """
+        mean: NDArray[Any] = np.mean(scores, axis=0, dtype=np.float64)
+        return mean
 
     @abstractmethod
     def answers(self, task: TaskInfo) -> str:

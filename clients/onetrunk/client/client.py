@@ -19,6 +19,7 @@ from onetrunk.client.retry import Deadline
 from onetrunk.client.rows import Batch, Rows, TextRows, TokenRows, check_task_names
 from onetrunk.client.scheduler import Scheduler, StaleCatalogue
 from onetrunk.client.tracing import trace_headers
+from onetrunk.client.windows import WindowRounds
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.tls import Tls
 
@@ -163,13 +164,25 @@ class Client:
         deadline = self._core.deadline(timeout_s)
         names = check_task_names(tasks)
         try:
-            return self._run(self._core.schedule(rows, names, self._catalogue(deadline), deadline))
+            return self._ask(rows, names, self._catalogue(deadline), deadline)
         except StaleCatalogue:
             pass
         try:
-            return self._run(self._core.schedule(rows, names, self._read_catalogue(deadline), deadline))
+            return self._ask(rows, names, self._read_catalogue(deadline), deadline)
         except StaleCatalogue as stale:
             raise stale.error from None
+
+    def _ask(self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, deadline: Deadline) -> list[Answer]:
+        first = self._core.schedule(rows, tasks, catalogue, deadline)
+        self._run(first)
+        answers = first.answers()
+        if first.long_texts:
+            windows = WindowRounds(first.long_texts, catalogue, self._core.terms(deadline))
+            for scheduler in windows.rounds():
+                self._run(scheduler)
+            for row, answer in windows.answers().items():
+                answers[row] = answer
+        return answers
 
     def _catalogue(self, deadline: Deadline) -> Catalogue:
         return self._core.remembered() or self._read_catalogue(deadline)
@@ -186,7 +199,7 @@ class Client:
                 self._core.check_tls(error, tries)
                 time.sleep(self._core.pause_s(error, tries, deadline))
 
-    def _run(self, scheduler: Scheduler) -> list[Answer]:
+    def _run(self, scheduler: Scheduler) -> None:
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         pending: dict[Any, Batch] = {}
         try:
@@ -210,7 +223,6 @@ class Client:
                     scheduler.on_response(batch, response)
         finally:
             self._core.tracker.abandon(pending)
-        return scheduler.answers()
 
     def _start(self, method: str, request: Any, timeout_s: float) -> Any:
         with self._lock:

@@ -14,7 +14,7 @@ from onetrunk.client.catalogue import Catalogue, read_catalogue
 from onetrunk.client.replicas import Replicas
 from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
 from onetrunk.client.rows import Rows
-from onetrunk.client.scheduler import RequestTracker, Scheduler, StaleCatalogue
+from onetrunk.client.scheduler import AnswerScheduler, RequestTracker, StaleCatalogue, Terms
 from onetrunk.protocol.address import client_addresses, is_name_of_several
 from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key
 from onetrunk.protocol.errors import BadInput, OneTrunkError, TlsError, UnknownTask, UserError
@@ -217,8 +217,18 @@ class ClientCore:
         failure = classify_error(error, url=self.settings.servers, timeout_s=deadline.timeout_s)
         return self._retry_policy.pause_s(failure, tries, deadline)
 
-    def schedule(self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, deadline: Deadline) -> Scheduler:
-        """Plan the requests of one call.
+    def terms(self, deadline: Deadline) -> Terms:
+        """Return on what terms a call sends its requests.
+
+        Args:
+            deadline: The end of the call.
+        """
+        return Terms(self.settings.servers, self.settings.max_in_flight, self._retry_policy, deadline, self.tracker)
+
+    def schedule(
+        self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, deadline: Deadline
+    ) -> AnswerScheduler:
+        """Plan the first round of a call.
 
         Args:
             rows: The input.
@@ -231,16 +241,7 @@ class ClientCore:
             BadInput: Rows and tasks do not fit.
         """
         try:
-            return Scheduler(
-                rows,
-                tasks,
-                catalogue,
-                url=self.settings.servers,
-                max_in_flight=self.settings.max_in_flight,
-                retry_policy=self._retry_policy,
-                deadline=deadline,
-                tracker=self.tracker,
-            )
+            return AnswerScheduler(rows, tasks, catalogue, self.terms(deadline))
         except UnknownTask as error:
             raise StaleCatalogue(error) from None
 

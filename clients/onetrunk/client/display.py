@@ -37,8 +37,13 @@ def answer_record(line: Line, answer: Answer, *, top: int | None, numbered: bool
         record["text_pair"] = line.pair
     record["truncated"] = answer.truncated
     record["ms"] = round(answer.ms, 2)
-    record["predictions"] = {task: said.record(top) for task, said in answer.predictions.items()}
+    record["predictions"] = {task: _record(said, top) for task, said in answer.predictions.items()}
     return record
+
+
+def _record(prediction: Prediction, top: int | None) -> dict[str, Any]:
+    windows = {"windows": prediction.windows} if prediction.windows > 1 else {}
+    return prediction.record(top) | windows
 
 
 def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
@@ -53,8 +58,8 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
         text = Text(_readable(line.text))
         if line.pair is not None:
             text.append(f"\n{_readable(line.pair)}")
-        if answer.truncated:
-            text.append("\n(too long: its end was not read)", style="yellow")
+        if note := _length_note(answer):
+            text.append(f"\n({note})", style="yellow")
         marks = [mark for said in answer.predictions.values() for mark in said.marks()]
         styles = _styles(kind for *_, kind in marks)
         for start, end, kind in marks:
@@ -71,6 +76,16 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
                 end_section=at == len(rows) - 1,
             )
     return table
+
+
+def _length_note(answer: Answer) -> str:
+    """Return what a reader should know about a long text, or nothing."""
+    windows = max(said.windows for said in answer.predictions.values())
+    notes = ["too long: its end was not read"] if answer.truncated else []
+    if windows > 1:
+        others = any(said.windows == 1 for said in answer.predictions.values())
+        notes.append(f"read in {windows} windows" + (", by the tasks that do so" if others else ""))
+    return "; ".join(notes)
 
 
 def _styles(kinds: Iterable[str]) -> dict[str, str]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onetrunk.client.answer import Prediction, Reader, TokenizedText, six_digits
 from onetrunk.client.tagging import TaggingReader
 from onetrunk.protocol.ensemble_info import TaskInfo
@@ -110,6 +113,11 @@ class MultilabelReader(Reader):
         label, score, _ = triples[0]
         return LabelsPrediction(task.name, label, score, {one: value for one, value, _ in triples}, holding)
 
+    def pool(self, scores: Sequence[NDArray[Any]], tokens: Sequence[int]) -> NDArray[Any]:
+        """Return the greatest probability of each label: a label holds for a text if it holds for a part of it."""
+        greatest: NDArray[Any] = np.max(scores, axis=0)
+        return greatest
+
     def answers(self, task: TaskInfo) -> str:
         """Return its labels."""
         return "any of " + ", ".join(task.labels or ())
@@ -193,6 +201,12 @@ class EmbeddingReader(Reader):
     def read(self, task: TaskInfo, scores: Any, text: TokenizedText | None = None) -> Prediction:
         """See `Reader.read`."""
         return EmbeddingPrediction(task.name, None, 0.0, {}, tuple(scores))
+
+    def pool(self, scores: Sequence[NDArray[Any]], tokens: Sequence[int]) -> NDArray[Any]:
+        """Return the mean of the vectors, in which each token weighs the same, scaled to length 1."""
+        mean = np.average(np.asarray(scores, np.float64), axis=0, weights=tokens)
+        unit: NDArray[Any] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        return unit
 
     def answers(self, task: TaskInfo) -> str:
         """Return its size, and that it must be asked for."""

@@ -81,6 +81,9 @@ class Rows(Protocol):
     def text(self, row: int) -> str:
         """Return a row's text, or the first text of its pair."""
 
+    def pair(self, row: int) -> str | None:
+        """Return the second text of a row's pair, or None if it has none."""
+
 
 @dataclass(frozen=True)
 class TextRows:
@@ -150,6 +153,11 @@ class TextRows:
     def text(self, row: int) -> str:
         """Return the row's text, or the first text of its pair."""
         return self.texts[row].decode()
+
+    def pair(self, row: int) -> str | None:
+        """Return the second text of the row's pair, or None if it has none."""
+        pair = self.pairs[row]
+        return None if pair is None else pair.decode()
 
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """Return ``text``, and ``text_pair`` if any of these rows has one. *Shape of both:* (rows, 1)."""
@@ -224,6 +232,10 @@ class TokenRows:
     def text(self, row: int) -> str:
         """Return an empty string, since the text is not known."""
         return ""
+
+    def pair(self, row: int) -> str | None:
+        """Return None, since the text is not known."""
+        return None
 
     def inputs(self, rows: Sequence[int]) -> list[Tensor]:
         """Return ids, mask and types, padded on the right to the longest of these rows. *Shape:* (rows, tokens)."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from onetrunk.client.answer import Answer, TokenizedText
+from onetrunk.client.answer import Answer, Reading, TokenizedText
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import reader_of
 from onetrunk.client.retry import Deadline, RetryPolicy, classify_error
-from onetrunk.client.rows import Batch, Rows, plan_batches
+from onetrunk.client.rows import Batch, Group, Rows, plan_batches
 from onetrunk.client.wire import (
+    Arrays,
     UnexpectedResponse,
     request_message,
     response_arrays,
@@ -74,57 +77,48 @@ class RequestTracker:
         return len(self._abandoned) >= self._max_abandoned
 
 
-class Scheduler:
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a call sends its requests.
+
+    Attributes:
+        url: The server, for messages.
+        max_in_flight: The most requests of this call at a time.
+        retry_policy: When to send a request again.
+        deadline: The end of the call.
+        tracker: Counts the requests of all calls.
+    """
+
+    url: str
+    max_in_flight: int
+    retry_policy: RetryPolicy
+    deadline: Deadline
+    tracker: RequestTracker
+
+
+class Scheduler(ABC):
     """Decides what to send now, what to send again, and when to give up.
 
     A client sends everything that `next_requests` yields, waits at most `wait_s` for the next response, reports it to
-    `on_response` or `on_error`, and repeats this until the call is `done`.
+    `on_response` or `on_error`, and repeats this until the round is `done`.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        tasks: Sequence[str] | None,
-        catalogue: Catalogue,
-        *,
-        url: str,
-        max_in_flight: int,
-        retry_policy: RetryPolicy,
-        deadline: Deadline,
-        tracker: RequestTracker,
-    ) -> None:
+    def __init__(self, batches: Iterable[Batch], terms: Terms, callers_rows: Sequence[int] | None = None) -> None:
         """Plan the requests.
 
         Args:
-            rows: The input.
-            tasks: The names of the tasks; None asks every task that fits.
-            catalogue: The tasks and limits of the server.
-            url: The server, for messages.
-            max_in_flight: The most requests of this call at a time.
-            retry_policy: When to send a request again.
-            deadline: The end of the call.
-            tracker: Counts the requests of all calls.
-
-        Raises:
-            UnknownTask: A task is not in the catalogue.
-            BadInput: Rows and tasks do not fit.
+            batches: The rows of each request.
+            terms: On what terms they are sent.
+            callers_rows: Row -> row in the caller's list; None if they are the same.
         """
-        self._rows = rows
-        # Only texts have counts: who sends token ids has counted them.
-        self._counts_tokens = rows.reports_truncation and catalogue.counts_tokens
-        self._url = url
-        self._max_in_flight = max_in_flight
-        self._retry_policy = retry_policy
-        self._deadline = deadline
-        self._tracker = tracker
-        sizes = rows.sizes
-        self._ready = deque(plan_batches(rows.groups(catalogue, tasks), sizes, max_rows=catalogue.max_batch_size))
+        self._terms = terms
+        self._callers_rows = callers_rows
+        self._ready = deque(batches)
         self._waiting: list[tuple[float, int, Batch]] = []  # heap: when to send again, tie-break, batch
         self._tie_breaks = itertools.count()
         self._in_flight: set[Batch] = set()
         self._tries: Counter[Batch] = Counter()
         self._first_sent: dict[Batch, float] = {}
-        self._answers: list[Answer | None] = [None] * len(sizes)
 
     @property
     def done(self) -> bool:
@@ -137,11 +131,11 @@ class Scheduler:
         Raises:
             DeadlineExceeded: The time of the call is over.
         """
-        now = self._deadline.clock()
+        now = self._terms.deadline.clock()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[2])
-        while self._ready and len(self._in_flight) < self._max_in_flight and not self._tracker.saturated():
-            timeout_s = self._deadline.left_s() + ABANDONED_S
+        while self._ready and len(self._in_flight) < self._terms.max_in_flight and not self._terms.tracker.saturated():
+            timeout_s = self._terms.deadline.left_s() + ABANDONED_S
             batch = self._ready.popleft()
             self._in_flight.add(batch)
             self._first_sent.setdefault(batch, now)
@@ -153,11 +147,11 @@ class Scheduler:
         Raises:
             DeadlineExceeded: The time of the call is over.
         """
-        left = self._deadline.left_s()
-        if self._ready and self._tracker.saturated():
+        left = self._terms.deadline.left_s()
+        if self._ready and self._terms.tracker.saturated():
             return min(left, SATURATED_POLL_S)
-        if self._waiting and len(self._in_flight) < self._max_in_flight:
-            return min(left, max(0.0, self._waiting[0][0] - self._deadline.clock()))
+        if self._waiting and len(self._in_flight) < self._terms.max_in_flight:
+            return min(left, max(0.0, self._waiting[0][0] - self._terms.deadline.clock()))
         return left
 
     def on_response(self, batch: Batch, response: Any) -> None:
@@ -168,21 +162,10 @@ class Scheduler:
             ServerError: It cannot be read.
         """
         self._in_flight.remove(batch)
-        ms = (self._deadline.clock() - self._first_sent[batch]) * 1000
-        rows = len(batch.rows)
         try:
-            arrays = response_arrays(response)
-            scores = {name: array.tolist() for name, array in task_scores(arrays, batch.tasks, rows).items()}
-            words = token_words(arrays, rows) if _needs_words(batch) else None
-            truncated = truncated_rows(arrays, rows) if self._rows.reports_truncation else [False] * rows
-            tokens = token_counts(arrays, rows) if self._counts_tokens else [None] * rows
+            self._take(batch, response_arrays(response))
         except UnexpectedResponse as error:
             raise StaleCatalogue(error) from None
-        readers = [(task, reader) for task in batch.tasks if (reader := reader_of(task))]
-        for at, row in enumerate(batch.rows):
-            text = TokenizedText(self._rows.text(row), truncated[at], words[at]) if words is not None else None
-            predictions = {task.name: reader.read(task, scores[task.name][at], text) for task, reader in readers}
-            self._answers[row] = Answer(predictions, truncated[at], ms, tokens[at])
 
     def on_error(self, batch: Batch, error: Any) -> None:
         """Take the ``grpc.RpcError`` of a batch, and let it wait if it may be sent again.
@@ -193,17 +176,69 @@ class Scheduler:
         """
         self._in_flight.remove(batch)
         self._tries[batch] += 1
-        failure = classify_error(error, url=self._url, timeout_s=self._deadline.timeout_s, rows=batch.rows)
+        rows = batch.rows if self._callers_rows is None else [self._callers_rows[row] for row in batch.rows]
+        failure = classify_error(error, url=self._terms.url, timeout_s=self._terms.deadline.timeout_s, rows=rows)
         if failure.stale_catalogue:
             raise StaleCatalogue(failure.error)
-        pause = self._retry_policy.pause_s(failure, self._tries[batch], self._deadline)
-        heapq.heappush(self._waiting, (self._deadline.clock() + pause, next(self._tie_breaks), batch))
+        pause = self._terms.retry_policy.pause_s(failure, self._tries[batch], self._terms.deadline)
+        heapq.heappush(self._waiting, (self._terms.deadline.clock() + pause, next(self._tie_breaks), batch))
 
-    def answers(self) -> list[Answer]:
-        """Return the answers in the caller's order, once the call is `done`."""
-        answers = [answer for answer in self._answers if answer is not None]
-        assert len(answers) == len(self._answers)  # plan_batches puts every row into exactly one batch
-        return answers
+    @abstractmethod
+    def _request(self, batch: Batch) -> Any:
+        """Return the ``ModelInferRequest`` of a batch."""
+
+    @abstractmethod
+    def _take(self, batch: Batch, arrays: Arrays) -> None:
+        """Take the outputs of a batch. Raises UnexpectedResponse or ServerError."""
+
+
+@dataclass(frozen=True)
+class LongText:
+    """A text of which the first request read only the beginning, though some of its tasks read windows.
+
+    Attributes:
+        row: The row in the caller's list.
+        text: The text, or the first text of its pair.
+        pair: The second text; None if it has none.
+        first: What the first request read.
+        answer: Its answer by that.
+    """
+
+    row: int
+    text: str
+    pair: str | None
+    first: Reading
+    answer: Answer
+
+
+class ReadingScheduler(Scheduler):
+    """Asks tasks about rows: those of a call, or windows of its long texts."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        groups: Sequence[Group],
+        catalogue: Catalogue,
+        terms: Terms,
+        callers_rows: Sequence[int] | None = None,
+    ) -> None:
+        """Plan the requests.
+
+        Args:
+            rows: The input.
+            groups: The tasks of the rows. Every row is in one group.
+            catalogue: The tasks and limits of the server.
+            terms: On what terms the requests are sent.
+            callers_rows: Row -> row in the caller's list; None if they are the same.
+        """
+        super().__init__(plan_batches(groups, rows.sizes, max_rows=catalogue.max_batch_size), terms, callers_rows)
+        self._rows = rows
+        # Only texts have counts: who sends token ids has counted them.
+        self._counts_tokens = rows.reports_truncation and catalogue.counts_tokens
+
+    @abstractmethod
+    def _keep(self, row: int, reading: Reading) -> None:
+        """Take what was read of a row."""
 
     def _request(self, batch: Batch) -> Any:
         outputs = [task.name for task in batch.tasks]
@@ -214,6 +249,68 @@ class Scheduler:
         if _needs_words(batch):
             outputs.append(TOKEN_WORDS)
         return request_message(self._rows.model, self._rows.inputs(batch.rows), outputs)
+
+    def _take(self, batch: Batch, arrays: Arrays) -> None:
+        rows, answered_s = len(batch.rows), self._terms.deadline.clock()
+        scores = task_scores(arrays, batch.tasks, rows)
+        words = token_words(arrays, rows) if _needs_words(batch) else None
+        truncated = truncated_rows(arrays, rows) if self._rows.reports_truncation else [False] * rows
+        tokens = token_counts(arrays, rows) if self._counts_tokens else [None] * rows
+        for at, row in enumerate(batch.rows):
+            reading = Reading(
+                batch.tasks,
+                {name: array[at] for name, array in scores.items()},
+                words[at] if words is not None else None,
+                truncated[at],
+                tokens[at],
+                self._first_sent[batch],
+                answered_s,
+            )
+            self._keep(row, reading)
+
+
+class AnswerScheduler(ReadingScheduler):
+    """The first round of a call, and the only one unless tasks that read windows were asked about long texts.
+
+    Attributes:
+        long_texts: The texts of which there is more to read.
+    """
+
+    def __init__(self, rows: Rows, tasks: Sequence[str] | None, catalogue: Catalogue, terms: Terms) -> None:
+        """Plan the requests.
+
+        Args:
+            rows: The input.
+            tasks: The names of the tasks; None asks every task that fits.
+            catalogue: The tasks and limits of the server.
+            terms: On what terms the requests are sent.
+
+        Raises:
+            UnknownTask: A task is not in the catalogue.
+            BadInput: Rows and tasks do not fit.
+        """
+        super().__init__(rows, rows.groups(catalogue, tasks), catalogue, terms)
+        self._answers: list[Answer | None] = [None] * len(rows.sizes)
+        self.long_texts: list[LongText] = []
+
+    def answers(self) -> list[Answer]:
+        """Return the answers in the caller's order, once the round is `done`."""
+        answers = [answer for answer in self._answers if answer is not None]
+        assert len(answers) == len(self._answers)  # plan_batches puts every row into exactly one batch
+        return answers
+
+    def _keep(self, row: int, reading: Reading) -> None:
+        text = self._rows.text(row) if reading.words is not None else ""
+        tokenized = TokenizedText(text, reading.truncated, reading.words) if reading.words is not None else None
+        predictions = {
+            task.name: reader.read(task, reading.scores[task.name].tolist(), tokenized)
+            for task in reading.tasks
+            if (reader := reader_of(task))
+        }
+        ms = (reading.answered_s - reading.sent_s) * 1000
+        answer = self._answers[row] = Answer(predictions, reading.truncated, ms, reading.tokens)
+        if reading.truncated and any(task.reads_windows for task in reading.tasks):
+            self.long_texts.append(LongText(row, self._rows.text(row), self._rows.pair(row), reading, answer))
 
 
 def _needs_words(batch: Batch) -> bool:

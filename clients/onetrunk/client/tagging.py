@@ -120,6 +120,10 @@ class TaggingReader(Reader):
         least = min((span.score for span in spans), default=1.0)
         return SpansPrediction(task.name, None, least, {}, tagged, spans, numbers[:, 0].copy())
 
+    def pool(self, scores: Sequence[NDArray[Any]], tokens: Sequence[int]) -> NDArray[Any]:
+        """Return the tags of all windows' tokens, one window after the other. *Shape:* (tokens, 2)."""
+        return np.concatenate(scores)
+
     def answers(self, task: TaskInfo) -> str:
         """Return the types of its spans."""
         return "spans of " + ", ".join(task.labels or ())

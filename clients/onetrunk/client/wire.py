@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import ServerError
-from onetrunk.protocol.names import TOKEN_COUNT, TOKEN_WORDS, TRUNCATED
+from onetrunk.protocol.names import TOKEN_COUNT, TOKEN_WORDS, TRUNCATED, WINDOWS
 
 Arrays = Mapping[str, NDArray[Any]]
 """Output -> array."""
@@ -53,6 +53,11 @@ def bytes_tensor(name: str, values: Sequence[bytes]) -> Tensor:
 def int64_tensor(name: str, values: NDArray[np.int64]) -> Tensor:
     """Return a matrix of integers. *Shape:* (rows, tokens)."""
     return Tensor(name, "INT64", values.shape, values.astype("<i8", copy=False).tobytes())
+
+
+def float_column(name: str, values: Sequence[float]) -> Tensor:
+    """Return a column of numbers. *Shape:* (rows, 1)."""
+    return Tensor(name, "FP32", (len(values), 1), np.asarray(values, "<f4").tobytes())
 
 
 def request_message(model: str, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Any:
@@ -153,3 +158,15 @@ def token_counts(arrays: Arrays, rows: int) -> list[int | None]:
     if array is None or array.size != rows:
         raise UnexpectedResponse("the response does not say for every row how many tokens were read")
     return [int(value) for value in array.ravel()]
+
+
+def window_places(arrays: Arrays, rows: int) -> list[list[tuple[int, int, int, int]]]:
+    """Return row -> the first character of each window and the one after its last, in the text and in the second text.
+
+    Raises:
+        UnexpectedResponse: The output is missing or of another shape.
+    """
+    array = arrays.get(WINDOWS)
+    if array is None or array.ndim != 3 or (len(array), array.shape[2]) != (rows, 4):
+        raise UnexpectedResponse("the response does not say for every row where its windows are")
+    return [[(a, b, c, d) for a, b, c, d in places if a >= 0] for places in array.tolist()]

@@ -35,6 +35,8 @@ class TaskInfo(BaseModel):
         reference: A summary of its answers on the dev data; None if its bundle has none.
         on_request: Whether it is asked only by its name: who asks every task does not mean it.
         candidate: The candidate that answers a share of its traffic; None if there is none.
+        long_texts: ``windows`` if texts that are longer than ``max_length`` are read in windows; else they are cut.
+        window_overlap: The share of a window that the next one reads again; None where texts are cut.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -52,6 +54,13 @@ class TaskInfo(BaseModel):
     reference: Reference | None = None
     on_request: bool = False
     candidate: CandidateInfo | None = None
+    long_texts: str = "cut"
+    window_overlap: float | None = None
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether long texts are read in windows."""
+        return self.long_texts == "windows"
 
     @property
     def read_kind(self) -> str:
@@ -61,6 +70,8 @@ class TaskInfo(BaseModel):
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
         absent = {name for name in ("reads_as", "reference", "on_request", "candidate") if not getattr(self, name)}
+        if not self.reads_windows:
+            absent |= {"long_texts", "window_overlap"}
         record = self.model_dump(mode="json", exclude={"name"} | absent)
         if self.reference is not None:
             record["reference"] = self.reference.model_dump(mode="json", exclude_none=True)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
 
 from onetrunk.protocol.names import check_task_name
 from onetrunk.protocol.reference import Reference
@@ -35,6 +44,13 @@ Form = Literal["single", "pair"]
 Query = Literal["cls", "mean", "learned"]
 """The query of a head's last layer: the state of [CLS], the mean of all states, or a learned vector."""
 
+LongTexts = Literal["cut", "windows"]
+"""What is read of a text that is longer than the server's longest: its beginning, or all of it, in windows."""
+
+Overlap = Annotated[float, Field(ge=0, le=0.5)]
+"""The share of a window that the next one reads again."""
+OVERLAP: Overlap = 0.25
+
 
 class HeadJson(BaseModel):
     """``head.json``: what a head answers, which hidden state it reads, and how it was trained.
@@ -57,6 +73,9 @@ class HeadJson(BaseModel):
         trunk: The identity of the trunk that it was trained on.
         width: The width of the trunk's hidden states.
         max_length: The longest text that it was trained on, in tokens.
+        long_texts: What is read of a text that is longer than the server's longest. Like the overlap, it is written
+            only if it is ``windows``.
+        window_overlap: The share of a window that the next one reads again.
         metric: The metric by which the best epoch was chosen.
         scores: Metric -> score on the dev data.
         recipe: The training recipe.
@@ -84,6 +103,8 @@ class HeadJson(BaseModel):
     trunk: Name
     width: int = Field(ge=1, le=MAX_WIDTH)
     max_length: int = Field(ge=3, le=MAX_TOKENS)
+    long_texts: LongTexts = "cut"
+    window_overlap: Overlap = OVERLAP
     metric: Name
     scores: dict[Name, FiniteFloat]
     recipe: dict[str, Any] = {}
@@ -92,3 +113,9 @@ class HeadJson(BaseModel):
     licence: Annotated[str, StringConstraints(max_length=MAX_NOTE_CHARACTERS)] | None = None
     created: Name
     onetrunk_version: Name
+
+    @model_serializer(mode="wrap")
+    def _without_windows(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        absent = ("long_texts", "window_overlap") if self.long_texts == "cut" else ()
+        return {name: value for name, value in values.items() if name not in absent}

@@ -32,6 +32,9 @@ PADDED = {name: f"padded_{name}" for name in (INPUT_IDS, ATTENTION_MASK, TOKEN_T
 TRUNCATED = "truncated"
 TOKEN_WORDS = "token_words"
 TOKEN_COUNT = "token_count"
+WINDOWS = "windows"
+"""Where the windows of a long text are: an output of the tokenizer alone, and of no ensemble."""
+WINDOW_OVERLAP = "window_overlap"
 HIDDEN_STATE = "hidden_state"
 
 # Files of a repository.
@@ -160,7 +163,20 @@ def candidate_output(task: str) -> str:
     return f"{task}_candidate"
 
 
-TENSORS = frozenset({TEXT, TEXT_PAIR, TRUNCATED, TOKEN_WORDS, TOKEN_COUNT, HIDDEN_STATE, *PADDED, *PADDED.values()})
+TENSORS = frozenset(
+    {
+        TEXT,
+        TEXT_PAIR,
+        TRUNCATED,
+        TOKEN_WORDS,
+        TOKEN_COUNT,
+        WINDOWS,
+        WINDOW_OVERLAP,
+        HIDDEN_STATE,
+        *PADDED,
+        *PADDED.values(),
+    }
+)
 """The tensors of the ensembles and their parts, apart from the hidden states at the taps."""
 
 _TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")

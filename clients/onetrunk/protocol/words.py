@@ -9,15 +9,16 @@ A text is split as BERT splits it before it looks for pieces, whatever the token
   belong to the word that they follow, or to none after a blank.
 - All other characters, such as letters, digits, emoji and other symbols, form a word until one of the above ends it.
 
-Tokens are placed on these words by their characters. The file needs nothing but Python: `build-repo` copies it into
-repositories, where the tokenizer model imports it.
+Tokens are placed on these words by their characters, and long texts are taken apart into windows of whole words. The
+file needs nothing but Python: `build-repo` copies it into repositories, where the tokenizer model imports it.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 Word = tuple[int, int]
@@ -41,6 +42,8 @@ _CHINESE = (
     (0x2B820, 0x2CEAF),
     (0x2F800, 0x2FA1F),
 )
+# So many characters a token are read first where a window is looked for: English has four or five.
+_CHARACTERS_A_TOKEN = 6
 # What byte-level and SentencePiece tokenizers write for a blank, also for the one that they put in front of a text.
 _BLANK_PIECES = ("Ġ", "▁")
 
@@ -124,6 +127,92 @@ def token_places(encoded: Encoded, text: str) -> list[Place | None]:
         places[token] = (word, start, limit if end > limit else end)
         following = start
     return places
+
+
+def windows_of(
+    text: str, encode: Callable[[str], Encoded], *, tokens: int, overlap: float, most: int
+) -> list[tuple[int, int]]:
+    """Take a text apart into overlapping windows, each of which the trunk reads whole as a text of its own.
+
+    A window begins and ends with a word. Only a word that is longer than a window is itself taken apart. Windows are
+    found one after the other, so that what a text costs depends on how many there are, and not on its length.
+
+    Args:
+        text: The text.
+        encode: Encodes a part of the text without special tokens. It may leave out what follows ``tokens`` + 1 tokens.
+        tokens: The most tokens of a window.
+        overlap: The share of a window that the next one reads again, at most a half.
+        most: The most windows.
+
+    Returns:
+        The first character of each window, and the one after its last. They cover every word, unless there are more
+        than ``most`` of them. The first one begins with the text, unless it begins with more blanks than are read.
+    """
+    found: list[tuple[int, int]] = []
+    start = 0
+    while len(found) < most and (window := _window(text, start, encode, tokens, int(overlap * tokens))):
+        # Before a very long word, the overlap alone may fill a window that reaches no further than the last one.
+        start = window.start_without_overlap if found and window.end <= found[-1][1] else window.next_start
+        if not found or window.end > found[-1][1]:
+            found.append((window.start, window.end))
+    return found
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window, and where the next one begins. All are characters of the text."""
+
+    start: int
+    end: int
+    next_start: int
+    start_without_overlap: int
+
+
+def _window(text: str, start: int, encode: Callable[[str], Encoded], tokens: int, overlap: int) -> _Window | None:
+    """Return the window that begins at a character, or at the next word if it cannot begin there; None if none does."""
+    size = _CHARACTERS_A_TOKEN * (tokens + 1)
+    while True:
+        part = text[start : start + size]
+        whole = start + size >= len(text)
+        words = words_of(part)
+        if words and start and words[0][0]:
+            return _window(text, start + words[0][0], encode, tokens, overlap)
+        encoded = encode(part)
+        places = token_places(encoded, part)
+        beyond = next((place for place in places[tokens:] if place is not None), None)
+        last = next((place for place in reversed(places[:tokens]) if place is not None), None)
+        # The first word that is not in the window, or not all of it.
+        cut = beyond[0] if beyond is not None else last[0] + 1 if last is not None else 0
+        # What ends with the part may go on behind it.
+        if whole or cut + 1 < len(words):
+            break
+        size *= 2
+    if whole and len(places) <= tokens and last is not None:
+        return _Window(start, start + words[-1][1], len(text), len(text))
+    # Without what follows, some tokenizers take the last word apart in another way.
+    while cut and len((encoded := encode(part[: words[cut - 1][1]])).tokens) > tokens:
+        cut -= 1
+    if cut == 0 and words and words[0][0]:  # behind more blanks than a window has room for
+        return _window(text, start + words[0][0], encode, tokens, overlap)
+    if last is None:
+        return None
+    if cut == 0:
+        end = start + _beginning(part, encode, tokens, beyond[1] if beyond is not None else words[0][1])
+        return _Window(start, end, end, end)
+    end = words[cut - 1][1]
+    following = words[cut][0] if cut < len(words) else end
+    places = token_places(encoded, part[:end])
+    again = len(places) - min(overlap, len(places) // 2)
+    first = next((one[1] for one in places[again:] if one and one[0] and one[1] == words[one[0]][0]), following)
+    return _Window(start, start + end, start + first, start + following)
+
+
+def _beginning(word: str, encode: Callable[[str], Encoded], tokens: int, most: int) -> int:
+    """Return how many characters of a word a window has room for: at least one, and at most so many."""
+    end = max(most, 1)
+    while end > 1 and len(encode(word[:end]).tokens) > tokens:
+        end -= 1
+    return end
 
 
 class _Classes(dict[int, str]):

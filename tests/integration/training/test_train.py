@@ -253,10 +253,11 @@ def test_notes_say_what_to_know_about_the_data(run, mood, tmp_path):
         stream.write('{"sentence": "", "label": "good"}\n')
     (tmp_path / "dev.jsonl").write_text('{"sentence": "a good film", "label": "good"}\n')
     result = run(mood, skip_bad_rows=True, recipe=mood.recipe.model_copy(update={"max_length": 5}))
-    left_out, absent, cut = result.notes
+    left_out, absent, cut, advice = result.notes
     assert "1 of 201 rows cannot be used" in left_out
     assert absent == "no row of the dev data has the label 'bad'"
     assert cut.endswith("train texts were cut at 5 tokens")
+    assert 'long_texts = "windows" in the task file' in advice
     assert result.spec.data["train_rows_left_out"] == 1
 
 

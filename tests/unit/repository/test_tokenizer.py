@@ -22,6 +22,7 @@ PARAMETERS = {
     "buckets": "4,8,16",
     "vocab_size": "28",
     "max_text_bytes": "65536",
+    "max_windows": "128",
     "pad_token_id": "0",
 }
 
@@ -268,7 +269,7 @@ def test_cutting_a_long_text_changes_nothing(
     cutting = module.TextEncoder(tokenizer_json, limits)
     whole = module.TextEncoder(tokenizer_json, limits)
     whole.enough_tokens = None
-    cut_text = cutting._cut(text)
+    cut_text = cutting.beginning(text)
     row, cut_row = ((text, "a b"), (cut_text, "a b")) if pair else (text, cut_text)
     (expected,), (found,) = whole.encode([row]), cutting.encode([cut_row])
     assert found.ids == expected.ids
@@ -280,12 +281,12 @@ def test_long_texts_are_cut_in_a_tokenizer_of_berts_form_only(
     model: Any, module: Any, tmp_path: Path, tokenizer_json: str
 ) -> None:
     text = "a b " * 10_000
-    assert len(model.encoder.read(text.encode(), "text 0")) < 5_000
+    assert len(model.encoder.beginning(text)) < 5_000
     other = json.loads(tokenizer_json)
     other["pre_tokenizer"] = {"type": "Whitespace"}
     (tmp_path / "other").mkdir()
     model = start(module, tmp_path / "other", json.dumps(other))
-    assert model.encoder.read(text.encode(), "text 0") == text
+    assert model.encoder.beginning(text) == text
 
 
 @pytest.mark.parametrize(
@@ -308,3 +309,108 @@ def test_a_config_that_makes_no_sense_does_not_load(
 def test_a_broken_tokenizer_file_does_not_load(module: Any, triton: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(triton.TritonModelException, match=r"^tokenizer: "):
         start(module, tmp_path, "{}")
+
+
+# Windows of long texts: 14 tokens beside the two special ones, or 13 beside the three of a pair.
+
+
+@pytest.fixture
+def windows(model: Any, triton: ModuleType) -> Callable[..., Any]:
+    """Asks where the windows of texts are, which is all that a request may ask of the model then."""
+
+    def windows(*, overlap: float | None = None, **texts: Any) -> Any:
+        inputs = tensors(**texts)
+        if overlap is not None:
+            inputs["window_overlap"] = np.full((len(texts["text"]), 1), overlap, dtype=np.float32)
+        (response,) = model.execute([triton.Request(inputs, ["windows"])])
+        return response
+
+    return windows
+
+
+def places(windows: np.ndarray) -> list[list[tuple[int, ...]]]:
+    return [[tuple(place) for place in row if place[0] >= 0] for row in windows.tolist()]
+
+
+def test_windows_overlap_and_read_the_whole_text(windows: Callable[..., Any]) -> None:
+    texts = ["a b " * 15, "a b"]
+    found = windows(text=texts).values()["windows"]
+    assert found.dtype == np.int64
+    # 14 words of one letter each, of which a quarter is read again.
+    assert places(found) == [[(0, 27, 0, 0), (22, 49, 0, 0), (44, 59, 0, 0)], [(0, 3, 0, 0)]]
+    assert places(windows(text=texts[:1], overlap=0).values()["windows"]) == [
+        [(0, 27, 0, 0), (28, 55, 0, 0), (56, 59, 0, 0)]
+    ]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_a_pair_the_longer_text_has_windows_beside_the_whole_of_the_other(
+    windows: Callable[..., Any], swap: bool
+) -> None:
+    long, short = "a b " * 15, "good a"  # 13 - 2 tokens are left for the long one
+    texts = {"text": [short], "text_pair": [long]} if swap else {"text": [long], "text_pair": [short]}
+    expected = [(0, 21), (18, 39), (36, 57), (54, 59)]
+    found = places(windows(**texts).values()["windows"])
+    assert found == [[(0, 6, *place) if swap else (*place, 0, 6) for place in expected]]
+
+
+def test_of_two_long_texts_each_has_half_the_room_and_the_shorter_is_cut(windows: Callable[..., Any]) -> None:
+    (found,) = places(windows(text=["a " * 20], text_pair=["b " * 30]).values()["windows"])
+    assert {place[:2] for place in found} == {(0, 11)}  # six of thirteen
+    assert found[0][2:] == (0, 11)
+    assert found[-1][3] == 59
+
+
+def test_windows_are_what_the_model_reads_whole(
+    windows: Callable[..., Any], ask: Callable[..., Any], triton: ModuleType
+) -> None:
+    text = "good movie , the a good cat " * 9
+    (found,) = places(windows(text=[text]).values()["windows"])
+    values = ask(text=[text[start:end] for start, end, *_ in found]).values()
+    assert not values["truncated"].any()
+    assert text[found[0][0] : found[0][1]] == text[: found[0][1]]
+    whole = ask(text=[text]).values()
+    size = int(values["token_count"][0, 0]) - 1
+    assert whole["padded_input_ids"][0, :size].tolist() == values["padded_input_ids"][0, :size].tolist()
+
+
+def test_there_are_no_more_windows_than_the_config_says(
+    module: Any, tmp_path: Path, tokenizer_json: str, triton: ModuleType
+) -> None:
+    model = start(module, tmp_path, tokenizer_json, max_windows="3")
+    request = triton.Request(tensors(text=["a " * 30_000]), ["windows"])
+    (response,) = model.execute([request])
+    assert response.values()["windows"].shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 0.51, float("nan"), float("inf")])
+def test_an_overlap_out_of_range_is_refused(windows: Callable[..., Any], overlap: float) -> None:
+    assert windows(text=["a", "b"], overlap=overlap).error.message.startswith("window_overlap 0: ")
+
+
+def test_bad_texts_have_no_windows_and_harm_no_other_request(model: Any, triton: ModuleType) -> None:
+    requests = [
+        triton.Request(tensors(text=["a", ""]), ["windows"]),
+        triton.Request(tensors(text=["a"]), ["windows"]),
+        triton.Request(tensors(text=["a"]), OUTPUTS),
+    ]
+    bad, windows, tokens = model.execute(requests)
+    assert bad.error.message.startswith("text 1: nothing to read")
+    assert places(windows.values()["windows"]) == [[(0, 1, 0, 0)]]
+    assert tokens.values()["token_count"].tolist() == [[3]]
+
+
+def test_looking_for_windows_counts_no_text(model: Any, triton: ModuleType, windows: Callable[..., Any]) -> None:
+    windows(text=["a b " * 15])
+    assert not any(any(counted) for counted in model.counts.counted.values())
+
+
+def test_who_asks_for_everything_gets_windows_of_texts_and_none_of_token_ids(model: Any, triton: ModuleType) -> None:
+    everything = [*OUTPUTS, "token_words", "windows"]
+    requests = [
+        triton.Request(tensors(text=["a b"]), everything),
+        triton.Request(tensors(input_ids=[[2, 4, 3]]), everything),
+    ]
+    texts, ids = model.execute(requests)
+    assert texts.values()["windows"].tolist() == [[[0, 3, 0, 0]]]
+    assert ids.values()["windows"].tolist() == [[[-1] * 4]]

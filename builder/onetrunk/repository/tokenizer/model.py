@@ -27,11 +27,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
-from onetrunk_words import is_readable, token_places
+from onetrunk_words import is_readable, token_places, windows_of
 from tokenizers import Encoding, Tokenizer
 
 TEXT_INPUTS = ("text", "text_pair")
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OVERLAP_INPUT = "window_overlap"
+# The share of a window that the next one reads again, unless a request says otherwise, and the most that it may say.
+OVERLAP, MOST_OVERLAP = 0.25, 0.5
 
 # A blank between two words.
 SINGLE_BLANK = re.compile(r"(?<=\S) (?=\S)")
@@ -59,6 +62,7 @@ class Settings:
         vocab_size: The number of token ids.
         max_text_bytes: The longest text in bytes.
         pad_token_id: The id of the padding token.
+        max_windows: The most windows of a text.
     """
 
     max_length: int
@@ -66,6 +70,7 @@ class Settings:
     vocab_size: int
     max_text_bytes: int
     pad_token_id: int
+    max_windows: int
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Settings:
@@ -77,7 +82,10 @@ class Settings:
         values = {key: entry["string_value"] for key, entry in config.get("parameters", {}).items()}
         try:
             buckets = tuple(int(bucket) for bucket in values["buckets"].split(","))
-            numbers = {key: int(values[key]) for key in ("max_length", "vocab_size", "max_text_bytes", "pad_token_id")}
+            numbers = {
+                key: int(values[key])
+                for key in ("max_length", "vocab_size", "max_text_bytes", "pad_token_id", "max_windows")
+            }
         except KeyError as error:
             raise ValueError(f"the config lacks the parameter {error}") from None
         except ValueError as error:
@@ -242,6 +250,19 @@ def parts_of(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     return [inner for one in part[name] for inner in parts_of(one, name)]
 
 
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a request.
+
+    Attributes:
+        rows: The texts.
+        overlap: The share of a window that the next one reads again. *Shape:* (batch_size,)
+    """
+
+    rows: Sequence[Row]
+    overlap: Array
+
+
 class TextEncoder:
     """Turns texts into token ids, with a bound on the time that a long text takes."""
 
@@ -277,7 +298,7 @@ class TextEncoder:
         return self.settings.max_length + int(tokenizer["model"]["max_input_chars_per_word"]) + longest_special
 
     def read(self, raw: bytes, place: str) -> str:
-        """Decode a text, cut to the part that can matter.
+        """Decode a text.
 
         Args:
             raw: The text's bytes.
@@ -295,9 +316,10 @@ class TextEncoder:
         # Before there are tokens: byte-level tokenizers have some for blanks too.
         if not is_readable(text):
             raise nothing_to_read(place)
-        return self._cut(text)
+        return text
 
-    def _cut(self, text: str) -> str:
+    def beginning(self, text: str) -> str:
+        """Return the beginning of a text that settles its first ``max_length`` tokens."""
         if self.enough_tokens is None:
             return text
         # English has four or five characters a token. Growing eightfold keeps the cost of all attempts together below
@@ -316,26 +338,79 @@ class TextEncoder:
 
     def encode(self, rows: Sequence[Row]) -> list[Encoding]:
         """Encode the rows of all requests at once, truncated to `max_length` and not padded."""
-        return self.tokenizer.encode_batch(list(rows))
+        return self.tokenizer.encode_batch(
+            [
+                self.beginning(row) if isinstance(row, str) else (self.beginning(row[0]), self.beginning(row[1]))
+                for row in rows
+            ]
+        )
+
+    def windows(self, row: Row, overlap: float) -> list[tuple[int, int, int, int]]:
+        """Take a long text apart into windows, or the longer one of a pair, beside the whole of the other.
+
+        If the shorter one of a pair takes more than half of the room, each text gets a half, as where a pair is cut.
+
+        Args:
+            row: The text, or the pair.
+            overlap: The share of a window that the next one reads again.
+
+        Returns:
+            The first character of each window and the one after its last, in the text and in the second text.
+        """
+        room = self.settings.max_length - self.tokenizer.num_special_tokens_to_add(not isinstance(row, str))
+        if isinstance(row, str):
+            return [(*window, 0, 0) for window in self._windows(row, room, overlap, self.settings.max_windows)]
+        lengths = [len(self._pieces(self.beginning(text))) for text in row]
+        shorter = 0 if (lengths[0], len(row[0])) <= (lengths[1], len(row[1])) else 1
+        half = lengths[shorter] > room // 2
+        kept = self._windows(row[shorter], room // 2, 0.0, 1)[0] if half else (0, len(row[shorter]))
+        room = room // 2 if half else room - lengths[shorter]
+        windows = self._windows(row[1 - shorter], room, overlap, self.settings.max_windows)
+        return [(*kept, *window) if shorter == 0 else (*window, *kept) for window in windows]
+
+    def _windows(self, text: str, tokens: int, overlap: float, most: int) -> list[tuple[int, int]]:
+        # A text whose words are all unknown to the tokenizer is one window, which is refused like any such text.
+        return windows_of(text, self._pieces, tokens=tokens, overlap=overlap, most=most) or [(0, len(text))]
+
+    def _pieces(self, text: str) -> Encoding:
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
 
-def text_rows(encoder: TextEncoder, texts: Array, pairs: Array | None) -> list[Row]:
+def read_texts(encoder: TextEncoder, texts: Array, pairs: Array | None, overlap: Array | None) -> Texts:
     """Read a request's texts.
 
     Args:
         encoder: The encoder, which decodes them.
         texts: The texts as bytes. *Shape:* (batch_size, 1)
         pairs: The second texts as bytes, empty if a row has none; None if no row has one. *Shape:* (batch_size, 1)
+        overlap: The share of a window that the next one reads again; None for the default. *Shape:* (batch_size, 1)
 
     Raises:
-        BadInputError: A text has too many bytes, is not UTF-8, or has no word.
+        BadInputError: A text has too many bytes, is not UTF-8, or has no word; or an overlap is out of range.
     """
+    shares = np.full(len(texts), OVERLAP) if overlap is None else overlap[:, 0]
+    for row, share in enumerate(shares):
+        if not 0 <= share <= MOST_OVERLAP:
+            raise BadInputError(f"{OVERLAP_INPUT} {row}: {share:g}; allowed: 0 to {MOST_OVERLAP:g}")
     rows: list[Row] = []
     for row, raw in enumerate(texts[:, 0]):
         text = encoder.read(raw, f"text {row}")
         raw_pair = b"" if pairs is None else pairs[row, 0]
         rows.append((text, encoder.read(raw_pair, f"text_pair {row}")) if raw_pair else text)
-    return rows
+    return Texts(rows, shares)
+
+
+def window_places(encoder: TextEncoder, texts: Texts) -> Array:
+    """Return where the windows of a request's texts are. *Shape:* (batch_size, most windows of a text, 4).
+
+    The four numbers are the window's first character and the one after its last, in the text and in the second text.
+    They are -1 behind the windows of texts that have fewer.
+    """
+    found = [encoder.windows(row, float(share)) for row, share in zip(texts.rows, texts.overlap, strict=True)]
+    places = np.full((len(found), max(map(len, found)), 4), -1, dtype=np.int64)
+    for row, windows in enumerate(found):
+        places[row, : len(windows)] = windows
+    return places
 
 
 def padded_texts(rows: Sequence[Row], encodings: Sequence[Encoding], settings: Settings) -> Padded:
@@ -488,35 +563,41 @@ class TritonPythonModel:
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests in three steps: read and check each, encode all texts at once, pad each."""
         responses: list[Any] = [None] * len(requests)
-        rows_of: dict[int, list[Row]] = {}
+        texts_of: dict[int, Texts] = {}
         for i, request in enumerate(requests):
             try:
-                rows_or_answer = self._read(request)
+                texts_or_answer = self._read(request)
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
                 continue
-            if isinstance(rows_or_answer, Padded):
-                responses[i] = self._respond(request, rows_or_answer)
+            if isinstance(texts_or_answer, Padded):
+                responses[i] = self._respond(request, texts_or_answer)
+            elif set(request.requested_output_names()) == {"windows"}:
+                # Its texts are not counted: they were read before, or are read after this, window by window.
+                places = window_places(self.encoder, texts_or_answer)
+                responses[i] = pb_utils.InferenceResponse([pb_utils.Tensor("windows", places)])
             else:
-                rows_of[i] = rows_or_answer
-        encodings = iter(self.encoder.encode([row for rows in rows_of.values() for row in rows]))
-        for i, rows in rows_of.items():
-            of_request = [next(encodings) for _ in rows]
+                texts_of[i] = texts_or_answer
+        encodings = iter(self.encoder.encode([row for texts in texts_of.values() for row in texts.rows]))
+        for i, texts in texts_of.items():
+            of_request = [next(encodings) for _ in texts.rows]
             try:
-                responses[i] = self._respond(requests[i], padded_texts(rows, of_request, self.settings))
+                padded = padded_texts(texts.rows, of_request, self.settings)
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
+            else:
+                responses[i] = self._respond(requests[i], padded, texts)
         return responses
 
-    def _read(self, request: Any) -> list[Row] | Padded:
+    def _read(self, request: Any) -> Texts | Padded:
         """Return a request's texts, checked and still to be encoded, or its token ids, checked and padded."""
         found = {}
-        for name in TEXT_INPUTS + TOKEN_INPUTS:
+        for name in TEXT_INPUTS + TOKEN_INPUTS + (OVERLAP_INPUT,):
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is not None:
                 found[name] = tensor.as_numpy()
-        if set(TEXT_INPUTS[:1]) <= found.keys() <= set(TEXT_INPUTS):
-            return text_rows(self.encoder, found["text"], found.get("text_pair"))
+        if set(TEXT_INPUTS[:1]) <= found.keys() <= {*TEXT_INPUTS, OVERLAP_INPUT}:
+            return read_texts(self.encoder, found["text"], found.get("text_pair"), found.get(OVERLAP_INPUT))
         if set(TOKEN_INPUTS[:1]) <= found.keys() <= set(TOKEN_INPUTS):
             mask, types = found.get("attention_mask"), found.get("token_type_ids")
             return check_token_ids(found["input_ids"], mask, types, self.settings)
@@ -525,11 +606,14 @@ class TritonPythonModel:
             f"found: {', '.join(found) or 'no input'}"
         )
 
-    def _respond(self, request: Any, padded: Padded) -> Any:
+    def _respond(self, request: Any, padded: Padded, texts: Texts | None = None) -> Any:
         if request.request_id() != CHECK_ID:
             self.counts.add(padded)
         wanted = request.requested_output_names()
         tensors = {name: value for name, value in padded.tensors().items() if name in wanted}
         if "token_words" in wanted:
             tensors["token_words"] = padded.token_words()
+        if "windows" in wanted:
+            no_windows = np.full((len(padded.ids), 1, 4), -1, dtype=np.int64)
+            tensors["windows"] = no_windows if texts is None else window_places(self.encoder, texts)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in tensors.items()])

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 
 from onetrunk.client import AsyncClient
 from onetrunk.client.answer import Answer
 from onetrunk.client.rows import TextRows
+from onetrunk.client.scheduler import LongText, StaleCatalogue
 from onetrunk.client.tracing import trace_context, trace_headers
 from onetrunk.protocol.errors import BadInput, OneTrunkError, Problem, ServerError
 from onetrunk.serving.front.parts import COLLECTING, TRITON, part
@@ -29,6 +31,13 @@ Key = tuple[tuple[str, ...] | None, bool]
 """The tasks, and whether the texts are pairs: what texts must have in common to share a request."""
 
 
+Hold = Callable[[int, int], AbstractContextManager[None]]
+"""Called with the number of windows of a call and their bytes; counts them while the block runs, or refuses them."""
+
+_Read = tuple[list[Answer], list[LongText]]
+"""The answers to a call's texts, and the long ones among them, of which there is more to read."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     """The texts of one call."""
@@ -36,7 +45,7 @@ class _Job:
     texts: Sequence[str]
     pairs: Sequence[str | None]
     sent: asyncio.Future[None]
-    answers: asyncio.Future[list[Answer]]
+    read: asyncio.Future[_Read]
     trace: Mapping[str, str]
 
 
@@ -47,8 +56,15 @@ class Collector:
         client: The client.
     """
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, hold: Hold = lambda windows, size: nullcontext()) -> None:
+        """Answer texts.
+
+        Args:
+            client: The client.
+            hold: Called before a call's long texts are read to their end, window by window.
+        """
         self.client = client
+        self._hold = hold
         self._waiting: dict[Key, deque[_Job]] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
 
@@ -64,13 +80,15 @@ class Collector:
 
         Raises:
             OneTrunkError: Any error of `AsyncClient.predict`. Faults of one call's texts are not told to another's.
+            RefusedError: The long texts have too many windows.
         """
         catalogue = await self.client.catalogue()
         TextRows.check(texts, pairs).groups(catalogue, tasks)  # its faults are found before it meets others
         kinds = {pair is not None for pair in pairs}
         if len(kinds) > 1 or len(texts) >= catalogue.max_batch_size:
             with part(TRITON):
-                return await self.client.predict(texts, pairs, tasks)
+                read = await self.client.predict_beginnings(texts, pairs, tasks)
+                return await self._read_on(read, texts, pairs, tasks)
         loop = asyncio.get_running_loop()
         job = _Job(texts, pairs, loop.create_future(), loop.create_future(), dict(trace_headers()))
         key = (tuple(tasks) if tasks is not None else None, kinds.pop())
@@ -79,7 +97,29 @@ class Collector:
         with part(COLLECTING):
             await job.sent
         with part(TRITON):
-            return await job.answers
+            # What is left of long texts is read by each call for itself: the others do not wait for it.
+            return await self._read_on(await job.read, texts, pairs, tasks)
+
+    async def _read_on(
+        self, read: _Read, texts: Sequence[str], pairs: Sequence[str | None], tasks: Sequence[str] | None
+    ) -> list[Answer]:
+        """Return the answers of a call, once its long texts were read to their end."""
+        answers, long_texts = read
+        for last_try in (False, True):
+            if not long_texts:
+                break
+            with ExitStack() as held:
+                try:
+                    found = await self.client.read_windows(
+                        long_texts, lambda windows, size: held.enter_context(self._hold(windows, size))
+                    )
+                except StaleCatalogue as stale:
+                    if last_try:
+                        raise stale.error from None
+                else:
+                    return [found.get(row, answer) for row, answer in enumerate(answers)]
+            answers, long_texts = await self.client.predict_beginnings(texts, pairs, tasks)
+        return answers
 
     def _send(self, most_rows: int) -> None:
         """Send what waits, the oldest tasks first, as long as few requests are in flight."""
@@ -114,7 +154,7 @@ class Collector:
             try:
                 # Triton's part of a request that several share is seen in the trace of the first that has one.
                 with trace_context(next((job.trace for job in jobs if job.trace), {})):
-                    answers = await self.client.predict(texts, pairs, key[0])
+                    answers, long_texts = await self.client.predict_beginnings(texts, pairs, key[0])
             except BadInput as error:
                 jobs = _without_faulty(jobs, error)
                 continue
@@ -126,8 +166,10 @@ class Collector:
             else:
                 at = 0
                 for job in jobs:
-                    _settle(job, answers[at : at + len(job.texts)])
-                    at += len(job.texts)
+                    rows = range(at, at + len(job.texts))
+                    own = [replace(one, row=one.row - at) for one in long_texts if one.row in rows]
+                    _settle(job, (answers[at : rows.stop], own))
+                    at = rows.stop
             return
 
 
@@ -153,10 +195,10 @@ def _without_faulty(jobs: list[_Job], error: BadInput) -> list[_Job]:
 
 def _fail(jobs: Sequence[_Job], error: OneTrunkError) -> None:
     for job in jobs:
-        if not job.answers.done():
-            job.answers.set_exception(error)
+        if not job.read.done():
+            job.read.set_exception(error)
 
 
-def _settle(job: _Job, answers: list[Answer]) -> None:
-    if not job.answers.done():
-        job.answers.set_result(answers)
+def _settle(job: _Job, read: _Read) -> None:
+    if not job.read.done():
+        job.read.set_result(read)

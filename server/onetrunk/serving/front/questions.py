@@ -218,6 +218,31 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str | None], limits: Limit
     check_sizes(Question("", columns, ()), limits)
 
 
+def check_windows(windows: int, size: int, limits: Limits) -> None:
+    """Check the windows of a request's long texts, which are to the server what texts are.
+
+    Args:
+        windows: Their number.
+        size: Their size in bytes.
+        limits: The limits.
+
+    Raises:
+        RefusedError: There are too many, or they are too large.
+    """
+    if windows > limits.max_texts:
+        raise RefusedError(
+            413,
+            f"the long texts are {windows:,} more windows, and a request may have {limits.max_texts:,}: send fewer of "
+            "them at a time",
+        )
+    if size > limits.max_body_bytes:
+        raise RefusedError(
+            413,
+            f"the windows of the long texts are {size:,} bytes, and a request may have {limits.max_body_bytes:,}: send "
+            "fewer of them at a time",
+        )
+
+
 def _raw_sizes(content: bytes) -> Iterable[int]:
     """Return the sizes of texts that each stand behind their length in four bytes."""
     at = 0

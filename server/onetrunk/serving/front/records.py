@@ -16,6 +16,7 @@ class LabelRecord(BaseModel):
         score: Its probability.
         none_of_these: True if even that label is less likely than the task requires of an answer; absent otherwise.
         scores: Label -> probability, the most likely first.
+        windows: The number of windows in which a long text was read; absent if the text was read in one piece.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -24,6 +25,7 @@ class LabelRecord(BaseModel):
     score: float
     none_of_these: bool | None = None
     scores: dict[str, float]
+    windows: int | None = None
 
 
 class LabelsRecord(BaseModel):
@@ -32,12 +34,14 @@ class LabelsRecord(BaseModel):
     Attributes:
         labels: The labels that hold, the most likely first.
         scores: Label -> probability, the most likely first.
+        windows: The number of windows in which a long text was read; absent if the text was read in one piece.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     labels: list[str]
     scores: dict[str, float]
+    windows: int | None = None
 
 
 class NumberRecord(BaseModel):
@@ -45,11 +49,13 @@ class NumberRecord(BaseModel):
 
     Attributes:
         score: The number.
+        windows: The number of windows in which a long text was read; absent if the text was read in one piece.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     score: float
+    windows: int | None = None
 
 
 class SpanRecord(BaseModel):
@@ -98,12 +104,14 @@ class SpansRecord(BaseModel):
     Attributes:
         spans: The spans in the order of the text.
         words: The words of the text that were read, and at most 128 of those behind them that were not.
+        windows: The number of windows in which a long text was read; absent if the text was read in one piece.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     spans: list[SpanRecord]
     words: list[WordRecord]
+    windows: int | None = None
 
 
 class EmbeddingRecord(BaseModel):
@@ -111,11 +119,13 @@ class EmbeddingRecord(BaseModel):
 
     Attributes:
         embedding: The vector, of length 1.
+        windows: The number of windows in which a long text was read; absent if the text was read in one piece.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     embedding: list[float]
+    windows: int | None = None
 
 
 TaskRecord = LabelRecord | LabelsRecord | NumberRecord | SpansRecord | EmbeddingRecord
@@ -127,7 +137,7 @@ class AnswerRecord(BaseModel):
     Attributes:
         text: The text.
         text_pair: The second text; absent if there is none.
-        truncated: Whether the text was longer than the server reads, so that its end was not read.
+        truncated: Whether the text was longer than the server reads, and some task did not read its end.
         ms: The milliseconds until the model server had answered.
         predictions: Task -> its answer.
     """

@@ -20,7 +20,7 @@ from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.observed import observed
 from onetrunk.serving.front.observer import Observer
-from onetrunk.serving.front.questions import Question
+from onetrunk.serving.front.questions import Question, check_windows
 from onetrunk.serving.front.sample import Sample
 from onetrunk.serving.front.trials import Trials
 
@@ -84,7 +84,7 @@ class Service:
             tasks: The tasks; None asks every task that fits.
 
         Raises:
-            RefusedError: There are too many texts, one is too long, or too many requests wait.
+            RefusedError: There are too many texts or windows, one is too long, or too many requests wait.
             OneTrunkError: Any error of `AsyncClient.predict`.
             TritonDownError: Triton does not run.
         """
@@ -140,5 +140,10 @@ class Service:
         """Return what collects texts for the Triton that runs now."""
         client = self._gateway.client()
         if self._collecting is None or self._collecting.client is not client:
-            self._collecting = Collector(client)
+            self._collecting = Collector(client, self._holding_windows)
         return self._collecting
+
+    def _holding_windows(self, windows: int, size: int) -> AbstractContextManager[None]:
+        """Count the windows of a request's long texts as if they were texts that its client had sent."""
+        check_windows(windows, size, self._gateway.settings.limits)
+        return self.holding(size)

@@ -223,14 +223,16 @@ class Trials:
             if answered is None:
                 continue
             predictions, seconds = answered
-            differ = 0
+            differ = compared = 0
             for row, prediction in zip(one.rows, predictions, strict=True):
                 before = found[row].predictions.get(one.task.name)
-                if before is not None:
+                # Of a text that the live head has read in windows, the candidate has read the beginning only.
+                if before is not None and before.windows == 1:
+                    compared += 1
                     differ += differs(one.task, before, prediction)
                     merged = {**found[row].predictions, one.task.name: prediction}
                     found[row] = replace(found[row], predictions=merged)
-            self._note(one, _Sample(False, seconds, ended - one.began, differ, len(one.rows)))
+            self._note(one, _Sample(False, seconds, ended - one.began, differ, compared))
         return found
 
     def ask_message(self, question: Question, request: bytes) -> list[Tried]:

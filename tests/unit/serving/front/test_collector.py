@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
+from onetrunk.client.scheduler import LongText, StaleCatalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
-from onetrunk.protocol.errors import BadInput, NotReady, Problem, UnknownTask
+from onetrunk.protocol.errors import BadInput, NotReady, Problem, ServerError, UnknownTask
+from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.collector import IN_FLIGHT, Collector
 
 TASKS = {
@@ -36,18 +39,34 @@ class FakeClient:
         self.asked: list[list[str]] = []
         self.free = asyncio.Event()
         self.error: Exception | None = None
+        self.long: list[list[tuple[int, str]]] = []
+        self.windows_free = asyncio.Event()
+        self.stale: list[StaleCatalogue] = []
 
     async def catalogue(self) -> Catalogue:
         return CATALOGUE
 
-    async def predict(self, texts: Sequence[str], pairs: Any, tasks: Any) -> list[Answer]:
+    async def predict_beginnings(self, texts: Sequence[str], pairs: Any, tasks: Any) -> tuple[list[Answer], list[Any]]:
         self.asked.append(list(texts))
         await self.free.wait()
         if self.error is not None:
             raise self.error
         if "refused" in texts:
             raise BadInput([Problem(list(texts).index("refused"), "text: refused")])
-        return [Answer({}, False, len(text)) for text in texts]
+        answers = [Answer({}, False, len(text)) for text in texts]
+        return answers, [
+            LongText(row, text, None, None, answers[row])  # type: ignore[arg-type]
+            for row, text in enumerate(texts)
+            if text.startswith("long")
+        ]
+
+    async def read_windows(self, long_texts: Sequence[LongText], allow: Any) -> dict[int, Answer]:
+        self.long.append([(one.row, one.text) for one in long_texts])
+        allow(10 * len(long_texts), 1000)
+        await self.windows_free.wait()
+        if self.stale:
+            raise self.stale.pop()
+        return {one.row: Answer({}, False, 1000 + len(one.text)) for one in long_texts}
 
 
 def run(test: Any) -> None:
@@ -127,5 +146,61 @@ def test_many_texts_go_by_themselves() -> None:
         client.free.set()
         assert len(await ask(collector, *"abcdefgh")) == 8
         assert client.asked == [list("abcdefgh")]
+
+    run(test)
+
+
+def test_what_is_left_of_a_long_text_is_read_beside_the_queue_and_short_ones_do_not_wait() -> None:
+    async def test(client: FakeClient, collector: Collector) -> None:
+        client.free.set()
+        calls = [ask(collector, "short"), ask(collector, "a", "long text"), *(ask(collector, "long") for _ in range(9))]
+        assert [answer.ms for answer in await calls[0]] == [5]
+        while len(client.long) < 10:
+            await asyncio.sleep(0)
+        assert [answer.ms for answer in await ask(collector, "b")] == [1]  # though ten texts are being read
+        assert [(1, "long text")] in client.long
+        client.windows_free.set()
+        assert [answer.ms for answer in await calls[1]] == [1, 1009]
+
+    run(test)
+
+
+def test_windows_are_counted_while_they_are_read_or_refused() -> None:
+    held: list[tuple[int, int]] = []
+
+    @contextmanager
+    def hold(windows: int, size: int) -> Iterator[None]:
+        if windows > 10:
+            raise RefusedError(413, "too many windows")
+        held.append((windows, size))
+        yield
+        held.clear()
+
+    async def test(client: FakeClient, _: Collector) -> None:
+        collector = Collector(client, hold)  # type: ignore[arg-type]
+        client.free.set()
+        call = ask(collector, "long")
+        while not held:
+            await asyncio.sleep(0)
+        assert held == [(10, 1000)]
+        client.windows_free.set()
+        await call
+        assert not held
+        with pytest.raises(RefusedError, match="too many windows"):
+            await ask(collector, "long", "long")
+
+    run(test)
+
+
+def test_a_long_text_is_read_again_if_the_tasks_have_changed_meanwhile() -> None:
+    async def test(client: FakeClient, collector: Collector) -> None:
+        client.free.set()
+        client.windows_free.set()
+        client.stale = [StaleCatalogue(ServerError("other tasks"))]
+        assert [answer.ms for answer in await ask(collector, "a", "long")] == [1, 1004]
+        assert client.asked == [["a", "long"]] * 2
+        client.stale = [StaleCatalogue(ServerError("other tasks")) for _ in range(2)]
+        with pytest.raises(ServerError, match="other tasks"):
+            await ask(collector, "long")
 
     run(test)

@@ -81,6 +81,16 @@ def test_the_candidate_answers_its_share_at_both_doors_and_the_live_head_all_els
     assert asked_for(served) == pytest.approx(live, abs=1e-5)
 
 
+def test_a_text_that_is_read_in_windows_keeps_the_live_answer(served):
+    served.triton.tasks["sst2"].update(long_texts="windows", window_overlap=0.25)
+    set_split(served, **(split() | {"version": 8}))  # and so the front has read the tasks anew
+    body = {"texts": ["a text", " ".join(["longer"] * 30)], "tasks": ["sst2"]}
+    short, long = served.ask("POST", "/v1/predict", body)[1]["answers"]
+    assert is_candidates(short["predictions"]["sst2"]["scores"]["negative"])
+    assert long["predictions"]["sst2"]["windows"] > 1
+    assert not is_candidates(long["predictions"]["sst2"]["scores"]["negative"])
+
+
 def test_requests_of_one_key_get_one_version_at_both_doors(served):
     set_split(served, **split(share=0.5))
     keys = [f"user {number}" for number in range(40)]

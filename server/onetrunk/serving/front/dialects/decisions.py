@@ -90,6 +90,8 @@ class Decision:
         """Return the protocol's answer. Fields that begin with ``x_`` are our own."""
         question = self.question
         mine: dict[str, Any] = {"x_task": self.task.name}
+        if said.windows > 1:
+            mine["x_windows"] = said.windows
         if isinstance(question, NoulQuestion):
             assert self.label is not None
             return {"type": "noul", "noul": six_digits(said.scores[self.label]), "x_label": self.label} | mine

@@ -89,6 +89,7 @@ class DecisionRecord(BaseModel):
         x_label: For a noul, the label that `true` stands for.
         x_number: For a score from a regression, its number.
         x_none_of_these: True if even the likeliest option is less likely than the task requires of an answer.
+        x_windows: The number of windows in which a long state was read; absent if it was read in one piece.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -104,6 +105,7 @@ class DecisionRecord(BaseModel):
     x_label: str | None = None
     x_number: float | None = None
     x_none_of_these: bool | None = None
+    x_windows: int | None = None
 
 
 class SystemOneAnswer(BaseModel):
