@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +177,13 @@ class Counters:
         with urllib.request.urlopen(server.metrics_url) as response:
             lines = response.read().decode().splitlines()
         self.buckets: dict[str, dict[float, float]] = {}
-        self.own = [0.0, 0.0]  # the front's own seconds, and of how many requests
+        # The front's part of a request -> its seconds, and of how many requests.
+        self.front = {"own": [0.0, 0.0], "triton": [0.0, 0.0]}
         for line in lines:
             for number, suffix in enumerate(("sum", "count")):
-                if line.startswith(f'onetrunk_front_part_seconds_{suffix}{{part="own"}}'):
-                    self.own[number] = float(line.rsplit(" ", 1)[1])
+                for part, found in self.front.items():
+                    if line.startswith(f'onetrunk_front_part_seconds_{suffix}{{part="{part}"}}'):
+                        found[number] = float(line.rsplit(" ", 1)[1])
             if line.startswith("onetrunk_part_seconds_bucket"):
                 labels = dict(one.split("=", 1) for one in line[line.index("{") + 1 : line.index("}")].split(","))
                 part, le = labels["part"].strip('"'), float(labels["le"].strip('"'))
@@ -282,11 +285,16 @@ def mean_whole(before: Counters, after: Counters, name: str) -> float:
 
 
 def beside_parts(before: Counters, after: Counters, parts: Mapping[str, Part]) -> float:
-    """Return the mean milliseconds of a request in which no part has it, nor waits: the front's, and Triton's steps."""
+    """Return the mean milliseconds of a request in which no part has it, nor waits for one.
+
+    That is what the front takes, the way from it to Triton and back, and Triton's steps between parts.
+    """
     with_waits = {name: mean_whole(before, after, name) for name in parts}
-    steps = mean_whole(before, after, MULTITASK) - longest_path(parts, with_waits)
-    own = 1000 * (after.own[0] - before.own[0]) / max(1.0, after.own[1] - before.own[1])
-    return max(0.0, steps) + own
+    means = {}
+    for part, (seconds, count) in after.front.items():
+        old_seconds, old_count = before.front[part]
+        means[part] = 1000 * (seconds - old_seconds) / max(1.0, count - old_count)
+    return means["own"] + max(0.0, means["triton"] - longest_path(parts, with_waits))
 
 
 def measure(repository: Path, shares: Sequence[float], seconds: float) -> dict[str, object]:
@@ -354,12 +362,15 @@ def fleets() -> list[dict[str, object]]:
     """Return what each number of tasks needs at each rate: cores, replicas of two cores, and simulated quantiles."""
     rows = []
     for system, by_tasks in cost_of_tasks().items():
-        tasks, costs = list(by_tasks), list(by_tasks.values())
-        each, fixed = np.polyfit(tasks, costs, 1)
+        tasks = sorted(by_tasks)
+        costs = [by_tasks[count] for count in tasks]
+        # From eight tasks on, all taps are in use, and another task is another head.
+        many = [count for count in tasks if count >= 8]
+        each = float(np.polyfit(many, [by_tasks[count] for count in many], 1)[0]) if len(many) > 1 else 0.0
         if system.startswith("single"):
-            each, fixed = float(np.mean([cost / count for count, cost in by_tasks.items()])), 0.0
+            each = float(np.mean([cost / count for count, cost in by_tasks.items()]))
         for count, rate in itertools.product(TASKS, RATES):
-            cpu_ms = by_tasks.get(count, fixed + each * count)
+            cpu_ms = float(np.interp(count, tasks, costs)) + each * max(0, count - max(tasks))
             cores = rate * cpu_ms / 1000 / UTILISATION
             replicas = math.ceil(cores / CORES)
             rows.append(
@@ -368,11 +379,7 @@ def fleets() -> list[dict[str, object]]:
                     "tasks": count,
                     "texts_per_s": rate,
                     "cpu_ms": round(cpu_ms, 1),
-                    "cpu_ms_is": "measured"
-                    if count in by_tasks
-                    else "fitted"
-                    if count <= max(tasks)
-                    else "extrapolated",
+                    "cpu_ms_is": "measured" if count in by_tasks else "between" if count < max(tasks) else "beyond",
                     "cores": math.ceil(cores),
                     "replicas": replicas,
                     **asdict(simulate_replica(cpu_ms, rate / replicas)),
@@ -383,9 +390,15 @@ def fleets() -> list[dict[str, object]]:
 
 def simulate_replica(cpu_ms: float, rate: float) -> Times:
     """Simulate one replica: a chain of two halves, each with a core, which work on different texts at the same time."""
-    half = cpu_ms / 2
-    parts = {"lower": Part(("text",), ("hidden",), (0.0, half)), "upper": Part(("hidden",), ("scores",), (0.0, half))}
-    return simulate(parts, poisson(rate, 2000 / rate, 0), [0.0])
+    busy = simulated_chain(round(rate * cpu_ms / 1000 / CORES, 2))
+    return Times(busy.p50_ms * cpu_ms, busy.p99_ms * cpu_ms, busy.texts)
+
+
+@cache
+def simulated_chain(utilisation: float) -> Times:
+    """Return the times of such a chain whose texts take a millisecond. Nothing but the scale depends on that."""
+    parts = {"lower": Part(("text",), ("hidden",), (0.0, 0.5)), "upper": Part(("hidden",), ("scores",), (0.0, 0.5))}
+    return simulate(parts, poisson(max(utilisation, 0.01) * CORES * 1000, 2.0 / max(utilisation, 0.01), 0), [0.0])
 
 
 def main() -> None:
