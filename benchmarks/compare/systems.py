@@ -15,6 +15,7 @@ from benchmarks.compare.whole_models import (
     empty_file,
     fused_file,
     single_file,
+    token_inputs,
     trunk_file,
     write_repository,
 )
@@ -136,7 +137,7 @@ class Systems:
         for number in range(count):
             output = f"empty_{number}"
             file = self.folder / "files" / f"{output}.onnx"
-            empty_file(output, file)
+            empty_file(output, file, token_inputs(self.trunk))
             models.append(WholeModel(f"step_{number}", file, {output: 2}, 1))
         return self._write(name, f"the tokenizer and {count} models that compute nothing", models, 0)
 

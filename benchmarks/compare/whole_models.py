@@ -40,6 +40,11 @@ TRUNK_OUTPUT = "state"
 _TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 
 
+def token_inputs(trunk: Trunk) -> tuple[str, ...]:
+    """The inputs of a whole model: token types only where the trunk reads them."""
+    return _TOKEN_INPUTS if trunk.reads_types else _TOKEN_INPUTS[:2]
+
+
 @dataclass(frozen=True)
 class WholeModel:
     """A model from token ids to scores.
@@ -97,9 +102,9 @@ def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
     _save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)
 
 
-def empty_file(output: str, file: Path) -> None:
+def empty_file(output: str, file: Path, inputs: Sequence[str] = _TOKEN_INPUTS) -> None:
     """A model that computes nothing: it gives back the first two token ids."""
-    ids = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["batch", "tokens"]) for name in _TOKEN_INPUTS]
+    ids = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["batch", "tokens"]) for name in inputs]
     nodes = [
         helper.make_node("Slice", [INPUT_IDS, "from", "to", "axis"], ["first"]),
         helper.make_node("Cast", ["first"], [output], to=onnx.TensorProto.FLOAT),
@@ -120,7 +125,7 @@ def write_repository(folder: Path, trunk: Trunk, models: Sequence[WholeModel], m
     )
     _write(folder, tokenizer, tokenizer_files(trunk))
     for model in models:
-        _write(folder, _model_config(model), {"model.onnx": model.file})
+        _write(folder, _model_config(model, trunk), {"model.onnx": model.file})
     for name in (MULTITASK, MULTITASK_TOKENS):
         _write(folder, _ensemble(name, trunk, tokenizer, models), {})
 
@@ -141,12 +146,12 @@ def _write(folder: Path, config: pb.ModelConfig, files: Mapping[str, Path]) -> N
     (version.parent / CONFIG_FILE).write_text(config_text(config), encoding="utf-8")
 
 
-def _model_config(model: WholeModel) -> pb.ModelConfig:
+def _model_config(model: WholeModel, trunk: Trunk) -> pb.ModelConfig:
     config = pb.ModelConfig(name=model.name, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
     config.version_policy.specific.versions.append(1)
     config.instance_group.append(pb.ModelInstanceGroup(count=model.instances, kind=pb.ModelInstanceGroup.KIND_CPU))
     config.dynamic_batching.SetInParent()
-    for name in _TOKEN_INPUTS:
+    for name in token_inputs(trunk):
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
     for task, size in model.outputs.items():
         config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[size]))
@@ -163,11 +168,13 @@ def _ensemble(name: str, trunk: Trunk, tokenizer: pb.ModelConfig, models: Sequen
     config.input.append(pb.ModelInput(name=source, data_type=entry.data_type, dims=entry.dims))
     step = config.ensemble_scheduling.step.add(model_name=TOKENIZER, model_version=1)
     step.input_map[source] = source
-    step.output_map.update({padded: padded for padded in PADDED.values()})
+    # Triton refuses a tensor of an ensemble that no model reads.
+    padded = {name: PADDED[name] for name in token_inputs(trunk)}
+    step.output_map.update({name: name for name in padded.values()})
     tasks = {}
     for model in models:
         step = config.ensemble_scheduling.step.add(model_name=model.name, model_version=1)
-        step.input_map.update(PADDED)
+        step.input_map.update(padded)
         for task, size in model.outputs.items():
             step.output_map[task] = task
             config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[size]))

@@ -20,8 +20,8 @@ from onetrunk.tasks.kinds.span_tags import read_spans
 from onetrunk.training import train
 
 # One with a bias of relative positions, one with byte-level BPE and positions counted from the padding, one with rotary
-# positions and norms before the parts.
-FAMILIES = ("mpnet", "roberta", "modernbert")
+# positions and norms before the parts, and one with a Unigram tokenizer and two separators in a pair.
+FAMILIES = ("mpnet", "roberta", "modernbert", "xlm-roberta")
 LAMPS = {"red light": ["B-lamp", "I-lamp"], "music": ["B-medium"], "please": ["O"], "the": ["O"], "songs": ["O"]}
 
 

@@ -215,6 +215,11 @@ class Context:
     progress: ProgressCallback = silent
     _trunk: Trunk | None = field(default=None, init=False)
 
+    @property
+    def trunk_notes(self) -> tuple[str, ...]:
+        """What a user should know about how the trunk was loaded; empty if no operation has needed it."""
+        return () if self._trunk is None else tuple(f"note: {note}" for note in self._trunk.notes)
+
     def load_trunk(self, state: RepositoryState) -> Trunk:
         """Load the trunk, once.
 

@@ -184,7 +184,7 @@ class Deployer:
                 change.to_version,
                 settled=settled,
                 changed=change.is_needed(self.repository),
-                notes=state.notes,
+                notes=(*self._context.trunk_notes, *state.notes),
             )
             if dry_run:
                 preview = change.preview(self.repository)
@@ -203,7 +203,7 @@ class Deployer:
                 written=tuple(outcome.written),
                 removed=tuple(outcome.removed),
                 seconds=seconds,
-                notes=(*state.notes, *change.notes),
+                notes=(*report.notes, *change.notes),
                 replicas=self.fleet.answers(),
             )
 

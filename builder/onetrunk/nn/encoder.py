@@ -111,6 +111,7 @@ class Encoder(ABC):
 
     Attributes:
         family: The ``model_type`` of the Hugging Face configuration.
+        fits_int8: Whether the trunk's states stay close to those of fp32 if it computes in int8.
         embeddings: The module of the embeddings.
         layers: The transformer layers, first to last.
         shared: What the layers share.
@@ -122,6 +123,7 @@ class Encoder(ABC):
     """
 
     family: ClassVar[str]
+    fits_int8: ClassVar[bool] = True
     embeddings: nn.Module
     layers: nn.ModuleList
     shared: SharedParts

@@ -130,9 +130,14 @@ def plan_repository(
         manifest: The manifest in the output folder; None if nothing has been built yet.
 
     Raises:
-        UserError: A model would be larger than an ONNX file can be.
+        UserError: A model would be larger than an ONNX file can be, or the trunk's family loses too much in int8.
     """
     repository, precision = request.output, request.precision
+    if precision.trunk == "int8" and not trunk.encoder.fits_int8:
+        raise UserError(
+            f"--precision {precision}: the states of a trunk of family {trunk.encoder.family} lose too much in int8; "
+            "give trunk=fp32,heads=int8, or fp16"
+        )
     recorded = manifest.models if manifest else {}
     segments = cut_trunk({head.spec.tap for head in heads.values()})
     _check_sizes(trunk, segments, heads)

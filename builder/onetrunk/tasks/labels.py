@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.kinds.base import label_spellings, written
+from onetrunk.tasks.kinds.base import label_spellings, listed, written
 from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
 from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.span_tags import bio_tags
@@ -114,7 +114,14 @@ def is_empty(value: object) -> bool:
 
 def _single(value: object) -> object:
     # Annotation tools write a list even where one label is asked for.
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    found = _as_list(value)
+    return found[0] if isinstance(found, list) and len(found) == 1 else value
+
+
+def _as_list(value: object) -> object:
+    """Return the list that a cell holds; anything else as it is."""
+    found = listed(value) if isinstance(value, str) else None
+    return value if found is None else found
 
 
 def _list(value: object, task: Task) -> object:
@@ -237,6 +244,8 @@ class _Spelling:
             )
         if any(is_empty(one) for one in unknown) and self._task.kind != MULTILABEL.name:
             return ': empty_label = "..." in the task file names the label that an empty one stands for'
+        if any(self._all_known(listed(one) or [one]) for one in texts):
+            return ': if a text may have several labels, give kind = "multilabel"'
         for separator in ("|", ",", ";"):
             if any(separator in one and self._all_known(one.split(separator)) for one in texts):
                 if self._task.kind == MULTILABEL.name:
@@ -244,11 +253,12 @@ class _Spelling:
                 return ': if a text may have several labels, give kind = "multilabel"'
         return did_you_mean(texts[0], self._labels) if texts else ""
 
-    def _all_known(self, parts: Sequence[str]) -> bool:
-        return all(folded(part) in self._folded for part in parts)
+    def _all_known(self, parts: Sequence[object]) -> bool:
+        return all(isinstance(part, str) and folded(part) in self._folded for part in parts)
 
 
 def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+    values = [_as_list(value) for value in values]
     # A text has a word, and so a tag: where no row has any, they are spans.
     by_offset = any(is_spans(value) for value in values) or all(value == [] for value in values)
     if by_offset:

@@ -2,10 +2,12 @@
 
 import onnx
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.compare import kept, shapes, whole_models
 from benchmarks.compare.kept import kept_folder, whole_folder
-from benchmarks.compare.whole_models import empty_file, single_file
+from benchmarks.compare.whole_models import WholeModel, empty_file, single_file, token_inputs, write_repository
 from onetrunk.protocol.errors import OneTrunkError
 
 
@@ -97,6 +99,21 @@ def test_a_file_made_anew_leaves_the_links_to_the_old_one_alone(tmp_path):
     empty_file("new", tmp_path / "model.onnx")
     names = [onnx.load(tmp_path / name).graph.output[0].name for name in ("linked.onnx", "model.onnx")]
     assert names == ["old", "new"]
+
+
+@pytest.mark.parametrize(("family", "inputs"), [("bert", 3), ("mpnet", 2)])
+def test_whole_models_have_token_types_only_if_the_trunk_reads_them(family_trunk, tmp_path, family, inputs):
+    trunk, file = family_trunk(family), tmp_path / "model.onnx"
+    single_file(trunk, "task", file)
+    names = [tensor.name for tensor in onnx.load(file).graph.input]
+    assert set(token_inputs(trunk)) == set(names)
+    write_repository(tmp_path / "repository", trunk, [WholeModel("whole", file, {"task": 2}, 1)], 32)
+    config = text_format.Parse((tmp_path / "repository/whole/config.pbtxt").read_text(), ModelConfig())
+    assert [tensor.name for tensor in config.input] == list(token_inputs(trunk))
+    ensemble = text_format.Parse((tmp_path / "repository/multitask/config.pbtxt").read_text(), ModelConfig())
+    tokenizer, whole = ensemble.ensemble_scheduling.step
+    assert len(names) == inputs
+    assert set(tokenizer.output_map.values()) == set(whole.input_map.values())
 
 
 def test_every_folder_that_what_is_kept_depends_on_exists():

@@ -1,8 +1,13 @@
 """What a build is planned to be, before anything is exported."""
 
+from dataclasses import replace
+
 import pytest
 
+from onetrunk.nn.families import FAMILIES, find_family
+from onetrunk.nn.families.bert import BertEncoder
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import Precision
 from onetrunk.repository import BuildRequest, build_repository, plan
 
 
@@ -19,6 +24,14 @@ def request_of(tiny_heads, tiny_trunk_folder, tmp_path):
 # The tiny trunk in fp32: embeddings of 32 numbers for each of 104 pieces, 64 positions and 2 types, and a LayerNorm; a
 # layer of 8,544 numbers. Heads on taps 0, 1 and 3.
 EMBEDDINGS, LAYER = 4 * (32 * (104 + 64 + 2) + 64), 4 * 8_544
+
+
+def test_a_trunk_that_loses_too_much_in_int8_is_refused(request_of, monkeypatch):
+    assert [family for family in FAMILIES if not find_family(family).fits_int8] == ["eurobert"]
+    monkeypatch.setattr(BertEncoder, "fits_int8", False)
+    reduced = replace(request_of("mood"), precision=Precision(trunk="int8", heads="int8"))
+    with pytest.raises(UserError, match=r"--precision int8: .* family bert lose too much in int8; give trunk=fp32"):
+        build_repository(reduced)
 
 
 @pytest.mark.parametrize(

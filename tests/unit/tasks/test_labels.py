@@ -176,6 +176,25 @@ def test_several_labels_in_a_cell(examples):
         Task(name="a", labels=("x", "y"), train="a", dev="b", label_separator=",")
 
 
+@pytest.mark.parametrize("cell", ["['late', 'ok']", '["late", "ok"]', "['late', \"ok\"]"])
+def test_a_cell_may_hold_a_list(examples, cell):
+    def table(*cells):
+        quoted = ['"{}"'.format(one.replace('"', '""')) for one in cells]
+        return "sentence,label\n" + "".join(f"a b,{one}\n" for one in quoted)
+
+    labels = ("late", "ok", "['late'")
+    many = {"kind": "multilabel", "labels": labels}
+    assert examples(table(cell, "[]", "['late'"), **many).targets == ((0, 1), (), (2,))
+    assert examples(table("['ok']", "late"), labels=labels).targets == (1, 0)
+    with pytest.raises(UserError, match='kind = "multilabel"'):
+        examples(table(cell, "ok"), labels=labels)
+    tagged = "sentence,label\n\"['Ann', 'Lee']\",\"['B-PER', 'I-PER']\"\n"
+    read = examples(tagged, kind="tagging", labels=("PER", "ORG"))
+    assert (read.texts, tags_of(read)) == (("Ann Lee",), [["B-PER", "I-PER"]])
+    spans = 'sentence,label\nAnn Lee,"[[0, 7, ""PER""]]"\nno one,[]\n'
+    assert tags_of(examples(spans, kind="tagging", labels=("PER", "ORG"))) == [["B-PER", "I-PER"], ["O", "O"]]
+
+
 def test_positions_of_several_labels(examples):
     many = {"kind": "multilabel", "labels": ("late", "ok")}
     assert examples(rows_of([0, 1], [], [1]), **many).targets == ((0, 1), (), (1,))

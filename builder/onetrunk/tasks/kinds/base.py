@@ -14,6 +14,7 @@ kind answers by token. Scores are computed from them and have the shape (rows, *
 
 from __future__ import annotations
 
+import ast
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -500,6 +501,28 @@ class Kind:
         self.options.read(config.options)
         self.training.check(config)
         self.output.check(config)
+
+
+_LONGEST_LIST = 2**16
+
+
+def listed(cell: str) -> list[Any] | None:
+    """Return the list that a table's cell holds, as JSON writes it or as Python and so pandas does; None if it is none.
+
+    Args:
+        cell: The cell.
+    """
+    if not cell.lstrip().startswith("["):
+        return None
+    # Python's own reader takes a hundred times a text's size.
+    readers = (json.loads, ast.literal_eval) if len(cell) <= _LONGEST_LIST else (json.loads,)
+    for read in readers:
+        try:
+            found = read(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # a label may start with a bracket
+            continue
+        return found if isinstance(found, list) else None
+    return None
 
 
 def join_words(words: list[object]) -> str:

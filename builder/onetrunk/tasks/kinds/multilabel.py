@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,6 +20,7 @@ from onetrunk.tasks.kinds.base import (
     TrainingSpec,
     label_index,
     labels_of,
+    listed,
 )
 from onetrunk.tasks.kinds.soft import SoftLabel, Sparse, dense, sparse
 from onetrunk.tasks.kinds.summary import histogram, mean_share, rounded
@@ -250,17 +250,14 @@ def best_threshold(scores: NDArray[np.float64], targets: NDArray[np.float32]) ->
 
 
 def split_labels(text: str, separator: str = SEPARATOR) -> object:
-    """Return the labels of a cell, which is a JSON list or has labels with the separator between them.
+    """Return the labels of a cell, which is a list or has labels with the separator between them.
 
     Args:
         text: The cell.
         separator: The separator.
     """
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            pass  # A label may start with a bracket. Endless brackets end up here as well.
+    if (found := listed(text)) is not None:
+        return found
     return [label.strip() for label in text.split(separator)] if text.strip() else []
 
 

@@ -26,6 +26,7 @@ from onetrunk.tasks.kinds.base import (
     Scores,
     TrainingSpec,
     labels_of,
+    listed,
     stack_scores,
 )
 from onetrunk.tasks.kinds.span_tags import (
@@ -86,6 +87,11 @@ class TaggingCodec(LabelCodec):
                 raise ValueError(f"labels of a tagging task are types of spans, such as artist; {label!r:.60} is a tag")
             if label.split() != [label]:
                 raise ValueError(f"labels of a tagging task must not contain spaces; found {label!r:.60}")
+
+    def read_text(self, value: object) -> str:
+        """Return the words as one text, also of a table's cell that holds a list of them."""
+        words = listed(value) if isinstance(value, str) else None
+        return super().read_text(words if words and all(isinstance(word, str) for word in words) else value)
 
     def encode(self, label: object, config: KindConfig, text: str = "") -> tuple[Word, ...]:
         """Return the words of the text with their tags.
