@@ -74,8 +74,20 @@ def _unpacked(path: Path) -> Iterator[io.BufferedReader]:
         packed = stream.seek(0, io.SEEK_END)
         stream.seek(0)
         with gzip.GzipFile(fileobj=stream) as unpacked:
-            limit = _EXPANSION * packed + _EXPANSION_BYTES
-            yield io.BufferedReader(_Metered(cast(BinaryIO, unpacked), limit, path), 2**16)
+            remedy = "unpack the file yourself and name it without .gz"
+            yield metered(cast(BinaryIO, unpacked), packed, path, remedy)
+
+
+def metered(stream: BinaryIO, packed: int, path: Path, remedy: str) -> io.BufferedReader:
+    """Return the unpacked stream of a file; reading raises a ``UserError`` once it is more than any text unpacks to.
+
+    Args:
+        stream: The unpacked stream.
+        packed: The bytes of the file.
+        path: The file, for messages.
+        remedy: What to do if the data are like that.
+    """
+    return io.BufferedReader(_Metered(stream, _EXPANSION * packed + _EXPANSION_BYTES, path, remedy), 2**16)
 
 
 def _as_utf8(stream: io.BufferedReader, path: Path, encoding: str | None) -> BinaryIO:
@@ -117,9 +129,9 @@ class _Recoded(io.RawIOBase):
 class _Metered(io.RawIOBase):
     """A stream that ends in an error once it has returned more than a limit."""
 
-    def __init__(self, stream: BinaryIO, limit: int, path: Path) -> None:
+    def __init__(self, stream: BinaryIO, limit: int, path: Path, remedy: str) -> None:
         super().__init__()
-        self._stream, self._limit, self._left, self._path = stream, limit, limit, path
+        self._stream, self._limit, self._left, self._path, self._remedy = stream, limit, limit, path, remedy
 
     def readable(self) -> bool:
         return True
@@ -131,7 +143,7 @@ class _Metered(io.RawIOBase):
         if self._left < 0:
             raise UserError(
                 f"{self._path}: unpacks to rows that take more than {self._limit / 2**20:,.0f} MiB, over {_EXPANSION} "
-                "times its size: if the data are like that, unpack the file yourself and name it without .gz"
+                f"times its size: if the data are like that, {self._remedy}"
             )
         buffer[: len(content)] = content
         return len(content)

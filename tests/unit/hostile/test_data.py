@@ -81,6 +81,44 @@ def test_an_array_of_endless_rows_on_one_line_ends(tmp_path, monkeypatch):
     assert "unpacks to rows that take more than" in message
 
 
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_rows_that_share_one_huge_text_are_not_unpacked(tmp_path, monkeypatch, form):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import ipc, parquet
+
+    monkeypatch.setattr(data_file, "_EXPANSION_BYTES", 4 * MIB)
+    shared = pyarrow.array(["x" * MIB]).take(pyarrow.array([0]))
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 4096, pyarrow.int32()), shared)
+    table, path = pyarrow.table({"text": column, "label": pyarrow.array([1] * 4096)}), tmp_path / f"a.{form}"
+    if form == "parquet":
+        parquet.write_table(table, path, compression="zstd")
+    else:
+        with ipc.new_file(path, table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
+            writer.write_table(table)
+    assert path.stat().st_size < MIB
+    message, peak = peak_of(lambda: drain(read_records(path)))
+    assert "unpacks to rows that take more than" in message
+    assert "save them as CSV" in message
+    assert peak < 64 * MIB
+
+
+def test_what_takes_too_much_memory_to_unpack_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import ipc
+
+    # The buffer says how long it is unpacked, and is unpacked as a whole.
+    table, path = pyarrow.table({"text": pyarrow.array(["x" * MIB])}), tmp_path / "a.arrow"
+    with ipc.new_file(path, table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    content, frame = path.read_bytes(), bytes.fromhex("28b52ffd")
+    stored, claimed = (size.to_bytes(8, "little") + frame for size in (MIB, 2**40))
+    assert content.count(stored) == 1
+    path.write_bytes(content.replace(stored, claimed))
+    message, peak = peak_of(lambda: drain(read_records(path)))
+    assert "cannot be read as Arrow: it takes more than 4.0 GiB of memory" in message
+    assert peak < 64 * MIB
+
+
 def test_a_repetitive_file_of_usual_size_is_read(tmp_path):
     path = bomb(tmp_path / "a.csv.gz", b"a text that repeats,yes\n", 8)
     assert sum(1 for _ in read_records(path)) == 8 * (MIB // 24)

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, cast
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import open_regular, read_json, resolve_inside
+from onetrunk.tasks.data_file import metered, row_lines
+from onetrunk.tasks.formats import arrow_process
 from onetrunk.tasks.records import HUB_PREFIX, Reading, Record, Split
 
-_ROWS = 1024
-# What a group of rows, which is read as a whole, takes in memory. Those of real data have a hundredth of it.
-_MAX_GROUP_BYTES = 8 * 2**30
+Form = Literal["Parquet", "Arrow"]
+
+# Threads reserve memory that counts toward the bound.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "ARROW_IO_THREADS"), "1")
+_ONE_THREAD |= {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 _MAX_JSON_BYTES = 64 * 2**20
-_FEATURES = b"huggingface"
 _FILES, _INFO, _PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
 _NAMES_OF_SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val")}
 
@@ -61,21 +67,7 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Record]:
     Raises:
         UserError: pyarrow is not installed, or the file cannot be read.
     """
-    parquet = _package("pyarrow.parquet", str(path))
-    with _open(path) as stream:
-        try:
-            file = parquet.ParquetFile(stream)
-            schema = file.schema_arrow
-            for group in range(file.metadata.num_row_groups):
-                if (size := file.metadata.row_group(group).total_byte_size) > _MAX_GROUP_BYTES:
-                    raise UserError(f"{path}: a group of rows has {size:,} bytes, allowed are {_MAX_GROUP_BYTES:,}")
-            columns = _columns(schema.names, reading)
-            batches = file.iter_batches(batch_size=_ROWS, columns=columns)
-            yield from _rows(batches, _stored_names(schema), 1)
-        except UserError:
-            raise
-        except Exception as error:  # pyarrow raises many types for a broken file
-            raise UserError(f"{path}: cannot be read as Parquet: {_reason(error)}") from error
+    yield from _isolated(path, "Parquet", reading, {}, 1)
 
 
 def read_arrow(path: Path, reading: Reading) -> Iterator[Record]:
@@ -84,7 +76,7 @@ def read_arrow(path: Path, reading: Reading) -> Iterator[Record]:
     Raises:
         UserError: pyarrow is not installed, or the file cannot be read.
     """
-    yield from _arrow_rows(path, reading, {}, 1)
+    yield from _isolated(path, "Arrow", reading, {}, 1)
 
 
 def is_data_folder(path: Path) -> bool:
@@ -108,7 +100,7 @@ def read_folder(folder: Path, reading: Reading) -> Iterator[Record]:
         name = file.get("filename") if isinstance(file, dict) else None
         if not isinstance(name, str):
             raise UserError(f"{part}: {_FILES} has {file!r:.60} among its files")
-        for record in _arrow_rows(resolve_inside(part, name), reading, names, row):
+        for record in _isolated(resolve_inside(part, name), "Arrow", reading, names, row):
             row = record.line + 1
             yield record
 
@@ -153,23 +145,37 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _arrow_rows(path: Path, reading: Reading, names: Names, first: int) -> Iterator[Record]:
-    ipc = _package("pyarrow.ipc", str(path))
-    with _open(path) as stream:
-        try:
-            try:
-                file = ipc.open_file(stream)
-                batches: Iterator[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
-            except Exception:  # not the form for files, then the one for streams
-                stream.seek(0)
-                file = ipc.open_stream(stream)
-                batches = iter(file)
-            columns = _columns(file.schema.names, reading)
-            chosen = (batch.select(columns) if columns is not None else batch for batch in batches)
-            small = (batch.slice(start, _ROWS) for batch in chosen for start in range(0, batch.num_rows, _ROWS))
-            yield from _rows(small, {**_stored_names(file.schema), **names}, first)
-        except Exception as error:  # pyarrow raises many types for a broken file
-            raise UserError(f"{path}: cannot be read as Arrow: {_reason(error)}") from error
+def _isolated(path: Path, form: Form, reading: Reading, names: Names, first: int) -> Iterator[Record]:
+    """Yield the rows that a process with a bound on its memory reads; see ``arrow_process``."""
+    _package("pyarrow.parquet" if form == "Parquet" else "pyarrow.ipc", str(path))
+    wanted = list(dict.fromkeys(reading.wanted))
+    command = [sys.executable, "-I", arrow_process.__file__, form, json.dumps(wanted)]
+    with _open(path) as source:
+        size = os.fstat(source.fileno()).st_size
+        process = subprocess.Popen(
+            command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **_ONE_THREAD}
+        )
+    try:
+        stream = metered(cast(BinaryIO, process.stdout), size, path, "save them as CSV")
+        number, ended = first, False
+        for line in row_lines(stream, path):
+            if not line.endswith(b"\n"):
+                break  # cut off with the process
+            kind, value = json.loads(line)
+            if kind == "row":
+                yield Record(number, _with_names(value, names))
+                number += 1
+            elif kind == "schema":
+                names = {**_stored_names(value), **names}
+            elif kind == "fault":
+                raise UserError(f"{path}: cannot be read as {form}: {value}")
+            else:
+                ended = True
+        if not ended:
+            raise UserError(f"{path}: cannot be read as {form}: the process that read it ended ({process.wait()})")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _open(path: Path) -> Any:
@@ -177,20 +183,6 @@ def _open(path: Path) -> Any:
         return open_regular(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-
-
-def _columns(there: list[str], reading: Reading) -> list[str] | None:
-    """Return the columns that are wanted, if all of them are there by their exact names; None for all columns."""
-    wanted = list(dict.fromkeys(reading.wanted))
-    return wanted if wanted and all(name in there for name in wanted) else None
-
-
-def _rows(batches: Iterator[Any], names: Names, first: int) -> Iterator[Record]:
-    number = first
-    for batch in batches:
-        for row in batch.to_pylist():
-            yield Record(number, _with_names(row, names))
-            number += 1
 
 
 def _with_names(row: Mapping[str, Any], names: Names) -> dict[str, object]:
@@ -212,11 +204,10 @@ def _label_names(feature: Any) -> list[str] | None:
     return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
 
 
-def _stored_names(schema: Any) -> Names:
+def _stored_names(features: str) -> Names:
     """Return the names of labels that ``datasets`` has stored in a schema."""
     try:
-        info = json.loads((schema.metadata or {}).get(_FEATURES, b"{}"))
-        return _names_of_features(info["info"]["features"])
+        return _names_of_features(json.loads(features)["info"]["features"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
