@@ -34,9 +34,12 @@ def main(form: str, wanted: list[str]) -> None:
         with open(0, "rb") as stream:
             schema, batches = {"Parquet": _parquet, "Arrow": _arrow}[form](stream, wanted)
             _send("schema", ((schema.metadata or {}).get(b"huggingface") or b"{}").decode())
+            maps = [field.name for field in schema if field.type.id == import_module("pyarrow.lib").Type_MAP]
             for batch in batches:
                 for row in batch.to_pylist():
-                    _send("row", row)
+                    # A map is a list of pairs, which JSON does not tell from a list of lists.
+                    pairs = {name: dict(row[name]) for name in maps if row.get(name) is not None}
+                    _send("row", {**row, **pairs})
         _send("end", None)
     except BrokenPipeError:
         os._exit(0)  # nobody reads any more

@@ -70,9 +70,6 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
     named = column.strip().casefold()
     if named in SOFT_COLUMNS and isinstance(value, str):
         value = _parsed(value, named)
-    # Arrow's maps are lists of pairs.
-    if isinstance(value, list) and value and all(isinstance(one, tuple) and len(one) == 2 for one in value):
-        value = dict(value)
     if isinstance(value, dict):
         whole = one_of and all(type(one) is int or one is None for one in value.values())
         counts = named == COUNTS or (named != PROBABILITIES and whole)
