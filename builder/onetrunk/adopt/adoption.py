@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LeftOut
 from onetrunk.adopt.request import ModelRequest
 from onetrunk.adopt.teacher import ModelTeacher, ranges_of
 from onetrunk.files import atomic_write_text
@@ -38,10 +38,11 @@ from onetrunk.tasks.rows import Text
 from onetrunk.tasks.text_file import read_texts
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.compute import DeviceName
+from onetrunk.training.distillation import training_data
 from onetrunk.training.evaluation import evaluate, raw_outputs
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import make_lessons
-from onetrunk.training.models import trained_head
+from onetrunk.training.models import new_model, trained_head
 from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import execute
 
@@ -96,14 +97,20 @@ def adopt_model(
     adopting = _Adoption.begin(request, workshop, settings, progress)
     attempts: list[Attempt] = []
     runs: list[RunRecord] = []
-    for tap, layers in settings.candidates(workshop.trunk.depth):
+    left_out: list[LeftOut] = []
+    candidates = settings.candidates(workshop.trunk.depth)
+    for tap, layers in candidates:
+        before = adopting.untrained(tap, layers)
+        if before is not None and before < settings.agreement - settings.reach and (tap, layers) != candidates[-1]:
+            left_out.append(LeftOut(tap=tap, layers=layers, agreement=before))
+            continue
         run, attempt = adopting.attempt(tap, layers, progress)
         attempts.append(attempt)
         runs.append(run)
         if adopting.is_enough(attempt):
             break
     best = max(range(len(attempts)), key=lambda one: adopting.quality(attempts[one]))
-    record = adopting.write(key, runs[best], attempts[best], attempts, time.monotonic() - began)
+    record = adopting.write(key, runs[best], attempts[best], attempts, left_out, time.monotonic() - began)
     atomic_write_text(_record_path(workshop, record.name), record.model_dump_json(indent=1) + "\n")
     return record
 
@@ -172,9 +179,26 @@ class _Adoption:
             notes,
         )
 
+    def _spec(self, tap: int, layers: int) -> RunSpec:
+        return RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers))
+
+    def untrained(self, tap: int, layers: int) -> float | None:
+        """Return the agreement of a head whose output layer alone is fitted; None for a kind by token."""
+        kind = get_kind(self.task.kind)
+        if kind.by_token:
+            return None
+        spec = self._spec(tap, layers)
+        head = new_model(spec, self.experiment).to(self.experiment.compute.device)
+        training_data(spec, self.experiment, head)
+        data = self.experiment.labelled_states(self.task.name, "dev", tap)
+        assert data.teacher is not None
+        with torch.no_grad():
+            theirs = kind.output.scores(data.teacher, self.task).numpy()
+            ours = kind.output.scores(raw_outputs(head, data.states), self.task).numpy()
+        return _agreement(theirs, ours, self.task, _Fitted(self.task, {}))
+
     def attempt(self, tap: int, layers: int, progress: ProgressCallback) -> tuple[RunRecord, Attempt]:
-        spec = RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers))
-        run = execute(spec, self.experiment, progress=progress)
+        run = execute(self._spec(tap, layers), self.experiment, progress=progress)
         comparison = self._compare(run)
         divergence = comparison.divergence
         return run, Attempt(
@@ -188,17 +212,29 @@ class _Adoption:
         )
 
     def is_enough(self, attempt: Attempt) -> bool:
-        if attempt.score is not None and self.teacher_score is not None:
+        if self._scored(attempt):
+            assert attempt.score is not None
+            assert self.teacher_score is not None
             return attempt.score >= self.settings.kept * self.teacher_score
         near = attempt.divergence is None or attempt.divergence <= self.settings.divergence
         return attempt.agreement >= self.settings.agreement and near
 
     def quality(self, attempt: Attempt) -> tuple[bool, float]:
         """Return what the best attempt has most of."""
-        return self.is_enough(attempt), attempt.score if attempt.score is not None else attempt.agreement
+        score = attempt.score if self._scored(attempt) else attempt.agreement
+        return self.is_enough(attempt), score if score is not None else 0.0
+
+    def _scored(self, attempt: Attempt) -> bool:
+        return self.settings.stop_by == "score" and attempt.score is not None and self.teacher_score is not None
 
     def write(
-        self, key: str, run: RunRecord, best: Attempt, attempts: Sequence[Attempt], seconds: float
+        self,
+        key: str,
+        run: RunRecord,
+        best: Attempt,
+        attempts: Sequence[Attempt],
+        left_out: Sequence[LeftOut],
+        seconds: float,
     ) -> AdoptedModel:
         classifier, texts, lessons = (
             self.request.classifier,
@@ -253,6 +289,7 @@ class _Adoption:
             head_score=best.score,
             reached=self.is_enough(best),
             attempts=tuple(attempts),
+            left_out=tuple(left_out),
             differences=tuple(comparison.differences(lessons.dev.texts, self.task)),
             teacher_bytes=classifier.size_bytes,
             head_bytes=weights,

@@ -142,6 +142,10 @@ def _model(one: AdoptedModel) -> str:
                 f"{attempt.seconds:.0f}",
             )
             for attempt in one.attempts
+        ]
+        + [
+            (str(other.tap), str(other.layers), f"{other.agreement:.3f} before training", "", "", "not trained")
+            for other in one.left_out
         ],
     )
     texts = [" / ".join(other.text) if isinstance(other.text, tuple) else other.text for other in one.differences]

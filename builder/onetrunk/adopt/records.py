@@ -18,10 +18,14 @@ class AdoptSettings(BaseModel):
             correlation.
         divergence: Where there are none, the greatest mean divergence of the head's probabilities from the teacher's,
             in nats.
+        stop_by: What ends the search where there are labelled data: the head's ``score`` on them, or ``agreement``, as
+            without them.
         dev_share: The share of the texts that nothing is learned from.
         epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
         learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
         max_length: The longest text in tokens.
+        reach: How much agreement training is thought to add at most: a head that is further from ``agreement`` before
+            it is trained is left out, unless it is the last.
         thorough: Whether to go on after the last of the quick candidates.
         seed: The seed of the trainings.
     """
@@ -31,19 +35,20 @@ class AdoptSettings(BaseModel):
     kept: float = 0.99
     agreement: float = 0.97
     divergence: float = 0.1
+    stop_by: Literal["score", "agreement"] = "score"
     dev_share: float = 0.1
     epochs: int = 4
     learning_rate: float = 1e-4
     max_length: int = 128
+    reach: float = 0.08
     thorough: bool = False
     seed: int = 0
 
     def candidates(self, depth: int) -> list[tuple[int, int]]:
         """Return the heads to try on a trunk of so many layers, as tap and layers, the cheapest first."""
-        middle, third = depth // 2, depth // 3
-        quick = [(middle, 1), (middle, depth - middle), (third, depth - third)]
-        deep = [(1, depth - 1), (0, depth)] if self.thorough else []
-        return list(dict.fromkeys((tap, layers) for tap, layers in (*quick, *deep) if tap >= 0 and layers >= 1))
+        middle, third, sixth = depth // 2, depth // 3, depth // 6
+        quick = [(middle, 1), *((tap, depth - tap) for tap in (middle, third, sixth))]
+        return list(dict.fromkeys([*quick, *([(0, depth)] if self.thorough else [])]))
 
     def recipe(self, tap: int, layers: int) -> Recipe:
         """Return how a head is trained."""
@@ -81,6 +86,22 @@ class Attempt(BaseModel):
     score: float | None
     seconds: float
     run: str
+
+
+class LeftOut(BaseModel):
+    """A head that was not trained, since it was too far from the floor.
+
+    Attributes:
+        tap: Its tap.
+        layers: Its number of layers.
+        agreement: See ``Attempt``, before training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tap: int
+    layers: int
+    agreement: float
 
 
 class Difference(BaseModel):
@@ -128,6 +149,7 @@ class AdoptedModel(BaseModel):
         head_score: The head's.
         reached: Whether the floor was reached.
         attempts: What was tried.
+        left_out: What was not, since it was too far from the floor before training.
         differences: The dev texts on which both differ most.
         teacher_bytes: The size of the model's weights.
         head_bytes: The size of the bundle's.
@@ -160,6 +182,7 @@ class AdoptedModel(BaseModel):
     head_score: float | None
     reached: bool
     attempts: tuple[Attempt, ...]
+    left_out: tuple[LeftOut, ...]
     differences: tuple[Difference, ...]
     teacher_bytes: int
     head_bytes: int

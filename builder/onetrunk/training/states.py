@@ -229,6 +229,22 @@ class TokenStates:
         return self._rows.batch(rows, self._pad_token_id)
 
 
+class SomeStates:
+    """Some texts of a list.
+
+    Attributes:
+        lengths: The number of tokens of each text. *Shape:* (chosen,)
+    """
+
+    def __init__(self, states: States, rows: NDArray[np.int64]) -> None:
+        self.lengths = states.lengths[rows]
+        self._states, self._rows = states, rows
+
+    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """See ``States``."""
+        return self._states.batch(self._rows[rows])
+
+
 class JoinedStates:
     """Several lists of texts as one: a task's own, and those of other tasks.
 

@@ -9,8 +9,12 @@ from onetrunk.tasks import Recipe, read_examples
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.soft_targets import raw_of_probabilities
 from onetrunk.training.bundles import Lesson, train
+from onetrunk.training.distillation import fit_output
+from onetrunk.training.evaluation import raw_outputs
 from onetrunk.training.lessons import make_lessons
+from onetrunk.training.models import new_model
 from onetrunk.training.objective import DistilObjective, LabelObjective
+from onetrunk.training.runs import RunSpec
 from tests.fixtures.tasks import mood_rows
 
 
@@ -90,6 +94,26 @@ def test_rows_without_soft_targets_count_by_their_labels_alone():
     assert torch.isclose(found, expected)
     only = DistilObjective(labels, teacher, 1.0)(raw[1:], torch.tensor([1]))
     assert torch.isclose(only, labels(raw[1:], torch.tensor([1])))
+
+
+def test_an_output_layer_is_fitted_before_training(mood, tiny_trunk, tmp_path, new_experiment):
+    task = mood.model_copy(update={"train": "", "dev": 0.1})
+    experiment = new_experiment(task)
+    experiment.teach("mood", lessons(task, tiny_trunk))
+    spec = RunSpec(task="mood", role="fork", recipe=Recipe(tap=2, layers=2, max_length=32))
+    head = new_model(spec, experiment)
+    states = experiment.states("mood", "train", [2]).states[2]
+    wanted = experiment.lessons("mood").raw
+
+    def error():
+        return float(((raw_outputs(head, states).numpy() - wanted) ** 2).mean())
+
+    before, layers = error(), [one.clone() for one in head.layers.parameters()]
+    fit_output(head, experiment.lessons("mood"), states)
+    assert head.training
+    constant = float(((wanted - wanted.mean(axis=0)) ** 2).mean())
+    assert error() < 0.8 * constant < before
+    assert all(torch.equal(one, other) for one, other in zip(layers, head.layers.parameters(), strict=True))
 
 
 def test_a_head_learns_what_the_teacher_says(mood, tiny_trunk, tmp_path):

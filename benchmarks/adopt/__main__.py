@@ -1,0 +1,196 @@
+"""Real classifiers adopted from unlabelled texts alone, and how far the heads agree with them.
+
+    python -m benchmarks.adopt --work /tmp/adopt
+    python -m benchmarks.adopt --work /tmp/adopt --models cola,sst2 --rows 2000
+
+Fine-tunes the classifiers of `benchmarks.adopt.teachers` from the default trunk, where they are not in the work folder
+yet, and gives them to what `adopt-models` runs. Heads learn from the task's train texts without labels; its dev rows
+are only measured. Records and summary.json lie in docs/results/adopt/. What was killed goes on.
+
+Needs the GLUE data (see tasks/sst2.toml), found by --data or ONETRUNK_DATA.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+
+import click
+
+from benchmarks.adopt.teachers import ABOUT, PLANS, ROOT, Plan, make_teacher, task_of
+from onetrunk.adopt.adoption import Workshop, adopt_model
+from onetrunk.adopt.classifier import open_classifier
+from onetrunk.adopt.page import cost_rows, page_of, summary_rows
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings
+from onetrunk.adopt.request import ModelRequest
+from onetrunk.adopt.serving_cost import ServingCost, measure_serving
+from onetrunk.cli.console import progress_line
+from onetrunk.distill.markdown import table
+from onetrunk.files import atomic_write_text
+from onetrunk.machine import processor_name
+from onetrunk.nn.trunk import load_trunk
+from onetrunk.progress import ProgressCallback
+from onetrunk.tasks import read_examples
+from onetrunk.tasks.text_file import read_texts
+
+STUDY = ROOT / "docs" / "results" / "adopt"
+# Eight ordinary models; the others have another shape.
+ORDINARY = tuple(plan for plan in PLANS if plan.shape == "bert")
+GOAL_AGREEMENT, GOAL_KEPT = 0.97, 0.99
+
+
+def write_data(plan: Plan, folder: Path, rows: int | None, data_root: Path | None) -> tuple[Path, Path]:
+    """Write a task's train texts without labels, the last ones, and its dev rows with labels."""
+    task = task_of(plan)
+    train, dev = (read_examples(task, split, data_root=data_root) for split in ("train", "dev"))
+    # The teacher has seen the labels of the first ones.
+    texts = train.texts[-rows:] if rows else train.texts
+    low, high = task.range or (0.0, 1.0)
+    labels = [task.labels[one] if task.labels else one * (high - low) + low for one in dev.targets]
+    paths = folder / f"{plan.name}-{len(texts)}.jsonl", folder / f"{plan.name}-dev.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(paths[0], "".join(json.dumps(_fields(text)) + "\n" for text in texts))
+    atomic_write_text(
+        paths[1],
+        "".join(
+            json.dumps({**_fields(text), "label": label}) + "\n" for text, label in zip(dev.texts, labels, strict=True)
+        ),
+    )
+    return paths
+
+
+def _fields(text: str | tuple[str, str]) -> dict[str, str]:
+    return {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+
+
+def adopt(
+    plan: Plan,
+    workshop: Workshop,
+    settings: AdoptSettings,
+    work: Path,
+    rows: int | None,
+    data_root: Path | None,
+    progress: ProgressCallback,
+) -> AdoptedModel:
+    """Adopt one model from texts without labels: what stops the search is its agreement on texts, not the labels."""
+    folder = make_teacher(plan, work / "models", data_root)
+    texts, dev = write_data(plan, work / "texts", rows, data_root)
+    bounds = task_of(plan).range
+    classifier = open_classifier(str(folder), name=plan.name)
+    request = ModelRequest(classifier=classifier, texts=read_texts(texts), dev=dev, range=bounds)
+    return adopt_model(request, workshop, settings, progress)
+
+
+def summary(adopted: Sequence[AdoptedModel], cost: ServingCost | None, minutes: float) -> dict[str, object]:
+    """What came of it, as summary.json holds it. Correlations are not shares of texts, and are averaged apart."""
+    shares = [one.agreement for one in adopted if one.agreement_measure == "share"]
+    kept = [one.kept for one in adopted if one.kept is not None]
+    teachers = [one.teacher_score for one in adopted if one.teacher_score is not None]
+    heads = [one.head_score for one in adopted if one.head_score is not None]
+    whole_ms, trunk_ms = (cost.whole_models()[0], cost.one_trunk()[0]) if cost else (0.0, 0.0)
+    return {
+        "models": [one.name for one in adopted],
+        "not_run": [plan.name for plan in PLANS if plan.name not in {one.name for one in adopted}],
+        "texts": {one.name: one.train_texts for one in adopted},
+        "agreement_average": round(fmean(shares), 4) if shares else None,
+        "correlations": {one.name: round(one.agreement, 4) for one in adopted if one.agreement_measure != "share"},
+        "metric_kept_average": round(fmean(heads) / fmean(teachers), 4) if teachers else None,
+        "metric_kept_min": round(min(kept), 4) if kept else None,
+        "cost_share": round(trunk_ms / whole_ms, 4) if whole_ms else None,
+        "minutes": round(minutes, 1),
+        "goals": {"agreement_average": GOAL_AGREEMENT, "metric_kept_average": GOAL_KEPT},
+        "machine": processor_name(),
+    }
+
+
+def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dict[str, object]) -> str:
+    """The page of results."""
+    not_run = ", ".join(found["not_run"]) or "none"  # type: ignore[arg-type]
+    parts = [
+        "# Adopted classifiers",
+        "Classifiers that were fine-tuned from the default trunk on GLUE (`benchmarks/adopt/teachers.py`), adopted "
+        "from train texts without labels; the labels of the dev rows are only measured. Agreement is measured on a "
+        "tenth of the texts, from which nothing was learned; for `stsb` it is the correlation.",
+        "\n".join(table(*summary_rows(adopted))),
+        f"Agreement is {_points(found['agreement_average'])} of texts on average (goal: 97%), and heads keep "
+        f"{_points(found['metric_kept_average'])} of the models' average metric (goal: 99%). Not run: {not_run}.",
+    ]
+    if cost is not None and cost.whole:
+        parts += [
+            f"One text of {cost.tokens} tokens, one thread, ONNX Runtime, on {cost.machine}:",
+            "\n".join(table(*cost_rows(cost))),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _points(share: object) -> str:
+    return f"{100 * share:.1f}%" if isinstance(share, float) else "not measured"
+
+
+@contextmanager
+def _clock(path: Path) -> Iterator[None]:
+    """Add up the minutes of all sessions."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        before = float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+        atomic_write_text(path, str(before + (time.monotonic() - began) / 60))
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="The folder of models, texts and caches.")
+@click.option("--study", type=click.Path(path_type=Path), default=STUDY, show_default=True, help="Where results go.")
+@click.option("--data", type=click.Path(path_type=Path), help="Where the data are. [default: $ONETRUNK_DATA]")
+@click.option("--models", help="Their names, separated by commas. [default: all]")
+@click.option("--rows", type=click.IntRange(1), help="Texts of each task at most, the last ones. [default: all]")
+@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the texts.")
+@click.option("--no-costs", is_flag=True, help="Do not time both ways to serve.")
+def main(
+    work: Path,
+    study: Path,
+    data: Path | None,
+    models: str | None,
+    rows: int | None,
+    epochs: int,
+    no_costs: bool,
+) -> None:
+    """Adopt the models, and write the records."""
+    names = models.split(",") if models else [plan.name for plan in PLANS]
+    plans = [plan for plan in PLANS if plan.name in names]
+    workshop = Workshop(trunk=load_trunk(), output=work / "adopted", cache=work / "cache", device="cpu")
+    settings = AdoptSettings(stop_by="agreement", epochs=epochs)
+    adopted = []
+    with _clock(work / "minutes.txt"), progress_line() as progress:
+        for plan in plans:
+            adopted.append(adopt(plan, workshop, settings, work, rows, data, progress))
+            click.echo(f"{plan.name}: agreement {adopted[-1].agreement:.3f}", err=True)
+            (study / "models").mkdir(parents=True, exist_ok=True)
+            shutil.copy(work / "models" / plan.name / ABOUT, study / "models" / f"{plan.name}.json")
+            atomic_write_text(study / "records" / f"{plan.name}.json", published(adopted[-1]))
+        cost = None
+        if not no_costs:
+            cost = measure_serving(adopted, workshop.trunk, workshop.heads, progress=progress)
+            atomic_write_text(study / "costs.json", cost.model_dump_json(indent=1) + "\n")
+            atomic_write_text(work / "adopted" / "report.html", page_of(adopted, cost))
+    found = summary(adopted, cost, float((work / "minutes.txt").read_text(encoding="utf-8")))
+    atomic_write_text(study / "summary.json", json.dumps(found, indent=1) + "\n")
+    atomic_write_text(study / "README.md", report(adopted, cost, found))
+    click.echo(report(adopted, cost, found))
+
+
+def published(one: AdoptedModel) -> str:
+    """A record without the paths of this machine, and without texts: some of the data may not be passed on."""
+    changed = one.model_copy(
+        update={"source": Path(one.source).name, "texts": Path(one.texts).name, "differences": (), "notes": ()}
+    )
+    return changed.model_dump_json(indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The summary of adopted classifiers: what is averaged with what, and what is told as not run."""
+
+from benchmarks.adopt.__main__ import published, report, summary
+from benchmarks.adopt.teachers import PLANS
+from onetrunk.adopt.records import AdoptedModel, Difference
+
+
+def model(name, agreement, teacher, head, measure="share"):
+    return AdoptedModel(
+        key="k",
+        name=name,
+        source="/somewhere/private/model",
+        sha256="0" * 64,
+        family="bert",
+        kind="classification",
+        form="single",
+        labels=("a", "b"),
+        texts="/somewhere/private/texts.jsonl",
+        train_texts=90,
+        dev_texts=10,
+        start="teacher",
+        tap=2,
+        layers=4,
+        agreement=agreement,
+        agreement_measure=measure,
+        divergence=0.01,
+        metric="accuracy",
+        labelled_rows=5,
+        teacher_score=teacher,
+        head_score=head,
+        reached=True,
+        attempts=(),
+        left_out=(),
+        differences=(Difference(text="secret", teacher="a", head="b", distance=0.5),),
+        teacher_bytes=1,
+        head_bytes=1,
+        seconds=1.0,
+        notes=(),
+    )
+
+
+ADOPTED = [model("cola", 0.96, 0.5, 0.4), model("sst2", 0.98, 0.9, 0.9), model("stsb", 0.5, 0.8, 0.8, "correlation")]
+
+
+def test_shares_are_averaged_without_correlations():
+    found = summary(ADOPTED, None, 3.0)
+    assert found["agreement_average"] == 0.97
+    assert found["correlations"] == {"stsb": 0.5}
+    assert found["metric_kept_average"] == round(2.1 / 2.2, 4)
+    assert found["metric_kept_min"] == 0.8
+    assert set(found["models"]) | set(found["not_run"]) == {plan.name for plan in PLANS}
+
+
+def test_the_page_names_what_was_not_run():
+    page = report(ADOPTED, None, summary(ADOPTED, None, 3.0))
+    assert "Not run: qqp, mrpc" in page
+    assert "| sst2 |" in page
+
+
+def test_nothing_private_is_published():
+    text = published(ADOPTED[0])
+    assert "private" not in text
+    assert "secret" not in text
