@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +60,8 @@ class Part:
         ms: The time of a run, by the number of texts in it: ``fixed + each * texts``.
         spread: Factors by which single runs differ from that, of mean 1; one is drawn for each run.
         instances: How many runs go on at a time.
+        most: The most texts of a run.
+        dispatch_ms: The time until a run begins though nothing else is waited for, which keeps nobody else waiting.
     """
 
     inputs: tuple[str, ...]
@@ -68,6 +70,7 @@ class Part:
     spread: tuple[float, ...] = (1.0,)
     instances: int = 1
     most: int = 32
+    dispatch_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ def simulate(parts: Mapping[str, Part], arrivals: Sequence[float], extra_ms: Seq
 
     def one_part(name: str, part: Part, text: int, ready: dict[str, simpy.Event]) -> Iterator[simpy.Event]:
         yield environment.all_of([ready[tensor] for tensor in part.inputs if tensor in ready])
+        if part.dispatch_ms:
+            yield environment.timeout(part.dispatch_ms / 1000)
         yield enter(name, text)
         for tensor in part.outputs:
             ready[tensor].succeed()
@@ -164,10 +169,14 @@ class Counters:
         self.batches: dict[str, dict[int, tuple[int, float]]] = {}
         # Model -> requests, and the milliseconds that they took with their waits.
         self.whole: dict[str, tuple[int, float]] = {}
+        self.queues: dict[str, tuple[int, float]] = {}
         for model in client.statistics():
             success = model.inference_stats.success
             requests, ms = self.whole.get(model.name, (0, 0.0))
             self.whole[model.name] = requests + success.count, ms + success.ns / 1e6
+            waits, ms = self.queues.get(model.name, (0, 0.0))
+            queue = model.inference_stats.queue
+            self.queues[model.name] = waits + queue.count, ms + queue.ns / 1e6
             if model.name in names:
                 found = self.batches.setdefault(model.name, {})
                 for one in model.batch_stats:
@@ -278,10 +287,10 @@ def longest_path(parts: Mapping[str, Part], ms: Mapping[str, float]) -> float:
     return max(at.values())
 
 
-def mean_whole(before: Counters, after: Counters, name: str) -> float:
-    """Return the mean milliseconds of a model's requests between two counts, with their waits."""
-    (count, ms), (old_count, old_ms) = after.whole[name], before.whole.get(name, (0, 0.0))
-    return (ms - old_ms) / (count - old_count)
+def mean_ms(before: Mapping[str, tuple[int, float]], after: Mapping[str, tuple[int, float]], name: str) -> float:
+    """Return the mean milliseconds of a model's requests between two counts."""
+    (count, ms), (old_count, old_ms) = after[name], before.get(name, (0, 0.0))
+    return (ms - old_ms) / max(1, count - old_count)
 
 
 def beside_parts(before: Counters, after: Counters, parts: Mapping[str, Part]) -> float:
@@ -289,7 +298,7 @@ def beside_parts(before: Counters, after: Counters, parts: Mapping[str, Part]) -
 
     That is what the front takes, the way from it to Triton and back, and Triton's steps between parts.
     """
-    with_waits = {name: mean_whole(before, after, name) for name in parts}
+    with_waits = {name: mean_ms(before.whole, after.whole, name) for name in parts}
     means = {}
     for part, (seconds, count) in after.front.items():
         old_seconds, old_count = before.front[part]
@@ -319,7 +328,9 @@ def measure(repository: Path, shares: Sequence[float], seconds: float) -> dict[s
             one_at_a_time(host, int(port), body, 20)
             before = counted()
             alone = one_at_a_time(host, int(port), body, 100)
-            idle = parts_between(before, counted())
+            idle = parts_between(before, after := counted())
+            # One at a time, no text waits for another: what Triton counts as waiting then is its own.
+            dispatch = {name: mean_ms(before.queues, after.queues, name) for name in idle}
             capacity = 1 / (sum(alone) / len(alone))
             path = longest_path(idle, {name: sum(part.ms) for name, part in idle.items()})
             extra = np.array([max(0.0, value * 1000 - path) for value in sorted(alone)])
@@ -330,6 +341,7 @@ def measure(repository: Path, shares: Sequence[float], seconds: float) -> dict[s
                 before = counted()
                 measured = Times.of(open_loop(host, int(port), body, arrivals))
                 parts = parts_between(before, after := counted())
+                parts = {name: replace(part, dispatch_ms=dispatch[name]) for name, part in parts.items()}
                 beside_ms = beside_parts(before, after, parts)
                 simulated = simulate(parts, arrivals, list(beside_ms * shape_of_extra), number)
                 points.append(
