@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,16 +30,20 @@ class DivergedError(OneTrunkError):
 
 @dataclass(frozen=True)
 class FitState:
-    """The state of a training after an epoch: all that is needed to resume it.
+    """The state of a training after an epoch or within one: all that is needed to resume it.
 
-    Randomness within an epoch comes from the seed and the epoch's number, so the state of no generator is kept.
+    The order of an epoch's texts comes from the seed and the epoch's number.
 
     Attributes:
         losses: The mean training loss of every epoch so far.
         scores: The dev scores after every epoch so far, by metric.
         weights: The model's weights.
         optimizer: The optimizer's state.
-        best_weights: The model's weights after the best epoch.
+        best_weights: The model's weights after the best epoch; empty before the end of the first one.
+        epoch_steps: The steps that are done of an epoch under way; 0 after a whole epoch.
+        epoch_loss: The sum of the losses of these steps' texts.
+        generators: The states of the generators that dropout draws from, of the CPU and of a GPU in use; empty after a
+            whole epoch, since each epoch begins with its own seed.
     """
 
     losses: tuple[float, ...]
@@ -46,6 +51,9 @@ class FitState:
     weights: Weights
     optimizer: dict[str, Any]
     best_weights: Weights
+    epoch_steps: int = 0
+    epoch_loss: float = 0.0
+    generators: tuple[Tensor, ...] = ()
 
     def best_epoch(self, metric: str) -> int:
         """Return the index of the epoch with the best score; of equal ones, the first."""
@@ -64,6 +72,8 @@ def fit(
     rows: NDArray[np.int64] | None = None,
     resume: FitState | None = None,
     after_epoch: Callable[[FitState], bool | None] = lambda state: None,
+    save: Callable[[FitState], None] = lambda state: None,
+    save_seconds: float = math.inf,
     progress: ProgressCallback = silent,
 ) -> FitState:
     """Train a model by its recipe. Only its own parameters change; they end as after the last epoch.
@@ -81,6 +91,9 @@ def fit(
         rows: The rows of ``train`` to train on; None is all. *Shape:* (chosen,)
         resume: The state to resume from.
         after_epoch: Called with the state after every epoch; training stops where it returns True.
+        save: Called with the state within an epoch, whenever ``save_seconds`` have passed since it or ``after_epoch``
+            was called.
+        save_seconds: See ``save``.
         progress: Called after each step.
 
     Raises:
@@ -95,15 +108,27 @@ def fit(
         model.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
+    saved = time.monotonic()
+
+    def after_step(steps: int, loss: float) -> None:
+        nonlocal saved
+        if time.monotonic() - saved >= save_seconds:
+            save(_state_within_epoch(state, steps, loss, model, optimizer))
+            saved = time.monotonic()
+
     with torch.random.fork_rng(devices), _threads(recipe, model):
         for epoch in range(len(state.losses) if state else 0, recipe.epochs):
-            loss = _run_epoch(model, optimizer, task, recipe, train.states, rows, objective, epoch, progress)
+            begun = state if state is not None and state.epoch_steps else None
+            loss = _run_epoch(
+                model, optimizer, task, recipe, train.states, rows, objective, epoch, begun, after_step, progress
+            )
             _check_weights(model, task, epoch)
             scores = evaluate(model, dev, task).scores
             _check_score(scores[task.metric], task, epoch)
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
             if after_epoch(state):
                 break
+            saved = time.monotonic()
     assert state is not None, "a recipe has one epoch at least"
     return state
 
@@ -117,8 +142,11 @@ def _run_epoch(
     chosen: NDArray[np.int64] | None,
     objective: Objective,
     epoch: int,
+    begun: FitState | None,
+    after_step: Callable[[int, float], None],
     progress: ProgressCallback,
 ) -> float:
+    """Train for one epoch, or for the rest of the one that was ``begun``, and return its mean loss."""
     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
     lengths = states.lengths if chosen is None else states.lengths[chosen]
     batches = epoch_batches(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
@@ -127,8 +155,11 @@ def _run_epoch(
     steps = len(batches) * recipe.epochs
     device = next(model.parameters()).device
     model.train()
-    total = 0.0
-    for place, rows in enumerate(batches):
+    first, total = 0, 0.0
+    if begun is not None:
+        first, total = begun.epoch_steps, begun.epoch_loss
+        _set_generators(begun.generators, device)
+    for place, rows in enumerate(batches[first:], start=first):
         step = epoch * len(batches) + place
         rate = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
         for group in optimizer.param_groups:
@@ -148,6 +179,7 @@ def _run_epoch(
         optimizer.step()
         total += value * len(rows)
         progress(f"{task.name}: epoch {epoch + 1} of {recipe.epochs}", step + 1, steps)
+        after_step(place + 1, total)
     return total / len(lengths)
 
 
@@ -231,8 +263,8 @@ def _next_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> FitState:
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    if before is None:
+    weights = _copy_weights(model)
+    if before is None or not before.scores:
         return FitState((loss,), (scores,), weights, optimizer.state_dict(), weights)
     better = scores[metric] > max(earlier[metric] for earlier in before.scores)
     return FitState(
@@ -242,3 +274,29 @@ def _next_state(
         optimizer.state_dict(),
         weights if better else before.best_weights,
     )
+
+
+def _state_within_epoch(
+    before: FitState | None, steps: int, loss: float, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> FitState:
+    device = next(model.parameters()).device
+    return FitState(
+        before.losses if before else (),
+        before.scores if before else (),
+        _copy_weights(model),
+        optimizer.state_dict(),
+        before.best_weights if before else {},
+        epoch_steps=steps,
+        epoch_loss=loss,
+        generators=(torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])),
+    )
+
+
+def _set_generators(states: tuple[Tensor, ...], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def _copy_weights(model: nn.Module) -> Weights:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -1,6 +1,6 @@
 """The trainer: one driver for every training, whatever is trained and wherever its result goes.
 
-It resumes a training that was killed after its last whole epoch, adds up what all sessions cost, stops early where it
+It resumes a training that was killed from its last checkpoint, adds up what all sessions cost, stops early where it
 is told to, and leaves no checkpoint of a training that diverged.
 """
 
@@ -26,6 +26,9 @@ from onetrunk.training.experiment import Experiment
 from onetrunk.training.loop import DivergedError, FitState, Weights, fit
 from onetrunk.training.models import new_model, save_weights, weights_file
 from onetrunk.training.runs import RunRecord, RunSpec
+
+# A base-size encoder's checkpoint has more than 1 GB, and one epoch of it may take an hour.
+_CHECKPOINT_SECONDS = 600.0
 
 ShouldStop = Callable[[int, float], bool]
 """Called after each epoch with its number, from 1, and its dev score; training stops where it returns True."""
@@ -80,7 +83,7 @@ class _Stopwatch:
 
 
 class Checkpoint:
-    """The state of a training after its last whole epoch and its costs up to then, in one file.
+    """The state of a training, after its last epoch or some minutes within one, and its costs up to then, in one file.
 
     The file's name holds the run's key. The key does not cover what the task's answers are, so the file does: a
     checkpoint with other labels or metrics than the task's is not resumed.
@@ -186,9 +189,12 @@ class Trainer:
             else self._experiment.labelled_states(self._spec.task, "dev", self._spec.recipe.resolved_tap)
         )
 
-        def after_epoch(state: FitState) -> bool:
+        def save(state: FitState) -> None:
             stopwatch.read()
             self.checkpoint.save(state, costs)
+
+        def after_epoch(state: FitState) -> bool:
+            save(state)
             return should_stop(len(state.losses), state.scores[-1][self._task.metric])
 
         try:
@@ -202,6 +208,8 @@ class Trainer:
                 rows=rows,
                 resume=resumed,
                 after_epoch=after_epoch,
+                save=save,
+                save_seconds=_CHECKPOINT_SECONDS,
                 progress=progress,
             )
         except DivergedError:

@@ -1,6 +1,7 @@
 """Training a head: what changes and what must not, and that a seed decides all of it."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -171,6 +172,51 @@ def test_training_that_goes_on_ends_bit_for_bit_the_same(mood, tiny_trunk, data,
     assert went_on.losses == undisturbed.losses
     assert went_on.scores == undisturbed.scores
     assert same(went_on.best_weights, undisturbed.best_weights)
+
+
+@pytest.mark.parametrize("killed_after", [2, 13, 20])
+def test_training_killed_within_an_epoch_goes_on_from_its_last_checkpoint(mood, tiny_trunk, data, killed_after):
+    # 13 steps an epoch, and a dropout that draws a number for every state.
+    recipe = mood.recipe.model_copy(update={"dropout": 0.2})
+
+    def fresh():
+        torch.manual_seed(0)
+        return new_head(tiny_trunk, outputs=2, tap=1, layers=2)
+
+    saved, steps = [], []
+
+    def kill(what, done, total):
+        steps.append(done)
+        if done == killed_after + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            fresh(),
+            mood,
+            recipe,
+            *data,
+            save=lambda state: saved.append(deepcopy(state)),
+            save_seconds=0,
+            progress=kill,
+        )
+    assert saved[-1].epoch_steps == (killed_after - 1) % 13 + 1
+    whole, resumed = fresh(), fresh()
+    undisturbed = fit(whole, mood, recipe, *data)
+    steps.clear()
+    went_on = fit(resumed, mood, recipe, *data, resume=saved[-1], progress=lambda what, done, total: steps.append(done))
+    assert steps[0] == killed_after + 1
+    assert same(weights(whole), weights(resumed))
+    assert went_on.losses == undisturbed.losses
+    assert went_on.scores == undisturbed.scores
+    assert same(went_on.best_weights, undisturbed.best_weights)
+    assert went_on.epoch_steps == 0
+
+
+def test_no_checkpoint_within_an_epoch_before_its_time(mood, head, data):
+    saved = []
+    fit(head, mood, mood.recipe.model_copy(update={"epochs": 1}), *data, save=saved.append, save_seconds=3600)
+    assert saved == []
 
 
 def test_best_weights_are_those_of_the_best_epoch(mood, tiny_trunk, head, data):
