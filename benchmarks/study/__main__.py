@@ -125,6 +125,7 @@ def _running(
     from onetrunk.distill.plan_file import read_plan
     from onetrunk.distill.settings import SearchSettings
     from onetrunk.protocol.errors import UserError
+    from onetrunk.training.experiment import open_experiment
 
     planned = sorted(read_plan(folder / "plan.toml").tasks)
     names = planned if task_list == "all" else [name.strip() for name in task_list.split(",") if name.strip()]
@@ -134,7 +135,8 @@ def _running(
     config = experiment_config(load_tasks(planned, options["task_dir"]), folder, options)
     config = dataclasses.replace(config, threads=threads_for(jobs))
     with job_table(config, names) as (on_done, _):
-        yield JobRunner(config, SearchSettings(), jobs, on_done=on_done), names
+        settings = SearchSettings.for_width(open_experiment(config).trunk.width)
+        yield JobRunner(config, settings, jobs, on_done=on_done), names
 
 
 if __name__ == "__main__":

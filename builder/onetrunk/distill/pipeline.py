@@ -53,7 +53,7 @@ def search(
     Args:
         config: The tasks, the trunk and the cache. Its folder of run records is ``runs`` in the study's folder.
         study: The folder for run records, ``costs.json`` and ``plan.toml``.
-        settings: The budgets of the search; None is the defaults.
+        settings: The budgets of the search; None is the defaults for the trunk.
         floor_task: The least share of full fine-tuning's score that every task keeps.
         floor_average: The same for the mean over the tasks.
         most_share: The greatest cost, as a share of as many single-task models; None allows any.
@@ -71,10 +71,10 @@ def search(
         OneTrunkError: A job failed; what the others came to is kept.
     """
     check_backend(backend)
-    settings = settings or SearchSettings()
     config = study_config(config, study, jobs=jobs, backend=backend)
-    runner = JobRunner(config, settings, jobs, backend, on_done)
     experiment = open_experiment(config)
+    settings = settings or SearchSettings.for_width(experiment.trunk.width)
+    runner = JobRunner(config, settings, jobs, backend, on_done)
     tasks = longest_first(experiment)
     # All states first: a search also reads other tasks' states. Then the baselines: a search stops at their scores.
     runner.run([Job(task, "trunk", cache_states) for task in tasks])

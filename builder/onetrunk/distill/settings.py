@@ -7,12 +7,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from onetrunk.tasks import Recipe
 from onetrunk.training.runs import Distillation
 
+# The trunk whose learning rates the defaults are: on wider ones, as in the usual recipes, they are lower.
+_DEFAULT_WIDTH = 384
+_RATES = ("learning_rate", "probe_learning_rate", "student_learning_rate", "folded_learning_rate")
+# A trunk's depth in parts, by which long heads are described.
+_PARTS = 12
+
 # A small task would otherwise learn more about other tasks' texts than about its own.
 _MOST_OTHER_TEXTS = 2.0
 
 
 class SearchSettings(BaseModel):
-    """The budgets of a search. docs/results/quality was made with the defaults.
+    """The budgets of a search. docs/results/quality was made with the defaults, before there were long heads.
 
     Attributes:
         epochs: The epochs of full fine-tuning and of teachers, for a task of up to ``large`` train rows; larger ones
@@ -25,6 +31,10 @@ class SearchSettings(BaseModel):
         depths: The number of taps that get a teacher; one fewer for large tasks.
         fork_epochs: The epochs of one-layer heads trained on the labels alone at full length, for small tasks: on
             little data, a teacher of few steps can know less than these heads learn.
+        far: The share of full fine-tuning's score under which heads of one layer fall far short, so that long heads are
+            tried.
+        long_heads: The taps and the whole layers of long heads, in twelfths of the trunk's depth; their folded layer
+            comes on top. They are tried in this order.
         student_layers: The lengths of students to try on each of these taps, in this order.
         student_epochs: A student's epochs as a multiple of its teacher's.
         student_learning_rate: The learning rate of students.
@@ -50,6 +60,8 @@ class SearchSettings(BaseModel):
     probe_learning_rate: float = Field(default=3e-4, gt=0)
     depths: int = Field(default=3, ge=1)
     fork_epochs: int = Field(default=10, ge=1)
+    far: float = Field(default=0.9, ge=0)
+    long_heads: tuple[tuple[int, int], ...] = ((5, 2), (3, 4))
     student_layers: tuple[int, ...] = (1, 2, 3)
     student_epochs: float = Field(default=1.0, gt=0)
     student_learning_rate: float = Field(default=2e-4, gt=0)
@@ -62,13 +74,32 @@ class SearchSettings(BaseModel):
     near: float = Field(default=0.98, ge=0)
     batch_size: int = Field(default=32, ge=1)
 
+    @classmethod
+    def for_width(cls, width: int) -> SearchSettings:
+        """Return the defaults for a trunk of this width.
+
+        Args:
+            width: The size of a hidden state.
+        """
+        share = min(1.0, _DEFAULT_WIDTH / width)
+        return cls.model_validate({name: share * cls.model_fields[name].default for name in _RATES})
+
+    def long_shapes(self, depth: int) -> list[tuple[int, int]]:
+        """Return the tap and the number of layers of each long head, those without a whole layer left out.
+
+        Args:
+            depth: The number of the trunk's layers.
+        """
+        shapes = [(tap * depth // _PARTS, 1 + whole * depth // _PARTS) for tap, whole in self.long_heads]
+        return [(tap, layers) for tap, layers in dict.fromkeys(shapes) if layers > 1]
+
     def tuning(self, rows: int, *, tap: int, layers: int, seed: int, max_length: int) -> Recipe:
-        """Return the recipe of full fine-tuning (tap 0, all layers) or of a teacher.
+        """Return the recipe of full fine-tuning (tap 0, all layers), of a teacher or of a long head.
 
         Args:
             rows: The number of the task's train rows.
             tap: The tap.
-            layers: The number of layers above it.
+            layers: The number of layers that are trained above it.
             seed: See ``Recipe``.
             max_length: See ``Recipe``.
         """

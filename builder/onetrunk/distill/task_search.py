@@ -1,4 +1,4 @@
-"""The search for one task: full fine-tuning as the reference, probes, teachers on the best taps, and their students."""
+"""The search for one task: full fine-tuning as the reference, probes, long heads, teachers, and their students."""
 
 from __future__ import annotations
 
@@ -102,11 +102,15 @@ def search_task(
 
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
     2. Forks, for small tasks: the same at full length, on the two highest of the taps that get teachers.
-    3. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
-       full fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule).
-    4. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
+    3. Long heads: where one layer falls far short of full fine-tuning on every tap, heads of several layers on low
+       taps, trained on the labels alone. If one is nearly as good as full fine-tuning, the search ends with it.
+    4. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
+       full fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule). Where a
+       long head is better than all heads of one layer, its tap alone gets a teacher.
+    5. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
        one is nearly as good as full fine-tuning, or as its teacher where that is not known. A student has fewer layers
-       than its teacher; a teacher of few layers can be served itself.
+       than its teacher; a teacher of few layers can be served itself. On the tap of a long head, a student has its
+       length.
 
     Args:
         task: The task.
@@ -121,10 +125,15 @@ def search_task(
     search = _TaskSearch(task, experiment, settings, progress)
     taps = search.probe()
     search.fork(taps)
+    lengths: Sequence[int] = settings.student_layers
+    if (long := search.lengthen()) is not None:
+        if search.is_enough(long.score):
+            return search.save()
+        taps, lengths = [long.spec.recipe.resolved_tap], (long.spec.recipe.layers,)
     teachers = search.teach(taps)
     best = max((teacher.score for teacher in teachers), default=0.0)
     for teacher in teachers:
-        if teacher.score >= settings.near * best and search.distil(teacher):
+        if teacher.score >= settings.near * best and search.distil(teacher, lengths):
             break
     return search.save()
 
@@ -166,6 +175,28 @@ class _TaskSearch:
             )
             self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork")
 
+    def lengthen(self) -> RunRecord | None:
+        """Train long heads where those of one layer fall far short; return the best where it is better than these.
+
+        Probes see what one layer can make of a tap. What a task needs beyond that, such as the order of words, is best
+        learned in several layers, and of states that have not lost it.
+        """
+        best = max(trial.score for trial in self._trials)
+        if self._full is None or best >= self._settings.far * self._full:
+            return None
+        records: list[RunRecord] = []
+        for tap, layers in self._settings.long_shapes(self._experiment.trunk.depth):
+            recipe = self._settings.tuning(self._rows, tap=tap, layers=layers, seed=0, max_length=self._max_length)
+            records.append(self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork"))
+            if self.is_enough(records[-1].score):
+                break
+        longest = max(records, key=lambda record: record.score, default=None)
+        return longest if longest is not None and longest.score > best else None
+
+    def is_enough(self, score: float) -> bool:
+        """Return whether a score is known to be nearly that of full fine-tuning."""
+        return self._full is not None and score >= self._settings.enough * self._full
+
     def teach(self, taps: Sequence[int]) -> list[RunRecord]:
         """Train teachers on these taps, and return those that were not stopped, the one on the highest tap first."""
         name = self._optuna_name()
@@ -182,7 +213,7 @@ class _TaskSearch:
             self._add(record, "teacher")
             if record.state == "finished":
                 records.append(record)
-                if self._full is not None and record.score >= self._settings.enough * self._full:
+                if self._full is not None and self.is_enough(record.score):
                     self._notes.append(
                         f"the teacher on tap {tap} keeps {record.score / self._full:.1%} of full fine-tuning: no lower "
                         "tap was tried"
@@ -190,11 +221,14 @@ class _TaskSearch:
                     break
         return records
 
-    def distil(self, teacher: RunRecord) -> bool:
-        """Train students of a teacher, the shortest first, and return whether one is good enough."""
+    def distil(self, teacher: RunRecord, lengths: Sequence[int]) -> bool:
+        """Train students of a teacher with these numbers of layers, in this order, until one is good enough.
+
+        Returns whether one is.
+        """
         recipe = teacher.spec.recipe
         enough = self._settings.enough * (teacher.score if self._full is None else self._full)
-        for layers in self._settings.student_layers:
+        for layers in lengths:
             if layers >= recipe.layers:
                 break
             spec = RunSpec(

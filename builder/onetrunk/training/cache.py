@@ -121,6 +121,18 @@ class StateCache:
         cpu_seconds = sum(one.get("cpu_seconds", one["seconds"]) for one in passes)
         return CachedTexts(states, size_bytes, about["cut"], seconds, cpu_seconds, bool(missing))
 
+    def has(self, texts: Texts, tap: int, *, max_length: int) -> bool:
+        """Return whether the states of texts at a tap are there.
+
+        Args:
+            texts: Texts, or pairs of texts.
+            tap: The tap.
+            max_length: The longest text in tokens.
+        """
+        folder = self.folder / self._key(texts, max_length)
+        about = _read_about(folder)
+        return about is not None and self._is_complete(folder, tap, about)
+
     def _key(self, texts: Texts, max_length: int) -> str:
         # The trunk is the folder above, and taps are files within: another tap does not make another cache.
         parts = [_LAYOUT, texts_sha256(texts), max_length, self._compute.device, self._compute.trunk_dtype]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -176,15 +177,15 @@ def _other_texts(
 ) -> list[tuple[CachedStates, NDArray[np.int64]]]:
     if not wanted:
         return []
-    sources = [experiment.states(name, "train", [tap]).states[tap] for name in other_tasks(experiment, task)]
-    sizes = [len(source.lengths) for source in sources]
+    names = other_tasks(experiment, task)
+    sizes = [len(experiment.examples(name, "train")) for name in names]
     # The hash of the name, so that two tasks do not draw the same rows.
     salt = int.from_bytes(hashlib.sha256(task.encode()).digest()[:4], "big")
     drawn = np.sort(np.random.default_rng((seed, salt)).permutation(sum(sizes))[:wanted])
     bounds = np.cumsum([0, *sizes])
+    rows = [drawn[(drawn >= start) & (drawn < end)] - start for start, end in pairwise(bounds)]
     return [
-        (source, drawn[(drawn >= start) & (drawn < start + len(source.lengths))] - start)
-        for source, start in zip(sources, bounds[:-1], strict=True)
+        experiment.drawn_states(name, of_task, tap) for name, of_task in zip(names, rows, strict=True) if len(of_task)
     ]
 
 

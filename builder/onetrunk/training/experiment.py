@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onetrunk.files import cache_root
@@ -22,7 +24,7 @@ from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, cho
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets
 from onetrunk.training.lessons import Lessons
 from onetrunk.training.runs import RunStore
-from onetrunk.training.states import TokenStates, tokenise
+from onetrunk.training.states import CachedStates, TokenStates, tokenise
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,33 @@ class Experiment:
             UserError: See ``states``.
             OneTrunkError: See ``states``.
         """
-        cache = StateCache(self.cache_root, self.trunk, compute or self.compute)
-        return cache.states(texts, taps, max_length=self.config.max_length, what=what, progress=progress)
+        return self._cache(compute).states(texts, taps, max_length=self.config.max_length, what=what, progress=progress)
+
+    def drawn_states(
+        self, name: str, rows: NDArray[np.int64], tap: int, progress: ProgressCallback = silent
+    ) -> tuple[CachedStates, NDArray[np.int64]]:
+        """Return the states of some of a task's train texts, and where in them the texts are.
+
+        They are those of all its texts where these are in the cache; otherwise only what was drawn is computed.
+
+        Args:
+            name: The task.
+            rows: The row numbers of the texts. *Shape:* (texts,)
+            tap: The tap.
+            progress: Called as the trunk's pass goes on.
+
+        Raises:
+            OneTrunkError: See ``states``.
+        """
+        texts = self.examples(name, "train").texts
+        if self._cache().has(texts, tap, max_length=self.config.max_length):
+            return self.states(name, "train", [tap], progress).states[tap], rows
+        drawn = [texts[row] for row in rows]
+        found = self.text_states(drawn, [tap], what=f"{name}: trunk on drawn texts", progress=progress)  # type: ignore[arg-type]
+        return found.states[tap], np.arange(len(rows))
+
+    def _cache(self, compute: ComputeConfig | None = None) -> StateCache:
+        return StateCache(self.cache_root, self.trunk, compute or self.compute)
 
     def labelled_tokens(self, name: str, split: Split) -> LabelledStates:
         """Return a task's token ids with their targets, for a whole encoder."""

@@ -1,5 +1,7 @@
 """The search of one task: what it tries, what it writes down, and that a kill costs nothing."""
 
+from types import SimpleNamespace
+
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -192,16 +194,54 @@ def test_grid_that_finishes_a_loser_does_not_change_the_search(new, scored, fits
     assert len(fits) == begun + 2
 
 
-def test_no_lower_tap_once_a_teacher_is_as_good_as_full_fine_tuning(new, scored, monkeypatch):
-    scored({1: 0.5, 2: 0.9, 3: 0.95})
-    monkeypatch.setattr(
-        "onetrunk.distill.task_search.find_run", lambda spec, experiment: type("Record", (), {"score": 0.9})
-    )
+@pytest.fixture
+def full_score(monkeypatch):
+    """Sets what full fine-tuning is recorded to score."""
+
+    def score(value):
+        record = SimpleNamespace(score=value)
+        monkeypatch.setattr("onetrunk.distill.task_search.find_run", lambda spec, experiment: record)
+
+    return score
+
+
+def test_no_lower_tap_once_a_teacher_is_as_good_as_full_fine_tuning(new, scored, full_score):
+    scored({1: 0.85, 2: 0.9, 3: 0.95})
+    full_score(0.9)
     trials = search_task("mood", new(), SETTINGS)
     assert shapes(trials, "teacher") == [(3, 1, 2, False), (2, 2, 2, False)]
     [note] = trials.notes
     assert "tap 2" in note
     assert "100.0%" in note
+
+
+def test_where_one_layer_falls_far_short_a_long_head_stands_on_a_low_tap(new, scored, full_score):
+    scored({1: 0.5, 2: 0.8, 3: 0.85})
+    full_score(0.9)
+    trials = search_task("mood", new(), SETTINGS)
+    # Two forks of one layer, then the long head; a teacher on its tap, and a student of its length.
+    assert shapes(trials, "fork")[2:] == [(1, 2, 2, False)]
+    assert shapes(trials, "teacher") == [(1, 3, 2, False)]
+    assert shapes(trials, "student") == [(1, 2, 2, False)]
+
+
+def test_search_ends_with_a_long_head_that_is_good_enough(new, scored, full_score):
+    scored({1: 0.5, 2: 0.9, 3: 0.95})
+    full_score(0.9)
+    trials = search_task("mood", new(), SETTINGS)
+    assert shapes(trials, "fork")[2:] == [(1, 2, 2, False)]
+    assert shapes(trials, "teacher") == shapes(trials, "student") == []
+
+
+@pytest.mark.parametrize("full", [0.9, None])
+def test_no_long_head_where_it_gains_nothing_or_its_need_is_unknown(new, scored, full_score, full):
+    # It scores less than heads of one layer; or there is no full fine-tuning to fall short of.
+    scored({1: 0.5, 2: 0.45, 3: 0.48})
+    if full is not None:
+        full_score(full)
+    trials = search_task("mood", new(), SETTINGS)
+    assert len(shapes(trials, "fork")) == (3 if full else 2)
+    assert [tap for tap, *_ in shapes(trials, "teacher")] == [3, 2, 1]
 
 
 def test_students_grow_until_one_is_good_enough(new, scored):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,9 +12,17 @@ from onetrunk.training.states import tokenise
 
 
 @pytest.fixture
-def experiment(mood, second, likeness, new_experiment):
+def uncached(mood, second, likeness, new_experiment):
     third = second.model_copy(update={"name": "third", "train": second.dev})
     return new_experiment(mood, second, likeness, third)
+
+
+@pytest.fixture
+def experiment(uncached):
+    """An experiment whose states are in the cache, as in a search over all tasks."""
+    for task in uncached.tasks:
+        uncached.states(task, "train", [1, 2])
+    return uncached
 
 
 def parts(joined):
@@ -53,6 +62,21 @@ def test_draw_depends_on_the_seed_alone(experiment):
     other = parts(student_states(experiment, "mood", tap=1, how=how, seed=1))
     assert first == again
     assert first != other
+
+
+def test_only_what_is_drawn_is_computed_where_nothing_is_cached(uncached):
+    how = Distillation(teacher="", other_texts=0.1)
+    drawn = student_states(uncached, "mood", tap=1, how=how, seed=0)
+    others = parts(drawn)
+    assert others.pop(200) == list(range(200))
+    assert sum(others) == 20  # of the 110 texts of the two other tasks
+    for task in ("second", "third"):
+        uncached.states(task, "train", [1])
+    whole = student_states(uncached, "mood", tap=1, how=how, seed=0)
+    assert set(parts(whole)) == {200, 90, 20}
+    np.testing.assert_array_equal(drawn.lengths, whole.lengths)
+    for one, other in zip(drawn.batch(np.arange(190, 220)), whole.batch(np.arange(190, 220)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=5e-3)  # stored as fp16
 
 
 def test_task_without_others_has_its_own_texts(experiment):
