@@ -98,7 +98,8 @@ def search_task(
 ) -> Trials:
     """Search a task's best teachers and students, and write what was tried as ``<task>.search.json``.
 
-    Every run is recorded, so a search that was killed finds what it had done and goes on with the rest.
+    Every run is recorded, so a search that was killed finds what it had done and goes on with the rest. The records are
+    enough: of what is no longer in the cache, only what the rest needs is computed again.
 
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
     2. Forks, for small tasks: the same at full length, on the two highest of the taps that get teachers.
@@ -146,7 +147,8 @@ class _TaskSearch:
         self._max_length = experiment.config.max_length
         self._trials: list[Trial] = []
         self._notes = list(_data_notes(name, experiment))
-        self._earlier = _earlier_trials(name, experiment)
+        self._before = _earlier_search(name, experiment)
+        self._earlier = {trial.key: trial for trial in self._before.trials} if self._before else {}
         self._trunk_cpu_seconds = 0.0
         # The baseline is not part of the search or its costs; but where its score is known, it says what is enough.
         baseline = find_run(baseline_spec(name, experiment, settings), experiment)
@@ -156,13 +158,14 @@ class _TaskSearch:
     def probe(self) -> list[int]:
         """Train the probes, and return the taps to put teachers on, the deepest, and so cheapest, first."""
         depth = self._experiment.trunk.depth
-        for split in SPLITS:
-            cached = self._experiment.states(self._name, split, range(depth), self._progress)
-            self._trunk_cpu_seconds += cached.pass_cpu_seconds
-        scores = {}
-        for tap in range(depth):
-            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._max_length)
-            scores[tap] = self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "probe").score
+        specs = [self._probe_spec(tap) for tap in range(depth)]
+        if self._before is not None and all(find_run(spec, self._experiment) for spec in specs):
+            self._trunk_cpu_seconds = self._before.trunk_cpu_seconds
+        else:
+            for split in SPLITS:
+                cached = self._experiment.states(self._name, split, range(depth), self._progress)
+                self._trunk_cpu_seconds += cached.pass_cpu_seconds
+        scores = {tap: self._run(spec, "probe").score for tap, spec in enumerate(specs)}
         return promising_taps(scores, self._settings.depths_for(self._rows))
 
     def fork(self, taps: Sequence[int]) -> None:
@@ -237,6 +240,9 @@ class _TaskSearch:
                 recipe=self._settings.learning(recipe, layers=layers, seed=0),
                 distillation=self._settings.distillation(teacher.key, self._rows),
             )
+            if find_run(spec, self._experiment) is None:
+                # The student starts from its teacher's weights, which may have gone from the cache.
+                execute(teacher.spec, self._experiment, progress=self._progress)
             if self._run(spec, "student").score >= enough:
                 return True
         return False
@@ -253,9 +259,14 @@ class _TaskSearch:
             trunk_cpu_seconds=round(self._trunk_cpu_seconds, 2),
             trials=(*self._trials, *ahead),
             notes=tuple(self._notes),
+            complete=not going_on,
         )
         save_trials(self._experiment.config.runs, trials)
         return trials
+
+    def _probe_spec(self, tap: int) -> RunSpec:
+        recipe = self._settings.probing(tap=tap, seed=0, max_length=self._max_length)
+        return RunSpec(task=self._name, role="fork", recipe=recipe)
 
     def _teacher_spec(self, tap: int) -> RunSpec:
         layers = self._experiment.trunk.depth - tap
@@ -265,14 +276,14 @@ class _TaskSearch:
     def _teach_one(self, study: optuna.Study, spec: RunSpec, tap: int) -> RunRecord:
         if any(trial.params.get("tap") == tap for trial in study.get_trials(states=(TrialState.COMPLETE,))):
             # Optuna has its result already; a second report would count double in the median.
-            return execute(spec, self._experiment, progress=self._progress)
+            return execute(spec, self._experiment, weights=False, progress=self._progress)
         trial = _open_trial(study, tap, self._experiment.trunk.depth)
 
         def is_behind(epoch: int, score: float) -> bool:
             trial.report(score, epoch)
             return epoch < spec.recipe.epochs and trial.should_prune()
 
-        record = execute(spec, self._experiment, should_stop=is_behind, progress=self._progress)
+        record = execute(spec, self._experiment, should_stop=is_behind, weights=False, progress=self._progress)
         if not trial.storage.get_trial(trial._trial_id).intermediate_values:
             # The record was found, not trained just now; the next teachers are to be compared with it all the same.
             for epoch, scores in enumerate(record.epoch_scores, start=1):
@@ -285,7 +296,7 @@ class _TaskSearch:
         return record
 
     def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
-        record = execute(spec, self._experiment, progress=self._progress)
+        record = execute(spec, self._experiment, weights=False, progress=self._progress)
         self._add(record, stage)
         return record
 
@@ -334,14 +345,14 @@ def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
     return (*experiment.data_notes(name), *undefined)
 
 
-def _earlier_trials(name: str, experiment: Experiment) -> dict[str, Trial]:
-    """Return the trials of an earlier search of this task, complete or killed, by the key of their run."""
+def _earlier_search(name: str, experiment: Experiment) -> Trials | None:
+    """Return an earlier search of this task, complete or killed; None where there is none."""
     try:
         studies = load_trials(experiment.config.runs, ["search"])
     except UserError:
         # The file is broken; the search writes a new one.
-        return {}
-    return {trial.key: trial for study in studies if study.task == name for trial in study.trials}
+        return None
+    return next((study for study in studies if study.task == name), None)
 
 
 def _open_trial(study: optuna.Study, tap: int, depth: int) -> optuna.Trial:

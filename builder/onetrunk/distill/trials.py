@@ -54,6 +54,7 @@ class Trials(BaseModel):
         trunk_cpu_seconds: The processor time of the trunk's passes, which all studies share; it is not in the trials.
         trials: The runs in their order.
         notes: What a reader should know, such as why a depth was left out.
+        complete: Whether the study came to its end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +66,7 @@ class Trials(BaseModel):
     trunk_cpu_seconds: float = 0.0
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
+    complete: bool = True
 
     @property
     def cpu_seconds(self) -> float:

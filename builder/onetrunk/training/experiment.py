@@ -213,7 +213,7 @@ class Experiment:
         if self._cache().has(texts, tap, max_length=self.config.max_length):
             return self.states(name, "train", [tap], progress).states[tap], rows
         drawn = [texts[row] for row in rows]
-        found = self.text_states(drawn, [tap], what=f"{name}: trunk on drawn texts", progress=progress)  # type: ignore[arg-type]
+        found = self.text_states(drawn, [tap], what=f"{name}: trunk on drawn texts", progress=progress)
         return found.states[tap], np.arange(len(rows))
 
     def _cache(self, compute: ComputeConfig | None = None) -> StateCache:

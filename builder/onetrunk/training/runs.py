@@ -112,6 +112,7 @@ class RunRecord(BaseModel):
         device: The device.
         machine: The processor or GPU, and the versions of Python and torch.
         created: The day.
+        version: The version of OneTrunk; empty in older records.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,6 +136,7 @@ class RunRecord(BaseModel):
     device: str
     machine: str
     created: str
+    version: str = ""
 
     @property
     def score(self) -> float:

@@ -18,6 +18,7 @@ import torch
 
 from onetrunk.files import atomic_write
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol import __version__
 from onetrunk.tasks import Task
 from onetrunk.tasks.examples import part_of
 from onetrunk.training.compute import describe_machine
@@ -240,6 +241,7 @@ class Trainer:
             trunk=self._experiment.trunk.identity,
             device=self._experiment.compute.device,
             machine=describe_machine(),
+            version=__version__,
             created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         )
 
@@ -264,6 +266,7 @@ def execute(
     experiment: Experiment,
     *,
     should_stop: ShouldStop = never_stop,
+    weights: bool = True,
     progress: ProgressCallback = silent,
 ) -> RunRecord:
     """Return the record of a run, training it where it is not recorded yet.
@@ -275,6 +278,8 @@ def execute(
         spec: What to train, and how.
         experiment: The trunk, the data, the cache and the records.
         should_stop: Called after each epoch; see ``ShouldStop``.
+        weights: Whether the head's weights are needed, so that a run whose weights are no longer in the cache is
+            trained again.
         progress: Called after each step.
 
     Raises:
@@ -284,7 +289,7 @@ def execute(
     trainer = Trainer(spec, experiment)
     found = _find(spec, trainer.key, experiment)
     # Nothing is computed from a whole encoder's weights, so they may be missing.
-    has_weights = spec.role == "full" or weights_file(trainer.key, experiment).is_file()
+    has_weights = not weights or spec.role == "full" or weights_file(trainer.key, experiment).is_file()
     if found is not None and has_weights and (found.state == "finished" or should_stop is not never_stop):
         return found
     run = trainer.train(should_stop, progress)

@@ -1,5 +1,6 @@
 """The search of one task: what it tries, what it writes down, and that a kill costs nothing."""
 
+import shutil
 from types import SimpleNamespace
 
 import optuna
@@ -127,12 +128,29 @@ def test_killed_search_goes_on_and_does_nothing_twice(new, fits, tmp_path, monke
 
 def test_search_that_goes_on_shows_what_it_had_come_to_before(new, tmp_path, monkeypatch):
     whole = search_task("mood", new(), SETTINGS)
-    (tmp_path / "cache" / "runs" / f"{whole.trials[1].key}.safetensors").unlink()
+    (tmp_path / "runs" / f"mood-fork-{whole.trials[1].key}.json").unlink()
     kill_before(0, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         search_task("mood", new(), SETTINGS)
     [shown] = load_trials(tmp_path / "runs", ["search"])
     assert {trial.key for trial in shown.trials} == {trial.key for trial in whole.trials}
+    assert whole.complete
+    assert not shown.complete
+
+
+def test_records_are_enough_where_the_cache_is_gone(new, scored, fits, tmp_path):
+    scored({1: 0.5, 2: 0.9, 3: 0.6})
+    whole = search_task("mood", new(), SETTINGS)
+    begun = len(fits)
+    shutil.rmtree(tmp_path / "cache")
+    assert search_task("mood", new(), SETTINGS) == whole
+    assert len(fits) == begun
+    assert not (tmp_path / "cache" / "states").exists()
+    # What is missing is done, and what it needs: the student's teacher.
+    [student] = [trial for trial in whole.trials if trial.stage == "student"]
+    (tmp_path / "runs" / f"mood-student-{student.key}.json").unlink()
+    assert outcome(search_task("mood", new(), SETTINGS)) == outcome(whole)
+    assert len(fits) == begun + 2
 
 
 def test_loser_is_stopped_by_the_median_rule(new, scored, fits):
