@@ -14,6 +14,7 @@ from onetrunk.distill.cost_measurement import (
     ModelFiles,
     Session,
     check_repeats,
+    clock_of,
     count_rounds,
     software_versions,
     time_interleaved,
@@ -80,6 +81,12 @@ class MeasuredCost(BaseModel):
     def share(self) -> float:
         """The plan's cost as a share of single-task models: the mean over the rows of their medians."""
         return sum(row.share.median for row in self.rows) / len(self.rows)
+
+    @property
+    def against_one(self) -> float:
+        """The throughput of the whole plan as a share of one single-task model's: the mean over the rows."""
+        ratios = [row.singles_ms.median / len(self.heads) / row.plan_ms.median for row in self.rows]
+        return sum(ratios) / len(ratios)
 
     @property
     def folded_share(self) -> float:
@@ -162,6 +169,7 @@ def measure_plan_cost(
                 {"plan": chain.run, "singles": partial(_run_all, singles), "folded": partial(_run_all, folded)},
                 repeats,
                 count_round(f"share at {length} tokens x {size}"),
+                clock_of(threads),
             )
             for length, size in buckets
         ]
@@ -206,8 +214,9 @@ def _measure(
     runs: dict[str, Callable[[Arrays], None]],
     repeats: int,
     after_round: Callable[[], None],
+    clock: Callable[[], float],
 ) -> BucketShare:
-    times = time_interleaved({name: partial(run, arrays) for name, run in runs.items()}, repeats, after_round)
+    times = time_interleaved({name: partial(run, arrays) for name, run in runs.items()}, repeats, after_round, clock)
     batch_size, tokens = next(iter(arrays.values())).shape
     return BucketShare(
         tokens=tokens,

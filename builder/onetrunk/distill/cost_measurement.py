@@ -80,7 +80,11 @@ def measure_costs(
         sessions = _open_all(ModelFiles(trunk, Path(folder)), threads)
         measured = [
             _measure_bucket(
-                sessions, token_batch(trunk, length, size), repeats, count_round(f"costs at {length} tokens x {size}")
+                sessions,
+                token_batch(trunk, length, size),
+                repeats,
+                count_round(f"costs at {length} tokens x {size}"),
+                clock_of(threads),
             )
             for length, size in buckets
         ]
@@ -107,12 +111,16 @@ def _open_all(files: ModelFiles, threads: int) -> dict[str, Session]:
 
 
 def _measure_bucket(
-    sessions: Mapping[str, Session], arrays: Arrays, repeats: int, after_round: Callable[[], None]
+    sessions: Mapping[str, Session],
+    arrays: Arrays,
+    repeats: int,
+    after_round: Callable[[], None],
+    clock: Callable[[], float],
 ) -> BucketCosts:
     batch_size, tokens = arrays[INPUT_IDS].shape
     arrays[HIDDEN_STATE] = sessions["tap 0"].run(arrays)
     times = time_interleaved(
-        {name: partial(session.run, arrays) for name, session in sessions.items()}, repeats, after_round
+        {name: partial(session.run, arrays) for name, session in sessions.items()}, repeats, after_round, clock
     )
     return BucketCosts(
         tokens=tokens,
@@ -244,8 +252,20 @@ def token_batch(trunk: Trunk, tokens: int, batch_size: int) -> Arrays:
     return {INPUT_IDS: ids, ATTENTION_MASK: np.ones_like(ids), TOKEN_TYPE_IDS: np.zeros_like(ids)}
 
 
+def clock_of(threads: int) -> Callable[[], float]:
+    """Return the clock for sessions of this many threads.
+
+    A session of one thread computes in the thread that calls it, whose processor time tells what it takes whatever else
+    the machine does.
+    """
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
 def time_interleaved(
-    runs: Mapping[str, Callable[[], object]], rounds: int, after_round: Callable[[], None] = lambda: None
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    after_round: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
     """Time each run once in every round, in an order that changes from round to round.
 
@@ -256,6 +276,7 @@ def time_interleaved(
         runs: Name -> the function to time.
         rounds: The number of rounds, after a few that warm up.
         after_round: Called after every round.
+        clock: The clock, in seconds; see ``clock_of``.
 
     Returns:
         Name -> milliseconds. *Shape of each:* (rounds,)
@@ -265,9 +286,9 @@ def time_interleaved(
     for step in range(-_WARM_UP_ROUNDS, rounds):
         order.shuffle(names)
         for name in names:
-            begin = time.perf_counter()
+            begin = clock()
             runs[name]()
-            taken = time.perf_counter() - begin
+            taken = clock() - begin
             if step >= 0:
                 times[name][step] = 1e3 * taken
         if step >= 0:
