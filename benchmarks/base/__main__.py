@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,7 +32,8 @@ FLOOR_TASK, FLOOR_AVERAGE = 0.97, 0.996
 MAX_LENGTH = 128
 # Few rounds: single-task models of this size take seconds for a batch.
 _ROUNDS = 5
-_SPEED_STEPS, _SPEED_SEED = 12, 2**32 - 1
+# Of short and of long texts. The seed is one that no run has, so that they begin anew.
+_SPEED_TASKS, _SPEED_STEPS, _SPEED_SEED = ("cola", "rte"), 5, 2**32 - 1
 _SECONDS_BETWEEN_LINES = 30.0
 
 _EPILOG = """\b
@@ -100,7 +102,7 @@ def main(
             )
             experiment = open_experiment(config)
             if speed:
-                write_sizes(study, experiment, measure_speed("cola", experiment, tell))
+                write_sizes(study, experiment, [time_steps(task, experiment, tell) for task in _SPEED_TASKS])
             for name in names:
                 work_on(name, experiment, study, wanted, seeds, tell)
             if cost:
@@ -177,15 +179,16 @@ def make_heads(study: Path, experiment: Experiment, heads: Path, progress: Progr
     print_plan(plan, study / "plan.toml", as_json=False)
 
 
-def measure_speed(task: str, experiment: Experiment, progress: ProgressCallback) -> float:
-    """Return the tokens that full fine-tuning passes a second of processor time, from its first steps.
-
-    Nothing is recorded.
+def time_steps(task: str, experiment: Experiment, progress: ProgressCallback) -> tuple[float, float]:
+    """Time the first steps of a full fine-tuning; nothing is recorded.
 
     Args:
         task: The task that is fine-tuned.
         experiment: The trunk and the data.
         progress: Called after each step.
+
+    Returns:
+        The mean tokens of a step, and its mean seconds of processor time.
     """
     from onetrunk.distill.settings import SearchSettings
     from onetrunk.distill.task_search import baseline_spec
@@ -198,28 +201,36 @@ def measure_speed(task: str, experiment: Experiment, progress: ProgressCallback)
     times: list[float] = []
 
     def watch(what: str, done: int, total: int) -> None:
-        progress(what, done, _SPEED_STEPS + 1)
+        progress(f"{task}: speed", done, _SPEED_STEPS + 1)
         times.append(time.process_time())
         if len(times) > _SPEED_STEPS:
             raise EnoughError
 
     settings = SearchSettings.for_width(experiment.trunk.width)
-    # A seed that no run has, so that it begins anew.
-    trainer = Trainer(baseline_spec(task, experiment, settings, seed=_SPEED_SEED), experiment)
     with suppress(EnoughError):
-        trainer.train(progress=watch)
+        Trainer(baseline_spec(task, experiment, settings, seed=_SPEED_SEED), experiment).train(progress=watch)
     lengths = experiment.tokens(task, "train").lengths
-    batches = epoch_batches(lengths, settings.batch_size, seed=_SPEED_SEED, epoch=0)
     # The first step also allocates memory.
-    return float(sum(lengths[batch].sum() for batch in batches[1 : len(times)]) / (times[-1] - times[0]))
+    steps = epoch_batches(lengths, settings.batch_size, seed=_SPEED_SEED, epoch=0)[1 : len(times)]
+    return float(sum(lengths[rows].sum() for rows in steps)) / len(steps), (times[-1] - times[0]) / len(steps)
 
 
-def write_sizes(study: Path, experiment: Experiment, tokens_per_second: float) -> None:
-    """Write what the hours that are left are computed from: each task's rows and tokens, and the measured speed."""
+def write_sizes(study: Path, experiment: Experiment, timed: Sequence[tuple[float, float]]) -> None:
+    """Write what the hours that are left are computed from: each task's rows and tokens, and what a step takes.
+
+    Args:
+        study: The study's folder.
+        experiment: The trunk and the data.
+        timed: Tokens and seconds of a step, of a task with short texts and of one with long texts. Between them, a step
+            is taken to cost the same for every token, and something beside that: the optimizer, which passes over all
+            weights whatever the texts are.
+    """
     from onetrunk.files import atomic_write_text
     from onetrunk.tasks.records import SPLITS
     from onetrunk.training.compute import describe_machine
 
+    (short, short_seconds), (long, long_seconds) = timed
+    per_token = (long_seconds - short_seconds) / (long - short)
     sizes = {
         task: {
             f"{split}_{what}": int(value)
@@ -229,9 +240,15 @@ def write_sizes(study: Path, experiment: Experiment, tokens_per_second: float) -
                 ("tokens", experiment.tokens(task, split).lengths.sum()),
             )
         }
-        for task in TASKS
+        for task in experiment.tasks
     }
-    values = {"tokens_per_cpu_second": round(tokens_per_second, 1), "machine": describe_machine(), "tasks": sizes}
+    values = {
+        "cpu_seconds_per_step": round(short_seconds - short * per_token, 3),
+        "cpu_seconds_per_token": round(per_token, 6),
+        "machine": describe_machine(),
+        "load": round(os.getloadavg()[0], 1),
+        "tasks": sizes,
+    }
     atomic_write_text(study / "sizes.json", json.dumps(values, indent=1) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,11 +220,12 @@ def hours(task: str, sizes: Mapping[str, Any]) -> tuple[float, float, float]:
         task: The task.
         sizes: The content of ``sizes.json``.
     """
-    size, speed = sizes["tasks"][task], sizes["tokens_per_cpu_second"]
+    size, token_s, step_s = sizes["tasks"][task], sizes["cpu_seconds_per_token"], sizes["cpu_seconds_per_step"]
     recipe = SearchSettings().tuning(size["train_rows"], tap=0, layers=12, seed=0, max_length=_TOKENS)
-    full = recipe.epochs * (size["train_tokens"] + size["dev_tokens"] / 3) / speed / 3600
-    trunk = (size["train_tokens"] + size["dev_tokens"]) / 3 / speed / 3600
-    return full, trunk, _USUAL_SEARCH * full
+    steps = math.ceil(size["train_rows"] / recipe.batch_size)
+    full_s = recipe.epochs * (steps * step_s + (size["train_tokens"] + size["dev_tokens"] / 3) * token_s)
+    trunk_s = (size["train_tokens"] + size["dev_tokens"]) / 3 * token_s
+    return full_s / 3600, trunk_s / 3600, _USUAL_SEARCH * full_s / 3600
 
 
 def _headline(study: Study) -> list[str]:
@@ -388,22 +390,24 @@ def _hours_table(study: Study) -> list[str]:
     lines = ["A task is taken up, or goes on, with:", "", command, ""]
     if study.sizes is None:
         return [*lines, f"The speed of training: {NOT_YET} (`--speed`)."]
-    rows, total = [], 0.0
+    sizes, rows, total = study.sizes, [], 0.0
     for task, lacks in study.missing.items():
-        full, trunk, search = hours(task, study.sizes)
+        full, trunk, search = hours(task, sizes)
         left = (full if "full" in lacks else 0.0) + (trunk + search if "search" in lacks else 0.0)
         total += left
-        size = study.sizes["tasks"][task]
+        size = sizes["tasks"][task]
         rows.append((task, f"{size['train_tokens']:,}", *(f"{value:.1f}" for value in (full, trunk, search, left))))
     columns = ("task", "train tokens", "full fine-tuning, hours", "trunk's pass", "search", "left")
     return [
         *lines,
         *table(columns, [*rows, ("all", "", "", "", "", f"{total:.1f}")]),
         "",
-        f"Hours of one core, estimated from {study.sizes['tokens_per_cpu_second']:.0f} tokens a second of processor "
-        f"time, measured in the first steps of a full fine-tuning on {study.sizes['machine']}. The search is estimated "
-        f"at {_USUAL_SEARCH} full fine-tunings, as on the default trunk. On a shared machine it takes as much "
-        "longer as its share of a core is smaller.",
+        "Hours of one core, estimated from the first steps of two full fine-tunings: "
+        f"{sizes['cpu_seconds_per_step']:.1f} s of processor time a step and "
+        f"{1000 * sizes['cpu_seconds_per_token']:.1f} ms a token, on {sizes['machine']}, at a load of "
+        f"{sizes['load']:.0f}. Processor time itself rises with the load, since programs displace each other's data from the caches: on an idle core of this kind, full "
+        "fine-tuning of CoLA took 1,485 s for its 3 epochs. The search is estimated at "
+        f"{_USUAL_SEARCH} full fine-tunings, as on the default trunk.",
     ]
 
 

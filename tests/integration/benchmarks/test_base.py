@@ -1,5 +1,6 @@
 """Work on a task of the base-size study: each step leaves its records at once, and is not done again."""
 
+import json
 import shutil
 
 import pytest
@@ -41,10 +42,21 @@ def test_steps_leave_records_at_once_and_are_not_done_again(work, fits, tmp_path
     assert len(fits) == begun
 
 
-def test_speed_is_measured_in_real_steps_and_leaves_nothing(new_experiment, mood, second, tmp_path):
+def test_steps_are_timed_and_leave_nothing(new_experiment, mood, second, tmp_path):
     seen = []
     experiment = new_experiment(mood, second)
-    speed = base.measure_speed("mood", experiment, lambda what, done, total: seen.append(done))
-    assert speed > 0
-    assert len(seen) == min(13, -(-200 // 32) * 3)
+    tokens, seconds = base.time_steps("mood", experiment, lambda what, done, total: seen.append(done))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    lengths = experiment.tokens("mood", "train").lengths
+    assert 32 * lengths.min() < tokens < 32 * lengths.max()
+    assert seconds > 0
     assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_sizes_say_what_a_step_and_what_a_token_takes(new_experiment, mood, second, tmp_path):
+    base.write_sizes(tmp_path, new_experiment(mood, second), [(100.0, 3.0), (600.0, 8.0)])
+    found = json.loads((tmp_path / "sizes.json").read_text())
+    assert (found["cpu_seconds_per_step"], found["cpu_seconds_per_token"]) == (2.0, 0.01)
+    assert found["tasks"]["mood"]["train_rows"] == 200
+    assert found["tasks"]["mood"]["dev_tokens"] > 60 * 3

@@ -91,25 +91,25 @@ def test_no_plan_without_costs_or_finished_tasks(writer):
 
 
 def test_hours_follow_from_tokens_and_measured_speed():
+    size = {"train_tokens": 120_000, "dev_tokens": 30_000}
     sizes = {
-        "tokens_per_cpu_second": 100.0,
-        "tasks": {
-            "rte": {"train_rows": 2490, "train_tokens": 120_000, "dev_tokens": 30_000},
-            "mnli": {"train_rows": 10_471, "train_tokens": 120_000, "dev_tokens": 30_000},
-        },
+        "cpu_seconds_per_step": 2.0,
+        "cpu_seconds_per_token": 0.01,
+        "tasks": {"rte": {"train_rows": 2490, **size}, "mnli": {"train_rows": 10_471, **size}},
     }
     full, trunk, search = hours("rte", sizes)
-    # Three epochs of 120,000 tokens forwards and backwards and 30,000 forwards, at 100 a second.
-    assert full == pytest.approx(3 * 130_000 / 100 / 3600)
+    # Three epochs of 78 steps, of 120,000 tokens forwards and backwards and of 30,000 forwards.
+    assert full == pytest.approx(3 * (78 * 2 + 130_000 / 100) / 3600)
     assert trunk == pytest.approx(50_000 / 100 / 3600)
     assert search == pytest.approx(1.76 * full)
-    assert hours("mnli", sizes)[0] == pytest.approx(2 / 3 * full)  # a large task has an epoch less
+    # A large task has an epoch less.
+    assert hours("mnli", sizes)[0] == pytest.approx(2 * (328 * 2 + 130_000 / 100) / 3600)
 
 
 def test_hours_that_are_left_do_not_count_what_is_done(under_way):
-    size = {"train_rows": 2490, "train_tokens": 3_600_000, "dev_tokens": 0}
-    sizes = {"tokens_per_cpu_second": 1000, "machine": "a processor", "tasks": dict.fromkeys(TASKS, size)}
-    (under_way.folder / "sizes.json").write_text(json.dumps(sizes))
+    size = {"train_rows": 32, "train_tokens": 3_600_000, "dev_tokens": 0}
+    speed = {"cpu_seconds_per_step": 0, "cpu_seconds_per_token": 0.001, "load": 1, "machine": "a processor"}
+    (under_way.folder / "sizes.json").write_text(json.dumps({**speed, "tasks": dict.fromkeys(TASKS, size)}))
     save_trials(under_way.runs, read_trials(under_way.runs / "rte.search.json").model_copy(update={"complete": False}))
     write_plan_of(under_way.folder, floor_task=0.97, floor_average=0.97)
     write_base_report(under_way.folder, TASKS)
