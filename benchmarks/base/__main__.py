@@ -207,8 +207,12 @@ def time_steps(task: str, experiment: Experiment, progress: ProgressCallback) ->
             raise EnoughError
 
     settings = SearchSettings.for_width(experiment.trunk.width)
+    trainer = Trainer(baseline_spec(task, experiment, settings, seed=_SPEED_SEED), experiment)
+    # A slow machine may have written one.
+    trainer.checkpoint.remove()
     with suppress(EnoughError):
-        Trainer(baseline_spec(task, experiment, settings, seed=_SPEED_SEED), experiment).train(progress=watch)
+        trainer.train(progress=watch)
+    trainer.checkpoint.remove()
     lengths = experiment.tokens(task, "train").lengths
     # The first step also allocates memory.
     steps = epoch_batches(lengths, settings.batch_size, seed=_SPEED_SEED, epoch=0)[1 : len(times)]

@@ -405,8 +405,8 @@ def _hours_table(study: Study) -> list[str]:
         "Hours of one core, estimated from the first steps of two full fine-tunings: "
         f"{sizes['cpu_seconds_per_step']:.1f} s of processor time a step and "
         f"{1000 * sizes['cpu_seconds_per_token']:.1f} ms a token, on {sizes['machine']}, at a load of "
-        f"{sizes['load']:.0f}. Processor time itself rises with the load, since programs displace each other's data from the caches: on an idle core of this kind, full "
-        "fine-tuning of CoLA took 1,485 s for its 3 epochs. The search is estimated at "
+        f"{sizes['load']:.0f}. Processor time itself rises with the load, since programs displace each other's data "
+        "from the caches: with less load, three epochs of CoLA took 1,485 s. The search is estimated at "
         f"{_USUAL_SEARCH} full fine-tunings, as on the default trunk.",
     ]
 
