@@ -30,8 +30,6 @@ TASKS = ("rte", "mrpc", "cola", "stsb", "sst2", "qqp", "mnli", "qnli")
 STEPS = ("full", "search")
 FLOOR_TASK, FLOOR_AVERAGE = 0.97, 0.996
 MAX_LENGTH = 128
-# Few rounds: single-task models of this size take seconds for a batch.
-_ROUNDS = 5
 # Of short and of long texts. The seed is one that no run has, so that they begin anew.
 _SPEED_TASKS, _SPEED_STEPS, _SPEED_SEED = ("cola", "rte"), 5, 2**32 - 1
 _SECONDS_BETWEEN_LINES = 30.0
@@ -55,6 +53,12 @@ that was killed goes on from a checkpoint that is at most ten minutes old."""
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds of full fine-tuning.")
 @click.option("--speed", is_flag=True, help="Measure how fast this machine fine-tunes, for the hours that are left.")
 @click.option("--cost", is_flag=True, help="Measure the cost of the parts, and of the plan where there is one.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that costs are measured in."
+)
+@click.option(
+    "--batches", default="1,8", show_default=True, metavar="A,B", help="Batch sizes that costs are measured at."
+)
 @click.option("--make", type=click.Path(path_type=Path, file_okay=False), help="Make the plan's heads in this folder.")
 @click.option("--summary", is_flag=True, help="Only write the page and summary.json.")
 @click.option(
@@ -70,6 +74,8 @@ def main(
     seeds: int,
     speed: bool,
     cost: bool,
+    rounds: int,
+    batches: str,
     make: Path | None,
     summary: bool,
     study: Path,
@@ -82,6 +88,7 @@ def main(
     with errors_end_command():
         names = chosen_tasks(task_list)
         wanted = _listed(steps, STEPS, "--steps")
+        sizes = [int(size) for size in _listed(batches, [str(size) for size in range(1, 65)], "--batches")]
         if not (names or speed or cost or make or summary):
             raise UserError("nothing to do: give --tasks, --speed, --cost, --make or --summary")
         if names or speed or cost or make:
@@ -106,7 +113,7 @@ def main(
             for name in names:
                 work_on(name, experiment, study, wanted, seeds, tell)
             if cost:
-                measure(study, experiment, tell)
+                measure(study, experiment, sizes, rounds, tell)
             if make:
                 make_heads(study, experiment, make, tell)
         for path in write_report(study):
@@ -146,19 +153,20 @@ def work_on(
         write_report(study)
 
 
-def measure(study: Path, experiment: Experiment, progress: ProgressCallback) -> None:
-    """Time the parts, then the plan beside single-task models at 128 tokens, where there is a plan."""
+def measure(
+    study: Path, experiment: Experiment, batch_sizes: Sequence[int], rounds: int, progress: ProgressCallback
+) -> None:
+    """Time the parts at 128 tokens, then the plan beside single-task models, where there is a plan."""
     from benchmarks.base.report import write_plan_of
     from benchmarks.study.measured_cost import measure_plan_cost
     from onetrunk.distill.cost_measurement import measure_costs
 
-    lengths = (32, MAX_LENGTH)
-    measure_costs(experiment.trunk, tokens=lengths, repeats=_ROUNDS, progress=progress).write(study / "costs.json")
+    how: Any = {"tokens": (MAX_LENGTH,), "batch_size": batch_sizes, "repeats": rounds, "progress": progress}
+    measure_costs(experiment.trunk, **how).write(study / "costs.json")
     plan = write_plan_of(study, floor_task=FLOOR_TASK, floor_average=FLOOR_AVERAGE)
     if plan is not None:
         heads = tuple((option.tap, option.layers, option.query) for option in plan.options)
-        share = measure_plan_cost(heads, experiment.trunk, tokens=(MAX_LENGTH,), repeats=_ROUNDS, progress=progress)
-        share.write(study / "share.json")
+        measure_plan_cost(heads, experiment.trunk, **how).write(study / "share.json")
 
 
 def make_heads(study: Path, experiment: Experiment, heads: Path, progress: ProgressCallback) -> None:

@@ -351,6 +351,7 @@ def _cost_tables(study: Study) -> list[str]:
     if costs is None:
         return [*lines, f"The costs of the parts: {NOT_YET}."]
     parts = costs.per_text(tokens=_TOKENS)
+    sizes = " and ".join(str(bucket.batch_size) for bucket in costs.buckets if bucket.tokens == _TOKENS)
     rows = [
         (f"trunk up to tap {tap}", f"{parts.trunk_ms[tap]:.1f}", percent(parts.trunk_ms[tap] / parts.single_ms))
         for tap in (3, 6, 8, 10)
@@ -371,8 +372,8 @@ def _cost_tables(study: Study) -> list[str]:
             plans.append((what, f"{cost.total_ms:.1f}", percent(cost.share), times(parts.single_ms / cost.total_ms)))
     return [
         *lines,
-        f"Parts at {_TOKENS} tokens in ONNX Runtime, one thread, milliseconds of processor time a text (mean over "
-        "batches of 1 and 8):",
+        f"Parts at {_TOKENS} tokens in ONNX Runtime, one thread, milliseconds of processor time a text, medians "
+        f"of {costs.repeats} rounds, at batches of {sizes}:",
         "",
         *table(("part", "ms", "of a single-task model"), rows),
         "",
