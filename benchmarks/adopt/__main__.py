@@ -5,7 +5,7 @@
 
 Fine-tunes the classifiers of `benchmarks.adopt.teachers` from the default trunk, where they are not in the work folder
 yet, and gives them to what `adopt-models` runs. Heads learn from the task's train texts without labels; its dev rows
-are only measured. Records and summary.json lie in docs/results/adopt/. What was killed goes on.
+are only measured. Records and summary.json lie in docs/results/adopting/. What was killed goes on.
 
 Needs the GLUE data (see tasks/sst2.toml), found by --data or ONETRUNK_DATA.
 """
@@ -38,7 +38,7 @@ from onetrunk.progress import ProgressCallback
 from onetrunk.tasks import read_examples
 from onetrunk.tasks.text_file import read_texts
 
-STUDY = ROOT / "docs" / "results" / "adopt"
+STUDY = ROOT / "docs" / "results" / "adopting"
 # Eight ordinary models; the others have another shape.
 ORDINARY = tuple(plan for plan in PLANS if plan.shape == "bert")
 GOAL_AGREEMENT, GOAL_KEPT = 0.97, 0.99
