@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from onetrunk.deploy import Deployer, history
-from onetrunk.repository import artifacts, transaction
+from onetrunk.protocol import transaction
+from onetrunk.repository import artifacts
+from onetrunk.repository import transaction as repository_transaction
 from onetrunk.serving.repository import read_repository
 
 ENSEMBLES = ("multitask", "multitask_tokens")
-FILES = (transaction.__file__, history.__file__)
+FILES = (transaction.__file__, repository_transaction.__file__, history.__file__)
 CALLS = ((os, "replace"), (os, "open"), (os, "fsync"), (os, "write"), (shutil, "rmtree"), (Path, "mkdir"),
          (Path, "write_text"), (Path, "unlink"))  # fmt: skip
 
