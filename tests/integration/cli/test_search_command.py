@@ -107,7 +107,7 @@ def one_line(result):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Makes a teacher of two layers the best, which has students, and one layer not so bad that long heads are tried."""
+    """Makes a teacher of two layers the best, which has students; one layer is not so bad that long heads are tried."""
 
     def evaluate(model, data, task):
         layers = len(model.head.layers if isinstance(model, WholeModel) else model.layers)
