@@ -93,8 +93,8 @@ def _check_once(repository: Path, models: Collection[str], verifier: Verifier | 
         )
 
 
-def remove_byte_code(repository: Path, models: Collection[str]) -> None:
-    """Remove what an earlier server cached of models that are code: it may be of other code than what is beside it.
+def remove_byte_code(repository: Path, models: Collection[str]) -> bool:
+    """Remove what another server cached of models that are code: it may be of other code than what is beside it.
 
     What cannot be removed, as on a file system that is mounted for reading, is left for ``check_files`` to refuse.
 
@@ -102,12 +102,18 @@ def remove_byte_code(repository: Path, models: Collection[str]) -> None:
         repository: The repository's folder.
         models: The models that a server loads.
 
+    Returns:
+        Whether something was removed.
+
     Raises:
         UserError: By a link, a model's folder lies outside of the repository.
     """
+    removed = False
     for model in sorted(models):
         for folder in (*repository.glob(f"{model}/{_BYTE_CODE}"), *repository.glob(f"{model}/*/{_BYTE_CODE}")):
             shutil.rmtree(resolve_inside(repository, folder), ignore_errors=True)
+            removed |= not folder.exists()
+    return removed
 
 
 def compare(repository: Path, expected: Mapping[str, Collection[str]]) -> dict[str, str]:

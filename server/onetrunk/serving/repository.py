@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from onetrunk.protocol.signature import Verifier
 # An ensemble of as many tasks as a repository can have, with their labels, takes less than a tenth of it.
 MAX_CONFIG_BYTES = 64 * 2**20
 BUILD_HINT = "run build-repo"
+# Servers of a fleet start together, and each makes byte code of the same models once.
+_CHECKS = 10
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,22 @@ def read_repository(path: Path, *, verify: bool = False, verifier: Verifier | No
         for step in ensemble.ensemble_scheduling.step:
             configs[step.model_name] = read_part(path, name, step.model_name, step.model_version)
     if verify or verifier is not None:
-        remove_byte_code(path, configs)
-        check_files(path, configs, verifier)
+        _check_files(path, configs, verifier)
     about, _ = (read_about(path, ensemble) for ensemble in ensembles.values())
     return Repository(path, about.tasks, configs, about.max_length)
+
+
+def _check_files(path: Path, configs: Collection[str], verifier: Verifier | None) -> None:
+    """Check the files without their byte code, which another server that starts on them may make at the same time."""
+    remove_byte_code(path, configs)
+    for _ in range(_CHECKS - 1):
+        try:
+            check_files(path, configs, verifier)
+            return
+        except UserError:
+            if not remove_byte_code(path, configs):
+                raise
+    check_files(path, configs, verifier)
 
 
 def read_config(path: Path, model: str, what: str) -> model_config_pb2.ModelConfig:

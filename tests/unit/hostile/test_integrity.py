@@ -95,6 +95,21 @@ def test_byte_code_is_not_served(repository, tmp_path):
     assert not list(repository.rglob("__pycache__"))
 
 
+def test_byte_code_that_another_server_makes_meanwhile_is_removed_again(repository, monkeypatch):
+    made = []
+
+    def check(*args):
+        if len(made) < 3:
+            (repository / "tokenizer/1/__pycache__").mkdir()
+            made.append(1)
+        check_files(*args)
+
+    monkeypatch.setattr("onetrunk.serving.repository.check_files", check)
+    read_repository(repository, verify=True)
+    assert len(made) == 3
+    assert not list(repository.rglob("__pycache__"))
+
+
 def test_nothing_outside_is_removed_as_byte_code(repository, tmp_path):
     (tmp_path / "project/__pycache__").mkdir(parents=True)
     (repository / "tokenizer/1/__pycache__").symlink_to(tmp_path / "project/__pycache__")
