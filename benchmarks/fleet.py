@@ -37,6 +37,7 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.summary_file import set_figures
 from onetrunk.admin import AdminClient
 from onetrunk.client import Client
 from onetrunk.deploy import Deployer
@@ -352,15 +353,6 @@ def report(rollouts: Rollouts, seen: list[Seen], problems: list[str], equal: boo
     }
 
 
-def merge_summary(path: Path, keys: Mapping[str, Any]) -> None:
-    """Update keys of the summary, and leave those of other parts of the benchmark."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(before | keys, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-
-
 @click.command()
 @click.option("--heads", type=click.Path(path_type=Path), default="heads", show_default=True)
 @click.option("--rounds", default=17, show_default=True, help="Undisturbed rollouts, each with its rollback.")
@@ -372,7 +364,7 @@ def main(heads: Path, rounds: int, output: Path) -> None:
         keys = run(work, heads, rounds)
     finally:
         shutil.rmtree(work)
-    merge_summary(output / "summary.json", keys)
+    set_figures(output / "summary.json", keys)
     click.echo(json.dumps(keys, indent=2))
     sys.exit(bool(keys["failed"] or keys["wrong_answers"] or keys["mixed_after_the_switch"]))
 

@@ -14,7 +14,8 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from benchmarks.scale import RESULTS, write
+from benchmarks.scale import RESULTS
+from benchmarks.summary_file import set_figures
 from onetrunk.protocol.manifest import Manifest, ModelEntry, VersionEntry
 from onetrunk.protocol.names import ENSEMBLES, MANIFEST
 from onetrunk.releases.release import publish, pull, read_pointer
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     found = measure()
-    write(options.output / "summary.json", found)
+    set_figures(options.output / "summary.json", found)
     print(found)
 
 

@@ -24,6 +24,7 @@ import psutil
 from tritonclient.grpc import service_pb2_grpc
 
 from benchmarks.compare.texts import texts_of_length
+from benchmarks.summary_file import set_figures
 from onetrunk.admin import AdminClient
 from onetrunk.client.bench.perf_analyzer import find_perf_analyzer, run_load
 from onetrunk.client.bench.samples import Sample
@@ -150,9 +151,7 @@ def main(repository: Path, output: Path | None, seconds: float, rounds: int) -> 
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "front.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        file = output / "summary.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        file.write_text(json.dumps(known | summary, indent=2) + "\n", encoding="utf-8")
+        set_figures(output / "summary.json", summary)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from tritonclient.grpc import model_config_pb2
 
 from benchmarks.compare.load import Connection
 from benchmarks.peers.peer import HttpRequest
+from benchmarks.summary_file import set_figures
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.names import CONFIG_FILE, MULTITASK
 from onetrunk.serving import Server
@@ -422,18 +423,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.what == "fleets":
-        write(options.output / "scale.json", {"fleets": fleets()})
+        set_figures(options.output / "scale.json", {"fleets": fleets()})
         return
     found = measure(options.repository, [float(share) for share in options.shares.split(",")], options.seconds)
-    write(options.output / "scale.json", {"simulation": found})
-    write(options.output / "summary.json", {"simulation_error": found["simulation_error"]})
-
-
-def write(path: Path, changes: Mapping[str, object]) -> None:
-    """Set some keys of a JSON file, and leave the others as they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**old, **changes}, indent=1) + "\n", encoding="utf-8")
+    set_figures(options.output / "scale.json", {"simulation": found})
+    set_figures(options.output / "summary.json", {"simulation_error": found["simulation_error"]})
 
 
 if __name__ == "__main__":

@@ -145,9 +145,9 @@ class ModelTeacher:
             assert config.range is not None, "a regression task has a range"
             low, high = config.range
             return (raw - low) / (high - low)
-        raw = raw[:, order_of(labels_of(config), self.classifier.outputs)]
+        order = order_of(labels_of(config), self.classifier.outputs)
+        raw = raw[:, order]
         if self.classifier.thresholds is not None:
-            order = order_of(labels_of(config), self.classifier.outputs)
             thresholds = np.array(self.classifier.thresholds, dtype=np.float64)[order]
             # So that a label holds from one half, as in the task.
             raw = raw - raw_of_probabilities(thresholds, independent=True)

@@ -217,7 +217,7 @@ class Fleet:
         if failed:
             if not self.is_several:
                 raise next(iter(failed.values()))
-            self._failed |= {address: f"{step}: {_reason(address, error)}" for address, error in failed.items()}
+            self._failed |= {address: f"{step}: {reason_at(address, error)}" for address, error in failed.items()}
             raise self._error(step, failed)
         return found
 
@@ -249,7 +249,7 @@ class Fleet:
         """
         self._gone_back = True
         _, failed = self._attempt("go back", action, self.replicas)
-        self._unknown |= {address: f"go back: {_reason(address, error)}" for address, error in failed.items()}
+        self._unknown |= {address: f"go back: {reason_at(address, error)}" for address, error in failed.items()}
         return failed
 
     def take_in(self, action: Callable[[AdminClient], object]) -> None:
@@ -261,7 +261,7 @@ class Fleet:
         except OneTrunkError:  # a name that has no address at this moment; the next operation finds who is there
             return
         _, failed = self._attempt("follow", action, new)
-        self._unknown |= {address: f"follow: {_reason(address, error)}" for address, error in failed.items()}
+        self._unknown |= {address: f"follow: {reason_at(address, error)}" for address, error in failed.items()}
 
     def answers(self) -> tuple[ReplicaAnswer, ...]:
         """Return what became of each replica since `begin`; nothing for a single server."""
@@ -307,7 +307,7 @@ class Fleet:
         return _collect(futures)
 
     def _error(self, step: str, failed: Mapping[str, BaseException]) -> FleetError:
-        reasons = "; ".join(f"{address}: {_reason(address, error)}" for address, error in failed.items())
+        reasons = "; ".join(f"{address}: {reason_at(address, error)}" for address, error in failed.items())
         return FleetError(f"{len(failed)} of {len(self.replicas)} replicas failed to {step}: {reasons}", self.answers())
 
 
@@ -334,8 +334,8 @@ def _collect(futures: Mapping[str, Future[T]]) -> tuple[dict[str, T], dict[str, 
     return found, failed
 
 
-def _reason(address: str, error: BaseException) -> str:
-    """Return what went wrong, without the address, which stands before it anyway."""
+def reason_at(address: str, error: BaseException) -> str:
+    """Return what went wrong at an address, without the address, which stands before it anyway."""
     return str(error).removeprefix(f"{address}: ") or type(error).__name__
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.admin import AdminClient
+from onetrunk.deploy.fleet import reason_at
 from onetrunk.deploy.proof import PROOF
 from onetrunk.protocol.ensemble_info import read_ensemble_info
 from onetrunk.protocol.errors import OneTrunkError
@@ -105,7 +106,7 @@ def silent_replica(address: str, error: Exception) -> ReplicaState:
         address: Its address.
         error: What went wrong.
     """
-    return ReplicaState(address, None, (str(error).removeprefix(f"{address}: "),))
+    return ReplicaState(address, None, (reason_at(address, error),))
 
 
 def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:

@@ -155,7 +155,12 @@ def is_part(model: str) -> bool:
 
 def candidate_ensemble(task: str) -> str:
     """Return the ensemble that serves a task's candidate beside the live head, such as ``candidate_rte``."""
-    return f"candidate_{task}"
+    return f"{_CANDIDATE}{task}"
+
+
+def is_candidate_ensemble(model: str) -> bool:
+    """Return whether a model is the ensemble of a candidate."""
+    return model.startswith(_CANDIDATE)
 
 
 def candidate_output(task: str) -> str:
@@ -179,6 +184,7 @@ TENSORS = frozenset(
 )
 """The tensors of the ensembles and their parts, apart from the hidden states at the taps."""
 
+_CANDIDATE = "candidate_"
 _TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 

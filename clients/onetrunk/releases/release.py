@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.integrity import compare
 from onetrunk.protocol.manifest import MAX_BYTES, Manifest, Sha256, read_manifest
-from onetrunk.protocol.names import CONFIG_FILE, DEPLOYMENTS_LOG, ENSEMBLES, MANIFEST, SIGNATURE
+from onetrunk.protocol.names import CONFIG_FILE, DEPLOYMENTS_LOG, ENSEMBLES, MANIFEST, SIGNATURE, is_candidate_ensemble
 from onetrunk.protocol.reading import parse_json, read_regular, sha256_file
 from onetrunk.protocol.signature import Verifier
 from onetrunk.protocol.transaction import Transaction, locked, recover
@@ -334,7 +334,7 @@ def _turn(file: str) -> tuple[int, bool, str]:
     """Return the turn of a file, so that what a server loads in between is whole: versions, configs, ensembles."""
     model, _, rest = file.partition("/")
     is_config = rest == CONFIG_FILE
-    if model in ENSEMBLES or model.startswith("candidate_"):
+    if model in ENSEMBLES or is_candidate_ensemble(model):
         return 2, is_config, file
     return (0 if "/" in rest else 1), is_config, file
 

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 
 from onetrunk.client import Client
 from onetrunk.nn.bundle import save_bundle
-from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.words import words_of
@@ -26,6 +25,7 @@ from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.states import tokenise
 from tests.conftest import write_tiny_trunk
+from tests.fixtures.heads import random_head
 from tests.fixtures.tokenizers import tokenizer_json_of
 
 TEXTS = ["Beyoncé didn't   play...", "日本語 👍🏽 ok", "a", "the film\twas very, very good", "play some songs"]
@@ -68,13 +68,7 @@ def heads(trunk: Trunk) -> dict[str, tuple[HeadSpec, torch.nn.Module]]:
         spec(trunk, "match", "classification", ("no", "yes"), "pair"),
         spec(trunk, "song", "tagging", ("artist", "album")),
     ):
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            output = get_kind(one.kind).output.build_layer(trunk.width, one)
-            head = new_head(trunk, outputs=output, tap=2, layers=1).eval()
-            torch.nn.init.normal_(head.output.weight, std=0.5)
-        head.half().float()  # as bundles store weights
-        made[one.task] = one, head
+        made[one.task] = one, random_head(trunk, one, seed=1)
     return made
 
 

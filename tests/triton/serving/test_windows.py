@@ -21,7 +21,6 @@ from onetrunk.client.bench.run import settled_counters
 from onetrunk.client.cli.ask_repo import ask_repo
 from onetrunk.nn.bundle import save_bundle
 from onetrunk.nn.embedding import embedding_spec
-from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.protocol.words import words_of
 from onetrunk.repository import BuildRequest, build_repository
@@ -29,6 +28,7 @@ from onetrunk.serving import Server
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.states import tokenise
+from tests.fixtures.heads import random_head
 from tests.triton.serving.test_byte_level import write_trunk
 
 LENGTH, OVERLAP = 32, 0.25
@@ -67,13 +67,7 @@ def heads(trunk: Trunk) -> dict[str, Head]:
             spec(trunk, "song", "tagging", ("artist", "album"), options={"output": "softmax"}),
         ]
     ):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            output = get_kind(one.kind).output.build_layer(trunk.width, one)
-            head = new_head(trunk, outputs=output, tap=2, layers=1).eval()
-            torch.nn.init.normal_(head.output.weight, std=0.5)
-        head.half().float()  # as bundles store weights
-        made[one.task] = one, head
+        made[one.task] = one, random_head(trunk, one, seed)
     return made
 
 

@@ -120,25 +120,15 @@ def test_a_head_learns_what_the_teacher_says(mood, tiny_trunk, tmp_path):
     task = mood.model_copy(
         update={"train": "", "dev": 0.1, "recipe": Recipe(tap=1, epochs=15, learning_rate=5e-3, max_length=32)}
     )
-    result = train(
-        task,
-        tiny_trunk,
-        heads=tmp_path / "heads",
-        cache=tmp_path / "cache",
-        device="cpu",
-        lesson=Lesson(Oracle(), TEXTS),
-    )
+    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache"}
+
+    def learn():
+        return train(task, tiny_trunk, **places, device="cpu", lesson=Lesson(Oracle(), TEXTS))
+
+    result = learn()
     assert result.score > 0.9
     # Its probabilities are the teacher's, not those of the labels that follow from them: 0.8 and 0.9, not 1.
     assert result.spec.reference.confidence[-1] < 0.5
     assert result.spec.data["teacher_sha256"] == "0" * 64
     assert "The labels of the dev data are the teacher's answers" in (result.bundle / "README.md").read_text()
-    again = train(
-        task,
-        tiny_trunk,
-        heads=tmp_path / "heads",
-        cache=tmp_path / "cache",
-        device="cpu",
-        lesson=Lesson(Oracle(), TEXTS),
-    )
-    assert again.already_there
+    assert learn().already_there
