@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,6 +22,7 @@ from onetrunk.serving.shared_memory import MIB
 from onetrunk.serving.stubs import Stub, StubProcess
 from onetrunk.serving.watchdog import Watchdog
 from onetrunk.serving.watched import Watched
+from tests.fixtures.stand_ins import stand_in
 
 MOOD, TOPIC = Stub("head_mood", 1, "head_mood_0_0"), Stub("head_topic", 1, "head_topic_0_0")
 MODELS = ("head_mood", "head_topic", "multitask", "multitask_tokens")
@@ -111,7 +114,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(watchdog.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(watchdog, "time", stand_in(time, monotonic=clock.monotonic))
     return clock
 
 
@@ -121,7 +124,7 @@ def server(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> FakeServer:
     monkeypatch.setattr(watchdog, "stub_processes", lambda pid: list(server.living.values()))
     monkeypatch.setattr(watchdog, "process_state", lambda pid: server.state)
     monkeypatch.setattr(watchdog, "region_bytes", lambda region: server.regions.get(region, MIB))
-    monkeypatch.setattr(watchdog.os, "kill", server.kill)
+    monkeypatch.setattr(watchdog, "os", stand_in(os, kill=server.kill))
     monkeypatch.setattr(watched, "oom_kills", lambda: 0)
     return server
 
