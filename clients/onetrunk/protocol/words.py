@@ -32,6 +32,7 @@ Place = tuple[int, int, int]
 _BLANK, _ALONE, _LETTER, _DROPPED, _SPACING_CONTROL = " awds"
 _WORD = re.compile("ad*|w(?:[wds]*w)?d*")
 _BLANKS = re.compile(r"[ \t\r\n]")
+_MOST_CLASSES = 2**17
 _CHINESE = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -44,6 +45,9 @@ _CHINESE = (
 )
 # So many characters a token are read first where a window is looked for: English has four or five.
 _CHARACTERS_A_TOKEN = 6
+# A word that a window has no room for is read so far only: a text may be one word of a million characters, and each of
+# its windows would read all the rest of it. The pieces of so long a word, or that it has none, are settled by then.
+_CHARACTERS_OF_A_WORD = 1024
 # What byte-level and SentencePiece tokenizers write for a blank, also for the one that they put in front of a text.
 _BLANK_PIECES = ("Ġ", "▁")
 
@@ -177,14 +181,19 @@ def _window(text: str, start: int, encode: Callable[[str], Encoded], tokens: int
         words = words_of(part)
         if words and start and words[0][0]:
             return _window(text, start + words[0][0], encode, tokens, overlap)
+        if not (words or whole):
+            size *= 2
+            continue
         encoded = encode(part)
         places = token_places(encoded, part)
         beyond = next((place for place in places[tokens:] if place is not None), None)
         last = next((place for place in reversed(places[:tokens]) if place is not None), None)
         # The first word that is not in the window, or not all of it.
         cut = beyond[0] if beyond is not None else last[0] + 1 if last is not None else 0
-        # What ends with the part may go on behind it.
-        if whole or cut + 1 < len(words):
+        # What ends with the part may go on behind it, unless the window is full and a blank follows.
+        too_long = beyond is not None and len(part) - words[cut][0] >= _CHARACTERS_OF_A_WORD
+        only_blanks = beyond is None and len(places) > tokens and _BLANKS.search(part, words[-1][1] if words else 0)
+        if whole or cut + 1 < len(words) or too_long or only_blanks:
             break
         size *= 2
     if whole and len(places) <= tokens and last is not None:
@@ -221,7 +230,7 @@ class _Classes(dict[int, str]):
     def __missing__(self, code: int) -> str:
         found = _class_of(chr(code))
         # Of the rare characters of the other planes, a hostile sender could send a million.
-        if code <= 0xFFFF:
+        if code <= 0xFFFF or len(self) < _MOST_CLASSES:
             self[code] = found
         return found
 

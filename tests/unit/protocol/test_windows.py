@@ -102,3 +102,30 @@ def test_a_word_that_is_longer_than_a_window_is_taken_apart_without_overlap() ->
     inside = [part for part in parts if set(part) == {"😀"}]
     assert sum(map(len, inside)) >= 90
     assert parts[-1].endswith("was good")
+
+
+HUGE = {"letters": "a" * 60_000, "emoji": "😀" * 60_000, "form feeds": "a\x0c" * 30_000}
+HUGE |= {"a word among words": "the film " * 20 + "ab" * 30_000, "blanks": "a" + " " * 60_000 + "b"}
+
+
+@pytest.mark.parametrize("form", ["modernbert", "roberta", "xlm_roberta"])
+@pytest.mark.parametrize("text", HUGE.values(), ids=HUGE)
+def test_a_window_reads_little_of_a_word_or_of_blanks_that_it_has_no_room_for(form: str, text: str) -> None:
+    read = []
+
+    def encode(part: str) -> Encoding:
+        read.append(len(part))
+        return ENCODERS[form, 31](part)
+
+    windows = windows_of(text, encode, tokens=31, overlap=0.25, most=20)
+    if len(windows) > 2:  # blanks are a token in SentencePiece's form, and so the text is read in one window
+        assert sum(read) < len(windows) * 6_000
+    else:
+        assert sum(read) < 4 * len(text)
+    for start, end in windows:
+        assert len(ENCODERS[form, 31](text[start:end])) <= 31
+
+
+def test_a_long_word_that_is_one_token_is_not_taken_apart() -> None:
+    text = "the film " + "ab" * 30_000 + " was good"
+    assert windows_of(text, ENCODERS["bert", 31], tokens=31, overlap=0.25, most=MOST) == [(0, len(text))]
