@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.words import token_places
+from onetrunk.protocol.words import token_places, windows_of
 from onetrunk.tasks.formats import read_hub, read_records, sha256_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
@@ -24,7 +24,7 @@ from onetrunk.tasks.task import Task
 from onetrunk.tasks.task_file import locate
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 _TOKENIZER_BATCH = 2048
@@ -200,6 +200,46 @@ def normalized(text: Text) -> tuple[str, ...]:
     """Return a text, or both of a pair, without what does not make it another text: case and white space."""
     parts = (text,) if isinstance(text, str) else text
     return tuple(" ".join(part.casefold().split()) for part in parts)
+
+
+def in_windows(
+    examples: Examples, kind: Kind, tokenizer: Tokenizer, *, split: Split, max_length: int, overlap: float
+) -> Examples:
+    """Return rows whose long texts are taken apart into windows, each a row; they are those that a server reads.
+
+    Args:
+        examples: Rows of single texts.
+        kind: A kind that answers by token.
+        tokenizer: A tokenizer that nothing else uses: its truncation is set.
+        split: The split. Windows of dev texts do not overlap, so that each word is measured once.
+        max_length: The longest text in tokens.
+        overlap: The share of a window that the next one reads again.
+    """
+    tokenizer.enable_truncation(max_length)
+    room = max_length - tokenizer.num_special_tokens_to_add(False)
+
+    def pieces(part: str) -> Encoding:
+        return tokenizer.encode(part, add_special_tokens=False)
+
+    texts: list[str] = []
+    targets: list[Any] = []
+    long_texts = windows = 0
+    for text, target in zip(examples.texts, examples.targets, strict=True):
+        assert isinstance(text, str), "a kind that answers by token reads single texts"
+        places = [(0, len(text))]
+        if tokenizer.encode(text).overflowing:
+            share = overlap if split == "train" else 0.0
+            places = windows_of(text, pieces, tokens=room, overlap=share, most=len(text)) or places
+            long_texts, windows = long_texts + 1, windows + len(places)
+        texts += [text[start:end] for start, end in places]
+        targets += [kind.codec.part(target, start, end) for start, end in places]
+    if not long_texts:
+        return examples
+    note = (
+        f"{long_texts:,} of {len(examples):,} {split} texts are longer than {max_length} tokens, and read in "
+        f"{windows:,} windows"
+    )
+    return replace(examples, texts=tuple(texts), targets=tuple(targets), notes=(*examples.notes, note))
 
 
 def targets_of(

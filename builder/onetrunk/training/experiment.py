@@ -17,14 +17,15 @@ from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Split, Task, read_examples
-from onetrunk.tasks.examples import Texts, overlap_notes
+from onetrunk.tasks.examples import Texts, in_windows, overlap_notes
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.records import SPLITS
 from onetrunk.training.cache import CachedTexts, StateCache
 from onetrunk.training.compute import ComputeConfig, DeviceName, TrunkDtype, choose_compute
 from onetrunk.training.evaluation import LabelledStates, TeacherOutputs, labelled_targets
 from onetrunk.training.lessons import Lessons
 from onetrunk.training.runs import RunStore
-from onetrunk.training.states import CachedStates, TokenStates, tokenise
+from onetrunk.training.states import CachedStates, TokenStates, text_tokenizer, tokenise
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,20 @@ class Experiment:
         return self._lessons.get(name)
 
     def examples(self, name: str, split: Split) -> Examples:
-        """Return a task's labelled texts."""
+        """Return a task's labelled texts; of one that labels words and reads windows, long texts window by window."""
         if (name, split) not in self._examples:
-            self._examples[name, split] = read_examples(
-                self.task(name), split, data_root=self.config.data_root, skip_bad_rows=self.config.skip_bad_rows
-            )
+            task = self.task(name)
+            found = read_examples(task, split, data_root=self.config.data_root, skip_bad_rows=self.config.skip_bad_rows)
+            if labels_windows(task):
+                found = in_windows(
+                    found,
+                    get_kind(task.kind),
+                    text_tokenizer(self.trunk, self.config.max_length, pair=False),
+                    split=split,
+                    max_length=self.config.max_length,
+                    overlap=task.window_overlap,
+                )
+            self._examples[name, split] = found
         return self._examples[name, split]
 
     def data_notes(self, name: str) -> tuple[str, ...]:
@@ -243,6 +253,11 @@ class Experiment:
         if key not in self._teacher_outputs:
             self._teacher_outputs = {key: compute()}
         return self._teacher_outputs[key]
+
+
+def labels_windows(task: Task) -> bool:
+    """Return whether long texts of a task are trained window by window: its labels are those of words."""
+    return task.long_texts == "windows" and get_kind(task.kind).by_token
 
 
 @lru_cache(maxsize=2)

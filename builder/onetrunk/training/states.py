@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from onetrunk.nn.trunk import Trunk
@@ -64,11 +65,7 @@ def tokenise(trunk: Trunk, texts: Texts, max_length: int) -> TokenRows:
     Raises:
         UserError: The trunk cannot read that many tokens, or they are too few for its special tokens.
     """
-    tokenizer = trunk.tokenizer()
-    pair = len(texts) > 0 and not isinstance(texts[0], str)
-    # With fewer, the library would not cut at all.
-    check_max_length(trunk, max_length, tokenizer.num_special_tokens_to_add(pair) + (2 if pair else 1))
-    tokenizer.enable_truncation(max_length)
+    tokenizer = text_tokenizer(trunk, max_length, pair=len(texts) > 0 and not isinstance(texts[0], str))
     ids: list[NDArray[np.int32]] = []
     type_ids: list[NDArray[np.uint8]] = []
     cut = 0
@@ -79,6 +76,24 @@ def tokenise(trunk: Trunk, texts: Texts, max_length: int) -> TokenRows:
             cut += bool(encoding.overflowing)
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     return TokenRows(np.concatenate(ids), np.concatenate(type_ids), lengths, cut)
+
+
+def text_tokenizer(trunk: Trunk, max_length: int, *, pair: bool) -> Tokenizer:
+    """Return a fresh tokenizer that truncates.
+
+    Args:
+        trunk: The trunk, which brings the tokenizer.
+        max_length: The longest text in tokens.
+        pair: Whether it is for pairs of texts.
+
+    Raises:
+        UserError: The trunk cannot read that many tokens, or they are too few for its special tokens.
+    """
+    tokenizer = trunk.tokenizer()
+    # With fewer, the library would not cut at all.
+    check_max_length(trunk, max_length, tokenizer.num_special_tokens_to_add(pair) + (2 if pair else 1))
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
 
 
 def check_max_length(trunk: Trunk, max_length: int, least: int = 3) -> None:

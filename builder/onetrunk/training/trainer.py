@@ -23,7 +23,7 @@ from onetrunk.tasks import Task
 from onetrunk.tasks.examples import part_of
 from onetrunk.training.compute import describe_machine
 from onetrunk.training.distillation import training_data
-from onetrunk.training.experiment import Experiment
+from onetrunk.training.experiment import Experiment, labels_windows
 from onetrunk.training.loop import DivergedError, FitState, Weights, fit
 from onetrunk.training.models import new_model, save_weights, weights_file
 from onetrunk.training.runs import RunRecord, RunSpec
@@ -47,8 +47,11 @@ def run_key(spec: RunSpec, experiment: Experiment) -> str:
         UserError: The experiment has no such task, or its data have faults.
     """
     facts = [experiment.trunk.identity, json.dumps(experiment.data_facts(spec.task)), experiment.compute.identity]
-    if options := experiment.task(spec.task).options:
+    task = experiment.task(spec.task)
+    if options := task.options:
         facts.append(json.dumps(options, sort_keys=True))
+    if labels_windows(task):
+        facts.append(f"windows that overlap by {task.window_overlap}")
     if spec.distillation is not None and spec.distillation.other_texts:
         # The student also depends on the other tasks' texts.
         facts += [json.dumps(experiment.data_facts(name)) for name in sorted(experiment.tasks)]

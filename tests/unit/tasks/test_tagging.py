@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score as seqeval_f1
+from tokenizers import Tokenizer
 
 from onetrunk.export.precision import halve_file
-from onetrunk.tasks.examples import token_offsets
+from onetrunk.tasks.examples import Examples, in_windows, token_offsets
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.crf import TokenOutput, decode, negative_log_likelihood
 from onetrunk.tasks.kinds.span_tags import bio_tags, forbidden_transitions, read_spans, spans_of, tag_indices
 from onetrunk.tasks.metrics import span_f1, token_accuracy
+from tests.fixtures.tokenizers import FORMS, tokenizer_json_of
 
 TYPES = ("artist", "album")
 KIND = get_kind("tagging")
@@ -402,3 +405,25 @@ def test_a_difference_from_nan_is_nan(tag):
     expected = np.array([[[1.0, 0.5], [2.0, 0.5]]], dtype=np.float32)
     found = np.array([[[tag, 0.5], [2.0, np.nan]]], dtype=np.float32)
     assert np.isnan(KIND.answers.difference(found, expected, space()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("split", "overlap"), [("train", 0.25), ("dev", 0.0)])
+def test_long_rows_are_taken_apart_into_windows_with_the_tags_of_their_words(form, split, overlap):
+    text = "the film was very good and the music café " * 12
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    target = tuple((start, end, 1 if text[start:end] == "café" else 0) for start, end in words)
+    rows = Examples("rows", (text, "café"), (target, ((0, 4, 1),)), "0")
+    found = in_windows(
+        rows, get_kind("tagging"), Tokenizer.from_str(tokenizer_json_of(form)), split=split, max_length=24,
+        overlap=0.25,
+    )  # fmt: skip
+    assert (found.texts[-1], found.targets[-1]) == ("café", ((0, 4, 1),))
+    assert len(found.texts) > 5
+    assert f"1 of 2 {split} texts are longer than 24 tokens, and read in {len(found) - 1} windows" in found.notes
+    seen = 0
+    for part, tags in zip(found.texts, found.targets, strict=True):
+        seen += len(tags)
+        assert [part[start:end] for start, end, _ in tags] == part.split()
+        assert [part[start:end] == "café" for start, end, _ in tags] == [tag == 1 for _, _, tag in tags]
+    assert (seen == len(words) + 1) == (overlap == 0)

@@ -165,6 +165,19 @@ class LabelCodec(ABC):
         """Return targets as the metrics take them: in place of soft ones, the labels that are most probable."""
         return targets
 
+    def part(self, encoded: Any, start: int, end: int) -> Any:
+        """Return the encoded label of a part of a text, of a kind whose labels are about parts of it.
+
+        Args:
+            encoded: The encoded label of the whole text.
+            start: The part's first character.
+            end: The character after its last.
+
+        Raises:
+            ValueError: Labels of this kind are about whole texts.
+        """
+        raise ValueError("a label of this kind is about a whole text")
+
     def encoded_of(
         self,
         raw: NDArray[np.float32],

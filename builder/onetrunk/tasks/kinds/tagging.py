@@ -145,6 +145,14 @@ class TaggingCodec(LabelCodec):
             found[row, : len(tokens)] = _token_targets(words, tokens)
         return found
 
+    def part(self, encoded: tuple[Word, ...], start: int, end: int) -> tuple[Word, ...]:
+        """See ``LabelCodec.part``: the words in the part, by their places in it. Its border may cut a word."""
+        return tuple(
+            (max(first, start) - start, min(behind, end) - start, tag)
+            for first, behind, tag in encoded
+            if first < end and behind > start
+        )
+
     def encoded_of(
         self,
         raw: NDArray[np.float32],
