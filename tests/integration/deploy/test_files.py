@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.deploy import Deployer
 from onetrunk.export.errors import ParityError
+from onetrunk.protocol import transaction
 from onetrunk.protocol.ensemble_info import read_ensemble_info
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import read_manifest
@@ -20,6 +21,7 @@ from onetrunk.repository import BuildRequest, artifacts, build_repository
 from onetrunk.repository.state import read_state
 from onetrunk.repository.transaction import locked
 from onetrunk.serving.repository import read_repository
+from tests.fixtures.stand_ins import stand_in
 
 
 def pinned(repository, task, ensemble="multitask"):
@@ -508,7 +510,7 @@ def test_full_disk_is_told_and_leaves_what_was_served(deployer, repository, bund
 
     path = bundle()
     before = chain(repository, "multitask")
-    monkeypatch.setattr(os, what, full)
+    monkeypatch.setattr(transaction, "os", stand_in(os, **{what: full}))
     with pytest.raises(OneTrunkError, match="No space left on device"):
         deployer.deploy(path)
     monkeypatch.undo()
@@ -519,15 +521,12 @@ def test_full_disk_is_told_and_leaves_what_was_served(deployer, repository, bund
 
 
 def test_repository_that_cannot_be_written_is_told(deployer, repository, bundle, chain, monkeypatch):
-    from pathlib import Path
-
     path, before = bundle(), chain(repository, "multitask")
 
     def read_only(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "mkdir", read_only)
-    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(transaction, "os", stand_in(os, open=read_only))
     with pytest.raises(OneTrunkError, match="Read-only file system"):
         deployer.deploy(path)
     monkeypatch.undo()

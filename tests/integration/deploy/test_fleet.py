@@ -16,6 +16,7 @@ from onetrunk.protocol.errors import NotReady, ServerError, UserError
 from onetrunk.repository import artifacts
 from onetrunk.repository.state import read_state
 from tests.fixtures.fake_server import FakeServer
+from tests.fixtures.stand_ins import stand_in
 
 ADDRESSES = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
 FAULTY = ADDRESSES[1]
@@ -262,7 +263,7 @@ def test_a_replica_that_comes_late_follows_the_others(fleet, new, monkeypatch):
         assert (host, port) == ("onetrunk-headless", 8001)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("onetrunk.deploy.fleet.socket", stand_in(socket, getaddrinfo=resolve))
     fleet.fail_at(("load multitask", 0), lambda server: hosts.append("127.0.0.3"), "127.0.0.1:8001")
     report = fleet.deployer("dns:onetrunk-headless:8001").deploy(new)
     assert [answer.address for answer in report.replicas] == [f"127.0.0.{n}:8001" for n in (1, 2, 3)]
@@ -337,7 +338,7 @@ def test_servers_of_a_file_and_a_name_without_address(repository, tmp_path, monk
     def nothing(*args, **options):
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", nothing)
+    monkeypatch.setattr("onetrunk.deploy.fleet.socket", stand_in(socket, getaddrinfo=nothing))
     with (
         Deployer(repository, servers="dns:nobody:8001", admin_key="k") as deployer,
         pytest.raises(NotReady, match="nobody has no address"),

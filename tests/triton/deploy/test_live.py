@@ -30,6 +30,7 @@ from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
+from tests.fixtures.stand_ins import stand_in
 
 pytestmark = pytest.mark.slow
 
@@ -390,7 +391,7 @@ def test_what_a_dead_deployer_left_loads_on_a_fresh_server(
                 raise Dead
 
         with monkeypatch.context() as patch:
-            patch.setattr(transaction.os, "replace", replace)
+            patch.setattr(transaction, "os", stand_in(os, replace=replace))
             with pytest.raises(Dead):
                 deployer.deploy(new)
         server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None)

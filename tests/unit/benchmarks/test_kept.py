@@ -1,5 +1,7 @@
 """What a comparison keeps: only whole, and only as long as the same code would make it again."""
 
+import shutil
+
 import onnx
 import pytest
 from google.protobuf import text_format
@@ -9,6 +11,7 @@ from benchmarks.compare import kept, shapes, whole_models
 from benchmarks.compare.kept import kept_folder, whole_folder
 from benchmarks.compare.whole_models import WholeModel, empty_file, single_file, token_inputs, write_repository
 from onetrunk.protocol.errors import OneTrunkError
+from tests.fixtures.stand_ins import stand_in
 
 
 def interrupt(*_):
@@ -70,7 +73,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
 def test_a_trunk_that_was_not_finished_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "_BASE", {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8})
     with monkeypatch.context() as patch:
-        patch.setattr(shapes.shutil, "copyfile", interrupt)
+        patch.setattr(shapes, "shutil", stand_in(shutil, copyfile=interrupt))
         with pytest.raises(KeyboardInterrupt):
             shapes.distil_trunk(tmp_path)
     names = {file.name for file in shapes.distil_trunk(tmp_path).iterdir()}

@@ -9,10 +9,11 @@ import pytest
 
 from onetrunk.client.bench import perf_analyzer as installation
 from onetrunk.client.bench.perf_analyzer import NoPerfAnalyzer, find_perf_analyzer
+from tests.fixtures.stand_ins import stand_in
 
 
 def test_a_program_that_is_missing_or_does_not_start(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(installation, "sys", stand_in(sys, executable=str(tmp_path / "python")))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NoPerfAnalyzer, match="neither beside this Python nor on PATH") as raised, find_perf_analyzer():
         pass

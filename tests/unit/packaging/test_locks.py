@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from locks import install, make
 from onetrunk.toml_file import tomllib
+from tests.fixtures.stand_ins import stand_in
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -142,10 +143,12 @@ def test_a_file_with_another_hash_is_not_installed(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("there", ["2.13.0", "2.13.0+cu130"])
-def test_a_torch_that_its_user_has_chosen_stays(monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+def test_a_torch_that_its_user_has_chosen_stays(monkeypatch: pytest.MonkeyPatch, there: str, tmp_path: Path) -> None:
     monkeypatch.setattr(install, "installed", lambda package: there)
-    monkeypatch.setattr(install.subprocess, "run", lambda *arguments, **options: pytest.fail("nothing is installed"))
-    monkeypatch.setattr(install.Path, "read_text", lambda path: "torch==2.13.0 \\\n    --hash=sha256:0\n")
+    nothing = stand_in(subprocess, run=lambda *arguments, **options: pytest.fail("nothing is installed"))
+    monkeypatch.setattr(install, "subprocess", nothing)
+    monkeypatch.setattr(install, "LOCKS", tmp_path)
+    (tmp_path / "torch.txt").write_text("torch==2.13.0 \\\n    --hash=sha256:0\n")
     install.install_torch()
 
 
@@ -162,6 +165,6 @@ def test_the_build_for_cpus_is_taken_if_there_is_one(
         return subprocess.CompletedProcess(command, found)
 
     monkeypatch.setattr(install, "installed", lambda package: "")
-    monkeypatch.setattr(install.subprocess, "run", run)
+    monkeypatch.setattr(install, "subprocess", stand_in(subprocess, run=run))
     install.install_torch()
     assert asked == expected

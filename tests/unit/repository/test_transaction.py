@@ -10,6 +10,7 @@ import pytest
 from onetrunk.protocol import transaction as module
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.transaction import Transaction, finish_transaction, locked
+from tests.fixtures.stand_ins import stand_in
 
 
 class Crash(BaseException):
@@ -125,7 +126,7 @@ def test_full_disk_is_told_and_leaves_the_old_repository(repository, monkeypatch
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(module, "os", stand_in(os, fsync=full))
     with pytest.raises(OneTrunkError, match="No space left on device while committing"):
         publish(repository)
     monkeypatch.undo()

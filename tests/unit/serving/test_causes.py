@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from onetrunk.serving import causes
 from onetrunk.serving.causes import death_cause, full_disks, oom_kills
+from tests.fixtures.stand_ins import stand_in
 
 LOG = "E1123 22:30:53.5 1 a.cc:1] \"failed to load 'head_mood' version 1: Internal: head_mood: broken\"\n"
 FULL = SimpleNamespace(f_blocks=100, f_bavail=0, f_frsize=4096)
@@ -19,7 +21,7 @@ ROOMY = SimpleNamespace(f_blocks=10**6, f_bavail=10**6, f_frsize=4096)
 def disks(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The paths that are full."""
     full: set[str] = set()
-    monkeypatch.setattr(causes.os, "statvfs", lambda path: FULL if str(path) in full else ROOMY)
+    monkeypatch.setattr(causes, "os", stand_in(os, statvfs=lambda path: FULL if str(path) in full else ROOMY))
     return full
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -19,6 +20,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.serving import installation
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
 from onetrunk.serving.installation import Installation, Runtime, environment, find_libpython, find_triton, make_runtime
+from tests.fixtures.stand_ins import stand_in
 
 HERE = Installation(
     binary=Path("/triton/bin/tritonserver"),
@@ -63,7 +65,11 @@ def test_the_folder_of_the_sockets_is_closed_to_others_and_short_enough(
 ) -> None:
     deep = tmp_path / ("d" * 120)
     deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+
+    def make_folder(prefix: str, dir: str | Path = deep) -> str:
+        return tempfile.mkdtemp(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(installation, "tempfile", stand_in(tempfile, mkdtemp=make_folder))
     runtime = make_runtime(find_triton())
     try:
         assert stat.S_IMODE(runtime.folder.stat().st_mode) == 0o700
@@ -107,9 +113,8 @@ def test_triton_is_found_without_importing_its_package() -> None:
 )
 def test_what_is_missing_names_its_pip_line(monkeypatch: pytest.MonkeyPatch, package: str, message: str) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        installation.importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
-    )
+    util = stand_in(importlib.util, find_spec=lambda name: None if name == package else find_spec(name))
+    monkeypatch.setattr(installation, "importlib", stand_in(importlib, util=util))
     with pytest.raises(UserError, match=message):
         find_triton()
 
@@ -118,7 +123,7 @@ def test_a_python_without_a_stub_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     class Version:
         major, minor = 3, 99
 
-    monkeypatch.setattr(installation.sys, "version_info", Version)
+    monkeypatch.setattr(installation, "sys", stand_in(sys, version_info=Version))
     with pytest.raises(UserError, match=r"no Python backend for Python 3\.99 \(it has: 3\.10, "):
         find_triton()
 
@@ -126,15 +131,17 @@ def test_a_python_without_a_stub_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_libpython_is_taken_from_a_python_that_brings_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     library = tmp_path / "lib" / "libpython3.99.so.1.0"
-    monkeypatch.setattr(installation.sys, "base_prefix", str(tmp_path))
-    monkeypatch.setattr(installation.ctypes.util, "find_library", lambda name: f"lib{name}.so.1.0")
+    monkeypatch.setattr(installation, "sys", stand_in(sys, base_prefix=str(tmp_path)))
+    util = stand_in(ctypes.util, find_library=lambda name: f"lib{name}.so.1.0")
+    monkeypatch.setattr(installation, "ctypes", stand_in(ctypes, util=util))
     assert find_libpython("3.99") is None, "the dynamic linker finds it"
     library.touch()
     assert find_libpython("3.99") == library
 
 
 def test_a_machine_without_libpython_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation.ctypes.util, "find_library", lambda name: None)
+    util = stand_in(ctypes.util, find_library=lambda name: None)
+    monkeypatch.setattr(installation, "ctypes", stand_in(ctypes, util=util))
     with pytest.raises(UserError, match=r"needs libpython3\.99\.so\.1\.0.*apt-get install libpython3\.99"):
         find_libpython("3.99")
 

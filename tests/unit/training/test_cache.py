@@ -17,6 +17,7 @@ from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.states import tokenise
+from tests.fixtures.stand_ins import stand_in
 from tests.fixtures.tasks import mood_rows
 
 TEXTS = [row["sentence"] for row in mood_rows(120, seed=3)]
@@ -118,7 +119,9 @@ def test_file_that_was_cut_off_is_made_anew(cache, passes):
 
 
 def test_too_little_room_is_reported_before_anything_runs(cache, passes, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(
+        "onetrunk.training.cache.shutil", stand_in(shutil, disk_usage=lambda path: SimpleNamespace(free=1000))
+    )
     with pytest.raises(OneTrunkError, match=r"the disk is full: .* need 0.00 GB, and 0.00 GB are free; .*--cache"):
         cache.states(TEXTS, [1], max_length=32)
     assert passes.taps == []

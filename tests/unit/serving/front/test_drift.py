@@ -27,6 +27,7 @@ from onetrunk.serving.front.questions import Question, read_message
 from onetrunk.serving.front.settings import Limits
 from onetrunk.tasks.kinds import get_kind
 from tests.fixtures.fake_triton import TASKS
+from tests.fixtures.stand_ins import stand_in
 
 NAMED = Question("multitask", (), (), ("mood",))
 EVEN = [0, 0, 0, 0, 0, 0.2, 0.2, 0.2, 0.2, 0.2]
@@ -295,7 +296,7 @@ def test_a_full_disk_is_told_once_and_so_is_its_end(tmp_path, monkeypatch, caplo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as disk:
-        disk.setattr(os, "replace", full)
+        disk.setattr("onetrunk.serving.front.drift.monitor.os", stand_in(os, replace=full))
         for _ in range(5):
             count()
     count()

@@ -11,6 +11,7 @@ import pytest
 
 from onetrunk.serving.front import operations
 from tests.fixtures.fake_triton import EMBEDDING
+from tests.fixtures.stand_ins import stand_in
 from tests.unit.serving.front.conftest import Served
 
 
@@ -196,6 +197,6 @@ def test_others_have_their_turn_while_a_long_answer_is_made(
         return await sleep(seconds, *more)
 
     monkeypatch.setattr(operations, "TURN_S", 0.0)
-    monkeypatch.setattr(operations.asyncio, "sleep", counted)
+    monkeypatch.setattr(operations, "asyncio", stand_in(asyncio, sleep=counted))
     assert served.ask("POST", path, body)[0] == 200
     assert turns >= 40

@@ -24,6 +24,7 @@ from onetrunk.serving.front import sample as sample_module
 from onetrunk.serving.front.cli import serve_front
 from onetrunk.serving.front.sample import MOST_TEXT_BYTES, Sample, check_sample
 from onetrunk.serving.front.settings import Sampling
+from tests.fixtures.stand_ins import stand_in
 
 
 def answer(task="mood"):
@@ -280,7 +281,7 @@ def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path, monkeypatch):
     def busy(source, target):
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), source, None, target)
 
-    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr("onetrunk.serving.front.sample.os", stand_in(os, replace=busy))
     with pytest.raises(UserError, match="mounted by itself, and so cannot be replaced: mount a folder"):
         check_sample(tmp_path / "texts.jsonl")
     assert [file.name for file in tmp_path.iterdir()] == [".texts.jsonl.lock"]
