@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LeftOut
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LabelAgreement, LeftOut
 from onetrunk.adopt.request import ModelRequest
 from onetrunk.adopt.teacher import ModelTeacher, ranges_of
 from onetrunk.files import atomic_write_text
@@ -29,13 +28,14 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import read_json
-from onetrunk.tasks import Examples, Task, read_examples
+from onetrunk.tasks import Examples, Task
 from onetrunk.tasks.examples import Texts, targets_of, token_offsets
+from onetrunk.tasks.formats import sha256_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Scores
 from onetrunk.tasks.metrics import measure
+from onetrunk.tasks.records import Reading
 from onetrunk.tasks.rows import Text
-from onetrunk.tasks.text_file import read_texts
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.compute import DeviceName
 from onetrunk.training.distillation import training_data
@@ -92,7 +92,8 @@ def adopt_model(
     """
     key = _key(request, workshop, settings)
     if (found := _finished(workshop, request.classifier.name, key)) is not None:
-        return found
+        # The folder of the model, or of the texts, may have been moved since.
+        return found.model_copy(update={"source": request.classifier.source, "texts": request.texts.source})
     began = time.monotonic()
     adopting = _Adoption.begin(request, workshop, settings, progress)
     attempts: list[Attempt] = []
@@ -146,7 +147,7 @@ class _Adoption:
         notes = [*classifier.notes, *request.texts.notes]
         task = _task_of(request, teacher, settings, notes, progress)
         experiment.config = dataclasses.replace(config, tasks=(task,))
-        labelled = _labelled(request, task)
+        labelled = request.labelled(task)
         encoder = teacher.encoder_like(workshop.trunk)
         lessons = make_lessons(
             task,
@@ -205,6 +206,7 @@ class _Adoption:
             tap=tap,
             layers=layers,
             agreement=comparison.agreement,
+            constant_agreement=comparison.constant_agreement(),
             divergence=None if divergence is None else float(divergence.mean()),
             score=self._score(run),
             seconds=round(run.seconds, 1),
@@ -215,9 +217,9 @@ class _Adoption:
         if self._scored(attempt):
             assert attempt.score is not None
             assert self.teacher_score is not None
-            return attempt.score >= self.settings.kept * self.teacher_score
+            return attempt.score >= self.settings.kept * self.teacher_score and not attempt.is_trivial
         near = attempt.divergence is None or attempt.divergence <= self.settings.divergence
-        return attempt.agreement >= self.settings.agreement and near
+        return attempt.agreement >= self.settings.agreement and near and not attempt.is_trivial
 
     def quality(self, attempt: Attempt) -> tuple[bool, float]:
         """Return what the best attempt has most of."""
@@ -236,35 +238,16 @@ class _Adoption:
         left_out: Sequence[LeftOut],
         seconds: float,
     ) -> AdoptedModel:
-        classifier, texts, lessons = (
-            self.request.classifier,
-            self.request.texts,
-            self.experiment.lessons(self.task.name),
-        )
-        assert lessons is not None
         comparison = self._compare(run)
-        answers = get_kind(self.task.kind).answers
-        story: dict[str, Any] = {
-            "teacher": classifier.source,
-            "teacher_sha256": classifier.sha256,
-            f"{'agreement' if answers.agreement_measure == 'share' else 'correlation'}_on_dev_texts": round(
-                best.agreement, 4
-            ),
-        }
-        if best.divergence is not None:
-            story["mean_divergence_on_dev_texts_nats"] = round(best.divergence, 4)
-        if self.labelled is not None and best.score is not None and self.teacher_score is not None:
-            story[f"{self.task.metric}_of_the_teacher_on_labelled_rows"] = round(self.teacher_score, 4)
-            story[f"{self.task.metric}_of_the_head_on_labelled_rows"] = round(best.score, 4)
-            story["labelled_rows"] = len(self.labelled)
         result = write_bundle(
             trained_head(run, self.experiment),
             run,
             self.experiment,
             heads=self.workshop.heads,
-            story={"adopted": story},
+            story={"adopted": self._story(best)},
         )
-        weights = (result.bundle / "head.safetensors").stat().st_size
+        classifier, lessons = self.request.classifier, self.experiment.lessons(self.task.name)
+        assert lessons is not None
         return AdoptedModel(
             key=key,
             name=self.task.name,
@@ -274,28 +257,62 @@ class _Adoption:
             kind=self.task.kind,
             form=self.task.form,
             labels=self.task.labels,
-            texts=texts.source,
+            texts=self.request.texts.source,
             train_texts=len(lessons.train),
             dev_texts=len(lessons.dev),
             start=self.start,
             tap=best.tap,
             layers=best.layers,
             agreement=best.agreement,
-            agreement_measure=answers.agreement_measure,
+            agreement_measure=get_kind(self.task.kind).answers.agreement_measure,
+            constant_agreement=best.constant_agreement,
+            by_label=comparison.by_label(self.task),
             divergence=best.divergence,
             metric=self.task.metric,
             labelled_rows=len(self.labelled) if self.labelled is not None else 0,
             teacher_score=self.teacher_score,
             head_score=best.score,
+            floor=self.settings.floor(scored=self._scored(best), correlation=best.constant_agreement is None),
             reached=self.is_enough(best),
             attempts=tuple(attempts),
             left_out=tuple(left_out),
             differences=tuple(comparison.differences(lessons.dev.texts, self.task)),
             teacher_bytes=classifier.size_bytes,
-            head_bytes=weights,
+            head_bytes=(result.bundle / "head.safetensors").stat().st_size,
             seconds=round(seconds, 1),
-            notes=tuple(dict.fromkeys([*self.notes, *result.notes])),
+            notes=tuple(dict.fromkeys([*self.notes, *result.notes, *self._triviality(best)])),
         )
+
+    def _story(self, best: Attempt) -> dict[str, Any]:
+        """Return what the bundle's card says of the adoption."""
+        classifier, metric = self.request.classifier, self.task.metric
+        measured_by = get_kind(self.task.kind).answers.agreement_measure
+        story: dict[str, Any] = {
+            "teacher": classifier.source,
+            "teacher_sha256": classifier.sha256,
+            f"{'agreement' if measured_by == 'share' else 'correlation'}_on_dev_texts": round(best.agreement, 4),
+        }
+        if best.divergence is not None:
+            story["mean_divergence_on_dev_texts_nats"] = round(best.divergence, 4)
+        if self.labelled is not None and best.score is not None and self.teacher_score is not None:
+            story[f"{metric}_of_the_teacher_on_labelled_rows"] = round(self.teacher_score, 4)
+            story[f"{metric}_of_the_head_on_labelled_rows"] = round(best.score, 4)
+            story["labelled_rows"] = len(self.labelled)
+        return story
+
+    def _triviality(self, best: Attempt) -> Iterator[str]:
+        """Say so where the agreement says little, since nearly all texts have the same answer."""
+        if best.constant_agreement == 1:
+            yield (
+                "the model gives the same answer to all texts that are compared, so nothing is seen of how well the "
+                "head tells texts apart: give texts that it answers differently"
+            )
+        elif best.is_trivial and best.agreement >= self.settings.agreement:
+            yield (
+                f"the model's commonest answer alone would agree on {100 * (best.constant_agreement or 0):.1f}% of the "
+                "texts, and the head does not make up for half of the rest, so the floor is missed: give more texts "
+                "with the rarer answers"
+            )
 
     def _compare(self, run: RunRecord) -> _Comparison:
         head = trained_head(run, self.experiment).to(self.experiment.compute.device)
@@ -366,8 +383,31 @@ class _Comparison:
     agreement: float
     divergence: NDArray[np.float32] | None
 
+    def constant_agreement(self) -> float | None:
+        """Return the share of texts on which a head would agree that always gave the teacher's commonest answer."""
+        held = self._held(self.teacher, self.config.task)
+        if held is None:
+            return None
+        if get_kind(self.config.task.kind).by_token:
+            return float((~held.any(axis=1)).mean())  # the only answer that fits every text has no spans
+        return float(np.unique(held, axis=0, return_counts=True)[1].max() / len(held))
+
+    def by_label(self, task: Task) -> tuple[LabelAgreement, ...]:
+        """Return for each label how many texts have it by the teacher, by the head, and by both."""
+        teacher, head = self._held(self.teacher, task), self._held(self.head, self.config)
+        if teacher is None or head is None or task.labels is None:
+            return ()
+        counts = zip(task.labels, teacher.sum(axis=0), head.sum(axis=0), (teacher & head).sum(axis=0), strict=True)
+        return tuple(
+            LabelAgreement(label=label, teacher=int(one), head=int(other), both=int(both))
+            for label, one, other, both in counts
+        )
+
+    def _held(self, scores: Scores, config: Task | _Fitted) -> NDArray[np.bool_] | None:
+        return get_kind(self.config.task.kind).answers.labels_held(scores, config)
+
     def differences(self, texts: Texts, task: Task) -> list[Difference]:
-        """Return the texts on which both differ most: first those that are answered in another way."""
+        """Return the texts that are answered differently, those that are furthest apart first."""
         answers = get_kind(task.kind).answers
         apart = answers.distance(self.teacher, self.head, self.config)
         rank = apart + (0 if self.divergence is None else 1e-3 * np.minimum(self.divergence, 1))
@@ -379,7 +419,7 @@ class _Comparison:
                 distance=round(float(apart[row]), 4),
             )
             for row in np.argsort(-rank, kind="stable")[:_SHOWN_TEXTS]
-            if rank[row] > 0
+            if apart[row] > 0
         ]
 
 
@@ -407,45 +447,15 @@ def _task_of(
     notes: list[str],
     progress: ProgressCallback,
 ) -> Task:
-    classifier, texts = request.classifier, request.texts
-    values: dict[str, Any] = {
-        "name": classifier.name,
-        "kind": classifier.kind,
-        "form": texts.form,
-        "train": texts.source,
-        "dev": str(request.dev.resolve()) if request.dev is not None else settings.dev_share,
-        "label_field": request.label_field,
-    }
-    if texts.fields:
-        values["text_field"] = texts.fields[0]
-        values["text_pair_field"] = texts.fields[-1]
-    if classifier.kind == "regression":
-        found = request.range
-        if found is None:
-            found = ranges_of(teacher.outputs(texts.texts, progress))
-            notes.append(
-                f"{classifier.folder}: its range is taken from its answers: {found[0]:g} to {found[1]:g}; --range "
-                "gives another"
-            )
-        values["range"] = found
-    else:
-        values["labels"] = classifier.labels
-    if classifier.kind == "tagging":
-        # The order of tags cannot be learned from their probabilities alone.
-        values["options"] = {"output": "softmax"}
-    try:
-        return Task.model_validate(values)
-    except ValidationError as error:
-        rule = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{classifier.folder}: no task can be made of it: {rule}") from error
-
-
-def _labelled(request: ModelRequest, task: Task) -> Examples | None:
-    """Read the labelled dev data, whose columns may have other names than those of the texts."""
-    if request.dev is None:
-        return None
-    fields = read_texts(request.dev, form=task.form).fields
-    return read_examples(task.model_copy(update={"text_field": fields[0], "text_pair_field": fields[-1]}), "dev")
+    if request.classifier.kind != "regression" or request.range is not None:
+        return request.task(dev_share=settings.dev_share)
+    numbers = request.labelled_numbers()
+    found = ranges_of(teacher.outputs(request.texts.texts, progress), numbers)
+    notes.append(
+        f"{request.classifier.folder}: its range is taken from its answers{' and the labels' if numbers else ''}: "
+        f"{found[0]:g} to {found[1]:g}; --range gives another"
+    )
+    return request.task(found, dev_share=settings.dev_share)
 
 
 def _without(texts: Sequence[Text], labelled: Examples | None) -> Texts:
@@ -477,6 +487,7 @@ def _key(request: ModelRequest, workshop: Workshop, settings: AdoptSettings) -> 
     facts = [
         classifier.sha256,
         [classifier.kind, classifier.outputs, classifier.thresholds, request.range, request.label_field],
+        [request.text_field, request.pair_field, request.skip_bad_rows],
         hashlib.sha256(repr(request.texts.texts).encode("utf-8", "surrogatepass")).hexdigest(),
         _sha256(request.dev),
         workshop.trunk.identity,
@@ -486,12 +497,7 @@ def _key(request: ModelRequest, workshop: Workshop, settings: AdoptSettings) -> 
 
 
 def _sha256(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return None if path is None else sha256_of(path, Reading(split="dev"))
 
 
 def _record_path(workshop: Workshop, name: str) -> Path:

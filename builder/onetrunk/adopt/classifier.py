@@ -1,13 +1,14 @@
 """Fine-tuned classifiers: the folder or hub id of a model of `transformers`, and what its configuration says of it.
 
-Nothing is loaded here: weights are hashed, they must be safetensors, and a folder that brings code of its own is
-refused.
+Nothing is loaded here: weights are hashed, they must be safetensors, and a folder that brings code of its own, or has
+other files loaded than those that are hashed, is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "spm.model",
+    "tokenizer.model",
+    "bpe.codes",
 )
 _MAX_JSON_BYTES = 2**26
 _SEQUENCE, _TOKEN = "ForSequenceClassification", "ForTokenClassification"
@@ -41,6 +44,9 @@ _KIND_OF_PROBLEM = {
     "multi_label_classification": "multilabel",
     "regression": "regression",
 }
+# Keys that may name code of a hub.
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+_ADAPTER = "adapter_config.json"
 _LAYER_KEYS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 _UNNAMED = re.compile(r"LABEL_\d+")
 _TAG = re.compile(r"([BILUES])[-_](.+)")
@@ -97,6 +103,11 @@ def open_classifier(
         UserError: There is no such model, it is none that is read, or its configuration does not tell what is needed.
     """
     folder, asked = _find(source)
+    if (folder / _ADAPTER).exists():
+        raise UserError(
+            f"{folder}: an adapter of PEFT, and not a whole model: save what model.merge_and_unload() returns, and its "
+            "tokenizer, into a folder"
+        )
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no config.json in it; give a folder that save_pretrained has written, or a hub id")
     checkpoint = open_checkpoint(folder)
@@ -138,7 +149,8 @@ def name_of(source: str) -> str:
         UserError: Nothing is left of it.
     """
     last = source.split("@")[0] if not Path(source).exists() else str(Path(source).resolve())
-    name = re.sub(r"[^a-z0-9]+", "_", Path(last).name.lower()).strip("_")
+    plain = unicodedata.normalize("NFKD", Path(last).name.lower()).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
     return check_name(f"m_{name}" if name[:1].isdigit() else name)
 
 
@@ -157,6 +169,11 @@ def check_name(name: str) -> str:
 def _find(source: str) -> tuple[Path, str]:
     if Path(source).is_dir():
         return Path(source), source
+    if Path(source).is_file():
+        raise UserError(
+            f"{source}: a file, and no model; what a file says about texts teaches a head by train-head TASK.toml "
+            f"--teacher {source:.60}"
+        )
     found = HUB_ID.fullmatch(source)
     if found is None:
         raise UserError(f"{source}: no such folder; give a folder of a model, or a hub id as owner/name")
@@ -179,6 +196,16 @@ def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
             raise UserError(
                 f"{folder / file}: auto_map names code that comes with the model, which is not run; adopt a model of a "
                 "class that transformers has itself"
+            )
+    longest = tokenizer.get("model_max_length", 1) if isinstance(tokenizer, dict) else None
+    if not isinstance(longest, (int, float)) or not longest >= 1:
+        raise UserError(
+            f"{folder}/tokenizer_config.json: model_max_length is {longest!r:.40}; it is the longest text in tokens"
+        )
+    for key in _IMPLEMENTATIONS:
+        if key in config and "/" in str(config[key]):
+            raise UserError(
+                f"{folder / CONFIG}: {key} names {config[key]!r:.60}, code of a hub, which is not run: remove the key"
             )
 
 

@@ -17,11 +17,14 @@ from onetrunk.protocol import __version__
 COUNTS = (8, 21, 64)
 """The numbers of models for which costs are computed."""
 
+_SHOWN_LABELS = 50
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8rem; text-align: right; }
 th { border-bottom: 1px solid #888; } td { border-bottom: 1px solid #ddd; }
 td:first-child, th:first-child, td.text { text-align: left; } td.text { max-width: 38rem; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dd { margin: 0; }
 .below { color: #a33; } .note { color: #666; } img { max-width: 100%; } summary { cursor: pointer; }
 """
 
@@ -32,11 +35,13 @@ def summary_rows(adopted: Sequence[AdoptedModel]) -> tuple[tuple[str, ...], list
         "model",
         "kind",
         "head",
-        "texts",
+        "compared on",
         "agreement",
+        "95% interval",
+        "constant",
         "mean KL, nats",
         "metric",
-        "teacher",
+        "model's",
         "head's",
         "kept",
         "floor",
@@ -49,8 +54,10 @@ def _row(one: AdoptedModel) -> tuple[str, ...]:
         one.name,
         f"{one.kind}, {one.form}",
         f"tap {one.tap}, {one.layers} layer{'s' if one.layers > 1 else ''}",
-        f"{one.train_texts:,}",
-        f"{one.agreement:.3f}" if one.agreement_measure == "correlation" else f"{100 * one.agreement:.1f}%",
+        f"{one.dev_texts:,}",
+        _share(one, one.agreement),
+        "" if (found := one.agreement_interval) is None else f"{100 * found[0]:.1f} to {100 * found[1]:.1f}",
+        "" if one.constant_agreement is None else _share(one, one.constant_agreement),
         "" if one.divergence is None else f"{one.divergence:.3f}",
         one.metric if one.labelled_rows else "no labels",
         _percent(one.teacher_score),
@@ -58,6 +65,10 @@ def _row(one: AdoptedModel) -> tuple[str, ...]:
         "" if one.kept is None else f"{100 * one.kept:.1f}%",
         "reached" if one.reached else "missed",
     )
+
+
+def _share(one: AdoptedModel, value: float) -> str:
+    return f"{value:.3f}" if one.agreement_measure == "correlation" else f"{100 * value:.1f}%"
 
 
 def _percent(score: float | None) -> str:
@@ -103,9 +114,15 @@ def page_of(adopted: Sequence[AdoptedModel], cost: ServingCost | None) -> str:
     """
     parts = [
         "<h1>Adopted models</h1>",
-        "<p>Each model labelled texts, and a head on one shared trunk learned from what it said. Agreement and "
-        "divergence are measured on texts that nothing was learned from. For a number, agreement is the "
-        "correlation.</p>",
+        "<p>Each model labelled texts, and a head on one shared trunk learned from what it said. All figures are of "
+        "texts that nothing was learned from.</p>",
+        _verdict(adopted),
+        '<dl class="note"><dt>agreement</dt><dd>The share of texts that model and head answer alike; for a number, the '
+        "correlation. The interval holds the share on all such texts with a probability of 95%: it is wide where few "
+        "texts are compared.</dd><dt>constant</dt><dd>On so many texts a head would agree that always gave the model's "
+        "commonest answer. An agreement that is hardly higher is worth nothing.</dd><dt>mean KL</dt><dd>How far the "
+        "head's probabilities are from the model's.</dd><dt>kept</dt><dd>The head's score on labelled texts as a share "
+        "of the model's.</dd></dl>",
         _table(*summary_rows(adopted)),
         _image(_draw_agreement(adopted), "agreement of each head with its model"),
     ]
@@ -126,6 +143,21 @@ def page_of(adopted: Sequence[AdoptedModel], cost: ServingCost | None) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Adopted models</title>\n'
         f"<style>{_STYLE}</style>\n" + "\n".join(parts) + f'\n<p class="note">OneTrunk {__version__}</p>\n</html>\n'
+    )
+
+
+def _verdict(adopted: Sequence[AdoptedModel]) -> str:
+    """Say which heads may replace their models, and what to do about the others."""
+    missed = [one.name for one in adopted if not one.reached]
+    if not missed:
+        return (
+            f"<p><strong>{'The head reaches' if len(adopted) == 1 else f'All {len(adopted)} heads reach'} the "
+            "floor.</strong> Read the texts that are answered differently before you replace a model.</p>"
+        )
+    return (
+        f'<p><strong class="below">{escape(", ".join(missed))}: the floor is missed.</strong> '
+        f"{len(adopted) - len(missed)} of {len(adopted)} heads reach it. More texts help most; --thorough tries a head "
+        "of all layers.</p>"
     )
 
 
@@ -165,9 +197,29 @@ def _model(one: AdoptedModel) -> str:
         f"{one.train_texts:,} texts to learn from, {one.dev_texts:,} to compare on{labelled}. Heads started from "
         f"{start}; the head takes {one.head_bytes / 1e6:,.1f} MB."
     )
+    floor = f"Floor: {one.floor}; {'reached' if one.reached else 'missed'}." if one.floor else ""
+    labels = (
+        _table(
+            ("label", "texts by the model", "by the head", "by both", "share that the head finds"),
+            [
+                (
+                    other.label,
+                    f"{other.teacher:,}",
+                    f"{other.head:,}",
+                    f"{other.both:,}",
+                    f"{100 * other.both / other.teacher:.0f}%" if other.teacher else "",
+                )
+                for other in sorted(one.by_label, key=lambda other: -other.teacher)[:_SHOWN_LABELS]
+            ],
+            long=True,
+        )
+        if one.by_label
+        else ""
+    )
     return (
-        f"<h2>{escape(one.name)}</h2>\n<p>{escape(about)}</p>\n{tried}\n"
-        f"<details><summary>Texts on which both differ most</summary>{differ}</details>\n{notes}"
+        f"<h2>{escape(one.name)}</h2>\n<p>{escape(about)}</p>\n<p>{escape(floor)}</p>\n{tried}\n{labels}\n"
+        f"<details><summary>{len(one.differences)} texts that are answered differently, those that are furthest apart "
+        f"first</summary>{differ if one.differences else ''}</details>\n{notes}"
     )
 
 

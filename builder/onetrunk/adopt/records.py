@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -44,6 +45,21 @@ class AdoptSettings(BaseModel):
     thorough: bool = False
     seed: int = 0
 
+    def floor(self, *, scored: bool, correlation: bool) -> str:
+        """Return the floor in words.
+
+        Args:
+            scored: Whether the score on labelled data counts.
+            correlation: Whether the answers are numbers.
+        """
+        if scored:
+            return f"{100 * self.kept:g}% of the model's own score on the labelled texts"
+        if correlation:
+            return f"a correlation of {self.agreement:g}"
+        return (
+            f"{100 * self.agreement:g}% of the texts alike, and a mean divergence of {self.divergence:g} nats at most"
+        )
+
     def candidates(self, depth: int) -> list[tuple[int, int]]:
         """Return the heads to try on a trunk of so many layers, as tap and layers, the cheapest first."""
         middle, third, sixth = depth // 2, depth // 3, depth // 6
@@ -71,6 +87,7 @@ class Attempt(BaseModel):
         tap: Its tap.
         layers: Its number of layers.
         agreement: The share of dev texts on which it answers as the teacher does; for a number the correlation.
+        constant_agreement: The share on which the teacher's commonest answer alone would agree; None for a number.
         divergence: The mean divergence of its probabilities from the teacher's, in nats; None without probabilities.
         score: Its score on labelled dev data; None without.
         seconds: What its training took.
@@ -82,10 +99,39 @@ class Attempt(BaseModel):
     tap: int
     layers: int
     agreement: float
+    constant_agreement: float | None = None
     divergence: float | None
     score: float | None
     seconds: float
     run: str
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether the commonest answer alone would agree nearly as often: more than half as many texts as it misses.
+
+        Where a model gives nearly all texts the same answer, a head that always gives it agrees on nearly all of them,
+        and is of no use.
+        """
+        constant = self.constant_agreement
+        return constant is not None and constant < 1 and 1 - self.agreement > (1 - constant) / 2
+
+
+class LabelAgreement(BaseModel):
+    """On how many dev texts teacher and head have one label, or of a tagger spans of one type.
+
+    Attributes:
+        label: The label.
+        teacher: The number of texts that have it by the teacher.
+        head: The number that have it by the head.
+        both: The number that have it by both.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str
+    teacher: int
+    head: int
+    both: int
 
 
 class LeftOut(BaseModel):
@@ -142,15 +188,18 @@ class AdoptedModel(BaseModel):
         layers: Its number of layers.
         agreement: See ``Attempt``.
         agreement_measure: ``share`` or ``correlation``.
+        constant_agreement: See ``Attempt``.
+        by_label: How far both agree on each label; empty for a number.
         divergence: See ``Attempt``.
         metric: The metric on labelled dev data.
         labelled_rows: The number of these; 0 if there are none.
         teacher_score: The teacher's score on them.
         head_score: The head's.
-        reached: Whether the floor was reached.
+        floor: The floor, in words.
+        reached: Whether it was reached.
         attempts: What was tried.
         left_out: What was not, since it was too far from the floor before training.
-        differences: The dev texts on which both differ most.
+        differences: The dev texts on which their answers differ, those that are furthest apart first; some 20 at most.
         teacher_bytes: The size of the model's weights.
         head_bytes: The size of the bundle's.
         seconds: What the adoption took in the session that ended it, without what was found on disk.
@@ -175,11 +224,14 @@ class AdoptedModel(BaseModel):
     layers: int
     agreement: float
     agreement_measure: str
+    constant_agreement: float | None = None
+    by_label: tuple[LabelAgreement, ...] = ()
     divergence: float | None
     metric: str
     labelled_rows: int
     teacher_score: float | None
     head_score: float | None
+    floor: str = ""
     reached: bool
     attempts: tuple[Attempt, ...]
     left_out: tuple[LeftOut, ...]
@@ -188,6 +240,16 @@ class AdoptedModel(BaseModel):
     head_bytes: int
     seconds: float
     notes: tuple[str, ...]
+
+    @property
+    def agreement_interval(self) -> tuple[float, float] | None:
+        """Where the agreement on all such texts probably lies (95%, Wilson 1927); None for a correlation."""
+        if self.agreement_measure != "share" or not self.dev_texts:
+            return None
+        n, share, z = self.dev_texts, self.agreement, 1.96
+        middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        return max(0.0, middle - half), min(1.0, middle + half)
 
     @property
     def kept(self) -> float | None:

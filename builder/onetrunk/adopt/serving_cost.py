@@ -19,7 +19,7 @@ from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.names import HIDDEN_STATE, Segment
+from onetrunk.protocol.names import HIDDEN_STATE, Segment, cut_trunk
 
 TOKENS = 64
 ROUNDS = 15
@@ -116,7 +116,8 @@ def measure_serving(
         inputs = {}
         for one in adopted:
             try:
-                encoder = load_trunk(one.source)
+                # A folder may be called like a trunk that has a name.
+                encoder = load_trunk(Path(one.source) if Path(one.source).is_dir() else one.source)
                 (folder / one.name).mkdir()
                 files[one.name] = ModelFiles(encoder, folder / one.name).single(whole=True)
                 whole[one.name] = Session(files[one.name], 1)
@@ -132,7 +133,7 @@ def measure_serving(
         states = {}
         for segment, path in segment_files.items():
             runs[f"segment {segment.name}"] = partial(sessions[path].run, dict(state))
-            state[HIDDEN_STATE] = states[segment.stop] = sessions[path].run(state)
+            state[segment.output] = states[segment.stop] = sessions[path].run(state)
         for one in kept:
             runs[f"head {one.name}"] = partial(
                 sessions[head_files[one.name]].run, {**arrays, HIDDEN_STATE: states[one.tap]}
@@ -158,14 +159,9 @@ def _files(
 ) -> tuple[dict[Segment, Path], dict[str, Path]]:
     """Export the trunk up to the deepest tap, from tap to tap, and the heads."""
     release = get_release(DEFAULT_RELEASE)
-    segments, start = {}, 0
-    for tap in sorted({one.tap for one in adopted} | {0}):
-        segment = Segment(start, tap)
-        # The embeddings belong to the first segment, unless a head stands on them.
-        if tap or any(one.tap == 0 for one in adopted):
-            segments[segment] = folder / f"{segment.name}.onnx"
-            export_segment(trunk, segment, segments[segment], release)
-            start = tap
+    segments = {one: folder / f"{one.name}.onnx" for one in cut_trunk({one.tap for one in adopted})}
+    for segment, path in segments.items():
+        export_segment(trunk, segment, path, release)
     files = {}
     for one in adopted:
         bundle = load_bundle(heads / one.name, trunk=trunk)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,9 +222,13 @@ def load_model(classifier: Classifier) -> tuple[nn.Module, Any]:
             raise
         except Exception as error:  # transformers raises many types for what does not go together
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if "ignore_mismatched_sizes" in reason:
+                reason = "its weights have other shapes than config.json describes"
             raise UserError(f"{folder}: transformers cannot load it: {reason:.200}") from error
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: the weights lack {missing[0]:.100}: was the model saved without its classifier?")
+    if tokenizer.pad_token is None:
+        raise UserError(f"{folder}: its tokenizer has no padding token: give tokenizer_config.json a pad_token")
     if classifier.by_token and not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokenizer has no tokenizer.json, without which tokens have no place in a text")
     if model.config.num_labels != len(classifier.outputs):
@@ -412,13 +415,14 @@ def _inside(probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return found
 
 
-def ranges_of(numbers: Sequence[Rows]) -> tuple[float, float]:
+def ranges_of(numbers: Sequence[Rows], labels: Sequence[float] = ()) -> tuple[float, float]:
     """Return a range for a model that answers with a number: round numbers that its answers lie between.
 
     Args:
         numbers: Its answers for many texts. *Shape of each:* (1, 1)
+        labels: Other numbers that lie between them, too.
     """
-    values = np.array(list(itertools.chain.from_iterable(numbers)), dtype=np.float64)
+    values = np.array([*(float(one[0, 0]) for one in numbers), *labels], dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     step = 10.0 ** np.floor(np.log10(max(high - low, 1e-6)))
     low, high = float(np.floor(low / step) * step), float(np.ceil(high / step) * step)

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from onetrunk.cli.console import progress_line
+from onetrunk.cli.console import print_table, progress_line
 from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR
 from onetrunk.protocol.command import errors_end_command
 
@@ -170,15 +168,18 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
         dev = of["dev"].get(name)
         if dev is not None and not Path(dev).exists():
             raise UserError(f"{dev}: no such file of labelled texts")
-        requests.append(
-            ModelRequest(
-                classifier=classifier,
-                texts=read[file, form],
-                dev=None if dev is None else Path(dev),
-                label_field=options["label_field"],
-                range=_range("--range", ranges.get(name)),
-            )
+        request = ModelRequest(
+            classifier=classifier,
+            texts=read[file, form],
+            dev=None if dev is None else Path(dev),
+            label_field=options["label_field"],
+            text_field=options["text_field"],
+            pair_field=options["pair_field"],
+            skip_bad_rows=options["skip_bad_rows"],
+            range=_range("--range", ranges.get(name)),
         )
+        request.labelled(request.task())  # a fault in the last model's data is told before the first model is run
+        requests.append(request)
     return requests
 
 
@@ -297,17 +298,11 @@ def _print(adopted: Sequence[AdoptedModel], cost: ServingCost | None, output: Pa
         }
         click.echo(json.dumps(found, indent=1))
         return
-    console = Console()
     tables = [("adopted models", *summary_rows(adopted))]
     if cost is not None and cost.whole:
         tables.append((f"one text of {cost.tokens} tokens, one thread", *cost_rows(cost)))
     for title, columns, rows in tables:
-        table = Table(title=title, title_justify="left")
-        for column in columns:
-            table.add_column(column, justify="left" if column == "model" else "right")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        print_table(columns, rows, title=title, texts=("model",))
     for one in adopted:
         for note in one.notes:
             click.echo(f"note: {note}", err=True)

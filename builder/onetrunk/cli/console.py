@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 if TYPE_CHECKING:
     from onetrunk.repository.working_copy import WorkingCopy
@@ -44,6 +46,32 @@ def progress_line() -> Iterator[Callable[[str, int, int], None]]:
                 shown_at = time.monotonic()
 
         yield show
+
+
+# A pipe has no width that a row must fit into.
+_PIPE_WIDTH = 200
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, texts: Sequence[str] = ()
+) -> None:
+    """Print a table on stdout.
+
+    Args:
+        columns: The names of its columns.
+        rows: The cells of each row.
+        title: A line above it.
+        texts: The columns that have texts, which begin on the left; numbers end on the right.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=title is None, justify="left" if column in texts else "right")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
 
 
 def print_published(copy: WorkingCopy) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from onetrunk.cli.console import print_table
 from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR, data_option, task_dir_option
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from onetrunk.training import TrainResult
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TEXTS = ("task", "dev score")
 
 _TASK_ARGUMENTS = (
     click.argument("tasks", nargs=-1, metavar="[TASK]..."),
@@ -290,22 +292,9 @@ def _print_results(results: Sequence[TrainResult], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([as_values(result) for result in results], indent=2))
         return
-    _print_table(COLUMNS, [row_cells(result) for result in results])
+    print_table(COLUMNS, [row_cells(result) for result in results], texts=_TEXTS)
     for result in results:
         if (curve := result.curve) is not None:
             click.echo()
             rows = [curve_cells(result.spec.task, curve.metric, point) for point in curve.points]
-            _print_table(CURVE_COLUMNS, rows)
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True, justify="left" if column in ("task", "dev score") else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe has no width that a row must fit into.
-        console.width = 200
-    console.print(table)
+            print_table(CURVE_COLUMNS, rows, texts=_TEXTS)

@@ -94,6 +94,35 @@ def read_texts(
     return TextRows(str(path), "pair" if len(fields) == 2 else "single", texts, fields, tuple(notes))
 
 
+def find_columns(
+    path: Path, *, form: Literal["single", "pair"], text_field: str | None = None, pair_field: str | None = None
+) -> tuple[str, ...]:
+    """Return the column of the texts of a data file, and for pairs also that of the second texts.
+
+    Args:
+        path: The file, or a folder of ``datasets.save_to_disk``.
+        form: Whether to look for texts or pairs.
+        text_field: The column that is taken if the file has it; or else, and for None, one of ``TEXT_FIELDS`` is looked
+            for.
+        pair_field: The same for the second texts, with ``PAIR_FIELDS``.
+
+    Raises:
+        UserError: The file cannot be read, or has no such column.
+    """
+    wanted = tuple(one for one in (text_field, pair_field) if one is not None)
+    reading = Reading(split="dev", text=(*wanted, *TEXT_FIELDS, *PAIR_FIELDS))
+    try:
+        first = next((one for one in read_records(path, reading) if isinstance(one, Record)), None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of labelled texts") from None
+    if first is None:
+        raise UserError(f"{path}: it has no rows that can be used")
+    columns = list(first.values)
+    there = {column_key(name) for name in columns}
+    text, pair = (one if one is not None and column_key(one) in there else None for one in (text_field, pair_field))
+    return _fields(path, columns, form, text, pair)
+
+
 def _lines(path: Path, errors: RowErrors) -> Iterator[str]:
     number = 0
     try:

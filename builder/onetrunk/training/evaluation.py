@@ -104,9 +104,10 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
     device = raw.device if output is None else next(output.parameters()).device
     served = kind.output.scores(raw.to(device), config, output).cpu().numpy()
     scores, notes = measure(task.metrics, kind.answers.predictions(served, config), kind.codec.hard(targets))
-    return Evaluation(
-        scores, (*notes, *_soft_note(config.fitted)), dict(config.fitted), kind.answers.reference(served, config)
-    )
+    if data.teacher is None:
+        # What a teacher says is compared by whoever asked it, in the words of teachers and heads.
+        notes = (*notes, *_soft_note(config.fitted))
+    return Evaluation(scores, tuple(notes), dict(config.fitted), kind.answers.reference(served, config))
 
 
 def _soft_note(fitted: Mapping[str, Any]) -> Iterator[str]:

@@ -9,8 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from onetrunk.adopt import adoption
+from onetrunk.adopt.records import AdoptedModel
+from onetrunk.adopt.serving_cost import measure_serving
 from onetrunk.cli.adopt_models import adopt_models
 from onetrunk.nn.bundle import load_bundle
+from tests.conftest import write_tiny_heads
 from tests.fixtures.classifiers import TAGS, tuned_classifier
 from tests.fixtures.tasks import mood_rows, write_rows
 
@@ -70,6 +73,52 @@ def test_both_ways_to_serve_are_timed(adopted):
     assert set(cost["whole"]) == set(cost["heads"]) == {"mood", "match"}
     assert all(part["ms"]["median"] > 0 for part in (*cost["whole"].values(), *cost["heads"].values()))
     assert cost["segments"]
+
+
+def test_heads_on_several_taps_are_timed_from_tap_to_tap(adopted, tiny_trunk, tmp_path):
+    _, _, result = adopted
+    record = AdoptedModel.model_validate(json.loads(result.stdout)["models"][0])
+    heads = write_tiny_heads(tmp_path / "heads", tiny_trunk)
+    specs = [load_bundle(folder).spec for folder in sorted(heads.iterdir())]
+    models = [record.model_copy(update={"name": one.task, "tap": one.tap}) for one in specs if one.kind != "embedding"]
+    assert len({one.tap for one in models}) > 1
+    cost = measure_serving(models, tiny_trunk, heads, rounds=1)
+    assert not cost.left_out
+    assert set(cost.heads) == {one.name for one in models}
+    assert len(cost.segments) == len({one.tap for one in models})
+
+
+def test_labelled_rows_may_have_other_columns_and_faults(texts, mood_classifier, tiny_trunk_folder, tmp_path):
+    rows = mood_rows(40, 2)
+    dev = tmp_path / "dev.CSV"
+    dev.write_text("message,mood\n" + "".join(f"{row['sentence']},{row['label']}\n" for row in rows) + "a film,?\n")
+    arguments = [
+        *(f"mood={mood_classifier}", "--texts", texts / "texts.txt", "--dev", dev, "--text-field", "message"),
+        *("--label-field", "mood", "--trunk", tiny_trunk_folder, "--output", tmp_path / "out", "--no-costs"),
+        *("--cache", tmp_path / "cache", *FAST, "--json"),
+    ]
+    refused = run(*arguments)
+    assert refused.exit_code == 2, refused.output
+    assert "1 of 41 rows cannot be used" in refused.stderr
+    assert not (tmp_path / "cache").exists()  # it is told before the model is run
+    record = json.loads(run(*arguments, "--skip-bad-rows").stdout)["models"][0]
+    assert record["labelled_rows"] == 40
+    assert record["floor"] == "99% of the model's own score on the labelled texts"
+
+
+def test_labels_of_numbers_widen_the_range(texts, tiny_trunk_folder, tmp_path):
+    model = tuned_classifier(tmp_path / "m", tiny_trunk_folder, ("stars",), problem_type="regression")
+    dev = tmp_path / "dev.jsonl"
+    write_rows(dev, [{"text": row["sentence"], "label": place % 30} for place, row in enumerate(mood_rows(40, 2))])
+    result = run(
+        *(f"one={model}", "--texts", texts / "texts.txt", "--dev", dev, "--trunk", tiny_trunk_folder, "--no-costs"),
+        *("--output", tmp_path / "out", "--cache", tmp_path / "cache", *FAST),
+    )
+    assert result.exit_code in (0, 1), result.output
+    low, high = load_bundle(tmp_path / "out" / "heads" / "one").spec.range
+    assert low <= 0
+    assert high >= 29
+    assert "from its answers and the labels" in result.stderr
 
 
 def test_the_page_is_one_file_and_texts_are_escaped(adopted):
@@ -157,6 +206,7 @@ def test_a_missed_floor_ends_with_1_and_keeps_the_bundle(texts, tiny_trunk_folde
         (["a={model}", "--texts", "{texts}", "--range", "5"], "--range 5: give the lowest and the highest number"),
         (["a={model}", "--texts", "nothing.txt"], "nothing.txt: no such file of texts"),
         (["a={model}", "--texts", "{texts}", "--dev", "nothing.csv"], "nothing.csv: no such file of labelled texts"),
+        (["a={model}", "--texts", "{texts}", "--dev", "{texts}"], "not a known data format: if it is a table"),
         (["nowhere", "--texts", "{texts}"], "nowhere: no such folder; give a folder of a model, or a hub id"),
     ],
 )

@@ -73,6 +73,8 @@ def test_thresholds_of_a_multilabel_model_are_read(folder, threshold, expected):
     ("keys", "message"),
     [
         ({"auto_map": {"AutoModel": "code.py--Model"}}, "code that comes with the model, which is not run"),
+        ({"transformers_weights": "adapter_model.bin"}, "transformers_weights names a file of weights; allowed are"),
+        ({"attn_implementation": "owner/kernel"}, "code of a hub, which is not run: remove the key"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, which is no classifier"),
         ({"architectures": None}, "does not say what the model is for: give --kind"),
         ({"problem_type": "ranking"}, "allowed are single_label_classification"),
@@ -100,6 +102,26 @@ def test_code_of_a_tokenizer_is_refused(folder):
 
 
 @pytest.mark.hostile
+@pytest.mark.parametrize("longest", [0, -5, "x", float("nan")])
+def test_a_tokenizer_that_reads_nothing_is_refused(folder, longest):
+    change(folder, "tokenizer_config.json", model_max_length=longest)
+    with pytest.raises(UserError, match=r"tokenizer_config.json: model_max_length is .*longest text in tokens"):
+        open_classifier(str(folder))
+
+
+def test_an_adapter_is_no_whole_model(folder):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere/else"}')
+    with pytest.raises(UserError, match=r"an adapter of PEFT.*save what model.merge_and_unload\(\) returns"):
+        open_classifier(str(folder))
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "said.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"a file, and no model; .*train-head TASK.toml --teacher"):
+        open_classifier(str(tmp_path / "said.jsonl"))
+
+
+@pytest.mark.hostile
 def test_pickled_weights_are_not_read(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is not read, as it may hold code"):
@@ -122,7 +144,8 @@ def test_labels_of_the_command_line_replace_those_without_names(folder):
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("org/Bert-Base_Spam", "bert_base_spam"), ("a/b/42-intents", "m_42_intents")]
+    ("source", "name"),
+    [("org/Bert-Base_Spam", "bert_base_spam"), ("a/b/42-intents", "m_42_intents"), ("a/Zürich", "zurich")],
 )
 def test_a_task_is_named_after_the_model(source, name):
     assert name_of(source) == name

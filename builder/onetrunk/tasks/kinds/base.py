@@ -453,6 +453,18 @@ class AnswerSpec(ABC):
         found: NDArray[np.float32] = np.abs(first - second).max(axis=-1) * ~self._same(first, second, config)
         return found
 
+    def labels_held(self, scores: Scores, config: KindConfig) -> NDArray[np.bool_] | None:
+        """Return which labels each answer has, or of a tagger spans of which types; None for a kind without labels.
+
+        Args:
+            scores: *Shape:* (rows, *dims)
+            config: The task's configuration.
+
+        Returns:
+            *Shape:* (rows, labels)
+        """
+        return None
+
     def mean_difference(self, first: Scores, second: Scores, config: KindConfig) -> float:
         """Return the mean difference between two heads' scores.
 

@@ -238,6 +238,11 @@ class ClassificationAnswers(AnswerSpec):
         """Return the indices of the likeliest labels. *Shape:* (rows, labels) to (rows,)."""
         return np.asarray(scores.argmax(axis=-1), dtype=np.int64)
 
+    def labels_held(self, scores: Scores, config: KindConfig) -> NDArray[np.bool_]:
+        """Return the likeliest label of each text. *Shape:* (rows, labels) to (rows, labels)."""
+        found: NDArray[np.bool_] = self.predictions(scores, config)[:, None] == np.arange(len(labels_of(config)))
+        return found
+
     def format(self, scores: Scores, config: KindConfig) -> str:
         """Return the likeliest label and its probability."""
         return f"{labels_of(config)[int(scores.argmax())]} {scores.max():.2f}"

@@ -177,13 +177,18 @@ class MultilabelAnswers(AnswerSpec):
         found: NDArray[np.float64] = scores.astype(np.float64) - thresholds_of(config)
         return found
 
+    def labels_held(self, scores: Scores, config: KindConfig) -> NDArray[np.bool_]:
+        """Return the labels that hold. *Shape:* (rows, labels) to (rows, labels)."""
+        found: NDArray[np.bool_] = self.predictions(scores, config) >= 0
+        return found
+
     def gold(self, targets: NDArray[Any]) -> NDArray[np.float64]:
         """Return a positive margin for each label that holds, and a negative one for the others."""
         return targets.astype(np.float64) - _DEFAULT_THRESHOLD
 
     def format(self, scores: Scores, config: KindConfig) -> str:
         """Return the labels that hold."""
-        holds = self.predictions(scores[None], config)[0] >= 0
+        holds = self.labels_held(scores[None], config)[0]
         return ", ".join(label for label, held in zip(labels_of(config), holds, strict=True) if held) or "(none)"
 
     def reference(self, scores: Scores, config: KindConfig) -> Reference:

@@ -287,6 +287,12 @@ class TaggingAnswers(AnswerSpec):
         """Return tag indices. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
         return np.asarray(scores[..., 0], dtype=np.int64)
 
+    def labels_held(self, scores: Scores, config: KindConfig) -> NDArray[np.bool_]:
+        """Return the types that each text has spans of. *Shape:* (rows, tokens, 2) to (rows, types)."""
+        tags = self.predictions(scores, config)
+        # Two tags a type, behind that of no span.
+        return np.stack([((tags + 1) // 2 == place + 1).any(axis=1) for place in range(len(labels_of(config)))], axis=1)
+
     def gold(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Return the tags of the data. *Shape:* (rows, tokens, 2) to (rows, tokens)."""
         return np.asarray(targets[..., 0])

@@ -1,0 +1,93 @@
+"""What a record of an adoption says about how much an agreement is worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onetrunk.adopt.adoption import _Comparison, _Fitted
+from onetrunk.adopt.page import page_of
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, LabelAgreement
+from onetrunk.tasks import Task
+
+
+def attempt(agreement, constant):
+    return Attempt(
+        tap=1,
+        layers=1,
+        agreement=agreement,
+        constant_agreement=constant,
+        divergence=0.0,
+        score=None,
+        seconds=1,
+        run="a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("agreement", "constant", "trivial"),
+    [
+        (0.98, 0.98, True),  # the commonest answer to all texts
+        (0.985, 0.98, True),
+        (0.99, 0.98, False),
+        (0.97, 0.5, False),
+        (1.0, 1.0, False),  # nothing can be seen, and a note says so
+        (0.5, None, False),  # a number
+    ],
+)
+def test_an_agreement_that_the_commonest_answer_reaches_is_worth_nothing(agreement, constant, trivial):
+    assert attempt(agreement, constant).is_trivial == trivial
+
+
+def record(**changes):
+    values = {
+        "key": "k", "name": "spam", "source": "models/spam", "sha256": "0" * 64, "family": "bert",
+        "kind": "classification", "form": "single", "labels": ("ham", "<i>spam"), "texts": "t.txt", "train_texts": 900,
+        "dev_texts": 100, "start": "trunk", "tap": 1, "layers": 1, "agreement": 0.97, "agreement_measure": "share",
+        "constant_agreement": 0.6, "divergence": 0.01, "metric": "accuracy", "labelled_rows": 0, "teacher_score": None,
+        "head_score": None, "reached": True, "floor": AdoptSettings().floor(scored=False, correlation=False),
+        "attempts": (attempt(0.97, 0.6),), "left_out": (), "differences": (), "teacher_bytes": 1, "head_bytes": 1,
+        "seconds": 1, "notes": (), "by_label": (LabelAgreement(label="<i>spam", teacher=40, head=41, both=38),),
+    }  # fmt: skip
+    return AdoptedModel.model_validate({**values, **changes})
+
+
+def test_the_interval_is_wide_where_few_texts_are_compared():
+    low, high = record().agreement_interval
+    assert (round(low, 3), round(high, 3)) == (0.915, 0.990)
+    few = record(dev_texts=10, agreement=1.0).agreement_interval
+    assert few == (pytest.approx(0.722, abs=1e-3), 1.0)
+    assert record(agreement_measure="correlation").agreement_interval is None
+
+
+def test_the_page_says_what_decides():
+    page = page_of([record(), record(name="topic", reached=False)], None)
+    assert "topic: the floor is missed." in page
+    assert "1 of 2 heads reach it" in page
+    assert "Floor: 97% of the texts alike, and a mean divergence of 0.1 nats at most; reached." in page
+    assert ">60.0%<" in page
+    assert "91.5 to 99.0" in page
+    assert "&lt;i&gt;spam</td><td>40</td><td>41</td><td>38</td><td>95%</td>" in page
+    assert "<i>" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "teacher", "head", "constant", "counts"),
+    [
+        ("classification", [[0.9, 0.1]] * 3 + [[0.2, 0.8]], [[0.9, 0.1]] * 4, 0.75, [(3, 4, 3), (1, 0, 0)]),
+        ("multilabel", [[0.9, 0.9], [0.1, 0.2]] * 2, [[0.9, 0.1]] * 4, 0.5, [(2, 4, 2), (2, 0, 0)]),
+        # Of each token the tag and its probability; tags are O, B-a, I-a, B-b, I-b.
+        (
+            "tagging",
+            [[[0, 1], [0, 1]], [[1, 1], [2, 1]]],
+            [[[3, 1], [0, 1]], [[1, 1], [0, 1]]],
+            0.5,
+            [(1, 1, 1), (0, 1, 0)],
+        ),
+    ],
+)
+def test_answers_are_compared_by_label(kind, teacher, head, constant, counts):
+    task = Task(name="t", kind=kind, labels=("a", "b"), train="t.csv", dev="d.csv", folder=".")
+    found = _Comparison(np.array(teacher, "f4"), np.array(head, "f4"), _Fitted(task, {}), 0.5, None)
+    assert found.constant_agreement() == constant
+    assert [(one.teacher, one.head, one.both) for one in found.by_label(task)] == counts
