@@ -18,6 +18,9 @@ TOOLS := $(VENV)/tools
 # Everything that is downloaded has a hash in locks/.
 INSTALL := $(BIN)/python locks/install.py
 export ORT_DISABLE_TELEMETRY := 1
+# Installing makes no byte code (locks/install.py). Where none is written either, every process compiles all of torch,
+# transformers and ONNX Runtime anew: a command takes three times as long to begin, a model of Triton five times.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test bench speed lint docs manifests lock sbom audit clean
 .DELETE_ON_ERROR:

@@ -7,7 +7,11 @@ subprocesses; ``triton`` starts a real Triton. Fixtures that several folders sha
 from __future__ import annotations
 
 import os
+import sys
 
+# Of the hundreds of processes that the tests start, each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Before anything loads ONNX Runtime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
