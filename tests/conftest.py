@@ -11,7 +11,6 @@ import sys
 
 # Of the hundreds of processes that the tests start, each would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 # Before anything loads ONNX Runtime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +22,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+sys.dont_write_bytecode = False
 
 pytest_plugins = [
     "tests.fixtures.processor",  # first: the fixtures of the gate import it
