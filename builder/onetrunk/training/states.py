@@ -87,13 +87,29 @@ def text_tokenizer(trunk: Trunk, max_length: int, *, pair: bool) -> Tokenizer:
         pair: Whether it is for pairs of texts.
 
     Raises:
-        UserError: The trunk cannot read that many tokens, or they are too few for its special tokens.
+        UserError: The trunk cannot read that many tokens, they are too few for its special tokens, or nothing tells it
+            where the second text of a pair begins.
     """
     tokenizer = trunk.tokenizer()
     # With fewer, the library would not cut at all.
     check_max_length(trunk, max_length, tokenizer.num_special_tokens_to_add(pair) + (2 if pair else 1))
     tokenizer.enable_truncation(max_length)
+    if pair and not _separates(trunk, tokenizer):
+        raise UserError(
+            f"{trunk.folder}: this trunk cannot tell the texts of a pair apart: it reads no token types, and "
+            "tokenizer.json puts no special token between them; give another trunk, or put both into one text"
+        )
     return tokenizer
+
+
+def _separates(trunk: Trunk, tokenizer: Tokenizer) -> bool:
+    """Return whether the texts of a pair differ in their token types, or have a special token between them."""
+    encoded = tokenizer.encode("a", "b")
+    sequences = encoded.sequence_ids
+    if not {0, 1} <= set(sequences):  # none of the letters is a token
+        return True
+    first = sequences.index(1)
+    return sequences[first - 1] is None or (trunk.reads_types and len(set(encoded.type_ids)) > 1)
 
 
 def check_max_length(trunk: Trunk, max_length: int, least: int = 3) -> None:

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
 
+from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.states import ragged_index, texts_sha256, tokenise
+from tests.fixtures.families import write_family_trunk
+from tests.fixtures.tokenizers import BERT_ENDS
 
 TEXTS = ["the film was very good", "bad", "who plays blue music ? " * 20]
 
@@ -50,6 +55,43 @@ def test_length_without_room_for_a_pair_is_refused(tiny_trunk):
     with pytest.raises(UserError, match="max_length 4: this trunk reads 5 to 64 tokens"):
         tokenise(tiny_trunk, [("good film", "bad film")], 4)
     assert tokenise(tiny_trunk, [("good film", "bad film")], 5).lengths.tolist() == [5]
+
+
+@pytest.fixture
+def trunk_of_pairs(tmp_path):
+    """A function that writes a trunk with so many token types, whose tokenizer has this template of a pair."""
+
+    def make(types, template):
+        folder = write_family_trunk(tmp_path / "trunk", "bert", type_vocab_size=types)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair=template, special_tokens=BERT_ENDS
+        )
+        tokenizer.save(str(folder / "tokenizer.json"))
+        return load_trunk(folder)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("types", "template"),
+    [(1, "[CLS] $A [SEP] $B:1 [SEP]:1"), (1, "[CLS] $A [SEP] $B [SEP]"), (2, "[CLS] $A $B:1 [SEP]:1")],
+)
+def test_pairs_are_read_by_types_or_by_a_token_between_them(trunk_of_pairs, types, template):
+    trunk = trunk_of_pairs(types, template)
+    rows = tokenise(trunk, [("film", "good music"), ("film good", "music")], 32)
+    ids, type_ids, mask = rows.batch(np.array([0, 1]), trunk.pad_token_id)
+    states = trunk.states(ids, type_ids, mask, [trunk.depth])[trunk.depth]
+    assert not torch.allclose(states[0, 0], states[1, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize(("types", "template"), [(1, "[CLS] $A $B:1 [SEP]:1"), (2, "[CLS] $A $B [SEP]")])
+def test_a_trunk_that_cannot_tell_the_texts_of_a_pair_apart_is_refused(trunk_of_pairs, types, template):
+    trunk = trunk_of_pairs(types, template)
+    with pytest.raises(UserError, match="this trunk cannot tell the texts of a pair apart") as refused:
+        tokenise(trunk, [("good film", "bad film")], 32)
+    assert "\n" not in str(refused.value)
+    assert len(tokenise(trunk, ["good film"], 32).lengths) == 1
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1))
