@@ -30,6 +30,7 @@ from onetrunk.releases.store import Place, StoreUrl
 
 if TYPE_CHECKING:
     from onetrunk.nn.embedding import EmbeddingTap
+    from onetrunk.protocol.head_json import LongTexts
     from onetrunk.protocol.manifest import Device, GateResult
     from onetrunk.repository import BuildReport
     from onetrunk.repository.tuning import TuningObjective
@@ -156,6 +157,7 @@ def build_repo(
     heads: Path,
     output: Path | StoreUrl,
     embed: EmbeddingTap | None,
+    embed_long_texts: LongTexts | None,
     max_length: int,
     max_batch_tokens: int | None,
     triton_release: str,
@@ -182,6 +184,8 @@ def build_repo(
 
     with errors_end_command():
         names = _task_names(tasks)
+        if embed is None and embed_long_texts is not None:
+            raise UserError("--embed-long-texts goes with --embed: add that, or leave it out")
         import_lean()
         requested = requested_buckets(**bucket_settings)
         wanted = parse_precision(precision)
@@ -203,6 +207,7 @@ def build_repo(
                         tasks=names,
                         trunk=trunk,
                         embed=embed,
+                        embed_long_texts=embed_long_texts or "cut",
                         max_length=max_length,
                         max_batch_tokens=max_batch_tokens,
                         buckets=BucketRequest(**requested, task_dir=task_dir, data_root=data),

@@ -107,6 +107,7 @@ _STATES = {
 }
 # Option -> the actions to which it belongs.
 _OWNERS = {
+    "embed_long_texts": ("embed",),
     "share": ("candidate", "compare"),
     "stop_errors": ("candidate", "compare"),
     "stop_latency": ("candidate", "compare"),
@@ -401,7 +402,7 @@ def _operation(action: str, asked: dict[str, Any]) -> Operation:
 
     operations: dict[str, Callable[[], Operation]] = {
         "bundle": lambda: Deploy(*found(asked["bundle"])),
-        "embed": lambda: Embed(asked["embed"]),
+        "embed": lambda: Embed(asked["embed"], asked["embed_long_texts"] or "cut"),
         "candidate": lambda: candidate(*found(asked["candidate"])),
         "promote": lambda: Promote(asked["task"]),
         "discard": lambda: Discard(asked["task"]),
@@ -465,6 +466,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
             click.echo(report.diff, nl=False)
         moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
         click.echo(f"{moves}{len(report.written)} files; no server was asked, nothing exported", err=True)
+        _show_notes(report)
         return
     former = f" (before: {before})" if before not in (None, version) else ""
     done = {
@@ -480,9 +482,13 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         "sync": f"the server{'s serve' if report.replicas else ' serves'} what the files say",
     }[report.action]
     click.echo(f"{done}, {report.seconds['all']:.2f} s")
+    _show_notes(report)
+    _show_answers(report.replicas)
+
+
+def _show_notes(report: DeploymentReport) -> None:
     for note in report.notes:
         click.echo(note, err=True)
-    _show_answers(report.replicas)
 
 
 def _show_answers(answers: Sequence[ReplicaAnswer]) -> None:

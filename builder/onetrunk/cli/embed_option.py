@@ -25,12 +25,12 @@ class _Tap(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # newer re
 
 
 def embed_option(what: str) -> Callable[[Any], Any]:
-    """Return the option, whose value is a tap, ``last`` if it is given without one, or None.
+    """Return the option, whose value is a tap, ``last`` if it is given without one, or None; and one for long texts.
 
     Args:
         what: What it does, for ``--help``.
     """
-    return click.option(
+    tap = click.option(
         "--embed",
         type=_Tap(),
         metavar="[TAP]",
@@ -38,3 +38,10 @@ def embed_option(what: str) -> Callable[[Any], Any]:
         flag_value="last",
         help=f"{what} They are the mean state at TAP, of length 1. [default: none; without a TAP: the last layer]",
     )
+    long_texts = click.option(
+        "--embed-long-texts",
+        type=click.Choice(["cut", "windows"]),
+        help="What --embed reads of a text longer than the server's longest: its beginning, or all of it in windows, "
+        "whose vectors are averaged. [default: cut]",
+    )
+    return lambda command: tap(long_texts(command))

@@ -22,6 +22,7 @@ from onetrunk.tasks.head_spec import HeadSpec
 
 if TYPE_CHECKING:
     from onetrunk.nn.embedding import EmbeddingTap
+    from onetrunk.protocol.head_json import LongTexts
     from onetrunk.repository.heads import HeadSource
 
 
@@ -68,9 +69,11 @@ class Embed(Operation):
 
     Attributes:
         tap: The tap whose states are averaged.
+        long_texts: What is read of a text that is longer than the server's longest.
     """
 
     tap: EmbeddingTap
+    long_texts: LongTexts = "cut"
     action: ClassVar[str] = "deploy"
 
     def plan(self, state: RepositoryState, context: Context) -> Change:
@@ -82,7 +85,7 @@ class Embed(Operation):
         # Imported here: the other operations need no torch.
         from onetrunk.repository.heads import make_embedding
 
-        return _serve(make_embedding(context.load_trunk(state), self.tap), "--embed", state, context)
+        return _serve(make_embedding(context.load_trunk(state), self.tap, self.long_texts), "--embed", state, context)
 
 
 @dataclass(frozen=True)

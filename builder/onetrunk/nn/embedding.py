@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from onetrunk.nn.encoder import SharedParts
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
+from onetrunk.protocol.head_json import LongTexts
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.embedding import EMBEDDING
 
@@ -57,12 +58,13 @@ class MeanHead(nn.Module):
         return self(hidden_state, attention_mask)  # type: ignore[no-any-return]
 
 
-def embedding_spec(trunk: Trunk, tap: EmbeddingTap = "last") -> HeadSpec:
+def embedding_spec(trunk: Trunk, tap: EmbeddingTap = "last", long_texts: LongTexts = "cut") -> HeadSpec:
     """Return the ``head.json`` of an embedding, which is all that a bundle of this kind holds.
 
     Args:
         trunk: The trunk.
         tap: The tap.
+        long_texts: What is read of a text that is longer than the server's longest.
 
     Raises:
         UserError: The trunk has no such tap.
@@ -79,6 +81,7 @@ def embedding_spec(trunk: Trunk, tap: EmbeddingTap = "last") -> HeadSpec:
         trunk=trunk.identity,
         width=trunk.width,
         max_length=trunk.max_positions,
+        long_texts=long_texts,
         metric=EMBEDDING.metrics[0],
         scores={},
         created="",

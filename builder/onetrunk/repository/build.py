@@ -18,7 +18,7 @@ from onetrunk.protocol.signature import Signer
 from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.buckets import Buckets, batch_note
 from onetrunk.repository.gate import GatePlan, judge, measure_losses, plan_gate
-from onetrunk.repository.heads import select_heads
+from onetrunk.repository.heads import long_text_notes, select_heads
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
 from onetrunk.repository.transaction import Transaction, check_signer, commit_state, locked, recover, signed_by
@@ -87,7 +87,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
     signer = None if request.sign is None else Signer(request.sign)
     progress("loading the trunk", 0, 1)
     trunk = load_trunk(request.trunk, progress)
-    heads = select_heads(request.heads, request.tasks, trunk, request.embed)
+    heads = select_heads(request.heads, request.tasks, trunk, request.embed, request.embed_long_texts)
     buckets = request.buckets.resolve(trunk, request.max_length, list(heads), progress)
     with nullcontext() if request.dry_run else locked(output), signed_by(signer):
         if not request.dry_run:
@@ -186,6 +186,7 @@ def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
     notes = []
     if note := batch_note(plan.state.max_length, plan.state.tokenizer.max_batch_size):
         notes.append(note)
+    notes += long_text_notes([head.spec for head in plan.heads.values()], plan.state.max_length)
     if request.device == "cpu" and "fp16" in (request.precision.trunk, request.precision.heads):
         notes.append(
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "

@@ -12,20 +12,27 @@ from onetrunk.nn.bundle import WEIGHTS, Bundle, load_bundle
 from onetrunk.nn.embedding import DEFAULT_TASK, EmbeddingTap, embedding_spec
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.head_json import HEAD_JSON, LongTexts
 from onetrunk.protocol.manifest import Dtype, Precision
 from onetrunk.protocol.names import Segment
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source_hash
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles
 from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.embedding import EMBEDDING
+
+_SHOWN = 5
 
 HeadSource = Bundle | ExportedHead
 """A head that was trained here, or one that was exported elsewhere."""
 
 
 def select_heads(
-    heads: Path, tasks: Sequence[str] | None, trunk: Trunk, embed: EmbeddingTap | None = None
+    heads: Path,
+    tasks: Sequence[str] | None,
+    trunk: Trunk,
+    embed: EmbeddingTap | None = None,
+    embed_long_texts: LongTexts = "cut",
 ) -> dict[str, HeadSource]:
     """Load the heads of some tasks.
 
@@ -34,6 +41,7 @@ def select_heads(
         tasks: The tasks; None for every head in the folder.
         trunk: The trunk on which the heads must stand.
         embed: The tap of an embedding to add; None for none.
+        embed_long_texts: What the embedding reads of a text that is longer than the server's longest.
 
     Returns:
         Task -> head, sorted by task.
@@ -56,17 +64,50 @@ def select_heads(
             raise UserError(
                 f"--embed: {folders[DEFAULT_TASK]} has this name: leave --embed out, or name the other tasks in --tasks"
             )
-        found[DEFAULT_TASK] = make_embedding(trunk, embed)
+        found[DEFAULT_TASK] = make_embedding(trunk, embed, embed_long_texts)
     return dict(sorted(found.items()))
 
 
-def make_embedding(trunk: Trunk, tap: EmbeddingTap) -> Bundle:
+def make_embedding(trunk: Trunk, tap: EmbeddingTap, long_texts: LongTexts = "cut") -> Bundle:
     """Return a bundle that is in no folder: an embedding is made of the trunk alone.
 
     Raises:
         UserError: The trunk has no such tap.
     """
-    return Bundle(Path(DEFAULT_TASK), embedding_spec(trunk, tap), {})
+    return Bundle(Path(DEFAULT_TASK), embedding_spec(trunk, tap, long_texts), {})
+
+
+def long_text_notes(specs: Sequence[HeadSpec], max_length: int) -> list[str]:
+    """Return what a user may not expect of texts that are longer than the server's longest.
+
+    Args:
+        specs: The heads.
+        max_length: The longest text that the server reads at once, in tokens.
+    """
+    cut = [spec for spec in specs if spec.long_texts == "cut"]
+    notes = []
+    # A trunk's embedding is trained on nothing, and its length is the trunk's own.
+    trained = [spec for spec in cut if spec.kind != EMBEDDING.name and spec.max_length > max_length]
+    if trained:
+        longest = max(spec.max_length for spec in trained)
+        notes.append(
+            f"texts beyond {max_length:,} tokens are cut, and {_names(trained)} learned from up to {longest:,}: give "
+            f"--max-length {longest}"
+        )
+    if any(spec.kind == EMBEDDING.name for spec in cut):
+        notes.append(
+            f"embeddings are those of the first {max_length:,} tokens of a text, and `truncated` says where there were "
+            "more: --embed-long-texts windows embeds all of it"
+        )
+    others = [spec for spec in cut if spec.kind != EMBEDDING.name and spec not in trained]
+    if others and len(cut) < len(specs):
+        notes.append(f"long texts are read in windows, but for {_names(others)}: of these, beginnings are read")
+    return notes
+
+
+def _names(specs: Sequence[HeadSpec]) -> str:
+    shown = ", ".join(spec.task for spec in specs[:_SHOWN])
+    return shown + (f" and {len(specs) - _SHOWN} more" if len(specs) > _SHOWN else "")
 
 
 def _find_heads(heads: Path) -> dict[str, Path]:

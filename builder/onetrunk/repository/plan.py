@@ -14,6 +14,7 @@ from onetrunk.export.release import DEFAULT_RELEASE, get_release
 from onetrunk.nn.embedding import EmbeddingTap
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import LongTexts
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
 from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
 from onetrunk.protocol.reading import sha256_file
@@ -50,6 +51,7 @@ class BuildRequest:
         heads: The folder of bundles.
         tasks: The tasks to serve, and no others. None serves every bundle in ``heads``.
         embed: The tap of which the task ``embedding`` is the mean state; None serves no such task, unless a bundle is.
+        embed_long_texts: What that task reads of a text longer than ``max_length``: its beginning, or windows.
         trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
         max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
         buckets: The padded lengths, or the texts from which to choose them. By default 16, 32, 64, ...
@@ -72,6 +74,7 @@ class BuildRequest:
     heads: Path = Path("heads")
     tasks: Sequence[str] | None = None
     embed: EmbeddingTap | None = None
+    embed_long_texts: LongTexts = "cut"
     trunk: str | Path | None = None
     max_length: int = 128
     buckets: BucketRequest = field(default_factory=BucketRequest)

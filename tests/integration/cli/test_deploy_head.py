@@ -1,6 +1,7 @@
 """The command: what a user types, reads, and gets as exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,17 @@ def test_dry_run_shows_files_and_config_changes(run, bundle):
     assert json.loads(run("--list", "--json").stdout)[2]["versions"] == [1]
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_notes_on_the_trunk_are_shown(repository, bundle, tiny_trunk_folder, tmp_path, more):
+    folder = shutil.copytree(tiny_trunk_folder, tmp_path / "trunk")
+    (folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    arguments = [str(bundle()), "--repository", str(repository), "--trunk", str(folder), "--offline", *more]
+    result = CliRunner().invoke(deploy_head, arguments)
+    assert result.exit_code == 0, result.output
+    note = f"note: {folder}/tokenizer_config.json is not followed, as transformers cannot load this tokenizer"
+    assert [line for line in result.stderr.splitlines() if line.startswith(note)]
+
+
 def test_json(run, bundle):
     report = json.loads(run(bundle(), "--json").stdout)
     assert (report["task"], report["from_version"], report["to_version"], report["changed"]) == ("mood", 1, 2, True)
@@ -92,6 +104,7 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
         ("--promote", "which candidate is meant? Being tried: none"),
         ("--promote --share 5%", "--share goes with --candidate only"),
         ("--candidate nowhere --stop-errors 5%", "--stop-errors goes with --share only"),
+        ("--list --embed-long-texts windows", "--embed-long-texts goes with --embed only"),
         ("--list --stop-latency 2", "--stop-latency goes with --candidate or --compare only"),
     ],
 )

@@ -56,6 +56,19 @@ def steps(repository):
     }
 
 
+@pytest.mark.parametrize(("long_texts", "overlap"), [("cut", None), ("windows", 0.25)])
+def test_long_texts_are_read_as_asked_and_a_build_says_what_is_cut(
+    repository, tiny_heads, tiny_trunk_folder, long_texts, overlap
+):
+    report = build(repository, tiny_heads, tiny_trunk_folder, embed_long_texts=long_texts)
+    task = info(repository).tasks["embedding"]
+    assert (task.long_texts, task.window_overlap) == (long_texts, overlap)
+    told = [note for note in report.notes if note.startswith("embeddings are those of the first 32 tokens")]
+    assert len(told) == (long_texts == "cut")
+    others = [note for note in report.notes if note.startswith("long texts are read in windows, but for")]
+    assert len(others) == (long_texts == "windows")
+
+
 def reference(trunk, texts, tap, max_length):
     """sentence-transformers' definition: the mean over the mask of transformers' own states, of length 1."""
     tokenizer = trunk.tokenizer()

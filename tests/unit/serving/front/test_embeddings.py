@@ -52,6 +52,10 @@ class TestOpenAi:
             (0.25, 0.5, 1.0),
         ]
 
+    def test_a_vector_of_a_beginning_says_so(self, served: Served) -> None:
+        _, answer = served.ask("POST", "/v1/embeddings", {"input": ["abc", "a " * 200]})
+        assert [row.get("truncated") for row in answer["data"]] == [None, True]
+
     def test_usage_counts_the_tokens_of_all_texts(self, served: Served) -> None:
         served.triton.counts_tokens = True
         _, answer = served.ask("POST", "/v1/embeddings", {"input": ["a b c", "d"]})

@@ -68,6 +68,8 @@ class EmbeddingRow(BaseModel):
         object: Always `embedding`.
         index: The place of the text in the request.
         embedding: The vector, of length 1, as `encoding_format` says.
+        truncated: True if the text was longer than the server reads, and the vector is that of its beginning; absent
+            otherwise.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,6 +77,7 @@ class EmbeddingRow(BaseModel):
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
+    truncated: bool | None = None
 
 
 class EmbeddingsAnswer(BaseModel):
@@ -153,7 +156,8 @@ class Embeddings(Dialect):
         form = _base64 if asked.encoding_format == "base64" else _numbers
         rows = (
             {"object": "embedding", "index": at, "embedding": form(vector)}
-            for at, vector in enumerate(_vectors(task, answers))
+            | ({"truncated": True} if answer.truncated else {})
+            for at, (vector, answer) in enumerate(zip(_vectors(task, answers), answers, strict=True))
         )
         return json_object(
             object='"list"',
