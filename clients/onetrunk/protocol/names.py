@@ -46,6 +46,8 @@ SIGNATURE = "manifest.json.sig"
 DEPLOYMENTS_LOG = "deployments.jsonl"
 STAGING = ".staging"
 """The folder in which a transaction stages its files."""
+LOCK = ".lock"
+"""The empty file that the writer of a repository, or of a store of releases, holds. It is gone when nobody writes."""
 COMMIT = "commit.json"
 """The file in `STAGING` that decides a transaction. It stays until every file has been moved in."""
 

@@ -14,13 +14,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.protocol.commit import Commit, read_commit
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.names import COMMIT, STAGING
+from onetrunk.protocol.names import COMMIT, LOCK, STAGING
 from onetrunk.protocol.reading import resolve_inside
 
 if TYPE_CHECKING:
@@ -31,39 +31,54 @@ _LOCK_POLL_S = 0.1
 
 @contextmanager
 def locked(repository: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a repository for one writer.
+    """Hold a repository for one writer, also against writers on other machines that share the folder by NFS 4.
 
     Args:
-        repository: The repository's folder. It is created if it does not exist.
+        repository: The repository's folder, or a store's. It is created if it does not exist.
         wait_s: The seconds to wait for another writer to end.
 
     Raises:
         UserError: Another writer holds the repository, or its folder cannot be created or opened.
     """
+    path = repository / LOCK
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(repository, os.O_RDONLY)
+        descriptor = _hold(path, time.monotonic() + wait_s)
     except OSError as error:
-        raise UserError(f"{repository}: cannot be created or opened: {error.strerror}") from error
+        raise UserError(f"{repository}: cannot be created or written: {error.strerror}") from error
     try:
-        _lock(descriptor, repository, time.monotonic() + wait_s)
         yield
     finally:
+        with suppress(OSError):
+            os.unlink(path)  # while it is held: whoever waits for it finds that it is gone, and makes another
         os.close(descriptor)
 
 
-def _lock(descriptor: int, repository: Path, until: float) -> None:
+def _hold(path: Path, until: float) -> int:
+    """Return a lock's file, open and held. It is there while somebody holds it, and after a writer that was killed.
+
+    The lock of the folder itself would not do: over NFS, that holds for one machine only, and a lock that excludes
+    others takes a file that is open for writing.
+    """
     while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:  # its holder has let go, and removed it
+            pass
         except BlockingIOError:
             if time.monotonic() >= until:
+                os.close(descriptor)
                 raise UserError(
-                    f"{repository}: another build-repo or deploy-head is writing it: wait for it to end"
+                    f"{path.parent}: another build-repo or deploy-head is writing it: wait for it to end"
                 ) from None
             time.sleep(_LOCK_POLL_S)
-        else:
-            return
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 class Transaction:

@@ -1,9 +1,10 @@
-"""``pull-repo``: a release out of a store, into a folder that a Triton serves."""
+"""``pull-repo``: a release out of a store, into a folder that a Triton serves; ``prune-releases``: old ones removed."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,8 @@ def pull_repo(
     from onetrunk.releases.store import open_store
 
     with errors_end_command():
-        if isinstance(store, Path):
-            raise UserError(f"{store}: no address of a store; give s3://BUCKET/PREFIX or file:///FOLDER")
         verifier = None if verify_key is None else Verifier(verify_key)
-        report = pull(open_store(store), repository, pointer=_pointer(release), verifier=verifier)
+        report = pull(open_store(_store(store)), repository, pointer=_pointer(release), verifier=verifier)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "repository": str(repository)}, indent=2))
     elif not report.written and not report.removed:
@@ -68,6 +67,67 @@ def pull_repo(
         gone = f", removed {len(report.removed)} folders" if report.removed else ""
         size = f"{report.bytes_received / 1e6:,.1f} MB"
         click.echo(f"{repository}: release {report.release[:12]}, {len(report.written)} files, {size}{gone}")
+
+
+_PRUNE_EPILOG = """\b
+Examples:
+  prune-releases s3://bucket/onetrunk --dry-run       which releases there are
+  prune-releases s3://bucket/onetrunk --keep 5
+
+\b
+A server that serves file:///FOLDER reads the release where it is: keep what your
+servers serve. Keys and endpoint are found as by pull-repo.
+
+\b
+Exit codes: 0 done, 1 it failed, 2 the input was wrong."""
+
+
+@click.command(epilog=_PRUNE_EPILOG)
+@click.argument("store", type=Place())
+@click.option(
+    "--keep",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many releases stay, by when they were published last.",
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing; show what would go.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def prune_releases(store: Path | StoreUrl, keep: int, dry_run: bool, as_json: bool) -> None:
+    """Remove old releases from STORE, with their logs and what writers left there that died.
+
+    The current release stays in any case, and so does all that was written within the last day.
+    """
+    from onetrunk.releases.prune import prune
+    from onetrunk.releases.store import open_store
+
+    with errors_end_command():
+        report = prune(open_store(_store(store)), keep, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+        return
+    gone = "would go" if dry_run else "removed"
+    for one in (*report.kept, *report.removed):
+        at = "never completed     " if one.published is None else _utc(one.published)
+        state = "current" if one.current else gone if one in report.removed else ""
+        click.echo(f"{one.release}  {at}  {state}".rstrip())
+    click.echo(f"{store}: {gone}: {len(report.removed)} releases, {report.files} files", err=True)
+
+
+def _utc(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _store(place: Path | StoreUrl) -> StoreUrl:
+    """Return the address of a store.
+
+    Raises:
+        UserError: It is a folder.
+    """
+    if isinstance(place, Path):
+        raise UserError(f"{place}: no address of a store; give s3://BUCKET/PREFIX or file:///FOLDER")
+    return place
 
 
 def _pointer(release: str | None) -> Pointer | None:

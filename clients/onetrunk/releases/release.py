@@ -119,7 +119,7 @@ def release_folder(store: FolderStore) -> Path:
     Raises:
         UserError: Nothing has been published, or the pointer is broken.
     """
-    return store.folder / f"releases/{_required(store, read_pointer(store)).release}"
+    return store.folder / f"releases/{required_pointer(store, read_pointer(store)).release}"
 
 
 def publish(repository: Path, store: Store, before: Found | None = None) -> Published:
@@ -154,7 +154,7 @@ def publish(repository: Path, store: Store, before: Found | None = None) -> Publ
             file, fault = next(iter(faults.items()))
             raise UserError(f"{repository}: {file} {fault}: nothing was published; run build-repo again")
         old = {} if before.pointer is None else _published_files(store, before.pointer.release)
-        there = store.names(folder)
+        there = store.written(folder).keys()
 
         def write(file: str) -> tuple[str, int]:
             """Write one file; return how, and how many bytes were sent."""
@@ -162,18 +162,25 @@ def publish(repository: Path, store: Store, before: Found | None = None) -> Publ
             if file in there and store.holds(name, digest):
                 return "kept", 0
             if before.pointer is not None and old.get(file) == digest:
-                store.copy(f"releases/{before.pointer.release}/{file}", name)
-                return "copied", 0
+                source = f"releases/{before.pointer.release}/{file}"
+                if store.holds(source, digest):
+                    store.copy(source, name)
+                    return "copied", 0
             store.upload(repository / file, name, digest)
             return "sent", (repository / file).stat().st_size
 
-        # Of a release that is complete, nothing is touched: servers may be reading it.
-        done = {} if MANIFEST in there else _each(write, files)
+        # Of a release that is complete, no file is touched: servers may be reading it.
+        done = {} if {MANIFEST, *files} <= there else _each(write, files)
         _send_signature(store, folder, repository)
-        if MANIFEST not in there:
-            store.upload(repository / MANIFEST, f"{folder}/{MANIFEST}", release)
+        # Its time is when it was published last: whoever removes old releases goes by that.
+        store.upload(repository / MANIFEST, f"{folder}/{MANIFEST}", release)
         if log is not None:
             store.upload(repository / DEPLOYMENTS_LOG, f"logs/{log}.jsonl", log)
+        if missing := files.keys() - store.written(folder).keys():
+            raise OneTrunkError(
+                f"{store.url}: {folder}/{min(missing)} was removed meanwhile: nothing was published; give the same "
+                "command again"
+            )
     try:
         store.replace(POINTER, pointer.model_dump_json().encode(), before.tag)
     except ChangedMeanwhileError as error:
@@ -204,7 +211,7 @@ def pull(store: Store, repository: Path, *, pointer: Pointer | None = None, veri
         UserError: There is no such release, or a file of it is not as its manifest says. The folder stays as it was.
         OneTrunkError: The store does not answer, or the disk is full.
     """
-    pointer = _required(store, read_pointer(store)) if pointer is None else pointer
+    pointer = required_pointer(store, read_pointer(store)) if pointer is None else pointer
     folder = f"releases/{pointer.release}"
     with locked(repository):
         recover(repository)
@@ -308,7 +315,12 @@ def _published_files(store: Store, release: str) -> dict[str, str]:
             return {}
 
 
-def _required(store: Store, found: Found) -> Pointer:
+def required_pointer(store: Store, found: Found) -> Pointer:
+    """Return the pointer that was found.
+
+    Raises:
+        UserError: Nothing has been published.
+    """
     if found.pointer is None:
         raise UserError(f"{store.url}: nothing has been published there: build-repo --output {store.url}")
     return found.pointer

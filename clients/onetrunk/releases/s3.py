@@ -7,15 +7,19 @@ own role.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.releases.store import ChangedMeanwhileError, Store, StoreUrl
+from onetrunk.releases.store import MAX_FILE_BYTES, ChangedMeanwhileError, Store, StoreUrl
 
 _BLOCK_BYTES = 2**20
+# Some thousand releases. A store that lists names for ever must not fill the memory.
+_MOST_NAMES = 1_000_000
+# What S3 removes in one request.
+_MOST_REMOVED = 1000
 _MISSING = ("404", "NoSuchKey")
 # A conditional write that lost: the object is there, is another one, or another write of it is under way.
 _LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
@@ -49,12 +53,23 @@ class S3Store(Store):
             found = self._get(name, max_bytes)
             return (found["Body"].read(max_bytes), found["ETag"]) if found else None
 
-    def names(self, folder: str) -> set[str]:
-        """See `Store.names`."""
-        prefix = f"{self._key(folder)}/"
+    def written(self, folder: str) -> dict[str, float]:
+        """See `Store.written`."""
+        prefix, found = f"{self._key(folder)}/", dict[str, float]()
         with self._told(folder):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.url.bucket, Prefix=prefix)
-            return {one["Key"].removeprefix(prefix) for page in pages for one in page.get("Contents", ())}
+            for page in pages:
+                found |= {
+                    one["Key"].removeprefix(prefix): one["LastModified"].timestamp()
+                    for one in page.get("Contents", ())
+                    if one["Key"].startswith(prefix)
+                }
+                if len(found) > _MOST_NAMES:
+                    raise UserError(
+                        f"{self.url}/{folder}: found more than {_MOST_NAMES:,} objects: is it the right store? "
+                        "prune-releases removes old releases"
+                    )
+        return found
 
     def holds(self, name: str, sha256: str) -> bool:
         """See `Store.holds`."""
@@ -67,7 +82,7 @@ class S3Store(Store):
                 raise
         return bool(found.get("ChecksumSHA256") == _base64(sha256))
 
-    def download(self, name: str, path: Path, max_bytes: int | None = None) -> bool:
+    def download(self, name: str, path: Path, max_bytes: int = MAX_FILE_BYTES) -> bool:
         """See `Store.download`."""
         with self._told(name):
             found = self._get(name, max_bytes)
@@ -90,6 +105,20 @@ class S3Store(Store):
         with self._told(name):
             self._client.copy_object(**self._at(name), CopySource=self._at(source), ChecksumAlgorithm="SHA256")
 
+    def remove(self, names: Iterable[str]) -> None:
+        """See `Store.remove`."""
+        left = list(names)
+        while left:
+            now, left = left[:_MOST_REMOVED], left[_MOST_REMOVED:]
+            keys = [{"Key": self._key(name)} for name in now]
+            with self._told(now[0]):
+                done = self._client.delete_objects(Bucket=self.url.bucket, Delete={"Objects": keys, "Quiet": True})
+            for error in done.get("Errors", ()):
+                raise OneTrunkError(
+                    f"{self.url}: {error.get('Key', now[0])}: the store refuses: {error.get('Code')} "
+                    f"{error.get('Message') or '':.200}"
+                )
+
     def replace(self, name: str, content: bytes, tag: str | None) -> None:
         """See `Store.replace`."""
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
@@ -101,18 +130,17 @@ class S3Store(Store):
                     raise ChangedMeanwhileError(f"{self.url}: {name} was written by somebody else meanwhile") from None
                 raise
 
-    def _get(self, name: str, max_bytes: int | None) -> Any:
+    def _get(self, name: str, max_bytes: int) -> Any:
         """Return the response with an object's body, or None if there is no such object."""
         try:
             found = self._client.get_object(**self._at(name))
         except self._client.exceptions.NoSuchKey:
             return None
-        if max_bytes is not None and found["ContentLength"] > max_bytes:
+        size = found.get("ContentLength")
+        if size is None or size > max_bytes:
             found["Body"].close()
-            raise UserError(
-                f"{self.url}/{name}: found {found['ContentLength']:,} bytes, allowed are {max_bytes:,}: is it the "
-                "right store?"
-            )
+            size = "a body of unknown size" if size is None else f"{size:,} bytes"
+            raise UserError(f"{self.url}/{name}: found {size}, allowed are {max_bytes:,}: is it the right store?")
         return found
 
     def _at(self, name: str) -> dict[str, str]:

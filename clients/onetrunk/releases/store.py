@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,13 +18,18 @@ from typing import Any
 import click
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.protocol.reading import open_regular, read_regular, sha256_file
+from onetrunk.protocol.reading import open_regular, read_regular, resolve_inside, sha256_file
+from onetrunk.protocol.transaction import locked
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[\w.=+-]+(/[\w.=+-]+)*", re.ASCII)
 _ALLOWED = "allowed are s3://BUCKET/PREFIX and file:///FOLDER"
-# Where what a write has not finished lies, until it is moved into its place.
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""The folder of a store in a folder where what a write has not finished lies, until it is moved into its place."""
+MAX_FILE_BYTES = 5 * 2**30
+"""The largest file of a release, which is the largest that S3 takes in one request."""
+# The time for another writer to replace a small file.
+_LOCK_WAIT_S = 60.0
 
 
 class ChangedMeanwhileError(OneTrunkError):
@@ -125,8 +131,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def names(self, folder: str) -> set[str]:
-        """Return the names of all objects below a folder, as paths below that folder.
+    def written(self, folder: str) -> dict[str, float]:
+        """Return the objects below a folder: path below that folder -> when it was written, in seconds since 1970.
 
         Raises:
             OneTrunkError: The store does not answer, or refuses.
@@ -141,13 +147,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def download(self, name: str, path: Path, max_bytes: int | None = None) -> bool:
+    def download(self, name: str, path: Path, max_bytes: int = MAX_FILE_BYTES) -> bool:
         """Copy an object into a file. What it contains is for the caller to check.
 
         Args:
             name: The object.
             path: The file, in a folder that exists.
-            max_bytes: The largest size that is taken; None for any.
+            max_bytes: The largest size that is taken.
 
         Returns:
             Whether there is such an object.
@@ -173,6 +179,14 @@ class Store(ABC):
     @abstractmethod
     def copy(self, source: str, name: str) -> None:
         """Write an object with the content of another one, inside the store.
+
+        Raises:
+            OneTrunkError: The store does not answer, or refuses.
+        """
+
+    @abstractmethod
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects. One that is not there is no error.
 
         Raises:
             OneTrunkError: The store does not answer, or refuses.
@@ -208,10 +222,15 @@ class FolderStore(Store):
             return None
         return content, hashlib.sha256(content).hexdigest()
 
-    def names(self, folder: str) -> set[str]:
-        """See `Store.names`."""
-        root = self.folder / folder
-        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    def written(self, folder: str) -> dict[str, float]:
+        """See `Store.written`."""
+        root, found = self.folder / folder, {}
+        for path in root.rglob("*"):
+            with suppress(FileNotFoundError):  # somebody moves or removes it at this moment
+                status = path.lstat()
+                if not stat.S_ISDIR(status.st_mode):
+                    found[path.relative_to(root).as_posix()] = status.st_mtime
+        return found
 
     def holds(self, name: str, sha256: str) -> bool:
         """See `Store.holds`."""
@@ -220,7 +239,7 @@ class FolderStore(Store):
         except FileNotFoundError:
             return False
 
-    def download(self, name: str, path: Path, max_bytes: int | None = None) -> bool:
+    def download(self, name: str, path: Path, max_bytes: int = MAX_FILE_BYTES) -> bool:
         """See `Store.download`."""
         try:
             with (
@@ -241,15 +260,28 @@ class FolderStore(Store):
 
     def copy(self, source: str, name: str) -> None:
         """See `Store.copy`. Equal files are one file of the disk, where its file system can."""
+        found = resolve_inside(self.folder, source)
         with self._written(name) as aside:
             try:
-                os.link(self.folder / source, aside)
+                os.link(found, aside)
             except OSError:
-                shutil.copyfile(self.folder / source, aside)
+                shutil.copyfile(found, aside)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """See `Store.remove`. Folders that become empty go as well."""
+        for name in names:
+            path = self.folder / name
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OneTrunkError(f"{path}: cannot be removed: {error.strerror}") from error
+            with suppress(OSError):  # something else is in it
+                for folder in list(path.relative_to(self.folder).parents)[:-1]:
+                    (self.folder / folder).rmdir()
 
     def replace(self, name: str, content: bytes, tag: str | None) -> None:
         """See `Store.replace`."""
-        with self._locked():
+        with locked(self.folder, wait_s=_LOCK_WAIT_S):
             found = self.read(name, len(content) + 2**20)
             if (found[1] if found else None) != tag:
                 raise ChangedMeanwhileError(f"{self.url}: {name} was written by somebody else meanwhile")
@@ -260,11 +292,11 @@ class FolderStore(Store):
     def _written(self, name: str) -> Iterator[Path]:
         """Yield a path to write to, and move what is there into its place."""
         target = self.folder / name
-        aside = self.folder / _PARTIAL / f"{os.getpid()}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        # By chance: of writers in containers, or on several machines, two may have one process id.
+        aside = self.folder / PARTIAL / secrets.token_hex(16)
         try:
             for folder in (target.parent, aside.parent):
                 folder.mkdir(parents=True, exist_ok=True)
-            aside.unlink(missing_ok=True)
             yield aside
             with aside.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -274,19 +306,6 @@ class FolderStore(Store):
         finally:
             with suppress(OSError):
                 aside.unlink()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            raise OneTrunkError(f"{self.folder}: cannot be created or opened: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for as long as a small file takes
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def open_store(url: StoreUrl) -> Store:

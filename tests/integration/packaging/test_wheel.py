@@ -26,6 +26,7 @@ COMMANDS = {
     "push-head",
     "pull-head",
     "pull-repo",
+    "prune-releases",
     "serve-repo",
     "serve-front",
     "ask-repo",

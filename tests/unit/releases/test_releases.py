@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import MANIFEST, STAGING
 from onetrunk.releases import release as module
-from onetrunk.releases.cli import pull_repo
+from onetrunk.releases.cli import prune_releases, pull_repo
+from onetrunk.releases.prune import SETTLED_S, prune
 from onetrunk.releases.release import POINTER, Found, Pointer, publish, pull, read_pointer
 from onetrunk.releases.store import ChangedMeanwhileError, FolderStore, open_store, parse_store
 
@@ -120,8 +122,7 @@ def test_a_writer_that_is_killed_at_any_step_leaves_the_old_release(store_url, s
     unused = open_store(store_url)
     publish(old[0], store)
     for step in chosen_steps(total, store):
-        if isinstance(store, FolderStore):
-            shutil.rmtree(store.folder / f"releases/{new[1]}", ignore_errors=True)  # an earlier step has written it
+        store.remove([f"releases/{new[1]}/{file}" for file in store.written(f"releases/{new[1]}")])  # by earlier steps
         assert killed_at(step, unused, lambda store: publish(new[0], store)) is None, step
         assert read_pointer(store).pointer == Pointer(release=old[1]), step
     pull(store, tmp_path / "old there")
@@ -224,6 +225,153 @@ def test_of_two_writers_one_is_refused(store, old, new, tmp_path, write_reposito
     with pytest.raises(ChangedMeanwhileError):
         publish(tmp_path / "third", store, stale)
     assert read_pointer(store).pointer.release == new[1]
+
+
+@pytest.mark.hostile
+def test_what_was_changed_or_removed_in_the_release_before_is_sent_anew(store, old, new, tmp_path):
+    publish(old[0], store)
+    overwrite(store, f"releases/{old[1]}/head_a/1/model.onnx", "evil", tmp_path)
+    store.remove([f"releases/{old[1]}/trunk_00_01/1/model.onnx"])
+    second = publish(new[0], store)
+    assert {"head_a/1/model.onnx", "trunk_00_01/1/model.onnx"} <= set(second.uploaded)
+    pull(store, tmp_path / "here")
+    assert tree(tmp_path / "here") == tree(new[0])
+
+
+@pytest.mark.hostile
+def test_a_release_of_which_a_file_is_gone_is_completed_before_it_is_current(store, old, new, tmp_path):
+    publish(old[0], store)
+    publish(new[0], store)
+    store.remove([f"releases/{old[1]}/head_b/1/model.onnx"])
+    assert publish(old[0], store).uploaded == ("head_b/1/model.onnx",)
+    pull(store, tmp_path / "here")
+    assert tree(tmp_path / "here") == tree(old[0])
+
+
+@pytest.mark.hostile
+def test_a_file_that_is_removed_while_it_is_published_makes_no_release(store, old, new, monkeypatch):
+    publish(old[0], store)
+    upload = store.upload
+
+    def upload_and_lose(path, name, sha256):
+        upload(path, name, sha256)
+        if name.endswith(MANIFEST):
+            store.remove([f"releases/{new[1]}/head_c/1/model.onnx"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "upload", upload_and_lose)
+        with pytest.raises(OneTrunkError, match=r"head_c/1/model.onnx was removed meanwhile: nothing was published"):
+            publish(new[0], store)
+    assert read_pointer(store).pointer.release == old[1]
+    assert publish(new[0], store).uploaded == ("head_c/1/model.onnx",)
+
+
+def test_two_writers_of_one_process_id_write_one_file_each(tmp_path):
+    """As two containers have it, each with processes numbered from 1."""
+    stores = [open_store(parse_store(f"file://{tmp_path / 'store'}")) for _ in range(2)]
+    with stores[0]._written("logs/x") as first, stores[1]._written("logs/x") as second:
+        assert first != second
+        first.write_text("whole")
+        second.write_text("other")
+    assert (tmp_path / "store/logs/x").read_text() == "whole"  # it was moved in last
+    assert not list((tmp_path / "store/.partial").iterdir())
+
+
+@pytest.mark.hostile
+def test_a_file_larger_than_any_of_a_release_is_not_taken(store, old, tmp_path, monkeypatch):
+    publish(old[0], store)
+    with pytest.raises(UserError, match=r"found 5 bytes, allowed are 4"):
+        store.download(f"releases/{old[1]}/trunk_00_01/1/model.onnx", tmp_path / "x", 4)
+
+
+LATER = 2 * SETTLED_S
+
+
+def releases_of(store):
+    return {name.split("/")[0] for name in store.written("releases")}
+
+
+def test_prune_keeps_the_last_ones_and_never_the_current_one(store, old, tmp_path, write_repository, monkeypatch):
+    hashes, written = [], store.written
+
+    def written_in_turn(folder):
+        """Each release a minute after the one before, as no test has the time for."""
+        turn = {name: 60.0 * number for number, name in enumerate(hashes)}
+        return {name: at + turn.get(name.split("/")[0], 0.0) for name, at in written(folder).items()}
+
+    monkeypatch.setattr(store, "written", written_in_turn)
+    for number in range(4):
+        (old[0] / "deployments.jsonl").write_text("{}\n" * (number + 1))
+        hashes.append(write_repository(old[0], {"a": [f"a{number}"]}))
+        publish(old[0], store)
+    first = read_pointer(store)
+    store.replace(POINTER, Pointer(release=hashes[0]).model_dump_json().encode(), first.tag)
+    store.upload(old[0] / MANIFEST, "releases/readme.txt", hashes[3])  # somebody else's
+
+    assert prune(store, 1).removed == (), "all was written a moment ago"
+    later = time.time() + LATER
+    dry = prune(store, 1, dry_run=True, now=later)
+    assert releases_of(store) == {*hashes, "readme.txt"}
+    done = prune(store, 1, now=later)
+    assert (dry.removed, dry.files) == (done.removed, done.files)
+    assert {one.release for one in done.removed} == {hashes[1], hashes[2]}
+    assert [(one.release, one.current) for one in done.kept] == [(hashes[3], False), (hashes[0], True)]
+    assert releases_of(store) == {hashes[0], hashes[3], "readme.txt"}
+    assert len(store.written("logs")) == 1
+    pull(store, tmp_path / "here")
+    pull(store, tmp_path / "here", pointer=Pointer(release=hashes[3]))
+
+
+@pytest.mark.hostile
+def test_prune_removes_what_dead_writers_left_and_what_it_left_itself(tmp_path, old, new):
+    store = open_store(parse_store(f"file://{tmp_path / 'store'}"))
+    publish(old[0], store)
+    (store.folder / f"releases/{new[1]}").mkdir()
+    (store.folder / f"releases/{new[1]}/half").write_text("x")  # no manifest, so no release
+    (store.folder / ".partial/dead").write_text("x")
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    (store.folder / f"releases/{'0' * 64}").mkdir()
+    (store.folder / f"releases/{'0' * 64}/link").symlink_to(outside)
+    done = prune(store, 1, now=time.time() + LATER)
+    assert {(one.release, one.published) for one in done.removed} == {(new[1], None), ("0" * 64, None)}
+    assert releases_of(store) == {old[1]}
+    assert sorted(path.name for path in (store.folder / "releases").iterdir()) == [old[1]]
+    assert list((store.folder / ".partial").glob("*")) == []
+    assert outside.read_text() == "precious"
+
+
+def test_prune_stops_if_somebody_publishes(store, old, new, monkeypatch):
+    publish(old[0], store)
+    publish(new[0], store)
+    again = read_pointer(store)
+    remove = store.remove
+
+    def publish_first(names):
+        monkeypatch.setattr(store, "remove", remove)
+        store.replace(POINTER, Pointer(release=old[1]).model_dump_json().encode(), again.tag)
+        remove(names)
+
+    monkeypatch.setattr(store, "remove", publish_first)
+    with pytest.raises(ChangedMeanwhileError, match="somebody has published meanwhile"):
+        prune(store, 1, now=time.time() + LATER)
+    assert releases_of(store) == {old[1], new[1]}
+
+
+def test_prune_releases(store_url, store, old):
+    run = CliRunner()
+    nothing = run.invoke(prune_releases, [str(store_url)])
+    assert nothing.exit_code == 2
+    assert "nothing has been published there" in nothing.output
+    publish(old[0], store)
+    done = run.invoke(prune_releases, [str(store_url), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    line, end = done.output.splitlines()
+    assert line.startswith(old[1])
+    assert line.endswith("Z  current")
+    assert end == f"{store_url}: would go: 0 releases, 0 files"
+    told = json.loads(run.invoke(prune_releases, [str(store_url), "--json"]).output)
+    assert told["kept"][0]["release"] == old[1]
 
 
 @pytest.mark.parametrize(

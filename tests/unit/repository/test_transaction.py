@@ -3,12 +3,14 @@
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from onetrunk.protocol import transaction as module
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.names import LOCK
 from onetrunk.protocol.transaction import Transaction, finish_transaction, locked
 from tests.fixtures.stand_ins import stand_in
 
@@ -144,3 +146,39 @@ def test_place_that_cannot_be_a_repository_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Not a directory"), locked(tmp_path / "file" / "repository"):
         pass
+
+
+def test_of_writers_one_at_a_time_holds_a_repository_and_nothing_is_left(repository):
+    """By a lock that also holds over NFS: one of a file that is open for writing, and not of a folder."""
+    holding, most = [], []
+
+    def write():
+        with locked(repository, wait_s=60):
+            holding.append(1)
+            most.append(len(holding))
+            holding.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write) for _ in range(40)]:
+            done.result()
+    assert most == [1] * 40
+    assert tree(repository) == OLD
+    with locked(repository):
+        lock = repository / LOCK
+        assert lock.is_file()
+        with pytest.raises(UserError, match="another build-repo or deploy-head is writing it"), locked(repository):
+            pass
+        assert lock.is_file(), "whoever is refused does not remove it"
+    lock.touch()  # as a killed writer leaves it
+    with locked(repository):
+        pass
+    assert tree(repository) == OLD
+
+
+@pytest.mark.hostile
+def test_a_lock_that_is_a_link_is_not_followed(repository, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "file"
+    (repository / LOCK).symlink_to(outside)
+    with pytest.raises(UserError, match="cannot be created or written"), locked(repository):
+        pass
+    assert not outside.exists()
