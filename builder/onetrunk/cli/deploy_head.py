@@ -144,7 +144,8 @@ class Share(click.ParamType):  # type: ignore[type-arg]
     "--share",
     metavar="SHARE",
     type=Share(),
-    help="With --candidate: the share of live requests that it answers.",
+    help="With --candidate: the share of live requests that it answers, in JSON and over gRPC; protocol v2 over HTTP "
+    "and multitask_tokens are always answered by the live head.",
 )
 @click.option(
     "--stop-errors",

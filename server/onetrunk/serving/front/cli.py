@@ -47,7 +47,7 @@ Exit codes: 0 stopped, 1 a port is in use, 2 the input was wrong.
     "--repository",
     type=click.Path(file_okay=False, path_type=Path),
     show_default=False,
-    help="The repository that is served, to show its last deployments.",
+    help="The repository that is served: a Triton that starts follows its files, and the page shows its deployments.",
 )
 @front_options
 @click.option("--verbose", is_flag=True, help="Log every request.")

@@ -38,12 +38,14 @@ class Gateway:
         settings: What the front was started with.
         triton: Triton.
         admission: Counts the requests of both doors.
+        arrivals: How many times a Triton has appeared that told its tasks, after a start or a restart.
     """
 
     def __init__(self, settings: FrontSettings, triton: Triton) -> None:
         self.settings = settings
         self.triton = triton
         self.admission = Admission(settings.limits)
+        self.arrivals = 0
         self._client: AsyncClient | None = None
         self._client_of: TritonAddress | None = None
         self._known: Mapping[str, TaskInfo] = {}
@@ -151,12 +153,15 @@ class Gateway:
 
     async def remember_tasks(self) -> None:
         """Read the tasks again every few seconds, for ever, so that `known_tasks` are those that are served."""
+        last: TritonAddress | None = None
         while True:
             pause_s = CATALOGUE_AGE_S
             try:
                 await self.catalogue()
+                if last != self.triton.address:
+                    last, self.arrivals = self.triton.address, self.arrivals + 1
             except TritonDownError:
-                pause_s = CATALOGUE_AGE_S if self._known else RETRY_S
+                last, pause_s = None, CATALOGUE_AGE_S if self._known else RETRY_S
             except Exception:
                 log.exception("the tasks were not read; they will be read again in %g s", pause_s)
             await asyncio.sleep(pause_s)

@@ -17,6 +17,7 @@ import uvicorn
 from onetrunk.serving.front.connection import Connection
 from onetrunk.serving.front.drift import DriftMonitor
 from onetrunk.serving.front.endpoints import json_routes
+from onetrunk.serving.front.follower import Follower
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.grpc_door import open_grpc_door
 from onetrunk.serving.front.http_door import HttpDoor
@@ -85,6 +86,8 @@ class Front:
             asyncio.create_task(self._gateway.remember_tasks()),
             asyncio.create_task(self._count_answers(observer.drift)),
         ]
+        if settings.repository is not None:
+            self._background.append(asyncio.create_task(Follower.of(self._gateway, settings.repository).run()))
         for listener, app in zip(sockets, (door.app(), door.metrics_app()), strict=True):
             server = _Server(self._config(app))
             task = asyncio.create_task(server.serve([listener]))

@@ -177,7 +177,8 @@ class FrontSettings(BaseModel):
         api_keys: The keys of which every client needs one; without any, whoever reaches the front may ask.
         tls: The certificate; None for plain connections.
         limits: What is accepted.
-        repository: The repository that is served, for the log of its deployments; None if the front cannot see it.
+        repository: The repository that is served, whose files a Triton that starts follows, and for the log of its
+            deployments; None if the front cannot see it.
         tracing: Where traces go; None for nowhere.
         sample: Where texts are kept for labelling; None keeps none.
         verbose: Whether every request is logged, or only those that the server failed.

@@ -62,6 +62,8 @@ LEAST_REQUESTS, WINDOW = 50, 500
 PATIENCE, LEAST_PATIENCE_S = 5.0, 0.25
 # A restarted Triton does not hold the ensembles of candidates. It is asked to load one so often at most.
 LOAD_EVERY_S = 30.0
+# How often a process of a front looks whether another one has stopped a candidate: not for every request.
+LOOK_EVERY_S = 1.0
 # Numbers that differ by more than this share of their range are two answers.
 NUMBER_TOLERANCE = 0.1
 
@@ -108,13 +110,34 @@ class Trial:
         split: The share, and its bounds.
         samples: The last requests of the share.
         stopped: Why it was stopped; None if it was not.
+        stop_file: Where the processes of one front tell each other that it was stopped; None for one process.
     """
 
     version: int
     split: TrafficSplit
+    stop_file: Path | None = None
     samples: deque[_Sample] = field(default_factory=lambda: deque(maxlen=WINDOW))
     stopped: str | None = None
     load_tried: float = float("-inf")
+    _looked: float = float("-inf")
+
+    def look(self) -> None:
+        """Learn whether another process of the front has stopped it. A look costs nothing but every `LOOK_EVERY_S`."""
+        now = time.monotonic()
+        if self.stopped is not None or self.stop_file is None or now - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = now
+        with suppress(OSError):  # most often there is no such file
+            self.stopped = self.stop_file.read_text(encoding="utf-8")
+
+    def stop(self, reason: str) -> None:
+        """Stop it, in all processes of the front."""
+        self.stopped = reason
+        if self.stop_file is not None:
+            aside = self.stop_file.with_name(f"{self.stop_file.name}.{os.getpid()}")
+            with suppress(OSError):
+                aside.write_text(reason, encoding="utf-8")
+                os.replace(aside, self.stop_file)
 
     def report(self) -> TrialReport:
         """Return how it does."""
@@ -272,17 +295,12 @@ class Trials:
             return None
         trial = self._known.get(task.name)
         if trial is None or (trial.version, trial.split) != (task.candidate.version, task.candidate.split):
-            trial = self._known[task.name] = Trial(task.candidate.version, task.candidate.split)
-        if trial.stopped is None and (file := self._stop_file(task.name, trial)) is not None and file.exists():
-            with suppress(OSError):
-                trial.stopped = file.read_text(encoding="utf-8")
+            candidate = task.candidate
+            key = hashlib.sha256(f"{candidate.version} {candidate.split}".encode()).hexdigest()[:16]
+            file = self._folder / f"stopped_{task.name}_{key}" if self._folder is not None else None
+            trial = self._known[task.name] = Trial(candidate.version, candidate.split, file)
+        trial.look()
         return trial
-
-    def _stop_file(self, task: str, trial: Trial) -> Path | None:
-        if self._folder is None:
-            return None
-        key = hashlib.sha256(f"{trial.version} {trial.split}".encode()).hexdigest()[:16]
-        return self._folder / f"stopped_{task}_{key}"
 
     def _begin(self, task: TaskInfo, trial: Trial, rows: Sequence[int], work: Any) -> Tried:
         began = time.perf_counter()
@@ -355,11 +373,8 @@ class Trials:
         self._metrics.tried(name, trial.version, sample.failed, sample.seconds, sample.live_seconds, sample.differ)
         trial.samples.append(sample)
         if trial.stopped is None and (fault := trial.fault()) is not None:
-            trial.stopped = fault
+            trial.stop(fault)
             log.error("candidate version %d of %s is stopped: %s", trial.version, name, fault)
-            if (file := self._stop_file(name, trial)) is not None:
-                with suppress(OSError):
-                    file.write_text(fault, encoding="utf-8")
 
     async def _load(self, tried: Tried) -> None:
         """Load the ensemble of a candidate that Triton does not hold, as after a restart, if it is still on trial."""

@@ -154,6 +154,22 @@ def test_an_ensemble_that_a_restarted_triton_does_not_hold_is_loaded(served):
         assert client.trials()["sst2"]["requests"] == 0
 
 
+def test_a_candidate_that_one_process_of_a_front_stops_is_stopped_in_all_without_a_look_for_each_request(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trials_module, "LOOK_EVERY_S", 3600.0)
+    one, other = (Trial(1, TrafficSplit(share=0.1), tmp_path / "stopped_a") for _ in range(2))
+    one.look()
+    other.look()
+    one.stop("it is bad")
+    other.look()
+    assert other.stopped is None, "it has looked a moment ago"
+    monkeypatch.setattr(trials_module, "LOOK_EVERY_S", 0.0)
+    other.look()
+    assert other.stopped == "it is bad"
+    assert [path.name for path in tmp_path.iterdir()] == ["stopped_a"]
+
+
 def test_bounds():
     def judged(samples, **bounds):
         trial = Trial(1, TrafficSplit(share=0.1, **bounds))
