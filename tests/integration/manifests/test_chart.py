@@ -12,6 +12,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.cli.deploy_head import deploy_head
+from onetrunk.releases.cli import pull_repo
 from onetrunk.repository import configs
 from onetrunk.serving.front.cli import check_folder, serve_front
 from onetrunk.serving.shared_memory import MIB, share_bytes
@@ -33,10 +34,13 @@ EVERYTHING = (
     "nodeSelector.pool=gpu",
     "podAnnotations.team=text",
 )
+STORE = ("repository.store=s3://bucket/onetrunk", "repository.storeSecret=store", "repository.verifyKey=true")
 CASES = {
     "default": (CLAIM,),
     "everything": EVERYTHING,
     "image": ("repository.image=registry.example/models:7",),
+    "store": (*STORE, *KEYS, "serviceAccountName=reader"),
+    "store by the pod's role": ("repository.store=s3://bucket/one/two",),
     "client certificates": (CLAIM, "tls.secret=tls", "tls.clientCa=true"),
     "bare": (CLAIM, "networkPolicy.enabled=false", "podDisruptionBudget.enabled=false", "service.type=LoadBalancer"),
 }
@@ -75,8 +79,13 @@ def test_lint_has_nothing_to_say() -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ((), "repository.claim or repository.image"),
-        ((CLAIM, "repository.image=a:1"), "repository.claim or repository.image"),
+        ((), "one of repository.claim, repository.image and repository.store"),
+        ((CLAIM, "repository.image=a:1"), "one of repository.claim, repository.image and repository.store"),
+        ((CLAIM, "repository.store=s3://bucket/one"), "one of repository.claim, repository.image and repository.store"),
+        (("repository.store=https://bucket/one",), "store"),
+        (("repository.store=s3://key:secret@bucket/one",), "store"),
+        ((CLAIM, "repository.storeSecret=a"), "for repository.store"),
+        (("repository.store=s3://bucket/one", "repository.verifyKey=true"), "repository.storeSecret"),
         ((CLAIM, "replica=3"), "replica"),
         ((CLAIM, "front.maxConnectionAge=soon"), "maxConnectionAge"),
         ((CLAIM, "tls.clientCa=true"), "tls.secret"),
@@ -207,6 +216,37 @@ def test_the_network_policy_lets_in_who_is_named_and_nobody_out() -> None:
     ]
     (shut,) = of_kind(template(CLAIM, "networkPolicy.clients=null", "networkPolicy.monitoring=null"), "NetworkPolicy")
     assert not shut["spec"]["ingress"]
+
+
+def test_each_pod_fetches_the_release_of_a_store_into_what_both_containers_read(tmp_path: Path) -> None:
+    manifests = template(*STORE)
+    release = container(manifests, "release")
+    assert release["image"] == container(manifests, "front")["image"]  # it has the store's client
+    program, *arguments = [*release["command"], *release["args"]]
+    assert program == "pull-repo"
+    mounts = {mount["name"]: mount["mountPath"] for mount in release["volumeMounts"]}
+    for name in ("triton", "front"):
+        (models,) = [one for one in container(manifests, name)["volumeMounts"] if one["name"] == "models"]
+        assert models == {"name": "models", "mountPath": "/models", "readOnly": True}
+    (volume,) = [one for one in pod(manifests)["volumes"] if one["name"] == "models"]
+    assert volume["emptyDir"] == {"sizeLimit": "2Gi"}
+    context = pull_repo.make_context(program, arguments)
+    assert str(context.params["store"]) == "s3://bucket/onetrunk"
+    assert str(context.params["repository"]) == mounts["models"]
+    for file in (context.params["verify_key"], *(Path(one["value"]) for one in release["env"] if "AWS" in one["name"])):
+        assert str(file.parent) == mounts["store"]
+
+
+@pytest.mark.hostile
+def test_keys_of_a_store_are_seen_by_the_fetching_container_only_which_may_reach_it() -> None:
+    manifests = template(*STORE)
+    for one in (*pod(manifests)["initContainers"], *pod(manifests)["containers"]):
+        mounted = {mount["name"] for mount in one["volumeMounts"]}
+        assert ("store" in mounted) == (one["name"] == "release")
+        assert not [variable for variable in one.get("env", ()) if "valueFrom" in variable]
+    for values, ports in ((STORE, [53, 53, 443]), ((*STORE, "repository.storePort=9000"), [53, 53, 9000])):
+        (policy,) = of_kind(template(*values), "NetworkPolicy")
+        assert [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]] == ports
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 16), (32, 128), (64, 512), (256, 512)])

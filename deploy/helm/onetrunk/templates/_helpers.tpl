@@ -50,8 +50,14 @@ batch may come while the one before is still held; and 9 MiB for the region itse
 {{- end }}
 
 {{- define "onetrunk.check" -}}
-{{- if eq (empty .Values.repository.claim) (empty .Values.repository.image) }}
-{{- fail "give the repository that is to be served: either repository.claim or repository.image" }}
+{{- if ne 1 (len (compact (list .Values.repository.claim .Values.repository.image .Values.repository.store))) }}
+{{- fail "give the repository that is to be served: one of repository.claim, repository.image and repository.store" }}
+{{- end }}
+{{- if and (or .Values.repository.storeSecret .Values.repository.verifyKey) (not .Values.repository.store) }}
+{{- fail "repository.storeSecret and repository.verifyKey are for repository.store" }}
+{{- end }}
+{{- if and .Values.repository.verifyKey (not .Values.repository.storeSecret) }}
+{{- fail "repository.verifyKey needs repository.storeSecret, whose release.pub is the key" }}
 {{- end }}
 {{- if and .Values.tls.clientCa (not .Values.tls.secret) }}
 {{- fail "tls.clientCa needs tls.secret, whose ca.crt is the clients' authority" }}
