@@ -17,7 +17,10 @@ pytestmark = pytest.mark.slow
 
 # Extras -> the packages that must import with them, and the commands that must show their help.
 PARTS = {
-    "": (["onetrunk.protocol", "onetrunk.admin", "onetrunk.releases", "onetrunk.client"], ["ask-repo", "pull-repo", "prune-releases"]),
+    "": (
+        ["onetrunk.protocol", "onetrunk.admin", "onetrunk.releases", "onetrunk.client"],
+        ["ask-repo", "pull-repo", "prune-releases"],
+    ),
     "bench": (["onetrunk.client.bench"], ["bench-repo"]),
     "front": (["onetrunk.serving.front", "onetrunk.serving.command"], ["serve-front"]),
     "server,cpu": (["onetrunk.serving"], ["serve-repo"]),
