@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -38,6 +39,7 @@ from onetrunk.protocol.names import (
     TRIALS_METHOD,
 )
 from onetrunk.protocol.tls import Tls, tls_fault
+from onetrunk.protocol.traffic_split import TrialReport
 
 # gRPC waits a second between two attempts to connect by default; a server that starts, or comes back, should be seen
 # at once. The connections are this client's own: gRPC shares them between the clients of a process, and with them the
@@ -342,9 +344,14 @@ class AdminClient:
     def trials(self) -> dict[str, Any]:
         """Return task -> how its candidate does that answers a share of its traffic, as the front tells it.
 
-        A server that does not answer, or a Triton without a front, is no error: then nothing is known of any task.
+        A server that does not answer, or a Triton without a front, is no error: then nothing is known of any task. The
+        fields are those of `onetrunk.protocol.traffic_split.TrialReport`; what is none of these is left out.
         """
-        return self._told_by_front(TRIALS_METHOD)
+        found = {}
+        for task, told in self._told_by_front(TRIALS_METHOD).items():
+            with contextlib.suppress(ValidationError):
+                found[task] = TrialReport.model_validate(told).model_dump()
+        return found
 
     def _told_by_front(self, method: str) -> dict[str, Any]:
         options = [*CHANNEL_OPTIONS, *(self._tls.channel_options if self._tls is not None else ())]
@@ -358,7 +365,7 @@ class AdminClient:
                     b"", timeout=_ASIDE_TIMEOUT_S, metadata=tuple(self._headers.items())
                 )
                 found = json.loads(answer)
-            except (grpc.RpcError, ValueError):
+            except (grpc.RpcError, ValueError, RecursionError):
                 return {}
         return found if isinstance(found, dict) else {}
 

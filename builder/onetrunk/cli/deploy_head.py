@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from onetrunk.cli.console import print_published, progress_line, typed_options
 from onetrunk.cli.data_options import (
@@ -23,6 +19,7 @@ from onetrunk.cli.data_options import (
     max_loss_option,
     task_dir_option,
 )
+from onetrunk.cli.deploy_report import plain, show, show_answers, show_replicas
 from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
@@ -34,12 +31,7 @@ from onetrunk.releases.store import Place, StoreUrl
 
 if TYPE_CHECKING:
     from onetrunk.deploy import Deployer
-    from onetrunk.deploy.comparison import Comparison
-    from onetrunk.deploy.deployer import DeploymentReport
-    from onetrunk.deploy.fleet import ReplicaAnswer
-    from onetrunk.deploy.history import ListedTask
     from onetrunk.deploy.operations import Operation
-    from onetrunk.deploy.reconcile import ReplicaState
 
 _EPILOG = """\b
 Examples:
@@ -99,12 +91,6 @@ _ACTIONS = (
     "sync",
     "log",
 )
-_STATES = {
-    "done": "done",
-    "failed": "failed",
-    "back": "serves what it served before",
-    "unknown": "what it serves is not known",
-}
 # Option -> the actions to which it belongs.
 _OWNERS = {
     "embed_long_texts": ("embed",),
@@ -291,13 +277,13 @@ def deploy_head(
             result = _carry_out(action, asked, deployer, dry_run)
             replicas = deployer.replicas() if action in ("list", "verify") else ()
     if as_json:
-        plain = _plain(result)
+        told = plain(result)
         if servers is not None and action in ("list", "verify"):
-            plain = {("tasks" if action == "list" else "differences"): plain, "replicas": _plain(list(replicas))}
-        click.echo(json.dumps(plain, indent=2))
+            told = {("tasks" if action == "list" else "differences"): told, "replicas": plain(list(replicas))}
+        click.echo(json.dumps(told, indent=2))
     else:
-        _show(result, dry_run)
-        _show_replicas(replicas)
+        show(result, dry_run)
+        show_replicas(replicas)
         if action not in ("list", "log", "verify"):
             print_published(copy)
     if action == "verify" and not result and not as_json:
@@ -318,9 +304,9 @@ def _replicas_of_failure(as_json: bool) -> Iterator[None]:
         yield
     except FleetError as error:
         if as_json:
-            click.echo(json.dumps({"error": str(error), "replicas": _plain(list(error.replicas))}, indent=2))
+            click.echo(json.dumps({"error": str(error), "replicas": plain(list(error.replicas))}, indent=2))
         else:
-            _show_answers(error.replicas)
+            show_answers(error.replicas)
         raise
 
 
@@ -422,176 +408,3 @@ def _split(asked: dict[str, Any]) -> TrafficSplit | None:
             raise UserError(f"--stop-{next(iter(given))} goes with --share only")
         return None
     return TrafficSplit(share=asked["share"], **given)
-
-
-def _plain(result: Any) -> Any:
-    from onetrunk.deploy.history import ListedTask
-
-    if isinstance(result, list):
-        return [_plain(item) for item in result]
-    if isinstance(result, ListedTask) and result.split is not None:
-        return _plain(dataclasses.replace(result, split=None)) | {"split": result.split.model_dump()}
-    return dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
-
-
-def _show(result: Any, dry_run: bool) -> None:
-    from onetrunk.deploy.comparison import Comparison
-    from onetrunk.deploy.deployer import DeploymentReport
-
-    if isinstance(result, DeploymentReport):
-        _show_report(result, dry_run)
-    elif isinstance(result, Comparison):
-        _show_comparison(result)
-    elif result and isinstance(result[0], dict):
-        _show_log(result)
-    elif result and isinstance(result[0], str):
-        click.echo("\n".join(result))
-    elif result:
-        _show_tasks(result)
-
-
-def _show_report(report: DeploymentReport, dry_run: bool) -> None:
-    for line in report.settled:
-        click.echo(f"first: {line}", err=True)
-    version, before = report.to_version, report.from_version
-    if not report.changed:
-        served = f"{report.task}: version {version} is served already; " if report.task else ""
-        click.echo(f"{served}nothing to do")
-        return
-    if dry_run:
-        for name in report.written:
-            click.echo(f"would write {name}")
-        for name in report.removed:
-            click.echo(f"would remove {name}/")
-        if report.diff:
-            click.echo(report.diff, nl=False)
-        moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
-        click.echo(f"{moves}{len(report.written)} files; no server was asked, nothing exported", err=True)
-        _show_notes(report)
-        return
-    former = f" (before: {before})" if before not in (None, version) else ""
-    done = {
-        "deploy": f"{report.task} version {version} is live{former}",
-        "candidate": f"{report.task} version {version} is tried as {report.task}_candidate"
-        + (f", beside version {before}" if before else ""),
-        "promote": f"{report.task} version {version} is live{former}",
-        "rollback": f"{report.task} version {version} is live again{former}",
-        "discard": f"candidate version {before} of {report.task} is discarded; "
-        + (f"version {version} is live" if version else "none is live"),
-        "remove": f"{report.task} is no longer served{former}",
-        "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
-        "sync": f"the server{'s serve' if report.replicas else ' serves'} what the files say",
-    }[report.action]
-    click.echo(f"{done}, {report.seconds['all']:.2f} s")
-    _show_notes(report)
-    _show_answers(report.replicas)
-
-
-def _show_notes(report: DeploymentReport) -> None:
-    for note in report.notes:
-        click.echo(note, err=True)
-
-
-def _show_answers(answers: Sequence[ReplicaAnswer]) -> None:
-    """Show what became of each replica in an operation."""
-    if not answers:
-        return
-    steps = dict.fromkeys(step for answer in answers for step in answer.seconds)
-    table = _table("replica", "result", *(f"{step}, s" for step in steps), "reason")
-    for answer in answers:
-        seconds = [_shown(answer.seconds.get(step), ".2f", "") for step in steps]
-        table.add_row(answer.address, _STATES[answer.state], *seconds, escape(answer.reason))
-    Console(highlight=False).print(table)
-
-
-def _show_replicas(replicas: Sequence[ReplicaState]) -> None:
-    """Show what each replica serves."""
-    if not replicas:
-        return
-    table = _table("replica", "serves", "differs from the files")
-    for replica in replicas:
-        served = replica.serves or {}
-        serves = ", ".join(f"{task} {version}" for task, version in sorted(served.items()))
-        table.add_row(
-            replica.address, "not known" if replica.serves is None else serves, escape("; ".join(replica.differences))
-        )
-    Console(highlight=False).print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=column == columns[0])
-    return table
-
-
-def _show_comparison(result: Comparison) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (result.task, "live", "candidate"):
-        table.add_column(column, justify="left" if column == result.task else "right")
-    table.add_row("version", _shown(result.live_version, "d"), str(result.candidate_version))
-    if result.labelled:
-        table.add_row(
-            f"{result.metric}, {result.labelled} texts", _shown(result.live_score), _shown(result.candidate_score)
-        )
-    table.add_row("ms, median", _shown(result.live_p50_ms, ".1f"), _shown(result.candidate_p50_ms, ".1f"))
-    table.add_row("ms, 99 %", _shown(result.live_p99_ms, ".1f"), _shown(result.candidate_p99_ms, ".1f"))
-    console = Console(highlight=False)
-    console.print(table)
-    if result.agreement is not None:
-        share = f"agree on {result.agreement:.1%} of {result.rows} texts"
-        number = f"correlate by {result.agreement:.3f} over {result.rows} texts"
-        agreed = share if result.agreement_is == "share" else number
-        click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
-    for text, live, candidate in result.disagreements:
-        console.print(f"  {live} -> {candidate}   {text:.100}", markup=False, soft_wrap=True)
-
-
-def _show_tasks(rows: list[ListedTask]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "PSI", "since (UTC)"):
-        table.add_column(column, no_wrap=column == "task")
-    for row in rows:
-        since = "" if row.since is None else row.since[:16].replace("T", " ")
-        numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
-        table.add_row(
-            row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
-            _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), _psi(row), since,
-        )  # fmt: skip
-    Console(highlight=False).print(table)
-    for row in rows:
-        if row.split is not None:
-            share = f"{100 * row.split.share:.3g}%"
-            click.echo(f"{row.task}: candidate version {row.candidate} answers {share} of the requests")
-        for address, trial in row.trials.items():
-            click.echo(f"{row.task}: candidate on {address}: {_told(trial)}")
-
-
-def _told(trial: Mapping[str, Any]) -> str:
-    """Return how a candidate does on one server."""
-    if trial.get("stopped"):
-        return f"stopped: {trial['stopped']}"
-    latency, disagreement = trial.get("latency"), trial.get("disagreement")
-    more = f", {latency:.2g} times the live head's time" if latency is not None else ""
-    more += f", {disagreement:.1%} of the texts answered differently" if disagreement is not None else ""
-    return f"{trial.get('requests')} requests of late, {trial.get('errors', 0.0):.1%} not answered{more}"
-
-
-def _psi(row: ListedTask) -> str:
-    """Return the greatest population stability index of a task."""
-    psi = row.drift.get("psi") if row.drift is not None else None
-    return f"{max(psi.values()):.2f}" if psi else ""
-
-
-def _show_log(entries: list[dict[str, Any]]) -> None:
-    for entry in entries:
-        versions = " -> ".join(str(entry.get(end) or "-") for end in ("from", "to"))
-        reason = f" ({entry['reason']})" if entry.get("reason") else ""
-        if isinstance(where := entry.get("from_where"), dict):
-            reason += f" [{', '.join(f'{name} {value}' for name, value in where.items())}]"
-        action = f"{entry.get('action')} {entry.get('task') or ''}".strip()
-        click.echo(f"{entry.get('time')}  {entry.get('who')}  {action}  {versions}  {entry.get('result')}{reason}")
-
-
-def _shown(value: float | None, form: str = ".3f", nothing: str = "-") -> str:
-    return nothing if value is None else format(value, form)

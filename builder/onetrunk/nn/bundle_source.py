@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from onetrunk.protocol.head_json import HEAD_JSON
 
 HUB = "hf:"
 _HUB_ID = re.compile(r"hf:(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FILES = (HEAD_JSON, WEIGHTS, CARD)
 _PIPELINES = {"classification": "text-classification", "multilabel": "text-classification"}
 _PIPELINES |= {"regression": "text-classification", "tagging": "token-classification"}
@@ -87,7 +88,12 @@ def pull_bundle(source: str, heads: Path) -> Path:
             _copy(found.folder, new)
             if target.exists():
                 os.replace(target, old)
-            os.replace(new, target)
+            try:
+                os.replace(new, target)
+            except OSError:
+                if old.exists():
+                    os.replace(old, target)
+                raise
     return target
 
 
@@ -132,11 +138,12 @@ def _from_hub(text: str) -> BundleSource:
 
     with _told(text):
         snapshot = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_FILES)))
+    if not _COMMIT.fullmatch(snapshot.name):
+        raise OneTrunkError(f"{text}: the hub named the commit {snapshot.name!r:.80}, which is none: is it a hub?")
     # The hub's client keeps files in a folder with the commit's name, as links to elsewhere; a bundle has its own.
     place = cache_root() / "heads" / f"hf--{repository.replace('/', '--')}" / snapshot.name
     with translate_os_errors(place):
-        _keep(place, lambda new: _copy(snapshot, new))
-    load_bundle(place, any_folder=True)
+        _keep(place, text, lambda new: _copy(snapshot, new))
     return BundleSource(place, {"source": f"hf:{repository}@{snapshot.name}", "asked": text})
 
 
@@ -146,8 +153,7 @@ def _from_registry(text: str) -> BundleSource:
     version = registry.find(asked)
     place = cache_root() / "heads" / f"mlflow--{registry.key}--{version.name}" / version.version
     with translate_os_errors(place):
-        _keep(place, lambda new: registry.download(version, _FILES, (HEAD_JSON,), new))
-    load_bundle(place, any_folder=True)
+        _keep(place, text, lambda new: registry.download(version, _FILES, (HEAD_JSON,), new))
     return BundleSource(place, {"source": f"models:/{version.name}/{version.version}", "asked": text, **version.about})
 
 
@@ -158,15 +164,28 @@ def _hub_id(text: str) -> tuple[str, str | None]:
     return found["repository"], found["revision"]
 
 
-def _keep(place: Path, fill: Any) -> None:
-    """Fill a folder that is not there yet, aside, and move it into its place."""
+def _keep(place: Path, source: str, fill: Callable[[Path], object]) -> None:
+    """Fill a folder with a bundle aside, and move it into its place, unless a whole one is there.
+
+    Raises:
+        UserError: What was fetched is no bundle, or a broken one. It is not kept: the next call fetches it anew.
+    """
     if place.exists():
-        return
+        try:
+            load_bundle(place, any_folder=True)
+        except UserError:  # written when the power was cut, or changed since
+            shutil.rmtree(place)
+        else:
+            return
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as aside:
         new = Path(aside) / "new"
         new.mkdir()
         fill(new)
+        try:
+            load_bundle(new, any_folder=True)
+        except UserError as error:
+            raise UserError(str(error).replace(str(new), source)) from None
         os.replace(new, place)
 
 

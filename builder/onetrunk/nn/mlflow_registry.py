@@ -12,20 +12,27 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from onetrunk.protocol.command import printable
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.reading import open_regular
 
 SCHEME = "models:/"
 _MODEL = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>[0-9]+))", re.ASCII)
 _TIMEOUT_S = 60.0
+# For a whole answer, which may come in drops.
+_ANSWER_TIMEOUT_S = 1800.0
 _MAX_JSON_BYTES = 4 * 2**20
 # Larger than any head; what a bundle may have exactly is checked when it is read.
 _MAX_FILE_BYTES = 2**31
@@ -145,8 +152,9 @@ class Registry:
             raise OneTrunkError(f"{self.url}: the answer about {model.name} has no version: is it an MLflow server?")
         told = {"registered_by": version.get("user_id"), "run": version.get("run_id")}
         if isinstance(stamp := version.get("last_updated_timestamp"), int):
-            told["changed"] = datetime.fromtimestamp(stamp / 1000, timezone.utc).isoformat(timespec="seconds")
-        about = {name: str(value)[:200] for name, value in told.items() if value}
+            with suppress(ValueError, OverflowError, OSError):  # a time of no calendar
+                told["changed"] = datetime.fromtimestamp(stamp / 1000, timezone.utc).isoformat(timespec="seconds")
+        about = {name: printable(str(value)[:200]).replace("\n", " ") for name, value in told.items() if value}
         return ModelVersion(model.name, str(version["version"]), about)
 
     def download(self, version: ModelVersion, names: Iterable[str], required: Collection[str], folder: Path) -> None:
@@ -170,10 +178,7 @@ class Registry:
                 path = quote(f"{unquote(parts.path).strip('/')}/{name}")
                 there = self._fetch(f"/api/2.0/mlflow-artifacts/artifacts/{path}", folder / name)
             elif parts.scheme in ("", "file") and parts.path.startswith("/"):
-                source = Path(unquote(parts.path)) / name
-                there = source.is_file()
-                if there:
-                    shutil.copyfile(source, folder / name)
+                there = _copy(Path(unquote(parts.path)), name, folder / name)
             else:
                 raise UserError(
                     f"models:/{version.name}/{version.version}: its files are in {parts.scheme or place!r}, and those "
@@ -189,13 +194,13 @@ class Registry:
         path = f"/api/2.0/mlflow/{what}?{urlencode(query)}"
         try:
             with self._open(path) as response:
-                found = json.loads(response.read(_MAX_JSON_BYTES))
+                found = json.loads(b"".join(_blocks(response, _MAX_JSON_BYTES)))
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 named = ", ".join(f"{name} {value}" for name, value in query.items())
                 raise UserError(f"{self.url}: the registry has no {named}") from None
             raise OneTrunkError(f"{self.url}: the registry refuses with status {error.code}") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise OneTrunkError(f"{self.url}: the registry does not answer: {error!s:.200}") from None
         if not isinstance(found, dict):
             raise OneTrunkError(f"{self.url}: the answer is no object: is it an MLflow server?")
@@ -203,23 +208,50 @@ class Registry:
 
     def _fetch(self, path: str, target: Path) -> bool:
         """Copy a file; return whether there is one."""
-        received = 0
         try:
             with self._open(path) as response, target.open("wb") as stream:
-                while block := response.read(_BLOCK_BYTES):
-                    received += len(block)
-                    if received > _MAX_FILE_BYTES:
-                        raise UserError(f"{self.url}{path}: larger than {_MAX_FILE_BYTES:,} bytes, and so no head")
+                for block in _blocks(response, _MAX_FILE_BYTES):
                     stream.write(block)
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return False
             raise OneTrunkError(f"{self.url}: the registry refuses a file with status {error.code}") from None
-        except urllib.error.URLError as error:
-            raise OneTrunkError(f"{self.url}: the registry does not answer: {error!s:.200}") from None
+        except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException, ValueError) as error:
+            raise OneTrunkError(f"{self.url}: {target.name} was not received: {error!s:.200}") from None
         return True
 
     def _open(self, path: str) -> Any:
         return self._opener.open(
             urllib.request.Request(f"{self.url}{path}", headers=dict(self._headers)), timeout=_TIMEOUT_S
         )
+
+
+def _blocks(response: Any, most: int) -> Iterator[bytes]:
+    """Yield an answer's body.
+
+    Raises:
+        ValueError: It is larger than it may be, takes too long, or ends before it is whole.
+    """
+    length, received, until = response.headers.get("Content-Length"), 0, time.monotonic() + _ANSWER_TIMEOUT_S
+    while block := response.read1(_BLOCK_BYTES):
+        received += len(block)
+        if received > most:
+            raise ValueError(f"it is larger than {most:,} bytes")
+        if time.monotonic() > until:
+            raise ValueError(f"it is not whole after {_ANSWER_TIMEOUT_S:,.0f} s")
+        yield block
+    if length is not None and length.isdecimal() and received < int(length):
+        raise ValueError(f"it ended after {received:,} of {int(length):,} bytes")
+
+
+def _copy(folder: Path, name: str, target: Path) -> bool:
+    """Copy a file of a folder of this machine; return whether there is one."""
+    try:
+        with (
+            open_regular(folder / name, max_bytes=_MAX_FILE_BYTES, inside=folder) as source,
+            target.open("wb") as stream,
+        ):
+            shutil.copyfileobj(source, stream)
+    except FileNotFoundError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import click
 
 from onetrunk.protocol.errors import NotReady, OneTrunkError
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def is_unicode(stream: TextIO) -> bool:
     """Return whether a stream can print every character."""
@@ -20,6 +23,11 @@ def is_unicode(stream: TextIO) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal obeys: a message may quote a server, a store or a file of somebody else."""
+    return _CONTROLS.sub("?", text)
 
 
 @contextmanager
@@ -38,7 +46,7 @@ def errors_end_command(prefix: str = "error", *, if_not_ready: str | None = None
     try:
         yield
     except OneTrunkError as error:
-        click.echo(f"{prefix}: {error}", err=True)
+        click.echo(printable(f"{prefix}: {error}"), err=True)
         if if_not_ready is not None and isinstance(error, NotReady):
             click.echo(if_not_ready, err=True)
         sys.exit(error.exit_code)

@@ -35,3 +35,25 @@ class CandidateInfo(BaseModel):
 
     version: int = Field(ge=1)
     split: TrafficSplit
+
+
+class TrialReport(BaseModel):
+    """How a candidate does, by the requests that one front has split lately.
+
+    Attributes:
+        version: The candidate's version.
+        share: The share of the requests that it answers.
+        requests: The number of requests that are judged.
+        errors: The share of these that it failed to answer, or not in time.
+        latency: How many times as long as the live head's its median is; None if that is not known yet.
+        disagreement: The share of texts that both answered differently; None if that is not known yet.
+        stopped: Why it answers nobody any more; None if it does.
+    """
+
+    version: int
+    share: float
+    requests: int
+    errors: float
+    latency: float | None
+    disagreement: float | None
+    stopped: str | None

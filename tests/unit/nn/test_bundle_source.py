@@ -102,13 +102,25 @@ def test_a_push_is_one_commit_with_card_weights_and_trunk(monkeypatch, tiny_head
         push_bundle(tiny_heads / "nothing", "hf:me/mood")
 
 
+class Faults(dict):
+    """Path -> what a registry does with a request for it, in place of what it should; and the requests it has seen."""
+
+    seen: list
+
+
+ALIAS = "/api/2.0/mlflow/registered-models/alias?name=mood&alias=champion"
+FILES = "/api/2.0/mlflow-artifacts/artifacts/1/r1/artifacts/head/"
+
+
 @pytest.fixture
 def registry(monkeypatch, tiny_heads, cache):
-    """What answers as an MLflow server does: mood@champion is version 3. Gives the paths and tokens that it saw."""
-    seen = []
+    """What answers as an MLflow server does: mood@champion is version 3."""
+    seen, faults = [], Faults()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path in faults:
+                return faults[self.path](self)
             seen.append((self.path, self.headers.get("Authorization")))
             parts = urlsplit(self.path)
             query = {name: value[0] for name, value in parse_qs(parts.query).items()}
@@ -140,7 +152,8 @@ def registry(monkeypatch, tiny_heads, cache):
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "geheim")
-    yield seen
+    faults.seen = seen
+    yield faults
     server.shutdown()
     server.server_close()
 
@@ -154,7 +167,7 @@ def test_what_an_alias_names_is_fetched_and_who_registered_it_is_known(registry,
         "registered_by": "ada",
         "run": "r1",
     }
-    assert {token for _, token in registry} == {"Bearer geheim"}
+    assert {token for _, token in registry.seen} == {"Bearer geheim"}
     with pytest.raises(UserError, match="the registry has no name mood, alias other"):
         find_bundle("models:/mood@other")
 
@@ -174,6 +187,62 @@ def test_a_token_follows_no_redirect_and_is_in_no_message(registry, monkeypatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UserError, match="needs MLFLOW_TRACKING_URI"):
         find_bundle("models:/mood@champion")
+
+
+@pytest.mark.hostile
+def test_a_file_that_is_cut_off_or_broken_is_told_and_not_kept(registry, tiny_heads, cache):
+    content = (tiny_heads / "mood" / "head.safetensors").read_bytes()
+
+    def cut_off(request):
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content[:100])
+
+    registry[FILES + "head.safetensors"] = cut_off
+    with pytest.raises(OneTrunkError, match=f"head.safetensors was not received: .*100 of {len(content):,} bytes"):
+        find_bundle("models:/mood@champion")
+    registry[FILES + "head.safetensors"] = lambda request: request.answer(content[:-1])
+    with pytest.raises(UserError, match=r"^models:/mood@champion/head.safetensors"):
+        find_bundle("models:/mood@champion")
+    registry.clear()
+    found = find_bundle("models:/mood@champion").folder
+    (found / "head.safetensors").write_bytes(content[:7])  # as after a power cut
+    assert load_bundle(find_bundle("models:/mood@champion").folder, any_folder=True).spec.task == "mood"
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"[" * 100_000, "does not answer"),
+        (b"[]", "the answer is no object"),
+        (b'{"model_version": {"version": "../../x"}}', "has no version"),
+        (b"x" * (4 * 2**20 + 1), "it is larger than 4,194,304 bytes"),
+    ],
+)
+def test_answers_of_a_registry_that_are_none_are_refused(registry, answer, why):
+    registry[ALIAS] = lambda request: request.answer(answer)
+    with pytest.raises(OneTrunkError, match=why):
+        find_bundle("models:/mood@champion")
+
+
+@pytest.mark.hostile
+def test_what_a_registry_tells_commands_no_terminal_and_its_time_may_be_none(registry):
+    version = {"version": "3", "user_id": "\x1b[2Jada\nroot", "last_updated_timestamp": 10**30}
+    registry[ALIAS] = lambda request: request.answer(json.dumps({"model_version": version}).encode())
+    assert find_bundle("models:/mood@champion").about["registered_by"] == "?[2Jada root"
+    assert "changed" not in find_bundle("models:/mood@champion").about
+    registry[ALIAS] = lambda request: request.wfile.write(b"\x1b[2J this is no HTTP\r\n\r\n")
+    with pytest.raises(OneTrunkError, match="does not answer"):
+        find_bundle("models:/mood@champion")
+
+
+@pytest.mark.hostile
+def test_a_hub_that_names_no_commit_is_refused(monkeypatch, cache, tmp_path):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "snapshots" / ".."))
+    with pytest.raises(OneTrunkError, match=r"named the commit '\.\.', which is none"):
+        find_bundle("hf:me/mood")
 
 
 def test_the_log_of_a_deployment_tells_the_version_and_who_registered_it(

@@ -26,7 +26,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
-from pydantic import BaseModel
 from tritonclient.grpc import service_pb2
 
 from onetrunk.client.answer import Answer, Prediction, TokenizedText
@@ -43,7 +42,7 @@ from onetrunk.protocol.names import (
     candidate_ensemble,
     candidate_output,
 )
-from onetrunk.protocol.traffic_split import TrafficSplit
+from onetrunk.protocol.traffic_split import TrafficSplit, TrialReport
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import Metrics
@@ -66,28 +65,6 @@ LOAD_EVERY_S = 30.0
 LOOK_EVERY_S = 1.0
 # Numbers that differ by more than this share of their range are two answers.
 NUMBER_TOLERANCE = 0.1
-
-
-class TrialReport(BaseModel):
-    """How a candidate does, by the requests that one front has split lately.
-
-    Attributes:
-        version: The candidate's version.
-        share: The share of the requests that it answers.
-        requests: The number of requests that are judged.
-        errors: The share of these that it failed to answer, or not in time.
-        latency: How many times as long as the live head's its median is; None if that is not known yet.
-        disagreement: The share of texts that both answered differently; None if that is not known yet.
-        stopped: Why it answers nobody any more; None if it does.
-    """
-
-    version: int
-    share: float
-    requests: int
-    errors: float
-    latency: float | None
-    disagreement: float | None
-    stopped: str | None
 
 
 @dataclass(frozen=True)
