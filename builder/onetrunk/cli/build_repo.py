@@ -19,6 +19,7 @@ from onetrunk.cli.data_options import (
     TRUNK_HELP,
     TRUNK_METAVAR,
     data_option,
+    limbs_option,
     max_loss_option,
     task_dir_option,
 )
@@ -68,6 +69,7 @@ Next: serve-repo, then ask-repo "a text"."""
 @click.option(
     "--heads", type=click.Path(path_type=Path), default="heads", show_default=True, help="The folder of bundles."
 )
+@limbs_option
 @click.option(
     "--output",
     type=Place(),
@@ -155,6 +157,7 @@ def build_repo(
     tasks: str,
     trunk: str | None,
     heads: Path,
+    limbs: Path,
     output: Path | StoreUrl,
     embed: EmbeddingTap | None,
     embed_long_texts: LongTexts | None,
@@ -206,6 +209,7 @@ def build_repo(
                         heads=heads,
                         tasks=names,
                         trunk=trunk,
+                        limbs=limbs,
                         embed=embed,
                         embed_long_texts=embed_long_texts or "cut",
                         max_length=max_length,

@@ -26,6 +26,15 @@ data_option = click.option(
 )
 
 
+limbs_option = click.option(
+    "--limbs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="limbs",
+    show_default=True,
+    help="The folder of the limbs on which heads stand.",
+)
+
+
 def task_dir_option(what_for: str) -> Callable[[Command], Command]:
     """Return the option ``--task-dir``, whose help says what the command reads task files for."""
     return click.option(

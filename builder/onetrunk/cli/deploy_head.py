@@ -16,6 +16,7 @@ from onetrunk.cli.data_options import (
     TRUNK_HELP,
     TRUNK_METAVAR,
     data_option,
+    limbs_option,
     max_loss_option,
     task_dir_option,
 )
@@ -192,6 +193,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.option("--insecure", is_flag=True, help="Send the admin key to another machine without TLS.")
 @click.option("--offline", is_flag=True, help="Change the files only; a server serves them when it starts.")
 @click.option("--trunk", metavar=TRUNK_METAVAR, help=f"The trunk. {TRUNK_HELP}")
+@limbs_option
 @click.option(
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )
@@ -219,6 +221,7 @@ def deploy_head(
     insecure: bool,
     offline: bool,
     trunk: str | None,
+    limbs: Path,
     wait: float,
     max_loss: float | None,
     task_dir: Path,
@@ -264,6 +267,7 @@ def deploy_head(
                 servers=servers,
                 replica_timeout_s=replica_timeout,
                 trunk=trunk,
+                limbs=limbs,
                 admin_key=key,
                 tls=tls,
                 insecure=insecure,

@@ -38,6 +38,7 @@ def refit_head(
     task_dir: Path,
     trunk: str | None,
     heads: Path,
+    limbs: Path,
     cache: Path | None,
     data: Path | None,
     device: Any,
@@ -60,6 +61,7 @@ def refit_head(
             from onetrunk.training import refit
 
             loaded = load_trunk(trunk, progress)
+            loaded.limbs = limbs
             print_trunk_notes(loaded.notes)
             done: list[RefitResult] = []
             try:

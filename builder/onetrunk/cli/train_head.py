@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onetrunk.adopt.teacher import ModelTeacher
+    from onetrunk.nn.trunk import Trunk
     from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Recipe, Task
     from onetrunk.tasks.soft_file import SoftFile
@@ -34,6 +35,7 @@ Examples:
   train-head sst2                              by the recipe in tasks/sst2.toml
   train-head --tasks all                       every task in tasks/
   train-head cola --tap 2 --layers 3 --lr 1e-4 the same data, another head
+  train-head rte --limb limbs/pairs            on layers that train-limb has trained
   train-head my/spam.toml                      a task of your own
   train-head my/spam.toml --teacher my/model --texts traffic.txt
                                                what a fine-tuned classifier says
@@ -59,6 +61,12 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
 @click.command(cls=OldSpellings, epilog=_EPILOG)
 @task_arguments
 @click.option("--tap", type=click.IntRange(0), help="Trunk layers below the head. [default: the task's recipe]")
+@click.option(
+    "--limb",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="The limb that the heads stand on, as train-limb has written it; then without --tap.",
+)
 @click.option("--layers", type=click.IntRange(1), help="The head's own layers. [default: the task's recipe]")
 @click.option(
     "--query",
@@ -109,6 +117,10 @@ def train_head(
     TASK is the name of a file in the task folder, or a path to a task file.
     """
     with errors_end_command():
+        from onetrunk.protocol.errors import UserError
+
+        if options["limb"] is not None and options["tap"] is not None:
+            raise UserError("--limb says where heads stand: leave --tap out")
         taught = options["teacher"] is not None
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
         soft = _check_teacher(
@@ -136,13 +148,17 @@ def _trainer(
 
     trunk = load_trunk(trunk_name, progress)
     print_trunk_notes(trunk.notes)
+    if options["limb"] is not None:
+        from onetrunk.nn.limb import load_limb
+
+        trunk = load_limb(options["limb"]).branch(trunk)
     lesson = _lesson(next(iter(tasks.values())), soft, options) if options["teacher"] is not None else None
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(
             tasks[name],
             trunk,
-            recipe=_recipe(tasks[name], options),
+            recipe=_recipe(tasks[name], options, trunk),
             heads=options["heads"],
             cache=options["cache"],
             data_root=options["data"],
@@ -212,13 +228,16 @@ def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:
     return ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))
 
 
-def _recipe(task: Task, options: dict[str, float | str | None]) -> Recipe:
+def _recipe(task: Task, options: dict[str, float | str | None], trunk: Trunk) -> Recipe:
     from pydantic import ValidationError
 
     from onetrunk.protocol.errors import UserError
     from onetrunk.tasks import Recipe
 
     given = {key: value for key in Recipe.model_fields if (value := options.get(key)) is not None}
+    if trunk.limb is not None:
+        # The recipe's tap and layers are meant for the trunk itself.
+        given = {"tap": trunk.limb.stop, "layers": 1, **given}
     try:
         return Recipe.model_validate({**task.recipe.model_dump(), **given})
     except ValidationError as error:

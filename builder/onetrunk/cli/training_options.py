@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from onetrunk.cli.console import print_table
-from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR, data_option, task_dir_option
+from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR, data_option, limbs_option, task_dir_option
 
 if TYPE_CHECKING:
     from onetrunk.progress import ProgressCallback
@@ -105,7 +105,7 @@ def experiment_options(*, max_length: str) -> Callable[[Command], Command]:
 
 def refit_options(command: Command) -> Command:
     """Add the bundles, the trunk, the dev data, the cache and the device."""
-    return _add((_HEADS_OPTION, *_EXPERIMENT_OPTIONS), command)
+    return _add((_HEADS_OPTION, limbs_option, *_EXPERIMENT_OPTIONS), command)
 
 
 def bundle_options(command: Command) -> Command:

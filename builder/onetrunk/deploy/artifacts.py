@@ -29,6 +29,7 @@ from onetrunk.protocol.names import (
     Segment,
     candidate_output,
     head_name,
+    segments_below,
 )
 from onetrunk.repository.artifacts import Artifacts, head_file
 from onetrunk.repository.gate import gate_key, judge, measure_losses, read_dev
@@ -118,7 +119,9 @@ class ReleaseArtifacts:
     @property
     def _below(self) -> list[Segment]:
         """The segments below the head; all of them if there is no head."""
-        return [one for one in self.after.segments if self.head is None or one.stop <= self.head.spec.tap]
+        if self.head is None:
+            return list(self.after.segments)
+        return segments_below(self.after.segments, self.head.spec.state)
 
     @property
     def _head_model(self) -> ModelVersion:
@@ -174,7 +177,7 @@ def reference_answers(trunk: Trunk, head: HeadFile, rows: Sequence[Row], max_len
     mask = torch.tensor([row.attention_mask for row in encoded])
     types = torch.tensor([row.type_ids for row in encoded])
     tap = head.spec.tap
-    state = trunk.states(ids, types, mask, [tap])[tap]  # (rows, tokens, width)
+    state = trunk.branch(head.spec.limb_id).states(ids, types, mask, [tap])[tap]  # (rows, tokens, width)
     if head.module is None:
         session = ForeignSession(head.path, head.name)
         feeds = {HIDDEN_STATE: state.numpy(), ATTENTION_MASK: mask.numpy()}

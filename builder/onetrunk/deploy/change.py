@@ -22,15 +22,14 @@ from onetrunk.protocol.names import (
     Segment,
     candidate_ensemble,
     candidate_output,
-    cut_trunk,
     head_name,
 )
 from onetrunk.repository.configs import placed_text
 from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import HeadVersions, RepositoryState, changed_texts, required_manifest, text_digest
 from onetrunk.repository.transaction import commit_state
-from onetrunk.repository.versions import ModelVersion, plan_version, segment_source
-from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.repository.versions import ModelVersion, plan_version, segment_source, segments_for
+from onetrunk.tasks.head_spec import DEFAULT_LIMBS, HeadSpec
 
 if TYPE_CHECKING:
     from onetrunk.deploy.artifacts import ReleaseArtifacts
@@ -205,12 +204,14 @@ class Context:
     Attributes:
         repository: The repository's folder.
         trunk_source: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
+        limbs: The folder of the limbs on which heads stand.
         gate: What overrides the repository's gate rule.
         progress: Called as work proceeds.
     """
 
     repository: Path
     trunk_source: str | Path | None = None
+    limbs: Path = DEFAULT_LIMBS
     gate: GateOverrides = NO_OVERRIDES
     progress: ProgressCallback = silent
     _trunk: Trunk | None = field(default=None, init=False)
@@ -232,6 +233,7 @@ class Context:
 
             self.progress("loading the trunk", 0, 4)
             self._trunk = load_trunk(self.trunk_source, self.progress)
+            self._trunk.limbs = self.limbs
         if self._trunk.identity != state.trunk:
             raise UserError(
                 f"{self.repository} stands on trunk {state.trunk}, but this trunk is {self._trunk.identity}: "
@@ -263,7 +265,8 @@ def plan_head_change(
         # Threads were measured for another version, which may have other layers.
         after = replace(after, placement=after.placement.without(head_name(task)))
     manifest = required_manifest(context.repository)
-    segments = {one: _plan_segment(one, state, manifest, context) for one in _cut(state.segments, after.taps)}
+    cut = _cut(state.segments, after.specs_in_use)
+    segments = {one: _plan_segment(one, state, manifest, context) for one in cut}
     after = replace(after, segments={one: version for one, (version, _) in segments.items()})
     models = [planned for planned in (model, *(planned for _, planned in segments.values())) if planned is not None]
     change = HeadChange(
@@ -291,9 +294,10 @@ def plan_head_change(
     return replace(change, artifacts=artifacts)
 
 
-def _cut(now: Iterable[Segment], taps: set[int]) -> list[Segment]:
-    """Return the segments for these taps. Cuts that exist are kept, so that loaded segments are not exported again."""
-    return cut_trunk({segment.stop for segment in now if 0 < segment.stop <= max(taps)} | taps)
+def _cut(now: Iterable[Segment], specs: Sequence[HeadSpec]) -> list[Segment]:
+    """Return the segments for these heads. Cuts that exist are kept, so that loaded segments are not exported again."""
+    deepest = max(spec.trunk_tap for spec in specs)
+    return segments_for(specs, [one.stop for one in now if not one.limb and 0 < one.stop <= deepest])
 
 
 def _plan_segment(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 from onetrunk.deploy.change import Change, Context, PruneChange, plan_head_change
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import ModelEntry
-from onetrunk.protocol.names import group_tap, head_name, head_task, segment_named
+from onetrunk.protocol.names import head_name, head_task, is_group, segment_named
 from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
-from onetrunk.repository.versions import ModelVersion, is_whole, plan_version
+from onetrunk.repository.versions import ModelVersion, is_whole, plan_version, segments_for
 from onetrunk.tasks.head_spec import HeadSpec
 
 if TYPE_CHECKING:
@@ -274,16 +274,17 @@ class Prune(Operation):
     def _unused_part(self, state: RepositoryState, name: str, entry: ModelEntry) -> list[str]:
         """Return the folders to remove of a model that is no head."""
         # A rollback may need a segment that is not in use now.
-        previous_taps = {
-            head.spec(head.previous).tap
+        previous = [
+            head.spec(head.previous)
             for head in state.heads.values()
             if head.served is not None and head.previous is not None and head.previous in head.versions
-        }
+        ]
+        needed = {one.output for one in segments_for(previous)}
         segment = segment_named(name)
         if segment is not None and segment not in state.segments:
-            return [] if segment.stop in previous_taps else [name]
+            return [] if segment.output in needed else [name]
         if entry.served is None:
-            return [name] if group_tap(name) is not None else []
+            return [name] if is_group(name) else []
         return [f"{name}/{version}" for version in entry.versions if version != entry.served]
 
     def _without_old(self, head: HeadVersions, on_disk: list[int]) -> tuple[HeadVersions, list[int]]:

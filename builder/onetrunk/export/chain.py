@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onetrunk.export.batches import Arrays
 from onetrunk.export.errors import ParityError
 from onetrunk.export.foreign import ForeignSession
-from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, hidden_name
+from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, segments_below
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_scores
 
@@ -47,7 +47,7 @@ def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
 
 @dataclass(frozen=True)
 class Chain:
-    """The files of a trunk's segments and of the heads above them.
+    """The files of a trunk's segments, of its limbs, and of the heads above them.
 
     Attributes:
         segments: Segment -> its file.
@@ -84,15 +84,15 @@ class Chain:
         """
         file, model = self.heads[spec.task], head_name(spec.task)
         head: Session = ForeignSession(file, model) if spec.task in self.foreign else open_session(file, model)
+        below = segments_below(self.segments, spec.state)
         found: dict[int, NDArray[np.float32]] = {}
         for rows, inputs in batches:
             tensors = dict(inputs)
-            for segment, session in self._trunk.items():
-                # The segment above tap 0 reads token ids again, so one that ends at tap 0 feeds nothing but heads.
-                if segment.stop <= spec.tap:
-                    feeds = {tensor.name: tensors[tensor.name] for tensor in session.get_inputs()}
-                    tensors[segment.output] = session.run(None, feeds)[0]
-            feeds = {HIDDEN_STATE: tensors[hidden_name(spec.tap)], ATTENTION_MASK: tensors[ATTENTION_MASK]}
+            for segment in below:
+                session = self._trunk[segment]
+                feeds = {tensor.name: tensors[tensor.name] for tensor in session.get_inputs()}
+                tensors[segment.output] = session.run(None, feeds)[0]
+            feeds = {HIDDEN_STATE: tensors[spec.state], ATTENTION_MASK: tensors[ATTENTION_MASK]}
             found |= zip(rows.tolist(), head.run(None, feeds)[0], strict=True)
             done()
         return stack_scores([found[row] for row in range(len(found))])

@@ -73,9 +73,9 @@ class ExportedHead:
         Raises:
             UserError: It was made for another trunk, or its tap is deeper than the trunk.
         """
-        if self.spec.trunk != trunk.identity:
-            raise UserError(f"{self.folder}: made for trunk {self.spec.trunk}, but this trunk is {trunk.identity}")
-        trunk.check_tap(self.spec.tap)
+        if self.spec.trunk != trunk.root.identity:
+            raise UserError(f"{self.folder}: made for trunk {self.spec.trunk}, but this trunk is {trunk.root.identity}")
+        trunk.branch(self.spec.limb_id).check_tap(self.spec.tap)
 
     def check_file(self, release: Release) -> None:
         """Check the ONNX file as far as that is possible without running it.

@@ -24,10 +24,10 @@ _EXAMPLE_BATCH, _EXAMPLE_TOKENS = 2, 5
 
 
 def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release) -> None:
-    """Export a segment of the trunk.
+    """Export a segment of the trunk, or a limb.
 
     Args:
-        trunk: The trunk.
+        trunk: The trunk; for a limb, the branch that has its layers.
         segment: The segment to export.
         path: The file to write.
         release: The Triton release that must be able to load the file.
@@ -170,6 +170,7 @@ class SingleModel(nn.Module):
     def __init__(self, trunk: Trunk, served: ServedHead, whole: bool) -> None:
         super().__init__()
         self.trunk, self.served, self.whole = trunk, served, whole
+        self.branch = trunk.branch(served.spec.limb_id)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the scores.
@@ -177,7 +178,7 @@ class SingleModel(nn.Module):
         *Shape of each input:* (batch_size, tokens). *Shape of the result:* (batch_size, the kind's dims).
         """
         state = self.trunk.encoder.embed(input_ids, token_type_ids)
-        state = self.trunk.run_layers(state, attention_mask, 0, self.served.spec.tap)
+        state = self.branch.run_layers(state, attention_mask, 0, self.served.spec.tap)
         if self.whole:
             return self.served.forward_whole(state, attention_mask)
         result: Tensor = self.served(state, attention_mask)

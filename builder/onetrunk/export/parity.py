@@ -142,18 +142,23 @@ def _differences(
     input_ids, token_type_ids, mask = (
         torch.from_numpy(batch[name]) for name in (INPUT_IDS, TOKEN_TYPE_IDS, ATTENTION_MASK)
     )
-    reference = trunk.states(input_ids, token_type_ids, mask, [segment.stop for segment in chain])
     title, tensors = _title(batch), dict(batch)
-    states: dict[int, Array] = {}
+    reference: dict[str, torch.Tensor] = {}
+    for limb in {None, *(head.spec.limb_id for head in heads)}:
+        branch = trunk.branch(limb)
+        wanted = [one for one in chain if not one.limb] if branch.limb is None else [branch.limb.segment]
+        found_states = branch.states(input_ids, token_type_ids, mask, [segment.stop for segment in wanted])
+        reference |= {segment.output: found_states[segment.stop] for segment in wanted}
+    states: dict[str, Array] = {}
     found: dict[str, float] = {}
     for segment, session in chain.items():
         feeds = {name: tensors[name] for name in segment.inputs(token_types=trunk.reads_types)}
         state = _run(session, segment.name, feeds, segment.output, title)
-        tensors[segment.output] = states[segment.stop] = state
-        found[segment.name] = _state_difference(segment.name, state, reference[segment.stop].numpy())
+        tensors[segment.output] = states[segment.output] = state
+        found[segment.name] = _state_difference(segment.name, state, reference[segment.output].numpy())
 
     def scores_of(model: str, head: HeadFile) -> Array:
-        feeds = {HIDDEN_STATE: states[head.spec.tap], ATTENTION_MASK: batch[ATTENTION_MASK]}
+        feeds = {HIDDEN_STATE: states[head.spec.state], ATTENTION_MASK: batch[ATTENTION_MASK]}
         return _run(sessions[model], model, feeds, head.spec.task, title)
 
     own: dict[str, tuple[HeadFile, Array]] = {}
@@ -164,10 +169,10 @@ def _differences(
             if fault := get_kind(head.spec.kind).answers.fault(scores, head.spec):
                 raise ParityError(head.name, f"on {title}: {fault}")
             answers = partial(_answers, sessions[head.name], head)
-            check_independence(head.name, head.spec, answers, states[head.spec.tap], batch[ATTENTION_MASK], buckets)
+            check_independence(head.name, head.spec, answers, states[head.spec.state], batch[ATTENTION_MASK], buckets)
             continue
         with torch.no_grad():
-            expected = head.module.forward_whole(reference[head.spec.tap], mask).numpy()
+            expected = head.module.forward_whole(reference[head.spec.state], mask).numpy()
         found[head.name] = _score_difference(head.name, scores, expected, head.spec)
     for group in groups:
         differences = [

@@ -65,6 +65,7 @@ class Bundle:
         """
         self.check_trunk(trunk)
         spec = self.spec
+        trunk = trunk.branch(spec.limb_id)
         if not get_kind(spec.kind).has_weights:
             return MeanHead(trunk.shared if spec.tap == trunk.depth else None).eval()
         outputs = get_kind(spec.kind).output.build_layer(trunk.width, spec)
@@ -161,11 +162,15 @@ def load_bundle(folder: Path, *, any_folder: bool = False, trunk: Trunk | None =
 
 
 def _check_trunk(folder: Path, spec: HeadSpec, trunk: Trunk) -> None:
-    if spec.trunk != trunk.identity:
+    if spec.trunk != trunk.root.identity:
         raise UserError(
-            f"{folder}: trained on trunk {spec.trunk}, but this trunk is {trunk.identity}; "
+            f"{folder}: trained on trunk {spec.trunk}, but this trunk is {trunk.root.identity}; "
             f"give its own trunk by --trunk, or train it again on this trunk"
         )
+    try:
+        trunk = trunk.branch(spec.limb_id)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
     trunk.check_tap(spec.tap)
     if spec.width != trunk.width or spec.tap + spec.layers > trunk.depth:
         raise UserError(
@@ -193,11 +198,12 @@ def card_text(spec: HeadSpec) -> str:
     """Return the card in Markdown: what a person should know before serving the head."""
     reads = "one text" if spec.form == "single" else "a pair of texts"
     query = _QUERIES[spec.query]
+    where = f"limb `{spec.limb}` of trunk `{spec.trunk}`" if spec.limb else f"trunk `{spec.trunk}`"
     lines = [
         f"# Head `{spec.task}`",
         "",
         f"A {spec.kind} head for {reads}: {get_kind(spec.kind).output.describe(spec)}.",
-        f"{_count(spec.layers, 'layer')} on tap {spec.tap} of trunk `{spec.trunk}`, up to {spec.max_length} tokens.",
+        f"{_count(spec.layers, 'layer')} on tap {spec.tap} of {where}, up to {spec.max_length} tokens.",
         *([f"The query of its last layer is {query} below it, not [CLS]."] if query else []),
         "",
         "## Scores on the dev data",

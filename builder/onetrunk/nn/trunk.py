@@ -18,7 +18,9 @@ from onetrunk.nn.trunk_source import find_trunk
 from onetrunk.nn.trunk_tokenizer import check_agreement, check_ids, tokenizer_files
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import LimbId
 from onetrunk.protocol.reading import sha256_file
+from onetrunk.tasks.head_spec import DEFAULT_LIMBS
 from onetrunk.toml_file import explain
 
 _TRIED = ("A text.", "Another one.")
@@ -37,6 +39,9 @@ class Trunk(nn.Module):
         tokenizer_file: Its tokenizer.json: in the folder, or made of the vocabulary there.
         source: Where they came from, if from a hub: ``owner/name@commit``, whatever revision was asked for.
         notes: What a user should know about how it was loaded, such as parts of the checkpoint that were left out.
+        root: The trunk of which this is a branch, with a limb's layers in place of its own; itself if it is none.
+        limb: The identity of that limb; None for the trunk itself.
+        limbs: Where limbs are looked for that heads name.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class Trunk(nn.Module):
         tokenizer_file: Path,
         source: str | None = None,
         notes: tuple[str, ...] = (),
+        root: Trunk | None = None,
+        limb: LimbId | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -58,8 +65,18 @@ class Trunk(nn.Module):
         self.tokenizer_file = tokenizer_file
         self.source = source
         self.notes = notes
+        # In a list, so that it is no part of this module.
+        self._root = [root] if root is not None else [self]
+        self.limb = limb
+        self.limbs = DEFAULT_LIMBS
+        self._branches: dict[LimbId, Trunk] = {}
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def root(self) -> Trunk:
+        """See the class."""
+        return self._root[0]
 
     @property
     def width(self) -> int:
@@ -96,13 +113,34 @@ class Trunk(nn.Module):
         return super().train(False)
 
     def check_tap(self, tap: int) -> None:
-        """Check that the trunk has a tap.
+        """Check that the trunk has a tap. A branch has one tap that is not its root's: above its limb.
 
         Raises:
             UserError: It has no such tap.
         """
+        if self.limb is not None and tap != self.limb.stop:
+            raise UserError(f"tap {tap} is not on limb {self.limb}: heads on it stand on tap {self.limb.stop}")
         if not 0 <= tap <= self.depth:
             raise UserError(f"tap {tap} is not on this trunk of {self.depth} layers: give 0 to {self.depth}")
+
+    def branch(self, limb: LimbId | None) -> Trunk:
+        """Return the trunk as heads on a limb see it: the limb's layers in place of its own.
+
+        Args:
+            limb: The limb's identity, which is looked for in the folder ``limbs``; None for the trunk itself.
+
+        Raises:
+            UserError: There is no such limb, or it does not fit the trunk.
+        """
+        from onetrunk.nn.limb import find_limb
+
+        if limb is None:
+            return self.root
+        if limb == self.limb:
+            return self
+        if limb not in self.root._branches:
+            self.root._branches[limb] = find_limb(self.root.limbs, limb).branch(self.root)
+        return self.root._branches[limb]
 
     def run_layers(self, hidden_state: Tensor, attention_mask: Tensor, start: int, stop: int) -> Tensor:
         """Run layers ``start + 1`` to ``stop``: from the hidden state at tap ``start`` to that at tap ``stop``.

@@ -81,7 +81,7 @@ class Artifacts:
     def _write_segment(self, segment: Segment, model: ModelVersion) -> None:
         file = self.transaction.path(model.files[0])
         if model.dtype == "fp32":
-            export_segment(self.trunk, segment, file, self.release)
+            export_segment(self.trunk.branch(segment.limb_id), segment, file, self.release)
         else:
             reduce_file(self._fp32_cache.segment(segment), file, model.dtype, thorough=True)
 
@@ -203,7 +203,7 @@ class Fp32Cache:
         """
         path = self._path(segment.name)
         if not path.exists():
-            export_segment(self._trunk, segment, path, self._release)
+            export_segment(self._trunk.branch(segment.limb_id), segment, path, self._release)
         return path
 
     def head(self, head: HeadSource) -> Path:

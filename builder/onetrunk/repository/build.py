@@ -87,6 +87,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
     signer = None if request.sign is None else Signer(request.sign)
     progress("loading the trunk", 0, 1)
     trunk = load_trunk(request.trunk, progress)
+    trunk.limbs = request.limbs
     heads = select_heads(request.heads, request.tasks, trunk, request.embed, request.embed_long_texts)
     buckets = request.buckets.resolve(trunk, request.max_length, list(heads), progress)
     with nullcontext() if request.dry_run else locked(output), signed_by(signer):

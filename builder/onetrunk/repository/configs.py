@@ -106,7 +106,7 @@ def feeds_token_types(tokenizer: pb.ModelConfig) -> bool:
 def segment_config(
     segment: Segment, *, width: int, trunk: str, version: int, dtype: Dtype = "fp32", token_types: bool = True
 ) -> pb.ModelConfig:
-    """Return the config of a segment of the trunk.
+    """Return the config of a segment of the trunk, or of a limb.
 
     Args:
         segment: The segment.
@@ -124,6 +124,8 @@ def segment_config(
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.output.append(pb.ModelOutput(name=segment.output, data_type=pb.TYPE_FP32, dims=[-1, width]))
     _set_parameters(config, {"trunk": trunk, "from": str(segment.start), "to": str(segment.stop), "precision": dtype})
+    if segment.limb:
+        _set_parameters(config, {"limb": segment.limb})
     return config
 
 
@@ -145,6 +147,8 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
         "trunk": spec.trunk,
         "precision": dtype,
     }
+    if spec.limb is not None:
+        parameters["limb"] = spec.limb
     if spec.range:
         parameters["range"] = ",".join(_shortest(bound) for bound in spec.range)
     output_spec = get_kind(spec.kind).output

@@ -31,9 +31,11 @@ from onetrunk.protocol.names import (
     TOKEN_WORDS,
     TRUNCATED,
     WINDOWS,
+    LimbId,
     Segment,
     candidate_ensemble,
     hidden_name,
+    segments_below,
 )
 from onetrunk.protocol.traffic_split import CandidateInfo
 from onetrunk.repository.configs import parameters_of, pinned_version
@@ -70,6 +72,16 @@ class HeadModel:
         return int(parameters_of(self.config)["tap"])
 
     @property
+    def limb(self) -> str | None:
+        """The identity of the limb that the head stands on; None for the trunk itself."""
+        return parameters_of(self.config).get("limb")
+
+    @property
+    def state(self) -> str:
+        """The tensor of the hidden state that the head reads."""
+        return hidden_name(self.tap, LimbId.parse(self.limb).label if self.limb else "")
+
+    @property
     def by_token(self) -> bool:
         """Whether the head answers for every token, so that a client has to know which words the tokens belong to."""
         return get_kind(parameters_of(self.config)["kind"]).by_token
@@ -96,6 +108,7 @@ class HeadModel:
                 "range": bounds.split(",") if bounds else None,
                 "metric": parameters["metric"],
                 "tap": self.tap,
+                "limb": self.limb,
                 "layers": parameters["layers"],
                 "version": self.version,
                 "candidate": self.candidate,
@@ -151,22 +164,18 @@ def candidate_config(
 
 def _check_parts(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> None:
     trunks = {parameters_of(config)["trunk"] for config in segments.values()}
-    taps = {segment.stop for segment in segments}
+    states = sorted(segment.output for segment in segments)
     for head in heads:
         if parameters_of(head.config)["trunk"] not in trunks:
             raise OneTrunkError(f"{head.config.name}: its trunk is not the one in the repository ({', '.join(trunks)})")
-        if head.tap not in taps:
-            raise OneTrunkError(f"{head.config.name}: tap {head.tap}, but segments end at {sorted(taps)}")
+        if head.state not in states:
+            raise OneTrunkError(f"{head.config.name}: reads {head.state}, and segments end at {', '.join(states)}")
 
 
 def _used(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> SegmentConfigs:
     """Return the segments that the heads need; Triton refuses an ensemble with a step that nothing reads."""
-    taps = {head.tap for head in heads}
-    return {
-        segment: config
-        for segment, config in segments.items()
-        if segment.stop <= max(taps) and (segment.stop > 0 or 0 in taps)
-    }
+    needed = {segment for head in heads for segment in segments_below(segments, head.state)}
+    return {segment: config for segment, config in segments.items() if segment in needed}
 
 
 def _ensemble(
@@ -207,10 +216,10 @@ def _ensemble(
         # A head that was updated after the group was made is not in it: its own model answers.
         members = {head.task: head.output for head in heads if head.is_in(group)}
         if members:
-            _add_step(config, part, pinned_version(part), _head_inputs(group.tap), members)
+            _add_step(config, part, pinned_version(part), _head_inputs(group.state), members)
     for head in heads:
         if not any(head.is_in(group) for group, _ in groups):
-            _add_step(config, head.config, head.version, _head_inputs(head.tap), {head.task: head.output})
+            _add_step(config, head.config, head.version, _head_inputs(head.state), {head.task: head.output})
     config.parameters[ONETRUNK_PARAMETER].string_value = _info(tokenizer, segments, heads).text()
     return config
 
@@ -233,8 +242,8 @@ def _output_of(tokenizer: pb.ModelConfig, name: str) -> pb.ModelOutput:
     return found
 
 
-def _head_inputs(tap: int) -> dict[str, str]:
-    return {HIDDEN_STATE: hidden_name(tap), ATTENTION_MASK: PADDED[ATTENTION_MASK]}
+def _head_inputs(state: str) -> dict[str, str]:
+    return {HIDDEN_STATE: state, ATTENTION_MASK: PADDED[ATTENTION_MASK]}
 
 
 def _add_step(

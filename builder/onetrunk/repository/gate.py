@@ -18,7 +18,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest
-from onetrunk.protocol.names import head_name
+from onetrunk.protocol.names import head_name, segments_below
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.repository.heads import is_reduced_task
 from onetrunk.repository.versions import source_hash
@@ -88,7 +88,7 @@ def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings
 
 def _key(plan: BuildPlan, task: str) -> str:
     head = plan.heads[task]
-    below = [plan.models[segment.name].source for segment in plan.state.segments if segment.stop <= head.spec.tap]
+    below = [plan.models[one.name].source for one in segments_below(plan.state.segments, head.spec.state)]
     return gate_key(plan.state.buckets, below, plan.models[head_name(task)].source)
 
 

@@ -14,7 +14,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON, LongTexts
 from onetrunk.protocol.manifest import Dtype, Precision
-from onetrunk.protocol.names import Segment
+from onetrunk.protocol.names import Segment, segments_below
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source_hash
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles
@@ -154,7 +154,7 @@ def head_dtype(head: HeadSource, precision: Precision) -> Dtype:
 
 def is_reduced_task(head: HeadSource, segments: Iterable[Segment], precision: Precision) -> bool:
     """Return whether a head, or a segment below it, computes in less than fp32."""
-    below = [segment for segment in segments if segment.stop <= head.spec.tap]
+    below = segments_below(segments, head.spec.state)
     return head_dtype(head, precision) != "fp32" or any(precision.of_segment(one) != "fp32" for one in below)
 
 
@@ -175,4 +175,6 @@ def _served_spec(spec: HeadSpec) -> str:
     fields |= {name for name in ("options", "fitted") if getattr(spec, name)}
     if spec.long_texts == "windows":
         fields |= {"long_texts", "window_overlap"}
+    if spec.limb is not None:
+        fields.add("limb")
     return spec.model_dump_json(include=fields)

@@ -16,7 +16,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import LongTexts
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
-from onetrunk.protocol.names import TOKENIZER, Segment, cut_trunk, head_name
+from onetrunk.protocol.names import TOKENIZER, Segment, head_name
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import BucketRequest, Buckets, rows_of_batch
@@ -33,9 +33,10 @@ from onetrunk.repository.versions import (
     is_whole,
     plan_version,
     segment_source,
+    segments_for,
     source_hash,
 )
-from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.head_spec import DEFAULT_LIMBS, HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
 # An ONNX file is a protobuf message, whose size is a signed number of 32 bits. Some of it is for the graph.
@@ -53,6 +54,7 @@ class BuildRequest:
         embed: The tap of which the task ``embedding`` is the mean state; None serves no such task, unless a bundle is.
         embed_long_texts: What that task reads of a text longer than ``max_length``: its beginning, or windows.
         trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
+        limbs: The folder of the limbs on which heads stand.
         max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
         buckets: The padded lengths, or the texts from which to choose them. By default 16, 32, 64, ...
         max_batch_tokens: The most tokens of a batch, padding included, from which follows how many texts it may have;
@@ -76,6 +78,7 @@ class BuildRequest:
     embed: EmbeddingTap | None = None
     embed_long_texts: LongTexts = "cut"
     trunk: str | Path | None = None
+    limbs: Path = DEFAULT_LIMBS
     max_length: int = 128
     buckets: BucketRequest = field(default_factory=BucketRequest)
     max_batch_tokens: int | None = None
@@ -142,7 +145,7 @@ def plan_repository(
             "give trunk=fp32,heads=int8, or fp16"
         )
     recorded = manifest.models if manifest else {}
-    segments = cut_trunk({head.spec.tap for head in heads.values()})
+    segments = segments_for([head.spec for head in heads.values()])
     _check_sizes(trunk, segments, heads)
     models = _plan_versions(repository, trunk, heads, segments, precision, manifest)
     groups = _plan_groups(trunk.identity, heads, models) if request.group_heads else []
@@ -150,7 +153,7 @@ def plan_repository(
         members = [
             f"{task} {member.version} {models[head_name(task)].source}" for task, member in sorted(group.heads.items())
         ]
-        source = source_hash(EXPORT_FORMAT, group.tap, trunk.identity, *members)
+        source = source_hash(EXPORT_FORMAT, *((group.limb,) if group.limb else ()), group.tap, trunk.identity, *members)
         models[group.name] = plan_version(repository, group.name, source, manifest)
     state = RepositoryState(
         trunk=trunk.identity,
@@ -187,6 +190,7 @@ def _check_sizes(trunk: Trunk, segments: Sequence[Segment], heads: Mapping[str, 
         UserError: One does not.
     """
     layers = [_bytes(layer) for layer in trunk.layers]
+    # A limb's layers have the sizes of those that they are in place of.
     sizes = {
         segment.name: sum(layers[segment.start : segment.stop]) + _bytes(trunk.embeddings) * segment.reads_tokens
         for segment in segments
@@ -231,21 +235,25 @@ def _plan_versions(
 
 
 def _plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, ModelVersion]) -> list[Group]:
-    """Return one group for every tap with two heads or more that can be grouped.
+    """Return one group for every tap, of the trunk or of a limb, with two heads or more that can be grouped.
 
     A head with other operators than ours cannot. A head that answers for every token is not: its answers have another
     shape, and it costs as much as whole layers, beside which the hop that a group saves is nothing. An embedding is
     not either: a group computes all its heads whichever is asked, and nearly nobody asks an embedding.
     """
-    by_tap: dict[int, dict[str, Member]] = {}
+    by_tap: dict[tuple[int, str], dict[str, Member]] = {}
     for task, head in heads.items():
         kind = get_kind(head.spec.kind)
         if kind.has_weights and not kind.by_token and (not isinstance(head, ExportedHead) or fits_group(head.file)):
             outputs = kind.output.num_outputs(head.spec)
-            by_tap.setdefault(head.spec.tap, {})[task] = Member(
-                version=models[head_name(task)].version, outputs=outputs
-            )
-    return [Group(tap=tap, trunk=trunk, heads=members) for tap, members in sorted(by_tap.items()) if len(members) > 1]
+            limb = head.spec.limb_id
+            where = head.spec.tap, limb.label if limb is not None else ""
+            by_tap.setdefault(where, {})[task] = Member(version=models[head_name(task)].version, outputs=outputs)
+    return [
+        Group(tap=tap, trunk=trunk, limb=limb, heads=members)
+        for (tap, limb), members in sorted(by_tap.items())
+        if len(members) > 1
+    ]
 
 
 def _head_versions(repository: Path, spec: HeadSpec, model: ModelVersion, manifest: Manifest | None) -> HeadVersions:

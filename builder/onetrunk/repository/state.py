@@ -37,9 +37,9 @@ from onetrunk.protocol.names import (
     TOKENIZER,
     Segment,
     candidate_output,
-    group_tap,
     head_name,
     head_task,
+    is_group,
     segment_named,
 )
 from onetrunk.protocol.reading import read_regular
@@ -199,10 +199,10 @@ class RepositoryState:
         return tuple(task for task, head in sorted(self.heads.items()) if head.candidate is not None)
 
     @property
-    def taps(self) -> set[int]:
-        """The taps of served heads and candidates."""
+    def specs_in_use(self) -> tuple[HeadSpec, ...]:
+        """What is known of served heads and candidates."""
         pairs = [(head, version) for head in self.heads.values() for version in (head.served, head.candidate)]
-        return {head.spec(version).tap for head, version in pairs if version is not None}
+        return tuple(head.spec(version) for head, version in pairs if version is not None)
 
     @property
     def groups_in_use(self) -> tuple[GroupVersion, ...]:
@@ -443,7 +443,7 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
 
 def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iterator[GroupVersion]:
     for name, entry in sorted(manifest.models.items()):
-        if group_tap(name) is not None and entry.versions:
+        if is_group(name) and entry.versions:
             # A group that answers for no head may do so again after a rollback.
             version = entry.served or max(entry.versions)
             try:

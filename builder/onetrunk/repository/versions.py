@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,8 +19,18 @@ from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
-from onetrunk.protocol.names import MODEL_FILE, TOKENIZER, Segment, group_name, group_tap, head_task
+from onetrunk.protocol.names import (
+    MODEL_FILE,
+    TOKENIZER,
+    Segment,
+    cut_trunk,
+    group_name,
+    head_task,
+    hidden_name,
+    is_group,
+)
 from onetrunk.protocol.reading import read_json, sha256_file
+from onetrunk.tasks.head_spec import HeadSpec
 
 # Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
 EXPORT_FORMAT = 2
@@ -84,6 +95,7 @@ class Group(BaseModel):
         schema_version: The version of this schema.
         tap: The tap of its heads.
         trunk: The trunk's identity.
+        limb: The label of the limb that they stand on; empty for the trunk itself.
         heads: Task -> its head.
     """
 
@@ -92,12 +104,18 @@ class Group(BaseModel):
     schema_version: Literal[1] = 1
     tap: int
     trunk: str
+    limb: str = ""
     heads: dict[str, Member]
+
+    @property
+    def state(self) -> str:
+        """The tensor of the hidden state that its heads read."""
+        return hidden_name(self.tap, self.limb)
 
     @property
     def name(self) -> str:
         """The model's name."""
-        return group_name(self.tap)
+        return group_name(self.tap, self.limb)
 
     def holds(self, task: str, version: int | None) -> bool:
         """Return whether the group holds this version of the task's head, and so answers for it."""
@@ -105,7 +123,7 @@ class Group(BaseModel):
 
     def text(self) -> str:
         """Return the file's content."""
-        return self.model_dump_json(indent=2) + "\n"
+        return self.model_dump_json(indent=2, exclude=None if self.limb else {"limb"}) + "\n"
 
 
 def read_group(folder: Path) -> Group:
@@ -151,9 +169,24 @@ def is_whole(repository: Path, entry: VersionEntry) -> bool:
     return bool(entry.files) and all(_has_digest(repository / path, digest) for path, digest in entry.files.items())
 
 
+def segments_for(specs: Iterable[HeadSpec], taps: Collection[int] = ()) -> list[Segment]:
+    """Return the segments that heads need, lowest first: the trunk cut at each tap in use, and the limbs.
+
+    Args:
+        specs: The heads.
+        taps: More taps at which to cut the trunk.
+    """
+    specs = list(specs)
+    limbs = {spec.limb_id.segment for spec in specs if spec.limb_id is not None}
+    return sorted([*cut_trunk({*taps, *(spec.trunk_tap for spec in specs)}), *limbs])
+
+
 def segment_source(segment: Segment, trunk: str, dtype: Dtype = "fp32") -> str:
     """Return a hash over everything that a segment's file is made from."""
-    return source_hash(EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop, *reduction_source(dtype))
+    limb = (segment.limb,) if segment.limb else ()
+    return source_hash(
+        EXPORT_FORMAT, OPSET, IR_VERSION, trunk, segment.start, segment.stop, *limb, *reduction_source(dtype)
+    )
 
 
 def reduction_source(dtype: Dtype) -> tuple[str | int, ...]:
@@ -169,7 +202,7 @@ def source_hash(*parts: str | int) -> str:
 def _contents_of(model: str) -> tuple[str, ...]:
     if model == TOKENIZER:
         return TOKENIZER_CONTENTS
-    if group_tap(model) is not None:
+    if is_group(model):
         return GROUP_CONTENTS
     return (MODEL_FILE,) if head_task(model) is None else HEAD_CONTENTS
 

@@ -11,6 +11,9 @@ from onetrunk.protocol.head_json import HEAD_JSON, MAX_HEAD_JSON_BYTES, HeadJson
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks.kinds import get_kind
 
+DEFAULT_LIMBS = Path("limbs")
+"""The folder of the limbs on which heads stand, unless another one is named."""
+
 
 class HeadSpec(HeadJson):
     """``head.json`` whose labels, range, options, fitted values and reference fit its kind, as in every bundle."""

@@ -80,7 +80,8 @@ def train(
     """
     recipe = recipe or task.recipe
     if recipe.tap is None:
-        recipe = recipe.model_copy(update={"tap": trunk.depth // 2})
+        tap = trunk.depth // 2 if trunk.limb is None else trunk.limb.stop
+        recipe = recipe.model_copy(update={"tap": tap})
     config = ExperimentConfig(
         tasks=(task,),
         cache=cache,
@@ -245,7 +246,8 @@ def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
         tap=recipe.resolved_tap,
         layers=recipe.layers,
         query=recipe.query,
-        trunk=experiment.trunk.identity,
+        trunk=experiment.trunk.root.identity,
+        limb=None if experiment.trunk.limb is None else str(experiment.trunk.limb),
         width=experiment.trunk.width,
         max_length=recipe.max_length,
         long_texts=task.long_texts,

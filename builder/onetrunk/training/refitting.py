@@ -78,7 +78,7 @@ def refit(
         max_length=spec.max_length,
         skip_bad_rows=skip_bad_rows,
     )
-    experiment = Experiment(config, trunk)
+    experiment = Experiment(config, trunk.branch(spec.limb_id))
     trained_on, found = spec.data.get("dev_sha256"), experiment.examples(task.name, "dev").sha256
     if trained_on != found:
         raise UserError(

@@ -28,7 +28,8 @@ class TaskInfo(BaseModel):
         labels: The labels in the order of its scores, or of tagging the types of spans; None if the kind has none.
         range: The lowest and the highest number of a regression; None for other kinds.
         metric: The name of the metric that it is judged by.
-        tap: The number of trunk layers below its head.
+        tap: The number of layers below its head: the trunk's, and those of its limb.
+        limb: The identity of the limb that its head stands on; None for the trunk itself.
         layers: The number of its head's own layers; 0 for a head without weights.
         version: The version of its head model.
         reads_as: The kind whose answers are read in the same way, if it is not its own.
@@ -48,6 +49,7 @@ class TaskInfo(BaseModel):
     range: tuple[float, float] | None = None
     metric: str
     tap: int = Field(ge=0)
+    limb: str | None = None
     layers: int = Field(ge=0)
     version: int = Field(ge=1)
     reads_as: str | None = None
@@ -69,7 +71,9 @@ class TaskInfo(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
-        absent = {name for name in ("reads_as", "reference", "on_request", "candidate") if not getattr(self, name)}
+        absent = {
+            name for name in ("limb", "reads_as", "reference", "on_request", "candidate") if not getattr(self, name)
+        }
         if not self.reads_windows:
             absent |= {"long_texts", "window_overlap"}
         record = self.model_dump(mode="json", exclude={"name"} | absent)

@@ -13,9 +13,10 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
     model_serializer,
+    model_validator,
 )
 
-from onetrunk.protocol.names import check_task_name
+from onetrunk.protocol.names import LimbId, check_task_name, hidden_name
 from onetrunk.protocol.reference import Reference
 
 HEAD_JSON = "head.json"
@@ -37,6 +38,9 @@ Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARACTERS)]
 Labels = Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)]
 Tap = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+
+Limb = Annotated[Name, AfterValidator(lambda identity: str(LimbId.parse(identity)))]
+"""The identity of a limb, such as ``pairs-2+1@0123456789ab``."""
 
 Form = Literal["single", "pair"]
 """Whether a task reads one text or a pair of texts."""
@@ -67,10 +71,11 @@ class HeadJson(BaseModel):
         options: The options of the kind, as the task file gives them.
         fitted: What was fitted on the dev data after training, such as thresholds.
         reference: A summary of the answers on the dev data, for drift; None in bundles of older versions.
-        tap: The number of trunk layers below the head.
+        tap: The number of layers below the head: the trunk's, and those of its limb.
         layers: The number of the head's own layers; 0 for a kind without weights, such as an embedding.
         query: The query of its last layer, or without layers the state that is its answer.
         trunk: The identity of the trunk that it was trained on.
+        limb: The identity of the limb that it stands on; None, and not written, if it stands on the trunk itself.
         width: The width of the trunk's hidden states.
         max_length: The longest text that it was trained on, in tokens.
         long_texts: What is read of a text that is longer than the server's longest. Like the overlap, it is written
@@ -101,6 +106,7 @@ class HeadJson(BaseModel):
     layers: Layers | Literal[0]
     query: Query = "cls"
     trunk: Name
+    limb: Limb | None = None
     width: int = Field(ge=1, le=MAX_WIDTH)
     max_length: int = Field(ge=3, le=MAX_TOKENS)
     long_texts: LongTexts = "cut"
@@ -114,8 +120,31 @@ class HeadJson(BaseModel):
     created: Name
     onetrunk_version: Name
 
+    @model_validator(mode="after")
+    def _stands_on_limb(self) -> HeadJson:
+        if self.limb_id is not None and self.limb_id.stop != self.tap:
+            raise ValueError(f"found tap {self.tap}; heads on limb {self.limb} stand on tap {self.limb_id.stop}")
+        return self
+
+    @property
+    def limb_id(self) -> LimbId | None:
+        """The limb that the head stands on; None for the trunk itself."""
+        return None if self.limb is None else LimbId.parse(self.limb)
+
+    @property
+    def state(self) -> str:
+        """The tensor of the hidden state that it reads."""
+        return hidden_name(self.tap, self.limb_id.label if self.limb_id is not None else "")
+
+    @property
+    def trunk_tap(self) -> int:
+        """The tap of the trunk that it stands on, itself or by its limb."""
+        return self.tap if self.limb_id is None else self.limb_id.start
+
     @model_serializer(mode="wrap")
-    def _without_windows(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_rarities(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = serialize(self)
-        absent = ("long_texts", "window_overlap") if self.long_texts == "cut" else ()
+        absent = {"long_texts", "window_overlap"} if self.long_texts == "cut" else set()
+        if self.limb is None:
+            absent.add("limb")
         return {name: value for name, value in values.items() if name not in absent}

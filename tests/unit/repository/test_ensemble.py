@@ -119,7 +119,7 @@ def test_order_of_segments_does_not_matter():
 @pytest.mark.parametrize(
     ("stray", "message"),
     [
-        (head("odd", 3), r"tap 3, but segments end at \[0, 2, 5\]"),
+        (head("odd", 3), "reads hidden_03, and segments end at hidden_00, hidden_02, hidden_05"),
         (head("odd", 2, trunk="other@b"), "its trunk is not"),
     ],
 )

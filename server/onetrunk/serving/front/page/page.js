@@ -136,29 +136,44 @@ function showAnswers(answer, tasks) {
 
 // ---- What ran ------------------------------------------------------------------------------------------------------
 
-/** The parts of the ensemble: segments of the trunk in order, and the model that answers each task. */
+/** The parts of the ensemble: segments of the trunk and limbs in order, and the model that answers each task. */
 function readParts(config) {
   const parts = { segments: [], models: {} };
   for (const step of config.ensemble_scheduling?.step ?? []) {
-    const layers = /^trunk_(\d+)_(\d+)$/.exec(step.model_name);
-    if (layers) parts.segments.push({ model: step.model_name, start: Number(layers[1]), stop: Number(layers[2]) });
+    const [, , limb = "", start, stop] = /^(trunk|limb_(\w+_[0-9a-f]{12}))_(\d+)_(\d+)$/.exec(step.model_name) ?? [];
+    if (stop) parts.segments.push({ model: step.model_name, limb, start: Number(start), stop: Number(stop) });
     else for (const output of Object.values(step.output_map)) parts.models[output] = step.model_name;
   }
   parts.segments.sort((one, other) => one.start - other.start || one.stop - other.stop);
   return parts;
 }
 
+/** Where a head stands: the label of its limb, if it has one, and the tap of the trunk below both. */
+function place(task) {
+  const [, name, tap, digest] = /^(\w+)-(\d+)\+\d+@(\w+)$/.exec(task.limb ?? "") ?? [];
+  return { limb: name ? `${name}_${digest}` : "", tap: name ? Number(tap) : task.tap };
+}
+
+/** Whether a task needs a segment: its own limb, or layers of the trunk below its tap. */
+function needs(task, { limb, start }) {
+  return limb ? place(task).limb === limb : start < place(task).tap || start === 0;
+}
+
+function segmentTitle({ limb, start, stop }) {
+  if (limb) return `limb ${limb.slice(0, limb.lastIndexOf("_"))}`;
+  return stop === start ? "embeddings" : stop === start + 1 ? `layer ${stop}` : `layers ${start + 1} to ${stop}`;
+}
+
 const milliseconds = (time) => (time ? `${(time.queue + time.compute).toFixed(2)} ms` : "");
 
 /** The parts as a picture: tokenizer and segments in a row, the heads below the segment that ends at their tap. */
 function picture(parts, tasks, asked, times) {
-  const deepest = Math.max(-1, ...asked.map((name) => tasks[name]?.tap ?? -1));
   const columns = [
     { title: "tokenizer", model: "tokenizer", layers: 0, ran: asked.length > 0, heads: [] },
-    ...parts.segments.map(({ model, start, stop }) => ({
-      title: stop === start ? "embeddings" : stop === start + 1 ? `layer ${stop}` : `layers ${start + 1} to ${stop}`,
-      model, layers: stop - start, ran: asked.length > 0 && (start < deepest || start === 0),
-      heads: Object.values(tasks).filter((task) => task.tap === stop),
+    ...parts.segments.map((segment) => ({
+      title: segmentTitle(segment), model: segment.model, layers: segment.stop - segment.start,
+      ran: asked.some((name) => tasks[name] && needs(tasks[name], segment)),
+      heads: Object.values(tasks).filter((task) => task.tap === segment.stop && place(task).limb === segment.limb),
     })),
   ];
   const wide = 186, gap = 22, high = 46, headHigh = 34, top = 8;
@@ -235,7 +250,7 @@ function showVersions(found, server) {
   byId("about").textContent = `Trunk ${found.trunk}, at most ${found.max_length} tokens; ${server.name} ${server.version}.`;
   const rows = Object.values(found.tasks).map((task) => [
     task.name, String(task.version), task.kind, task.form === "pair" ? "two texts" : "one text",
-    `after layer ${task.tap}`, String(task.layers), task.labels ? String(task.labels.length) : "–",
+    task.limb ? `limb ${task.limb}` : `after layer ${task.tap}`, String(task.layers), task.labels ? String(task.labels.length) : "–",
   ]);
   const heads = ["task", "version", "kind", "reads", "tap", "own layers", "labels"];
   byId("versions").replaceChildren(table("The heads that are served now.", heads, rows, [1, 5, 6]));

@@ -1,0 +1,155 @@
+"""``train-limb``: a few layers trained on a family of tasks together, for heads to stand on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from onetrunk.cli.console import progress_line
+from onetrunk.cli.data_options import limbs_option
+from onetrunk.cli.training_options import (
+    check_data,
+    experiment_options,
+    load_named_tasks,
+    print_trunk_notes,
+)
+from onetrunk.protocol.command import errors_end_command
+
+if TYPE_CHECKING:
+    from onetrunk.training.limb import LimbRecipe, TrainedLimb
+
+_EPILOG = """\b
+Examples:
+  train-limb pairs --tasks mnli,qnli,mrpc,stsb,rte
+                                  one layer on tap 2, trained on five tasks: limbs/pairs
+  train-limb voice --tasks intent,slots --tap 1 --layers 2
+  train-head rte --limb limbs/pairs
+                                  a head on it, trained alone; so for any other task
+
+\b
+A limb is a shared decision, as the trunk is: it is trained once and then frozen, and a
+head on it changes nothing for the others. A new limb of the same name is another one;
+both are served side by side until no head stands on the old one. A run that was killed
+continues when the same command is given again."""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("name")
+@click.option("--tasks", "task_list", required=True, metavar="A,B", help="The family: tasks to be trained together.")
+@click.option("--tap", type=click.IntRange(0), default=2, show_default=True, help="Trunk layers below the limb.")
+@click.option("--layers", type=click.IntRange(1), default=1, show_default=True, help="The limb's own layers.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the largest task. [default: 4]")
+@click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: 2e-4]")
+@click.option("--batch-size", type=click.IntRange(1), help="Texts per training step, all of one task. [default: 32]")
+@click.option(
+    "--sampling",
+    type=click.FloatRange(0, 1),
+    help="How often small tasks are passed: 1 takes each row once an epoch, 0 as many rows of each task. "
+    "[default: 0.5]",
+)
+@click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")
+@click.option("--force", is_flag=True, help="Train again, even if the limb is finished.")
+@limbs_option
+@experiment_options(max_length="128")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def train_limb(
+    name: str,
+    task_list: str,
+    task_dir: Path,
+    trunk: str | None,
+    limbs: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train layers on a family of tasks together, for heads to stand on.
+
+    NAME is the limb's name, and its folder's in --limbs.
+    """
+    with errors_end_command():
+        from onetrunk.protocol.errors import UserError
+        from onetrunk.protocol.names import check_task_name
+
+        try:
+            check_task_name(name)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}".replace("a task's name", "a limb's name")) from None
+        family = load_named_tasks((), task_list, task_dir)
+        check_data(family, options["data"], options["skip_bad_rows"])
+        with progress_line() as progress:
+            progress("loading torch and the trunk", 0, 1)
+            # Imported here: --help and a mistyped option need no torch.
+            from onetrunk.nn.trunk import load_trunk
+            from onetrunk.training.experiment import Experiment, ExperimentConfig
+            from onetrunk.training.limb import train_limb as train
+
+            recipe = _recipe(options)
+            loaded = load_trunk(trunk, progress)
+            print_trunk_notes(loaded.notes)
+            config = ExperimentConfig(
+                tasks=tuple(family),
+                cache=options["cache"],
+                data_root=options["data"],
+                device=options["device"],
+                trunk_dtype=options["precision"],
+                max_length=recipe.max_length,
+                skip_bad_rows=options["skip_bad_rows"],
+            )
+            trained = train(
+                name,
+                [task.name for task in family],
+                recipe,
+                Experiment(config, loaded),
+                limbs=limbs,
+                force=options["force"],
+                progress=progress,
+            )
+        _show(trained, as_json)
+
+
+def _recipe(options: dict[str, Any]) -> LimbRecipe:
+    from pydantic import ValidationError
+
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.training.limb import LimbRecipe
+
+    given = {key: value for key in LimbRecipe.model_fields if (value := options.get(key)) is not None}
+    try:
+        return LimbRecipe.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _show(trained: TrainedLimb, as_json: bool) -> None:
+    spec = trained.spec
+    if as_json:
+        values = {
+            "limb": str(trained.identity),
+            "folder": str(trained.folder),
+            "tasks": {name: task.model_dump(exclude={"licence"}) for name, task in spec.tasks.items()},
+            "epochs": trained.epochs,
+            "seconds": round(trained.seconds, 1),
+            "notes": trained.notes,
+        }
+        click.echo(json.dumps(values, indent=2))
+        return
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    how = f"in {trained.seconds:.0f} s; wrote" if trained.epochs else "finished earlier (--force trains it again):"
+    click.echo(f"{trained.identity} {how} {trained.folder}", err=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("task", "metric", "trained jointly", "train rows", "dev rows"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("task", "metric") else "right")
+    for name, task in spec.tasks.items():
+        table.add_row(name, task.metric, f"{100 * task.score:.1f}", f"{task.train_rows:,}", f"{task.dev_rows:,}")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width that a row must fit into.
+        console.width = 200
+    console.print(table)
+    click.echo(f"next: train-head TASK --limb {trained.folder}", err=True)

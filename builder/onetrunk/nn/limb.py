@@ -1,0 +1,308 @@
+"""Limbs: a few layers on a tap of the trunk, trained once on a family of tasks together, then frozen and shared.
+
+Heads stand on a limb as on a tap. A limb lies on disk as ``limb.json``, ``limb.safetensors`` and a card, in a folder of
+its name.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from onetrunk.files import translate_os_errors
+from onetrunk.nn.tensor_file import Limits, read_tensors
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_WIDTH, Layers, Name, Tap
+from onetrunk.protocol.names import LimbId, check_task_name
+from onetrunk.protocol.reading import read_json, sha256_file
+from onetrunk.toml_file import explain
+
+LIMB_JSON = "limb.json"
+WEIGHTS = "limb.safetensors"
+CARD = "README.md"
+
+# See onetrunk.nn.bundle, where the same holds for a head's layers.
+_TENSORS_A_LAYER, _NUMBERS_A_PAIR, _BYTES_A_NUMBER = 32, 48, 8
+
+Task = Annotated[str, AfterValidator(check_task_name)]
+
+
+class FamilyTask(BaseModel):
+    """A task of the family that a limb was trained on.
+
+    Attributes:
+        metric: The metric.
+        score: The score on the dev data of the one-layer head that was trained with the limb.
+        train_rows: The number of train rows.
+        dev_rows: The number of dev rows.
+        sha256: A hash over both.
+        licence: What is known about the licence of the data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: Name
+    score: FiniteFloat
+    train_rows: int = Field(ge=1)
+    dev_rows: int = Field(ge=1)
+    sha256: Name
+    licence: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+
+
+class LimbSpec(BaseModel):
+    """``limb.json``: where a limb stands, and what it was trained on.
+
+    Attributes:
+        schema_version: The version of this schema.
+        name: The name, which has the form of a task's.
+        tap: The number of trunk layers below the limb.
+        layers: The number of the limb's own layers.
+        trunk: The identity of the trunk.
+        width: The width of the trunk's hidden states.
+        max_length: The longest text that it was trained on, in tokens.
+        tasks: Task -> what is known of it as one of the family.
+        recipe: The training recipe.
+        created: The date of training, in ISO 8601.
+        onetrunk_version: The version of OneTrunk that trained it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: Task
+    tap: Tap
+    layers: Layers
+    trunk: Name
+    width: int = Field(ge=1, le=MAX_WIDTH)
+    max_length: int = Field(ge=3)
+    tasks: Annotated[dict[Task, FamilyTask], Field(min_length=1, max_length=1000)]
+    recipe: dict[str, Any] = {}
+    created: Name
+    onetrunk_version: Name
+
+
+@dataclass(frozen=True)
+class Limb:
+    """A limb as read from disk.
+
+    Attributes:
+        folder: Its folder.
+        spec: The content of limb.json.
+        identity: Its identity.
+        weights: Parameter name -> tensor, in 32-bit floats.
+    """
+
+    folder: Path
+    spec: LimbSpec
+    identity: LimbId
+    weights: Mapping[str, Tensor]
+
+    def branch(self, trunk: Trunk) -> Trunk:
+        """Return the trunk with the limb's layers in place of its own from the limb's tap on.
+
+        Layers above the limb are the trunk's: heads on the limb start from copies of them.
+
+        Args:
+            trunk: The trunk that the limb was trained on.
+
+        Raises:
+            UserError: It was trained on another one, or its weights do not fit.
+        """
+        spec = self.spec
+        if spec.trunk != trunk.identity:
+            raise UserError(
+                f"{self.folder}: trained on trunk {spec.trunk}, but this trunk is {trunk.identity}; give its own trunk "
+                "by --trunk, or train it again on this trunk"
+            )
+        stop = self.identity.stop
+        if spec.width != trunk.width or stop >= trunk.depth:
+            raise UserError(
+                f"{self.folder}/{LIMB_JSON}: found {spec.layers} layers of width {spec.width} on tap {spec.tap}; this "
+                f"trunk has {trunk.depth} layers of width {trunk.width}, one of which heads need: train the limb again"
+            )
+        own = new_layers(trunk, spec.tap, spec.layers)
+        try:
+            own.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise UserError(f"{self.folder}: {WEIGHTS} does not fit {LIMB_JSON}: {first}") from error
+        return grafted(trunk, own, self.identity)
+
+
+def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
+    """Return copies of the trunk's layers above a tap, to be trained as a limb.
+
+    Raises:
+        UserError: The trunk has no such tap, or not that many layers and one more above it.
+    """
+    trunk.check_tap(tap)
+    most = trunk.depth - tap - 1
+    if not 1 <= layers <= most:
+        raise UserError(
+            f"a limb on tap {tap} of this trunk of {trunk.depth} layers has 1 to {most} layers, so that heads have one "
+            f"above it; found {layers}"
+            if most >= 1
+            else f"tap {tap}: a limb needs two layers above it on this trunk of {trunk.depth}: give a lower --tap"
+        )
+    # In one pass, so that layers with the weights of one stay so.
+    return copy.deepcopy(trunk.layers[tap : tap + layers])
+
+
+def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId) -> Trunk:
+    """Return a trunk with other layers in place of its own, from a limb's tap on. All other layers are shared.
+
+    Args:
+        trunk: The trunk.
+        layers: The limb's layers.
+        identity: The limb's identity, which is the branch's, too: states on it are cached under this name.
+    """
+    encoder = copy.copy(trunk.encoder)
+    encoder.layers = nn.ModuleList([*trunk.layers[: identity.start], *layers, *trunk.layers[identity.stop :]])
+    return Trunk(
+        encoder,
+        identity=str(identity),
+        folder=trunk.folder,
+        tokenizer_file=trunk.tokenizer_file,
+        source=trunk.source,
+        notes=trunk.notes,
+        root=trunk,
+        limb=identity,
+    )
+
+
+def save_limb(folder: Path, spec: LimbSpec, layers: nn.ModuleList) -> LimbId:
+    """Write a limb atomically, and return its identity. Weights are stored as fp16.
+
+    A crash between the two renames of a replacement leaves the old limb beside its place, as ``.<name>.*.old``.
+
+    Raises:
+        OneTrunkError: The disk is full, or the folder cannot be written for another reason.
+    """
+    with translate_os_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in layers.state_dict().items()}
+            save_file(weights, staging / WEIGHTS)
+            identity = _identity(spec, staging / WEIGHTS)
+            (staging / LIMB_JSON).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            (staging / CARD).write_text(card_text(spec, identity), encoding="utf-8")
+            # Temporary files are readable by their owner only; a limb by everybody who may read the folder.
+            staging.chmod(0o755)
+            for file in staging.iterdir():
+                file.chmod(0o644)
+            if folder.exists():
+                retired = staging.with_name(staging.name + ".old")
+                os.replace(folder, retired)
+                os.replace(staging, folder)
+                shutil.rmtree(retired)
+            else:
+                os.replace(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return identity
+
+
+def read_limb_spec(folder: Path) -> LimbSpec:
+    """Read a folder's limb.json.
+
+    Raises:
+        UserError: The file is missing, broken or of another schema.
+    """
+    path = folder / LIMB_JSON
+    try:
+        spec = LimbSpec.model_validate(read_json(path, max_bytes=MAX_HEAD_JSON_BYTES, inside=folder))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {LIMB_JSON} in it, so it is no limb; train one with train-limb") from None
+    except ValidationError as error:
+        raise UserError(explain(path, error.errors()[0])) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON that can be used: {error}") from error
+    if spec.name != folder.resolve().name:
+        raise UserError(f"{path}: its name is {spec.name!r}; a limb's folder has its name")
+    return spec
+
+
+def load_limb(folder: Path) -> Limb:
+    """Read and check a limb.
+
+    Raises:
+        UserError: A file is missing, broken or of another schema, or a weight is not a finite number.
+    """
+    spec = read_limb_spec(folder)
+    numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width)
+    limits = Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers)
+    try:
+        weights = {
+            name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, limits, inside=folder).items()
+        }
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {WEIGHTS} in it: train the limb again") from None
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{folder}/{WEIGHTS}: {name} contains NaN or infinity: train the limb again")
+    return Limb(folder, spec, _identity(spec, folder / WEIGHTS), weights)
+
+
+def find_limb(limbs: Path, identity: LimbId) -> Limb:
+    """Find a limb by its identity.
+
+    Args:
+        limbs: The folder of limbs.
+        identity: The identity, as a head on it names it.
+
+    Raises:
+        UserError: There is none of this name, or it is another one now.
+    """
+    folder = limbs / identity.name
+    if not folder.is_dir():
+        raise UserError(f"it stands on limb {identity}, and {limbs} has no folder {identity.name}: give --limbs FOLDER")
+    found = load_limb(folder)
+    if found.identity != identity:
+        raise UserError(
+            f"it stands on limb {identity}, and {folder} is {found.identity} now: train the head again on that one, or "
+            "bring the old limb back"
+        )
+    return found
+
+
+def card_text(spec: LimbSpec, identity: LimbId) -> str:
+    """Return the card in Markdown: what a person should know before putting a head on the limb."""
+    layers = "1 layer" if spec.layers == 1 else f"{spec.layers} layers"
+    lines = [
+        f"# Limb `{spec.name}`",
+        "",
+        f"{layers} on tap {spec.tap} of trunk `{spec.trunk}`, trained on {len(spec.tasks)} tasks together and frozen: "
+        f"`{identity}`. Heads stand on it as on tap {identity.stop}, also those of other tasks.",
+        "",
+        "| task | metric | with a one-layer head, trained jointly | train rows | dev rows | licence of the data |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {task.metric} | {100 * task.score:.1f} | {task.train_rows:,} | {task.dev_rows:,} | "
+            f"{task.licence or 'not known'} |"
+            for name, task in sorted(spec.tasks.items())
+        ),
+        "",
+        "The epoch was chosen by the average of these scores, so that they are a little optimistic.",
+        "",
+        f"Trained on {spec.created} with OneTrunk {spec.onetrunk_version}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _identity(spec: LimbSpec, weights: Path) -> LimbId:
+    facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}\0{sha256_file(weights)}"
+    return LimbId(spec.name, spec.tap, spec.tap + spec.layers, hashlib.sha256(facts.encode()).hexdigest()[:12])

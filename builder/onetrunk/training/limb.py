@@ -1,0 +1,416 @@
+"""Training a limb: a few layers on a tap, together with a one-layer head for each task of a family.
+
+All tasks read the limb's last state, so that a small task learns from a large one. The limb is kept, and the heads are
+left behind: a head is trained on the frozen limb alone, like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from onetrunk.files import atomic_write
+from onetrunk.nn.head import Head, new_head
+from onetrunk.nn.limb import FamilyTask, LimbSpec, grafted, new_layers, read_limb_spec, save_limb
+from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol import __version__
+from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import LimbId
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.training.evaluation import LabelledStates, evaluate
+from onetrunk.training.experiment import Experiment
+from onetrunk.training.loop import DivergedError, Weights, linear_schedule, set_dropout
+from onetrunk.training.objective import LabelObjective
+from onetrunk.training.states import epoch_batches
+
+_CHECKPOINT_SECONDS = 600.0
+
+
+class LimbRecipe(BaseModel):
+    """How a limb is trained: AdamW, a linear warm-up and decay, and the epoch with the best average on the dev data.
+
+    Attributes:
+        tap: The tap of the trunk that it stands on.
+        layers: The number of its layers.
+        epochs: The number of passes over the largest task.
+        learning_rate: The peak learning rate.
+        batch_size: The number of texts of a step, which are all of one task.
+        sampling: A task of n rows is passed as often as n to this power asks for, relative to the largest: 1 takes each
+            row of each task once an epoch, 0 as many rows of each task.
+        weight_decay: Applied to weight matrices, not to biases and norms.
+        warmup: The share of all steps in which the learning rate rises.
+        clip: The greatest norm of a step's gradient.
+        dropout: The dropout probability everywhere; None is the trunk's own configuration.
+        seed: The seed of the heads, of the order of the texts and of the dropout.
+        max_length: The longest text in tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tap: int = Field(ge=0)
+    layers: int = Field(default=1, ge=1)
+    epochs: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(default=32, ge=1)
+    sampling: float = Field(default=0.5, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    max_length: int = Field(default=128, ge=3)
+
+
+@dataclass(frozen=True)
+class TrainedLimb:
+    """What came of a training.
+
+    Attributes:
+        folder: The limb's folder.
+        identity: Its identity.
+        spec: Its limb.json.
+        epochs: The dev scores after each epoch: task -> score. Empty if the limb was there already.
+        seconds: Wall-clock time of the training, over all its sessions.
+        notes: What a user should know about the data.
+    """
+
+    folder: Path
+    identity: LimbId
+    spec: LimbSpec
+    epochs: tuple[dict[str, float], ...] = ()
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class JointModel(nn.Module):
+    """A limb with a head for each task above it.
+
+    Attributes:
+        limb: The limb's layers.
+        heads: ``head_<task>`` -> head.
+    """
+
+    def __init__(self, branch: Trunk, limb: nn.ModuleList, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        # With a prefix: a task may have the name of a method of ModuleDict.
+        self.limb, self.heads = limb, nn.ModuleDict({f"head_{name}": head for name, head in heads.items()})
+        # What layers share stays the trunk's: other branches stand on it, too.
+        self._branch = [branch]
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor, task: str) -> Tensor:
+        """Return a task's raw outputs.
+
+        Args:
+            hidden_state: The state at the limb's tap. *Shape:* (batch_size, tokens, width)
+            attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
+            task: The task.
+
+        Returns:
+            *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs).
+        """
+        encoder = self._branch[0].encoder
+        context = encoder.shared.prepare(attention_mask, hidden_state)
+        for layer in self.limb:
+            hidden_state = encoder.run_layer(layer, hidden_state, context)
+        raw: Tensor = self.heads[f"head_{task}"](hidden_state, attention_mask)
+        return raw
+
+
+class _OneTask(nn.Module):
+    """A joint model as one task sees it, for the evaluation."""
+
+    def __init__(self, model: JointModel, task: str) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+        self.output = model.heads[f"head_{task}"].output
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
+        raw: Tensor = self.model(hidden_state, attention_mask, self.task)
+        return raw
+
+
+@dataclass(frozen=True)
+class _JointState:
+    """All that is needed to resume a training.
+
+    Attributes:
+        steps: The steps that are done.
+        scores: The dev scores after each epoch.
+        weights: The model's weights.
+        optimizer: The optimizer's state.
+        best: The limb's weights after the best epoch; empty before the end of the first.
+        generator: The state of the generator that dropout draws from.
+        seconds: What the training has taken.
+    """
+
+    steps: int
+    scores: tuple[dict[str, float], ...]
+    weights: Weights
+    optimizer: dict[str, Any]
+    best: Weights
+    generator: Tensor
+    seconds: float
+
+
+def train_limb(
+    name: str,
+    tasks: Sequence[str],
+    recipe: LimbRecipe,
+    experiment: Experiment,
+    *,
+    limbs: Path,
+    force: bool = False,
+    progress: ProgressCallback = silent,
+) -> TrainedLimb:
+    """Train a limb on a family of tasks, and write it. What was killed goes on; what is finished is not repeated.
+
+    Args:
+        name: The limb's name.
+        tasks: The family.
+        recipe: The recipe.
+        experiment: The trunk, the tasks' data, and the cache.
+        limbs: The folder of limbs.
+        force: Whether to train although a limb of the same recipe, trunk and data exists.
+        progress: Called as the trunk's passes and the training go on.
+
+    Raises:
+        UserError: The recipe does not fit the trunk, or the data have faults.
+        DivergedError: The loss or a dev score is not finite; the checkpoint is removed.
+        OneTrunkError: The disk is full.
+    """
+    trunk = experiment.trunk
+    layers = new_layers(trunk, recipe.tap, recipe.layers)
+    rows = {task: _family_task(task, experiment) for task in tasks}
+    notes = tuple(dict.fromkeys(f"{task}: {note}" for task in tasks for note in experiment.data_notes(task)))
+    plan = LimbSpec(
+        name=name,
+        tap=recipe.tap,
+        layers=recipe.layers,
+        trunk=trunk.identity,
+        width=trunk.width,
+        max_length=recipe.max_length,
+        tasks=rows,
+        recipe=recipe.model_dump(exclude={"tap", "layers", "max_length"}),
+        created="",
+        onetrunk_version=__version__,
+    )
+    if not force and (found := _finished(limbs / name, plan)) is not None:
+        return dataclasses.replace(found, notes=notes)
+    for task in tasks:
+        for split in ("train", "dev"):
+            experiment.states(task, split, [recipe.tap], progress)
+    key = hashlib.sha256(plan.model_dump_json(exclude={"onetrunk_version"}).encode()).hexdigest()[:16]
+    checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
+    if force:
+        checkpoint.unlink(missing_ok=True)
+    try:
+        state = _Training(tasks, recipe, experiment, layers, checkpoint).run(progress)
+    except DivergedError:
+        checkpoint.unlink(missing_ok=True)
+        raise
+    layers.load_state_dict(state.best)
+    best = max(state.scores, key=lambda scores: fmean(scores.values()))
+    spec = plan.model_copy(
+        update={
+            "tasks": {task: one.model_copy(update={"score": best[task]}) for task, one in rows.items()},
+            "recipe": {**plan.recipe, "best_epoch": state.scores.index(best) + 1, "seconds": round(state.seconds, 1)},
+            "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        }
+    )
+    identity = save_limb(limbs / name, spec, layers)
+    checkpoint.unlink(missing_ok=True)
+    return TrainedLimb(limbs / name, identity, spec, state.scores, state.seconds, notes)
+
+
+def _family_task(name: str, experiment: Experiment) -> FamilyTask:
+    task, facts = experiment.task(name), experiment.data_facts(name)
+    return FamilyTask(
+        metric=task.metric,
+        score=0.0,
+        train_rows=int(facts["train_rows"]),
+        dev_rows=int(facts["dev_rows"]),
+        sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16],
+        licence=task.licence,
+    )
+
+
+def _finished(folder: Path, plan: LimbSpec) -> TrainedLimb | None:
+    """Return the limb in a folder if it was trained from the same input."""
+    from onetrunk.nn.limb import load_limb
+
+    try:
+        found = load_limb(folder)
+    except UserError:
+        return None
+    spec = read_limb_spec(folder)
+    ours = {task: one.model_copy(update={"score": 0.0}) for task, one in spec.tasks.items()}
+    same_recipe = all(spec.recipe.get(key) == value for key, value in plan.recipe.items())
+    outcome = {"tasks", "recipe", "created", "onetrunk_version"}
+    same = spec.model_dump(exclude=outcome) == plan.model_dump(exclude=outcome)
+    return TrainedLimb(folder, found.identity, spec) if same and same_recipe and ours == plan.tasks else None
+
+
+class _Training:
+    """The training of a limb, which goes on from its checkpoint."""
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        recipe: LimbRecipe,
+        experiment: Experiment,
+        layers: nn.ModuleList,
+        checkpoint: Path,
+    ) -> None:
+        self._recipe, self._experiment, self._path = recipe, experiment, checkpoint
+        self._tasks = {name: experiment.task(name) for name in tasks}
+        trunk, stop = experiment.trunk, recipe.tap + recipe.layers
+        branch = grafted(trunk, layers, LimbId("new", recipe.tap, stop, "0" * 12))
+        layers.requires_grad_(True)  # they were frozen as parts of the branch
+        heads = {}
+        with torch.random.fork_rng([]):
+            torch.manual_seed(recipe.seed)
+            for name, task in self._tasks.items():
+                outputs = get_kind(task.kind).output.build_layer(trunk.width, task)
+                heads[name] = new_head(branch, outputs=outputs, tap=stop, layers=1)
+        device = experiment.compute.device
+        self.model = JointModel(branch, layers, heads).to(device)
+        branch.to(device)
+        self._train = {name: experiment.labelled_states(name, "train", recipe.tap) for name in tasks}
+        self._dev = {name: experiment.labelled_states(name, "dev", recipe.tap) for name in tasks}
+        self._objectives = {
+            name: LabelObjective.of(task, self._train[name].targets, heads[name]) for name, task in self._tasks.items()
+        }
+        if recipe.dropout is not None:
+            set_dropout(self.model, recipe.dropout)
+        parameters = [one for one in self.model.parameters() if one.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.weight_decay},
+                {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            fused=True,
+        )
+
+    def run(self, progress: ProgressCallback) -> _JointState:
+        """Train to the end, and return the last state."""
+        state, began = self._resume(), time.monotonic()
+        seconds_before = state.seconds if state is not None else 0.0
+        done = state.steps if state is not None else 0
+        scores = state.scores if state is not None else ()
+        best = state.best if state is not None else {}
+        saved = began
+
+        def now(steps: int) -> _JointState:
+            seconds = seconds_before + time.monotonic() - began
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+            optimizer = self._optimizer.state_dict()
+            return _JointState(steps, scores, weights, optimizer, best, torch.get_rng_state(), seconds)
+
+        order = [self.batches(epoch) for epoch in range(self._recipe.epochs)]
+        steps = sum(map(len, order))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self._recipe.seed)
+            if state is not None:
+                torch.set_rng_state(state.generator)
+            reached = 0
+            for epoch, batches in enumerate(order):
+                self.model.train()
+                for task, rows in batches:
+                    reached += 1
+                    if reached <= done:
+                        continue
+                    self._step(task, rows, reached - 1, steps)
+                    progress(f"limb: epoch {epoch + 1} of {len(order)}, {task}", reached, steps)
+                    if time.monotonic() - saved >= _CHECKPOINT_SECONDS and reached < steps:
+                        self._save(now(reached))
+                        saved = time.monotonic()
+                if epoch < len(scores):
+                    continue
+                found = self._evaluate(epoch, progress, reached, steps)
+                if not scores or fmean(found.values()) > max(fmean(one.values()) for one in scores):
+                    best = {name: one.detach().cpu().clone() for name, one in self.model.limb.state_dict().items()}
+                scores = (*scores, found)
+                self._save(now(reached))
+                saved = time.monotonic()
+            return now(reached)
+
+    def batches(self, epoch: int) -> list[tuple[str, NDArray[np.int64]]]:
+        """Return the batches of an epoch: tasks mixed, each batch of one task; see ``LimbRecipe.sampling``."""
+        recipe = self._recipe
+        counts = {name: len(data.states.lengths) for name, data in self._train.items()}
+        largest = max(counts.values())
+        found: list[tuple[str, NDArray[np.int64]]] = []
+        for place, (name, count) in enumerate(counts.items()):
+            wanted = math.ceil(largest ** (1 - recipe.sampling) * count**recipe.sampling / recipe.batch_size)
+            own: list[NDArray[np.int64]] = []
+            turn = 0
+            while len(own) < wanted:
+                # Each pass over a small task has an order of its own.
+                seed = int(np.random.SeedSequence((recipe.seed, place, turn)).generate_state(1)[0])
+                own += epoch_batches(self._train[name].states.lengths, recipe.batch_size, seed=seed, epoch=epoch)
+                turn += 1
+            found += [(name, rows) for rows in own[:wanted]]
+        order = np.random.default_rng((recipe.seed, epoch)).permutation(len(found))
+        return [found[place] for place in order]
+
+    def _step(self, task: str, rows: NDArray[np.int64], step: int, steps: int) -> None:
+        recipe = self._recipe
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
+        device = self._experiment.compute.device
+        raw = self.model(*(tensor.to(device) for tensor in self._train[task].states.batch(rows)), task)
+        loss = self._objectives[task](raw, torch.from_numpy(rows))
+        if not math.isfinite(loss.item()):
+            raise DivergedError(f"task {task}: the loss is {loss.item()} at step {step + 1}: train with a lower --lr")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self._optimizer.step()
+
+    def _evaluate(self, epoch: int, progress: ProgressCallback, done: int, steps: int) -> dict[str, float]:
+        found = {}
+        for name, task in self._tasks.items():
+            progress(f"limb: epoch {epoch + 1}, dev data of {name}", done, steps)
+            data: LabelledStates = self._dev[name]
+            found[name] = evaluate(_OneTask(self.model, name), data, task).scores[task.metric]
+            if not math.isfinite(found[name]):
+                raise DivergedError(
+                    f"task {name}: {task.metric} on the dev data is {found[name]} after epoch {epoch + 1}: train with "
+                    "a lower --lr"
+                )
+        return found
+
+    def _save(self, state: _JointState) -> None:
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        with atomic_write(self._path) as aside:
+            torch.save(fields, aside)
+
+    def _resume(self) -> _JointState | None:
+        try:
+            # weights_only: tensors and plain values, no code.
+            state = _JointState(**torch.load(self._path, map_location="cpu", weights_only=True))
+            self.model.load_state_dict(state.weights)
+            self._optimizer.load_state_dict(state.optimizer)
+        except FileNotFoundError:
+            return None
+        except Exception:  # torch raises many types for a broken file; in any case, training can start anew
+            self._path.unlink(missing_ok=True)
+            return None
+        return state

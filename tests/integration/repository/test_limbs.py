@@ -1,0 +1,89 @@
+"""A repository whose heads stand on the trunk and on limbs: its segments are a tree, each exported and checked."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.repository import BuildRequest, build_repository
+from onetrunk.repository.state import read_state
+from tests.fixtures.limbs import random_head_on, random_limb
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def request_(tiny_trunk: Trunk, tiny_trunk_folder: Path, tiny_heads: Path, tmp_path: Path) -> BuildRequest:
+    """Heads on the trunk's taps 0, 1 and 3, and two on a limb on tap 1."""
+    heads = shutil.copytree(tiny_heads, tmp_path / "heads")
+    limb = random_limb(tiny_trunk, tmp_path / "limbs" / "pairs", tap=1, layers=1)
+    for seed, task in enumerate(("urgent", "polite")):
+        random_head_on(limb, tiny_trunk, heads, task, seed=seed)
+    return BuildRequest(
+        output=tmp_path / "repository",
+        heads=heads,
+        trunk=tiny_trunk_folder,
+        limbs=tmp_path / "limbs",
+        max_length=32,
+    )
+
+
+def steps(repository: Path, ensemble: str = "multitask") -> dict[str, dict[str, str]]:
+    config = pb.ModelConfig()
+    text_format.Parse((repository / ensemble / "config.pbtxt").read_text(), config)
+    return {step.model_name: dict(step.input_map) for step in config.ensemble_scheduling.step}
+
+
+def test_a_limb_is_one_segment_beside_the_trunks(request_: BuildRequest) -> None:
+    report = build_repository(request_)
+    (limb,) = [name for name in report.models if name.startswith("limb_pairs_")]
+    assert limb.endswith("_01_02")
+    assert max(report.differences.values()) < 1e-5
+    assert {limb, "head_urgent", "head_polite", "trunk_01_03"} <= set(report.differences)
+    found = steps(request_.output)
+    assert found[limb]["hidden_01"] == "hidden_01"
+    state = limb.replace("limb", "hidden", 1).replace("_01_02", "_02")
+    assert found["head_urgent"]["hidden_state"] == state
+    assert found["head_mood"]["hidden_state"] == "hidden_03"
+    assert found["trunk_01_03"]["hidden_01"] == "hidden_01", "the trunk goes on without the limb"
+    assert not build_repository(request_).changed
+
+    one = replace(request_, output=request_.output.with_name("one"), tasks=["urgent"])
+    assert set(build_repository(one).models) == {"tokenizer", "trunk_00_01", limb, "head_urgent"}
+    state_ = read_state(one.output)
+    assert [segment.name for segment in state_.segments] == ["trunk_00_01", limb]
+
+
+def test_heads_of_a_limb_are_grouped(request_: BuildRequest) -> None:
+    report = build_repository(replace(request_, group_heads=True))
+    (group,) = [name for name in report.models if name.startswith("heads_pairs_")]
+    assert report.differences[group] < 1e-5
+    assert set(steps(request_.output)) >= {group}
+    assert "head_urgent" not in steps(request_.output)
+
+
+def test_a_new_limb_of_the_name_stands_beside_the_old(request_: BuildRequest, tiny_trunk: Trunk) -> None:
+    build_repository(request_)
+    old = {name for name in steps(request_.output) if name.startswith("limb_")}
+    limb = random_limb(tiny_trunk, request_.limbs / "pairs", tap=1, layers=1, seed=7)
+    with pytest.raises(UserError, match="polite: it stands on limb pairs-1\\+1@.* now: train the head again"):
+        build_repository(request_)
+    for task in ("urgent", "polite"):
+        random_head_on(limb, tiny_trunk, request_.heads, task, seed=7)
+    report = build_repository(request_)
+    new = {name for name in steps(request_.output) if name.startswith("limb_")}
+    assert len(new) == 1 and not new & old
+    assert {report.models[name] for name in old} == {"removed"}
+
+
+def test_a_missing_limb_is_told_with_its_option(request_: BuildRequest, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"it stands on limb pairs-1\+1@.*: give --limbs FOLDER"):
+        build_repository(replace(request_, limbs=tmp_path / "nowhere"))
+    assert not (request_.output / "manifest.json").exists()

@@ -1,0 +1,122 @@
+"""A limb is trained on several tasks together, goes on where it was killed, and heads are trained on it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.limb import load_limb
+from onetrunk.nn.trunk import Trunk
+from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import Recipe, Task
+from onetrunk.training import limb as module
+from onetrunk.training import train
+from onetrunk.training.experiment import Experiment
+from onetrunk.training.limb import LimbRecipe, TrainedLimb, train_limb
+from onetrunk.training.loop import DivergedError
+
+RECIPE = LimbRecipe(tap=1, layers=1, epochs=2, learning_rate=3e-3, batch_size=16, max_length=32)
+
+NewExperiment = Callable[..., Experiment]
+
+
+def trained(new_experiment: NewExperiment, folder: Path, *tasks: Task, **options: Any) -> TrainedLimb:
+    names = [task.name for task in tasks]
+    return train_limb("family", names, options.pop("recipe", RECIPE), new_experiment(*tasks), limbs=folder, **options)
+
+
+def test_a_limb_learns_its_family_and_a_head_stands_on_it(
+    new_experiment: NewExperiment, mood: Task, likeness: Task, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    limbs = tmp_path / "limbs"
+    found = trained(new_experiment, limbs, mood, likeness)
+    assert set(found.spec.tasks) == {"mood", "likeness"}
+    assert found.spec.tasks["mood"].train_rows == 200
+    assert found.spec.tasks["mood"].score == max(found.epochs, key=lambda one: sum(one.values()))["mood"]
+    limb = load_limb(found.folder)
+    assert limb.identity == found.identity
+    own = tiny_trunk.layers[1].state_dict()
+    assert any(not torch.allclose(limb.weights[f"0.{name}"], tensor, atol=1e-3) for name, tensor in own.items())
+
+    branch = limb.branch(tiny_trunk)
+    recipe = Recipe(tap=2, layers=1, epochs=2, learning_rate=3e-3, batch_size=16, max_length=32)
+    result = train(mood, branch, recipe=recipe, heads=tmp_path / "heads", cache=tmp_path / "cache")
+    assert (result.spec.trunk, result.spec.limb) == (tiny_trunk.identity, str(limb.identity))
+    assert f"limb `{limb.identity}`" in (result.bundle / "README.md").read_text()
+    tiny = load_bundle(result.bundle, trunk=branch)
+    assert tiny.spec == result.spec
+    again = train(mood, branch, recipe=recipe, heads=tmp_path / "heads", cache=tmp_path / "cache")
+    assert again.already_there
+
+
+def test_what_is_finished_is_not_repeated(
+    new_experiment: NewExperiment, second: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained(new_experiment, tmp_path / "limbs", second)
+    monkeypatch.setattr(module._Training, "run", lambda *arguments: pytest.fail("trained again"))
+    again = trained(new_experiment, tmp_path / "limbs", second)
+    assert (again.identity, again.epochs) == (first.identity, ())
+    other = RECIPE.model_copy(update={"learning_rate": 1e-3})
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        trained(new_experiment, tmp_path / "limbs", second, recipe=other)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    new_experiment: NewExperiment, mood: Task, second: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(new_experiment, tmp_path / "whole", mood, second)
+    real, steps = module._Training._step, []
+
+    def step(self: Any, *arguments: Any) -> None:
+        steps.append(arguments[2])
+        if len(steps) == 30:
+            raise KeyboardInterrupt
+        real(self, *arguments)
+
+    monkeypatch.setattr(module._Training, "_step", step)
+    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)  # after each step
+    with pytest.raises(KeyboardInterrupt):
+        trained(new_experiment, tmp_path / "killed", mood, second)
+    resumed = trained(new_experiment, tmp_path / "killed", mood, second)
+    assert steps[30] == steps[29], "nothing that was done is done again"
+    assert resumed.identity == whole.identity
+    assert resumed.epochs == whole.epochs
+    assert not list((tmp_path / "cache" / "runs").glob("limb-*")), "the checkpoint is gone"
+
+
+@pytest.mark.parametrize(("sampling", "batches"), [(1.0, {"mood": 13, "second": 6}), (0.0, {"mood": 13, "second": 13})])
+def test_small_tasks_are_passed_as_often_as_asked(
+    new_experiment: NewExperiment, mood: Task, second: Task, tmp_path: Path, sampling: float, batches: dict[str, int]
+) -> None:
+    experiment = new_experiment(mood, second)
+    recipe = RECIPE.model_copy(update={"sampling": sampling})
+    layers = module.new_layers(experiment.trunk, 1, 1)
+    training = module._Training(["mood", "second"], recipe, experiment, layers, tmp_path / "checkpoint.pt")
+    found = training.batches(0)
+    assert {name: sum(task == name for task, _ in found) for name in batches} == batches
+    seen = [row for task, rows in found if task == "mood" for row in rows]
+    assert sorted(seen) == list(range(200)), "each row of the largest once"
+
+
+def test_a_training_that_diverges_says_so_and_leaves_nothing(
+    new_experiment: NewExperiment, second: Task, tmp_path: Path
+) -> None:
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(DivergedError, match="train with a lower --lr"):
+        trained(new_experiment, tmp_path / "limbs", second, recipe=recipe)
+    assert not (tmp_path / "limbs" / "family").exists()
+    assert not list((tmp_path / "cache" / "runs").glob("limb-*"))
+
+
+def test_a_tap_without_room_is_told_before_data_are_read(
+    new_experiment: NewExperiment, second: Task, tmp_path: Path
+) -> None:
+    missing = second.model_copy(update={"train": "nothing.jsonl"})
+    recipe = RECIPE.model_copy(update={"tap": 3})
+    with pytest.raises(UserError, match="a limb needs two layers above it on this trunk of 4: give a lower --tap"):
+        trained(new_experiment, tmp_path / "limbs", missing, recipe=recipe)
