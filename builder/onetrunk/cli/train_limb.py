@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from onetrunk.cli.console import progress_line
+from onetrunk.cli.console import print_table, progress_line
 from onetrunk.cli.data_options import limbs_option
 from onetrunk.cli.training_options import (
     check_data,
@@ -142,14 +140,9 @@ def _show(trained: TrainedLimb, as_json: bool) -> None:
         click.echo(f"note: {note}", err=True)
     how = f"in {trained.seconds:.0f} s; wrote" if trained.epochs else "finished earlier (--force trains it again):"
     click.echo(f"{trained.identity} {how} {trained.folder}", err=True)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "metric", "trained jointly", "train rows", "dev rows"):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("task", "metric") else "right")
-    for name, task in spec.tasks.items():
-        table.add_row(name, task.metric, f"{100 * task.score:.1f}", f"{task.train_rows:,}", f"{task.dev_rows:,}")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe has no width that a row must fit into.
-        console.width = 200
-    console.print(table)
+    rows = [
+        [name, task.metric, f"{100 * task.score:.1f}", f"{task.train_rows:,}", f"{task.dev_rows:,}"]
+        for name, task in spec.tasks.items()
+    ]
+    print_table(("task", "metric", "trained jointly", "train rows", "dev rows"), rows)
     click.echo(f"next: train-head TASK --limb {trained.folder}", err=True)

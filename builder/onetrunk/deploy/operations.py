@@ -252,17 +252,22 @@ class Prune(Operation):
 
     def plan(self, state: RepositoryState, context: Context) -> Change:
         """Return the change that deletes them."""
-        heads, removed = dict(state.heads), []
+        heads, removed, parts = dict(state.heads), [], {}
         for name, entry in sorted(required_manifest(context.repository).models.items()):
             task = head_task(name)
             if task not in heads or task is None:
-                removed += self._unused_part(state, name, entry)
+                parts[name] = entry
             elif heads[task].served is None and heads[task].candidate is None:
                 removed.append(name)
                 del heads[task]
             else:
                 heads[task], old = self._without_old(heads[task], sorted(entry.versions))
                 removed += [f"{name}/{version}" for version in old]
+        # What nothing uses once old heads are gone.
+        left = replace(state, heads=heads)
+        removed = sorted(
+            [*removed, *(folder for name, entry in parts.items() for folder in _unused(left, name, entry))]
+        )
         on_disk = {
             name: {version: record for version, record in versions.items() if f"{name}/{version}" not in removed}
             for name, versions in state.on_disk.items()
@@ -270,22 +275,6 @@ class Prune(Operation):
         }
         groups = tuple(group for group in state.groups if group.group.name not in removed)
         return PruneChange(state, replace(state, heads=heads, groups=groups, on_disk=on_disk), tuple(removed))
-
-    def _unused_part(self, state: RepositoryState, name: str, entry: ModelEntry) -> list[str]:
-        """Return the folders to remove of a model that is no head."""
-        # A rollback may need a segment that is not in use now.
-        previous = [
-            head.spec(head.previous)
-            for head in state.heads.values()
-            if head.served is not None and head.previous is not None and head.previous in head.versions
-        ]
-        needed = {one.output for one in segments_for(previous)}
-        segment = segment_named(name)
-        if segment is not None and segment not in state.segments:
-            return [] if segment.output in needed else [name]
-        if entry.served is None:
-            return [name] if is_group(name) else []
-        return [f"{name}/{version}" for version in entry.versions if version != entry.served]
 
     def _without_old(self, head: HeadVersions, on_disk: list[int]) -> tuple[HeadVersions, list[int]]:
         """Return the head without its old versions, and these."""
@@ -297,6 +286,23 @@ class Prune(Operation):
         previous = head.previous if head.previous in stay else None
         old = [version for version in on_disk if version not in stay]
         return replace(head, versions=versions, previous=previous).at_rest(), old
+
+
+def _unused(state: RepositoryState, name: str, entry: ModelEntry) -> list[str]:
+    """Return the folders to remove of a model that is no head."""
+    # A rollback may need a segment that is not in use now.
+    previous = [
+        head.spec(head.previous)
+        for head in state.heads.values()
+        if head.served is not None and head.previous is not None and head.previous in head.versions
+    ]
+    needed = {one.output for one in segments_for(previous)}
+    segment = segment_named(name)
+    if segment is not None and segment not in state.segments:
+        return [] if segment.output in needed else [name]
+    if entry.served is None:
+        return [name] if is_group(name) else []
+    return [f"{name}/{version}" for version in entry.versions if version != entry.served]
 
 
 def find_candidate(state: RepositoryState, task: str | None) -> tuple[str, int]:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 COMMANDS = {
     "train-head",
     "refit-head",
+    "train-limb",
     "search-heads",
     "build-repo",
     "deploy-head",

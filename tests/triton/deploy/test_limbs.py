@@ -33,9 +33,7 @@ def repository(tiny_repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(repository: Path) -> Iterator[Server]:
-    with Server(
-        repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None
-    ) as running:
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, admin_key=KEY, probe_interval_s=None) as running:
         yield running
 
 

@@ -1,0 +1,83 @@
+"""The command ``train-limb``, and ``train-head --limb`` on what it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from onetrunk.cli.refit_head import refit_head
+from onetrunk.cli.train_head import train_head
+from onetrunk.cli.train_limb import train_limb
+from onetrunk.tasks import Task
+
+TOML = """
+labels = ["bad", "good"]
+train = "train.jsonl"
+dev = "dev.jsonl"
+[recipe]
+tap = 3
+epochs = 1
+max_length = 32
+"""
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke(mood: Task, tiny_trunk_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command in a folder with the tasks ``one`` and ``two``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "tasks" / f"{name}.toml").write_text(TOML)
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "cache"))
+
+    def run(command: object, *arguments: str) -> Result:
+        common = ["--trunk", str(tiny_trunk_folder), "--data", str(tmp_path), "--device", "cpu"]
+        return CliRunner().invoke(command, [*common, *arguments])  # type: ignore[arg-type]
+
+    return run
+
+
+def test_a_limb_is_trained_and_a_head_on_it_is_trained_and_refitted(invoke: Invoke, tmp_path: Path) -> None:
+    family = ("pairs", "--tasks", "one,two", "--tap", "1", "--epochs", "1", "--max-length", "32")
+    result = invoke(train_limb, *family)
+    assert result.exit_code == 0, result.output
+    header, *rows = result.stdout.splitlines()
+    assert header.split()[:2] == ["task", "metric"]
+    assert [row.split()[0] for row in rows] == ["one", "two"]
+    assert "next: train-head TASK --limb limbs/pairs" in result.stderr
+    again = json.loads(invoke(train_limb, *family, "--json").stdout)
+    assert again["epochs"] == []
+    assert again["limb"].startswith("pairs-1+1@")
+
+    trained = invoke(train_head, "one", "--limb", "limbs/pairs", "--json")
+    assert trained.exit_code == 0, trained.output
+    spec = json.loads((tmp_path / "heads" / "one" / "head.json").read_text())
+    assert (spec["limb"], spec["tap"], spec["layers"]) == (again["limb"], 2, 1)
+    refitted = invoke(refit_head, "one", "--dry-run", "--json")
+    assert refitted.exit_code == 0, refitted.output
+    assert json.loads(refitted.stdout)[0]["scores"] == pytest.approx(spec["scores"])
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (train_limb, ("Pairs", "--tasks", "one"), "Pairs: a limb's name has lowercase letters"),
+        (train_limb, ("../up", "--tasks", "one"), "../up: a limb's name has lowercase letters"),
+        (train_limb, ("pairs", "--tasks", "three"), "three"),
+        (train_limb, ("pairs", "--tasks", "one", "--tap", "4"), "tap 4: a limb needs two layers above it"),
+        (train_limb, ("pairs", "--tasks", "one", "--lr", "-1"), "learning_rate -1.0"),
+        (train_head, ("one", "--limb", "limbs/none"), "limbs/none: no limb.json in it"),
+        (train_head, ("one", "--limb", "limbs/none", "--tap", "2"), "--limb says where heads stand: leave --tap out"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(invoke: Invoke, command: object, arguments: tuple[str, ...], said: str) -> None:
+    result = invoke(command, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
