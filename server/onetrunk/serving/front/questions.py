@@ -195,8 +195,7 @@ def check_sizes(question: Question, limits: Limits) -> None:
             row, size = column.too_long
             raise RefusedError(
                 413,
-                f"{column.name} {row}: {size:,} bytes, and at most {limits.max_text_bytes:,} are allowed: cut it, "
-                "since only its first few hundred words are read",
+                f"{column.name} {row}: {size:,} bytes, and at most {limits.max_text_bytes:,} are allowed: shorten it",
             )
     names = {column.name for column in question.columns}
     if question.model in ENSEMBLES and TEXT_PAIR in names and TEXT not in names:
