@@ -256,9 +256,8 @@ def _encoder(family: type[Encoder], checkpoint: Checkpoint) -> Encoder:
     try:
         return family.from_config(checkpoint.config)
     except Exception as error:  # transformers raises many types for values that do not go together
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{checkpoint.folder / CONFIG}: no {family.family} encoder can be made of it: {reason:.200}"
+            f"{checkpoint.folder / CONFIG}: no {family.family} encoder can be made of it: {_reason(error)}"
         ) from error
 
 
@@ -304,13 +303,18 @@ def _try(trunk: Trunk) -> None:
         last = trunk.states(ids, types, mask, [trunk.depth])[trunk.depth]
         whole = bool(torch.isfinite(trunk.shared.close(last)[mask.bool()]).all())
     except Exception as error:  # torch and transformers raise many types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{trunk.folder}: config.json, weights and tokenizer do not go together: the encoder cannot read a text: "
-            f"{reason:.200}"
+            f"{_reason(error)}"
         ) from error
     if not whole:
         raise UserError(f"{trunk.folder}: the states of a text are not finite: are the weights damaged?")
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's first line, and the second if the first announces it, as those of transformers' checks do."""
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{' '.join([first, *more[:1]]) if first.endswith(':') else first:.200}"
 
 
 def _digest(hashes: Mapping[str, str]) -> str:

@@ -276,6 +276,27 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(folder, make, found):
     assert found in message
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "found"),
+    [
+        ("modernbert", {"local_attention": -4}, "key local_attention: found -4: input should be greater"),
+        ("modernbert", {"local_attention": 0}, "key local_attention: found 0: input should be greater"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "key global_attn_every_n_layers: found 0: input should be"),
+        ("modernbert", {"layer_types": "x"}, "made of it: Validation error for field 'layer_types': "),
+        ("roberta", {"pad_token_id": None}, "pad_token_id is null; positions are counted from it"),
+    ],
+)
+def test_a_number_that_no_encoder_can_have_is_named_with_what_is_wrong(family_folder, tmp_path, family, changes, found):
+    folder = shutil.copytree(family_folder(family), tmp_path / "trunk")
+    change_json(folder / "config.json", **changes)
+    with pytest.raises(UserError) as raised:
+        load_trunk(folder)
+    message = str(raised.value)
+    assert found in message
+    assert "\n" not in message
+    assert not message.rstrip().endswith(":")
+
+
 @pytest.mark.parametrize("family", ["electra", "albert", "nomic_bert"])
 def test_a_token_type_without_an_embedding_is_refused_in_every_family(family_folder, tmp_path, family):
     folder = shutil.copytree(family_folder(family), tmp_path / "trunk")

@@ -41,6 +41,10 @@ class _Shape(BaseModel):
     num_attention_heads: int = Field(default=12, ge=1, le=MAX_WIDTH)
     intermediate_size: int = Field(default=1152, ge=1, le=16 * MAX_WIDTH)
     max_position_embeddings: int = Field(default=8192, ge=1, le=MAX_TOKENS)
+    # No sizes, but transformers takes any number for them: a layer that reads no token would be computed as one that
+    # reads all of them alike.
+    local_attention: int = Field(default=128, ge=1, le=MAX_TOKENS)
+    global_attn_every_n_layers: int | None = Field(default=3, ge=1, le=MAX_LAYERS)
     norm_bias: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False

@@ -34,6 +34,13 @@ class RobertaEncoder(BertFormEncoder):
         # The first token stands at the padding's id + 1: of 514 positions, 512 are tokens'.
         self.max_positions = config.max_position_embeddings - config.pad_token_id - 1
 
+    @classmethod
+    def check_form(cls, config: dict[str, Any]) -> None:
+        """See ``Encoder.check_form``."""
+        super().check_form(config)
+        if config.get("pad_token_id", 1) is None:
+            raise ValueError("pad_token_id is null; positions are counted from it: give the padding's id")
+
 
 class XlmRobertaEncoder(RobertaEncoder):
     """The encoder of Hugging Face's ``XLMRobertaModel``."""
