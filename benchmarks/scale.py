@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.scale measure --repository model_repository`` starts a server, sends it texts at two rates at
 random times, whether earlier ones are answered or not, and simulates the same arrivals. What the simulation knows of
-the server is how long each part runs, as Triton counts it while it is under that load, and what a request costs beside
-its parts, from requests that are sent one at a time. It knows nothing of how long requests wait.
+the server is how long each part runs and what a request costs beside its parts, from requests that are sent one at a
+time; how a run grows with its batch, from the load; and how many cores there are. It knows nothing of how long requests
+wait, for their turn or for a core.
 
 ``python -m benchmarks.scale fleets`` computes cores and replicas from docs/results/performance/tasks.json, and
 simulates a replica at the load that it is given. It starts nothing. Both need the extra ``simulation``.
@@ -12,9 +13,11 @@ simulates a replica at the load that it is given. It starts nothing. Both need t
 from __future__ import annotations
 
 import argparse
+import heapq
 import itertools
 import json
 import math
+import os
 import random
 import threading
 import time
@@ -58,7 +61,7 @@ class Part:
     Attributes:
         inputs: The tensors that it waits for.
         outputs: The tensors that it gives.
-        ms: The time of a run, by the number of texts in it: ``fixed + each * texts``.
+        ms: The time of a run that has a core, by the number of texts in it: ``fixed + each * texts``.
         spread: Factors by which single runs differ from that, of mean 1; one is drawn for each run.
         instances: How many runs go on at a time.
         most: The most texts of a run.
@@ -88,7 +91,63 @@ class Times:
         return cls(float(p50), float(p99), len(seconds))
 
 
-def simulate(parts: Mapping[str, Part], arrivals: Sequence[float], extra_ms: Sequence[float], seed: int = 0) -> Times:
+class Cores:
+    """Some cores, which all runs that go on share equally: with more runs than cores, each goes on more slowly.
+
+    That is what the kernel's scheduler comes to. Each run has one thread.
+    """
+
+    def __init__(self, environment: simpy.Environment, cores: int) -> None:
+        self._environment, self._cores = environment, cores
+        # The seconds that a run has had which went on from the beginning, and when that was computed.
+        self._had, self._at = 0.0, 0.0
+        # Of the runs that go on: when they end, by what such a run has had then.
+        self._ends: list[tuple[float, int, simpy.Event]] = []
+        self._count = itertools.count()
+        self._changed = environment.event()
+        environment.process(self._work())
+
+    def run(self, seconds: float) -> simpy.Event:
+        """Begin a run that takes so many seconds of a core; return the event of its end."""
+        self._advance()
+        done = self._environment.event()
+        heapq.heappush(self._ends, (self._had + seconds, next(self._count), done))
+        self._wake()
+        return done
+
+    def _wake(self) -> None:
+        self._changed.succeed()
+        self._changed = self._environment.event()
+
+    @property
+    def _rate(self) -> float:
+        return min(1.0, self._cores / max(1, len(self._ends)))
+
+    def _advance(self) -> None:
+        self._had += (self._environment.now - self._at) * self._rate
+        self._at = self._environment.now
+
+    def _work(self) -> Iterator[simpy.Event]:
+        while True:
+            if not self._ends:
+                yield self._changed
+                continue
+            left = max(0.0, (self._ends[0][0] - self._had) / self._rate)
+            ended = self._environment.timeout(left)
+            yield ended | self._changed
+            if ended.processed:
+                self._advance()
+                self._had = max(self._had, self._ends[0][0])
+                heapq.heappop(self._ends)[2].succeed()
+
+
+def simulate(
+    parts: Mapping[str, Part],
+    arrivals: Sequence[float],
+    extra_ms: Sequence[float],
+    seed: int = 0,
+    cores: int | None = None,
+) -> Times:
     """Let texts arrive, pass through the parts, and be answered.
 
     Args:
@@ -97,8 +156,14 @@ def simulate(parts: Mapping[str, Part], arrivals: Sequence[float], extra_ms: Seq
         arrivals: When texts arrive, in seconds.
         extra_ms: What a text takes beside its parts; one is drawn for each text.
         seed: Of what is drawn.
+        cores: The cores that runs, and what a text takes beside them, share; None if each has one of its own.
     """
     environment, generator = simpy.Environment(), random.Random(seed)
+    shared = Cores(environment, cores) if cores is not None else None
+
+    def busy(seconds: float) -> simpy.Event:
+        return environment.timeout(seconds) if shared is None else shared.run(seconds)
+
     queues: dict[str, deque[tuple[int, simpy.Event]]] = {name: deque() for name in parts}
     woken = {name: environment.event() for name in parts}
     answered: list[float] = []
@@ -110,7 +175,7 @@ def simulate(parts: Mapping[str, Part], arrivals: Sequence[float], extra_ms: Seq
                 yield woken[name]
             taken = [queues[name].popleft() for _ in range(min(part.most, len(queues[name])))]
             fixed, each = part.ms
-            yield environment.timeout((fixed + each * len(taken)) / 1000 * generator.choice(part.spread))
+            yield busy((fixed + each * len(taken)) / 1000 * generator.choice(part.spread))
             for _, done in taken:
                 done.succeed()
 
@@ -136,7 +201,7 @@ def simulate(parts: Mapping[str, Part], arrivals: Sequence[float], extra_ms: Seq
         yield environment.all_of(
             [environment.process(one_part(name, part, text, ready)) for name, part in parts.items()]
         )
-        yield environment.timeout(generator.choice(extra_ms) / 1000)
+        yield busy(generator.choice(extra_ms) / 1000)
         answered.append(environment.now - began)
 
     for name, part in parts.items():
@@ -278,6 +343,18 @@ def one_at_a_time(host: str, port: int, body: bytes, count: int) -> list[float]:
     return took
 
 
+def as_alone(part: Part, loaded: Part | None, dispatch_ms: float) -> Part:
+    """Return a part as it runs while it has a core, with the growth by batch that only a load shows.
+
+    What is counted under a load has waits for a core in it, which the simulation makes itself.
+    """
+    one_ms = sum(part.ms)
+    if loaded is None:
+        return replace(part, dispatch_ms=dispatch_ms)
+    fixed, each = (one_ms * ms / sum(loaded.ms) for ms in loaded.ms)
+    return replace(part, ms=(fixed, each), dispatch_ms=dispatch_ms)
+
+
 def longest_path(parts: Mapping[str, Part], ms: Mapping[str, float]) -> float:
     """Return the milliseconds of the parts that a text passes one after the other, if each takes so long."""
     at: dict[str, float] = {}
@@ -333,6 +410,7 @@ def measure(repository: Path, shares: Sequence[float], seconds: float) -> dict[s
             # One at a time, no text waits for another: what Triton counts as waiting then is its own.
             dispatch = {name: mean_ms(before.queues, after.queues, name) for name in idle}
             capacity = 1 / (sum(alone) / len(alone))
+            beside_ms = beside_parts(before, after, idle)
             path = longest_path(idle, {name: sum(part.ms) for name, part in idle.items()})
             extra = np.array([max(0.0, value * 1000 - path) for value in sorted(alone)])
             shape_of_extra = extra / extra.mean()
@@ -341,10 +419,9 @@ def measure(repository: Path, shares: Sequence[float], seconds: float) -> dict[s
                 arrivals = poisson(share * capacity, seconds, number)
                 before = counted()
                 measured = Times.of(open_loop(host, int(port), body, arrivals))
-                parts = parts_between(before, after := counted())
-                parts = {name: replace(part, dispatch_ms=dispatch[name]) for name, part in parts.items()}
-                beside_ms = beside_parts(before, after, parts)
-                simulated = simulate(parts, arrivals, list(beside_ms * shape_of_extra), number)
+                loaded = parts_between(before, counted())
+                parts = {name: as_alone(part, loaded.get(name), dispatch[name]) for name, part in idle.items()}
+                simulated = simulate(parts, arrivals, list(beside_ms * shape_of_extra), number, os.cpu_count())
                 points.append(
                     {
                         "texts_per_s": round(share * capacity, 2),
