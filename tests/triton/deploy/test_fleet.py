@@ -77,6 +77,12 @@ def test_a_head_goes_to_both_servers_although_one_dies(servers, repository, tiny
             time.sleep(0.1)
         (trials,) = [row.trials for row in deployer.tasks() if row.trials]
         assert sorted(trials) == sorted(addresses)
+        # A Triton that starts loads no candidate by itself: its front has it follow the files, without --sync.
+        os.kill(victim.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while found := deployer.verify():
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
         deployer.discard()
         assert answers() == before
         assert deployer.verify() == []
