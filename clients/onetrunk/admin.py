@@ -430,10 +430,18 @@ def _tensors(inputs: Mapping[str, NDArray[Any]]) -> list[InferInput]:
 
 
 def _ready_versions(index: Sequence[Any]) -> dict[str, set[int]]:
+    """Return model -> versions of a server's index.
+
+    Raises:
+        ServerError: It is no index.
+    """
     found: dict[str, set[int]] = {}
-    for entry in index:
-        if entry.get("state") == "READY":
-            found.setdefault(entry["name"], set()).add(int(entry["version"]))
+    try:
+        for entry in index:
+            if entry.get("state") == "READY":
+                found.setdefault(entry["name"], set()).add(int(entry["version"]))
+    except (AttributeError, KeyError, ValueError) as error:
+        raise ServerError(f"the server's list of models cannot be read ({error!r:.100}): is it a Triton?") from None
     return found
 
 

@@ -19,27 +19,34 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.integrity import compare
 from onetrunk.protocol.manifest import Manifest, read_manifest
 from onetrunk.protocol.names import ENSEMBLES, ONETRUNK_PARAMETER, is_candidate_ensemble
+from onetrunk.protocol.signature import Verifier
 from onetrunk.serving.repository import read_config
 
 FOLLOW_AFTER_S = (0.0, 60.0)
 """When a Triton is compared with the files, in seconds after it is ready; names tell of it within a minute."""
 
 
-def follow(repository: Path, server: AdminClient) -> list[str]:
+def follow(repository: Path, server: AdminClient, verifier: Verifier | None = None) -> list[str]:
     """Make a Triton serve what the files say, as far as ensembles are concerned.
 
     Args:
         repository: The repository's folder. One without a manifest, or in the middle of a change, is left alone.
         server: The Triton, which serves both ensembles in some version.
+        verifier: The key by which the manifest must be signed; None for no signature.
 
     Returns:
         The models that were loaded.
 
     Raises:
-        UserError: A file that would be loaded is not as the manifest says, or cannot be read.
+        UserError: The manifest is not signed by the key, or a file that would be loaded is not as it says.
         OneTrunkError: Triton does not answer, or cannot load one.
     """
-    manifest = read_manifest(repository)
+
+    def check(content: bytes) -> None:
+        if verifier is not None:
+            verifier.check(repository, content)
+
+    manifest = read_manifest(repository, check)
     if manifest is None or read_commit(repository) is not None:
         return []
     loaded, done = server.loaded_versions(), list[str]()

@@ -119,6 +119,7 @@ class Server:
             tls=tls,
             limits=limits or Limits(),
             repository=self._path,
+            verify_key=None if verify_key is None else Path(verify_key).absolute(),
             tracing=tracing,
             sample=sample,
             verbose=verbose,

@@ -44,6 +44,19 @@ def test_a_changed_file_is_not_loaded(late, repository, deployer, bundle):
     assert late.pins["head_mood"] == 1
 
 
+@pytest.mark.hostile
+def test_a_manifest_that_the_key_has_not_signed_is_not_followed(late, repository, deployer, bundle):
+    class Verifier:
+        def check(self, folder, manifest):
+            assert folder == repository
+            raise UserError("is not signed by the key")
+
+    deployer.deploy(bundle())
+    with pytest.raises(UserError, match="is not signed by the key"):
+        follow(repository, late, Verifier())
+    assert late.pins["head_mood"] == 1
+
+
 def test_a_repository_in_the_middle_of_a_change_or_without_a_manifest_is_left_alone(
     late, repository, tiny_trunk_folder, bundle
 ):

@@ -42,6 +42,17 @@ def test_every_error_names_the_server_in_one_line(failing, message, status, erro
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    "entry", [{"state": "READY", "name": "a"}, {"state": "READY", "name": "a", "version": "x"}, "READY"]
+)
+def test_an_index_that_is_none_is_a_server_error(monkeypatch, entry):
+    with AdminClient("localhost:1") as client:
+        monkeypatch.setattr(client._client, "get_model_repository_index", lambda **_: {"models": [entry]})
+        with pytest.raises(ServerError, match="cannot be read"):
+            client.is_loaded("a", 1)
+
+
 def test_a_server_error_has_the_status(failing):
     with failing("wrong", "StatusCode.INVALID_ARGUMENT") as client, pytest.raises(ServerError) as raised:
         client.load("head_rte")

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -324,7 +325,8 @@ def test_a_real_mlflow_server(monkeypatch, cache, tiny_heads, tmp_path):
         with pytest.raises(UserError, match="the registry has no name mood, alias other"):
             find_bundle("models:/mood@other")
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):  # it has ended, as its log tells
+            os.killpg(process.pid, 15)
         process.wait(60)
 
 

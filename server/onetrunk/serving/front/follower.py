@@ -11,6 +11,7 @@ from pathlib import Path
 
 from onetrunk.admin import AdminClient
 from onetrunk.protocol.errors import NotReady, OneTrunkError
+from onetrunk.protocol.signature import Verifier
 from onetrunk.serving.following import FOLLOW_AFTER_S, follow
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.settings import TritonAddress
@@ -20,10 +21,11 @@ log = logging.getLogger("onetrunk.serving.front")
 LOOK_EVERY_S = 0.5
 
 
-def follow_at(repository: Path, address: TritonAddress) -> list[str]:
+def follow_at(repository: Path, verify_key: Path | None, address: TritonAddress) -> list[str]:
     """Make the Triton at an address serve what the files say; see `onetrunk.serving.following.follow`."""
+    verifier = None if verify_key is None else Verifier(verify_key)
     with AdminClient(address.grpc) as server:
-        return follow(repository, server)
+        return follow(repository, server, verifier)
 
 
 class Follower:
@@ -45,9 +47,9 @@ class Follower:
         self._gateway, self._act, self._after_s = gateway, act, after_s
 
     @classmethod
-    def of(cls, gateway: Gateway, repository: Path) -> Follower:
-        """Return the follower of a repository's files."""
-        return cls(gateway, partial(follow_at, repository))
+    def of(cls, gateway: Gateway, repository: Path, verify_key: Path | None = None) -> Follower:
+        """Return the follower of a repository's files, whose manifest must be signed by the key, if there is one."""
+        return cls(gateway, partial(follow_at, repository, verify_key))
 
     async def run(self) -> None:
         """Follow, for ever."""

@@ -87,7 +87,8 @@ class Front:
             asyncio.create_task(self._count_answers(observer.drift)),
         ]
         if settings.repository is not None:
-            self._background.append(asyncio.create_task(Follower.of(self._gateway, settings.repository).run()))
+            follower = Follower.of(self._gateway, settings.repository, settings.verify_key)
+            self._background.append(asyncio.create_task(follower.run()))
         for listener, app in zip(sockets, (door.app(), door.metrics_app()), strict=True):
             server = _Server(self._config(app))
             task = asyncio.create_task(server.serve([listener]))

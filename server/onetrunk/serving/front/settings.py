@@ -179,6 +179,8 @@ class FrontSettings(BaseModel):
         limits: What is accepted.
         repository: The repository that is served, whose files a Triton that starts follows, and for the log of its
             deployments; None if the front cannot see it.
+        verify_key: The file of the public key by which the repository's manifest must be signed before files are
+            followed; None for no signature.
         tracing: Where traces go; None for nowhere.
         sample: Where texts are kept for labelling; None keeps none.
         verbose: Whether every request is logged, or only those that the server failed.
@@ -196,6 +198,7 @@ class FrontSettings(BaseModel):
     tls: ServerTls | None = None
     limits: Limits = Field(default_factory=Limits)
     repository: Path | None = None
+    verify_key: Path | None = None
     tracing: Tracing | None = None
     sample: Sampling | None = None
     verbose: bool = False
