@@ -72,15 +72,14 @@ def test_local_ray(monkeypatch, mood, second, tiny_trunk_folder, tmp_path):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    check_answers(list(run_parallel(check_backend, BACKENDS, jobs=2, backend="ray")))
-    assert not ray.is_initialized()
-
-    # A piece of a search, for two tasks: what comes of it is on disk.
+    # A piece of a search, for two tasks and for one that there is not: what comes of it is on disk.
     settings = ExperimentConfig(
         tasks=(mood, second), trunk=str(tiny_trunk_folder), cache=tmp_path / "cache", max_length=32, threads=1
     )
-    pieces = [Job(task, "trunk", cache_states) for task in ("mood", "second")]
-    done = list(run_parallel(run_job, [(job, settings, SearchSettings()) for job in pieces], backend="ray"))
-    assert sorted(map(str, done)) == ["mood: trunk", "second: trunk"]
+    calls = [(Job(task, "trunk", cache_states), settings, SearchSettings()) for task in ("mood", "none", "second")]
+    answers = list(run_parallel(run_job, calls, jobs=2, backend="ray"))
+    assert not ray.is_initialized()
+    assert sorted(str(answer) for answer in answers if isinstance(answer, Job)) == ["mood: trunk", "second: trunk"]
+    assert [type(answer) for answer in answers if not isinstance(answer, Job)] == [UserError]
     states = {path.name for path in (tmp_path / "cache" / "states").rglob("*.f16")}
     assert states == {f"tap_0{tap}.f16" for tap in range(4)}

@@ -56,7 +56,7 @@ class Plan:
 def test_a_kind_is_searched_and_its_student_becomes_a_bundle(task, second, new_experiment, tiny_trunk, tmp_path):
     experiment = new_experiment(task, second)
     # Until there are spans, all scores are zero, and nothing can be planned.
-    enough = {"epochs": 40, "probe_epochs": 12, "probe_learning_rate": 1e-2, "folded_epochs": 1.0, "depths": 1}
+    enough = {"epochs": 24, "probe_epochs": 6, "probe_learning_rate": 1e-2, "folded_epochs": 1.0, "depths": 1}
     settings = SETTINGS.model_copy(update=enough)
     baseline = run_baseline("things", experiment, settings)
     save_baselines("things", experiment, settings)
