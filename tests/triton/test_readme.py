@@ -112,7 +112,7 @@ def test_serve_and_ask(built):
     finally:
         # Not SIGINT: where the tests run in the background, it is ignored from the start.
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
         server.stdout.close()
 
 
@@ -156,7 +156,7 @@ def test_change_a_running_server(built, monkeypatch):
         assert run(["deploy-head", "--verify", *url], built).stdout == "manifest, disk and server agree\n"
     finally:
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
         server.stdout.close()
         shutil.rmtree(built / "heads" / "urgent", ignore_errors=True)
 

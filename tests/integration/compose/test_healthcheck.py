@@ -63,7 +63,7 @@ def check(tmp_path: Path) -> Iterator[Check]:
     for process in started:
         process.terminate()
     for process in started:
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

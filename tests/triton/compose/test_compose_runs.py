@@ -108,7 +108,7 @@ def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) ->
         yield found
     finally:
         front.terminate()
-        front.wait(timeout=30)
+        front.wait(timeout=60)
         triton.stop()
 
 

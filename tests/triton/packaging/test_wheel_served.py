@@ -70,7 +70,7 @@ def urls(installation: Installation, repository: Path) -> Iterator[dict[str, Any
     finally:
         # Not SIGINT: where the tests run in the background, it is ignored from the start.
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
 
 
 def test_a_text_is_answered_and_a_head_is_deployed(

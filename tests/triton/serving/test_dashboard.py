@@ -50,7 +50,7 @@ def prometheus(served: Server, tmp_path: Path) -> Iterator[str]:
         yield f"http://{url}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def queries() -> dict[str, str]:

@@ -110,7 +110,7 @@ def ask_over_http(url: str, key: str | None) -> str:
     headers = {"onetrunk-admin-key": key} if key is not None else {}
     request = urllib.request.Request(f"{url}/v2/repository/index", data=b"{}", headers=headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return f"{response.status} {response.headers} {response.read().decode()}"
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.headers} {error.read().decode()}"
@@ -170,12 +170,13 @@ def test_a_days_work_shows_the_key_to_nobody(
             with pytest.raises(UserError) as raised:
                 admin.unload("multitask")
             outputs.append(str(raised.value))
-        with urllib.request.urlopen(urls["metrics"], timeout=30) as response:
+        with urllib.request.urlopen(urls["metrics"], timeout=60) as response:
             outputs.append(response.read().decode())
         # While everything runs: folders of sockets and copies are gone afterwards.
         assert holders(folder, (KEY, WRONG)) == []
     finally:
-        server.send_signal(signal.SIGINT)
+        # Not SIGINT: where the tests run in the background, it is ignored from the start.
+        server.send_signal(signal.SIGTERM)
         try:
             outputs += server.communicate(timeout=60)
         finally:

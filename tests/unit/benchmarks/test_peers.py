@@ -208,7 +208,7 @@ with running_peer(peer, Path(sys.executable), Path({str(models)!r}), 1) as runni
         assert user.stdout is not None
         server = psutil.Process(int(user.stdout.readline()))
         user.kill()
-    server.wait(30)
+    server.wait(60)
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:

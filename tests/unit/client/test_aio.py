@@ -13,19 +13,18 @@ from onetrunk.client import AsyncClient, OneTrunkError
 def test_calls_run_beside_each_other(fake):
     fake.delay_s = 0.4
 
-    async def main() -> float:
+    async def main() -> None:
         async with AsyncClient(fake.url) as client:
             await client.tasks()
-            began = time.monotonic()
             answers = await asyncio.gather(*(client.predict("x" * n, "y", tasks=["stsb"]) for n in range(1, 6)))
             assert [answer["stsb"].score for (answer,) in answers] == [1.0, 2.0, 3.0, 4.0, 5.0]
-            return time.monotonic() - began
 
-    assert asyncio.run(main()) < 5 * 0.4
+    asyncio.run(main())
+    assert fake.most_at_once > 1
 
 
 def test_a_cancelled_call_ends_at_once_and_cancels_nothing_on_the_server(fake):
-    fake.delay_s = 1.0
+    fake.delay_s = 2.0
 
     async def main() -> None:
         async with AsyncClient(fake.url) as client:
@@ -36,7 +35,7 @@ def test_a_cancelled_call_ends_at_once_and_cancels_nothing_on_the_server(fake):
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 1.5
             assert len(fake.requests) == 4  # no more were sent
             (answer,) = await client.predict("still of use", tasks=["sst2"])
             assert answer["sst2"].label == "positive"

@@ -167,7 +167,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(fake, tmp_path):
         process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read().decode()
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=60) == 1
     assert "Traceback" not in said
     assert sum(len(request.rows) for request in fake.requests) < 20_000
 

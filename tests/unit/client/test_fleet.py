@@ -200,7 +200,7 @@ def test_a_server_that_vanishes_without_a_word_is_noticed(three, make_client, mo
     monkeypatch.setattr(client_core, "FLEET_OPTIONS", tuple((name, 300) for name in names))
     wire = Wire(three[0].url)
     try:
-        with make_client([wire.url, three[1].url], timeout_s=10, retries=0) as client:
+        with make_client([wire.url, three[1].url], timeout_s=60, retries=0) as client:
             for _ in range(4):
                 client.predict("before", tasks=["sst2"])
             assert three[0].requests

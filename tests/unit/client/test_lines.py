@@ -127,7 +127,7 @@ def test_what_has_come_in_is_not_held_back():
 
     def slow():
         yield "first"
-        assert more.wait(10)
+        assert more.wait(60)
         yield "second"
 
     taken = chunks(slow(), 64)

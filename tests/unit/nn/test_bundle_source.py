@@ -339,7 +339,7 @@ def _free_port():
 
 def _healthy(url):
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+        with urllib.request.urlopen(f"{url}/health", timeout=60) as response:
             return response.status == 200
     except OSError:
         return False

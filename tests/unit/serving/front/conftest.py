@@ -45,7 +45,7 @@ class Served:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, response.read(), response.headers
         except urllib.error.HTTPError as error:
             return error.code, error.read(), error.headers
@@ -82,7 +82,7 @@ def make_served(
             loop.close()
 
         ends.append(end)
-        assert opened.wait(20)
+        assert opened.wait(60)
         return Served(fake, settings)
 
     yield make

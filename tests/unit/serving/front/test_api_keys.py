@@ -106,11 +106,11 @@ def test_grpc_needs_one_too(locked: Served) -> None:
             for headers in WRONG:
                 metadata = tuple((name, value) for name, value in headers.items() if value.isascii())
                 with pytest.raises(grpc.RpcError) as caught:
-                    call(metadata=metadata, timeout=20)
+                    call(metadata=metadata, timeout=60)
                 assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert locked.triton.requests == []
         for metadata in ((("authorization", f"Bearer {KEYS[1]}"),), ((ADMIN_GRPC_HEADER, ADMIN),)):
-            calls[2](metadata=metadata, timeout=20)
+            calls[2](metadata=metadata, timeout=60)
 
 
 def test_clients_send_it(locked: Served, make_client: type[Client], tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_jevcompat_with_a_key(locked: Served) -> None:
         name: {**task, "metric": "accuracy", "tap": 1, "layers": 1, "version": 1}
         for name, task in TASKS_OF_JEVCOMPAT.items()
     }
-    report = runner.run(locked.url, key=KEYS[0], timeout=20)
+    report = runner.run(locked.url, key=KEYS[0], timeout=60)
     unmet = {one.id for one in report.results if one.status != "pass"}
     assert unmet == {one for one in NOT_SUITED if not one.startswith("auth.")} | {"auth.ignored-when-off"}
 

@@ -29,7 +29,7 @@ def test_a_connection_ends_at_its_age_and_no_request_with_it(
     ready = threading.Event()
     with grpc.insecure_channel(served.grpc_url) as channel, Client(served.grpc_url, retries=0) as client:
         channel.subscribe(see, try_to_connect=True)
-        assert ready.wait(10)
+        assert ready.wait(60)
         for _ in range(30):
             client.predict("text", tasks=["sst2"])
             if over.wait(0.05):

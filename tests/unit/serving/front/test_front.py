@@ -113,7 +113,7 @@ def test_both_doors_know_the_tasks_from_one_place(served: Served, monkeypatch: p
     infer = question()
     infer.outputs.add(name="sst2").parameters["classification"].int64_param = 1
     with grpc.insecure_channel(served.grpc_url) as channel:
-        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(infer, timeout=20)
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(infer, timeout=60)
     for _ in range(3):
         assert served.ask("POST", "/v1/predict", {"texts": "abc", "tasks": ["sst2"]})[0] == 200
     assert len(served.triton.requests) == 4

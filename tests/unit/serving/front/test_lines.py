@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,16 +20,15 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 @pytest.mark.parametrize("line", [b"ab\n", b"\n"])
 def test_others_are_answered_while_lines_are_read_that_ask_nothing(served: Served, line: bytes) -> None:
     body = line * 300_000
-    slowest = 0.0
+    answered = 0
     with ThreadPoolExecutor() as pool:
         lines = pool.submit(served.raw, "POST", "/v1/predict", body, **NDJSON)
         while not lines.done():
-            began = time.monotonic()
             assert served.raw("GET", "/page.css")[0] == 200
-            slowest = max(slowest, time.monotonic() - began)
+            answered += 1
     status, content, _ = lines.result()
     assert (status, content.count(b"\n")) == (200, 300_000 if line.strip() else 0)
-    assert slowest < 1
+    assert answered > 5
 
 
 def test_numbers_of_lines_count_blank_ones(served: Served) -> None:
@@ -51,7 +49,7 @@ def test_lines_that_nobody_takes_are_counted(make_served: Callable[..., Served])
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     clients, answers = [], []
     for _ in range(6):
-        client = socket.create_connection((host, int(port)), timeout=20)
+        client = socket.create_connection((host, int(port)), timeout=60)
         clients.append(client)
         client.sendall(request)
         answers.append(client.recv(12))

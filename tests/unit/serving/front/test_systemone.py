@@ -188,7 +188,7 @@ def test_jevcompat_where_heads_have_its_labels(served: Served) -> None:
         name: {**task, "metric": "accuracy", "tap": 1, "layers": 1, "version": 1}
         for name, task in TASKS_OF_JEVCOMPAT.items()
     }
-    report = runner.run(served.url, timeout=20)
+    report = runner.run(served.url, timeout=60)
     assert report.aborted is None
     failed = {one.id: [finding.message for finding in one.findings] for one in report.results if one.status != "pass"}
     assert set(failed) == NOT_SUITED, failed

@@ -210,7 +210,7 @@ def test_metrics_tell_versions_apart(served):
 
     asked_for(served)
     port = served.metrics_port
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
     assert 'onetrunk_candidate_requests_total{outcome="ok",task="sst2",version="7"} 1.0' in text
     assert 'onetrunk_candidate_seconds_count{task="sst2",version="live"} 1.0' in text
     assert 'onetrunk_candidate_disagreements_total{task="sst2",version="7"} 1.0' in text

@@ -20,7 +20,7 @@ OFFERS = [
 @pytest.mark.hostile
 @pytest.mark.parametrize("offer", OFFERS, ids=["java", "websocket"])
 def test_an_offer_is_ignored_on_every_request_of_a_connection(served: Served, offer: dict[str, str]) -> None:
-    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=60)
     text = "a text\r\n\r\n\r\nUpgrade: h2c"
     for _ in range(3):
         body = json.dumps({"texts": text, "tasks": ["sst2"]})
@@ -35,7 +35,7 @@ def test_an_offer_is_ignored_on_every_request_of_a_connection(served: Served, of
 def test_an_offer_may_come_in_pieces_and_a_body_keeps_its_bytes(served: Served) -> None:
     body = b'{"texts": "a",\r\n"tasks": ["sst2"],\r\nupgrade: h2c}'  # not JSON, so that the message repeats its place
     address = urlsplit(served.url)
-    with socket.create_connection((address.hostname, address.port), timeout=20) as client:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as client:
         client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: a\r\n")
         client.sendall(b"Connection: upgrade\r\nContent-Length: %d" % len(body))
         client.sendall(b"\r\nUpgrade: h2c\r\n\r\n")
