@@ -241,7 +241,8 @@ def _wait(pip: subprocess.Popen[bytes], work: Path, part: Part, arrived: Callabl
     size, grown_at = 0, time.monotonic()
     while pip.poll() is None:
         time.sleep(_POLL_S)
-        found = sum(_size_of(file) for file in work.rglob("*"))
+        # Not Path.rglob: it fails at a folder that pip removes meanwhile.
+        found = sum(_size_of(Path(folder) / name) for folder, _, names in os.walk(work) for name in names)
         if found > size:  # less is there when pip moves what is complete
             size, grown_at = found, time.monotonic()
             arrived(min(size, part.size))

@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
@@ -187,6 +188,23 @@ def test_without_pip_or_room_or_a_place_to_write_it_says_so(archive, target, mon
     target.parent.parent.joinpath("file").write_text("", encoding="utf-8")
     inside_a_file = target.parent.parent / "file" / "tiny"
     assert str(inside_a_file) in refused(lambda: archive.fetch(inside_a_file))
+
+
+def test_folders_that_pip_removes_meanwhile_end_no_download(archive, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    for name in ("one", "other"):
+        (work / name).mkdir(parents=True)
+        (work / name / "file").touch()
+
+    def size_of(file):
+        for folder in work.iterdir():
+            shutil.rmtree(folder)
+        return 3
+
+    monkeypatch.setattr(split_archive, "_size_of", size_of)
+    states, arrived = iter([None, 0]), []
+    split_archive._wait(SimpleNamespace(poll=lambda: next(states)), work, archive.parts[0], arrived.append)
+    assert arrived == [3]
 
 
 def test_a_second_process_waits_for_the_first(archive, target, monkeypatch):
