@@ -60,7 +60,11 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
 
 @click.command(cls=OldSpellings, epilog=_EPILOG)
 @task_arguments
-@click.option("--tap", type=click.IntRange(0), help="Trunk layers below the head. [default: the task's recipe]")
+@click.option(
+    "--tap",
+    type=click.IntRange(0),
+    help="Trunk layers below the head. [default: the task's recipe, or the best of short trainings on every tap]",
+)
 @click.option(
     "--limb",
     type=click.Path(path_type=Path, file_okay=False),
@@ -168,6 +172,7 @@ def _trainer(
             skip_bad_rows=options["skip_bad_rows"],
             lesson=lesson,
             curve=options["curve"],
+            probe=True,
             progress=progress,
         )
 

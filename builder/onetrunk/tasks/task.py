@@ -24,7 +24,7 @@ class Recipe(BaseModel):
     It is the table ``[recipe]`` of a task file, overridden by the command line.
 
     Attributes:
-        tap: The tap that the head reads; None is the middle of the trunk.
+        tap: The tap that the head reads; None is the middle of the trunk, or the one that probes find best.
         layers: The number of the head's own layers; the last of them is folded.
         query: The query of the folded layer: the state of [CLS], the mean of a text's states, or their mean weighted by
             a learned vector.

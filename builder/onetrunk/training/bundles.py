@@ -27,6 +27,7 @@ from onetrunk.training.evaluation import evaluate
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import Lessons, make_lessons
 from onetrunk.training.models import head_with_weights, new_model
+from onetrunk.training.probing import MOST_ROWS, best_tap, probe_taps
 from onetrunk.training.results import TrainResult
 from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import Trainer
@@ -36,6 +37,9 @@ _OUTCOME = {"fitted", "reference", "scores", "recipe", "story", "created", "onet
 
 # If more of the train texts are cut, those that are served will be, too.
 _MANY_CUT = 0.05
+
+# The learning rate ends at 0, so a loss that still falls by more than this has not come to its end.
+_STILL_FALLING = 0.05
 
 
 def train(
@@ -52,6 +56,7 @@ def train(
     skip_bad_rows: bool = False,
     lesson: Lesson | None = None,
     curve: bool = False,
+    probe: bool = False,
     progress: ProgressCallback = silent,
 ) -> TrainResult:
     """Train a task's head on the trunk's cached states, and write its bundle.
@@ -61,7 +66,8 @@ def train(
     Args:
         task: The task.
         trunk: The frozen trunk.
-        recipe: The recipe; None is the task's own. Without a tap, the head stands in the middle of the trunk.
+        recipe: The recipe; None is the task's own. Without a tap, the head stands in the middle of the trunk, unless
+            ``probe`` finds a better one.
         heads: The folder of bundles.
         cache: The root folder of all caches; None is the user's own.
         data_root: The folder in which relative data files are looked for first.
@@ -72,6 +78,7 @@ def train(
         skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
         lesson: A teacher from outside, and the texts that it labels; None trains on the labels alone.
         curve: Whether to train on parts of the texts as well, for a learning curve. It leaves the bundle as it is.
+        probe: Whether to choose the tap, where the recipe has none, by one-layer heads on every tap.
         progress: Called as the trunk's pass and the training go on.
 
     Raises:
@@ -79,9 +86,11 @@ def train(
         OneTrunkError: The training diverged, or the disk is full.
     """
     recipe = recipe or task.recipe
+    probe = probe and recipe.tap is None and trunk.limb is None
     if recipe.tap is None:
-        tap = trunk.depth // 2 if trunk.limb is None else trunk.limb.stop
-        recipe = recipe.model_copy(update={"tap": tap})
+        # A head of any length that fits the trunk fits tap 0.
+        middle = trunk.depth // 2 if trunk.limb is None else trunk.limb.stop
+        recipe = recipe.model_copy(update={"tap": 0 if probe else middle})
     config = ExperimentConfig(
         tasks=(task,),
         cache=cache,
@@ -101,8 +110,12 @@ def train(
         raise UserError(f"task {task.name}: {error}") from error
     if lesson is not None:
         experiment.teach(task.name, _lessons(task, lesson, experiment, progress))
+    chosen: tuple[str, ...] = ()
+    if probe:
+        spec, chosen = _with_tap(spec, experiment, None if force else heads / task.name, progress)
+        recipe = spec.recipe
     if not force and (found := _finished_bundle(heads / task.name, _input_spec(spec, experiment))):
-        notes = experiment.data_notes(task.name)
+        notes = (*experiment.data_notes(task.name), *chosen)
         result = TrainResult(found, heads / task.name, already_there=True, notes=notes)
         return _with_curve(result, spec, experiment, progress) if curve else result
 
@@ -113,8 +126,50 @@ def train(
         trainer.checkpoint.remove()
     run = trainer.train(progress=progress)
     result = write_bundle(head_with_weights(spec, run.weights, experiment), run.record, experiment, heads=heads)
+    result = replace(result, notes=(*result.notes, *chosen))
     trainer.checkpoint.remove()
     return _with_curve(result, spec, experiment, progress) if curve else result
+
+
+def _with_tap(
+    spec: RunSpec, experiment: Experiment, bundle: Path | None, progress: ProgressCallback
+) -> tuple[RunSpec, tuple[str, ...]]:
+    """Return a run with the tap that probes find best, and a note on it.
+
+    Args:
+        spec: The run, with any tap.
+        experiment: The trunk, the data and the cache.
+        bundle: A finished bundle, whose tap is kept if it is of the same run; None to probe in any case.
+        progress: Called as the trunk's pass and the trainings go on.
+    """
+    name, recipe, depth = spec.task, spec.recipe, experiment.trunk.depth
+
+    def on(tap: int) -> RunSpec:
+        return spec.model_copy(update={"recipe": recipe.model_copy(update={"tap": tap})})
+
+    if bundle is not None:
+        try:
+            same = on(read_spec(bundle).tap)
+        except UserError:
+            pass
+        else:
+            if _finished_bundle(bundle, _input_spec(same, experiment)) is not None:
+                return same, ()
+    rows = len(experiment.examples(name, "train"))
+    if depth - recipe.layers < 1:
+        return on(0), ()
+    if rows > MOST_ROWS:
+        tap = min(depth // 2, depth - recipe.layers)
+        return on(tap), (
+            f"the head stands on tap {tap}, in the middle of the trunk: with {rows:,} texts, taps are not compared "
+            "unasked; --tap gives another, and search-heads compares them",
+        )
+    scores = probe_taps(name, experiment, recipe, progress)
+    tap, metric = best_tap(scores), experiment.task(name).metric
+    shown = ", ".join(f"{one} {100 * score:.1f}" for one, score in scores.items())
+    return on(tap), (
+        f"tap {tap} was chosen by the {metric} of short trainings on every tap ({shown}); --tap gives another",
+    )
 
 
 def _with_curve(result: TrainResult, spec: RunSpec, experiment: Experiment, progress: ProgressCallback) -> TrainResult:
@@ -207,7 +262,7 @@ def write_bundle(
             'texts as long as these are cut when they are served, too: long_texts = "windows" in the task file reads '
             "them whole, and a greater max_length, here and in build-repo, reads more at once"
         )
-    notes += [*evaluation.notes, *_replacement_note(heads / name)]
+    notes += [*evaluation.notes, *_unfinished_note(record), *_replacement_note(heads / name)]
     if "note" in spec.fitted:
         notes.append(spec.fitted["note"])
     save_bundle(heads / name, spec, head)
@@ -273,6 +328,18 @@ def _finished_bundle(folder: Path, plan: HeadSpec) -> HeadSpec | None:
         return load_bundle(folder).spec
     except UserError:
         return None
+
+
+def _unfinished_note(record: RunRecord) -> Iterator[str]:
+    """Say so where a training ended too early: the last epoch was the best, and the loss was still falling."""
+    if len(record.losses) < 2 or record.best_epoch < len(record.losses):
+        return
+    before, last = record.losses[-2:]
+    if before > 0 and (fall := (before - last) / before) >= _STILL_FALLING:
+        yield (
+            f"the loss still fell by {fall:.0%} in the last epoch, which was the best: more epochs (--epochs) may be "
+            "better"
+        )
 
 
 def _replacement_note(folder: Path) -> Iterator[str]:

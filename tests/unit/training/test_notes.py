@@ -1,8 +1,11 @@
 """Data that can be trained on, but about which a user should know something: a note says so."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from onetrunk.training import train
+from onetrunk.training.bundles import _unfinished_note
 from tests.fixtures.tasks import mood_rows, write_rows
 
 
@@ -27,3 +30,18 @@ def test_dev_set_of_one_row(mood, notes, tmp_path, metric):
     if metric == "matthews":
         expected.append("matthews is undefined and counts as 0: a correlation needs two rows or more")
     assert list(notes(mood.model_copy(update={"metrics": (metric,)}))) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "said"),
+    [
+        ((0.9, 0.6, 0.45), 3, "the loss still fell by 25% in the last epoch, which was the best"),
+        ((0.9, 0.6, 0.59), 3, None),
+        ((0.9, 0.6, 0.45), 2, None),  # more epochs would go on from a worse place
+        ((0.9,), 1, None),
+        ((0.0, 0.0), 2, None),
+    ],
+)
+def test_a_training_that_ended_too_early(losses, best, said):
+    found = list(_unfinished_note(SimpleNamespace(losses=losses, best_epoch=best)))
+    assert found == ([f"{said}: more epochs (--epochs) may be better"] if said else [])
