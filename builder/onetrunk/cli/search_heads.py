@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from onetrunk.cli.console import progress_line
+from onetrunk.cli.console import progress_line, typed_options
 from onetrunk.cli.training_options import (
     bundle_options,
     check_data,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from onetrunk.protocol.errors import OneTrunkError
     from onetrunk.tasks import Task
     from onetrunk.training import TrainResult
-    from onetrunk.training.experiment import ExperimentConfig
+    from onetrunk.training.experiment import Experiment, ExperimentConfig
 
 _SECONDS_BETWEEN_UPDATES = 1.0
 # Longest text in tokens, where --max-length is not given.
@@ -42,8 +42,12 @@ _MAX_LENGTH = 128
 # As 0.97, not 97; a head may well keep more than all.
 _SHARE = click.FloatRange(0, 2, min_open=True)
 
+# Parameters of run that only a plan, or several trainings at a time, have a use for.
+_OF_A_PLAN = ("floor_average", "floor_task", "most_share", "seeds", "jobs", "backend")
+
 _EPILOG = """\b
 Examples:
+  search-heads run --tasks all --quick     two heads a task in minutes, the better one kept
   search-heads run --tasks all --jobs 2    search all tasks, and write study/plan.toml
   search-heads make                        make the heads of study/plan.toml
   search-heads report                      tables and plots of the search
@@ -66,14 +70,28 @@ def search_heads() -> None:
     epilog="""\b
 Examples:
   search-heads run --tasks all --jobs 2
+  search-heads run my/spam.toml --quick
   search-heads run cola rte --floor 0.99 --study my-study
   search-heads run --tasks all --seeds 3 --jobs 2
   search-heads run --tasks all --jobs 8 --backend ray
 
 \b
-Next: search-heads make."""
+Next: search-heads make; after --quick, build-repo."""
 )
 @task_arguments
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Compare all taps, train one layer on the best and two on the one below, and write the better head. "
+    "No full fine-tuning, no teachers, no plan.",
+)
+@click.option(
+    "--heads",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="heads",
+    show_default=True,
+    help="With --quick, the folder of bundles.",
+)
 @click.option(
     "--study",
     type=click.Path(path_type=Path, file_okay=False),
@@ -125,6 +143,8 @@ def run(
     tasks: tuple[str, ...],
     task_list: str | None,
     task_dir: Path,
+    quick: bool,
+    heads: Path,
     study: Path,
     jobs: int,
     backend: str,
@@ -142,7 +162,11 @@ def run(
     """
     with errors_end_command():
         chosen = load_named_tasks(tasks, task_list, task_dir)
+        _check_quick(quick)
         check_data(chosen, options["data"], options["skip_bad_rows"])
+        if quick:
+            _search_quickly(chosen, study, heads, as_json, options)
+            return
         from onetrunk.distill.jobs import check_backend  # imports torch
 
         check_backend(backend)
@@ -157,6 +181,7 @@ def run(
             # The same that the search opens, which is opened once.
             opened = open_experiment(study_config(config, study, jobs=jobs, backend=backend))
             print_trunk_notes(opened.trunk.notes)
+            _print_time(opened, names, seeds)
             plan = search(
                 config,
                 study=study,
@@ -171,6 +196,72 @@ def run(
             )
         print_notes(config.runs, names)
         print_plan(plan, study / "plan.toml", as_json)
+
+
+def _check_quick(quick: bool) -> None:
+    """Refuse options that a search without a plan has no use for, and ``--heads`` for one with a plan."""
+    from onetrunk.protocol.errors import UserError
+
+    typed = typed_options()
+    names = {"floor_average": "--floor", "floor_task": "--task-floor"}
+    if quick:
+        unused = [name for name in _OF_A_PLAN if name in typed]
+        if unused:
+            name = names.get(unused[0], f"--{unused[0].replace('_', '-')}")
+            raise UserError(f"{name}: --quick makes no plan and trains one head after the other: leave one of them out")
+    elif "heads" in typed:
+        raise UserError(
+            "--heads: a search writes a plan, and search-heads make its heads; with --quick it writes heads"
+        )
+
+
+def _search_quickly(tasks: Sequence[Task], study: Path, heads: Path, as_json: bool, options: dict[str, Any]) -> None:
+    config = experiment_config(tasks, study, options)
+
+    def prepare(progress: ProgressCallback) -> Callable[[str, ProgressCallback], TrainResult]:
+        from onetrunk.distill.quick import quick_head
+        from onetrunk.distill.settings import SearchSettings
+        from onetrunk.training.experiment import open_experiment
+
+        fetch_trunk(config.trunk, progress)
+        experiment = open_experiment(config)
+        print_trunk_notes(experiment.trunk.notes)
+        settings = SearchSettings.for_width(experiment.trunk.width)
+        _print_time(experiment, [task.name for task in tasks], 1, quick=True)
+        return lambda name, progress: quick_head(name, experiment, settings, heads=heads, progress=progress)
+
+    train_all([task.name for task in tasks], prepare, results=None, as_json=as_json)
+
+
+def _print_time(experiment: Experiment, tasks: Sequence[str], seeds: int, *, quick: bool = False) -> None:
+    """Say on stderr what a search will run, how long that takes here, and how long the other one would."""
+    from onetrunk.distill.quick import LEFT_OUT, estimate_time
+    from onetrunk.distill.settings import SearchSettings
+    from onetrunk.distill.trials import load_trials
+
+    done = {study.task for study in load_trials(experiment.config.runs, ["search"]) if study.complete}
+    left = [task for task in tasks if task not in done]
+    if not left:
+        return
+    settings = SearchSettings.for_width(experiment.trunk.width)
+    found = estimate_time(left, experiment, settings, seeds=seeds)
+    search, short = (_duration(one) for one in (found.search_seconds, found.quick_seconds))
+    count = f"{len(left)} task{'s' if len(left) > 1 else ''}"
+    here = "here, by a few batches that were timed"
+    if quick:
+        text = f"quick search of {count}: about {short} {here}; the search without --quick: about {search}"
+    else:
+        text = (
+            f"search of {count}: full fine-tuning, probes, teachers and students, about {search} {here}; --quick, "
+            f"which leaves out {LEFT_OUT}: about {short}"
+        )
+    click.echo(text, err=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 @search_heads.command(

@@ -116,7 +116,7 @@ def fit(
             save(_state_within_epoch(state, steps, loss, model, optimizer))
             saved = time.monotonic()
 
-    with torch.random.fork_rng(devices), _threads(recipe, model):
+    with torch.random.fork_rng(devices), training_threads(recipe, model):
         for epoch in range(len(state.losses) if state else 0, recipe.epochs):
             begun = state if state is not None and state.epoch_steps else None
             loss = _run_epoch(
@@ -202,12 +202,16 @@ def _check_score(score: float, task: Task, epoch: int) -> None:
 
 
 @contextmanager
-def _threads(recipe: Recipe, model: nn.Module) -> Iterator[None]:
-    """Train a folded layer in one thread.
+def training_threads(recipe: Recipe, model: nn.Module) -> Iterator[None]:
+    """Train a folded layer in one thread, and any other model in all of them.
 
     Its steps are many operations on one vector per text, too small to share out. On a busy machine, threads that wait
     for each other make a step an order of magnitude slower; and one thread gives the same weights on any number of
     cores.
+
+    Args:
+        recipe: The recipe, which says how many layers there are.
+        model: The head, or the whole encoder.
     """
     before = torch.get_num_threads()
     folded = recipe.layers == 1 and not getattr(model, "by_token", False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -114,6 +115,31 @@ def scored(monkeypatch):
         return Evaluation({"accuracy": {1: 0.85, 2: 0.95, 3: 0.7, 4: 0.9}[layers]}, ())
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
+
+
+def test_quick_search_writes_a_head_and_no_plan(invoke, folder):
+    result = invoke("run", "mood", "--quick", "--max-length", "32", "--json")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"quick search of 1 task: about \d+ (s|min) here.* without --quick: about \d+ (s|min)", result.stderr
+    )
+    assert "mood: note: left out: full fine-tuning as the reference" in result.stderr
+    (head,) = json.loads(result.stdout)
+    assert (head["task"], head["layers"] in (1, 2)) == ("mood", True)
+    assert load_bundle(folder / "heads" / "mood").spec.tap == head["tap"]
+    assert not (folder / "study" / "plan.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--quick", "--task-floor", "0.9"), "--task-floor: --quick makes no plan"),
+        (("--quick", "--jobs", "2"), "--jobs: --quick makes no plan and trains one head after the other"),
+        (("--heads", "other"), "--heads: a search writes a plan, and search-heads make its heads"),
+    ],
+)
+def test_options_of_a_plan_and_of_a_quick_search_do_not_mix(invoke, arguments, message):
+    assert message in one_line(invoke("run", "mood", *arguments))
 
 
 @pytest.mark.slow
