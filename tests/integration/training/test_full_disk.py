@@ -120,3 +120,13 @@ def test_other_reasons_are_reported_as_they_are(tmp_path):
 def test_error_that_is_not_about_writing_stays_what_it_is(tmp_path):
     with pytest.raises(RuntimeError, match="shapes do not fit"), atomic_write(tmp_path / "weights"):
         raise RuntimeError("shapes do not fit")
+
+
+def test_a_home_that_cannot_be_written_is_told_in_one_line(mood, tiny_trunk, tmp_path, monkeypatch):
+    for variable in ("ONETRUNK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "home").write_text("a file, which root cannot make folders in, either")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(OneTrunkError, match=r"home/\.cache/onetrunk/.*cannot be written: Not a directory; ") as raised:
+        train(mood, tiny_trunk, heads=tmp_path / "heads", device="cpu", trunk_dtype="fp32")
+    assert "\n" not in str(raised.value)
