@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onetrunk.admin import AdminClient
 from onetrunk.deploy.change import Context
-from onetrunk.deploy.fleet import STEP_TIMEOUT_S, Fleet, ReplicaAnswer, Servers
+from onetrunk.deploy.fleet import STEP_TIMEOUT_S, Fleet, ReplicaAnswer, Servers, State
 from onetrunk.deploy.history import History, ListedTask, list_tasks
 from onetrunk.deploy.operations import (
     Candidate,
@@ -249,7 +249,7 @@ class Deployer:
         """
         self._need_server("--sync is about a server: leave --offline out")
         began = time.monotonic()
-        with self._held(False) as (_, settled):
+        with self._held(False, unfailed="done") as (_, settled):
             seconds = {"all": time.monotonic() - began}
             replicas = self.fleet.answers()
             return DeploymentReport(
@@ -314,7 +314,7 @@ class Deployer:
             raise UserError(otherwise)
 
     @contextlib.contextmanager
-    def _held(self, dry_run: bool) -> Iterator[tuple[RepositoryState, tuple[str, ...]]]:
+    def _held(self, dry_run: bool, unfailed: State = "back") -> Iterator[tuple[RepositoryState, tuple[str, ...]]]:
         """Hold the repository with files and server in line; yield its state, and what had to be settled first."""
         if dry_run:
             yield read_state(self.repository), ()
@@ -322,7 +322,7 @@ class Deployer:
         required_manifest(self.repository)  # before a folder is created for the lock
         with locked(self.repository, wait_s=self._wait_s), signed_by(self._signer):
             self._check_signature()
-            self.fleet.begin()
+            self.fleet.begin(unfailed)
             self.fleet.refresh()
             unfinished = self._unfinished()
             state, settled = self._settle()

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -171,8 +171,14 @@ class Fleet:
     def __bool__(self) -> bool:
         return bool(self.replicas)
 
-    def begin(self) -> None:
-        """Forget what the replicas answered."""
+    def begin(self, unfailed: State = "back") -> None:
+        """Forget what the replicas answered.
+
+        Args:
+            unfailed: What is said of the others if a step fails on some: ``back``, as then nothing is changed anywhere;
+                or ``done``, where each is brought in line by itself.
+        """
+        self._unfailed = unfailed
         self._failed: dict[str, str] = {}
         self._unknown: dict[str, str] = {}
         self._seconds: dict[str, dict[str, float]] = {}
@@ -308,7 +314,8 @@ class Fleet:
 
     def _error(self, step: str, failed: Mapping[str, BaseException]) -> FleetError:
         reasons = "; ".join(f"{address}: {reason_at(address, error)}" for address, error in failed.items())
-        return FleetError(f"{len(failed)} of {len(self.replicas)} replicas failed to {step}: {reasons}", self.answers())
+        answers = [replace(one, state=self._unfailed) if one.state == "done" else one for one in self.answers()]
+        return FleetError(f"{len(failed)} of {len(self.replicas)} replicas failed to {step}: {reasons}", answers)
 
 
 def _done(act: Callable[[AdminClient], T], replica: AdminClient) -> Future[T]:

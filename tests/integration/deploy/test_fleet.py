@@ -248,6 +248,17 @@ def test_after_a_crash_of_the_deployer_the_next_run_ends_the_mixture(fleet, new,
     assert not deployer.sync().changed
 
 
+def test_a_replica_that_is_down_when_a_change_begins_ends_it_and_nobody_is_said_to_serve_the_change(fleet, new):
+    fleet.faulty.is_down, fleet.faulty.returns = True, False
+    with pytest.raises(FleetError, match=f"1 of 3 replicas failed to follow the files: {FAULTY}: no answer") as raised:
+        fleet.deployer().deploy(new)
+    assert states(raised.value.replicas) == ["back", "failed", "back"]
+    assert fleet.served == 1
+    with pytest.raises(FleetError) as raised:
+        fleet.deployer().sync()
+    assert states(raised.value.replicas) == ["done", "failed", "done"], "each follows the files by itself"
+
+
 def test_replicas_that_the_next_run_does_not_name_are_told_of(fleet, new):
     deployer = fleet.deployer()
     deployer.history.add(action="deploy", task="mood", result="begun", servers=list(ADDRESSES))
