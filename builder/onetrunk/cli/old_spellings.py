@@ -85,7 +85,8 @@ def _new_spelling(step: str, given: _Arguments) -> str:
     name = _COMMANDS[step]
     study = {option: options.pop(option) for option in _STUDY_COMMANDS if step == "--search" and option in options}
     plan = options.pop(step)
-    taken = _option_names(search_heads.commands[name])
+    # An old search wrote no heads; a new one writes them with --quick alone.
+    taken = _option_names(search_heads.commands[name]) - ({"--heads"} if step == "--search" else set())
     flags = _flags(search_heads.commands[name])
     for option, value in [*options.items(), *study.items()]:
         if not value and option in {*taken, *study} and option not in flags:

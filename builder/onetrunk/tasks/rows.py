@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,30 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
     return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
 
 
+def text_of(value: object, column: str, read: Callable[[object], str]) -> str:
+    """Return the text in a cell of a data file.
+
+    Args:
+        value: The cell.
+        column: Its column, for messages.
+        read: Returns the text; it raises a ``ValueError`` that says what was found in its place.
+
+    Raises:
+        RowError: There is no text that a tokenizer could read.
+    """
+    if value is None:
+        raise RowError("missing field", f"{column!r:.60} is null")
+    try:
+        text = read(value)
+    except ValueError as error:
+        raise RowError("not a text", f"{column!r:.60} {error}") from None
+    if is_not_utf8(text):
+        raise RowError("not a text", f"{column!r:.60} contains half of a surrogate pair")
+    if not is_readable(text):
+        raise RowError("empty text", f"{column!r:.60} is {value!r:.40}")
+    return text
+
+
 def _encoded(value: object, task: Task, text: Text) -> Any:
     if isinstance(value, BadLabel):
         raise RowError("bad label", value.why)
@@ -107,17 +131,7 @@ class _Columns:
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
-        if value is None:
-            raise RowError("missing field", f"{name!r} is null")
-        try:
-            text = get_kind(self._task.kind).codec.read_text(value)
-        except ValueError as error:
-            raise RowError("not a text", f"{name!r} {error}") from None
-        if is_not_utf8(text):
-            raise RowError("not a text", f"{name!r} contains half of a surrogate pair")
-        if not is_readable(text):
-            raise RowError("empty text", f"{name!r} is {value!r:.40}")
-        return text
+        return text_of(value, name, get_kind(self._task.kind).codec.read_text)
 
     def label(self, record: Record) -> object:
         field = self._task.label_field

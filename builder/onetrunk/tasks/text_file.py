@@ -13,9 +13,9 @@ from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.formats.tables import column_key
-from onetrunk.tasks.kinds.base import join_words
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowErrors, is_not_utf8
-from onetrunk.tasks.rows import Text
+from onetrunk.tasks.kinds.base import text_or_words
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors
+from onetrunk.tasks.rows import Text, text_of
 
 TEXT_FIELDS = ("text", "sentence", "sentence1", "question", "question1", "premise", "words", "tokens")
 PAIR_FIELDS = ("text_pair", "text2", "sentence2", "question2", "hypothesis")
@@ -160,9 +160,12 @@ def _rows(
             continue
         if fields is None:
             fields = _fields(path, list(record.values), form, text_field, pair_field)
-        parts = [_text(record, field, errors) for field in fields]
-        if all(part is not None for part in parts):
-            texts.append(tuple(parts) if len(parts) == 2 else parts[0])  # type: ignore[arg-type]
+        try:
+            parts = [text_of(record.values.get(field), field, text_or_words) for field in fields]
+        except RowError as error:
+            errors.add(record.line, error.fault, error.why)
+            continue
+        texts.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
     return fields or (), texts
 
 
@@ -194,19 +197,3 @@ def _fields(
 
 def _shown(columns: Sequence[str]) -> str:
     return ", ".join(f"{name:.40}" for name in columns[:_SHOWN]) + (", ..." if len(columns) > _SHOWN else "")
-
-
-def _text(record: Record, field: str, errors: RowErrors) -> str | None:
-    value = record.values.get(field)
-    try:
-        text = join_words(value) if isinstance(value, list) else value
-    except ValueError as error:
-        errors.add(record.line, "not a text", f"{field!r:.40} {error}")
-        return None
-    if not isinstance(text, str) or is_not_utf8(text):
-        errors.add(record.line, "not a text", f"{field!r:.40} is {value!r:.40}")
-        return None
-    if not is_readable(text):
-        errors.add(record.line, "empty text", f"{field!r:.40} is {value!r:.40}")
-        return None
-    return text

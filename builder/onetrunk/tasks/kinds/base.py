@@ -129,11 +129,7 @@ class LabelCodec(ABC):
         Raises:
             ValueError: The value is neither; the message says what was found.
         """
-        if isinstance(value, list):
-            return join_words(value)
-        if not isinstance(value, str):
-            raise ValueError(f"is {value!r:.40}")
-        return value
+        return text_or_words(value)
 
     @abstractmethod
     def encode(self, label: object, config: KindConfig, text: str = "") -> Any:
@@ -548,6 +544,19 @@ def listed(cell: str) -> list[Any] | None:
             continue
         return found if isinstance(found, list) else None
     return None
+
+
+def text_or_words(value: object) -> str:
+    """Return a text of the data, which may also be a list of words.
+
+    Raises:
+        ValueError: The value is neither; the message says what was found.
+    """
+    if isinstance(value, list):
+        return join_words(value)
+    if not isinstance(value, str):
+        raise ValueError(f"is {value!r:.40}")
+    return value
 
 
 def join_words(words: list[object]) -> str:
