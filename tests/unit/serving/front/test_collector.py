@@ -72,7 +72,7 @@ class FakeClient:
 def run(test: Any) -> None:
     async def all_of_it() -> None:
         client = FakeClient()
-        await asyncio.wait_for(test(client, Collector(client)), 10)  # type: ignore[arg-type]
+        await asyncio.wait_for(test(client, Collector(client)), 60)  # type: ignore[arg-type]
 
     asyncio.run(all_of_it())
 
