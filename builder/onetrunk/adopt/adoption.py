@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LabelAgreement, LeftOut
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LabelAgreement
 from onetrunk.adopt.request import ModelRequest
 from onetrunk.adopt.teacher import ModelTeacher, ranges_of
 from onetrunk.files import atomic_write_text
@@ -38,11 +39,10 @@ from onetrunk.tasks.records import Reading
 from onetrunk.tasks.rows import Text
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.compute import DeviceName
-from onetrunk.training.distillation import training_data
 from onetrunk.training.evaluation import evaluate, raw_outputs
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import make_lessons
-from onetrunk.training.models import new_model, trained_head
+from onetrunk.training.models import trained_head
 from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import execute
 
@@ -98,20 +98,14 @@ def adopt_model(
     adopting = _Adoption.begin(request, workshop, settings, progress)
     attempts: list[Attempt] = []
     runs: list[RunRecord] = []
-    left_out: list[LeftOut] = []
-    candidates = settings.candidates(workshop.trunk.depth)
-    for tap, layers in candidates:
-        before = adopting.untrained(tap, layers)
-        if before is not None and before < settings.agreement - settings.reach and (tap, layers) != candidates[-1]:
-            left_out.append(LeftOut(tap=tap, layers=layers, agreement=before))
-            continue
+    for tap, layers in settings.candidates(workshop.trunk.depth):
         run, attempt = adopting.attempt(tap, layers, progress)
         attempts.append(attempt)
         runs.append(run)
         if adopting.is_enough(attempt):
             break
-    best = max(range(len(attempts)), key=lambda one: adopting.quality(attempts[one]))
-    record = adopting.write(key, runs[best], attempts[best], attempts, left_out, time.monotonic() - began)
+    best = adopting.choose(attempts)
+    record = adopting.write(key, runs[best], attempts[best], attempts, time.monotonic() - began)
     atomic_write_text(_record_path(workshop, record.name), record.model_dump_json(indent=1) + "\n")
     return record
 
@@ -183,21 +177,6 @@ class _Adoption:
     def _spec(self, tap: int, layers: int) -> RunSpec:
         return RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers))
 
-    def untrained(self, tap: int, layers: int) -> float | None:
-        """Return the agreement of a head whose output layer alone is fitted; None for a kind by token."""
-        kind = get_kind(self.task.kind)
-        if kind.by_token:
-            return None
-        spec = self._spec(tap, layers)
-        head = new_model(spec, self.experiment).to(self.experiment.compute.device)
-        training_data(spec, self.experiment, head)
-        data = self.experiment.labelled_states(self.task.name, "dev", tap)
-        assert data.teacher is not None
-        with torch.no_grad():
-            theirs = kind.output.scores(data.teacher, self.task).numpy()
-            ours = kind.output.scores(raw_outputs(head, data.states), self.task).numpy()
-        return _agreement(theirs, ours, self.task, _Fitted(self.task, {}))
-
     def attempt(self, tap: int, layers: int, progress: ProgressCallback) -> tuple[RunRecord, Attempt]:
         run = execute(self._spec(tap, layers), self.experiment, progress=progress)
         comparison = self._compare(run)
@@ -221,10 +200,37 @@ class _Adoption:
         near = attempt.divergence is None or attempt.divergence <= self.settings.divergence
         return attempt.agreement >= self.settings.agreement and near and not attempt.is_trivial
 
-    def quality(self, attempt: Attempt) -> tuple[bool, float]:
-        """Return what the best attempt has most of."""
-        score = attempt.score if self._scored(attempt) else attempt.agreement
-        return self.is_enough(attempt), score if score is not None else 0.0
+    def choose(self, attempts: Sequence[Attempt]) -> int:
+        """Return the index of the attempt to take: the first that is enough.
+
+        Without one, it is the cheapest that is within a standard error of the best, since more layers cost with every
+        text, and what they seem to bring may be chance.
+        """
+        for place, attempt in enumerate(attempts):
+            if self.is_enough(attempt):
+                return place
+        values = [self._value(attempt) for attempt in attempts]
+        best = max(values)
+        return next(place for place, value in enumerate(values) if value >= best - self._standard_error(best))
+
+    def _value(self, attempt: Attempt) -> float:
+        if attempt.is_trivial:
+            return 0.0
+        return attempt.score if self._scored(attempt) and attempt.score is not None else attempt.agreement
+
+    def _standard_error(self, value: float) -> float:
+        scored = self.settings.stop_by == "score" and self.labelled is not None and self.teacher_score is not None
+        rows = len(self.labelled) if scored and self.labelled is not None else self._compared
+        share = min(max(value, 0.0), 1.0)
+        if not scored and get_kind(self.task.kind).answers.agreement_measure == "correlation":
+            return float((1 - share**2) / math.sqrt(max(rows - 1, 1)))
+        return math.sqrt(share * (1 - share) / max(rows, 1))
+
+    @property
+    def _compared(self) -> int:
+        lessons = self.experiment.lessons(self.task.name)
+        assert lessons is not None
+        return len(lessons.dev)
 
     def _scored(self, attempt: Attempt) -> bool:
         return self.settings.stop_by == "score" and attempt.score is not None and self.teacher_score is not None
@@ -235,7 +241,6 @@ class _Adoption:
         run: RunRecord,
         best: Attempt,
         attempts: Sequence[Attempt],
-        left_out: Sequence[LeftOut],
         seconds: float,
     ) -> AdoptedModel:
         comparison = self._compare(run)
@@ -275,7 +280,6 @@ class _Adoption:
             floor=self.settings.floor(scored=self._scored(best), correlation=best.constant_agreement is None),
             reached=self.is_enough(best),
             attempts=tuple(attempts),
-            left_out=tuple(left_out),
             differences=tuple(comparison.differences(lessons.dev.texts, self.task)),
             teacher_bytes=classifier.size_bytes,
             head_bytes=(result.bundle / "head.safetensors").stat().st_size,

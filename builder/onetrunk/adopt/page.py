@@ -156,8 +156,8 @@ def _verdict(adopted: Sequence[AdoptedModel]) -> str:
         )
     return (
         f'<p><strong class="below">{escape(", ".join(missed))}: the floor is missed.</strong> '
-        f"{len(adopted) - len(missed)} of {len(adopted)} heads reach it. More texts help most; --thorough tries a head "
-        "of all layers.</p>"
+        f"{len(adopted) - len(missed)} of {len(adopted)} heads reach it. More texts help most; --thorough tries heads "
+        "of nearly all layers.</p>"
     )
 
 
@@ -174,10 +174,6 @@ def _model(one: AdoptedModel) -> str:
                 f"{attempt.seconds:.0f}",
             )
             for attempt in one.attempts
-        ]
-        + [
-            (str(other.tap), str(other.layers), f"{other.agreement:.3f} before training", "", "", "not trained")
-            for other in one.left_out
         ],
     )
     texts = [" / ".join(other.text) if isinstance(other.text, tuple) else other.text for other in one.differences]

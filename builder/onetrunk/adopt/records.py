@@ -25,9 +25,7 @@ class AdoptSettings(BaseModel):
         epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
         learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
         max_length: The longest text in tokens.
-        reach: How much agreement training is thought to add at most: a head that is further from ``agreement`` before
-            it is trained is left out, unless it is the last.
-        thorough: Whether to go on after the last of the quick candidates.
+        thorough: Whether to go on with heads that cost nearly as much as the whole model.
         seed: The seed of the trainings.
     """
 
@@ -41,7 +39,6 @@ class AdoptSettings(BaseModel):
     epochs: int = 4
     learning_rate: float = 1e-4
     max_length: int = 128
-    reach: float = 0.08
     thorough: bool = False
     seed: int = 0
 
@@ -61,10 +58,17 @@ class AdoptSettings(BaseModel):
         )
 
     def candidates(self, depth: int) -> list[tuple[int, int]]:
-        """Return the heads to try on a trunk of so many layers, as tap and layers, the cheapest first."""
+        """Return the heads to try on a trunk of so many layers, as tap and layers, the cheapest first.
+
+        Training a head of one layer costs next to nothing, so none is ruled out before. The last two leave little of
+        the trunk to be shared.
+        """
         middle, third, sixth = depth // 2, depth // 3, depth // 6
-        quick = [(middle, 1), *((tap, depth - tap) for tap in (middle, third, sixth))]
-        return list(dict.fromkeys([*quick, *([(0, depth)] if self.thorough else [])]))
+        quick = [(middle, 1), (third, 2), (third, middle), (third, depth - third)]
+        costly = [(sixth, depth - sixth), (0, depth)] if self.thorough else []
+        # On a trunk of one layer or two, some are the same, or not there.
+        there = dict.fromkeys((tap, layers) for tap, layers in [*quick, *costly] if 1 <= layers <= depth - tap)
+        return sorted(there, key=lambda head: head[1])
 
     def recipe(self, tap: int, layers: int) -> Recipe:
         """Return how a head is trained."""
@@ -134,22 +138,6 @@ class LabelAgreement(BaseModel):
     both: int
 
 
-class LeftOut(BaseModel):
-    """A head that was not trained, since it was too far from the floor.
-
-    Attributes:
-        tap: Its tap.
-        layers: Its number of layers.
-        agreement: See ``Attempt``, before training.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tap: int
-    layers: int
-    agreement: float
-
-
 class Difference(BaseModel):
     """A text on which teacher and head differ.
 
@@ -198,7 +186,6 @@ class AdoptedModel(BaseModel):
         floor: The floor, in words.
         reached: Whether it was reached.
         attempts: What was tried.
-        left_out: What was not, since it was too far from the floor before training.
         differences: The dev texts on which their answers differ, those that are furthest apart first; some 20 at most.
         teacher_bytes: The size of the model's weights.
         head_bytes: The size of the bundle's.
@@ -234,7 +221,6 @@ class AdoptedModel(BaseModel):
     floor: str = ""
     reached: bool
     attempts: tuple[Attempt, ...]
-    left_out: tuple[LeftOut, ...]
     differences: tuple[Difference, ...]
     teacher_bytes: int
     head_bytes: int

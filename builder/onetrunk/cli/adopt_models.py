@@ -93,7 +93,7 @@ command is given again. Next: build-repo --heads adopted/heads --tasks all."""
     show_default=True,
     help="Greatest mean divergence of the probabilities, in nats, where there are no labels.",
 )
-@click.option("--thorough", is_flag=True, help="Where the floor is missed, try a head of all layers, too.")
+@click.option("--thorough", is_flag=True, help="Where the floor is missed, try heads of nearly all layers, too.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the texts. [default: 4; one-layer heads 12]")
 @click.option("--max-length", type=click.IntRange(3), help="Longest text of a head in tokens. [default: 128]")
 @click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")
@@ -123,8 +123,8 @@ def adopt_models(models: tuple[str, ...], output: Path, as_json: bool, **options
         missed = [one.name for one in adopted if not one.reached]
         if missed:
             click.echo(
-                f"{', '.join(missed)}: the floor was missed; more texts help most, and --thorough tries a head of all "
-                "layers",
+                f"{', '.join(missed)}: the floor was missed; more texts help most, and --thorough tries heads of "
+                "nearly all layers",
                 err=True,
             )
             sys.exit(1)

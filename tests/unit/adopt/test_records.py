@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from onetrunk.adopt.adoption import _Comparison, _Fitted
+from onetrunk.adopt.adoption import _Adoption, _Comparison, _Fitted
 from onetrunk.adopt.page import page_of
 from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, LabelAgreement
 from onetrunk.tasks import Task
@@ -46,7 +49,7 @@ def record(**changes):
         "dev_texts": 100, "start": "trunk", "tap": 1, "layers": 1, "agreement": 0.97, "agreement_measure": "share",
         "constant_agreement": 0.6, "divergence": 0.01, "metric": "accuracy", "labelled_rows": 0, "teacher_score": None,
         "head_score": None, "reached": True, "floor": AdoptSettings().floor(scored=False, correlation=False),
-        "attempts": (attempt(0.97, 0.6),), "left_out": (), "differences": (), "teacher_bytes": 1, "head_bytes": 1,
+        "attempts": (attempt(0.97, 0.6),), "differences": (), "teacher_bytes": 1, "head_bytes": 1,
         "seconds": 1, "notes": (), "by_label": (LabelAgreement(label="<i>spam", teacher=40, head=41, both=38),),
     }  # fmt: skip
     return AdoptedModel.model_validate({**values, **changes})
@@ -91,3 +94,38 @@ def test_answers_are_compared_by_label(kind, teacher, head, constant, counts):
     found = _Comparison(np.array(teacher, "f4"), np.array(head, "f4"), _Fitted(task, {}), 0.5, None)
     assert found.constant_agreement() == constant
     assert [(one.teacher, one.head, one.both) for one in found.by_label(task)] == counts
+
+
+@pytest.mark.parametrize(
+    ("depth", "thorough", "heads"),
+    [
+        (6, False, [(3, 1), (2, 2), (2, 3), (2, 4)]),
+        (6, True, [(3, 1), (2, 2), (2, 3), (2, 4), (1, 5), (0, 6)]),
+        (12, False, [(6, 1), (4, 2), (4, 6), (4, 8)]),
+        (2, False, [(1, 1), (0, 1), (0, 2)]),
+        (1, False, [(0, 1)]),
+    ],
+)
+def test_cheap_heads_are_tried_first(depth, thorough, heads):
+    assert AdoptSettings(thorough=thorough).candidates(depth) == heads
+
+
+@pytest.mark.parametrize(
+    ("agreements", "chosen"),
+    [
+        ((0.90, 0.975, 0.99), 1),  # the first that reaches the floor
+        ((0.94, 0.945, 0.95, 0.948), 0),  # with 100 texts, a standard error is 2.2 points
+        ((0.90, 0.93, 0.95, 0.948), 1),
+        ((0.80, 0.95, 0.95), 1),
+    ],
+)
+def test_the_cheapest_head_is_taken_of_those_that_are_alike(agreements, chosen):
+    adopting = SimpleNamespace(
+        settings=AdoptSettings(), labelled=None, teacher_score=None, task=SimpleNamespace(kind="classification")
+    )
+    adopting.experiment = SimpleNamespace(lessons=lambda name: SimpleNamespace(dev=range(100)))
+    adopting.task.name = "spam"
+    for name in ("is_enough", "_value", "_scored", "_standard_error"):
+        setattr(adopting, name, partial(getattr(_Adoption, name), adopting))
+    adopting._compared = 100
+    assert _Adoption.choose(adopting, [attempt(one, 0.5) for one in agreements]) == chosen

@@ -30,7 +30,6 @@ def model(name, agreement, teacher, head, measure="share"):
         head_score=head,
         reached=True,
         attempts=(),
-        left_out=(),
         differences=(Difference(text="secret", teacher="a", head="b", distance=0.5),),
         teacher_bytes=1,
         head_bytes=1,
