@@ -55,6 +55,7 @@ class PeakMemory:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # some minutes, and 7 GB
 @pytest.mark.timeout(900)
 def test_a_text_of_8000_tokens_is_read_at_once_and_a_longer_one_in_windows(tmp_path: Path) -> None:
     sizes = {
