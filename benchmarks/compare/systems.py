@@ -119,7 +119,7 @@ class Systems:
     def fused(self, threads: int, name: str) -> TritonSystem:
         """Trunk and heads in one file."""
         file = self.folder / "files" / "fused.onnx"
-        heads = {task: (tap, path) for task, tap, path in self._heads()}
+        heads = {task: (state, path) for task, state, path in self._heads()}
         fused_file(self._segments(), heads, file)
         model = WholeModel("fused", file, {task: _outputs(path) for task, (_, path) in heads.items()}, threads)
         return self._write(name, "trunk and heads in one file: nothing can be changed alone", [model], len(heads))
@@ -156,13 +156,13 @@ class Systems:
         return models
 
     def _segments(self) -> dict[Segment, Path]:
-        files = {segment_named(path.parent.parent.name): path for path in self.ours.glob("trunk_*/*/model.onnx")}
+        files = {segment_named(path.parent.parent.name): path for path in self.ours.glob("*/*/model.onnx")}
         return {segment: path for segment, path in files.items() if segment is not None}
 
-    def _heads(self) -> Iterator[tuple[str, int, Path]]:
+    def _heads(self) -> Iterator[tuple[str, str, Path]]:
         for path in sorted(self.ours.glob("head_*/*/model.onnx")):
             spec = read_spec(path.parent, any_folder=True)
-            yield spec.task, spec.tap, path
+            yield spec.task, spec.state, path
 
 
 def threads_text(count: int) -> str:

@@ -76,17 +76,17 @@ def single_file(trunk: Trunk, task: str, file: Path) -> None:
         export_single(trunk, head, spec, aside, get_release(DEFAULT_RELEASE))
 
 
-def fused_file(segments: Mapping[Segment, Path], heads: Mapping[str, tuple[int, Path]], file: Path) -> None:
+def fused_file(segments: Mapping[Segment, Path], heads: Mapping[str, tuple[str, Path]], file: Path) -> None:
     """Trunk and heads of a repository in one file.
 
     Args:
         segments: segment -> its file.
-        heads: task -> its tap and its file.
+        heads: task -> the hidden state that it reads, and its file.
         file: where to.
     """
     parts = {segment.name: onnx.load(path) for segment, path in sorted(segments.items())}
-    for task, (tap, path) in heads.items():
-        parts[task] = _with_input(onnx.load(path), HIDDEN_STATE, hidden_name(tap))
+    for task, (state, path) in heads.items():
+        parts[task] = _with_input(onnx.load(path), HIDDEN_STATE, state)
     _save(merge_models(parts, list(heads), "fused"), file)
 
 
@@ -95,8 +95,9 @@ def trunk_file(segments: Mapping[Segment, Path], file: Path) -> None:
 
     It answers with two numbers of the state, since handing the whole state to a client would cost more than many heads.
     """
-    parts = {segment.name: onnx.load(path) for segment, path in sorted(segments.items())}
-    deepest = hidden_name(max(segment.stop for segment in segments))
+    trunk = {segment: path for segment, path in sorted(segments.items()) if not segment.limb}
+    parts = {segment.name: onnx.load(path) for segment, path in trunk.items()}
+    deepest = hidden_name(max(segment.stop for segment in trunk))
     last = next(part for part in parts.values() if part.graph.output[0].name == deepest)
     parts["tail"] = _tail(deepest, last)
     _save(merge_models(parts, [TRUNK_OUTPUT], "trunk"), file)

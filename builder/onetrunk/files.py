@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 
 from onetrunk.protocol.cache import CACHE_VARIABLE as CACHE_VARIABLE
 from onetrunk.protocol.cache import cache_root as cache_root
-from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.errors import OneTrunkError, UserError
 
 
 @contextmanager
@@ -45,6 +47,56 @@ def atomic_write_text(path: Path, text: str) -> None:
     """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
+    """Yield an empty folder beside a folder, and move it into the folder's place at the end: a reader never sees half.
+
+    A crash between the two renames of a replacement leaves the old folder beside its place, as ``.<name>.*.old``.
+
+    Args:
+        folder: The folder.
+        mark: The file that each folder of this kind has; see ``check_replaceable``.
+
+    Raises:
+        UserError: There is something of another kind in its place.
+        OneTrunkError: The disk is full, or the folder cannot be written for another reason.
+    """
+    check_replaceable(folder, mark)
+    with translate_os_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield staging
+            # Temporary files are readable by their owner only; the folder by everybody who may read the one above it.
+            staging.chmod(0o755)
+            for file in staging.iterdir():
+                file.chmod(0o644)
+            if folder.exists():
+                retired = staging.with_name(staging.name + ".old")
+                os.replace(folder, retired)
+                os.replace(staging, folder)
+                shutil.rmtree(retired)
+            else:
+                os.replace(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, mark: str) -> None:
+    """Check that a folder may be replaced: it is not there, is empty, or holds the file that its kind has.
+
+    Raises:
+        UserError: It holds something else, which would be lost, or is no folder.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is in the way: it is no folder; remove it, or write to another place")
+    if folder.is_dir() and not (folder / mark).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} is in the way: it has no {mark}, and what is in it would be lost; remove it, or write to "
+            "another place"
+        )
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from onetrunk.files import atomic_write_text, translate_os_errors
+from onetrunk.files import atomic_write_text, replaced_folder
 from onetrunk.nn.embedding import MeanHead
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.tensor_file import Limits, read_tensors
@@ -86,33 +83,14 @@ def save_bundle(folder: Path, spec: HeadSpec, head: Head) -> None:
     Weights are stored as fp16, which halves the size and changes no metric of a head.
 
     Raises:
+        UserError: What is in the folder's place is no bundle.
         OneTrunkError: The disk is full, or the folder cannot be written for another reason.
     """
-    with translate_os_errors(folder):
-        _write(folder, spec, head)
-
-
-def _write(folder: Path, spec: HeadSpec, head: Head) -> None:
-    weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replaced_folder(folder, HEAD_JSON) as staging:
+        weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
         save_file(weights, staging / WEIGHTS)
         (staging / HEAD_JSON).write_text(_spec_text(spec), encoding="utf-8")
         (staging / CARD).write_text(card_text(spec), encoding="utf-8")
-        # Temporary files are readable by their owner only; a bundle by everybody who may read the folder.
-        staging.chmod(0o755)
-        for file in staging.iterdir():
-            file.chmod(0o644)
-        if folder.exists():
-            retired = staging.with_name(staging.name + ".old")
-            os.replace(folder, retired)
-            os.replace(staging, folder)
-            shutil.rmtree(retired)
-        else:
-            os.replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def replace_spec(folder: Path, spec: HeadSpec) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onetrunk.files import cache_root, translate_os_errors
+from onetrunk.files import cache_root, check_replaceable, translate_os_errors
 from onetrunk.nn.bundle import CARD, WEIGHTS, load_bundle
 from onetrunk.nn.mlflow_registry import SCHEME as MLFLOW
 from onetrunk.nn.mlflow_registry import Registry, parse_model
@@ -72,15 +72,16 @@ def pull_bundle(source: str, heads: Path) -> Path:
         heads: The folder of bundles.
 
     Returns:
-        The bundle's folder. What was there before has been replaced.
+        The bundle's folder. A bundle that was there before has been replaced.
 
     Raises:
-        UserError: There is no such bundle, or it is broken.
+        UserError: There is no such bundle, it is broken, or what is in its place is no bundle.
         OneTrunkError: It could not be fetched or written.
     """
     found = find_bundle(source)
     bundle = load_bundle(found.folder, any_folder=True)
     target = heads / bundle.spec.task
+    check_replaceable(target, HEAD_JSON)
     with translate_os_errors(target):
         heads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=heads, prefix=".") as aside:

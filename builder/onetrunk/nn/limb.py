@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from onetrunk.files import translate_os_errors
-from onetrunk.nn.tensor_file import Limits, read_tensors
+from onetrunk.files import replaced_folder
+from onetrunk.nn.tensor_file import Limits, check_header, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_WIDTH, Layers, Name, Tap
@@ -189,30 +186,15 @@ def save_limb(folder: Path, spec: LimbSpec, layers: nn.ModuleList) -> LimbId:
     A crash between the two renames of a replacement leaves the old limb beside its place, as ``.<name>.*.old``.
 
     Raises:
+        UserError: What is in the folder's place is no limb.
         OneTrunkError: The disk is full, or the folder cannot be written for another reason.
     """
-    with translate_os_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in layers.state_dict().items()}
-            save_file(weights, staging / WEIGHTS)
-            identity = _identity(spec, staging / WEIGHTS)
-            (staging / LIMB_JSON).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            (staging / CARD).write_text(card_text(spec, identity), encoding="utf-8")
-            # Temporary files are readable by their owner only; a limb by everybody who may read the folder.
-            staging.chmod(0o755)
-            for file in staging.iterdir():
-                file.chmod(0o644)
-            if folder.exists():
-                retired = staging.with_name(staging.name + ".old")
-                os.replace(folder, retired)
-                os.replace(staging, folder)
-                shutil.rmtree(retired)
-            else:
-                os.replace(staging, folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    with replaced_folder(folder, LIMB_JSON) as staging:
+        weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in layers.state_dict().items()}
+        save_file(weights, staging / WEIGHTS)
+        identity = _identity(spec, staging / WEIGHTS)
+        (staging / LIMB_JSON).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (staging / CARD).write_text(card_text(spec, identity), encoding="utf-8")
     return identity
 
 
@@ -246,15 +228,21 @@ def load_limb(folder: Path) -> Limb:
     numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width)
     limits = Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers)
     try:
+        check_header(folder / WEIGHTS, limits, inside=folder)
+        identity = _identity(spec, folder / WEIGHTS)
         weights = {
             name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, limits, inside=folder).items()
         }
+        # Weights under the identity of others would be a limb that nobody has.
+        changed = _identity(spec, folder / WEIGHTS) != identity
     except FileNotFoundError:
         raise UserError(f"{folder}: no {WEIGHTS} in it: train the limb again") from None
+    if changed:
+        raise UserError(f"{folder}: it was written anew while it was read: run the same command again")
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{folder}/{WEIGHTS}: {name} contains NaN or infinity: train the limb again")
-    return Limb(folder, spec, _identity(spec, folder / WEIGHTS), weights)
+    return Limb(folder, spec, identity, weights)
 
 
 def find_limb(limbs: Path, identity: LimbId) -> Limb:
@@ -304,5 +292,5 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
 
 
 def _identity(spec: LimbSpec, weights: Path) -> LimbId:
-    facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}\0{sha256_file(weights)}"
+    facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}\0{sha256_file(weights, inside=weights.parent)}"
     return LimbId(spec.name, spec.tap, spec.tap + spec.layers, hashlib.sha256(facts.encode()).hexdigest()[:12])

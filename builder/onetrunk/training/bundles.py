@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onetrunk.files import cache_root
+from onetrunk.files import cache_root, check_replaceable
 from onetrunk.nn.bundle import OWN_LABELS, TEACHERS_LABELS, load_bundle, save_bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
@@ -82,7 +83,7 @@ def train(
         progress: Called as the trunk's pass and the training go on.
 
     Raises:
-        UserError: The recipe does not fit the trunk, or the data have faults.
+        UserError: The recipe does not fit the trunk, the data have faults, or what is in the bundle's place is none.
         OneTrunkError: The training diverged, or the disk is full.
     """
     recipe = recipe or task.recipe
@@ -101,6 +102,7 @@ def train(
         skip_bad_rows=skip_bad_rows,
         runs=cache_root(cache) / "curves",
     )
+    check_replaceable(heads / task.name, HEAD_JSON)
     experiment = Experiment(config, trunk)
     spec = RunSpec(task=task.name, role="fork", recipe=recipe)
     try:

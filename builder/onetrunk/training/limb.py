@@ -6,6 +6,7 @@ left behind: a head is trained on the frozen limb alone, like any other.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import hashlib
@@ -24,10 +25,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from onetrunk.files import atomic_write
+from onetrunk.files import atomic_write, check_replaceable
+from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.head import Head, new_head
-from onetrunk.nn.limb import FamilyTask, LimbSpec, grafted, new_layers, read_limb_spec, save_limb
-from onetrunk.nn.trunk import Trunk
+from onetrunk.nn.limb import LIMB_JSON, FamilyTask, LimbSpec, grafted, new_layers, read_limb_spec, save_limb
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
@@ -35,7 +36,15 @@ from onetrunk.protocol.names import LimbId
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.experiment import Experiment
-from onetrunk.training.loop import DivergedError, Weights, linear_schedule, set_dropout
+from onetrunk.training.loop import (
+    DivergedError,
+    Weights,
+    check_weights,
+    generator_states,
+    linear_schedule,
+    set_dropout,
+    set_generators,
+)
 from onetrunk.training.objective import LabelObjective
 from onetrunk.training.states import epoch_batches
 
@@ -104,14 +113,17 @@ class JointModel(nn.Module):
     Attributes:
         limb: The limb's layers.
         heads: ``head_<task>`` -> head.
+        shared: A frozen copy of what the trunk's layers share.
     """
 
-    def __init__(self, branch: Trunk, limb: nn.ModuleList, heads: Mapping[str, Head]) -> None:
+    def __init__(self, encoder: Encoder, limb: nn.ModuleList, heads: Mapping[str, Head]) -> None:
         super().__init__()
         # With a prefix: a task may have the name of a method of ModuleDict.
         self.limb, self.heads = limb, nn.ModuleDict({f"head_{name}": head for name, head in heads.items()})
-        # What layers share stays the trunk's: other branches stand on it, too.
-        self._branch = [branch]
+        # What layers share stays as the trunk has it, since other branches stand on it, too. A copy of it moves to the
+        # device of the training, and the trunk stays where it is.
+        self.shared = copy.deepcopy(encoder.shared).requires_grad_(False).eval()
+        self._encoder = type(encoder)
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor, task: str) -> Tensor:
         """Return a task's raw outputs.
@@ -124,10 +136,9 @@ class JointModel(nn.Module):
         Returns:
             *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs).
         """
-        encoder = self._branch[0].encoder
-        context = encoder.shared.prepare(attention_mask, hidden_state)
+        context = self.shared.prepare(attention_mask, hidden_state)
         for layer in self.limb:
-            hidden_state = encoder.run_layer(layer, hidden_state, context)
+            hidden_state = self._encoder.run_layer(layer, hidden_state, context)
         raw: Tensor = self.heads[f"head_{task}"](hidden_state, attention_mask)
         return raw
 
@@ -155,7 +166,7 @@ class _JointState:
         weights: The model's weights.
         optimizer: The optimizer's state.
         best: The limb's weights after the best epoch; empty before the end of the first.
-        generator: The state of the generator that dropout draws from.
+        generators: The states of the generators that dropout draws from, of the CPU and of a GPU in use.
         seconds: What the training has taken.
     """
 
@@ -164,7 +175,7 @@ class _JointState:
     weights: Weights
     optimizer: dict[str, Any]
     best: Weights
-    generator: Tensor
+    generators: tuple[Tensor, ...]
     seconds: float
 
 
@@ -190,10 +201,11 @@ def train_limb(
         progress: Called as the trunk's passes and the training go on.
 
     Raises:
-        UserError: The recipe does not fit the trunk, or the data have faults.
+        UserError: The recipe does not fit the trunk, the data have faults, or what is in the limb's place is none.
         DivergedError: The loss or a dev score is not finite; the checkpoint is removed.
         OneTrunkError: The disk is full.
     """
+    check_replaceable(limbs / name, LIMB_JSON)
     trunk = experiment.trunk
     layers = new_layers(trunk, recipe.tap, recipe.layers)
     rows = {task: _family_task(task, experiment) for task in tasks}
@@ -215,7 +227,8 @@ def train_limb(
     for task in tasks:
         for split in ("train", "dev"):
             experiment.states(task, split, [recipe.tap], progress)
-    key = hashlib.sha256(plan.model_dump_json(exclude={"onetrunk_version"}).encode()).hexdigest()[:16]
+    facts = f"{plan.model_dump_json(exclude={'onetrunk_version'})}\0{experiment.compute.identity}"
+    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
     checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
     if force:
         checkpoint.unlink(missing_ok=True)
@@ -289,8 +302,7 @@ class _Training:
                 outputs = get_kind(task.kind).output.build_layer(trunk.width, task)
                 heads[name] = new_head(branch, outputs=outputs, tap=stop, layers=1)
         device = experiment.compute.device
-        self.model = JointModel(branch, layers, heads).to(device)
-        branch.to(device)
+        self.model = JointModel(trunk.encoder, layers, heads).to(device)
         self._train = {name: experiment.labelled_states(name, "train", recipe.tap) for name in tasks}
         self._dev = {name: experiment.labelled_states(name, "dev", recipe.tap) for name in tasks}
         self._objectives = {
@@ -316,19 +328,21 @@ class _Training:
         scores = state.scores if state is not None else ()
         best = state.best if state is not None else {}
         saved = began
+        device = torch.device(self._experiment.compute.device)
+        devices = [torch.cuda.current_device()] if device.type == "cuda" else []
 
         def now(steps: int) -> _JointState:
             seconds = seconds_before + time.monotonic() - began
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
             optimizer = self._optimizer.state_dict()
-            return _JointState(steps, scores, weights, optimizer, best, torch.get_rng_state(), seconds)
+            return _JointState(steps, scores, weights, optimizer, best, generator_states(device), seconds)
 
         order = [self.batches(epoch) for epoch in range(self._recipe.epochs)]
         steps = sum(map(len, order))
-        with torch.random.fork_rng([]):
+        with torch.random.fork_rng(devices):
             torch.manual_seed(self._recipe.seed)
             if state is not None:
-                torch.set_rng_state(state.generator)
+                set_generators(state.generators, device)
             reached = 0
             for epoch, batches in enumerate(order):
                 self.model.train()
@@ -343,6 +357,7 @@ class _Training:
                         saved = time.monotonic()
                 if epoch < len(scores):
                     continue
+                check_weights(self.model.limb, "limb", epoch)
                 found = self._evaluate(epoch, progress, reached, steps)
                 if not scores or fmean(found.values()) > max(fmean(one.values()) for one in scores):
                     best = {name: one.detach().cpu().clone() for name, one in self.model.limb.state_dict().items()}
@@ -403,6 +418,7 @@ class _Training:
             torch.save(fields, aside)
 
     def _resume(self) -> _JointState | None:
+        fresh = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         try:
             # weights_only: tensors and plain values, no code.
             state = _JointState(**torch.load(self._path, map_location="cpu", weights_only=True))
@@ -411,6 +427,8 @@ class _Training:
         except FileNotFoundError:
             return None
         except Exception:  # torch raises many types for a broken file; in any case, training can start anew
+            # What was loaded before the fault was found must not be where it starts.
+            self.model.load_state_dict(fresh)
             self._path.unlink(missing_ok=True)
             return None
         return state

@@ -122,7 +122,7 @@ def fit(
             loss = _run_epoch(
                 model, optimizer, task, recipe, train.states, rows, objective, epoch, begun, after_step, progress
             )
-            _check_weights(model, task, epoch)
+            check_weights(model, f"task {task.name}", epoch)
             scores = evaluate(model, dev, task).scores
             _check_score(scores[task.metric], task, epoch)
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
@@ -158,7 +158,7 @@ def _run_epoch(
     first, total = 0, 0.0
     if begun is not None:
         first, total = begun.epoch_steps, begun.epoch_loss
-        _set_generators(begun.generators, device)
+        set_generators(begun.generators, device)
     for place, rows in enumerate(batches[first:], start=first):
         step = epoch * len(batches) + place
         rate = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
@@ -183,13 +183,20 @@ def _run_epoch(
     return total / len(lengths)
 
 
-def _check_weights(model: nn.Module, task: Task, epoch: int) -> None:
-    """Catch a last step that went wrong, which shows in no later loss. Weights are stored in fp16."""
+def check_weights(model: nn.Module, what: str, epoch: int) -> None:
+    """Catch a last step that went wrong, which shows in no later loss. Weights are stored in fp16.
+
+    Args:
+        model: The model.
+        what: What is trained, for the message.
+        epoch: The epoch's number, from 0.
+
+    Raises:
+        DivergedError: A weight is not finite in fp16.
+    """
     largest = torch.finfo(torch.float16).max
     if not all(bool((parameter.detach().abs() <= largest).all()) for parameter in model.parameters()):
-        raise DivergedError(
-            f"task {task.name}: a weight does not fit fp16 after epoch {epoch + 1}: train with a lower --lr"
-        )
+        raise DivergedError(f"{what}: a weight does not fit fp16 after epoch {epoch + 1}: train with a lower --lr")
 
 
 def _check_score(score: float, task: Task, epoch: int) -> None:
@@ -292,11 +299,17 @@ def _state_within_epoch(
         before.best_weights if before else {},
         epoch_steps=steps,
         epoch_loss=loss,
-        generators=(torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])),
+        generators=generator_states(device),
     )
 
 
-def _set_generators(states: tuple[Tensor, ...], device: torch.device) -> None:
+def generator_states(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the states of the generators that dropout draws from: the CPU's, and that of a GPU in use."""
+    return (torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else []))
+
+
+def set_generators(states: tuple[Tensor, ...], device: torch.device) -> None:
+    """Set the generators to what ``generator_states`` returned."""
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

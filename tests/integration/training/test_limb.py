@@ -89,6 +89,72 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert not list((tmp_path / "cache" / "runs").glob("limb-*")), "the checkpoint is gone"
 
 
+@pytest.mark.parametrize("broken", ["optimizer", "weights", "all"])
+def test_a_broken_checkpoint_is_as_none(
+    new_experiment: NewExperiment, second: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """What could be loaded of it is not where the training starts."""
+    whole = trained(new_experiment, tmp_path / "whole", second)
+    monkeypatch.setattr(module, "save_limb", lambda *arguments: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        trained(new_experiment, tmp_path / "broken", second)
+    monkeypatch.undo()
+    (checkpoint,) = (tmp_path / "cache" / "runs").glob("limb-*")
+    if broken == "all":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    else:
+        fields = torch.load(checkpoint, weights_only=True)
+        fields[broken].popitem()
+        torch.save(fields, checkpoint)
+    assert trained(new_experiment, tmp_path / "broken", second).identity == whole.identity
+
+
+def test_a_weight_that_is_no_number_after_the_last_step_is_found(
+    new_experiment: NewExperiment, second: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No loss shows it any more, and an accuracy is a number for any answers."""
+    real = module._Training._step
+
+    def step(self: Any, task: str, rows: Any, number: int, steps: int) -> None:
+        real(self, task, rows, number, steps)
+        if number == steps - 1:
+            next(self.model.limb.parameters()).data[0] = torch.nan
+
+    monkeypatch.setattr(module._Training, "_step", step)
+    with pytest.raises(DivergedError, match="limb: a weight does not fit fp16 after epoch 2: train with a lower --lr"):
+        trained(new_experiment, tmp_path / "limbs", second)
+    assert not (tmp_path / "limbs" / "family").exists()
+
+
+@pytest.mark.parametrize("family", ["mpnet", "modernbert", "albert"])
+def test_a_limb_of_another_family_is_trained_and_read_back(
+    new_experiment: NewExperiment, second: Task, family: str, family_trunk: Callable[[str], Trunk], tmp_path: Path
+) -> None:
+    """Layers share a bias, differ in form, or have one set of weights. The trunk stays as it is."""
+    experiment = new_experiment(second)
+    trunk = experiment.trunk = family_trunk(family)
+    before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+    recipe = RECIPE.model_copy(update={"tap": 0, "layers": 2, "epochs": 1})
+    found = train_limb("family", ["second"], recipe, experiment, limbs=tmp_path / "limbs")
+    branch = load_limb(found.folder).branch(trunk)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    moved = [
+        not torch.equal(one, other)
+        for one, other in zip(branch.layers[:2].parameters(), trunk.layers[:2].parameters(), strict=True)
+    ]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_what_is_no_limb_is_not_replaced(new_experiment: NewExperiment, second: Task, tmp_path: Path) -> None:
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "mine.txt").write_text("mine")
+    missing = second.model_copy(update={"train": "nothing.jsonl"})
+    with pytest.raises(UserError, match=r"family is in the way: it has no limb.json, and what is in it would be lost"):
+        trained(new_experiment, tmp_path, missing)
+    assert (tmp_path / "family" / "mine.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize(("sampling", "batches"), [(1.0, {"mood": 13, "second": 6}), (0.0, {"mood": 13, "second": 13})])
 def test_small_tasks_are_passed_as_often_as_asked(
     new_experiment: NewExperiment, mood: Task, second: Task, tmp_path: Path, sampling: float, batches: dict[str, int]

@@ -15,6 +15,7 @@ from onetrunk.export.parity import TOLERANCE, GroupFile, HeadFile, check_parity
 from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.protocol.names import Segment
+from tests.fixtures.limbs import random_head_on, random_limb
 
 BUCKETS = (16, 32)
 RELEASE = get_release("24.10")
@@ -190,3 +191,23 @@ def test_a_groups_difference_that_is_nan_is_found(tiny_trunk, exported, monkeypa
     with pytest.raises(ParityError) as raised:
         check_parity(tiny_trunk, segments, [head], BUCKETS, groups=[group])
     assert raised.value.model == "heads_03"
+
+
+@pytest.mark.parametrize(
+    ("family", "tap", "layers"),
+    [("mpnet", 1, 2), ("modernbert", 1, 2), ("albert", 0, 3)],
+)
+def test_a_limb_is_exported_as_its_branch_computes(family, tap, layers, family_trunk, tmp_path):
+    """Layers may share parts, differ in form, or have one set of weights, and a limb may stand on the embeddings."""
+    trunk = family_trunk(family)
+    limb = random_limb(trunk, tmp_path / "limbs" / "pairs", tap=tap, layers=layers)
+    spec = random_head_on(limb, trunk, tmp_path / "heads", "urgent")
+    branch = limb.branch(trunk)
+    head = load_bundle(tmp_path / "heads" / "urgent", trunk=branch).head(branch)
+    segments = {Segment(0, tap): tmp_path / "low.onnx", limb.identity.segment: tmp_path / "limb.onnx"}
+    for segment, path in segments.items():
+        export_segment(branch.branch(segment.limb_id), segment, path, RELEASE)
+    export_head(head, spec, tmp_path / "head.onnx", RELEASE)
+    file = HeadFile("head_urgent", tmp_path / "head.onnx", spec, ServedHead(head, spec))
+    worst = check_parity(branch, segments, [file], BUCKETS[:1])
+    assert set(worst) == {f"trunk_00_{tap:02d}", limb.identity.segment.name, "head_urgent"}

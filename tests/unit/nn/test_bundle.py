@@ -51,6 +51,30 @@ def test_saving_again_replaces_the_bundle_and_leaves_nothing_else(tiny_heads, ti
     assert sorted(path.name for path in (tmp_path / "mood").iterdir()) == ["README.md", "head.json", "head.safetensors"]
 
 
+@pytest.mark.parametrize("there", ["a file of mine", "a file", "a link"])
+def test_what_is_no_bundle_is_not_replaced(tiny_heads, tiny_trunk, tmp_path, there):
+    place = tmp_path / "mood"
+    if there == "a file of mine":
+        place.mkdir()
+        (place / "mine.txt").write_text("mine")
+    elif there == "a file":
+        place.write_text("mine")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    bundle, before = load_bundle(tiny_heads / "mood"), sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="mood is in the way: it "):
+        save_bundle(place, bundle.spec, bundle.head(tiny_trunk))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_filled(tiny_heads, tiny_trunk, tmp_path):
+    (tmp_path / "mood").mkdir()
+    bundle = load_bundle(tiny_heads / "mood")
+    save_bundle(tmp_path / "mood", bundle.spec, bundle.head(tiny_trunk))
+    assert load_bundle(tmp_path / "mood").spec == bundle.spec
+
+
 def test_card_says_what_it_answers(tiny_heads):
     assert "a pair of texts: a number from 0 to 5" in (tiny_heads / "grade" / "README.md").read_text()
     assert "one text: `film`, `house`, `music`" in (tiny_heads / "topic" / "README.md").read_text()

@@ -59,6 +59,14 @@ def test_a_bundle_of_a_hub_is_the_bundle(hub, cache, tiny_heads, tmp_path):
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == ["mood"]
 
 
+def test_what_is_no_bundle_is_not_replaced_by_one(hub, cache, tmp_path):
+    (tmp_path / "heads" / "mood").mkdir(parents=True)
+    (tmp_path / "heads" / "mood" / "head.toml").write_text("mine")
+    with pytest.raises(UserError, match=r"mood is in the way: it has no head.json"):
+        pull_bundle("hf:me/mood", tmp_path / "heads")
+    assert (tmp_path / "heads" / "mood" / "head.toml").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("source", "why"),
     [

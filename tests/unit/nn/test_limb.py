@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from onetrunk.nn import limb as module
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.nn.limb import LIMB_JSON, WEIGHTS, Limb, find_limb, load_limb, new_layers
@@ -120,6 +124,35 @@ def test_broken_weights_are_refused(limb: Limb, tiny_trunk: Trunk) -> None:
     (limb.folder / WEIGHTS).unlink()
     with pytest.raises(UserError, match="train the limb again"):
         load_limb(limb.folder)
+
+
+def test_a_limb_that_is_replaced_while_it_is_read_is_not_read_as_another(
+    limb: Limb, tiny_trunk: Trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights would run under the identity of the new one."""
+    real = module.read_tensors
+
+    def read(path: Path, *arguments: object, **options: object) -> object:
+        found = real(path, *arguments, **options)  # type: ignore[arg-type]
+        random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=5)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_tensors", read)
+        patch.setattr("tests.fixtures.limbs.load_limb", lambda folder: None)
+        with pytest.raises(UserError, match="it was written anew while it was read: run the same command again"):
+            load_limb(limb.folder)
+    assert load_limb(limb.folder).identity != limb.identity
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda branch: pickle.loads(pickle.dumps(branch))])
+def test_a_branch_is_copied_with_its_trunk(limb: Limb, tiny_trunk: Trunk, copied: Callable[[Trunk], Trunk]) -> None:
+    branch = limb.branch(tiny_trunk)
+    other = copied(branch)
+    assert (other.identity, other.root.identity) == (branch.identity, tiny_trunk.identity)
+    assert other.layers[0] is other.root.layers[0], "shared, as in the original"
+    assert other.branch(limb.identity) is other
+    assert torch.equal(other.states(IDS, TYPES, MASK, [3])[3], branch.states(IDS, TYPES, MASK, [3])[3])
 
 
 def test_another_trunk_is_refused(limb: Limb, tmp_path: Path) -> None:
