@@ -134,6 +134,13 @@ def test_relative_links_resolve(page: Path) -> None:
     assert not dead
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.relative_to(ROOT).parts], ids=page_id)
+def test_pages_of_the_site_link_to_pages_of_the_site(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    here = [(page.parent / target).resolve() for target in targets if "://" not in target]
+    assert [str(target) for target in here if target.is_file() and not target.is_relative_to(ROOT / "docs")] == []
+
+
 def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in SCRIPTS if f"| `{name}` |" not in readme] == []
