@@ -173,6 +173,8 @@ def _show_tasks(rows: list[ListedTask]) -> None:
         )  # fmt: skip
     Console(highlight=False).print(table)
     for row in rows:
+        if row.limb is not None:
+            click.echo(f"{row.task}: stands on limb {row.limb}")
         if row.split is not None:
             share = f"{100 * row.split.share:.3g}%"
             click.echo(f"{row.task}: candidate version {row.candidate} answers {share} of the requests")

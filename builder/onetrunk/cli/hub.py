@@ -53,5 +53,9 @@ def pull_head(source: str, heads: Path) -> None:
     with errors_end_command():
         import_lean()
         from onetrunk.nn.bundle_source import pull_bundle
+        from onetrunk.tasks.head_spec import read_spec
 
-        click.echo(pull_bundle(source, heads))
+        folder = pull_bundle(source, heads)
+        click.echo(folder)
+        if limb := read_spec(folder).limb_id:
+            click.echo(f"note: it stands on limb {limb}: get that, too, as {limb.name} in the folder --limbs", err=True)

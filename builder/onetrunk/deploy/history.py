@@ -96,6 +96,7 @@ class ListedTask:
         loaded: The versions that the server holds.
         candidate: The version that is tried beside the served one.
         tap: The tap of the served head.
+        limb: The identity of the limb that it stands on; None for the trunk itself.
         layers: The number of its layers.
         metric: Its metric.
         score: Its score on the dev data; None if it was not measured.
@@ -112,6 +113,7 @@ class ListedTask:
     loaded: tuple[int, ...]
     candidate: int | None
     tap: int | None
+    limb: str | None
     layers: int | None
     metric: str | None
     score: float | None
@@ -152,6 +154,7 @@ def list_tasks(
                 loaded=head.loaded,
                 candidate=head.candidate,
                 tap=spec.tap if spec else None,
+                limb=spec.limb if spec else None,
                 layers=spec.layers if spec else None,
                 metric=spec.metric if spec else None,
                 score=spec.scores.get(spec.metric) if spec else None,

@@ -17,7 +17,7 @@ from onetrunk.export.release import Release
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import OVERLAP, Labels, Layers, LongTexts, Name, Overlap, Tap
+from onetrunk.protocol.head_json import OVERLAP, Labels, Layers, Limb, LongTexts, Name, Overlap, Tap
 from onetrunk.protocol.reading import open_regular, read_regular
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
@@ -43,6 +43,7 @@ class _TaskFile(BaseModel):
     range: tuple[FiniteFloat, FiniteFloat] | None = None
     tap: Tap
     trunk: Name
+    limb: Limb | None = None
     metric: Name | None = None
     layers: Layers = 1
     long_texts: LongTexts = "cut"
@@ -71,11 +72,15 @@ class ExportedHead:
         """Check that the head was made for this trunk.
 
         Raises:
-            UserError: It was made for another trunk, or its tap is deeper than the trunk.
+            UserError: It was made for another trunk, its limb is not found, or its tap is deeper than the trunk.
         """
         if self.spec.trunk != trunk.root.identity:
             raise UserError(f"{self.folder}: made for trunk {self.spec.trunk}, but this trunk is {trunk.root.identity}")
-        trunk.branch(self.spec.limb_id).check_tap(self.spec.tap)
+        try:
+            branch = trunk.branch(self.spec.limb_id)
+        except UserError as error:
+            raise UserError(f"{self.folder}: {error}") from error
+        branch.check_tap(self.spec.tap)
 
     def check_file(self, release: Release) -> None:
         """Check the ONNX file as far as that is possible without running it.

@@ -351,4 +351,5 @@ def _replacement_note(folder: Path) -> Iterator[str]:
     except UserError:
         return
     score = f"{old.metric} {100 * old.scores[old.metric]:.1f}" if old.metric in old.scores else "no score"
-    yield f"replaces a head on tap {old.tap} with {old.layers} layer(s): {score}"
+    where = f"limb {old.limb}" if old.limb else f"tap {old.tap}"
+    yield f"replaces a head on {where} with {old.layers} layer(s): {score}"

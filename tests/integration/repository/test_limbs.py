@@ -12,7 +12,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.manifest import Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
+from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.repository.state import read_state
 from tests.fixtures.limbs import random_head_on, random_limb
 
@@ -67,6 +69,15 @@ def test_heads_of_a_limb_are_grouped(request_: BuildRequest) -> None:
     assert report.differences[group] < 1e-5
     assert set(steps(request_.output)) >= {group}
     assert "head_urgent" not in steps(request_.output)
+
+
+def test_a_limb_is_reduced_like_the_trunk(request_: BuildRequest) -> None:
+    report = build_repository(replace(request_, precision=Precision(trunk="int8"), gate=GateSettings(on=False)))
+    (limb,) = [name for name in report.models if name.startswith("limb_pairs_")]
+    assert b"MatMulIntegerToFloat" in (request_.output / limb / "1" / "model.onnx").read_bytes()
+    manifest = read_manifest(request_.output)
+    assert manifest is not None
+    assert manifest.models[limb].versions[1].dtype == "int8"
 
 
 def test_a_new_limb_of_the_name_stands_beside_the_old(request_: BuildRequest, tiny_trunk: Trunk) -> None:

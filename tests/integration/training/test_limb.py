@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from onetrunk.nn.bundle import load_bundle
-from onetrunk.nn.limb import load_limb
+from onetrunk.nn.limb import load_limb, new_layers
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
@@ -161,7 +161,7 @@ def test_small_tasks_are_passed_as_often_as_asked(
 ) -> None:
     experiment = new_experiment(mood, second)
     recipe = RECIPE.model_copy(update={"sampling": sampling})
-    layers = module.new_layers(experiment.trunk, 1, 1)
+    layers = new_layers(experiment.trunk, 1, 1)
     training = module._Training(["mood", "second"], recipe, experiment, layers, tmp_path / "checkpoint.pt")
     found = training.batches(0)
     assert {name: sum(task == name for task, _ in found) for name in batches} == batches

@@ -12,10 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner
 
+from onetrunk.cli.hub import pull_head
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.bundle_source import find_bundle, pull_bundle, push_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from tests.fixtures.limbs import random_head_on, random_limb
 
 COMMIT = "c" * 40
 
@@ -57,6 +60,15 @@ def test_a_bundle_of_a_hub_is_the_bundle(hub, cache, tiny_heads, tmp_path):
     assert load_bundle(target).spec.task == "mood"
     assert pull_bundle("hf:me/mood", tmp_path / "heads") == target  # again, over the old one
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == ["mood"]
+
+
+def test_a_head_on_a_limb_is_pulled_with_a_note(tiny_trunk, tmp_path):
+    limb = random_limb(tiny_trunk, tmp_path / "limbs" / "pairs", tap=1)
+    random_head_on(limb, tiny_trunk, tmp_path / "given", "urgent")
+    result = CliRunner().invoke(pull_head, [str(tmp_path / "given" / "urgent"), "--heads", str(tmp_path / "heads")])
+    assert result.exit_code == 0, result.output
+    note = f"note: it stands on limb {limb.identity}: get that, too, as pairs in the folder --limbs"
+    assert result.stderr.splitlines() == [note]
 
 
 def test_what_is_no_bundle_is_not_replaced_by_one(hub, cache, tmp_path):

@@ -17,6 +17,7 @@ from onetrunk.nn import limb as module
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.head import new_head
 from onetrunk.nn.limb import LIMB_JSON, WEIGHTS, Limb, find_limb, load_limb, new_layers
+from onetrunk.nn.tensor_file import read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import LimbId
@@ -130,7 +131,7 @@ def test_a_limb_that_is_replaced_while_it_is_read_is_not_read_as_another(
     limb: Limb, tiny_trunk: Trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights would run under the identity of the new one."""
-    real = module.read_tensors
+    real = read_tensors
 
     def read(path: Path, *arguments: object, **options: object) -> object:
         found = real(path, *arguments, **options)  # type: ignore[arg-type]

@@ -353,3 +353,24 @@ def test_without_keys_no_key_is_asked_for(shown: Callable[..., None]) -> None:
         assert await tab.evaluate("getComputedStyle(document.getElementById('key-form')).display") == "none"
 
     shown(test)
+
+
+@needs_browser
+def test_a_task_needs_its_limb_and_the_segments_below_its_tap(shown: Callable[..., None]) -> None:
+    """Two segments of the trunk may start with token ids: tap 0, and the layers above it."""
+
+    async def test(tab: Browser, pretended: Pretended) -> None:
+        names = ["trunk_00_00", "trunk_00_01", "limb_pairs_0123456789ab_01_02", "trunk_01_03"]
+        steps = json.dumps([{"model_name": name} for name in names])
+        found = "readParts({ensemble_scheduling: {step: %s}}).segments.filter((one) => needs(%s, one))"
+        script = f"{found}.map((one) => one.model)"
+        for task, below in [
+            ({"tap": 0}, names[:1]),
+            ({"tap": 1}, names[1:2]),
+            ({"tap": 3}, [names[1], names[3]]),
+            ({"tap": 2, "limb": "pairs-1+1@0123456789ab"}, names[1:3]),
+            ({"tap": 2, "limb": "pairs-1+1@ba9876543210"}, names[1:2]),
+        ]:
+            assert await tab.evaluate(script % (steps, json.dumps(task))) == below
+
+    shown(test)

@@ -154,9 +154,11 @@ function place(task) {
   return { limb: name ? `${name}_${digest}` : "", tap: name ? Number(tap) : task.tap };
 }
 
-/** Whether a task needs a segment: its own limb, or layers of the trunk below its tap. */
-function needs(task, { limb, start }) {
-  return limb ? place(task).limb === limb : start < place(task).tap || start === 0;
+/** Whether a task needs a segment: its own limb, or layers of the trunk below its tap; of two from the start, one. */
+function needs(task, { limb, stop }) {
+  const stands = place(task);
+  if (limb) return stands.limb === limb;
+  return stop === 0 ? stands.tap === 0 : stop <= stands.tap;
 }
 
 function segmentTitle({ limb, start, stop }) {
