@@ -32,8 +32,8 @@ Examples:
 \b
 A limb is a shared decision, as the trunk is: it is trained once and then frozen, and a
 head on it changes nothing for the others. A new limb of the same name is another one;
-both are served side by side until no head stands on the old one. A run that was killed
-continues when the same command is given again."""
+both are served side by side until no head stands on the old one, which is kept as
+NAME@HASH. A run that was killed continues when the same command is given again."""
 
 
 @click.command(epilog=_EPILOG)

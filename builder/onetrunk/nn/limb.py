@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,8 @@ def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId) -> Trunk:
 def save_limb(folder: Path, spec: LimbSpec, layers: nn.ModuleList) -> LimbId:
     """Write a limb atomically, and return its identity. Weights are stored as fp16.
 
-    A crash between the two renames of a replacement leaves the old limb beside its place, as ``.<name>.*.old``.
+    Another limb that is in the folder is kept beside it, as ``<name>@<hash>``: heads stand on it until they are trained
+    again.
 
     Raises:
         UserError: What is in the folder's place is no limb.
@@ -193,9 +195,24 @@ def save_limb(folder: Path, spec: LimbSpec, layers: nn.ModuleList) -> LimbId:
         weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in layers.state_dict().items()}
         save_file(weights, staging / WEIGHTS)
         identity = _identity(spec, staging / WEIGHTS)
+        _keep_other(folder, identity)
         (staging / LIMB_JSON).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (staging / CARD).write_text(card_text(spec, identity), encoding="utf-8")
     return identity
+
+
+def _keep_other(folder: Path, identity: LimbId) -> None:
+    """Move a limb of another identity out of a folder."""
+    try:
+        old = _identity(read_limb_spec(folder), folder / WEIGHTS)
+    except (UserError, FileNotFoundError):
+        return
+    if old != identity and not (kept := _kept_folder(folder.parent, old)).exists():
+        os.replace(folder, kept)
+
+
+def _kept_folder(limbs: Path, identity: LimbId) -> Path:
+    return limbs / f"{identity.name}@{identity.digest}"
 
 
 def read_limb_spec(folder: Path) -> LimbSpec:
@@ -213,7 +230,7 @@ def read_limb_spec(folder: Path) -> LimbSpec:
         raise UserError(explain(path, error.errors()[0])) from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON that can be used: {error}") from error
-    if spec.name != folder.resolve().name:
+    if spec.name != folder.resolve().name.partition("@")[0]:
         raise UserError(f"{path}: its name is {spec.name!r}; a limb's folder has its name")
     return spec
 
@@ -253,18 +270,21 @@ def find_limb(limbs: Path, identity: LimbId) -> Limb:
         identity: The identity, as a head on it names it.
 
     Raises:
-        UserError: There is none of this name, or it is another one now.
+        UserError: There is none of this name, or another one, and this one was not kept.
     """
     folder = limbs / identity.name
-    if not folder.is_dir():
+    kept = _kept_folder(limbs, identity)
+    if not folder.is_dir() and not kept.is_dir():
         raise UserError(f"it stands on limb {identity}, and {limbs} has no folder {identity.name}: give --limbs FOLDER")
-    found = load_limb(folder)
-    if found.identity != identity:
-        raise UserError(
-            f"it stands on limb {identity}, and {folder} is {found.identity} now: train the head again on that one, or "
-            "bring the old limb back"
-        )
-    return found
+    found = [load_limb(one) for one in (kept, folder) if one.is_dir()]
+    for limb in found:
+        if limb.identity == identity:
+            return limb
+    other = found[-1]
+    raise UserError(
+        f"it stands on limb {identity}, and {other.folder} is {other.identity} now: train the head again on that one, or "
+        f"bring the old limb back as {kept}"
+    )
 
 
 def card_text(spec: LimbSpec, identity: LimbId) -> str:

@@ -84,10 +84,15 @@ def test_a_new_limb_of_the_name_stands_beside_the_old(request_: BuildRequest, ti
     build_repository(request_)
     old = {name for name in steps(request_.output) if name.startswith("limb_")}
     limb = random_limb(tiny_trunk, request_.limbs / "pairs", tap=1, layers=1, seed=7)
+    random_head_on(limb, tiny_trunk, request_.heads, "urgent", seed=7)
+    build_repository(request_)
+    assert old < (both := {name for name in steps(request_.output) if name.startswith("limb_")})
+    assert len(both) == 2, "old and new side by side"
+    (kept,) = request_.limbs.glob("pairs@*")
+    shutil.rmtree(kept)
     with pytest.raises(UserError, match=r"polite: it stands on limb pairs-1\+1@.* now: train the head again"):
         build_repository(request_)
-    for task in ("urgent", "polite"):
-        random_head_on(limb, tiny_trunk, request_.heads, task, seed=7)
+    random_head_on(limb, tiny_trunk, request_.heads, "polite", seed=7)
     report = build_repository(request_)
     new = {name for name in steps(request_.output) if name.startswith("limb_")}
     assert len(new) == 1

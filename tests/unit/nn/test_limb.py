@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,8 +81,22 @@ def test_a_head_finds_its_limb_by_its_identity(limb: Limb, tiny_trunk_folder: Pa
         assert torch.allclose(head(state, MASK), head.forward_whole(state, MASK), atol=1e-5)
 
 
+def test_a_limb_that_is_trained_again_leaves_the_old_one_for_its_heads(limb: Limb, tiny_trunk: Trunk) -> None:
+    limbs = limb.folder.parent
+    new = random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=1)
+    kept = find_limb(limbs, limb.identity)
+    assert kept.folder == limbs / f"pairs@{limb.identity.digest}"
+    assert all(torch.equal(kept.weights[name], tensor) for name, tensor in limb.weights.items())
+    assert find_limb(limbs, new.identity).folder == limb.folder
+    random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=1)
+    again = random_limb(tiny_trunk, limb.folder, tap=1, layers=2)
+    assert again.identity == limb.identity
+    assert len(list(limbs.iterdir())) == 3, "each once, and the first in two places"
+
+
 def test_another_limb_of_the_name_is_told(limb: Limb, tiny_trunk: Trunk) -> None:
     random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=1)
+    shutil.rmtree(limb.folder.parent / f"pairs@{limb.identity.digest}")
     with pytest.raises(UserError, match=r"is pairs-1.* now: train the head again on that one"):
         find_limb(limb.folder.parent, limb.identity)
 
