@@ -282,8 +282,8 @@ def find_limb(limbs: Path, identity: LimbId) -> Limb:
             return limb
     other = found[-1]
     raise UserError(
-        f"it stands on limb {identity}, and {other.folder} is {other.identity} now: train the head again on that one, or "
-        f"bring the old limb back as {kept}"
+        f"it stands on limb {identity}, and {other.folder} is {other.identity} now: train the head again on that "
+        f"one, or bring the old limb back as {kept}"
     )
 
 
