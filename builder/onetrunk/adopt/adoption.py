@@ -509,11 +509,13 @@ def _record_path(workshop: Workshop, name: str) -> Path:
 
 
 def _finished(workshop: Workshop, name: str, key: str) -> AdoptedModel | None:
-    """Return the record of an adoption of the same model from the same texts, if its bundle is still there."""
+    """Return the record of an adoption of the same model from the same texts, if its head is still there."""
     path = _record_path(workshop, name)
     try:
         found = AdoptedModel.model_validate(read_json(path, max_bytes=_MAX_RECORD_BYTES))
-        load_bundle(workshop.heads / name)
+        spec = load_bundle(workshop.heads / name).spec
     except (FileNotFoundError, ValueError, UserError):
         return None
-    return found if found.key == key else None
+    # Another head may have been written in its place since, whose cost would be measured as this one's.
+    same_head = (spec.tap, spec.layers, spec.limb) == (found.tap, found.layers, None)
+    return found if found.key == key and same_head else None

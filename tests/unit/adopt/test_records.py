@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from onetrunk.adopt.adoption import _Adoption, _Comparison, _Fitted
+from onetrunk.adopt.adoption import Workshop, _Adoption, _Comparison, _finished, _Fitted
 from onetrunk.adopt.page import page_of
 from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, LabelAgreement
 from onetrunk.tasks import Task
+from tests.conftest import write_tiny_heads
+from tests.fixtures.limbs import random_head_on, random_limb
 
 
 def attempt(agreement, constant):
@@ -53,6 +55,25 @@ def record(**changes):
         "seconds": 1, "notes": (), "by_label": (LabelAgreement(label="<i>spam", teacher=40, head=41, both=38),),
     }  # fmt: skip
     return AdoptedModel.model_validate({**values, **changes})
+
+
+def test_an_adoption_is_finished_as_long_as_its_head_is_there(tiny_trunk, tmp_path):
+    """Not one on another tap, nor one on a limb whose tap has the same number."""
+    workshop = Workshop(trunk=tiny_trunk, output=tmp_path)
+    write_tiny_heads(workshop.heads, tiny_trunk)
+    (tmp_path / "records").mkdir()
+
+    def finished(**changes):
+        written = record(name="mood", **{"tap": 3, **changes})
+        (tmp_path / "records" / "mood.json").write_text(written.model_dump_json())
+        return _finished(workshop, "mood", "k") == written
+
+    assert finished()
+    assert not finished(key="other")
+    assert not finished(tap=2)
+    limb = random_limb(tiny_trunk, tmp_path / "limbs" / "pairs", tap=2)
+    random_head_on(limb, tiny_trunk, workshop.heads, "mood")
+    assert not finished()
 
 
 def test_the_interval_is_wide_where_few_texts_are_compared():
