@@ -6,10 +6,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from benchmarks.compare.systems import Systems
+from onetrunk.export.onnx_file import ServedHead
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.limb import load_limb
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import Precision, read_manifest
@@ -78,6 +85,26 @@ def test_a_limb_is_reduced_like_the_trunk(request_: BuildRequest) -> None:
     manifest = read_manifest(request_.output)
     assert manifest is not None
     assert manifest.models[limb].versions[1].dtype == "int8"
+
+
+def test_the_fused_file_of_the_benchmarks_runs_the_limb(
+    request_: BuildRequest, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    """It is one file of all segments and heads; on the trunk's tap of the same number, it would give other answers."""
+    build_repository(request_)
+    systems = Systems(tiny_trunk, request_.output, tmp_path / "others", 32, 1)
+    systems.fused(1, "fused")
+    session = onnxruntime.InferenceSession(tmp_path / "others" / "files" / "fused.onnx")
+    ids = np.array([[2, 6, 7, 8, 3]])
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    (found,) = session.run(["urgent"], feeds)
+    branch = load_limb(request_.limbs / "pairs").branch(tiny_trunk)
+    bundle = load_bundle(request_.heads / "urgent", trunk=branch)
+    input_ids, mask, types = map(torch.from_numpy, feeds.values())
+    with torch.no_grad():
+        state = branch.states(input_ids, types, mask, [2])[2]
+        expected = ServedHead(bundle.head(branch), bundle.spec)(state, mask)
+    assert np.allclose(found, expected.numpy(), atol=1e-4)
 
 
 def test_a_new_limb_of_the_name_stands_beside_the_old(request_: BuildRequest, tiny_trunk: Trunk) -> None:
