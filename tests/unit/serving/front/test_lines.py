@@ -28,7 +28,7 @@ def test_others_are_answered_while_lines_are_read_that_ask_nothing(served: Serve
             answered += 1
     status, content, _ = lines.result()
     assert (status, content.count(b"\n")) == (200, 300_000 if line.strip() else 0)
-    assert answered > 5
+    assert answered > 2, "one may have come before the lines, and one after"
 
 
 def test_numbers_of_lines_count_blank_ones(served: Served) -> None:
