@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from onetrunk.files import atomic_write, check_replaceable
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.head import Head, new_head
-from onetrunk.nn.limb import LIMB_JSON, FamilyTask, LimbSpec, grafted, new_layers, read_limb_spec, save_limb
+from onetrunk.nn.limb import LIMB_JSON, FamilyTask, LimbSpec, grafted, load_limb, new_layers, save_limb
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
@@ -39,9 +39,12 @@ from onetrunk.training.experiment import Experiment
 from onetrunk.training.loop import (
     DivergedError,
     Weights,
+    check_score,
     check_weights,
+    copy_weights,
     generator_states,
     linear_schedule,
+    new_optimizer,
     set_dropout,
     set_generators,
 )
@@ -265,13 +268,11 @@ def _family_task(name: str, experiment: Experiment) -> FamilyTask:
 
 def _finished(folder: Path, plan: LimbSpec) -> TrainedLimb | None:
     """Return the limb in a folder if it was trained from the same input."""
-    from onetrunk.nn.limb import load_limb
-
     try:
         found = load_limb(folder)
     except UserError:
         return None
-    spec = read_limb_spec(folder)
+    spec = found.spec
     ours = {task: one.model_copy(update={"score": 0.0}) for task, one in spec.tasks.items()}
     same_recipe = all(spec.recipe.get(key) == value for key, value in plan.recipe.items())
     outcome = {"tasks", "recipe", "created", "onetrunk_version"}
@@ -310,15 +311,7 @@ class _Training:
         }
         if recipe.dropout is not None:
             set_dropout(self.model, recipe.dropout)
-        parameters = [one for one in self.model.parameters() if one.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.weight_decay},
-                {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            fused=True,
-        )
+        self._optimizer = new_optimizer(self.model, recipe.learning_rate, recipe.weight_decay)
 
     def run(self, progress: ProgressCallback) -> _JointState:
         """Train to the end, and return the last state."""
@@ -333,8 +326,7 @@ class _Training:
 
         def now(steps: int) -> _JointState:
             seconds = seconds_before + time.monotonic() - began
-            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
-            optimizer = self._optimizer.state_dict()
+            weights, optimizer = copy_weights(self.model), self._optimizer.state_dict()
             return _JointState(steps, scores, weights, optimizer, best, generator_states(device), seconds)
 
         order = [self.batches(epoch) for epoch in range(self._recipe.epochs)]
@@ -360,7 +352,7 @@ class _Training:
                 check_weights(self.model.limb, "limb", epoch)
                 found = self._evaluate(epoch, progress, reached, steps)
                 if not scores or fmean(found.values()) > max(fmean(one.values()) for one in scores):
-                    best = {name: one.detach().cpu().clone() for name, one in self.model.limb.state_dict().items()}
+                    best = copy_weights(self.model.limb)
                 scores = (*scores, found)
                 self._save(now(reached))
                 saved = time.monotonic()
@@ -405,11 +397,7 @@ class _Training:
             progress(f"limb: epoch {epoch + 1}, dev data of {name}", done, steps)
             data: LabelledStates = self._dev[name]
             found[name] = evaluate(_OneTask(self.model, name), data, task).scores[task.metric]
-            if not math.isfinite(found[name]):
-                raise DivergedError(
-                    f"task {name}: {task.metric} on the dev data is {found[name]} after epoch {epoch + 1}: train with "
-                    "a lower --lr"
-                )
+            check_score(found[name], task, epoch)
         return found
 
     def _save(self, state: _JointState) -> None:
@@ -418,7 +406,7 @@ class _Training:
             torch.save(fields, aside)
 
     def _resume(self) -> _JointState | None:
-        fresh = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        fresh = copy_weights(self.model)
         try:
             # weights_only: tensors and plain values, no code.
             state = _JointState(**torch.load(self._path, map_location="cpu", weights_only=True))

@@ -102,7 +102,7 @@ def fit(
     objective = objective or LabelObjective.of(task, train.targets, model)
     if recipe.dropout is not None:
         set_dropout(model, recipe.dropout)
-    optimizer = _optimizer(model, recipe)
+    optimizer = new_optimizer(model, recipe.learning_rate, recipe.weight_decay)
     state = resume
     if state is not None:
         model.load_state_dict(state.weights)
@@ -124,7 +124,7 @@ def fit(
             )
             check_weights(model, f"task {task.name}", epoch)
             scores = evaluate(model, dev, task).scores
-            _check_score(scores[task.metric], task, epoch)
+            check_score(scores[task.metric], task, epoch)
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
             if after_epoch(state):
                 break
@@ -199,8 +199,12 @@ def check_weights(model: nn.Module, what: str, epoch: int) -> None:
         raise DivergedError(f"{what}: a weight does not fit fp16 after epoch {epoch + 1}: train with a lower --lr")
 
 
-def _check_score(score: float, task: Task, epoch: int) -> None:
-    # The best epoch is chosen by comparing scores, and no comparison with NaN is true.
+def check_score(score: float, task: Task, epoch: int) -> None:
+    """Catch a dev score that is none: the best epoch is chosen by comparing scores, and no comparison with NaN is true.
+
+    Raises:
+        DivergedError: The score is not finite.
+    """
     if not math.isfinite(score):
         raise DivergedError(
             f"task {task.name}: {task.metric} on the dev data is {score} after epoch {epoch + 1}: train with a lower "
@@ -254,16 +258,19 @@ def set_dropout(model: nn.Module, share: float) -> None:
             module.p = share
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    # Weight decay applies to matrices, not to vectors: biases and LayerNorm.
+def new_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return AdamW over what of a model is trained.
+
+    Weight decay applies to matrices, not to vectors: biases and LayerNorm.
+    """
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     # Unfused, the optimizer's step takes as long as the rest of a folded head's training.
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def _next_state(
@@ -274,7 +281,7 @@ def _next_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> FitState:
-    weights = _copy_weights(model)
+    weights = copy_weights(model)
     if before is None or not before.scores:
         return FitState((loss,), (scores,), weights, optimizer.state_dict(), weights)
     better = scores[metric] > max(earlier[metric] for earlier in before.scores)
@@ -294,7 +301,7 @@ def _state_within_epoch(
     return FitState(
         before.losses if before else (),
         before.scores if before else (),
-        _copy_weights(model),
+        copy_weights(model),
         optimizer.state_dict(),
         before.best_weights if before else {},
         epoch_steps=steps,
@@ -315,5 +322,6 @@ def set_generators(states: tuple[Tensor, ...], device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def _copy_weights(model: nn.Module) -> Weights:
+def copy_weights(model: nn.Module) -> Weights:
+    """Return a copy of a model's weights, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
