@@ -19,6 +19,7 @@ from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 
 if TYPE_CHECKING:
+    from onetrunk.distill.settings import SearchSettings
     from onetrunk.progress import ProgressCallback
     from onetrunk.training.experiment import Experiment
 
@@ -104,7 +105,7 @@ def main(
                 runs=study / "runs",
                 data_root=data,
                 device=device,
-                trunk_dtype="fp32",
+                trunk_dtype="bf16",
                 max_length=MAX_LENGTH,
             )
             experiment = open_experiment(config)
@@ -139,10 +140,9 @@ def work_on(
 
     The plan and the page are written after each step, so that what is done can be kept at once.
     """
-    from onetrunk.distill.settings import SearchSettings
     from onetrunk.distill.task_search import run_baseline, save_baselines, search_task
 
-    settings = SearchSettings.for_width(experiment.trunk.width)
+    settings = _settings(experiment)
     if "full" in steps:
         for seed in range(seeds):
             run_baseline(task, experiment, settings, progress, seed=seed)
@@ -151,6 +151,13 @@ def work_on(
     if "search" in steps:
         search_task(task, experiment, settings, progress)
         write_report(study)
+
+
+def _settings(experiment: Experiment) -> SearchSettings:
+    # In bf16 on every machine, whether it pays there or not: runs are found by their recipes.
+    from onetrunk.distill.settings import SearchSettings
+
+    return SearchSettings.for_width(experiment.trunk.width).model_copy(update={"mixed_precision": True})
 
 
 def measure(
@@ -198,7 +205,6 @@ def time_steps(task: str, experiment: Experiment, progress: ProgressCallback) ->
     Returns:
         The mean tokens of a step, and its mean seconds of processor time.
     """
-    from onetrunk.distill.settings import SearchSettings
     from onetrunk.distill.task_search import baseline_spec
     from onetrunk.training.states import epoch_batches
     from onetrunk.training.trainer import Trainer
@@ -214,7 +220,7 @@ def time_steps(task: str, experiment: Experiment, progress: ProgressCallback) ->
         if len(times) > _SPEED_STEPS:
             raise EnoughError
 
-    settings = SearchSettings.for_width(experiment.trunk.width)
+    settings = _settings(experiment)
     trainer = Trainer(baseline_spec(task, experiment, settings, seed=_SPEED_SEED), experiment)
     # A slow machine may have written one.
     trainer.checkpoint.remove()

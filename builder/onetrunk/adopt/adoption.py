@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LabelAgreement
 from onetrunk.adopt.request import ModelRequest
+from onetrunk.adopt.said import SaidFile
 from onetrunk.adopt.teacher import ModelTeacher, ranges_of
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.bundle import load_bundle
@@ -37,6 +38,8 @@ from onetrunk.tasks.kinds.base import Scores
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.records import Reading
 from onetrunk.tasks.rows import Text
+from onetrunk.tasks.soft_file import SoftFile
+from onetrunk.tasks.soft_targets import SoftTeacher, is_given
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.compute import DeviceName
 from onetrunk.training.evaluation import evaluate, raw_outputs
@@ -137,12 +140,21 @@ class _Adoption:
         )
         experiment = Experiment(config, workshop.trunk)
         classifier = request.classifier
-        teacher = ModelTeacher(classifier, cache=workshop.cache, device=experiment.compute.device, jobs=workshop.jobs)
         notes = [*classifier.notes, *request.texts.notes]
-        task = _task_of(request, teacher, settings, notes, progress)
+        teacher: ModelTeacher | SoftFile
+        if isinstance(classifier, SaidFile):
+            task = request.task(dev_share=settings.dev_share)
+            teacher = classifier.teacher(task, skip_bad_rows=request.skip_bad_rows)
+            notes += teacher.notes
+            encoder = None
+        else:
+            teacher = ModelTeacher(
+                classifier, cache=workshop.cache, device=experiment.compute.device, jobs=workshop.jobs
+            )
+            task = _task_of(request, teacher, settings, notes, progress)
+            encoder = teacher.encoder_like(workshop.trunk)
         experiment.config = dataclasses.replace(config, tasks=(task,))
         labelled = request.labelled(task)
-        encoder = teacher.encoder_like(workshop.trunk)
         lessons = make_lessons(
             task,
             teacher,
@@ -161,6 +173,10 @@ class _Adoption:
         score = None
         if labelled is not None:
             score = _teachers_score(teacher, task, labelled, workshop.trunk, settings.max_length, progress)
+            if score is None:
+                notes.append(
+                    f"{classifier.folder}: it does not say something about every labelled text: it has no score"
+                )
             notes += labelled.notes
         return cls(
             request,
@@ -469,11 +485,14 @@ def _without(texts: Sequence[Text], labelled: Examples | None) -> Texts:
 
 
 def _teachers_score(
-    teacher: ModelTeacher, task: Task, labelled: Examples, trunk: Trunk, max_length: int, progress: ProgressCallback
-) -> float:
+    teacher: SoftTeacher, task: Task, labelled: Examples, trunk: Trunk, max_length: int, progress: ProgressCallback
+) -> float | None:
+    """Return the teacher's score on labelled data; None if it says nothing about some of them."""
     kind = get_kind(task.kind)
     offsets = token_offsets(trunk.tokenizer(), labelled.texts, max_length) if kind.by_token else None
     raw = teacher.raw(labelled.texts, task, offsets, progress)
+    if not is_given(raw).all():
+        return None
     scores = kind.output.scores(torch.from_numpy(raw), task).numpy()
     return _measured(scores, task, task, labelled, trunk, max_length)
 

@@ -143,13 +143,14 @@ def open_classifier(
 
 
 def name_of(source: str) -> str:
-    """Return the name of a task for a model: its folder's, as far as a task may be named so.
+    """Return the name of a task for a model: its folder's, or its file's, as far as a task may be named so.
 
     Raises:
         UserError: Nothing is left of it.
     """
     last = source.split("@")[0] if not Path(source).exists() else str(Path(source).resolve())
-    plain = unicodedata.normalize("NFKD", Path(last).name.lower()).encode("ascii", "ignore").decode()
+    last = Path(last).name.partition(".")[0] if Path(source).is_file() else Path(last).name
+    plain = unicodedata.normalize("NFKD", last.lower()).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
     return check_name(f"m_{name}" if name[:1].isdigit() else name)
 
@@ -171,8 +172,8 @@ def _find(source: str) -> tuple[Path, str]:
         return Path(source), source
     if Path(source).is_file():
         raise UserError(
-            f"{source}: a file, and no model; what a file says about texts teaches a head by train-head TASK.toml "
-            f"--teacher {source:.60}"
+            f"{source}: a file, and no model; give a folder of a model, or a hub id; a file of soft labels is given to "
+            f"adopt-models, or to train-head TASK.toml --teacher {source:.60}"
         )
     found = HUB_ID.fullmatch(source)
     if found is None:

@@ -188,8 +188,9 @@ def _model(one: AdoptedModel) -> str:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in one.notes)
     start = "its own layers" if one.start == "teacher" else "the trunk's layers"
     labelled = f", {one.labelled_rows:,} labelled" if one.labelled_rows else ""
+    size = f"{one.teacher_bytes / 1e6:,.0f} MB, " if one.teacher_bytes else ""
     about = (
-        f"{one.source} ({one.family}, {one.teacher_bytes / 1e6:,.0f} MB, SHA-256 {one.sha256[:12]}...). "
+        f"{one.source} ({one.family}, {size}SHA-256 {one.sha256[:12]}...). "
         f"{one.train_texts:,} texts to learn from, {one.dev_texts:,} to compare on{labelled}. Heads started from "
         f"{start}; the head takes {one.head_bytes / 1e6:,.1f} MB."
     )

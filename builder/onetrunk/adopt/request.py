@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from onetrunk.adopt.classifier import Classifier
+from onetrunk.adopt.said import SaidFile
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Task, read_examples
 from onetrunk.tasks.task_file import DEV_SHARE
@@ -23,8 +24,8 @@ class ModelRequest:
     """A model to be adopted.
 
     Attributes:
-        classifier: The model.
-        texts: The texts that it reads.
+        classifier: The model, or a file of soft labels.
+        texts: The texts that it reads, or that the file is about.
         dev: Labelled dev data, if there are any: a file in any format of task data.
         label_field: The column of their labels.
         text_field: The column of their texts; None, or one that they do not have, looks for one that is usually called
@@ -34,7 +35,7 @@ class ModelRequest:
         range: The lowest and the highest number, for regression; None takes it from the model's answers and the labels.
     """
 
-    classifier: Classifier
+    classifier: Classifier | SaidFile
     texts: TextRows
     dev: Path | None = None
     label_field: str = "label"

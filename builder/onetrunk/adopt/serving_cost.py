@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from onetrunk.adopt.records import AdoptedModel
+from onetrunk.adopt.said import FAMILY
 from onetrunk.distill.cost_measurement import ModelFiles, Session, count_rounds, time_interleaved, token_batch
 from onetrunk.distill.costs import Quartiles
 from onetrunk.export.onnx_file import export_head, export_segment
@@ -115,6 +116,9 @@ def measure_serving(
         files: dict[str, Path] = {}
         inputs = {}
         for one in adopted:
+            if one.family == FAMILY:
+                left_out[one.name] = "it is a file of soft labels, and no model that could be served"
+                continue
             try:
                 # A folder may be called like a trunk that has a name.
                 encoder = load_trunk(Path(one.source) if Path(one.source).is_dir() else one.source)

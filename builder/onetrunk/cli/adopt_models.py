@@ -15,6 +15,7 @@ from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR
 from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
+    from onetrunk.adopt.classifier import Classifier
     from onetrunk.adopt.records import AdoptedModel, AdoptSettings
     from onetrunk.adopt.request import ModelRequest
     from onetrunk.adopt.serving_cost import ServingCost
@@ -27,12 +28,14 @@ Examples:
   adopt-models spam=org/bert-spam --texts log.csv --text-field message
   adopt-models spam=a pairs=b --texts spam=mail.txt --texts pairs=pairs.jsonl \\
       --dev spam=labelled.csv
+  adopt-models urgency=said.jsonl              what a language model said about texts
 
 \b
 MODEL is a folder that save_pretrained has written, or a hub id, with a classifier of
 texts or of tokens; NAME=MODEL names its task. Options with [NAME=] are for all models,
 or for the one that is named. Weights are read from safetensors only, and a model that
-brings code of its own is refused.
+brings code of its own is refused. A file of soft labels takes the place of a model
+and of its texts.
 
 \b
 Exit codes: 0 every head reaches the floor; 1 one misses it (its bundle is written), or
@@ -46,7 +49,6 @@ command is given again. Next: build-repo --heads adopted/heads --tasks all."""
     "--texts",
     "texts",
     multiple=True,
-    required=True,
     metavar="[NAME=]FILE",
     help="Texts without labels, such as traffic: one a line of .txt, or a column of CSV, JSON lines or Parquet.",
 )
@@ -70,7 +72,11 @@ command is given again. Next: build-repo --heads adopted/heads --tasks all."""
 @click.option("--text-field", metavar="COLUMN", help="The column of the text. [default: text, sentence, ...]")
 @click.option("--pair-field", metavar="COLUMN", help="The column of the second text. [default: sentence2, ...]")
 @click.option(
-    "--label-field", metavar="COLUMN", default="label", show_default=True, help="The column of --dev's labels."
+    "--label-field",
+    metavar="COLUMN",
+    default="label",
+    show_default=True,
+    help="The column of labels, of --dev and of a file of soft labels.",
 )
 @click.option(
     "--floor",
@@ -134,6 +140,8 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
     """Check what was given, and read models' configurations and texts, before any model is run."""
     from onetrunk.adopt.classifier import check_name, name_of, open_classifier
     from onetrunk.adopt.request import ModelRequest
+    from onetrunk.adopt.said import SaidFile, open_said_file
+    from onetrunk.nn.trunk_source import HUB_ID
     from onetrunk.protocol.errors import UserError
     from onetrunk.tasks.text_file import read_texts
 
@@ -149,12 +157,25 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
     read = {}
     requests = []
     for name, source in named.items():
-        file, form = of["texts"].get(name), _one_of("--form", of["form"].get(name), ("single", "pair"))
-        if file is None:
-            raise UserError(f"--texts: none for {name}: give --texts {name}=FILE, or a file for all")
+        form = _one_of("--form", of["form"].get(name), ("single", "pair"))
         kind = _one_of("--kind", of["kind"].get(name), ("classification", "multilabel", "regression"))
-        labels = of["labels"].get(name)
-        classifier = open_classifier(source, name=name, kind=kind, labels=None if labels is None else labels.split(","))
+        labels = of["labels"][name].split(",") if name in of["labels"] else None
+        classifier: Classifier | SaidFile
+        if Path(source).is_file():
+            # It brings its texts; the file for all is for models.
+            if name in {_split_name(one)[0] for one in options["texts"]}:
+                raise UserError(f"--texts {name}=...: {source} is a file of soft labels, which brings its own texts")
+            if kind == "regression" and name not in ranges:
+                raise UserError(f"{source}: give the range of its numbers, as in --range {name}=0,5")
+            classifier = open_said_file(
+                Path(source), name=name, kind=kind, labels=labels, label_field=options["label_field"]
+            )
+            file = source
+        else:
+            file = of["texts"].get(name, "")
+            if not file and (Path(source).exists() or HUB_ID.fullmatch(source)):
+                raise UserError(f"--texts: none for {name}: give --texts {name}=FILE, or a file for all")
+            classifier = open_classifier(source, name=name, kind=kind, labels=labels)
         if classifier.by_token:
             form = "single"
         if (file, form) not in read:
@@ -178,7 +199,10 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
             skip_bad_rows=options["skip_bad_rows"],
             range=_range("--range", ranges.get(name)),
         )
-        request.labelled(request.task())  # a fault in the last model's data is told before the first model is run
+        # A fault in the last model's data is told before the first model is run.
+        request.labelled(request.task())
+        if isinstance(classifier, SaidFile):
+            classifier.teacher(request.task(), skip_bad_rows=request.skip_bad_rows)
         requests.append(request)
     return requests
 

@@ -48,6 +48,7 @@ class SearchSettings(BaseModel):
         enough: The share of full fine-tuning's score at which no longer student, and no lower teacher, is tried.
         near: The share of the best teacher's score at which a teacher gets students too.
         batch_size: The number of texts a step.
+        mixed_precision: Run models of several layers in bf16 while they are trained; see ``Recipe``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +74,7 @@ class SearchSettings(BaseModel):
     enough: float = Field(default=0.99, ge=0)
     near: float = Field(default=0.98, ge=0)
     batch_size: int = Field(default=32, ge=1)
+    mixed_precision: bool = False
 
     @classmethod
     def for_width(cls, width: int) -> SearchSettings:
@@ -110,6 +112,7 @@ class SearchSettings(BaseModel):
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             dropout=self.dropout,
+            mixed_precision=self.mixed_precision,
             seed=seed,
             max_length=max_length,
         )
@@ -152,6 +155,7 @@ class SearchSettings(BaseModel):
                 "epochs": max(1, round(epochs * teacher.epochs)),
                 "learning_rate": self.folded_learning_rate if folded else self.student_learning_rate,
                 "dropout": self.student_dropout,
+                "mixed_precision": self.mixed_precision and not folded,
                 "seed": seed,
             }
         )

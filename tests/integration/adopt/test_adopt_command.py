@@ -192,6 +192,52 @@ def test_a_missed_floor_ends_with_1_and_keeps_the_bundle(texts, tiny_trunk_folde
     assert [(one["tap"], one["layers"]) for one in record["attempts"]] == [(2, 1), (1, 2), (1, 3)]
 
 
+def test_a_file_of_soft_labels_takes_the_place_of_a_model(texts, mood_classifier, tiny_trunk_folder, tmp_path):
+    rows = [
+        {
+            "text": row["sentence"],
+            "probabilities": {name: 0.9 if row["label"] == name else 0.1 for name in ("bad", "good")},
+        }
+        for row in mood_rows(120, 1)
+    ]
+    write_rows(tmp_path / "said.jsonl", rows)
+    result = run(
+        *(f"mood={mood_classifier}", tmp_path / "said.jsonl", "--texts", texts / "texts.txt"),
+        *("--dev", f"said={texts / 'dev.jsonl'}", "--agreement", "0.5", "--divergence", "9"),
+        *("--trunk", tiny_trunk_folder, "--output", tmp_path / "out", "--cache", tmp_path / "cache", *FAST, "--json"),
+    )
+    assert result.exit_code in (0, 1), result.output
+    found = json.loads(result.stdout)
+    record = found["models"][1]
+    assert (record["name"], record["family"], record["labels"]) == ("said", "soft labels", ["bad", "good"])
+    assert record["agreement"] > 0.5
+    # The labelled texts are other ones, about which the file says nothing.
+    assert (record["teacher_score"], record["labelled_rows"]) == (None, 40)
+    assert record["head_score"] is not None
+    assert load_bundle(tmp_path / "out" / "heads" / "said").spec.data["teacher_sha256"] == record["sha256"]
+    assert set(found["costs"]["heads"]) == {"mood"}
+    assert "no model that could be served" in found["costs"]["left_out"]["said"]
+    assert "no model that could be served" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["said={texts}.jsonl", "--texts", "said={texts}"], "--texts said=...: {texts}.jsonl is a file of soft labels"),
+        (["said={texts}.jsonl", "--kind", "regression"], "{texts}.jsonl: give the range of its numbers, as in --range"),
+        (["said={texts}.jsonl"], "{texts}.jsonl: no column of labels"),
+        (["said={texts}.none"], "{texts}.none: no such folder; give a folder of a model"),
+    ],
+)
+def test_mistakes_with_a_file_of_soft_labels(arguments, message, texts):
+    place = texts / "texts.txt"
+    write_rows(place.with_name("texts.txt.jsonl"), [{"text": "without a label"}])
+    result = run(*(one.format(texts=place) for one in arguments))
+    assert result.exit_code == 2, result.output
+    assert message.format(texts=place) in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

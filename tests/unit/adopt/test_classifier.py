@@ -151,6 +151,11 @@ def test_a_task_is_named_after_the_model(source, name):
     assert name_of(source) == name
 
 
+def test_a_task_is_named_after_a_file_without_its_endings(tmp_path):
+    (tmp_path / "urgency.jsonl.gz").touch()
+    assert name_of(str(tmp_path / "urgency.jsonl.gz")) == "urgency"
+
+
 @pytest.mark.parametrize(
     ("output", "found"), [("B-PER", ("B", "PER")), ("O", ("O", "")), ("PER", ("I", "PER")), ("S-ORG", ("S", "ORG"))]
 )
