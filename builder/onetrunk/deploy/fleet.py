@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from onetrunk.admin import AdminClient
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.address import client_addresses, is_name_of_several, split_address
+from onetrunk.protocol.address import client_addresses, is_name_of_several, join_address, split_address
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
 from onetrunk.protocol.reading import read_regular
 
@@ -91,7 +91,7 @@ def _resolve(name: str) -> tuple[str, ...]:
             f"--servers {name}: {host} has no address ({error.strerror}): is a replica ready, and the name right?"
         ) from None
     hosts = sorted({str(address[0]) for *_, address in found})
-    return tuple(f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in hosts)
+    return tuple(join_address(one, port) for one in hosts)
 
 
 State = Literal["done", "failed", "back", "unknown"]

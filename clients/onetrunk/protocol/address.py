@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Sequence
 
 _EXAMPLE = "give host and port of the gRPC endpoint, as in 127.0.0.1:8001"
@@ -87,6 +88,16 @@ def split_address(url: str) -> tuple[str, int]:
     """Return host, without brackets, and port of an address that is no Unix socket."""
     host, _, port = url.removeprefix(_DNS).rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return the address of host and port; an IPv6 address is put in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Return the family of a socket that listens on an IPv4 or an IPv6 address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def stays_on_this_machine(url: str) -> bool:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from onetrunk.protocol.address import family_of, join_address
 from onetrunk.protocol.errors import ServerError, UserError
 from onetrunk.protocol.names import ENSEMBLES
 from onetrunk.serving.front.settings import GRPC_PORT, GRPC_SOCKET, Tracing
@@ -22,7 +23,7 @@ class PortTakenError(ServerError):
 class Address:
     """Where a server listens. Port 0 stands for any free port, which is still to be chosen."""
 
-    host: str  # an IPv4 address
+    host: str  # an IPv4 or IPv6 address
     http_port: int
     grpc_port: int
     metrics_port: int
@@ -32,23 +33,23 @@ class Address:
         """The three ports."""
         return {self.http_port, self.grpc_port, self.metrics_port}
 
-    @property
-    def reachable_host(self) -> str:
-        """The address at which this machine reaches the server."""
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+    def reach(self, port: int) -> str:
+        """Return `host:port`, as this machine reaches the server; an IPv6 address is in brackets."""
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        return join_address(here.get(self.host, self.host), port)
 
 
 def resolve_host(host: str) -> str:
-    """Return the IPv4 address of a host name, since Triton's HTTP server accepts addresses only.
+    """Return the address of a host name: the IPv4 address, where it also has one.
 
     Raises:
         UserError: The name is unknown.
     """
     try:
-        found = socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    except OSError:
-        raise UserError(f"--host {host}: not an IPv4 address or the name of one") from None
-    return str(found[0][4][0])
+        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # UnicodeError: a name that is too long
+        raise UserError(f"--host {host:.60}: neither an address nor the name of one") from None
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
 def choose_ports(wanted: Address) -> Address:
@@ -68,7 +69,7 @@ def choose_ports(wanted: Address) -> Address:
                 raise UserError(f"{option}: no such port; give a number from 0 to 65535")
             if port and port in chosen.values():
                 raise UserError(f"{option}: another endpoint has this port already; give each its own")
-            listener = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener = sockets.enter_context(socket.socket(family_of(wanted.host), socket.SOCK_STREAM))
             # As servers do: ports whose last connections are still in TIME_WAIT are free.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

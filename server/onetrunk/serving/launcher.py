@@ -85,7 +85,7 @@ class Server:
 
         Args:
             repository: The repository, as `build-repo` wrote it.
-            host: The IPv4 address or host name to listen on.
+            host: The address or host name to listen on.
             http_port: The port for HTTP; 0 or None for a free one, also for the other two ports.
             grpc_port: The port for gRPC.
             metrics_port: The port for Prometheus.
@@ -143,12 +143,12 @@ class Server:
     @property
     def grpc_url(self) -> str:
         """The gRPC endpoint as this machine reaches it: `host:port`."""
-        return f"{self._address.reachable_host}:{self._address.grpc_port}"
+        return self._address.reach(self._address.grpc_port)
 
     @property
     def http_url(self) -> str:
         """The HTTP endpoint as this machine reaches it: `host:port`."""
-        return f"{self._address.reachable_host}:{self._address.http_port}"
+        return self._address.reach(self._address.http_port)
 
     @property
     def triton_url(self) -> str:
@@ -166,7 +166,7 @@ class Server:
     def metrics_url(self) -> str:
         """The URL of the metrics for Prometheus."""
         scheme = "https" if self._settings.tls is not None else "http"
-        return f"{scheme}://{self._address.reachable_host}:{self._address.metrics_port}/metrics"
+        return f"{scheme}://{self._address.reach(self._address.metrics_port)}/metrics"
 
     @property
     def log_path(self) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from onetrunk.client import Client
 from onetrunk.serving import Server, ServerError
 
 FREE_PORTS = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
@@ -249,3 +250,17 @@ def test_waiting_without_wait_ready_watches_the_server(repository: Path, asker: 
 def test_waiting_for_a_server_that_was_not_started_does_not_hang(repository: Path) -> None:
     with pytest.raises(ServerError, match="not started"):
         Server(repository, **FREE_PORTS).wait()
+
+
+def test_every_door_listens_on_ipv6(
+    tmp_path: Path, make_repository: Callable[[Path], Path], asker: Callable[[Server], Any]
+) -> None:
+    path = make_repository(tmp_path / "model_repository")
+    with Server(path, **FREE_PORTS, host="::1", admin_key="secret") as running:
+        assert running.grpc_url.startswith("[::1]:")
+        assert answers(asker(running))
+        for url in (f"http://{running.http_url}/healthz", running.metrics_url):
+            with urllib.request.urlopen(url, timeout=60) as response:
+                assert response.status == 200
+        with Client(running.grpc_url) as client:
+            assert "mood" in client.predict(["a good day"])[0]

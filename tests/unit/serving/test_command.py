@@ -213,20 +213,42 @@ def test_an_address_of_another_machine_is_refused() -> None:
         choose_ports(Address("192.0.2.1", 0, 0, 0))
 
 
-def test_names_are_resolved_to_ipv4() -> None:
-    assert resolve_host("localhost") == "127.0.0.1"
-    assert resolve_host("0.0.0.0") == "0.0.0.0"
-    with pytest.raises(UserError, match=r"--host ::1: not an IPv4 address"):
-        resolve_host("::1")
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "::1"), ("[::1]", "::1"), ("::", "::")],
+)
+def test_names_are_resolved_to_ipv4_where_they_have_it(host: str, address: str) -> None:
+    assert resolve_host(host) == address
+
+
+@pytest.mark.parametrize("host", ["no such name", "::1::", "a" * 300])
+def test_an_unknown_host_is_refused(host: str) -> None:
+    with pytest.raises(UserError, match=r"^--host .*: neither an address nor the name of one$"):
+        resolve_host(host)
 
 
 @pytest.mark.parametrize(
     ("host", "reachable"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")],
+    [
+        ("127.0.0.1", "127.0.0.1:2"),
+        ("0.0.0.0", "127.0.0.1:2"),
+        ("10.1.2.3", "10.1.2.3:2"),
+        ("::1", "[::1]:2"),
+        ("::", "[::1]:2"),
+    ],
 )
 def test_where_this_machine_reaches_it(host: str, reachable: str) -> None:
-    address = Address(host, 1, 2, 3)
-    assert address.reachable_host == reachable
+    assert Address(host, 1, 2, 3).reach(2) == reachable
+
+
+def test_ports_of_ipv6_are_chosen() -> None:
+    address = choose_ports(Address("::1", 0, 0, 0))
+    assert len(address.ports) == 3
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", address.http_port))
+        other.listen(1)
+        with pytest.raises(PortTakenError, match=f"port {address.http_port} is in use"):
+            choose_ports(address)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

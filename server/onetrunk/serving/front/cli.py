@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import SecretStr
 
+from onetrunk.protocol.address import join_address
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import ServerError, UserError
@@ -123,8 +124,7 @@ async def run_until_told(settings: FrontSettings, address: TritonAddress) -> Non
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     front = Front(settings, Triton(address))
     await front.open()
-    click.echo(
-        f"front: gRPC {settings.host}:{settings.grpc_port}   HTTP {settings.host}:{settings.http_port}", err=True
-    )
+    doors = (join_address(settings.host, port) for port in (settings.grpc_port, settings.http_port))
+    click.echo("front: gRPC {}   HTTP {}".format(*doors), err=True)
     await told.wait()
     await front.close()

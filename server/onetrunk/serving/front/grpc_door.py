@@ -14,6 +14,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
+from onetrunk.protocol.address import join_address
 from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, DRIFT_METHOD, ENSEMBLES, TRIALS_METHOD
 from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
@@ -395,7 +396,7 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
         # Each may hold a message before it is counted. Some room is left for calls that ask no model.
         maximum_concurrent_rpcs=limits.max_in_flight + limits.max_waiting + 64,
     )
-    address = f"{settings.host}:{settings.grpc_port}"
+    address = join_address(settings.host, settings.grpc_port)
     try:
         if settings.tls is None:
             server.add_insecure_port(address)

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 
+from onetrunk.protocol.address import family_of
 from onetrunk.serving.front.connection import Connection
 from onetrunk.serving.front.drift import DriftMonitor
 from onetrunk.serving.front.endpoints import json_routes
@@ -144,7 +145,7 @@ class Front:
 
 
 def _listen(settings: FrontSettings, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(family_of(settings.host), socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if settings.share_ports:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -169,7 +169,7 @@ class FrontSettings(BaseModel):
     """Everything that a front is started with.
 
     Attributes:
-        host: The IPv4 address to listen on.
+        host: The address to listen on.
         http_port: The port for HTTP.
         grpc_port: The port for gRPC.
         metrics_port: The port for Prometheus.
