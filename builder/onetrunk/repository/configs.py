@@ -42,9 +42,10 @@ MAX_WINDOWS = 128
 _ONNX_BACKEND = "onnxruntime"
 _THREADS = "intra_op_thread_count"
 
-# By default every ONNX Runtime session uses all cores, and a trunk and eight heads would compete for them. The trunk is
-# nearly all of the work and gets two threads; a folded head is too small to split.
-_TRUNK_THREADS, _HEAD_THREADS = 2, 1
+# By default every ONNX Runtime session uses all cores, and a trunk and eight heads would compete for them. A second
+# thread of a segment shortens a single request's way, but in NVIDIA's backend it spins while it waits, which no
+# parameter turns off, and takes the core from the others.
+_ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 
 
 def tokenizer_config(
@@ -116,7 +117,7 @@ def segment_config(
         dtype: The dtype in which it computes. Its inputs and outputs are FP32.
         token_types: Whether the trunk reads token types.
     """
-    config = _onnx_part(segment.name, [version], _TRUNK_THREADS)
+    config = _onnx_part(segment.name, [version])
     for name in segment.inputs(token_types=token_types):
         if name in PADDED:
             config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1]))
@@ -131,7 +132,7 @@ def segment_config(
 
 def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32") -> pb.ModelConfig:
     """Return the config of a head whose ``versions`` Triton loads. The ensembles are made from its parameters alone."""
-    config = _onnx_part(head_name(spec.task), versions, _HEAD_THREADS)
+    config = _onnx_part(head_name(spec.task), versions)
     _add_state(config, spec.width)
     output = pb.ModelOutput(name=spec.task, data_type=pb.TYPE_FP32, dims=get_kind(spec.kind).output.dims(spec))
     if has_label_file(spec):
@@ -167,7 +168,7 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
 
 def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
     """Return the config of a model that holds several heads of one tap."""
-    config = _onnx_part(group.name, [version], _HEAD_THREADS)
+    config = _onnx_part(group.name, [version])
     _add_state(config, width)
     for task, member in sorted(group.heads.items()):
         config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[member.outputs]))
@@ -240,9 +241,9 @@ def _part(name: str, backend: str, versions: Sequence[int]) -> pb.ModelConfig:
     return config
 
 
-def _onnx_part(name: str, versions: Sequence[int], threads: int) -> pb.ModelConfig:
+def _onnx_part(name: str, versions: Sequence[int]) -> pb.ModelConfig:
     config = _part(name, _ONNX_BACKEND, versions)
-    _set_parameters(config, {_THREADS: str(threads), "inter_op_thread_count": "1"})
+    _set_parameters(config, _ONE_THREAD)
     return config
 
 

@@ -70,7 +70,7 @@ def tune_repository(
     )
     # Only threads change: every mixture of old and new configs names the same models.
     _, written = commit_state(repository, replace(state, placement=placement))
-    return Tuning(placement, tuple(written), _notes(found))
+    return Tuning(placement, tuple(written), (*_notes(found), *_notes_on(placement)))
 
 
 def _files(repository: Path, state: RepositoryState) -> dict[str, Path]:
@@ -89,6 +89,16 @@ def _notes(found: Measurement) -> tuple[str, ...]:
     return (
         f"other programs took {100 * (1 - found.idle_fraction):.0f}% of the cores while --tune measured, so that more "
         "threads may help more than it seems: run the command again when the machine is idle",
+    )
+
+
+def _notes_on(placement: Placement) -> tuple[str, ...]:
+    several = [name for name, threads in sorted(placement.threads.items()) if threads.count > 1]
+    if not several:
+        return ()
+    return (
+        f"more than one thread is right for serve-repo ({', '.join(several)}); in NVIDIA's own ONNX Runtime backend "
+        "waiting threads spin, and one thread a model, as without --tune, is faster",
     )
 
 

@@ -99,6 +99,14 @@ class TestTune:
             if name.startswith(("head", "trunk"))
         }
 
+    def test_without_it_each_model_has_one_thread(self, build, repository):
+        build()
+        assert set(threads(repository).values()) == {1}
+
+    def test_a_note_tells_of_the_other_backend(self, build, measured):
+        notes = build(tune="throughput").notes
+        assert any("(trunk_01_03); in NVIDIA's own ONNX Runtime backend" in note for note in notes)
+
     def test_config_says_why(self, build, repository, measured):
         build(tune="throughput")
         reason, by, first, *_ = (repository / "trunk_01_03/config.pbtxt").read_text().splitlines()
@@ -201,7 +209,7 @@ class TestDeploying:
         build(tune="throughput")
         deployer.deploy(bundle(task="urgent", tap=2))
         found = threads(repository)
-        assert (found["head_urgent"], found["trunk_01_02"], found["trunk_00_01"]) == (1, 2, 1)
+        assert (found["head_urgent"], found["trunk_01_02"], found["trunk_00_01"]) == (1, 1, 1)
         assert not (repository / "head_urgent/config.pbtxt").read_text().startswith("#")
         assert deployer.verify() == []
 
