@@ -24,6 +24,7 @@ Examples:
   python -m benchmarks.study ablation --tasks cola --study docs/results/quality --jobs 2
   python -m benchmarks.study cost docs/results/quality
   python -m benchmarks.study report docs/results/quality
+  python -m benchmarks.study stopping docs/results/quality
 
 \b
 Everything is trained beside a search: search-heads run --study FOLDER comes first.
@@ -111,6 +112,26 @@ def report(folder: Path, tensorboard: Path | None) -> None:
 
         for path in write_quality_report(folder, tensorboard=tensorboard):
             click.echo(f"wrote {path}", err=True)
+
+
+@study.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def stopping(folder: Path) -> None:
+    """Replay rules that stop teachers early on the recorded curves of the study in FOLDER; trains nothing."""
+    with errors_end_command():
+        from benchmarks.study.stopping import RULES, replay, teachers_of
+        from onetrunk.cli.console import print_table
+        from onetrunk.training.runs import RunStore
+
+        teachers = teachers_of(RunStore(folder / "runs"))
+        rows = []
+        for name, rule in RULES.items():
+            found = replay(teachers, rule)
+            lost = ", ".join(f"{task} {100 * points:.1f}" for task, points in found.lost.items())
+            rows.append((name, str(found.epochs), lost or "nothing"))
+        count = sum(len(curves) for _, curves in teachers.values())
+        title = f"{count} teachers of {len(teachers)} tasks, from the highest tap down"
+        print_table(("rule", "epochs", "points that the best teacher loses"), rows, title=title, texts=("rule",))
 
 
 @contextmanager

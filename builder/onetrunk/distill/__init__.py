@@ -12,7 +12,7 @@ __all__ = ["search", "write_report"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: a command's --help needs neither torch nor Optuna nor Matplotlib.
+    # Imported on first use: a command's --help needs neither torch nor Matplotlib.
     if name == "search":
         from onetrunk.distill.pipeline import search
 

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
-
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
@@ -21,7 +14,7 @@ from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.records import SPLITS
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import RunRecord, RunSpec
-from onetrunk.training.trainer import execute, find_run, run_key
+from onetrunk.training.trainer import execute, find_run
 
 
 def baseline_spec(task: str, experiment: Experiment, settings: SearchSettings, *, seed: int = 0) -> RunSpec:
@@ -106,8 +99,8 @@ def search_task(
     3. Long heads: where one layer falls far short of full fine-tuning on every tap, heads of several layers on low
        taps, trained on the labels alone. If one is nearly as good as full fine-tuning, the search ends with it.
     4. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
-       full fine-tuning. One that is behind the others after the same epoch is stopped (Optuna's median rule). Where a
-       long head is better than all heads of one layer, its tap alone gets a teacher.
+       full fine-tuning. Where a long head is better than all heads of one layer, its tap alone gets a teacher. None is
+       stopped before its end: of small tasks, dev scores after the first epoch say next to nothing of the last.
     5. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
        one is nearly as good as full fine-tuning, or as its teacher where that is not known. A student has fewer layers
        than its teacher; a teacher of few layers can be served itself. On the tap of a long head, a student has its
@@ -201,27 +194,17 @@ class _TaskSearch:
         return self._full is not None and score >= self._settings.enough * self._full
 
     def teach(self, taps: Sequence[int]) -> list[RunRecord]:
-        """Train teachers on these taps, and return those that were not stopped, the one on the highest tap first."""
-        name = self._optuna_name()
-        study = _open_study(self._experiment.config.runs.parent / "optuna" / f"{name}.log", name)
+        """Train teachers on these taps, and return them, the one on the highest tap first."""
         records = []
         for tap in taps:
-            spec = self._teacher_spec(tap)
-            earlier = self._earlier.get(run_key(spec, self._experiment))
-            if earlier is not None and earlier.stopped:
-                # The run may have gone on since, outside the search; this search stopped it, and that is its cost here.
-                self._keep(earlier)
-                continue
-            record = self._teach_one(study, spec, tap)
-            self._add(record, "teacher")
-            if record.state == "finished":
-                records.append(record)
-                if self._full is not None and self.is_enough(record.score):
-                    self._notes.append(
-                        f"the teacher on tap {tap} keeps {record.score / self._full:.1%} of full fine-tuning: no lower "
-                        "tap was tried"
-                    )
-                    break
+            record = self._run(self._teacher_spec(tap), "teacher")
+            records.append(record)
+            if self._full is not None and self.is_enough(record.score):
+                self._notes.append(
+                    f"the teacher on tap {tap} keeps {record.score / self._full:.1%} of full fine-tuning: no lower tap "
+                    "was tried"
+                )
+                break
         return records
 
     def distil(self, teacher: RunRecord, lengths: Sequence[int]) -> bool:
@@ -273,49 +256,12 @@ class _TaskSearch:
         recipe = self._settings.tuning(self._rows, tap=tap, layers=layers, seed=0, max_length=self._max_length)
         return RunSpec(task=self._name, role="teacher", recipe=recipe)
 
-    def _teach_one(self, study: optuna.Study, spec: RunSpec, tap: int) -> RunRecord:
-        if any(trial.params.get("tap") == tap for trial in study.get_trials(states=(TrialState.COMPLETE,))):
-            # Optuna has its result already; a second report would count double in the median.
-            return execute(spec, self._experiment, weights=False, progress=self._progress)
-        trial = _open_trial(study, tap, self._experiment.trunk.depth)
-
-        def is_behind(epoch: int, score: float) -> bool:
-            trial.report(score, epoch)
-            return epoch < spec.recipe.epochs and trial.should_prune()
-
-        record = execute(spec, self._experiment, should_stop=is_behind, weights=False, progress=self._progress)
-        if not trial.storage.get_trial(trial._trial_id).intermediate_values:
-            # The record was found, not trained just now; the next teachers are to be compared with it all the same.
-            for epoch, scores in enumerate(record.epoch_scores, start=1):
-                trial.report(scores[self._task.metric], epoch)
-        if record.state == "stopped":
-            # Without a value: Optuna takes the last one that was reported.
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            study.tell(trial, record.score)
-        return record
-
     def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
         record = execute(spec, self._experiment, weights=False, progress=self._progress)
-        self._add(record, stage)
-        return record
-
-    def _add(self, record: RunRecord, stage: Stage) -> None:
-        recipe = record.spec.recipe
-        self._keep(as_trial(record, stage, f"tap {recipe.tap}, layers {recipe.layers}"))
-
-    def _keep(self, trial: Trial) -> None:
-        self._trials.append(trial)
-        if trial.stopped:
-            tap = trial.spec.recipe.tap
-            self._notes.append(f"the teacher on tap {tap} was behind after epoch {trial.epochs}: stopped")
+        self._trials.append(as_trial(record, stage, f"tap {spec.recipe.tap}, layers {spec.recipe.layers}"))
         # After each run, so that a table can show it and a kill loses nothing.
         self.save(going_on=True)
-
-    def _optuna_name(self) -> str:
-        recipe = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=self._max_length)
-        key = run_key(RunSpec(task=self._name, role="teacher", recipe=recipe), self._experiment)
-        return f"{self._name}-{key}"
+        return record
 
 
 def promising_taps(scores: dict[int, float], count: int) -> list[int]:
@@ -353,24 +299,3 @@ def _earlier_search(name: str, experiment: Experiment) -> Trials | None:
         # The file is broken; the search writes a new one.
         return None
     return next((study for study in studies if study.task == name), None)
-
-
-def _open_trial(study: optuna.Study, tap: int, depth: int) -> optuna.Trial:
-    """Return the trial that a kill left unfinished, with what it had reported; or a new one."""
-    for left in study.get_trials(states=(TrialState.RUNNING,)):
-        if left.params.get("tap") == tap:
-            return optuna.Trial(study, left._trial_id)
-    study.enqueue_trial({"tap": tap})
-    return study.ask({"tap": optuna.distributions.IntDistribution(0, depth - 1)})
-
-
-def _open_study(log: Path, name: str) -> optuna.Study:
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(log))),
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
-        load_if_exists=True,
-    )

@@ -71,7 +71,6 @@ def fit(
     objective: Objective | None = None,
     rows: NDArray[np.int64] | None = None,
     resume: FitState | None = None,
-    after_epoch: Callable[[FitState], bool | None] = lambda state: None,
     save: Callable[[FitState], None] = lambda state: None,
     save_seconds: float = math.inf,
     progress: ProgressCallback = silent,
@@ -90,9 +89,7 @@ def fit(
         objective: The loss; None is the kind's own loss against the targets of ``train``.
         rows: The rows of ``train`` to train on; None is all. *Shape:* (chosen,)
         resume: The state to resume from.
-        after_epoch: Called with the state after every epoch; training stops where it returns True.
-        save: Called with the state within an epoch, whenever ``save_seconds`` have passed since it or ``after_epoch``
-            was called.
+        save: Called with the state after every epoch, and within one whenever ``save_seconds`` have passed since.
         save_seconds: See ``save``.
         progress: Called after each step.
 
@@ -126,8 +123,7 @@ def fit(
             scores = evaluate(model, dev, task).scores
             check_score(scores[task.metric], task, epoch)
             state = _next_state(state, loss, scores, task.metric, model, optimizer)
-            if after_epoch(state):
-                break
+            save(state)
             saved = time.monotonic()
     assert state is not None, "a recipe has one epoch at least"
     return state

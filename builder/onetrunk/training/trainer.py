@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,14 +29,6 @@ from onetrunk.training.runs import RunRecord, RunSpec
 
 # A base-size encoder's checkpoint has more than 1 GB, and one epoch of it may take an hour.
 _CHECKPOINT_SECONDS = 600.0
-
-ShouldStop = Callable[[int, float], bool]
-"""Called after each epoch with its number, from 1, and its dev score; training stops where it returns True."""
-
-
-def never_stop(epoch: int, score: float) -> bool:
-    """Let a training run to its end."""
-    return False
 
 
 def run_key(spec: RunSpec, experiment: Experiment) -> str:
@@ -162,11 +153,10 @@ class Trainer:
         path = experiment.cache_root / "runs" / f"{spec.task}-{spec.role}-{self.key}.pt"
         self.checkpoint = Checkpoint(path, self._task)
 
-    def train(self, should_stop: ShouldStop = never_stop, progress: ProgressCallback = silent) -> TrainedRun:
-        """Train to the last epoch, or until ``should_stop``, starting from the checkpoint where there is one.
+    def train(self, progress: ProgressCallback = silent) -> TrainedRun:
+        """Train to the last epoch, starting from the checkpoint where there is one.
 
         Args:
-            should_stop: Called after each epoch.
             progress: Called after each step.
 
         Raises:
@@ -197,10 +187,6 @@ class Trainer:
             stopwatch.read()
             self.checkpoint.save(state, costs)
 
-        def after_epoch(state: FitState) -> bool:
-            save(state)
-            return should_stop(len(state.losses), state.scores[-1][self._task.metric])
-
         try:
             state = fit(
                 model.to(self._experiment.compute.device),
@@ -211,7 +197,6 @@ class Trainer:
                 objective=objective,
                 rows=rows,
                 resume=resumed,
-                after_epoch=after_epoch,
                 save=save,
                 save_seconds=_CHECKPOINT_SECONDS,
                 progress=progress,
@@ -229,7 +214,7 @@ class Trainer:
         return RunRecord(
             key=self.key,
             spec=self._spec,
-            state="finished" if len(state.losses) == self._spec.recipe.epochs else "stopped",
+            state="finished",
             metric=self._task.metric,
             scores=state.scores[best],
             best_epoch=best + 1,
@@ -268,19 +253,16 @@ def execute(
     spec: RunSpec,
     experiment: Experiment,
     *,
-    should_stop: ShouldStop = never_stop,
     weights: bool = True,
     progress: ProgressCallback = silent,
 ) -> RunRecord:
     """Return the record of a run, training it where it is not recorded yet.
 
-    A run that a search stopped counts as recorded for a caller that may stop it again, and is resumed for one that may
-    not: call it without ``should_stop`` to have it whole.
+    A run that a search of an earlier version stopped early is trained to its end.
 
     Args:
         spec: What to train, and how.
         experiment: The trunk, the data, the cache and the records.
-        should_stop: Called after each epoch; see ``ShouldStop``.
         weights: Whether the head's weights are needed, so that a run whose weights are no longer in the cache is
             trained again.
         progress: Called after each step.
@@ -293,11 +275,10 @@ def execute(
     found = _find(spec, trainer.key, experiment)
     # Nothing is computed from a whole encoder's weights, so they may be missing.
     has_weights = not weights or spec.role == "full" or weights_file(trainer.key, experiment).is_file()
-    if found is not None and has_weights and (found.state == "finished" or should_stop is not never_stop):
+    if found is not None and has_weights and found.state == "finished":
         return found
-    run = trainer.train(should_stop, progress)
+    run = trainer.train(progress)
     save_weights(trainer.key, run.weights, experiment)
     experiment.store.save(run.record)
-    if run.record.state == "finished":
-        trainer.checkpoint.remove()
+    trainer.checkpoint.remove()
     return run.record

@@ -390,13 +390,13 @@ def test_help_has_examples(command):
     assert f"  search-heads {' '.join(command)}" in result.stdout
 
 
-def test_help_needs_neither_torch_nor_optuna():
+def test_help_needs_no_torch():
     code = (
         "import sys; from onetrunk.cli.search_heads import search_heads\n"
         "for command in ([], ['run'], ['make'], ['report']):\n"
         "    try: search_heads([*command, '--help'])\n"
         "    except SystemExit as end: assert end.code == 0\n"
-        "assert not {'torch', 'optuna', 'joblib', 'ray', 'matplotlib', 'pydantic'} & set(sys.modules)"
+        "assert not {'torch', 'joblib', 'ray', 'matplotlib', 'pydantic'} & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "search-heads run --tasks all" in result.stdout

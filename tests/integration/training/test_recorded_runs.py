@@ -9,7 +9,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.training.loop import DivergedError
 from onetrunk.training.models import trained_head
 from onetrunk.training.runs import Distillation
-from onetrunk.training.trainer import Costs, Trainer, execute, find_run
+from onetrunk.training.trainer import Checkpoint, Costs, Trainer, execute, find_run
 from tests.fixtures.recorded_runs import ROLES, kill_at, same, spec_of
 
 
@@ -61,15 +61,19 @@ def test_killed_run_goes_on_and_ends_bit_for_bit_the_same(new, fits, tmp_path, r
 
 
 @pytest.mark.parametrize(("epoch", "starts"), [(1, 1), (3, 3)])
-def test_run_killed_right_after_an_epoch_loses_nothing_of_it(new, fits, epoch, starts):
-    def kill(done, score):
-        if done == epoch:
+def test_run_killed_right_after_an_epoch_loses_nothing_of_it(new, fits, epoch, starts, monkeypatch):
+    save = Checkpoint.save
+
+    def kill(checkpoint, state, costs):
+        save(checkpoint, state, costs)
+        if (len(state.losses), state.epoch_steps) == (epoch, 0):
             raise KeyboardInterrupt
-        return False
 
     spec = spec_of("fork", new())
+    monkeypatch.setattr(Checkpoint, "save", kill)
     with pytest.raises(KeyboardInterrupt):
-        execute(spec, new(), should_stop=kill)
+        execute(spec, new())
+    monkeypatch.setattr(Checkpoint, "save", save)
     record = execute(spec, new())
     assert [fit.start for fit in fits] == [0, starts]
     assert record.state == "finished"
@@ -128,35 +132,7 @@ def test_finished_run_is_found_and_not_trained_again(new, fits, role):
     first = execute(spec, new())
     begun = len(fits)
     assert execute(spec, new()) == first == find_run(spec, new())
-    assert execute(spec, new(), should_stop=lambda epoch, score: True) == first
     assert len(fits) == begun
-
-
-def test_stopped_run_stays_so_for_a_search_and_goes_on_when_wanted_whole(new, fits, tmp_path):
-    undisturbed = elsewhere(new(), tmp_path, "undisturbed")
-    execute(spec_of("teacher", undisturbed), undisturbed)
-    whole = fits.pop().state
-
-    def stop(epoch, score):
-        return epoch == 2
-
-    spec = spec_of("teacher", new())
-    stopped = execute(spec, new(), should_stop=stop)
-    assert (stopped.state, len(stopped.losses)) == ("stopped", 2)
-    assert trained_head(stopped, new()).layers
-    assert execute(spec, new(), should_stop=stop) == stopped
-    assert [fit.start for fit in fits] == [0]
-
-    record = execute(spec, new())
-    assert [fit.start for fit in fits] == [0, 2]
-    assert (record.state, len(record.losses)) == ("finished", 3)
-    assert record.seconds >= stopped.seconds
-    assert same(fits[-1].state, whole)
-
-
-def test_run_stopped_after_its_last_epoch_is_finished(new):
-    record = execute(spec_of("fork", new(), epochs=1), new(), should_stop=lambda epoch, score: True)
-    assert record.state == "finished"
 
 
 def test_weights_that_are_gone_are_trained_again(new, fits, tmp_path):
