@@ -11,7 +11,7 @@ from onetrunk.training.runs import RunStore
 
 Curve = Sequence[float]
 Behind = Callable[[Curve, Sequence[Curve], int], bool]
-"""Whether a teacher is stopped, by its scores so far, those of the teachers before it for as many epochs, and the number
+"""Whether a teacher is stopped, by its scores so far, those of the teachers before it for as many epochs, and the count
 of dev rows."""
 
 
