@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.study.linear import linear_table, read_linear
 from benchmarks.study.measured_cost import MeasuredCost
 from onetrunk.distill.markdown import NOT_YET, over_seeds, percent, points, seconds, table, times
 from onetrunk.distill.pipeline import make_plan, servable_options
@@ -186,6 +187,7 @@ def write_base_report(folder: Path, tasks: Sequence[str]) -> list[Path]:
         ("# A base-size trunk", _headline(study)),
         ("## Goals", _goals(study)),
         ("## Tasks", _task_table(study)),
+        ("## What is in the embedding already", linear_table(study.results, read_linear(folder))),
         ("## Beside published figures", _published_table(study)),
         ("## The search", search_table(study.results)),
         ("## Cost", _cost_tables(study)),

@@ -115,6 +115,24 @@ def report(folder: Path, tensorboard: Path | None) -> None:
 
 
 @study.command()
+@_tasks_option
+@_study_option
+@experiment_options(max_length="128")
+def linear(task_list: str, folder: Path, **options: Any) -> None:
+    """Score a linear model on the embedding of each task's texts, and write linear.json."""
+    with errors_end_command(), progress_line() as progress:
+        from benchmarks.study.linear import linear_score, measure_linear
+        from onetrunk.training.experiment import open_experiment
+
+        names = _chosen(task_list, folder)
+        experiment = open_experiment(experiment_config(load_tasks(names, options["task_dir"]), folder, options))
+        for name in names:
+            score = linear_score(name, experiment, progress)
+            measure_linear(folder, {name: score})
+            click.echo(f"{name}: {100 * score:.1f}", err=True)
+
+
+@study.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 def stopping(folder: Path) -> None:
     """Replay rules that stop teachers early on the recorded curves of the study in FOLDER; trains nothing."""
@@ -143,21 +161,32 @@ def _running(
     The experiment is the search's, with all its tasks: students also read other tasks' texts.
     """
     from onetrunk.distill.jobs import JobRunner, threads_for
-    from onetrunk.distill.plan_file import read_plan
     from onetrunk.distill.settings import SearchSettings
-    from onetrunk.protocol.errors import UserError
     from onetrunk.training.experiment import open_experiment
 
-    planned = sorted(read_plan(folder / "plan.toml").tasks)
-    names = planned if task_list == "all" else [name.strip() for name in task_list.split(",") if name.strip()]
-    for name in names:
-        if name not in planned:
-            raise UserError(f"--tasks {name}: not in the plan of {folder}; allowed are {', '.join(planned)}")
-    config = experiment_config(load_tasks(planned, options["task_dir"]), folder, options)
+    names = _chosen(task_list, folder)
+    config = experiment_config(load_tasks(_planned(folder), options["task_dir"]), folder, options)
     config = dataclasses.replace(config, threads=threads_for(jobs))
     with job_table(config, names) as (on_done, _):
         settings = SearchSettings.for_width(open_experiment(config).trunk.width)
         yield JobRunner(config, settings, jobs, on_done=on_done), names
+
+
+def _planned(folder: Path) -> list[str]:
+    from onetrunk.distill.plan_file import read_plan
+
+    return sorted(read_plan(folder / "plan.toml").tasks)
+
+
+def _chosen(task_list: str, folder: Path) -> list[str]:
+    from onetrunk.protocol.errors import UserError
+
+    planned = _planned(folder)
+    names = planned if task_list == "all" else [name.strip() for name in task_list.split(",") if name.strip()]
+    for name in names:
+        if name not in planned:
+            raise UserError(f"--tasks {name}: not in the plan of {folder}; allowed are {', '.join(planned)}")
+    return names
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.study.acceptance import COST_SHARE, RETENTION_AVERAGE, criteria_table
+from benchmarks.study.linear import linear_summary, linear_table, read_linear
 from benchmarks.study.measured_cost import MeasuredCost
 from benchmarks.study.paper_plans import paper_plans
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, seconds, table
@@ -63,11 +64,13 @@ def write_quality_report(folder: Path, *, tensorboard: Path | None = None) -> li
     paper, why = _paper_plans(results)
     plots = _draw(results, paper, measured)
     names = [path.name for path in plots]
+    linear = read_linear(folder)
     direct = _direct_cost(measured, outdated=recorded is not None)
     page = [
         ("# Quality against cost", headline(results, cost_share=measured.share if measured else None)),
         ("## Goals", [*criteria_table(results, measured), "", CAVEAT]),
         ("## Tasks", score_table(results)),
+        ("## What is in the embedding already", linear_table(results, linear)),
         ("## Quality and cost", _quality_and_cost(results, paper, why, direct, names)),
         ("## The search", search_table(results)),
         ("## The search against the full grid", grid_table(results.records)),
@@ -75,7 +78,7 @@ def write_quality_report(folder: Path, *, tensorboard: Path | None = None) -> li
         ("## What each part of distillation is worth", ablation_tables(results.records)),
         ("## How it was measured", provenance(results, f"python -m benchmarks.study report {name_folder(folder)}")),
     ]
-    written = write_page(folder, page, _summary(results, measured))
+    written = write_page(folder, page, {**_summary(results, measured), **linear_summary(results, linear)})
     events = write_events(results.records.runs.values(), tensorboard) if tensorboard else []
     return [*written, *plots, *events]
 
