@@ -37,4 +37,4 @@ def test_a_word_that_decides_is_in_the_embedding(new_experiment, mood, second):
 
 def test_numbers_of_pairs_are_predicted_too(new_experiment, likeness):
     # Train and dev are the same rows.
-    assert linear_score("likeness", new_experiment(likeness)) > 0.9
+    assert linear_score("likeness", new_experiment(likeness)) > 0.8
