@@ -39,8 +39,6 @@ from onetrunk.tasks import read_examples
 from onetrunk.tasks.text_file import read_texts
 
 STUDY = ROOT / "docs" / "results" / "adopting"
-# Eight ordinary models; the others have another shape.
-ORDINARY = tuple(plan for plan in PLANS if plan.shape == "bert")
 GOAL_AGREEMENT, GOAL_KEPT = 0.97, 0.99
 
 
@@ -166,19 +164,24 @@ def main(
     """Adopt the models, and write the records."""
     names = models.split(",") if models else [plan.name for plan in PLANS]
     plans = [plan for plan in PLANS if plan.name in names]
-    workshop = Workshop(trunk=load_trunk(), output=work / "adopted", cache=work / "cache", device="cpu")
+    workshops = {
+        trunk: Workshop(trunk=load_trunk(trunk), output=work / "adopted", cache=work / "cache", device="cpu")
+        for trunk in dict.fromkeys(plan.trunk for plan in plans)
+    }
     settings = AdoptSettings(stop_by="agreement", epochs=epochs)
     adopted = []
     with _clock(work / "minutes.txt"), progress_line() as progress:
         for plan in plans:
-            adopted.append(adopt(plan, workshop, settings, work, rows, data, progress))
+            adopted.append(adopt(plan, workshops[plan.trunk], settings, work, rows, data, progress))
             click.echo(f"{plan.name}: agreement {adopted[-1].agreement:.3f}", err=True)
             (study / "models").mkdir(parents=True, exist_ok=True)
             shutil.copy(work / "models" / plan.name / ABOUT, study / "models" / f"{plan.name}.json")
             atomic_write_text(study / "records" / f"{plan.name}.json", published(adopted[-1]))
         cost = None
-        if not no_costs:
-            cost = measure_serving(adopted, workshop.trunk, workshop.heads, progress=progress)
+        if not no_costs and None in workshops:
+            # Models that were tuned from another trunk have heads on that one, whose costs are those of another plan.
+            on_default = [one for one, plan in zip(adopted, plans, strict=True) if plan.trunk is None]
+            cost = measure_serving(on_default, workshops[None].trunk, workshops[None].heads, progress=progress)
             atomic_write_text(study / "costs.json", cost.model_dump_json(indent=1) + "\n")
             atomic_write_text(work / "adopted" / "report.html", page_of(adopted, cost))
     found = summary(adopted, cost, float((work / "minutes.txt").read_text(encoding="utf-8")))

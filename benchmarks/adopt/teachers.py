@@ -1,8 +1,8 @@
 """The classifiers that are adopted: one ordinary fine-tuned model a task, saved as `transformers` saves models.
 
-Each is trained from the default trunk's weights, which are free to change, with a plain loop of `transformers`' own
-model, so that nothing of OneTrunk is in it. Two have another shape: the trunk's weights in the classes of DistilBERT
-and of RoBERTa, which compute the same before they are fine-tuned.
+Each is trained from the weights of the default trunk, or of the base-size one, which are free to change, with a plain
+loop of `transformers`' own model, so that nothing of OneTrunk is in it. Two have another shape: the default trunk's
+weights in the classes of DistilBERT and of RoBERTa, which compute the same before they are fine-tuned.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Plan:
     Attributes:
         name: Its name, and its folder's.
         task: The task file of its data.
-        shape: ``bert``, ``distilbert`` or ``roberta``.
+        shape: ``bert``, ``mpnet``, ``distilbert`` or ``roberta``.
         rows: The number of train rows, the first ones; None is all.
         epochs: Passes over them.
+        trunk: The trunk from whose weights it is fine-tuned; None is the default one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Plan:
     shape: str = "bert"
     rows: int | None = None
     epochs: int = 2
+    trunk: str | None = None
 
 
 # Quick ones first, so that there is something to adopt early. Rows of two tasks are limited for machines of two cores.
@@ -63,6 +65,8 @@ PLANS = (
     Plan("qnli", "qnli", rows=8000),
     Plan("sst2_distilbert", "sst2", "distilbert", rows=6000),
     Plan("cola_roberta", "cola", "roberta", epochs=3),
+    Plan("cola_base", "cola", "mpnet", trunk="base"),
+    Plan("mrpc_base", "mrpc", "mpnet", trunk="base"),
 )
 
 
@@ -86,8 +90,8 @@ def make_teacher(plan: Plan, folder: Path, data_root: Path | None = None) -> Pat
     task = task_of(plan)
     train, dev = (read_examples(task, split, data_root=data_root) for split in ("train", "dev"))
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
-    model = _new_model(plan.shape, task)
+    tokenizer = AutoTokenizer.from_pretrained(trunk_folder(plan.trunk))
+    model = _new_model(plan, task)
     _fine_tune(model, tokenizer, task, train, plan)
     raw = _outputs(model, tokenizer, dev)
     kind = get_kind(task.kind)
@@ -109,17 +113,17 @@ def _count(train: Examples, plan: Plan) -> int:
     return min(plan.rows or len(train), len(train))
 
 
-def _new_model(shape: str, task: Task) -> torch.nn.Module:
+def _new_model(plan: Plan, task: Task) -> torch.nn.Module:
     labels = task.labels or ("score",)
     names = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: place for place, label in enumerate(labels)},
     }
-    bert = AutoModelForSequenceClassification.from_pretrained(trunk_folder(), **names)
-    if shape == "bert":
-        return bert
-    return _as_distilbert(bert, names) if shape == "distilbert" else _as_roberta(bert, names)
+    model = AutoModelForSequenceClassification.from_pretrained(trunk_folder(plan.trunk), **names)
+    if plan.shape == model.config.model_type:
+        return model
+    return _as_distilbert(model, names) if plan.shape == "distilbert" else _as_roberta(model, names)
 
 
 def _as_distilbert(bert: Bert, names: dict[str, object]) -> DistilBert:
@@ -208,7 +212,10 @@ def _fine_tune(model, tokenizer, task: Task, train: Examples, plan: Plan) -> Non
     texts, targets = train.texts[:count], torch.from_numpy(kind.codec.targets(train.targets[:count], task))
     low, high = task.range or (0.0, 1.0)
     steps, done = plan.epochs * -(-count // BATCH_SIZE), 0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    # Wider encoders are trained at lower rates, as in the usual recipes.
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4 if plan.trunk is None else 5e-5, weight_decay=0.01, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps))
     )
