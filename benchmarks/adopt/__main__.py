@@ -109,24 +109,29 @@ def summary(adopted: Sequence[AdoptedModel], cost: ServingCost | None, minutes: 
 def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dict[str, object]) -> str:
     """The page of results."""
     not_run = ", ".join(found["not_run"]) or "none"  # type: ignore[arg-type]
-    trained = ", ".join(f"{plan.name} {plan.rows:,} x {plan.epochs}" for plan in PLANS if plan.name in found["models"])  # type: ignore[operator]
+    trained = ", ".join(f"{plan.name} {_rows(plan)} x {plan.epochs}" for plan in PLANS if plan.name in found["models"])  # type: ignore[operator]
     parts = [
         "# Adopted classifiers",
-        "Classifiers that were fine-tuned from the default trunk on GLUE (`benchmarks/adopt/teachers.py`), adopted "
-        "from train texts without labels; the labels of the dev rows are only measured. Agreement is measured on a "
-        "tenth of the texts, from which nothing was learned; for `stsb` it is the correlation.",
-        f"The models are short runs, of so many rows and epochs: {trained}. A small one is a weak classifier; what is "
-        "measured here is whether a head says the same, not whether that is right.",
+        "Classifiers that were fine-tuned on GLUE from the default trunk, and those named `_base` from the base-size "
+        "one (`benchmarks/adopt/teachers.py`), adopted on that trunk from train texts without labels; the labels of "
+        "the dev rows are only measured. Agreement is measured on a tenth of the texts, from which nothing was "
+        "learned; for `stsb` it is the correlation.",
+        f"The models were trained on so many rows, so many times: {trained}. What is measured here is whether a head "
+        "says the same, not whether that is right.",
         "\n".join(table(*summary_rows(adopted))),
         f"Agreement is {_points(found['agreement_average'])} of texts on average (goal: 97%), and heads keep "
         f"{_points(found['metric_kept_average'])} of the models' average metric (goal: 99%). Not run: {not_run}.",
     ]
     if cost is not None and cost.whole:
         parts += [
-            f"One text of {cost.tokens} tokens, one thread, ONNX Runtime, on {cost.machine}:",
+            f"One text of {cost.tokens} tokens, one thread, ONNX Runtime, on {cost.machine}; the default trunk's models:",
             "\n".join(table(*cost_rows(cost))),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _rows(plan: Plan) -> str:
+    return "all" if plan.rows is None else f"{plan.rows:,}"
 
 
 def _points(share: object) -> str:
