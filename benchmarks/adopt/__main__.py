@@ -124,7 +124,7 @@ def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dic
     ]
     if cost is not None and cost.whole:
         parts += [
-            f"One text of {cost.tokens} tokens, one thread, ONNX Runtime, on {cost.machine}; the default trunk's models:",
+            f"One text of {cost.tokens} tokens, one thread, ONNX Runtime, on {cost.machine}; the default trunk's:",
             "\n".join(table(*cost_rows(cost))),
         ]
     return "\n\n".join(parts) + "\n"

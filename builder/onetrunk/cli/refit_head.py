@@ -90,7 +90,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "dev score", "temperature", "ECE before", "ECE after", "reference"):
+    for column in ("task", "dev score", "test score", "temperature", "ECE before", "ECE after", "reference"):
         table.add_column(column, no_wrap=True, justify="left" if column == "task" else "right")
     for result in results:
         spec, fitted = result.spec, result.spec.fitted
@@ -98,6 +98,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
         table.add_row(
             spec.task,
             f"{spec.metric} {100 * spec.scores[spec.metric]:.1f}",
+            f"{100 * spec.test.scores[spec.metric]:.1f}" if spec.test is not None else "",
             f"{fitted['temperature']:g}" if "temperature" in fitted else "",
             *(f"{100 * error[when]:.1f} %" if when in error else "" for when in ("before", "after")),
             f"{spec.reference.rows:,} texts" if spec.reference is not None else "none",
@@ -120,6 +121,7 @@ def _values(result: RefitResult) -> dict[str, Any]:
         "task": spec.task,
         "bundle": str(result.bundle),
         "scores": spec.scores,
+        "test": spec.test.model_dump(mode="json") if spec.test is not None else None,
         "fitted": spec.fitted,
         "fitted_before": result.before.fitted,
         "reference": spec.reference.model_dump(mode="json", exclude_none=True) if spec.reference is not None else None,

@@ -190,7 +190,8 @@ def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: boo
 
     for task in tasks:
         # A task without train data has a teacher, and perhaps labelled dev data.
-        for split in SPLITS if task.train else SPLITS[1:] if task.dev_share is None else ():
+        splits = SPLITS if task.train else SPLITS[1:] if task.dev_share is None else ()
+        for split in (*splits, *task.test_splits):
             read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows)
 
 

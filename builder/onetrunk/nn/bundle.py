@@ -16,7 +16,7 @@ from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 
@@ -197,6 +197,7 @@ def card_text(spec: HeadSpec) -> str:
             else []
         ),
         "",
+        *(_test(spec.test) if spec.test is not None else []),
         *(["## Fitted to the dev data", "", *_fitted(spec), ""] if spec.fitted else []),
         *(["## How it came about", "", *_story(spec.story), ""] if spec.story else []),
         "## Data",
@@ -212,6 +213,19 @@ def card_text(spec: HeadSpec) -> str:
         f"Written by OneTrunk {spec.onetrunk_version} on {spec.created}. Weights are stored as fp16.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _test(test: HeldOutScores) -> list[str]:
+    return [
+        "## Scores on the test data",
+        "",
+        "| metric | score |",
+        "|---|---|",
+        *(f"| {name} | {100 * value:.1f} |" for name, value in test.scores.items()),
+        "",
+        f"{test.rows:,} rows of {test.data} (sha256 {test.sha256}). Nothing was chosen by them or fitted to them.",
+        "",
+    ]
 
 
 def _story(story: dict[str, Any]) -> list[str]:

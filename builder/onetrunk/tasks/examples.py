@@ -62,7 +62,7 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
 
     Args:
         task: The task.
-        split: ``train`` or ``dev``.
+        split: ``train``, ``dev``, or ``test`` if the task has test data.
         data_root: The folder in which relative files are looked for first.
         skip_bad_rows: Leave out rows that cannot be used, and note how many, instead of refusing the file. Rows that a
             quotation mark has taken in are left out only if they are few.
@@ -79,7 +79,7 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
     return _read_once(task, split, place, skip_bad_rows, (found.st_mtime_ns, found.st_size))
 
 
-@lru_cache(maxsize=2)  # both splits of one task
+@lru_cache(maxsize=3)  # all splits of one task
 def _read_once(task: Task, split: Split, place: Path, skip_bad_rows: bool, version: tuple[int, int]) -> Examples:
     return _read(task, split, place, skip_bad_rows)
 
@@ -104,7 +104,7 @@ def _read(task: Task, split: Split, place: Path | str, skip_bad_rows: bool) -> E
     if not targets:
         raise UserError(f"{place}: it has no rows that can be used")
     left_out = rows.errors.total
-    if task.dev_share is not None:
+    if task.dev_share is not None and split != "test":
         texts, targets = _part(task, split, texts, targets, place)
         # They concern the whole file, which is read for both splits.
         notes, left_out = (notes, left_out) if split == "train" else ([], 0)
@@ -121,7 +121,7 @@ def _reading(task: Task, split: Split) -> Reading:
         delimiter=task.delimiter,
         quotes=task.quotes,
         # A share for dev is one of the train data.
-        split="train" if task.dev_share is not None else split,
+        split="train" if split == "dev" and task.dev_share is not None else split,
         text=(task.text_field, task.text_pair_field) if task.form == "pair" else (task.text_field,),
         label=task.label_field,
     )

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-Split = Literal["train", "dev"]
+Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev")
+"""The splits that a training reads. Test data are only read once it is over."""
 HUB_PREFIX = "hub:"
 
 _SHOWN = 3

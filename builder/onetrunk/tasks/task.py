@@ -105,6 +105,7 @@ class Task(BaseModel):
         metrics: The metrics that are measured on the dev data; the first selects the best epoch.
         train: The train data: a file, a folder of ``datasets.save_to_disk``, or ``hub:DATASET/CONFIG``.
         dev: The dev data, or the share of the train data that is kept for them.
+        test: Data on which the finished head is scored, and nothing is chosen; None if there are none.
         text_field: The field or column of the text.
         text_pair_field: The field or column of the second text.
         label_field: The field or column of the label.
@@ -135,6 +136,7 @@ class Task(BaseModel):
     metrics: tuple[str, ...]
     train: str
     dev: float | str
+    test: str | None = None
     text_field: str = "sentence"
     text_pair_field: str = "sentence2"
     label_field: str = "label"
@@ -169,6 +171,11 @@ class Task(BaseModel):
     def dev_share(self) -> float | None:
         """The share of the train data that are dev data; None if dev data are given."""
         return self.dev if isinstance(self.dev, float) else None
+
+    @property
+    def test_splits(self) -> tuple[Literal["test"], ...]:
+        """The split of the test data, if there are any."""
+        return () if self.test is None else ("test",)
 
     @property
     def how_read(self) -> dict[str, Any]:

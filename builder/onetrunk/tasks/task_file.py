@@ -88,7 +88,8 @@ def locate(task: Task, split: Split, data_root: Path | None = None) -> Path | st
     Raises:
         UserError: There is no such file; the message names the places that were searched.
     """
-    location = task.dev if split == "dev" and isinstance(task.dev, str) else task.train
+    given = {"train": task.train, "dev": task.dev, "test": task.test}[split]
+    location = given if isinstance(given, str) else task.train
     if location.startswith(HUB_PREFIX):
         return location
     # Joining an absolute location to a folder leaves it unchanged.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from onetrunk.files import cache_root, check_replaceable
 from onetrunk.nn.bundle import OWN_LABELS, TEACHERS_LABELS, load_bundle, save_bundle
@@ -15,7 +17,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
@@ -24,7 +26,7 @@ from onetrunk.tasks.soft_targets import SoftTeacher
 from onetrunk.tasks.task_file import DEV_SHARE
 from onetrunk.training.compute import DeviceName, TrunkDtype
 from onetrunk.training.curve import learning_curve
-from onetrunk.training.evaluation import evaluate
+from onetrunk.training.evaluation import evaluate, score
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import Lessons, make_lessons
 from onetrunk.training.models import head_with_weights, new_model
@@ -34,7 +36,7 @@ from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import Trainer
 
 # Fields of head.json that say what came out of a training, not what went in.
-_OUTCOME = {"fitted", "reference", "scores", "recipe", "story", "created", "onetrunk_version"}
+_OUTCOME = {"fitted", "reference", "scores", "test", "recipe", "story", "created", "onetrunk_version"}
 
 # If more of the train texts are cut, those that are served will be, too.
 _MANY_CUT = 0.05
@@ -121,7 +123,7 @@ def train(
         result = TrainResult(found, heads / task.name, already_there=True, notes=notes)
         return _with_curve(result, spec, experiment, progress) if curve else result
 
-    for split in SPLITS:
+    for split in (*SPLITS, *task.test_splits):
         experiment.states(task.name, split, [recipe.resolved_tap], progress)
     trainer = Trainer(spec, experiment)
     if force:
@@ -247,6 +249,7 @@ def write_bundle(
             "scores": evaluation.scores,
             "fitted": evaluation.fitted,
             "reference": evaluation.reference,
+            "test": scores_on_test(head, experiment, task, tap, evaluation.fitted),
             "recipe": {**plan.recipe, **outcome},
             "story": story or {},
             "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -277,6 +280,35 @@ def write_bundle(
         cache_bytes=sum(states.size_bytes for states in cached.values()),
         notes=tuple(notes),
     )
+
+
+def scores_on_test(
+    head: nn.Module,
+    experiment: Experiment,
+    task: Task,
+    tap: int,
+    fitted: Mapping[str, Any],
+    progress: ProgressCallback = silent,
+) -> HeldOutScores | None:
+    """Score a finished head on its task's test data; None if the task has none.
+
+    Args:
+        head: The head, on the experiment's device.
+        experiment: The trunk, the data and the cache.
+        task: The task.
+        tap: The head's tap.
+        fitted: What was fitted on the dev data.
+        progress: Called as the trunk's pass goes on.
+
+    Raises:
+        UserError: The data cannot be found, or rows cannot be used.
+    """
+    if task.test is None:
+        return None
+    rows = experiment.examples(task.name, "test")
+    experiment.states(task.name, "test", [tap], progress)
+    scores = score(head, experiment.labelled_states(task.name, "test", tap), task, fitted)
+    return HeldOutScores(data=task.test, rows=len(rows), sha256=rows.sha256, scores=scores)
 
 
 def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:

@@ -107,7 +107,11 @@ def _cpu_has_fast_bf16() -> bool:
 
 @torch.no_grad()
 def _relative_error(trunk: Trunk, compute: ComputeConfig) -> float:
-    """Return the error of the deepest states in this data type against fp32, relative to their norm."""
+    """Return the error of the deepest states in this data type against fp32, relative to their norm.
+
+    Those of a branch are the ones above its limb.
+    """
+    deepest = trunk.depth if trunk.limb is None else trunk.limb.stop
     generator = torch.Generator().manual_seed(0)
     tokens = min(32, trunk.max_positions)
     input_ids = torch.randint(trunk.vocab_size, (8, tokens), generator=generator).to(compute.device)
@@ -115,9 +119,9 @@ def _relative_error(trunk: Trunk, compute: ComputeConfig) -> float:
     home = next(trunk.parameters()).device
     trunk.to(compute.device)
     try:
-        exact = trunk.states(input_ids, zeros, ones, [trunk.depth])[trunk.depth]
+        exact = trunk.states(input_ids, zeros, ones, [deepest])[deepest]
         with compute.context():
-            found = trunk.states(input_ids, zeros, ones, [trunk.depth])[trunk.depth]
+            found = trunk.states(input_ids, zeros, ones, [deepest])[deepest]
     finally:
         trunk.to(home)
     return float((found.float() - exact).norm() / exact.norm())

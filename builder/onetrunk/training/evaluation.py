@@ -18,6 +18,7 @@ from onetrunk.protocol.reference import Reference
 from onetrunk.tasks import Examples, Task
 from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.base import Scores
 from onetrunk.tasks.metrics import measure
 from onetrunk.training.objective import output_of
 from onetrunk.training.states import States, plain_batches
@@ -99,15 +100,39 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
         else kind.training.fit_to_teacher(raw, data.teacher, targets, task)
     )
     config = _FittedConfig(task.labels, task.range, task.options, fitted)
-    output = output_of(model)
-    # The output layer may take part in the scores (CRF), so they are computed on its device.
-    device = raw.device if output is None else next(output.parameters()).device
-    served = kind.output.scores(raw.to(device), config, output).cpu().numpy()
+    served = _served(model, raw, config, task)
     scores, notes = measure(task.metrics, kind.answers.predictions(served, config), kind.codec.hard(targets))
     if data.teacher is None:
         # What a teacher says is compared by whoever asked it, in the words of teachers and heads.
         notes = (*notes, *_soft_note(config.fitted))
     return Evaluation(scores, tuple(notes), dict(config.fitted), kind.answers.reference(served, config))
+
+
+@torch.no_grad()
+def score(model: nn.Module, data: LabelledStates, task: Task, fitted: Mapping[str, Any]) -> dict[str, float]:
+    """Score a model on data to which nothing is fitted.
+
+    Args:
+        model: The model. It is left in evaluation mode.
+        data: The test data.
+        task: The task.
+        fitted: What was fitted on the dev data.
+
+    Returns:
+        The scores by metric.
+    """
+    kind, config = get_kind(task.kind), _FittedConfig(task.labels, task.range, task.options, fitted)
+    served = _served(model, raw_outputs(model, data.states), config, task)
+    targets = kind.codec.hard(data.targets.numpy())
+    return measure(task.metrics, kind.answers.predictions(served, config), targets)[0]
+
+
+def _served(model: nn.Module, raw: Tensor, config: _FittedConfig, task: Task) -> Scores:
+    """Return scores as they are served."""
+    output = output_of(model)
+    # The output layer may take part in the scores (CRF), so they are computed on its device.
+    device = raw.device if output is None else next(output.parameters()).device
+    return get_kind(task.kind).output.scores(raw.to(device), config, output).cpu().numpy()
 
 
 def _soft_note(fitted: Mapping[str, Any]) -> Iterator[str]:

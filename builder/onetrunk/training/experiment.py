@@ -167,7 +167,7 @@ class Experiment:
 
         Args:
             name: The task.
-            split: The split. Dev states are always fp32, as in serving.
+            split: The split. Dev and test states are always fp32, as in serving.
             taps: The taps.
             progress: Called as the trunk's pass goes on.
 
@@ -175,7 +175,7 @@ class Experiment:
             UserError: The trunk has no such tap, or cannot read texts of ``max_length`` tokens.
             OneTrunkError: The disk is full, or a state does not fit fp16.
         """
-        compute = self.compute.exact if split == "dev" else self.compute
+        compute = self.compute if split == "train" else self.compute.exact
         texts = self.examples(name, split).texts
         return self.text_states(texts, taps, what=f"{name}: trunk on {split} texts", compute=compute, progress=progress)
 

@@ -11,6 +11,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Task
 from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.training.bundles import scores_on_test
 from onetrunk.training.compute import DeviceName
 from onetrunk.training.evaluation import evaluate
 from onetrunk.training.experiment import Experiment, ExperimentConfig
@@ -48,8 +49,8 @@ def refit(
 ) -> RefitResult:
     """Compute what a kind fits on the dev data, the scores and the reference again, and write them into a bundle.
 
-    The result is that of the end of the training. What the task file says about long texts is written, too. The file of
-    the weights is not touched.
+    The result is that of the end of the training. Scores on the test data are written, too, and what the task file says
+    about long texts. The file of the weights is not touched.
 
     Args:
         task: The task.
@@ -87,7 +88,8 @@ def refit(
         )
     experiment.states(task.name, "dev", [spec.tap], progress)
     dev = experiment.labelled_states(task.name, "dev", spec.tap)
-    evaluation = evaluate(bundle.head(trunk).to(experiment.compute.device), dev, task)
+    head = bundle.head(trunk).to(experiment.compute.device)
+    evaluation = evaluate(head, dev, task)
     # Metrics that the task file has got since then are not asked of the old head.
     scores = {name: evaluation.scores.get(name, score) for name, score in spec.scores.items()}
     # How long texts are read is a matter of serving: the task file may say something else by now.
@@ -95,6 +97,7 @@ def refit(
         "scores": scores,
         "fitted": evaluation.fitted,
         "reference": evaluation.reference,
+        "test": scores_on_test(head, experiment, task, spec.tap, evaluation.fitted, progress),
         "long_texts": task.long_texts,
         "window_overlap": task.window_overlap,
     }

@@ -15,7 +15,18 @@ from onetrunk.tasks.head_spec import HeadSpec
 if TYPE_CHECKING:
     from onetrunk.training.curve import CurvePoint, LearningCurve
 
-COLUMNS = ("task", "tap", "layers", "dev score", "best epoch", "train rows", "dev rows", "trunk s", "head s")
+COLUMNS = (
+    "task",
+    "tap",
+    "layers",
+    "dev score",
+    "test score",
+    "best epoch",
+    "train rows",
+    "dev rows",
+    "trunk s",
+    "head s",
+)
 CURVE_COLUMNS = ("task", "train rows", "share", "dev score", "epochs", "head s")
 
 
@@ -60,6 +71,7 @@ def row_cells(result: TrainResult) -> tuple[str, ...]:
         str(spec.tap),
         str(spec.layers),
         scores,
+        "" if spec.test is None else f"{spec.metric} {100 * spec.test.scores[spec.metric]:.1f}",
         f"{spec.recipe['best_epoch']} of {spec.recipe['epochs']}",
         f"{spec.data['train_rows']:,}",
         f"{spec.data['dev_rows']:,}",

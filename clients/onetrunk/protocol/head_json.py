@@ -56,6 +56,24 @@ Overlap = Annotated[float, Field(ge=0, le=0.5)]
 OVERLAP: Overlap = 0.25
 
 
+class HeldOutScores(BaseModel):
+    """Scores on data by which nothing was chosen.
+
+    Attributes:
+        data: The origin of the data.
+        rows: The number of rows.
+        sha256: The hash of the data.
+        scores: Metric -> score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Annotated[str, StringConstraints(max_length=MAX_NOTE_CHARACTERS)]
+    rows: int = Field(ge=1)
+    sha256: Name
+    scores: dict[Name, FiniteFloat]
+
+
 class HeadJson(BaseModel):
     """``head.json``: what a head answers, which hidden state it reads, and how it was trained.
 
@@ -83,6 +101,7 @@ class HeadJson(BaseModel):
         window_overlap: The share of a window that the next one reads again.
         metric: The metric by which the best epoch was chosen.
         scores: Metric -> score on the dev data.
+        test: Scores on the test data; None, and not written, if the task has none.
         recipe: The training recipe.
         data: The origin and the hashes of the data.
         story: How the head came about, such as its teacher.
@@ -113,6 +132,7 @@ class HeadJson(BaseModel):
     window_overlap: Overlap = OVERLAP
     metric: Name
     scores: dict[Name, FiniteFloat]
+    test: HeldOutScores | None = None
     recipe: dict[str, Any] = {}
     data: dict[str, Any] = {}
     story: dict[str, Any] = {}
@@ -145,6 +165,5 @@ class HeadJson(BaseModel):
     def _without_rarities(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = serialize(self)
         absent = {"long_texts", "window_overlap"} if self.long_texts == "cut" else set()
-        if self.limb is None:
-            absent.add("limb")
+        absent |= {name for name in ("limb", "test") if getattr(self, name) is None}
         return {name: value for name, value in values.items() if name not in absent}

@@ -10,10 +10,12 @@ from click.testing import CliRunner
 from onetrunk.cli.refit_head import refit_head
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import UserError
+from onetrunk.tasks import read_examples
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.training import refit, train
 from onetrunk.training.evaluation import LabelledStates, raw_outputs
 from onetrunk.training.experiment import Experiment, ExperimentConfig
+from tests.fixtures.tasks import mood_rows, write_rows
 
 
 @pytest.fixture
@@ -103,3 +105,51 @@ def test_the_command_prints_what_was_fitted(trained, tiny_trunk_folder, places, 
     missing = CliRunner().invoke(refit_head, [*common, "--heads", "nowhere"])
     assert missing.exit_code == 2
     assert len(missing.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def tested(mood, tmp_path):
+    """The task with test data: other rows than train and dev."""
+    write_rows(tmp_path / "test.jsonl", mood_rows(50, 9))
+    return mood.model_copy(update={"test": "test.jsonl"})
+
+
+def test_the_finished_head_is_scored_on_test_data_with_what_was_fitted_on_dev(tested, tiny_trunk, places):
+    result = train(tested, tiny_trunk, trunk_dtype="fp32", **places)
+    found = result.spec.test
+    assert (found.data, found.rows) == ("test.jsonl", 50)
+    assert set(found.scores) == {"accuracy", "f1"}
+    experiment = Experiment(
+        ExperimentConfig(tasks=(tested,), cache=places["cache"], device="cpu", max_length=32), tiny_trunk
+    )
+    data = experiment.labelled_states("mood", "test", 1)
+    raw = raw_outputs(load_bundle(result.bundle).head(tiny_trunk), data.states)
+    right = float((raw.argmax(dim=1) == data.targets).float().mean())
+    assert found.scores["accuracy"] == pytest.approx(right)
+    card = (result.bundle / "README.md").read_text()
+    assert "## Scores on the test data" in card
+    assert "50 rows of test.jsonl" in card
+
+
+def test_test_data_change_nothing_else(trained, tested, tiny_trunk, places):
+    before = digest(trained.bundle)
+    assert '"test"' not in (trained.bundle / "head.json").read_text()
+    again = train(tested, tiny_trunk, trunk_dtype="fp32", **places)
+    assert again.already_there
+    refitted = refit(tested, tiny_trunk, **places)
+    assert refitted.spec.model_copy(update={"test": None}) == trained.spec
+    assert refitted.spec.test.rows == 50
+    assert digest(trained.bundle) == before
+
+
+def test_test_data_beside_a_share_for_dev_are_read_whole(tested, tmp_path):
+    shared = tested.model_copy(update={"dev": 0.25})
+    assert len(read_examples(shared, "test")) == 50
+    assert len(read_examples(shared, "dev")) < 50
+
+
+def test_missing_test_data_are_told_before_a_training(tested, tiny_trunk, places, tmp_path):
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(UserError, match=r"task mood: no test data 'test\.jsonl'; looked for"):
+        train(tested, tiny_trunk, trunk_dtype="fp32", **places)
+    assert not (places["heads"] / "mood").exists()

@@ -8,6 +8,7 @@ import torch
 from onetrunk.protocol.errors import UserError
 from onetrunk.training import compute
 from onetrunk.training.compute import ComputeConfig, choose_compute
+from tests.fixtures.limbs import random_limb
 
 
 @pytest.fixture
@@ -23,6 +24,13 @@ def test_auto_takes_bf16_only_where_it_is_fast_and_exact(tiny_trunk, monkeypatch
     assert choose_compute(tiny_trunk) == ComputeConfig("cpu", "bf16")
     monkeypatch.setattr(compute, "_MAX_RELATIVE_ERROR", 1e-6)
     assert choose_compute(tiny_trunk) == ComputeConfig("cpu", "fp32")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_a_branch_is_measured_above_its_limb(tiny_trunk, monkeypatch, tmp_path):
+    limb = random_limb(tiny_trunk, tmp_path / "pairs", tap=1)
+    monkeypatch.setattr(compute, "_cpu_has_fast_bf16", lambda: True)
+    assert choose_compute(limb.branch(tiny_trunk)) == ComputeConfig("cpu", "bf16")
 
 
 @pytest.mark.usefixtures("no_cuda")

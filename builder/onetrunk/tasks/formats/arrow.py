@@ -29,10 +29,10 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_
 _ONE_THREAD |= {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 _MAX_JSON_BYTES = 64 * 2**20
 _FILES, _INFO, _PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
-_NAMES_OF_SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val")}
+_NAMES_OF_SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 _HUB_ADDRESS = re.compile(r"(?P<dataset>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))(#(?P<split>[\w.-]+))?")
-_HUB_SPLITS = {"train": "train", "dev": "validation"}
+_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 Names = Mapping[str, "list[str]"]
 
