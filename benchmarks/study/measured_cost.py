@@ -131,6 +131,7 @@ def measure_plan_cost(
     batch_size: Sequence[int] = (1, 8),
     threads: int = 1,
     repeats: int = 30,
+    limbs: Iterable[tuple[int, int]] = (),
     progress: ProgressCallback = silent,
 ) -> MeasuredCost:
     """Time a plan's models, as they would be served, against single-task models on the same token batches.
@@ -146,6 +147,7 @@ def measure_plan_cost(
         batch_size: The batch sizes.
         threads: The number of ONNX Runtime threads of each session.
         repeats: The number of rounds.
+        limbs: From and to which tap limbs reach. A head on a limb is timed as one on the trunk's tap of that number.
         progress: Called after every round.
 
     Raises:
@@ -160,7 +162,7 @@ def measure_plan_cost(
     count_round = count_rounds(progress, len(buckets) * repeats)
     with tempfile.TemporaryDirectory(prefix="onetrunk-share-") as folder:
         files = ModelFiles(trunk, Path(folder))
-        chain = _Chain(files, heads, threads)
+        chain = _Chain(files, heads, threads, tuple(limbs))
         singles = [Session(files.single(whole=True), threads) for _ in heads]
         folded = [Session(files.single(whole=False), threads) for _ in heads]
         rows = [
@@ -185,20 +187,30 @@ def measure_plan_cost(
 
 
 class _Chain:
-    """The sessions of a plan: the trunk cut at the taps in use, and the heads."""
+    """The sessions of a plan: the trunk cut at the taps in use, limbs on them, and the heads."""
 
-    def __init__(self, files: ModelFiles, heads: Sequence[tuple[int, int, Query]], threads: int) -> None:
-        segments = cut_trunk({tap for tap, _, _ in heads})
+    def __init__(
+        self,
+        files: ModelFiles,
+        heads: Sequence[tuple[int, int, Query]],
+        threads: int,
+        limbs: Sequence[tuple[int, int]],
+    ) -> None:
+        segments = cut_trunk({tap for tap, _, _ in heads} | {start for start, _ in limbs})
         # Heads first: they are what a plan may have wrong.
         self.heads = [
             (hidden_name(tap), Session(files.head(tap, layers, query), threads)) for tap, layers, query in heads
         ]
         self.segments = [Session(files.segment(segment.start, segment.stop), threads) for segment in segments]
+        # A limb costs what the trunk's layers of its place cost.
+        self.limbs = [Session(files.segment(start, stop), threads) for start, stop in limbs]
 
     def run(self, arrays: Arrays) -> None:
         tensors = dict(arrays)
         for segment in self.segments:
             tensors[segment.output] = segment.run(tensors)
+        for limb in self.limbs:
+            limb.run(tensors)
         for state, head in self.heads:
             tensors[HIDDEN_STATE] = tensors[state]
             head.run(tensors)

@@ -18,6 +18,13 @@ def test_share_is_measured_in_one_run(tiny_trunk):
     assert report.share == pytest.approx(np.mean([row.share.median for row in report.rows]))
 
 
+def test_a_limb_is_one_more_part_of_the_plan(tiny_trunk):
+    heads = [(1, 1, "cls"), (2, 1, "cls")]
+    with_limb = measure_plan_cost(heads, tiny_trunk, tokens=[8], batch_size=[1], repeats=3, limbs=[(1, 2), (0, 3)])
+    assert with_limb.heads == tuple(heads)
+    assert with_limb.share > 0
+
+
 def test_a_head_that_does_not_fit_is_refused(tiny_trunk):
     with pytest.raises(UserError, match="has 1 to 2 layers, not 3"):
         measure_plan_cost([(2, 3, "cls")], tiny_trunk, repeats=1)
