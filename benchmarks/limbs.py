@@ -175,7 +175,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "# Limbs",
         f"One layer on tap {TAP} of the default trunk, trained on {', '.join(FAMILY)} together for {EPOCHS} epochs, "
         "then frozen. Heads of one folded layer stand on it and are trained alone, on labels, without a teacher. A "
-        "head on tap 3 of the trunk costs the same. Shipped heads were distilled from teachers, most with a whole layer "
+        "head on tap 3 of the trunk costs the same. Shipped heads were distilled, most with a whole layer "
         "of their own. Dev scores in hundredths, means over seeds.",
         "\n".join(table(columns, rows)),
         f"With the shipped heads of CoLA and SST-2 beside these, all eight tasks keep "
