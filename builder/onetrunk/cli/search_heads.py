@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from onetrunk.cli.console import progress_line, typed_options
+from onetrunk.cli.data_options import limbs_option
 from onetrunk.cli.training_options import (
     bundle_options,
     check_data,
@@ -43,7 +44,7 @@ _MAX_LENGTH = 128
 _SHARE = click.FloatRange(0, 2, min_open=True)
 
 # Parameters of run that only a plan, or several trainings at a time, have a use for.
-_OF_A_PLAN = ("floor_average", "floor_task", "most_share", "seeds", "jobs", "backend")
+_OF_A_PLAN = ("floor_average", "floor_task", "most_share", "seeds", "jobs", "backend", "limbs")
 
 _EPILOG = """\b
 Examples:
@@ -74,6 +75,7 @@ Examples:
   search-heads run cola rte --floor 0.99 --study my-study
   search-heads run --tasks all --seeds 3 --jobs 2
   search-heads run --tasks all --jobs 8 --backend ray
+  search-heads run --tasks all --limb limbs/pairs
 
 \b
 Next: search-heads make; after --quick, build-repo."""
@@ -137,6 +139,14 @@ Next: search-heads make; after --quick, build-repo."""
     show_default=True,
     help="How often full fine-tuning and the chosen heads are trained; tasks of more than 8,600 rows: once.",
 )
+@click.option(
+    "--limb",
+    "limbs",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also try heads of one layer on this limb, as train-limb has written it. May be given several times.",
+)
 @experiment_options(max_length=str(_MAX_LENGTH))
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def run(
@@ -152,6 +162,7 @@ def run(
     floor_task: float,
     most_share: float | None,
     seeds: int,
+    limbs: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -170,21 +181,27 @@ def run(
         from onetrunk.distill.jobs import check_backend  # imports torch
 
         check_backend(backend)
+        identities = _identities(limbs)
+        if limbs:
+            options["limbs"] = limbs[0].parent
         config = experiment_config(chosen, study, options)
         names = [task.name for task in chosen]
         with progress_line() as show:
             fetch_trunk(config.trunk, show)
         with job_table(config, names) as (on_done, progress):
             from onetrunk.distill.pipeline import search, study_config
+            from onetrunk.distill.settings import SearchSettings
             from onetrunk.training.experiment import open_experiment
 
             # The same that the search opens, which is opened once.
             opened = open_experiment(study_config(config, study, jobs=jobs, backend=backend))
             print_trunk_notes(opened.trunk.notes)
             _print_time(opened, names, seeds)
+            settings = SearchSettings.for_width(opened.trunk.width).model_copy(update={"limbs": identities})
             plan = search(
                 config,
                 study=study,
+                settings=settings,
                 floor_task=floor_task,
                 floor_average=floor_average,
                 most_share=most_share,
@@ -198,12 +215,22 @@ def run(
         print_plan(plan, study / "plan.toml", as_json)
 
 
+def _identities(limbs: Sequence[Path]) -> tuple[str, ...]:
+    """Return the identities of limbs, which must lie in one folder, so that every process finds them there."""
+    from onetrunk.nn.limb import load_limb
+    from onetrunk.protocol.errors import UserError
+
+    if others := [one for one in limbs if one.parent.resolve() != limbs[0].parent.resolve()]:
+        raise UserError(f"--limb {others[0]}: limbs of one search lie in one folder; the first is in {limbs[0].parent}")
+    return tuple(dict.fromkeys(str(load_limb(one).identity) for one in limbs))
+
+
 def _check_quick(quick: bool) -> None:
     """Refuse options that a search without a plan has no use for, and ``--heads`` for one with a plan."""
     from onetrunk.protocol.errors import UserError
 
     typed = typed_options()
-    names = {"floor_average": "--floor", "floor_task": "--task-floor"}
+    names = {"floor_average": "--floor", "floor_task": "--task-floor", "limbs": "--limb"}
     if quick:
         unused = [name for name in _OF_A_PLAN if name in typed]
         if unused:
@@ -281,6 +308,7 @@ Next: build-repo --tasks all."""
 )
 @experiment_options(max_length="the plan's own")
 @bundle_options
+@limbs_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def make(plan: Path, study: Path | None, task_dir: Path, results: Path | None, as_json: bool, **options: Any) -> None:
     """Make the heads of a plan.
@@ -363,6 +391,7 @@ def experiment_config(tasks: Sequence[Task], study: Path, options: dict[str, Any
         study: The study's folder.
         options: The values of ``experiment_options``.
     """
+    from onetrunk.tasks.head_spec import DEFAULT_LIMBS
     from onetrunk.training.experiment import ExperimentConfig
 
     return ExperimentConfig(
@@ -375,6 +404,7 @@ def experiment_config(tasks: Sequence[Task], study: Path, options: dict[str, Any
         trunk_dtype=options["precision"],
         max_length=options["max_length"] or _MAX_LENGTH,
         skip_bad_rows=options["skip_bad_rows"],
+        limbs=options.get("limbs", DEFAULT_LIMBS),
     )
 
 
@@ -398,7 +428,7 @@ def print_plan(plan: PlanFile, path: Path, as_json: bool) -> None:
         for option in plan.options:
             table.add_row(
                 option.task,
-                str(option.tap),
+                option.where.removeprefix("tap "),
                 str(option.layers),
                 f"{100 * option.score:.1f}",
                 f"{100 * option.full:.1f}",

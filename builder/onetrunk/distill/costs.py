@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import LimbId
 from onetrunk.protocol.reading import read_regular
 from onetrunk.training.runs import MAX_RECORD_BYTES
 
@@ -33,6 +34,15 @@ class HeadShape(Protocol):
     def whole_layers(self) -> int:
         """The number of layers that run whole: all but the folded one, or all for a head that answers per token."""
 
+    @property
+    def limb(self) -> str:
+        """The identity of the limb that it stands on; empty for the trunk itself."""
+
+
+def trunk_tap(head: HeadShape) -> int:
+    """Return the tap of the trunk that a head stands on, itself or by its limb."""
+    return LimbId.parse(head.limb).start if head.limb else head.tap
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -41,9 +51,10 @@ class Cost:
     Attributes:
         trunk_ms: The trunk, once, up to the deepest tap in use.
         heads_ms: All heads.
-        overhead_ms: One step for each segment and each head.
+        overhead_ms: One step for each segment, each limb and each head.
         singles_ms: As many single-task models of the usual kind, for comparison.
         folded_singles_ms: The same, with the last layer of each folded too.
+        limbs_ms: The limbs, each once.
     """
 
     trunk_ms: float
@@ -51,11 +62,12 @@ class Cost:
     overhead_ms: float
     singles_ms: float
     folded_singles_ms: float
+    limbs_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
-        """The sum of trunk, heads and overhead."""
-        return self.trunk_ms + self.heads_ms + self.overhead_ms
+        """The sum of trunk, limbs, heads and overhead."""
+        return self.trunk_ms + self.limbs_ms + self.heads_ms + self.overhead_ms
 
     @property
     def share(self) -> float:
@@ -116,8 +128,8 @@ class PartCosts:
     def cost(self, heads: Collection[HeadShape]) -> Cost:
         """Return the cost of these heads together.
 
-        The trunk is paid once, up to the deepest tap. Every tap in use costs a step; every head costs its whole
-        layers, its folded layer and a step.
+        The trunk is paid once, up to the deepest tap, and each limb once, like as many whole layers. Every tap and
+        every limb in use costs a step; every head costs its whole layers, its folded layer and a step.
 
         Raises:
             UserError: There is no head, or one does not fit the trunk.
@@ -126,13 +138,15 @@ class PartCosts:
             raise UserError("a plan without heads has no cost: give one head at least")
         for head in heads:
             self.check(head)
-        taps = {head.tap for head in heads}
+        taps = {trunk_tap(head) for head in heads}
+        limbs = [LimbId.parse(one) for one in {head.limb for head in heads if head.limb}]
         return Cost(
             trunk_ms=self._trunk_ms(taps),
             heads_ms=math.fsum(self.head_ms(head) for head in heads),
-            overhead_ms=(len(taps) + len(heads)) * self.step_ms,
+            overhead_ms=(len(taps) + len(limbs) + len(heads)) * self.step_ms,
             singles_ms=len(heads) * self.single_ms,
             folded_singles_ms=len(heads) * self.folded_single_ms,
+            limbs_ms=math.fsum((limb.stop - limb.start) * self.layer_ms for limb in limbs),
         )
 
     def _trunk_ms(self, taps: Collection[int]) -> float:

@@ -1,9 +1,10 @@
 """The exact frontier of quality against cost over all combinations of options, and the choice of a plan on it.
 
-The cost of a combination depends on three things only: the taps in use, the number of heads, and the total number of
-whole head layers. So for every set of allowed taps, a table over tasks holds the best sum of scores for each number of
-whole layers, and the best of all sets form the frontier. A combination that does not use all allowed taps is charged
-too much there, and correctly where its smaller set has its turn, so nothing is lost and nothing is approximated.
+The cost of a combination depends on three things only: the taps and limbs in use, the number of heads, and the total
+number of whole head layers. So for every set of allowed places (a tap, or the top of a limb), a table over tasks holds
+the best sum of scores for each number of whole layers, and the best of all sets form the frontier. A combination that
+does not use all allowed places is charged too much there, and correctly where its smaller set has its turn, so nothing
+is lost and nothing is approximated.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from onetrunk.protocol.errors import UserError
 
 Objective = Literal["cost", "quality"]
 
-# 2 to the power of this many sets of taps are tried, which takes a second or two.
-_MOST_TAPS = 13
+# 2 to the power of this many sets of places are tried, which takes a second or two.
+_MOST_PLACES = 13
+
+# A tap, and the limb whose top it is; empty for a tap of the trunk.
+_Place = tuple[int, str]
 
 # Shares are quotients of decimal fractions: 0.97 * 100 must not miss 97 by a rounding error.
 _TOLERANCE = 1e-9
@@ -88,15 +92,15 @@ def frontier(options: Iterable[Option], costs: PartCosts) -> list[Plan]:
 
     Raises:
         UserError: There are no options, a task's options disagree about full fine-tuning, one does not fit the trunk,
-            or they use too many different taps.
+            or they use too many different taps and limbs.
     """
     tasks = by_task(options)
     for group in tasks.values():
         for option in group:
             costs.check(option)
     found: dict[tuple[Option, ...], Plan] = {}
-    for taps in _tap_sets(tasks):
-        for chosen in _best_by_layers(tasks, taps):
+    for places in _sets_of_places(tasks):
+        for chosen in _best_by_layers(tasks, places):
             if chosen not in found:
                 found[chosen] = Plan.of(chosen, costs)
     return undominated(found.values())
@@ -119,26 +123,26 @@ class _State(NamedTuple):
     previous: _State | None
 
 
-def _tap_sets(tasks: Mapping[str, Sequence[Option]]) -> Iterator[frozenset[int]]:
-    taps = sorted({option.tap for group in tasks.values() for option in group})
-    if len(taps) > _MOST_TAPS:
+def _sets_of_places(tasks: Mapping[str, Sequence[Option]]) -> Iterator[frozenset[_Place]]:
+    places = sorted({(option.tap, option.limb) for group in tasks.values() for option in group})
+    if len(places) > _MOST_PLACES:
         raise UserError(
-            f"students use {len(taps)} different taps, and all sets of at most {_MOST_TAPS} can be tried: "
-            "leave out taps on which every task does worse than on others"
+            f"students use {len(places)} different taps and limbs, and all sets of at most {_MOST_PLACES} can be "
+            "tried: leave out taps on which every task does worse than on others"
         )
-    for count in range(1, len(taps) + 1):
-        for chosen in combinations(taps, count):
+    for count in range(1, len(places) + 1):
+        for chosen in combinations(places, count):
             yield frozenset(chosen)
 
 
-def _best_by_layers(tasks: Mapping[str, Sequence[Option]], taps: frozenset[int]) -> Iterator[tuple[Option, ...]]:
-    """Yield, for each number of whole layers that pays, the options on these taps with the best sum of scores."""
+def _best_by_layers(tasks: Mapping[str, Sequence[Option]], places: frozenset[_Place]) -> Iterator[tuple[Option, ...]]:
+    """Yield, for each number of whole layers that pays, the options on these places with the best sum of scores."""
     table: dict[int, _State] = {0: _State(0.0, None, None)}
     for group in tasks.values():
         best: dict[int, Option] = {}
         for option in group:
             known = best.get(option.whole_layers)
-            if option.tap in taps and (known is None or option.score > known.score):
+            if (option.tap, option.limb) in places and (known is None or option.score > known.score):
                 best[option.whole_layers] = option
         extended: dict[int, _State] = {}
         for whole, state in table.items():

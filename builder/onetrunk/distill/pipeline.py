@@ -254,6 +254,7 @@ def _options(search: Trials, full: float) -> list[Option]:
             full=full,
             run=trial.key,
             by_token=search.by_token or None,
+            limb=trial.spec.limb or "",
         )
         for trial in search.trials
         if trial.stage != "probe" and not trial.stopped

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from onetrunk.distill.costs import Cost, PartCosts
+from onetrunk.distill.costs import Cost, PartCosts, trunk_tap
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import LimbId
 
 
 @dataclass(frozen=True, order=True)
@@ -25,6 +26,7 @@ class Option:
         full: The score of full fine-tuning of the same encoder on the same task, in the same metric.
         run: The key of its run record.
         by_token: Whether it answers per token; None is no.
+        limb: The identity of the limb that it stands on; empty for the trunk itself.
     """
 
     task: str
@@ -35,6 +37,7 @@ class Option:
     full: float
     run: str = ""
     by_token: bool | None = None
+    limb: str = ""
 
     def __post_init__(self) -> None:
         where = f"option {self.run or self.task}"
@@ -52,6 +55,11 @@ class Option:
     def whole_layers(self) -> int:
         """The number of layers that run whole."""
         return self.layers if self.by_token else self.layers - 1
+
+    @property
+    def where(self) -> str:
+        """What it stands on, in words."""
+        return f"limb {LimbId.parse(self.limb).name}" if self.limb else f"tap {self.tap}"
 
     @property
     def retention(self) -> float:
@@ -119,8 +127,13 @@ class Plan:
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """The taps in use, lowest first."""
-        return tuple(sorted({option.tap for option in self.options}))
+        """The taps of the trunk in use, lowest first; heads on limbs use the tap below the limb."""
+        return tuple(sorted({trunk_tap(option) for option in self.options}))
+
+    @property
+    def limbs(self) -> tuple[str, ...]:
+        """The identities of the limbs in use."""
+        return tuple(sorted({option.limb for option in self.options if option.limb}))
 
     @property
     def share(self) -> float:

@@ -13,7 +13,7 @@ from onetrunk.distill.plan import Option, Plan
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.head_json import Limb, Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 
@@ -73,11 +73,12 @@ class PlanCost(_Table):
         threads: The number of ONNX Runtime threads of each session.
         trunk_ms: The trunk, once.
         heads_ms: All heads.
-        overhead_ms: One step for each segment and each head.
-        total_ms: The sum of the three.
+        overhead_ms: One step for each segment, each limb and each head.
+        total_ms: The sum of all parts.
         single_model_ms: One single-task model of the usual kind.
         share: The total as a share of one such model for each task.
         folded_share: The same against single-task models whose last layer is folded too.
+        limbs_ms: The limbs, each once.
     """
 
     machine: str
@@ -89,6 +90,7 @@ class PlanCost(_Table):
     single_model_ms: float = Field(ge=0)
     share: float = Field(ge=0)
     folded_share: float = Field(ge=0)
+    limbs_ms: float = Field(default=0.0, ge=0)
 
 
 class PlannedHead(_Table):
@@ -102,6 +104,7 @@ class PlannedHead(_Table):
         full: Full fine-tuning's score, in the same metric.
         run: The key of the run record that the score comes from.
         by_token: Whether it answers per token, and so has no folded layer; omitted for no.
+        limb: The identity of the limb that it stands on; omitted for the trunk itself.
     """
 
     tap: int = Field(ge=0)
@@ -111,6 +114,7 @@ class PlannedHead(_Table):
     full: float = Field(gt=0, le=1)
     run: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$")
     by_token: bool | None = None
+    limb: Limb | None = None
 
 
 class PlanFile(_Table):
@@ -145,7 +149,9 @@ class PlanFile(_Table):
     @property
     def options(self) -> tuple[Option, ...]:
         """Its heads as options, ordered by task."""
-        return tuple(Option(task=task, **dict(self.tasks[task])) for task in sorted(self.tasks))
+        return tuple(
+            Option(task=task, **{**dict(head), "limb": head.limb or ""}) for task, head in sorted(self.tasks.items())
+        )
 
     def check_trunk(self, trunk: Trunk) -> None:
         """Check that the plan is for this trunk and that its heads fit.
@@ -204,6 +210,7 @@ def plan_file(
             single_model_ms=round(cost.singles_ms / len(plan.options), 6),
             share=round(cost.share, 6),
             folded_share=round(cost.folded_share, 6),
+            limbs_ms=round(cost.limbs_ms, 6),
         ),
         tasks={
             option.task: PlannedHead(
@@ -214,6 +221,7 @@ def plan_file(
                 full=option.full,
                 run=option.run,
                 by_token=option.by_token,
+                limb=option.limb or None,
             )
             for option in plan.options
         },

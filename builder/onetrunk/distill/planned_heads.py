@@ -39,11 +39,13 @@ def make_head(
     """
     planned = plan.tasks[task]
     spec = experiment.store.by_key(planned.run).spec
-    found = (spec.task, spec.recipe.resolved_tap, spec.recipe.layers, spec.recipe.query)
-    if spec.role == "full" or found != (task, planned.tap, planned.layers, planned.query):
+    found = (spec.task, spec.recipe.resolved_tap, spec.recipe.layers, spec.recipe.query, spec.limb)
+    if spec.role == "full" or found != (task, planned.tap, planned.layers, planned.query, planned.limb):
+        limb = f", limb {spec.limb}" if spec.limb else ""
         raise UserError(
             f"task {task}: the plan's run {planned.run} is {spec.role} training of task {found[0]} with tap "
-            f"{found[1]}, layers {found[2]}, query {found[3]}; name the run of a head that agrees with the plan's table"
+            f"{found[1]}, layers {found[2]}, query {found[3]}{limb}; name the run of a head that agrees with the "
+            "plan's table"
         )
     if spec.recipe.max_length != experiment.config.max_length:
         raise UserError(

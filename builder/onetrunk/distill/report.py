@@ -27,6 +27,7 @@ from onetrunk.distill.results import PlanChoices, SearchRecords, SearchResults, 
 from onetrunk.distill.tensorboard import write_events
 from onetrunk.distill.trials import Stage, Study, Trial
 from onetrunk.files import atomic_write_text
+from onetrunk.protocol.names import LimbId
 
 CHOSEN_PLAN = "chosen plan"
 PLAN_COLUMNS = (
@@ -355,7 +356,7 @@ def _score_row(result: TaskResult) -> tuple[str, ...]:
         "–" if result.teacher is None and result.student else points(result.teacher),
         over_seeds(result.student),
         "–" if result.unselected is None and result.student else over_seeds(result.unselected),
-        count(result.tap),
+        count(result.tap) if not result.limb else f"limb {result.limb}",
         count(result.layers),
         result.query or NOT_YET,
         percent(result.retention),
@@ -366,7 +367,7 @@ def _plan_cells(plan: Plan) -> tuple[str, ...]:
     return (
         percent(plan.average),
         f"{percent(plan.worst.retention)} ({plan.worst.task})",
-        ", ".join(str(tap) for tap in plan.taps),
+        ", ".join([*(str(tap) for tap in plan.taps), *(f"limb {LimbId.parse(one).name}" for one in plan.limbs)]),
         str(sum(option.layers for option in plan.options)),
         percent(plan.share),
         f"{plan.cost.total_ms:.2f}",
@@ -433,6 +434,7 @@ def _task_values(result: TaskResult) -> dict[str, Any]:
         "teacher": result.teacher,
         "student": student.mean if student else None,
         "tap": result.tap,
+        "limb": result.limb,
         "layers": result.layers,
         "seeds": student.seeds if student else None,
         "sd": student.deviation if student else None,

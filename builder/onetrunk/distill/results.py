@@ -18,6 +18,7 @@ from onetrunk.distill.plan_file import PlanFile, read_plan
 from onetrunk.distill.trials import Study, Trial, Trials, load_trials
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
+from onetrunk.protocol.names import LimbId
 from onetrunk.training.runs import RunRecord, RunSpec, RunStore
 
 # Shares are quotients of floats: a plan that costs 0.25 must not miss a limit of 0.25 by a rounding error.
@@ -137,6 +138,7 @@ class TaskResult:
         tap: The chosen head's tap.
         layers: The chosen head's number of layers.
         query: The query of the chosen head's folded layer.
+        limb: The name of the limb that it stands on; None for the trunk itself.
     """
 
     task: str
@@ -148,6 +150,7 @@ class TaskResult:
     tap: int | None
     layers: int | None
     query: Query | None
+    limb: str | None = None
 
     @classmethod
     def of(cls, task: str, records: SearchRecords) -> TaskResult:
@@ -168,6 +171,7 @@ class TaskResult:
             tap=recipe.tap if recipe else None,
             layers=recipe.layers if recipe else None,
             query=recipe.query if recipe else None,
+            limb=LimbId.parse(spec.limb).name if spec and spec.limb else None,
         )
 
     @property

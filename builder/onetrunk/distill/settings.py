@@ -48,6 +48,7 @@ class SearchSettings(BaseModel):
         enough: The share of full fine-tuning's score at which no longer student, and no lower teacher, is tried.
         near: The share of the best teacher's score at which a teacher gets students too.
         batch_size: The number of texts a step.
+        limbs: The identities of limbs that heads of one layer are tried on.
         mixed_precision: Run models of several layers in bf16 while they are trained; see ``Recipe``.
     """
 
@@ -75,6 +76,7 @@ class SearchSettings(BaseModel):
     near: float = Field(default=0.98, ge=0)
     batch_size: int = Field(default=32, ge=1)
     mixed_precision: bool = False
+    limbs: tuple[str, ...] = ()
 
     @classmethod
     def for_width(cls, width: int) -> SearchSettings:

@@ -9,6 +9,7 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.trials import Stage, Trial, Trials, as_trial, load_trials, save_trials
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import LimbId
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.records import SPLITS
@@ -96,12 +97,13 @@ def search_task(
 
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
     2. Forks, for small tasks: the same at full length, on the two highest of the taps that get teachers.
-    3. Long heads: where one layer falls far short of full fine-tuning on every tap, heads of several layers on low
+    3. Limbs: on each one that is given, a head of one layer, trained on the labels alone.
+    4. Long heads: where one layer falls far short of full fine-tuning on every tap, heads of several layers on low
        taps, trained on the labels alone. If one is nearly as good as full fine-tuning, the search ends with it.
-    4. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
+    5. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
        full fine-tuning. Where a long head is better than all heads of one layer, its tap alone gets a teacher. None is
        stopped before its end: of small tasks, dev scores after the first epoch say next to nothing of the last.
-    5. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
+    6. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
        one is nearly as good as full fine-tuning, or as its teacher where that is not known. A student has fewer layers
        than its teacher; a teacher of few layers can be served itself. On the tap of a long head, a student has its
        length.
@@ -119,6 +121,7 @@ def search_task(
     search = _TaskSearch(task, experiment, settings, progress)
     taps = search.probe()
     search.fork(taps)
+    search.stand_on_limbs()
     lengths: Sequence[int] = settings.student_layers
     if (long := search.lengthen()) is not None:
         if search.is_enough(long.score):
@@ -170,6 +173,15 @@ class _TaskSearch:
                 tap=tap, seed=0, max_length=self._max_length, epochs=self._settings.fork_epochs
             )
             self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork")
+
+    def stand_on_limbs(self) -> None:
+        """Train a head of one layer on each limb, as long as a student of one layer."""
+        teacher = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=self._max_length)
+        epochs = max(1, round(self._settings.folded_epochs * teacher.epochs))
+        for limb in self._settings.limbs:
+            tap = LimbId.parse(limb).stop
+            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._max_length, epochs=epochs)
+            self._run(RunSpec(task=self._name, role="fork", recipe=recipe, limb=limb), "fork")
 
     def lengthen(self) -> RunRecord | None:
         """Train long heads where those of one layer fall far short; return the best where it is better than these.
@@ -258,7 +270,8 @@ class _TaskSearch:
 
     def _run(self, spec: RunSpec, stage: Stage) -> RunRecord:
         record = execute(spec, self._experiment, weights=False, progress=self._progress)
-        self._trials.append(as_trial(record, stage, f"tap {spec.recipe.tap}, layers {spec.recipe.layers}"))
+        where = f"tap {spec.recipe.tap}" if spec.limb is None else f"limb {LimbId.parse(spec.limb).name}"
+        self._trials.append(as_trial(record, stage, f"{where}, layers {spec.recipe.layers}"))
         # After each run, so that a table can show it and a kill loses nothing.
         self.save(going_on=True)
         return record

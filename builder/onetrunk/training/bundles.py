@@ -229,6 +229,7 @@ def write_bundle(
     Raises:
         OneTrunkError: The bundle cannot be written; the one before is kept.
     """
+    experiment = experiment.branch(record.spec.limb)
     name, tap, task = record.spec.task, record.spec.recipe.resolved_tap, experiment.task(record.spec.task)
     cached = {split: experiment.states(name, split, [tap]) for split in SPLITS}
     dev = experiment.labelled_states(name, "dev", tap)

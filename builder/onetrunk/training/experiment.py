@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,8 +17,10 @@ from onetrunk.files import cache_root
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import LimbId
 from onetrunk.tasks import Examples, Split, Task, read_examples
 from onetrunk.tasks.examples import Texts, in_windows, overlap_notes
+from onetrunk.tasks.head_spec import DEFAULT_LIMBS
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.records import SPLITS
 from onetrunk.training.cache import CachedTexts, StateCache
@@ -43,6 +46,7 @@ class ExperimentConfig:
         max_length: The longest text in tokens, for all tasks.
         skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
         threads: The number of torch threads of each process; None is torch's own choice.
+        limbs: The folder of the limbs on which heads stand.
     """
 
     tasks: tuple[Task, ...]
@@ -55,6 +59,7 @@ class ExperimentConfig:
     max_length: int = 128
     skip_bad_rows: bool = False
     threads: int | None = None
+    limbs: Path = DEFAULT_LIMBS
 
 
 @dataclass
@@ -73,6 +78,20 @@ class Experiment:
     _tokens: dict[tuple[str, Split], TokenStates] = field(default_factory=dict)
     _teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
     _lessons: dict[str, Lessons] = field(default_factory=dict)
+
+    def branch(self, limb: str | None) -> Experiment:
+        """Return the same experiment on the trunk as heads on a limb see it.
+
+        Args:
+            limb: The identity of the limb; None is the trunk that the experiment has.
+
+        Raises:
+            UserError: There is no such limb, or it does not fit the trunk.
+        """
+        if limb is None or limb == self.trunk.identity:
+            return self
+        # The trunk keeps its branches, and both experiments share what they have read.
+        return dataclasses.replace(self, trunk=self.trunk.branch(LimbId.parse(limb)))
 
     @property
     def compute(self) -> ComputeConfig:
@@ -270,4 +289,5 @@ def open_experiment(config: ExperimentConfig) -> Experiment:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     trunk = load_trunk(config.trunk)
+    trunk.limbs = config.limbs
     return Experiment(config, trunk, choose_compute(trunk, config.device, config.trunk_dtype))

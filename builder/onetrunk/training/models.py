@@ -66,6 +66,7 @@ def head_with_weights(spec: RunSpec, weights: Weights, experiment: Experiment) -
 
     Weights are rounded to fp16, the precision in which bundles and the cache store them.
     """
+    experiment = experiment.branch(spec.limb)
     recipe, task = spec.recipe, experiment.task(spec.task)
     outputs = get_kind(task.kind).output.build_layer(experiment.trunk.width, task)
     head = empty_head(

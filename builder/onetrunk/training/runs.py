@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from onetrunk.files import atomic_write_text
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import Limb
 from onetrunk.protocol.names import check_task_name
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks import Recipe
@@ -65,6 +66,7 @@ class RunSpec(BaseModel):
         recipe: How it is trained, with its tap and layers.
         distillation: How a student learns; None for other roles.
         share: The share of the train texts that a ``fork`` is trained on, for a learning curve.
+        limb: The identity of the limb that the head stands on; None is the trunk that the experiment has.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class RunSpec(BaseModel):
     recipe: Recipe
     distillation: Distillation | None = None
     share: float = Field(default=1.0, gt=0, le=1)
+    limb: Limb | None = None
 
     def key(self, *facts: str) -> str:
         """Return a hash over the spec and the facts that are not in it: trunk, data, device."""

@@ -37,6 +37,7 @@ def run_key(spec: RunSpec, experiment: Experiment) -> str:
     Raises:
         UserError: The experiment has no such task, or its data have faults.
     """
+    experiment = experiment.branch(spec.limb)
     facts = [experiment.trunk.identity, json.dumps(experiment.data_facts(spec.task)), experiment.compute.identity]
     task = experiment.task(spec.task)
     if options := task.options:
@@ -147,6 +148,7 @@ class Trainer:
         Raises:
             UserError: The experiment has no such task, or its data have faults.
         """
+        experiment = experiment.branch(spec.limb)
         self._spec, self._experiment = spec, experiment
         self._task = experiment.task(spec.task)
         self.key = run_key(spec, experiment)
@@ -226,7 +228,7 @@ class Trainer:
             parameters=parameters,
             texts=texts,
             data=dict(self._experiment.data_facts(self._spec.task)),
-            trunk=self._experiment.trunk.identity,
+            trunk=self._experiment.trunk.root.identity,
             device=self._experiment.compute.device,
             machine=describe_machine(),
             version=__version__,

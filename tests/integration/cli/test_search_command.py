@@ -16,7 +16,7 @@ from benchmarks.study.trainings import run_ablation, run_grid
 from onetrunk.cli.old_spellings import answer_to_old_spelling
 from onetrunk.cli.search_heads import search_heads
 from onetrunk.cli.train_head import train_head
-from onetrunk.distill import pipeline
+from onetrunk.distill import pipeline, task_search
 from onetrunk.distill.costs import CostTable
 from onetrunk.distill.jobs import Job, JobRunner
 from onetrunk.distill.plan_file import Floors, PlanCost, PlanFile, PlannedHead, Retention, read_plan, write_plan
@@ -32,6 +32,7 @@ from onetrunk.training.experiment import ExperimentConfig
 from onetrunk.training.runs import Distillation, RunSpec
 from onetrunk.training.trainer import execute
 from tests.conftest import write_tiny_trunk
+from tests.fixtures.limbs import random_limb
 
 TOML = """
 labels = ["bad", "good"]
@@ -134,12 +135,44 @@ def test_quick_search_writes_a_head_and_no_plan(invoke, folder):
     ("arguments", "message"),
     [
         (("--quick", "--task-floor", "0.9"), "--task-floor: --quick makes no plan"),
+        (("--quick", "--limb", "limbs/one"), "--limb: --quick makes no plan"),
         (("--quick", "--jobs", "2"), "--jobs: --quick makes no plan and trains one head after the other"),
         (("--heads", "other"), "--heads: a search writes a plan, and search-heads make its heads"),
     ],
 )
 def test_options_of_a_plan_and_of_a_quick_search_do_not_mix(invoke, arguments, message):
     assert message in one_line(invoke("run", "mood", *arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_rounds")
+def test_a_search_over_a_limb_and_the_head_on_it(invoke, folder, tiny_trunk, monkeypatch):
+    limb = random_limb(tiny_trunk, folder / "limbs" / "pairs", tap=1)
+
+    def evaluate(model, data, task):
+        on_limb = getattr(model, "layers", None) and len(model.layers) == 1 and evaluate.limb
+        return Evaluation({"accuracy": 0.95 if on_limb else 0.6}, ())
+
+    real = task_search.execute
+
+    def execute(spec, *args, **options):
+        evaluate.limb = spec.limb is not None
+        return real(spec, *args, **options)
+
+    monkeypatch.setattr(task_search, "execute", execute)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    search = ("run", "mood", "--max-length", "32", "--limb", "limbs/pairs", "--task-floor", "1.2", "--floor", "1.2")
+    result = invoke(*search)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^mood +limb pairs +1 ", result.stdout, re.MULTILINE)
+    assert read_plan(folder / "study" / "plan.toml").tasks["mood"].limb == str(limb.identity)
+    made = invoke("make", "--limbs", "limbs")
+    assert made.exit_code == 0, made.output
+    assert load_bundle(folder / "heads" / "mood").spec.limb == str(limb.identity)
+    reported = CliRunner().invoke(search_heads, ["report"])
+    assert reported.exit_code == 0, reported.output
+    page = (folder / "study" / "README.md").read_text()
+    assert "| limb pairs | 1 |" in page
 
 
 @pytest.mark.slow
@@ -269,6 +302,11 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
         ("make broken.toml", "broken.toml: not TOML"),
         ("run mood --backend cloud", "--backend cloud: allowed are local, ray, ray://HOST:PORT"),
         ("run", "--tasks all"),
+        ("run mood --limb limbs/none", "limbs/none: no limb.json in it, so it is no limb"),
+        (
+            "run mood --limb a/one --limb b/two",
+            "--limb b/two: limbs of one search lie in one folder; the first is in a",
+        ),
         ("run mood", "max_length 128: this trunk reads 3 to 64 tokens"),
     ],
 )

@@ -12,6 +12,7 @@ from onetrunk.distill.costs import PartCosts
 from onetrunk.distill.frontier import choose, frontier
 from onetrunk.distill.plan import Option, Plan
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import LimbId
 
 RATES = PartCosts(
     trunk_ms=(1.0, 11.0, 21.0, 31.0, 41.0),
@@ -24,8 +25,11 @@ RATES = PartCosts(
 TINY = 1e-9
 
 
-def option(task, tap, layers, score, full=0.8):
-    return Option(task=task, tap=tap, layers=layers, query="cls", score=score, full=full)
+LIMBS = ("low-0+1@000000000000", "pairs-1+1@000000000000", "other-1+1@111111111111")
+
+
+def option(task, tap, layers, score, full=0.8, limb=""):
+    return Option(task=task, tap=tap, layers=layers, query="cls", score=score, full=full, limb=limb)
 
 
 @st.composite
@@ -45,9 +49,10 @@ def instances(draw):
     for task in "abcd"[: draw(st.integers(1, 4))]:
         full = draw(st.integers(1, 100)) / 100
         for _ in range(draw(st.integers(1, 5))):
-            tap = draw(st.integers(0, 3))
+            limb = draw(st.sampled_from(["", "", *LIMBS]))
+            tap = LimbId.parse(limb).stop if limb else draw(st.integers(0, 3))
             depth = draw(st.integers(1, 4 - tap))
-            options.append(option(task, tap, depth, draw(st.integers(-20, 100)) / 100, full))
+            options.append(option(task, tap, depth, draw(st.integers(-20, 100)) / 100, full, limb))
     return options, rates
 
 
@@ -125,6 +130,20 @@ def test_a_deep_tap_that_is_paid_once_draws_other_tasks_to_it():
     assert both.cost.total_ms == pytest.approx(31 + 2 * 0.5 + 3 * 0.25)
     assert both.meets_floor
     assert both.note == ""
+
+
+def test_a_limb_that_is_paid_once_pays_with_enough_tasks():
+    # A layer of 9 and a step of 0.25, in place of a layer of 9 for each head; heads on the limb are a little better.
+    alone = [option(task, 2, 2, 0.80) for task in "ab"]
+    on_limb = [option(task, 3, 1, 0.81, limb="pairs-2+1@000000000000") for task in "ab"]
+    plans = frontier([*alone, *on_limb], RATES)
+    assert [plan.limbs for plan in plans] == [("pairs-2+1@000000000000",)]
+    assert plans[0].taps == (2,)
+    assert plans[0].cost.limbs_ms == 9.0
+    # The trunk to tap 2, the limb, two heads, and a step for each of these.
+    assert plans[0].cost.total_ms == pytest.approx(21.0 + 9.0 + 2 * 0.5 + 4 * 0.25)
+    one = frontier([alone[0], on_limb[0]], RATES)
+    assert [plan.limbs for plan in one] == [(), ("pairs-2+1@000000000000",)]
 
 
 def test_least_cost_that_meets_both_floors():
