@@ -11,16 +11,15 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Difference, LabelAgreement
+from onetrunk.adopt.comparison import Comparison, agreement_of
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt
 from onetrunk.adopt.request import ModelRequest
 from onetrunk.adopt.said import SaidFile
 from onetrunk.adopt.teacher import ModelTeacher, ranges_of
@@ -30,7 +29,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import read_json
-from onetrunk.tasks import Examples, Task
+from onetrunk.tasks import Examples, FittedTask, Task
 from onetrunk.tasks.examples import Texts, targets_of, token_offsets
 from onetrunk.tasks.formats import sha256_of
 from onetrunk.tasks.kinds import get_kind
@@ -50,8 +49,6 @@ from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import execute
 
 _MAX_RECORD_BYTES = 2**24
-_SHOWN_TEXTS = 20
-_SHOWN_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -334,22 +331,22 @@ class _Adoption:
                 "with the rarer answers"
             )
 
-    def _compare(self, run: RunRecord) -> _Comparison:
+    def _compare(self, run: RunRecord) -> Comparison:
         head = trained_head(run, self.experiment).to(self.experiment.compute.device)
         data = self.experiment.labelled_states(self.task.name, "dev", run.spec.recipe.resolved_tap)
         assert data.teacher is not None
         fitted = evaluate(head, data, self.task).fitted
-        config, raw = _Fitted(self.task, fitted), raw_outputs(head, data.states)
+        config, raw = FittedTask(self.task, fitted), raw_outputs(head, data.states)
         kind = get_kind(self.task.kind)
         with torch.no_grad():
             theirs = kind.output.scores(data.teacher, self.task).numpy()
             ours = kind.output.scores(raw, config).numpy()
             divergence = kind.training.divergence(raw, data.teacher, config)
-        return _Comparison(
+        return Comparison(
             teacher=theirs,
             head=ours,
             config=config,
-            agreement=_agreement(theirs, ours, self.task, config),
+            agreement=agreement_of(theirs, ours, self.task, config),
             divergence=None if divergence is None else divergence.numpy(),
         )
 
@@ -360,7 +357,7 @@ class _Adoption:
         head = trained_head(run, self.experiment).to(self.experiment.compute.device)
         tap = run.spec.recipe.resolved_tap
         on_texts = self.experiment.labelled_states(self.task.name, "dev", tap)
-        config = _Fitted(self.task, evaluate(head, on_texts, self.task).fitted)
+        config = FittedTask(self.task, evaluate(head, on_texts, self.task).fitted)
         states = self.experiment.text_states(
             self.labelled.texts,
             [tap],
@@ -371,93 +368,6 @@ class _Adoption:
         with torch.no_grad():
             scores = kind.output.scores(raw_outputs(head, states), config).numpy()
         return _measured(scores, self.task, config, self.labelled, self.workshop.trunk, self.settings.max_length)
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """The ``KindConfig`` of a task with what was fitted for one head."""
-
-    task: Task
-    fitted: Mapping[str, Any]
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        return self.task.labels
-
-    @property
-    def range(self) -> tuple[float, float] | None:
-        return self.task.range
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return self.task.options
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """What teacher and head say about the same dev texts, as scores."""
-
-    teacher: Scores
-    head: Scores
-    config: _Fitted
-    agreement: float
-    divergence: NDArray[np.float32] | None
-
-    def constant_agreement(self) -> float | None:
-        """Return the share of texts on which a head would agree that always gave the teacher's commonest answer."""
-        held = self._held(self.teacher, self.config.task)
-        if held is None:
-            return None
-        if get_kind(self.config.task.kind).by_token:
-            return float((~held.any(axis=1)).mean())  # the only answer that fits every text has no spans
-        return float(np.unique(held, axis=0, return_counts=True)[1].max() / len(held))
-
-    def by_label(self, task: Task) -> tuple[LabelAgreement, ...]:
-        """Return for each label how many texts have it by the teacher, by the head, and by both."""
-        teacher, head = self._held(self.teacher, task), self._held(self.head, self.config)
-        if teacher is None or head is None or task.labels is None:
-            return ()
-        counts = zip(task.labels, teacher.sum(axis=0), head.sum(axis=0), (teacher & head).sum(axis=0), strict=True)
-        return tuple(
-            LabelAgreement(label=label, teacher=int(one), head=int(other), both=int(both))
-            for label, one, other, both in counts
-        )
-
-    def _held(self, scores: Scores, config: Task | _Fitted) -> NDArray[np.bool_] | None:
-        return get_kind(self.config.task.kind).answers.labels_held(scores, config)
-
-    def differences(self, texts: Texts, task: Task) -> list[Difference]:
-        """Return the texts that are answered differently, those that are furthest apart first."""
-        answers = get_kind(task.kind).answers
-        apart = answers.distance(self.teacher, self.head, self.config)
-        rank = apart + (0 if self.divergence is None else 1e-3 * np.minimum(self.divergence, 1))
-        return [
-            Difference(
-                text=_cut(texts[row]),
-                teacher=answers.format(self.teacher[row], task),
-                head=answers.format(self.head[row], self.config),
-                distance=round(float(apart[row]), 4),
-            )
-            for row in np.argsort(-rank, kind="stable")[:_SHOWN_TEXTS]
-            if apart[row] > 0
-        ]
-
-
-def _agreement(theirs: Scores, ours: Scores, task: Task, config: _Fitted) -> float:
-    answers = get_kind(task.kind).answers
-    # What was fitted concerns the head alone: a teacher has thresholds of its own, which its outputs are moved by.
-    if task.kind == "multilabel":
-        one, other = answers.predictions(theirs, task) >= 0, answers.predictions(ours, config) >= 0
-        return float((one == other).all(axis=-1).mean())
-    found = answers.agreement(theirs, ours, config)
-    # Answers that are all alike have no correlation, and nothing that could be kept.
-    return 0.0 if found is None else found
-
-
-def _cut(text: Text) -> Text:
-    parts = (text,) if isinstance(text, str) else text
-    short = tuple(part if len(part) <= _SHOWN_CHARACTERS else f"{part[:_SHOWN_CHARACTERS]}..." for part in parts)
-    return short[0] if len(short) == 1 else (short[0], short[1])
 
 
 def _task_of(
@@ -498,7 +408,7 @@ def _teachers_score(
 
 
 def _measured(
-    scores: Scores, task: Task, config: Task | _Fitted, labelled: Examples, trunk: Trunk, max_length: int
+    scores: Scores, task: Task, config: Task | FittedTask, labelled: Examples, trunk: Trunk, max_length: int
 ) -> float:
     kind = get_kind(task.kind)
     targets = targets_of(kind, labelled.targets, task, labelled.texts, trunk.tokenizer, max_length)

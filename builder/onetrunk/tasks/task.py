@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -279,3 +280,31 @@ class Task(BaseModel):
         for name in self.metrics:
             check_metric(name, get_kind(self.kind), self.labels)
         return self
+
+
+@dataclass(frozen=True)
+class FittedTask:
+    """The ``KindConfig`` of a task with what was fitted for one head.
+
+    Attributes:
+        task: The task.
+        fitted: What the kind fitted to the dev data.
+    """
+
+    task: Task
+    fitted: Mapping[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """See ``Task``."""
+        return self.task.labels
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """See ``Task``."""
+        return self.task.range
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """See ``Task``."""
+        return self.task.options

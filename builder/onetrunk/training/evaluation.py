@@ -15,7 +15,7 @@ from torch.nn import functional
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.reference import Reference
-from onetrunk.tasks import Examples, Task
+from onetrunk.tasks import Examples, FittedTask, Task
 from onetrunk.tasks.examples import targets_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Scores
@@ -72,16 +72,6 @@ class Evaluation:
     reference: Reference | None = None
 
 
-@dataclass(frozen=True)
-class _FittedConfig:
-    """The ``KindConfig`` of a task with what was fitted for one model."""
-
-    labels: tuple[str, ...] | None
-    range: tuple[float, float] | None
-    options: Mapping[str, Any]
-    fitted: Mapping[str, Any]
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
     """Fit what the kind fits to the data, and score the model by its task's metrics as it will answer with that.
@@ -99,7 +89,7 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
         if data.teacher is None
         else kind.training.fit_to_teacher(raw, data.teacher, targets, task)
     )
-    config = _FittedConfig(task.labels, task.range, task.options, fitted)
+    config = FittedTask(task, fitted)
     served = _served(model, raw, config, task)
     scores, notes = measure(task.metrics, kind.answers.predictions(served, config), kind.codec.hard(targets))
     if data.teacher is None:
@@ -121,13 +111,13 @@ def score(model: nn.Module, data: LabelledStates, task: Task, fitted: Mapping[st
     Returns:
         The scores by metric.
     """
-    kind, config = get_kind(task.kind), _FittedConfig(task.labels, task.range, task.options, fitted)
+    kind, config = get_kind(task.kind), FittedTask(task, fitted)
     served = _served(model, raw_outputs(model, data.states), config, task)
     targets = kind.codec.hard(data.targets.numpy())
     return measure(task.metrics, kind.answers.predictions(served, config), targets)[0]
 
 
-def _served(model: nn.Module, raw: Tensor, config: _FittedConfig, task: Task) -> Scores:
+def _served(model: nn.Module, raw: Tensor, config: FittedTask, task: Task) -> Scores:
     """Return scores as they are served."""
     output = output_of(model)
     # The output layer may take part in the scores (CRF), so they are computed on its device.
