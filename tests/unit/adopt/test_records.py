@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from onetrunk.adopt.adoption import Workshop, _Adoption, _Comparison, _finished, _Fitted
+from onetrunk.adopt.adoption import Workshop, _Adoption, _finished
+from onetrunk.adopt.comparison import Comparison
 from onetrunk.adopt.page import page_of
 from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, LabelAgreement
-from onetrunk.tasks import Task
+from onetrunk.tasks import FittedTask, Task
 from tests.conftest import write_tiny_heads
 from tests.fixtures.limbs import random_head_on, random_limb
 
@@ -112,7 +113,7 @@ def test_the_page_says_what_decides():
 )
 def test_answers_are_compared_by_label(kind, teacher, head, constant, counts):
     task = Task(name="t", kind=kind, labels=("a", "b"), train="t.csv", dev="d.csv", folder=".")
-    found = _Comparison(np.array(teacher, "f4"), np.array(head, "f4"), _Fitted(task, {}), 0.5, None)
+    found = Comparison(np.array(teacher, "f4"), np.array(head, "f4"), FittedTask(task, {}), 0.5, None)
     assert found.constant_agreement() == constant
     assert [(one.teacher, one.head, one.both) for one in found.by_label(task)] == counts
 
