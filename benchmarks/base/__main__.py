@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onetrunk.cli.data_options import data_option, task_dir_option
-from onetrunk.cli.search_heads import fetch_trunk, print_plan
+from onetrunk.cli.search_heads import fetch_trunk
+from onetrunk.cli.search_output import print_plan
 from onetrunk.cli.training_options import load_tasks
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onetrunk.cli.console import progress_line
-from onetrunk.cli.search_heads import experiment_config, job_table
+from onetrunk.cli.search_heads import experiment_config
+from onetrunk.cli.search_output import job_table
 from onetrunk.cli.training_options import experiment_options, load_tasks
 from onetrunk.protocol.command import errors_end_command
 
