@@ -43,11 +43,10 @@ GOAL_AGREEMENT, GOAL_KEPT = 0.97, 0.99
 
 
 def write_data(plan: Plan, folder: Path, rows: int | None, data_root: Path | None) -> tuple[Path, Path]:
-    """Write a task's train texts without labels, the last ones, and its dev rows with labels."""
+    """Write the train texts that the model has not seen, without labels, and the dev rows with labels."""
     task = task_of(plan)
     train, dev = (read_examples(task, split, data_root=data_root) for split in ("train", "dev"))
-    # The teacher has seen the labels of the first ones.
-    texts = train.texts[-rows:] if rows else train.texts
+    texts = train.texts[plan.rows :][:rows]
     low, high = task.range or (0.0, 1.0)
     labels = [task.labels[one] if task.labels else one * (high - low) + low for one in dev.targets]
     paths = folder / f"{plan.name}-{len(texts)}.jsonl", folder / f"{plan.name}-dev.jsonl"
@@ -109,13 +108,13 @@ def summary(adopted: Sequence[AdoptedModel], cost: ServingCost | None, minutes: 
 def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dict[str, object]) -> str:
     """The page of results."""
     not_run = ", ".join(found["not_run"]) or "none"  # type: ignore[arg-type]
-    trained = ", ".join(f"{plan.name} {_rows(plan)} x {plan.epochs}" for plan in PLANS if plan.name in found["models"])  # type: ignore[operator]
+    trained = ", ".join(f"{plan.name} {plan.rows:,} x {plan.epochs}" for plan in PLANS if plan.name in found["models"])  # type: ignore[operator]
     parts = [
         "# Adopted classifiers",
         "Classifiers that were fine-tuned on GLUE from the default trunk, and those named `_base` from the base-size "
         "one (`benchmarks/adopt/teachers.py`), adopted on that trunk from train texts without labels; the labels of "
-        "the dev rows are only measured. Agreement is measured on a tenth of the texts, from which nothing was "
-        "learned; for `stsb` it is the correlation.",
+        "the dev rows are only measured. No model had seen the texts that it labels. Agreement is measured on a tenth "
+        "of them, from which nothing was learned; for `stsb` it is the correlation.",
         f"The models were trained on so many rows, so many times: {trained}. What is measured here is whether a head "
         "says the same, not whether that is right.",
         "\n".join(table(*summary_rows(adopted))),
@@ -128,10 +127,6 @@ def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dic
             "\n".join(table(*cost_rows(cost))),
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def _rows(plan: Plan) -> str:
-    return "all" if plan.rows is None else f"{plan.rows:,}"
 
 
 def _points(share: object) -> str:
@@ -154,7 +149,7 @@ def _clock(path: Path) -> Iterator[None]:
 @click.option("--study", type=click.Path(path_type=Path), default=STUDY, show_default=True, help="Where results go.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the data are. [default: $ONETRUNK_DATA]")
 @click.option("--models", help="Their names, separated by commas. [default: all]")
-@click.option("--rows", type=click.IntRange(1), help="Texts of each task at most, the last ones. [default: all]")
+@click.option("--rows", type=click.IntRange(1), help="Texts of each task at most. [default: all that are left]")
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the texts.")
 @click.option("--no-costs", is_flag=True, help="Do not time both ways to serve.")
 def main(

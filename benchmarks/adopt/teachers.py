@@ -40,7 +40,7 @@ class Plan:
         name: Its name, and its folder's.
         task: The task file of its data.
         shape: ``bert``, ``mpnet``, ``distilbert`` or ``roberta``.
-        rows: The number of train rows, the first ones; None is all.
+        rows: The number of train rows, the first ones.
         epochs: Passes over them.
         trunk: The trunk from whose weights it is fine-tuned; None is the default one.
     """
@@ -48,25 +48,26 @@ class Plan:
     name: str
     task: str
     shape: str = "bert"
-    rows: int | None = None
+    rows: int = 1000
     epochs: int = 2
     trunk: str | None = None
 
 
-# Quick ones first, so that there is something to adopt early. Rows of two tasks are limited for machines of two cores.
+# A part of each task's rows, so that some are left which the model has not seen: what a model learned by heart is no
+# traffic. Quick ones first, so that there is something to adopt early.
 PLANS = (
-    Plan("cola", "cola", epochs=3),
-    Plan("mrpc", "mrpc", epochs=3),
-    Plan("stsb", "stsb", epochs=3),
+    Plan("cola", "cola", rows=4500, epochs=3),
+    Plan("mrpc", "mrpc", rows=1800, epochs=3),
+    Plan("stsb", "stsb", rows=3000, epochs=3),
     Plan("sst2", "sst2", rows=12000),
-    Plan("qqp", "qqp"),
-    Plan("rte", "rte", epochs=3),
-    Plan("mnli", "mnli"),
+    Plan("qqp", "qqp", rows=4300),
+    Plan("rte", "rte", rows=1200, epochs=3),
+    Plan("mnli", "mnli", rows=6000),
     Plan("qnli", "qnli", rows=8000),
     Plan("sst2_distilbert", "sst2", "distilbert", rows=6000),
-    Plan("cola_roberta", "cola", "roberta", epochs=3),
-    Plan("cola_base", "cola", "mpnet", trunk="base"),
-    Plan("mrpc_base", "mrpc", "mpnet", trunk="base"),
+    Plan("cola_roberta", "cola", "roberta", rows=4500, epochs=3),
+    Plan("cola_base", "cola", "mpnet", rows=4500, trunk="base"),
+    Plan("mrpc_base", "mrpc", "mpnet", rows=1800, trunk="base"),
 )
 
 
@@ -110,7 +111,7 @@ def make_teacher(plan: Plan, folder: Path, data_root: Path | None = None) -> Pat
 
 
 def _count(train: Examples, plan: Plan) -> int:
-    return min(plan.rows or len(train), len(train))
+    return min(plan.rows, len(train))
 
 
 def _new_model(plan: Plan, task: Task) -> torch.nn.Module:
