@@ -65,6 +65,12 @@ class Records:
         self._path = folder / "records.json"
         self.found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
 
+    def begin(self, heads: str, limb: str) -> None:
+        """Forget heads that stood on another limb, as one that is trained anew on another machine is."""
+        if self.found.get(f"limb of {heads}") != limb:
+            self.found = {key: one for key, one in self.found.items() if f"{heads} seed " not in key}
+            self.add(f"limb of {heads}", limb)
+
     def add(self, key: str, value: object) -> None:
         """Keep a record."""
         self.found[key] = value
@@ -262,6 +268,7 @@ def run(
     records.add("machine", describe_machine())
     if "limb" in steps or "heads" in steps:
         on_limb, scores = new_limb("pairs", FAMILY, EPOCHS, work, experiment, tell)
+        records.begin(" on limb", on_limb.trunk.identity)
         records.add("joint training", scores)
         records.add("shared texts", {task: shared_texts(task, experiment) for task in FAMILY})
         # Small tasks first.
@@ -272,6 +279,7 @@ def run(
         if len(records.scores(f"{task} on limb without it")) < seeds:
             others = [one for one in FAMILY if one != task]
             on_limb, _ = new_limb(f"without_{task}", others, EPOCHS_LEFT_OUT, work, experiment, tell)
+            records.begin(f"{task} on limb without it", on_limb.trunk.identity)
             train_heads(task, "limb without it", on_limb, seeds, records, tell)
     if "cost" in steps:
         heads = [(TAP + LAYERS, 1, "cls")] * len(FAMILY) + [(tap, layers, "cls") for _, tap, layers in OTHERS]

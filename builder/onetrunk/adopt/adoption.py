@@ -30,7 +30,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks import Examples, FittedTask, Task
-from onetrunk.tasks.examples import Texts, targets_of, token_offsets
+from onetrunk.tasks.examples import Texts, normalized, targets_of, token_offsets
 from onetrunk.tasks.formats import sha256_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Scores
@@ -390,8 +390,8 @@ def _task_of(
 
 def _without(texts: Sequence[Text], labelled: Examples | None) -> Texts:
     """Return the texts that are not among the labelled ones, on which heads are measured."""
-    known = set(labelled.texts) if labelled is not None else set()
-    return [text for text in texts if text not in known]  # type: ignore[return-value]
+    known = {normalized(text) for text in labelled.texts} if labelled is not None else set()
+    return [text for text in texts if normalized(text) not in known]  # type: ignore[return-value]
 
 
 def _teachers_score(

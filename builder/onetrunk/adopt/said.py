@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from onetrunk.tasks import Task
 from onetrunk.tasks.formats import read_records, sha256_of
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
 from onetrunk.tasks.kinds.soft import SOFT_COLUMNS, SoftLabel, read_soft
-from onetrunk.tasks.records import Reading, Record
+from onetrunk.tasks.records import BrokenLine, Reading, is_not_utf8
 from onetrunk.tasks.soft_file import SoftFile, open_soft_file
+from onetrunk.tasks.task import folded
 
 FAMILY = "soft labels"
 _MOST_LABELS = 1000
@@ -90,38 +93,74 @@ def open_said_file(
         UserError: The file cannot be read, or has no labels.
     """
     kind = kind or "classification"
-    codec = get_kind(kind).codec
     found: tuple[str, ...] | None = None
-    if codec.uses_labels:
-        found = tuple(labels) if labels is not None else _labels(path, label_field, one_of=codec.accepts_soft == "one")
+    if get_kind(kind).codec.uses_labels:
+        found = tuple(labels) if labels is not None else _labels_of(path, kind, label_field)
     digest = sha256_of(path, Reading())
     return SaidFile(name, path, str(path), digest, kind, found or ("number",), found, label_field)
 
 
-def _labels(path: Path, label_field: str, *, one_of: bool) -> tuple[str, ...]:
+def _labels_of(path: Path, kind: str, label_field: str) -> tuple[str, ...]:
+    """Return the labels that occur. What else is wrong with a row is told when all are read for the task."""
+    one_of = get_kind(kind).codec.accepts_soft == "one"
     found: set[str] = set()
-    for record in read_records(path, Reading()):
-        if not isinstance(record, Record):
+    faults: list[str] = []
+    columns = 0
+    for record in read_records(path, Reading(label=label_field)):
+        if isinstance(record, BrokenLine):
+            faults.append(f"line {record.line}: {record.why}")
             continue
         column = _column(record.values, label_field)
         if column is None:
-            raise UserError(
-                f"{path}: no column of labels: give {label_field!r:.40}, or {' or '.join(map(repr, SOFT_COLUMNS))}"
-            )
+            continue
+        columns += 1
         try:
-            value = read_soft(record.values[column], column, one_of=one_of)
-        except ValueError:
-            continue  # told with its line when all rows are read
-        several = value.weights if isinstance(value, SoftLabel) else value if isinstance(value, list) else [value]
-        found |= {str(one) for one in several if one is not None and one != ""}
+            found |= set(_labels_in(record.values[column], column, kind, one_of=one_of))
+        except ValueError as error:
+            faults.append(f"line {record.line}: {error}")
         if len(found) > _MOST_LABELS:
             raise UserError(
                 f"{path}: more than {_MOST_LABELS:,} labels in column {column!r:.40}: give --kind regression if these "
                 "are numbers"
             )
+    if not columns and not faults:
+        raise UserError(
+            f"{path}: no column of labels: give {label_field!r:.40}, or {' or '.join(map(repr, SOFT_COLUMNS))}"
+        )
     if len(found) < 1 + one_of:
-        raise UserError(f"{path}: it has {len(found)} labels; a task of it needs two at least, or give --labels")
+        why = f" ({faults[0]})" if faults else ""
+        raise UserError(
+            f"{path}: labels are found in it: {len(found)}{why}; a task needs {1 + one_of} at least: mend the file, or "
+            "give --labels"
+        )
+    alike: dict[str, str] = {}
+    for label in sorted(found):
+        if (other := alike.setdefault(folded(label), label)) != label:
+            raise UserError(
+                f"{path}: {other!r:.40} and {label!r:.40} differ only in case, blanks or accents: spell them alike, or "
+                "give --labels"
+            )
     return tuple(sorted(found))
+
+
+def _labels_in(value: object, column: str, kind: str, *, one_of: bool) -> Iterator[str]:
+    """Yield the labels of a row.
+
+    Raises:
+        ValueError: It has something else, which might be a label only if the task said so.
+    """
+    if isinstance(value, str) and kind == MULTILABEL.name and column.strip().casefold() not in SOFT_COLUMNS:
+        value = split_labels(value, SEPARATOR)
+    value = read_soft(value, column, one_of=one_of)
+    for label in value.weights if isinstance(value, SoftLabel) else value if isinstance(value, list) else [value]:
+        if label is None or label == "":
+            continue
+        if not isinstance(label, str):
+            raise ValueError(f"{column!r:.40} has {label!r:.40}, which is no text: give --labels")
+        if is_not_utf8(label):
+            raise ValueError(f"{column!r:.40} contains half of a surrogate pair")
+        # As labels of task data are read.
+        yield unicodedata.normalize("NFC", label.strip())
 
 
 def _column(values: Mapping[str, Any], label_field: str) -> str | None:

@@ -143,6 +143,7 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
     from onetrunk.adopt.said import SaidFile, open_said_file
     from onetrunk.nn.trunk_source import HUB_ID
     from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks.formats import is_data_name
     from onetrunk.tasks.text_file import read_texts
 
     named: dict[str, str] = {}
@@ -161,6 +162,8 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
         kind = _one_of("--kind", of["kind"].get(name), ("classification", "multilabel", "regression"))
         labels = of["labels"][name].split(",") if name in of["labels"] else None
         classifier: Classifier | SaidFile
+        if not Path(source).exists() and is_data_name(source):
+            raise UserError(f"{source}: no such file of soft labels")
         if Path(source).is_file():
             # It brings its texts; the file for all is for models.
             if name in {_split_name(one)[0] for one in options["texts"]}:
@@ -204,6 +207,8 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
         if isinstance(classifier, SaidFile):
             classifier.teacher(request.task(), skip_bad_rows=request.skip_bad_rows)
         requests.append(request)
+    if options["texts"] and all(isinstance(one.classifier, SaidFile) for one in requests):
+        raise UserError("--texts: no model reads them; a file of soft labels brings its own")
     return requests
 
 

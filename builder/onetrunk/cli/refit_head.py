@@ -109,7 +109,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
         console.width = 200
     console.print(table)
     for result in results:
-        if note := result.spec.fitted.get("note"):
+        for note in (*result.notes, *([result.spec.fitted["note"]] if "note" in result.spec.fitted else [])):
             click.echo(f"{result.spec.task}: note: {note}", err=True)
     if dry_run:
         click.echo("nothing was written", err=True)
@@ -122,6 +122,7 @@ def _values(result: RefitResult) -> dict[str, Any]:
         "bundle": str(result.bundle),
         "scores": spec.scores,
         "test": spec.test.model_dump(mode="json") if spec.test is not None else None,
+        "notes": result.notes,
         "fitted": spec.fitted,
         "fitted_before": result.before.fitted,
         "reference": spec.reference.model_dump(mode="json", exclude_none=True) if spec.reference is not None else None,

@@ -173,6 +173,7 @@ def run(
         from onetrunk.distill.jobs import check_backend  # imports torch
 
         check_backend(backend)
+        limbs = tuple(one.resolve() for one in limbs)
         identities = _identities(limbs)
         if limbs:
             options["limbs"] = limbs[0].parent
@@ -188,6 +189,8 @@ def run(
             # The same that the search opens, which is opened once.
             opened = open_experiment(study_config(config, study, jobs=jobs, backend=backend))
             print_trunk_notes(opened.trunk.notes)
+            for identity in identities:
+                opened.branch(identity)  # one that does not fit the trunk is told before anything is trained
             _print_time(opened, names, seeds)
             settings = SearchSettings.for_width(opened.trunk.width).model_copy(update={"limbs": identities})
             plan = search(
@@ -212,7 +215,7 @@ def _identities(limbs: Sequence[Path]) -> tuple[str, ...]:
     from onetrunk.nn.limb import load_limb
     from onetrunk.protocol.errors import UserError
 
-    if others := [one for one in limbs if one.parent.resolve() != limbs[0].parent.resolve()]:
+    if others := [one for one in limbs if one.parent != limbs[0].parent]:
         raise UserError(f"--limb {others[0]}: limbs of one search lie in one folder; the first is in {limbs[0].parent}")
     return tuple(dict.fromkeys(str(load_limb(one).identity) for one in limbs))
 

@@ -128,7 +128,7 @@ def _sets_of_places(tasks: Mapping[str, Sequence[Option]]) -> Iterator[frozenset
     if len(places) > _MOST_PLACES:
         raise UserError(
             f"students use {len(places)} different taps and limbs, and all sets of at most {_MOST_PLACES} can be "
-            "tried: leave out taps on which every task does worse than on others"
+            "tried: search with fewer limbs"
         )
     for count in range(1, len(places) + 1):
         for chosen in combinations(places, count):

@@ -23,7 +23,7 @@ _HEADER = """\
 # To make its heads:    search-heads make PATH-OF-THIS-FILE
 # To serve them:        build-repo --tasks all
 # `run` is the record, in runs/ beside this file, of the training that becomes the head. To serve another one, name
-# its record and what it says of tap, layers and query; [kept] and [cost] are then no longer those of the plan.
+# its record and what it says of tap, layers, query and limb; [kept] and [cost] are then no longer those of the plan.
 
 """
 

@@ -52,6 +52,10 @@ def make_head(
             f"task {task}: planned for texts of up to {spec.recipe.max_length} tokens, not "
             f"{experiment.config.max_length}; leave --max-length out, or search again with it"
         )
+    try:
+        experiment.branch(spec.limb)
+    except UserError as error:
+        raise UserError(f"task {task}: {error}") from error
     record = _trained_run(spec, experiment, progress)
     head = trained_head(record, experiment)
     return write_bundle(head, record, experiment, heads=heads, story=_story(record, experiment))
@@ -103,7 +107,13 @@ def _story(record: RunRecord, experiment: Experiment) -> dict[str, Any]:
             "layers": teacher.spec.recipe.layers,
         }
         story["distillation"] = how.model_dump(exclude={"teacher"})
-    seeds = [trial.score for trial in studies["seeds"].trials] if "seeds" in studies else []
+    # The seeds of another head are left, where the plan was changed by hand.
+    same = record.spec.with_seed(0)
+    seeds = [
+        trial.score
+        for trial in (studies["seeds"].trials if "seeds" in studies else ())
+        if trial.spec.with_seed(0) == same
+    ]
     story["student"] = _over_seeds(seeds or [record.score])
     if "search" in studies:
         story["tried"] = [

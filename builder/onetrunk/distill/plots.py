@@ -174,9 +174,12 @@ def draw_costs(plans: Mapping[str, Plan], path: Path) -> None:
         bottom = np.zeros(len(plans))
         for name, colour, values in (
             ("trunk", TRUNK, [plan.cost.trunk_ms for plan in plans.values()]),
+            ("limbs", PROBE, [plan.cost.limbs_ms for plan in plans.values()]),
             ("heads", HEADS, [plan.cost.heads_ms for plan in plans.values()]),
             ("overhead: calling each model", OVERHEAD, [plan.cost.overhead_ms for plan in plans.values()]),
         ):
+            if name == "limbs" and not any(values):
+                continue
             axes.bar(list(plans), values, bottom=bottom, color=colour, width=0.6, label=name)
             bottom += np.array(values)
         for place, plan in enumerate(plans.values()):
@@ -241,7 +244,7 @@ def _draw_students(axes: Axes, search: Sequence[Trial], result: TaskResult) -> N
             ecolor="black",
             capsize=3,
             zorder=5,
-            label=f"chosen, tap {result.tap}",
+            label=f"chosen, {f'limb {result.limb}' if result.limb else f'tap {result.tap}'}",
         )
 
 

@@ -393,7 +393,7 @@ def _trial_row(task: str, trial: Trial) -> tuple[str, ...]:
     return (
         task,
         f"{trial.stage}, stopped early" if trial.stopped else trial.stage,
-        str(recipe.resolved_tap),
+        str(recipe.resolved_tap) if trial.spec.limb is None else f"limb {LimbId.parse(trial.spec.limb).name}",
         str(recipe.layers),
         recipe.query,
         f"{trial.epochs} of {recipe.epochs}",

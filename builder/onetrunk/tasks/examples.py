@@ -186,14 +186,23 @@ def part_of(texts: Texts, share: float) -> NDArray[np.int64]:
     return chosen if len(chosen) else draws.argmin(keepdims=True)
 
 
-def overlap_notes(train: Examples, dev: Examples) -> tuple[str, ...]:
-    """Return a note on how many dev texts or pairs are also train data, whose labels a head has seen; empty if none.
+def overlap_notes(seen: Examples, rows: Examples, split: Split = "dev", among: Split = "train") -> tuple[str, ...]:
+    """Return a note on how many texts or pairs are also among others, which a head has learned from, or was chosen by.
 
     Texts that differ only in white space or in case count as the same.
+
+    Args:
+        seen: The others.
+        rows: The texts.
+        split: Which split these are.
+        among: Which split the others are.
+
+    Returns:
+        No note, if there are none.
     """
-    seen = {normalized(text) for text in train.texts}
-    count = sum(normalized(text) in seen for text in dev.texts)
-    return (f"{count:,} of {len(dev):,} dev texts are also in train",) if count else ()
+    known = {normalized(text) for text in seen.texts}
+    count = sum(normalized(text) in known for text in rows.texts)
+    return (f"{count:,} of {len(rows):,} {split} texts are also in {among}",) if count else ()
 
 
 def normalized(text: Text) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def train(
         spec, chosen = _with_tap(spec, experiment, None if force else heads / task.name, progress)
         recipe = spec.recipe
     if not force and (found := _finished_bundle(heads / task.name, _input_spec(spec, experiment))):
-        notes = (*experiment.data_notes(task.name), *chosen)
+        notes = (*experiment.data_notes(task.name), *chosen, *_outdated_test(found, task, experiment))
         result = TrainResult(found, heads / task.name, already_there=True, notes=notes)
         return _with_curve(result, spec, experiment, progress) if curve else result
 
@@ -234,6 +234,7 @@ def write_bundle(
     cached = {split: experiment.states(name, split, [tap]) for split in SPLITS}
     dev = experiment.labelled_states(name, "dev", tap)
     evaluation = evaluate(head.to(experiment.compute.device), dev, task)
+    test, test_notes = scores_on_test(head, experiment, task, tap, evaluation.fitted, task.metrics)
     trunk_seconds = sum(states.pass_seconds for states in cached.values())
     plan = _input_spec(record.spec, experiment)
     outcome: dict[str, Any] = {
@@ -250,7 +251,7 @@ def write_bundle(
             "scores": evaluation.scores,
             "fitted": evaluation.fitted,
             "reference": evaluation.reference,
-            "test": scores_on_test(head, experiment, task, tap, evaluation.fitted),
+            "test": test,
             "recipe": {**plan.recipe, **outcome},
             "story": story or {},
             "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -268,7 +269,7 @@ def write_bundle(
             'texts as long as these are cut when they are served, too: long_texts = "windows" in the task file reads '
             "them whole, and a greater max_length, here and in build-repo, reads more at once"
         )
-    notes += [*evaluation.notes, *_unfinished_note(record), *_replacement_note(heads / name)]
+    notes += [*evaluation.notes, *test_notes, *_unfinished_note(record), *_replacement_note(heads / name)]
     if "note" in spec.fitted:
         notes.append(spec.fitted["note"])
     save_bundle(heads / name, spec, head)
@@ -289,9 +290,10 @@ def scores_on_test(
     task: Task,
     tap: int,
     fitted: Mapping[str, Any],
+    metrics: Sequence[str],
     progress: ProgressCallback = silent,
-) -> HeldOutScores | None:
-    """Score a finished head on its task's test data; None if the task has none.
+) -> tuple[HeldOutScores | None, tuple[str, ...]]:
+    """Score a finished head on its task's test data.
 
     Args:
         head: The head, on the experiment's device.
@@ -299,17 +301,23 @@ def scores_on_test(
         task: The task.
         tap: The head's tap.
         fitted: What was fitted on the dev data.
+        metrics: The metrics.
         progress: Called as the trunk's pass goes on.
+
+    Returns:
+        The scores, None if the task has no test data, and notes on them.
 
     Raises:
         UserError: The data cannot be found, or rows cannot be used.
     """
     if task.test is None:
-        return None
+        return None, ()
     rows = experiment.examples(task.name, "test")
-    experiment.states(task.name, "test", [tap], progress)
-    scores = score(head, experiment.labelled_states(task.name, "test", tap), task, fitted)
-    return HeldOutScores(data=task.test, rows=len(rows), sha256=rows.sha256, scores=scores)
+    cut = experiment.states(task.name, "test", [tap], progress).cut
+    notes = [f"{cut:,} of {len(rows):,} test texts were cut at {experiment.config.max_length} tokens"] if cut else []
+    scores, undefined = score(head, experiment.labelled_states(task.name, "test", tap), task, fitted, metrics)
+    found = HeldOutScores(data=task.test, rows=len(rows), sha256=rows.sha256, scores=scores)
+    return found, (*notes, *(f"test data: {note}" for note in undefined))
 
 
 def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
@@ -363,6 +371,17 @@ def _finished_bundle(folder: Path, plan: HeadSpec) -> HeadSpec | None:
         return load_bundle(folder).spec
     except UserError:
         return None
+
+
+def _outdated_test(spec: HeadSpec, task: Task, experiment: Experiment) -> Iterator[str]:
+    """Say so where a finished head has other test scores than its task asks for."""
+    known = spec.test.sha256 if spec.test is not None else None
+    asked = experiment.examples(task.name, "test").sha256 if task.test is not None else None
+    if known != asked:
+        yield (
+            f"its test scores are {'missing' if known is None else 'of other data than the task file names'}: "
+            f"refit-head {task.name} writes them anew"
+        )
 
 
 def _unfinished_note(record: RunRecord) -> Iterator[str]:

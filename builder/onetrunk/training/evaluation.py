@@ -99,7 +99,9 @@ def evaluate(model: nn.Module, data: LabelledStates, task: Task) -> Evaluation:
 
 
 @torch.no_grad()
-def score(model: nn.Module, data: LabelledStates, task: Task, fitted: Mapping[str, Any]) -> dict[str, float]:
+def score(
+    model: nn.Module, data: LabelledStates, task: Task, fitted: Mapping[str, Any], metrics: Sequence[str]
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Score a model on data to which nothing is fitted.
 
     Args:
@@ -107,14 +109,16 @@ def score(model: nn.Module, data: LabelledStates, task: Task, fitted: Mapping[st
         data: The test data.
         task: The task.
         fitted: What was fitted on the dev data.
+        metrics: The metrics.
 
     Returns:
-        The scores by metric.
+        The scores by metric, and notes on metrics that are not defined on these data.
     """
     kind, config = get_kind(task.kind), FittedTask(task, fitted)
     served = _served(model, raw_outputs(model, data.states), config, task)
     targets = kind.codec.hard(data.targets.numpy())
-    return measure(task.metrics, kind.answers.predictions(served, config), targets)[0]
+    scores, notes = measure(metrics, kind.answers.predictions(served, config), targets)
+    return scores, tuple(notes)
 
 
 def _served(model: nn.Module, raw: Tensor, config: FittedTask, task: Task) -> Scores:

@@ -158,7 +158,11 @@ class Experiment:
     def data_notes(self, name: str) -> tuple[str, ...]:
         """Return what a reader of the scores should know about a task's data, such as texts in train and dev alike."""
         train, dev = self.examples(name, "train"), self.examples(name, "dev")
-        return (*train.notes, *dev.notes, *overlap_notes(train, dev))
+        notes = (*train.notes, *dev.notes, *overlap_notes(train, dev))
+        if self.task(name).test is None:
+            return notes
+        test = self.examples(name, "test")
+        return (*notes, *test.notes, *overlap_notes(train, test, "test"), *overlap_notes(dev, test, "test", "dev"))
 
     def data_facts(self, name: str) -> dict[str, str | int]:
         """Return the row counts and hashes of a task's data, for a record."""

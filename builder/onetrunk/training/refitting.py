@@ -9,7 +9,7 @@ from onetrunk.nn.bundle import load_bundle, replace_spec
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks import Task
+from onetrunk.tasks import Split, Task
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.training.bundles import scores_on_test
 from onetrunk.training.compute import DeviceName
@@ -28,11 +28,13 @@ class RefitResult:
         bundle: Its folder.
         before: Its head.json before.
         spec: Its head.json now, or with ``dry_run`` as it would be.
+        notes: What a user should know: about the data, and about the scores.
     """
 
     bundle: Path
     before: HeadSpec
     spec: HeadSpec
+    notes: tuple[str, ...] = ()
 
 
 def refit(
@@ -90,6 +92,10 @@ def refit(
     dev = experiment.labelled_states(task.name, "dev", spec.tap)
     head = bundle.head(trunk).to(experiment.compute.device)
     evaluation = evaluate(head, dev, task)
+    metrics = tuple(spec.scores)
+    test, notes = scores_on_test(head, experiment, task, spec.tap, evaluation.fitted, metrics, progress)
+    if spec.test is not None and test is None:
+        notes = (*notes, "the task file names no test data, so its test scores are removed")
     # Metrics that the task file has got since then are not asked of the old head.
     scores = {name: evaluation.scores.get(name, score) for name, score in spec.scores.items()}
     # How long texts are read is a matter of serving: the task file may say something else by now.
@@ -97,14 +103,20 @@ def refit(
         "scores": scores,
         "fitted": evaluation.fitted,
         "reference": evaluation.reference,
-        "test": scores_on_test(head, experiment, task, spec.tap, evaluation.fitted, progress),
+        "test": test,
         "long_texts": task.long_texts,
         "window_overlap": task.window_overlap,
     }
     refitted = spec.model_copy(update=changed)
     if not dry_run:
         replace_spec(folder, refitted)
-    return RefitResult(folder, spec, refitted)
+    return RefitResult(folder, spec, refitted, (*_data_notes(experiment, task), *notes))
+
+
+def _data_notes(experiment: Experiment, task: Task) -> tuple[str, ...]:
+    # The train data need not be there any more.
+    splits: tuple[Split, ...] = ("dev", *task.test_splits)
+    return tuple(note for split in splits for note in experiment.examples(task.name, split).notes)
 
 
 def _check_task(folder: Path, spec: HeadSpec, task: Task) -> None:

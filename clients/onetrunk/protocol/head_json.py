@@ -146,6 +146,12 @@ class HeadJson(BaseModel):
             raise ValueError(f"found tap {self.tap}; heads on limb {self.limb} stand on tap {self.limb_id.stop}")
         return self
 
+    @model_validator(mode="after")
+    def _test_scores_have_the_metric(self) -> HeadJson:
+        if self.test is not None and self.metric not in self.test.scores:
+            raise ValueError(f"test.scores has no {self.metric}, the metric by which the epoch was chosen")
+        return self
+
     @property
     def limb_id(self) -> LimbId | None:
         """The limb that the head stands on; None for the trunk itself."""

@@ -43,8 +43,10 @@ def resolve_host(host: str) -> str:
     """Return the address of a host name: the IPv4 address, where it also has one.
 
     Raises:
-        UserError: The name is unknown.
+        UserError: The name is unknown, or the address has a zone.
     """
+    if "%" in host:
+        raise UserError(f"--host {host:.60}: an address with a zone; give one that is reachable without, or ::")
     try:
         found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # UnicodeError: a name that is too long
@@ -69,7 +71,10 @@ def choose_ports(wanted: Address) -> Address:
                 raise UserError(f"{option}: no such port; give a number from 0 to 65535")
             if port and port in chosen.values():
                 raise UserError(f"{option}: another endpoint has this port already; give each its own")
-            listener = sockets.enter_context(socket.socket(family_of(wanted.host), socket.SOCK_STREAM))
+            try:
+                listener = sockets.enter_context(socket.socket(family_of(wanted.host), socket.SOCK_STREAM))
+            except OSError as error:
+                raise UserError(f"--host {wanted.host}: this machine cannot listen on it: {error.strerror}") from None
             # As servers do: ports whose last connections are still in TIME_WAIT are free.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -78,7 +83,7 @@ def choose_ports(wanted: Address) -> Address:
             except PermissionError:
                 raise UserError(f"{option}: needs root's rights; give a port above 1023") from None
             except OSError as error:
-                if port == 0 or error.errno == errno.EADDRNOTAVAIL:
+                if port == 0 or error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):
                     raise UserError(f"--host {wanted.host}: not an address of this machine") from None
                 raise PortTakenError(f"port {port} is in use; give another with {option.split()[0]}") from None
             chosen[field] = listener.getsockname()[1]

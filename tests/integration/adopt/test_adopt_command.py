@@ -227,11 +227,15 @@ def test_a_file_of_soft_labels_takes_the_place_of_a_model(texts, mood_classifier
         (["said={texts}.jsonl", "--kind", "regression"], "{texts}.jsonl: give the range of its numbers, as in --range"),
         (["said={texts}.jsonl"], "{texts}.jsonl: no column of labels"),
         (["said={texts}.none"], "{texts}.none: no such folder; give a folder of a model"),
+        (["said={texts}.csv"], "{texts}.csv: no such file of soft labels"),
+        (["said={texts}.soft.jsonl", "--texts", "none.txt"], "--texts: no model reads them; a file of soft labels"),
     ],
 )
 def test_mistakes_with_a_file_of_soft_labels(arguments, message, texts):
     place = texts / "texts.txt"
     write_rows(place.with_name("texts.txt.jsonl"), [{"text": "without a label"}])
+    soft = [{"text": one, "probabilities": {"x": 0.5, "y": 0.5}} for one in ("a film", "a book")]
+    write_rows(place.with_name("texts.txt.soft.jsonl"), soft)
     result = run(*(one.format(texts=place) for one in arguments))
     assert result.exit_code == 2, result.output
     assert message.format(texts=place) in result.stderr

@@ -144,6 +144,15 @@ def test_options_of_a_plan_and_of_a_quick_search_do_not_mix(invoke, arguments, m
     assert message in one_line(invoke("run", "mood", *arguments))
 
 
+def test_a_limb_of_another_trunk_is_told_before_anything_is_trained(invoke, folder, tiny_trunk, fits, tmp_path):
+    random_limb(tiny_trunk, folder / "limbs" / "pairs", tap=1)
+    other = write_tiny_trunk(tmp_path / "other", seed=7)
+    result = invoke("run", "mood", "--max-length", "32", "--limb", "limbs/pairs", trunk=other)
+    assert result.exit_code == 2, result.output
+    assert "limbs/pairs: trained on trunk" in result.stderr
+    assert not fits
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rounds")
 def test_a_search_over_a_limb_and_the_head_on_it(invoke, folder, tiny_trunk, monkeypatch):

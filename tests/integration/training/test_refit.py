@@ -153,3 +153,40 @@ def test_missing_test_data_are_told_before_a_training(tested, tiny_trunk, places
     with pytest.raises(UserError, match=r"task mood: no test data 'test\.jsonl'; looked for"):
         train(tested, tiny_trunk, trunk_dtype="fp32", **places)
     assert not (places["heads"] / "mood").exists()
+
+
+def test_a_task_with_other_metrics_by_now_is_refitted_by_those_of_the_head(trained, tested, tiny_trunk, places):
+    changed = tested.model_copy(update={"metrics": ("macro_f1",)})
+    result = refit(changed, tiny_trunk, **places)
+    assert set(result.spec.test.scores) == {"accuracy", "f1"}
+    assert load_bundle(trained.bundle).spec.test == result.spec.test
+
+
+def test_test_scores_without_the_heads_metric_are_refused(trained, tested, tiny_trunk, places):
+    refit(tested, tiny_trunk, **places)
+    values = json.loads((trained.bundle / "head.json").read_text())
+    values["test"]["scores"] = {}
+    (trained.bundle / "head.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"test\.scores has no accuracy"):
+        load_bundle(trained.bundle)
+
+
+def test_what_is_wrong_with_test_data_is_said(tested, mood, tiny_trunk, places, tmp_path):
+    path = tmp_path / "test.jsonl"
+    dev = (tmp_path / "dev.jsonl").read_text()
+    path.write_text(dev + '{"sentence": "a film"}\n')
+    result = train(tested, tiny_trunk, trunk_dtype="fp32", skip_bad_rows=True, **places)
+    notes = "\n".join(result.notes)
+    rows = len(dev.splitlines())
+    assert f"{rows:,} of {rows:,} test texts are also in dev" in notes
+    assert "1 of" in notes
+    assert "rows cannot be used" in notes
+    # Other test data by now.
+    write_rows(path, mood_rows(50, 9))
+    again = train(tested, tiny_trunk, trunk_dtype="fp32", skip_bad_rows=True, **places)
+    assert again.already_there
+    assert "its test scores are of other data than the task file names: refit-head mood" in "\n".join(again.notes)
+    # A task file without test data takes them away, and says so.
+    removed = refit(mood, tiny_trunk, **places)
+    assert removed.spec.test is None
+    assert "names no test data, so its test scores are removed" in "\n".join(removed.notes)

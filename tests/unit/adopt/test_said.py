@@ -27,6 +27,14 @@ def write(path, rows):
         ([{"text": "a", "label": None, "probabilities": {"x": 1.0, "y": 0.0}}], None, ("x", "y")),
         ([{"text": "a", "probabilities": {"x": 0.9, "y": 0.8}}], "multilabel", ("x", "y")),
         ([{"text": "a", "label": 3.5}], "regression", None),
+        ([{"text": "a", "label": one} for one in (" good ", "good", "bad")], None, ("bad", "good")),
+        (
+            [{"text": "a", "label": one} for one in ("\u00e9t\u00e9", "e\u0301te\u0301", "x")],
+            None,
+            ("x", "\u00e9t\u00e9"),
+        ),
+        ([{"text": "a", "label": "good|long"}, {"text": "b", "label": "bad"}], "multilabel", ("bad", "good", "long")),
+        ([{"text": "a"}, {"text": "b", "label": "x"}, {"text": "c", "label": "y"}], None, ("x", "y")),
     ],
 )
 def test_labels_are_those_that_occur(tmp_path, rows, kind, labels):
@@ -43,7 +51,16 @@ def test_labels_of_the_command_line_have_their_order(tmp_path):
     ("rows", "message"),
     [
         ([{"text": "a"}], "no column of labels: give 'label', or 'probabilities' or 'counts'"),
-        ([{"text": "a", "label": "x"}], "it has 1 labels; a task of it needs two at least"),
+        ([{"text": "a", "label": "x"}], "labels are found in it: 1; a task needs 2 at least"),
+        (
+            [{"text": "a", "probabilities": {"x": 80, "y": 20}}],
+            r"found in it: 0 \(line 1: the probability of 'x' is 80",
+        ),
+        ([{"text": "a", "probabilities": [0.2, 0.8]}], r"'probabilities' is \[0.2, 0.8\], not a table of labels"),
+        ([{"text": "a", "label": one} for one in (1, 1.0)], "'label' has 1, which is no text: give --labels"),
+        ([{"text": "a", "label": one} for one in (True, False)], "'label' has True, which is no text"),
+        ([{"text": "a", "label": "g\ud800"}], "half of a surrogate pair"),
+        ([{"text": "a", "label": one} for one in ("Good", "good", "bad")], "'Good' and 'good' differ only in case"),
         ([{"text": "a", "label": str(one)} for one in range(1100)], "more than 1,000 labels in column 'label'"),
     ],
 )

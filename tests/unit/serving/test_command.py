@@ -241,6 +241,20 @@ def test_where_this_machine_reaches_it(host: str, reachable: str) -> None:
     assert Address(host, 1, 2, 3).reach(2) == reachable
 
 
+def test_an_address_with_a_zone_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^--host fe80::1%eth0: an address with a zone"):
+        resolve_host("fe80::1%eth0")
+
+
+def test_a_machine_without_ipv6_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_family(*arguments: object) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr("onetrunk.serving.command.socket", stand_in(socket, socket=no_such_family))
+    with pytest.raises(UserError, match=r"^--host ::1: this machine cannot listen on it: Address family not supported"):
+        choose_ports(Address("::1", 0, 0, 0))
+
+
 def test_ports_of_ipv6_are_chosen() -> None:
     address = choose_ports(Address("::1", 0, 0, 0))
     assert len(address.ports) == 3

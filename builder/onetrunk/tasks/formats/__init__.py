@@ -96,6 +96,11 @@ def _unknown(name: str) -> str:
     )
 
 
+def is_data_name(name: str) -> bool:
+    """Return whether a file of this name would be read as task data."""
+    return name.lower().removesuffix(".gz").endswith((*_TEXT_FILES, *_BINARY_FILES))
+
+
 def sha256_of(path: Path, reading: Reading) -> str:
     """Return the hash of a data file's bytes; of a folder, that of the files that are read.
 
@@ -110,4 +115,4 @@ def sha256_of(path: Path, reading: Reading) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["is_data_folder", "read_hub", "read_records", "sha256_of"]
+__all__ = ["is_data_folder", "is_data_name", "read_hub", "read_records", "sha256_of"]

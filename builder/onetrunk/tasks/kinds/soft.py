@@ -74,7 +74,7 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
         whole = one_of and all(type(one) is int or one is None for one in value.values())
         counts = named == COUNTS or (named != PROBABILITIES and whole)
         return _counts(value, one_of) if counts else _probabilities(value, one_of)
-    if not isinstance(value, list):
+    if not isinstance(value, list) or named in SOFT_COLUMNS:
         if named in SOFT_COLUMNS:
             raise ValueError(f"{column!r} is {value!r:.60}, not a table of labels and numbers")
         return value
