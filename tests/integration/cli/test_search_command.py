@@ -314,7 +314,7 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
         ("run mood --limb limbs/none", "limbs/none: no limb.json in it, so it is no limb"),
         (
             "run mood --limb a/one --limb b/two",
-            "--limb b/two: limbs of one search lie in one folder; the first is in a",
+            "b/two: limbs of one search lie in one folder; the first is in /",
         ),
         ("run mood", "max_length 128: this trunk reads 3 to 64 tokens"),
     ],
