@@ -160,6 +160,7 @@ class _Adoption:
             max_length=settings.max_length,
             dev_share=settings.dev_share,
             encoder=encoder,
+            variants=settings.variants,
             source=request.texts.source,
             progress=progress,
         )
@@ -424,7 +425,8 @@ def _key(request: ModelRequest, workshop: Workshop, settings: AdoptSettings) -> 
         hashlib.sha256(repr(request.texts.texts).encode("utf-8", "surrogatepass")).hexdigest(),
         _sha256(request.dev),
         workshop.trunk.identity,
-        settings.model_dump(),
+        # Without those that came later and are off: adoptions from before then are found.
+        settings.model_dump(exclude=None if settings.variants else {"variants"}),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

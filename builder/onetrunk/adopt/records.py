@@ -25,6 +25,7 @@ class AdoptSettings(BaseModel):
         epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
         learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
         max_length: The longest text in tokens.
+        variants: The number of changed copies of each text that heads learn from as well.
         thorough: Whether to go on with heads that cost nearly as much as the whole model.
         seed: The seed of the trainings.
     """
@@ -39,6 +40,7 @@ class AdoptSettings(BaseModel):
     epochs: int = 4
     learning_rate: float = 1e-4
     max_length: int = 128
+    variants: int = 0
     thorough: bool = False
     seed: int = 0
 

@@ -101,6 +101,12 @@ command is given again. Next: build-repo --heads adopted/heads --tasks all."""
 )
 @click.option("--thorough", is_flag=True, help="Where the floor is missed, try heads of nearly all layers, too.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the texts. [default: 4; one-layer heads 12]")
+@click.option(
+    "--variants",
+    type=click.IntRange(0, 100),
+    help="Copies of each text, with words left out and replaced, that heads learn from as well: for few texts. Each "
+    "takes as long as the texts. [default: 0]",
+)
 @click.option("--max-length", type=click.IntRange(3), help="Longest text of a head in tokens. [default: 128]")
 @click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="How many processes run a model.")
@@ -294,7 +300,7 @@ def _adopt(
 def _settings(options: dict[str, Any]) -> AdoptSettings:
     from onetrunk.adopt.records import AdoptSettings
 
-    given = {key: options[key] for key in ("epochs", "max_length", "seed") if options[key] is not None}
+    given = {key: options[key] for key in ("epochs", "variants", "max_length", "seed") if options[key] is not None}
     return AdoptSettings(
         kept=options["floor"],
         agreement=options["agreement"],

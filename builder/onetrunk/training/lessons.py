@@ -8,6 +8,7 @@ the score is then how far they agree with the teacher.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from onetrunk.tasks.kinds.base import Offsets
 
 TEMPERATURE = 2.0
+
+# The shares of a text's words that a changed copy lacks, and that it has others in place of.
+_LEFT_OUT, _REPLACED = 0.1, 0.1
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def make_lessons(
     dev: Examples | None = None,
     dev_share: float = DEV_SHARE,
     encoder: Trunk | None = None,
+    variants: int = 0,
     source: str = "texts",
     progress: ProgressCallback = silent,
 ) -> Lessons:
@@ -94,6 +99,8 @@ def make_lessons(
         dev: Labelled dev data; None keeps a share of the texts.
         dev_share: That share.
         encoder: See ``Lessons``.
+        variants: The number of changed copies of each train text without a label, which the teacher labels, too; see
+            ``varied``.
         source: The file of the texts, for messages and the card.
         progress: Called as the teacher goes on.
 
@@ -106,7 +113,8 @@ def make_lessons(
     free = [text for key, text in unlabelled.items() if key not in known]
     dev_texts = [] if dev is not None else [text for text in free if split_number(text) < dev_share]
     kept = set(dev_texts)
-    train_texts = [*(train.texts if train is not None else ()), *(text for text in free if text not in kept)]
+    learned = [text for text in free if text not in kept]
+    train_texts = [*(train.texts if train is not None else ()), *learned, *varied(learned, variants)]
 
     def ask(some: Sequence[Any], split: Split) -> _Answered:
         if not some:
@@ -143,6 +151,35 @@ def make_lessons(
         about = _some(about, is_given(about.raw), source, "dev")
         dev, dev_raw = _examples(source, about, labels(about), teacher), about.raw
     return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder)
+
+
+def varied(texts: Sequence[Any], copies: int, seed: int = 0) -> list[Any]:
+    """Return copies of texts with some words left out and some replaced by words of other texts.
+
+    What a teacher says about them shows more of what it goes by than the texts alone (Tang et al. 2019, "Distilling
+    Task-Specific Knowledge from BERT into Simple Neural Networks", arXiv:1903.12136).
+
+    Args:
+        texts: Texts, or pairs of texts.
+        copies: The number of copies of each.
+        seed: The seed of what is drawn.
+    """
+    draw = random.Random(seed)
+    words = [word for text in texts for word in " ".join(text if isinstance(text, tuple) else (text,)).split()]
+
+    def changed(text: str) -> str:
+        found = []
+        for word in text.split():
+            chance = draw.random()
+            if chance >= _LEFT_OUT:
+                found.append(draw.choice(words) if chance < _LEFT_OUT + _REPLACED else word)
+        return " ".join(found) or text
+
+    return [
+        tuple(changed(part) for part in text) if isinstance(text, tuple) else changed(text)
+        for _ in range(copies)
+        for text in texts
+    ]
 
 
 def _some(answered: _Answered, given: NDArray[np.bool_], source: str, split: Split) -> _Answered:

@@ -11,7 +11,7 @@ from onetrunk.tasks.soft_targets import raw_of_probabilities
 from onetrunk.training.bundles import Lesson, train
 from onetrunk.training.distillation import fit_output
 from onetrunk.training.evaluation import raw_outputs
-from onetrunk.training.lessons import make_lessons
+from onetrunk.training.lessons import make_lessons, varied
 from onetrunk.training.models import new_model
 from onetrunk.training.objective import DistilObjective, LabelObjective
 from onetrunk.training.runs import RunSpec
@@ -49,6 +49,28 @@ def test_texts_are_split_once_and_for_all(mood, tiny_trunk):
     assert [
         text for text, label in zip(many.dev.texts, many.dev.targets, strict=True) if ("good" in text) != label
     ] == []
+
+
+def test_changed_copies_are_learned_from_and_never_compared(mood, tiny_trunk):
+    plain, more = lessons(mood, tiny_trunk), lessons(mood, tiny_trunk, variants=2)
+    assert more.dev == plain.dev
+    assert more.train.texts[: len(plain.train)] == plain.train.texts
+    copies = more.train.texts[len(plain.train) :]
+    # Some copies have lost the word that the teacher goes by and got another; it is asked about each.
+    assert len(copies) == 2 * len(plain.train)
+    assert len(more.raw) == len(more.train)
+    words = {word for text in TEXTS for word in text.split()}
+    assert {word for text in copies for word in text.split()} <= words
+    changed = sum(copy != text for copy, text in zip(copies, [*plain.train.texts] * 2, strict=True))
+    assert len(copies) / 2 < changed <= len(copies)
+
+
+def test_both_texts_of_a_pair_are_changed_and_none_is_left_empty():
+    pairs = [("one", "a b c d e f g h"), ("two", "i j k l m n o p")] * 20
+    copies = varied(pairs, 3)
+    assert copies == varied(pairs, 3)
+    assert all(isinstance(copy, tuple) and all(copy) for copy in copies)
+    assert any(copy[1] != pair[1] for copy, pair in zip(copies, pairs * 3, strict=True))
 
 
 def test_labelled_rows_come_first_and_are_no_texts_of_dev(mood, tiny_trunk):
