@@ -160,7 +160,7 @@ class _Adoption:
             max_length=settings.max_length,
             dev_share=settings.dev_share,
             encoder=encoder,
-            variants=settings.variants,
+            variants=settings.copies(len(request.texts.texts)),
             source=request.texts.source,
             progress=progress,
         )
@@ -267,6 +267,7 @@ class _Adoption:
         )
         classifier, lessons = self.request.classifier, self.experiment.lessons(self.task.name)
         assert lessons is not None
+        copies = self.settings.copies(len(self.request.texts.texts))
         return AdoptedModel(
             key=key,
             name=self.task.name,
@@ -277,7 +278,8 @@ class _Adoption:
             form=self.task.form,
             labels=self.task.labels,
             texts=self.request.texts.source,
-            train_texts=len(lessons.train),
+            train_texts=len(lessons.train) // (1 + copies),
+            copies=copies,
             dev_texts=len(lessons.dev),
             start=self.start,
             tap=best.tap,
@@ -425,8 +427,7 @@ def _key(request: ModelRequest, workshop: Workshop, settings: AdoptSettings) -> 
         hashlib.sha256(repr(request.texts.texts).encode("utf-8", "surrogatepass")).hexdigest(),
         _sha256(request.dev),
         workshop.trunk.identity,
-        # Without those that came later and are off: adoptions from before then are found.
-        settings.model_dump(exclude=None if settings.variants else {"variants"}),
+        settings.model_dump(),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -188,11 +188,12 @@ def _model(one: AdoptedModel) -> str:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in one.notes)
     start = "its own layers" if one.start == "teacher" else "the trunk's layers"
     labelled = f", {one.labelled_rows:,} labelled" if one.labelled_rows else ""
+    copies = f" and {one.copies} changed cop{'y' if one.copies == 1 else 'ies'} of each" if one.copies else ""
     size = f"{one.teacher_bytes / 1e6:,.0f} MB, " if one.teacher_bytes else ""
     about = (
         f"{one.source} ({one.family}, {size}SHA-256 {one.sha256[:12]}...). "
-        f"{one.train_texts:,} texts to learn from, {one.dev_texts:,} to compare on{labelled}. Heads started from "
-        f"{start}; the head takes {one.head_bytes / 1e6:,.1f} MB."
+        f"{one.train_texts:,} texts to learn from{copies}, {one.dev_texts:,} to compare on{labelled}. Heads started "
+        f"from {start}; the head takes {one.head_bytes / 1e6:,.1f} MB."
     )
     floor = f"Floor: {one.floor}; {'reached' if one.reached else 'missed'}." if one.floor else ""
     labels = (

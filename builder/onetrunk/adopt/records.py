@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from onetrunk.tasks import Recipe
 
+# With so many texts, copies of them were of little use.
+_ENOUGH_TEXTS, _MOST_COPIES = 10_000, 4
+
 
 class AdoptSettings(BaseModel):
     """How a head is looked for, and when it is good enough.
@@ -25,7 +28,8 @@ class AdoptSettings(BaseModel):
         epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
         learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
         max_length: The longest text in tokens.
-        variants: The number of changed copies of each text that heads learn from as well.
+        variants: The number of changed copies of each text that heads learn from as well; None takes as many as make
+            few texts enough.
         thorough: Whether to go on with heads that cost nearly as much as the whole model.
         seed: The seed of the trainings.
     """
@@ -40,7 +44,7 @@ class AdoptSettings(BaseModel):
     epochs: int = 4
     learning_rate: float = 1e-4
     max_length: int = 128
-    variants: int = 0
+    variants: int | None = None
     thorough: bool = False
     seed: int = 0
 
@@ -71,6 +75,16 @@ class AdoptSettings(BaseModel):
         # On a trunk of one layer or two, some are the same, or not there.
         there = dict.fromkeys((tap, layers) for tap, layers in [*quick, *costly] if 1 <= layers <= depth - tap)
         return sorted(there, key=lambda head: head[1])
+
+    def copies(self, texts: int) -> int:
+        """Return how many changed copies of each text heads learn from.
+
+        Args:
+            texts: The number of texts.
+        """
+        if self.variants is not None:
+            return self.variants
+        return min(_MOST_COPIES, max(0, round(_ENOUGH_TEXTS / max(texts, 1)) - 1))
 
     def recipe(self, tap: int, layers: int) -> Recipe:
         """Return how a head is trained."""
@@ -172,6 +186,7 @@ class AdoptedModel(BaseModel):
         labels: The labels.
         texts: The file of the texts.
         train_texts: The number of texts that were learned from.
+        copies: The number of changed copies of each that were, too.
         dev_texts: The number of those that were not.
         start: Where heads started from: ``teacher`` or ``trunk``.
         tap: The head's tap.
@@ -207,6 +222,7 @@ class AdoptedModel(BaseModel):
     labels: tuple[str, ...] | None
     texts: str
     train_texts: int
+    copies: int = 0
     dev_texts: int
     start: Literal["teacher", "trunk"]
     tap: int

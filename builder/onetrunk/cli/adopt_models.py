@@ -104,8 +104,8 @@ command is given again. Next: build-repo --heads adopted/heads --tasks all."""
 @click.option(
     "--variants",
     type=click.IntRange(0, 100),
-    help="Copies of each text, with words left out and replaced, that heads learn from as well: for few texts. Each "
-    "takes as long as the texts. [default: 0]",
+    help="Copies of each text, with words left out and replaced, that heads learn from as well; each takes as long as "
+    "the texts. [default: up to 4, so that there are about 10,000]",
 )
 @click.option("--max-length", type=click.IntRange(3), help="Longest text of a head in tokens. [default: 128]")
 @click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")

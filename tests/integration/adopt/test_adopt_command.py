@@ -17,7 +17,7 @@ from tests.conftest import write_tiny_heads
 from tests.fixtures.classifiers import TAGS, tuned_classifier
 from tests.fixtures.tasks import mood_rows, write_rows
 
-FAST = ["--device", "cpu", "--max-length", "32", "--epochs", "1"]
+FAST = ["--device", "cpu", "--max-length", "32", "--epochs", "1", "--variants", "0"]
 
 
 def run(*arguments):
@@ -205,12 +205,16 @@ def test_a_file_of_soft_labels_takes_the_place_of_a_model(texts, mood_classifier
         *(f"mood={mood_classifier}", tmp_path / "said.jsonl", "--texts", texts / "texts.txt"),
         *("--dev", f"said={texts / 'dev.jsonl'}", "--agreement", "0.5", "--divergence", "9"),
         *("--trunk", tiny_trunk_folder, "--output", tmp_path / "out", "--cache", tmp_path / "cache", *FAST, "--json"),
+        *("--variants", "1"),
     )
     assert result.exit_code in (0, 1), result.output
     found = json.loads(result.stdout)
     record = found["models"][1]
     assert (record["name"], record["family"], record["labels"]) == ("said", "soft labels", ["bad", "good"])
     assert record["agreement"] > 0.5
+    # About a tenth of the texts is compared, and each of the others is learned from with a changed copy.
+    assert (record["copies"], record["train_texts"] + record["dev_texts"] <= 120) == (1, True)
+    assert "and 1 changed copy of each" in (tmp_path / "out" / "report.html").read_text()
     # The labelled texts are other ones, about which the file says nothing.
     assert (record["teacher_score"], record["labelled_rows"]) == (None, 40)
     assert record["head_score"] is not None

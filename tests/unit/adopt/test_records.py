@@ -151,3 +151,9 @@ def test_the_cheapest_head_is_taken_of_those_that_are_alike(agreements, chosen):
         setattr(adopting, name, partial(getattr(_Adoption, name), adopting))
     adopting._compared = 100
     assert _Adoption.choose(adopting, [attempt(one, 0.5) for one in agreements]) == chosen
+
+
+@pytest.mark.parametrize(("texts", "copies"), [(0, 4), (100, 4), (2_500, 3), (3_600, 2), (7_000, 0), (50_000, 0)])
+def test_few_texts_are_made_more(texts, copies):
+    assert AdoptSettings().copies(texts) == copies
+    assert AdoptSettings(variants=1).copies(texts) == 1
