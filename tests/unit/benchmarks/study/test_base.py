@@ -140,3 +140,16 @@ def test_mistakes_end_the_command_in_one_line(arguments, message, tmp_path):
     assert result.exit_code != 0
     assert message in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_what_eight_heads_would_cost_follows_from_the_parts_of_twelve_layers(under_way):
+    costs = under_way.folder / "costs.json"
+    values = json.loads(costs.read_text())
+    for bucket in values["buckets"]:
+        one = bucket["trunk_ms"][1]
+        bucket["trunk_ms"] = [{name: tap * ms for name, ms in one.items()} for tap in range(13)]
+    costs.write_text(json.dumps(values))
+    write_base_report(under_way.folder, TASKS)
+    page = (under_way.folder / "README.md").read_text()
+    assert "| 8 heads of one layer on tap 8 |" in page
+    assert "| 7 heads of two layers on tap 6, one of five on tap 3 |" in page
