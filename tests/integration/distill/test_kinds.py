@@ -49,7 +49,8 @@ class Plan:
 
     def __init__(self, trial):
         recipe = trial.spec.recipe
-        head = type("Head", (), {"run": trial.key, "tap": recipe.tap, "layers": recipe.layers, "query": recipe.query})
+        values = {"run": trial.key, "tap": recipe.tap, "layers": recipe.layers, "query": recipe.query, "limb": None}
+        head = type("Head", (), values)
         self.tasks = {trial.spec.task: head}
 
 
