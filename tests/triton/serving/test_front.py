@@ -190,8 +190,8 @@ def test_each_part_tells_a_histogram_of_its_seconds(attacked: Server, asker: Cal
             found = metrics_of(attacked)
             now = counts(found)
             if len(now) >= 3 and all(now[name] > earlier.get(name, 0.0) for name in now):
-                # What is kept for a moment may be of an earlier request: it stays as it is once it has all. A part tells
-                # what it has counted at most once a second, and on a busy machine later.
+                # What is kept for a moment may be of an earlier request: it stays as it is once it has all. A part
+                # tells what it has counted at most once a second, and on a busy machine later.
                 time.sleep(4)
                 if counts(metrics_of(attacked)) == now:
                     return found
