@@ -42,7 +42,7 @@ ADOPTED = [model("cola", 0.96, 0.5, 0.4), model("sst2", 0.98, 0.9, 0.9), model("
 
 
 def test_shares_are_averaged_without_correlations():
-    found = summary(ADOPTED, None, 3.0)
+    found = summary(ADOPTED, None)
     assert found["agreement_average"] == 0.97
     assert found["correlations"] == {"stsb": 0.5}
     assert found["metric_kept_average"] == round(2.1 / 2.2, 4)
@@ -51,7 +51,7 @@ def test_shares_are_averaged_without_correlations():
 
 
 def test_the_page_names_what_was_not_run():
-    page = report(ADOPTED, None, summary(ADOPTED, None, 3.0))
+    page = report(ADOPTED, None, summary(ADOPTED, None))
     assert "Not run: mrpc, qqp, rte" in page
     assert "| sst2 |" in page
 
