@@ -97,7 +97,7 @@ def summary(adopted: Sequence[AdoptedModel], cost: ServingCost | None) -> dict[s
         "metric_kept_average": round(fmean(heads) / fmean(teachers), 4) if teachers else None,
         "metric_kept_min": round(min(kept), 4) if kept else None,
         "cost_share": round(trunk_ms / whole_ms, 4) if whole_ms else None,
-        "minutes": round(sum(one.seconds for one in adopted) / 60, 1),
+        "minutes": round(sum(attempt.seconds for one in adopted for attempt in one.attempts) / 60, 1),
         "goals": {"agreement_average": GOAL_AGREEMENT, "metric_kept_average": GOAL_KEPT},
         "machine": processor_name(),
     }
@@ -117,7 +117,7 @@ def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dic
         "says the same, not whether that is right.",
         "\n".join(table(*summary_rows(adopted))),
         f"Agreement is {_points(found['agreement_average'])} of texts on average (goal: 97%), and heads keep "
-        f"{_points(found['metric_kept_average'])} of the models' average metric (goal: 99%). The adoptions took "
+        f"{_points(found['metric_kept_average'])} of the models' average metric (goal: 99%). Their trainings took "
         f"{found['minutes']} minutes together, most of them beside others on two cores. Not run: {not_run}.",
     ]
     if cost is not None and cost.whole:

@@ -49,6 +49,8 @@ from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import execute
 
 _MAX_RECORD_BYTES = 2**24
+# How much further than the closest head's a head's probabilities may be from the teacher's.
+_FURTHER = 1.25
 
 
 @dataclass(frozen=True)
@@ -218,14 +220,19 @@ class _Adoption:
         """Return the index of the attempt to take: the first that is enough.
 
         Without one, it is the cheapest that is within a standard error of the best, since more layers cost with every
-        text, and what they seem to bring may be chance.
+        text, and what they seem to bring may be chance. Its probabilities must be nearly as close to the teacher's as
+        those of the closest: they tell heads apart on fewer texts than answers do.
         """
         for place, attempt in enumerate(attempts):
             if self.is_enough(attempt):
                 return place
         values = [self._value(attempt) for attempt in attempts]
         best = max(values)
-        return next(place for place, value in enumerate(values) if value >= best - self._standard_error(best))
+        least = best - self._standard_error(best)
+        most = _FURTHER * min((one.divergence for one in attempts if one.divergence is not None), default=math.inf)
+        near = [one.divergence is None or one.divergence <= most for one in attempts]
+        good = [place for place, value in enumerate(values) if value >= least]
+        return next((place for place in good if near[place]), values.index(best))
 
     def _value(self, attempt: Attempt) -> float:
         if attempt.is_trivial:

@@ -142,6 +142,20 @@ def test_cheap_heads_are_tried_first(depth, thorough, heads):
     ],
 )
 def test_the_cheapest_head_is_taken_of_those_that_are_alike(agreements, chosen):
+    assert _Adoption.choose(choosing(), [attempt(one, 0.5) for one in agreements]) == chosen
+
+
+@pytest.mark.parametrize(
+    ("divergences", "chosen"), [((0.084, 0.07, 0.059, 0.06), 1), ((0.2, 0.2, 0.1, 0.1), 2), ((None,) * 4, 0)]
+)
+def test_a_head_that_is_much_less_sure_of_what_it_says_is_not_taken(divergences, chosen):
+    # All four are alike by their answers.
+    tried = [attempt(0.94, 0.5).model_copy(update={"divergence": one}) for one in divergences]
+    assert _Adoption.choose(choosing(), tried) == chosen
+
+
+def choosing():
+    """An adoption that has tried heads on 100 texts."""
     adopting = SimpleNamespace(
         settings=AdoptSettings(), labelled=None, teacher_score=None, task=SimpleNamespace(kind="classification")
     )
@@ -150,7 +164,7 @@ def test_the_cheapest_head_is_taken_of_those_that_are_alike(agreements, chosen):
     for name in ("is_enough", "_value", "_scored", "_standard_error"):
         setattr(adopting, name, partial(getattr(_Adoption, name), adopting))
     adopting._compared = 100
-    assert _Adoption.choose(adopting, [attempt(one, 0.5) for one in agreements]) == chosen
+    return adopting
 
 
 @pytest.mark.parametrize(("texts", "copies"), [(0, 4), (100, 4), (2_500, 3), (3_600, 2), (7_000, 0), (50_000, 0)])
