@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from onetrunk.adopt.classifier import Classifier
 from onetrunk.adopt.comparison import Comparison, agreement_of
 from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt
 from onetrunk.adopt.request import ModelRequest
@@ -124,6 +125,7 @@ class _Adoption:
     labelled: Examples | None
     teacher_score: float | None
     start: Literal["teacher", "trunk"]
+    copies: int
     notes: list[str]
 
     @classmethod
@@ -138,32 +140,23 @@ class _Adoption:
             max_length=settings.max_length,
         )
         experiment = Experiment(config, workshop.trunk)
-        classifier = request.classifier
-        notes = [*classifier.notes, *request.texts.notes]
-        teacher: ModelTeacher | SoftFile
-        if isinstance(classifier, SaidFile):
-            task = request.task(dev_share=settings.dev_share)
-            teacher = classifier.teacher(task, skip_bad_rows=request.skip_bad_rows)
-            notes += teacher.notes
-            encoder = None
-        else:
-            teacher = ModelTeacher(
-                classifier, cache=workshop.cache, device=experiment.compute.device, jobs=workshop.jobs
-            )
-            task = _task_of(request, teacher, settings, notes, progress)
-            encoder = teacher.encoder_like(workshop.trunk)
+        texts = request.texts
+        notes = [*request.classifier.notes, *texts.notes]
+        task, teacher = _teacher_of(request, workshop, settings, experiment.compute.device, notes, progress)
+        encoder = teacher.encoder_like(workshop.trunk) if isinstance(teacher, ModelTeacher) else None
         experiment.config = dataclasses.replace(config, tasks=(task,))
         labelled = request.labelled(task)
+        copies = settings.copies(len(texts.texts))
         lessons = make_lessons(
             task,
             teacher,
-            _without(request.texts.texts, labelled),
+            _without(texts.texts, labelled),
             workshop.trunk,
             max_length=settings.max_length,
             dev_share=settings.dev_share,
             encoder=encoder,
-            variants=settings.copies(len(request.texts.texts)),
-            source=request.texts.source,
+            variants=copies,
+            source=texts.source,
             progress=progress,
         )
         experiment.teach(task.name, lessons)
@@ -175,20 +168,11 @@ class _Adoption:
             score = _teachers_score(teacher, task, labelled, workshop.trunk, settings.max_length, progress)
             if score is None:
                 notes.append(
-                    f"{classifier.folder}: it does not say something about every labelled text: it has no score"
+                    f"{request.classifier.folder}: it does not say something about every labelled text: it has no score"
                 )
             notes += labelled.notes
-        return cls(
-            request,
-            workshop,
-            settings,
-            task,
-            experiment,
-            labelled,
-            score,
-            "trunk" if encoder is None else "teacher",
-            notes,
-        )
+        start: Literal["teacher", "trunk"] = "trunk" if encoder is None else "teacher"
+        return cls(request, workshop, settings, task, experiment, labelled, score, start, copies, notes)
 
     def _spec(self, tap: int, layers: int) -> RunSpec:
         return RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers))
@@ -274,7 +258,6 @@ class _Adoption:
         )
         classifier, lessons = self.request.classifier, self.experiment.lessons(self.task.name)
         assert lessons is not None
-        copies = self.settings.copies(len(self.request.texts.texts))
         return AdoptedModel(
             key=key,
             name=self.task.name,
@@ -285,8 +268,8 @@ class _Adoption:
             form=self.task.form,
             labels=self.task.labels,
             texts=self.request.texts.source,
-            train_texts=len(lessons.train) // (1 + copies),
-            copies=copies,
+            train_texts=len(lessons.train) // (1 + self.copies),
+            copies=self.copies,
             dev_texts=len(lessons.dev),
             start=self.start,
             tap=best.tap,
@@ -380,22 +363,32 @@ class _Adoption:
         return _measured(scores, self.task, config, self.labelled, self.workshop.trunk, self.settings.max_length)
 
 
-def _task_of(
+def _teacher_of(
     request: ModelRequest,
-    teacher: ModelTeacher,
+    workshop: Workshop,
     settings: AdoptSettings,
+    device: str,
     notes: list[str],
     progress: ProgressCallback,
-) -> Task:
-    if request.classifier.kind != "regression" or request.range is not None:
-        return request.task(dev_share=settings.dev_share)
+) -> tuple[Task, ModelTeacher | SoftFile]:
+    """Return the task that is made of what is adopted, and the teacher that it is; what a user should know is noted."""
+    adopted = request.classifier
+    if isinstance(adopted, SaidFile):
+        task = request.task(dev_share=settings.dev_share)
+        said = adopted.teacher(task, skip_bad_rows=request.skip_bad_rows)
+        notes += said.notes
+        return task, said
+    assert isinstance(adopted, Classifier), "what is no file is a model"
+    teacher = ModelTeacher(adopted, cache=workshop.cache, device=device, jobs=workshop.jobs)
+    if adopted.kind != "regression" or request.range is not None:
+        return request.task(dev_share=settings.dev_share), teacher
     numbers = request.labelled_numbers()
     found = ranges_of(teacher.outputs(request.texts.texts, progress), numbers)
     notes.append(
-        f"{request.classifier.folder}: its range is taken from its answers{' and the labels' if numbers else ''}: "
+        f"{adopted.folder}: its range is taken from its answers{' and the labels' if numbers else ''}: "
         f"{found[0]:g} to {found[1]:g}; --range gives another"
     )
-    return request.task(found, dev_share=settings.dev_share)
+    return request.task(found, dev_share=settings.dev_share), teacher
 
 
 def _without(texts: Sequence[Text], labelled: Examples | None) -> Texts:

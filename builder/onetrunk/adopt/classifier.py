@@ -52,22 +52,22 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 _TAG = re.compile(r"([BILUES])[-_](.+)")
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A classifier, before it is loaded.
+@dataclass(frozen=True, kw_only=True)
+class Adoptable:
+    """What can be adopted: something that has said, or will say, how texts are to be answered.
 
     Attributes:
         name: The name of its task, and of its bundle.
-        folder: Its folder.
-        source: What was asked for: the folder, or the hub's ``owner/name@commit``.
-        sha256: A hash over configuration, tokenizer and weights.
+        folder: Where it lies.
+        source: What was asked for: the path, or the hub's ``owner/name@commit``.
+        sha256: A hash over all that its answers depend on.
         model_type: Its family, as `transformers` names it.
         kind: The kind of its task.
         outputs: The names of its outputs, in their order.
         labels: The labels of its task: the outputs, or the types of spans that they are tags of; None for regression.
         thresholds: The probability from which each label holds, for a multilabel model whose configuration has them.
-        size_bytes: The size of its weights.
-        notes: What a user should know about how the configuration was read.
+        size_bytes: The size of its weights; 0 if it has none.
+        notes: What a user should know about how it was read.
     """
 
     name: str
@@ -78,14 +78,18 @@ class Classifier:
     kind: str
     outputs: tuple[str, ...]
     labels: tuple[str, ...] | None
-    thresholds: tuple[float, ...] | None
-    size_bytes: int
+    thresholds: tuple[float, ...] | None = None
+    size_bytes: int = 0
     notes: tuple[str, ...] = ()
 
     @property
     def by_token(self) -> bool:
         """Whether it answers for every token."""
         return self.kind == "tagging"
+
+
+class Classifier(Adoptable):
+    """A classifier, before it is loaded: its folder, and what its configuration says."""
 
 
 def open_classifier(

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from onetrunk.adopt.classifier import Classifier
-from onetrunk.adopt.said import SaidFile
+from onetrunk.adopt.classifier import Adoptable
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Examples, Task, read_examples
 from onetrunk.tasks.task_file import DEV_SHARE
@@ -35,7 +34,7 @@ class ModelRequest:
         range: The lowest and the highest number, for regression; None takes it from the model's answers and the labels.
     """
 
-    classifier: Classifier | SaidFile
+    classifier: Adoptable
     texts: TextRows
     dev: Path | None = None
     label_field: str = "label"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onetrunk.adopt.classifier import Adoptable
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Task
 from onetrunk.tasks.formats import read_records, sha256_of
@@ -24,39 +25,15 @@ FAMILY = "soft labels"
 _MOST_LABELS = 1000
 
 
-@dataclass(frozen=True)
-class SaidFile:
-    """A file of soft labels; it has what adoption asks of a ``Classifier``.
+@dataclass(frozen=True, kw_only=True)
+class SaidFile(Adoptable):
+    """A file of soft labels. Its notes are those of its teacher, which has read it.
 
     Attributes:
-        name: The name of its task, and of its bundle.
-        folder: The file.
-        source: What was asked for.
-        sha256: The hash of the file.
-        kind: The kind of its task.
-        outputs: The labels, in their order.
-        labels: The same; None for regression.
         label_field: The column of labels that are certain, or soft.
-        notes: Empty; it is read, with its notes, by ``teacher``.
     """
 
-    name: str
-    folder: Path
-    source: str
-    sha256: str
-    kind: str
-    outputs: tuple[str, ...]
-    labels: tuple[str, ...] | None
     label_field: str
-    model_type: str = FAMILY
-    thresholds: None = None
-    size_bytes: int = 0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def by_token(self) -> bool:
-        """No: soft labels are of whole texts."""
-        return False
 
     def teacher(self, task: Task, *, skip_bad_rows: bool = False) -> SoftFile:
         """Read what the file says. Its texts are not the teacher's own: they are those of the request.
@@ -97,7 +74,17 @@ def open_said_file(
     if get_kind(kind).codec.uses_labels:
         found = tuple(labels) if labels is not None else _labels_of(path, kind, label_field)
     digest = sha256_of(path, Reading())
-    return SaidFile(name, path, str(path), digest, kind, found or ("number",), found, label_field)
+    return SaidFile(
+        name=name,
+        folder=path,
+        source=str(path),
+        sha256=digest,
+        model_type=FAMILY,
+        kind=kind,
+        outputs=found or ("number",),
+        labels=found,
+        label_field=label_field,
+    )
 
 
 def _labels_of(path: Path, kind: str, label_field: str) -> tuple[str, ...]:

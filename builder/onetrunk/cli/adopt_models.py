@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,12 +15,10 @@ from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR
 from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
-    from onetrunk.adopt.classifier import Classifier
+    from onetrunk.adopt.classifier import Adoptable
     from onetrunk.adopt.records import AdoptedModel, AdoptSettings
     from onetrunk.adopt.request import ModelRequest
     from onetrunk.adopt.serving_cost import ServingCost
-
-Value = TypeVar("Value")
 
 _EPILOG = """\b
 Examples:
@@ -144,47 +142,21 @@ def adopt_models(models: tuple[str, ...], output: Path, as_json: bool, **options
 
 def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelRequest]:
     """Check what was given, and read models' configurations and texts, before any model is run."""
-    from onetrunk.adopt.classifier import check_name, name_of, open_classifier
     from onetrunk.adopt.request import ModelRequest
-    from onetrunk.adopt.said import SaidFile, open_said_file
-    from onetrunk.nn.trunk_source import HUB_ID
+    from onetrunk.adopt.said import SaidFile
     from onetrunk.protocol.errors import UserError
-    from onetrunk.tasks.formats import is_data_name
     from onetrunk.tasks.text_file import read_texts
 
-    named: dict[str, str] = {}
-    for model in models:
-        given, source = _split_name(model)
-        name = check_name(given) if given is not None else name_of(source)
-        if name in named:
-            raise UserError(f"two models are named {name}: name them as NAME=MODEL")
-        named[name] = source
+    named = _names_of(models)
     of = {key: _by_name(f"--{key}", options[key], named) for key in ("texts", "dev", "form", "kind", "labels")}
-    ranges = _by_name("--range", options["ranges"], named)
+    of["range"] = _by_name("--range", options["ranges"], named)
+    own_texts = {_split_name(one)[0] for one in options["texts"]}
     read = {}
     requests = []
     for name, source in named.items():
-        form = _one_of("--form", of["form"].get(name), ("single", "pair"))
-        kind = _one_of("--kind", of["kind"].get(name), ("classification", "multilabel", "regression"))
-        labels = of["labels"][name].split(",") if name in of["labels"] else None
-        classifier: Classifier | SaidFile
-        if not Path(source).exists() and is_data_name(source):
-            raise UserError(f"{source}: no such file of soft labels")
-        if Path(source).is_file():
-            # It brings its texts; the file for all is for models.
-            if name in {_split_name(one)[0] for one in options["texts"]}:
-                raise UserError(f"--texts {name}=...: {source} is a file of soft labels, which brings its own texts")
-            if kind == "regression" and name not in ranges:
-                raise UserError(f"{source}: give the range of its numbers, as in --range {name}=0,5")
-            classifier = open_said_file(
-                Path(source), name=name, kind=kind, labels=labels, label_field=options["label_field"]
-            )
-            file = source
-        else:
-            file = of["texts"].get(name, "")
-            if not file and (Path(source).exists() or HUB_ID.fullmatch(source)):
-                raise UserError(f"--texts: none for {name}: give --texts {name}=FILE, or a file for all")
-            classifier = open_classifier(source, name=name, kind=kind, labels=labels)
+        given = {key: values.get(name) for key, values in of.items()}
+        form = _one_of("--form", given["form"], ("single", "pair"))
+        classifier, file = _open_model(name, source, given, options["label_field"], has_own_texts=name in own_texts)
         if classifier.by_token:
             form = "single"
         if (file, form) not in read:
@@ -195,7 +167,7 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
                 pair_field=options["pair_field"],
                 skip_bad_rows=options["skip_bad_rows"],
             )
-        dev = of["dev"].get(name)
+        dev = given["dev"]
         if dev is not None and not Path(dev).exists():
             raise UserError(f"{dev}: no such file of labelled texts")
         request = ModelRequest(
@@ -206,7 +178,7 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
             text_field=options["text_field"],
             pair_field=options["pair_field"],
             skip_bad_rows=options["skip_bad_rows"],
-            range=_range("--range", ranges.get(name)),
+            range=_range("--range", given["range"]),
         )
         # A fault in the last model's data is told before the first model is run.
         request.labelled(request.task())
@@ -216,6 +188,48 @@ def _requests(models: Sequence[str], options: dict[str, Any]) -> list[ModelReque
     if options["texts"] and all(isinstance(one.classifier, SaidFile) for one in requests):
         raise UserError("--texts: no model reads them; a file of soft labels brings its own")
     return requests
+
+
+def _names_of(models: Sequence[str]) -> dict[str, str]:
+    """Return the models by their names."""
+    from onetrunk.adopt.classifier import check_name, name_of
+    from onetrunk.protocol.errors import UserError
+
+    named: dict[str, str] = {}
+    for model in models:
+        given, source = _split_name(model)
+        name = check_name(given) if given is not None else name_of(source)
+        if name in named:
+            raise UserError(f"two models are named {name}: name them as NAME=MODEL")
+        named[name] = source
+    return named
+
+
+def _open_model(
+    name: str, source: str, given: Mapping[str, str | None], label_field: str, *, has_own_texts: bool
+) -> tuple[Adoptable, str]:
+    """Return a model, or a file of soft labels in the place of one, and the file of its texts."""
+    from onetrunk.adopt.classifier import open_classifier
+    from onetrunk.adopt.said import open_said_file
+    from onetrunk.nn.trunk_source import HUB_ID
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks.formats import is_data_name
+
+    kind = _one_of("--kind", given["kind"], ("classification", "multilabel", "regression"))
+    labels = given["labels"].split(",") if given["labels"] is not None else None
+    if not Path(source).exists() and is_data_name(source):
+        raise UserError(f"{source}: no such file of soft labels")
+    if not Path(source).is_file():
+        file = given["texts"] or ""
+        if not file and (Path(source).exists() or HUB_ID.fullmatch(source)):
+            raise UserError(f"--texts: none for {name}: give --texts {name}=FILE, or a file for all")
+        return open_classifier(source, name=name, kind=kind, labels=labels), file
+    # It brings its texts; the file for all is for models.
+    if has_own_texts:
+        raise UserError(f"--texts {name}=...: {source} is a file of soft labels, which brings its own texts")
+    if kind == "regression" and given["range"] is None:
+        raise UserError(f"{source}: give the range of its numbers, as in --range {name}=0,5")
+    return open_said_file(Path(source), name=name, kind=kind, labels=labels, label_field=label_field), source
 
 
 def _split_name(value: str) -> tuple[str | None, str]:
