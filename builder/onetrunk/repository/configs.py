@@ -45,7 +45,7 @@ _THREADS = "intra_op_thread_count"
 # By default every ONNX Runtime session uses all cores, and a trunk and eight heads would compete for them. A second
 # thread of a segment shortens a single request's way, but in NVIDIA's backend it spins while it waits, which no
 # parameter turns off, and takes the core from the others.
-_ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+_ONE_THREAD = {_THREADS: "1", "inter_op_thread_count": "1"}
 
 
 def tokenizer_config(
