@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+# By the flags of Linux, the best first.
+_INTEGER_UNITS = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512bw": "AVX-512 without VNNI",
+    "avx2": "AVX2",
+    "i8mm": "Arm i8mm",
+    "asimddp": "Arm dot product",
+}
 
 
 def processor_name() -> str:
@@ -17,10 +30,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def integer_unit() -> str:
+    """Return the processor's best unit for 8-bit integers, which decides how int8 models are rounded."""
+    try:
+        flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.M)[0].split())
+    except (OSError, IndexError):
+        flags = set()
+    return next((name for flag, name in _INTEGER_UNITS.items() if flag in flags), platform.machine())
+
+
 def processor_model() -> str:
     """Return the processor, such as ``AMD EPYC``."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

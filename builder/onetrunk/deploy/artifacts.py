@@ -18,6 +18,7 @@ from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.foreign import ForeignSession
 from onetrunk.export.parity import HeadFile
 from onetrunk.export.release import get_release
+from onetrunk.export.runtime import own_runtime, runtime_of
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
@@ -143,12 +144,15 @@ class ReleaseArtifacts:
             return {}
         below = [segment_source(one, self.trunk.identity, precision.of_segment(one)) for one in self._below]
         tasks = [(spec, examples, gate_key(self.after.buckets, below, self._head_model.source))]
+        release = get_release(self.after.triton_release)
+        own = self.gate.runtime == "own"
+        runtime = own_runtime() if own else runtime_of(release, progress=self.progress)
         chains = artifacts.fp32, artifacts.served
-        results = measure_losses(self.trunk, *chains, tasks, self.after.buckets, self.progress)
+        results = measure_losses(self.trunk, *chains, tasks, self.after.buckets, self.progress, runtime)
         judge(results, self.gate.max_loss, "train it better, or allow more by --max-loss")
         result = results[spec.task]
         scores = f"{100 * result.fp32:.2f} in fp32, {100 * result.reduced:.2f} as served"
-        self.notes.append(f"{spec.metric} over {result.rows:,} dev rows: {scores}")
+        self.notes.append(f"{spec.metric} over {result.rows:,} dev rows: {scores}, by {result.measured_by}")
         return results
 
     def _dev_examples(self, spec: HeadSpec) -> Examples:

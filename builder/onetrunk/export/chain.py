@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onetrunk.export.batches import Arrays
 from onetrunk.export.errors import ParityError
 from onetrunk.export.foreign import ForeignSession
+from onetrunk.export.runtime import Runtime, own_runtime
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, segments_below
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_scores
@@ -53,15 +54,21 @@ class Chain:
         segments: Segment -> its file.
         heads: Task -> the file of its head.
         foreign: The tasks whose head was exported elsewhere, and runs in a process of its own.
+        runtime: What all files run on; on another ONNX Runtime than the installed one, each in a process of its own.
     """
 
     segments: Mapping[Segment, Path]
     heads: Mapping[str, Path]
     foreign: frozenset[str] = field(default=frozenset())
+    runtime: Runtime = field(default_factory=own_runtime)
 
     @cached_property
-    def _trunk(self) -> dict[Segment, onnxruntime.InferenceSession]:
-        return {segment: open_session(path, segment.name) for segment, path in sorted(self.segments.items())}
+    def _trunk(self) -> dict[Segment, Session]:
+        return {segment: self._session(path, segment.name) for segment, path in sorted(self.segments.items())}
+
+    def _session(self, path: Path, model: str, *, foreign: bool = False) -> Session:
+        packages = self.runtime.packages
+        return ForeignSession(path, model, packages=packages) if foreign or packages else open_session(path, model)
 
     def scores(
         self,
@@ -83,7 +90,7 @@ class Chain:
             ParityError: ONNX Runtime does not load a file, or a head that was exported elsewhere does not answer.
         """
         file, model = self.heads[spec.task], head_name(spec.task)
-        head: Session = ForeignSession(file, model) if spec.task in self.foreign else open_session(file, model)
+        head = self._session(file, model, foreign=spec.task in self.foreign)
         below = segments_below(self.segments, spec.state)
         found: dict[int, NDArray[np.float32]] = {}
         for rows, inputs in batches:

@@ -1,6 +1,7 @@
 """Foreign ONNX files: those that nobody here exported, and that may never answer, take all memory or end their process.
 
-They run in a process of their own, which has a bound on its memory and is ended once an answer takes too long.
+They run in a process of their own, which has a bound on its memory and is ended once an answer takes too long. So do
+files that are tried on another ONNX Runtime than the installed one.
 """
 
 from __future__ import annotations
@@ -64,13 +65,20 @@ class ForeignSession:
     """
 
     def __init__(
-        self, file: Path, model: str, *, answer_time_s: float = ANSWER_TIME_S, waiting: Waiting = not_shown
+        self,
+        file: Path,
+        model: str,
+        *,
+        packages: Path | None = None,
+        answer_time_s: float = ANSWER_TIME_S,
+        waiting: Waiting = not_shown,
     ) -> None:
         """Load the file.
 
         Args:
             file: The ONNX file.
             model: The model's name, for messages.
+            packages: The folder of another ONNX Runtime, on which it runs; None is the installed one.
             answer_time_s: The time in which the file must be loaded, and in which it must answer.
             waiting: Called twice a second while an answer is awaited.
 
@@ -81,7 +89,10 @@ class ForeignSession:
         self._pipe, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", foreign_process.__file__, str(file.absolute()), str(theirs.fileno())],
+                [
+                    *(sys.executable, "-I", foreign_process.__file__, str(file.absolute()), str(theirs.fileno())),
+                    *([] if packages is None else [str(packages.absolute())]),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -1,7 +1,8 @@
-"""The process in which a foreign ONNX file runs. It imports nothing of OneTrunk, and is started by its path.
+"""The process in which a foreign ONNX file runs, or any file on another ONNX Runtime.
 
-It is told the file and the number of a pipe. It sends the file's signature, or why it cannot be loaded, and then
-answers feeds with outputs until the pipe is closed or its parent is gone.
+It imports nothing of OneTrunk, and is started by its path. It is told the file, the number of a pipe, and where the
+package of its ONNX Runtime is if it is not the installed one. It sends the file's signature, or why it cannot be
+loaded, and then answers feeds with outputs until the pipe is closed or its parent is gone.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ _ADDRESS_BYTES_A_BYTE = 4
 _PARENT_POLL_S = 1.0
 
 
-def main(file: str, descriptor: int) -> None:
+def main(file: str, descriptor: int, packages: str | None = None) -> None:
     """Load a file and answer feeds.
 
     Args:
         file: The ONNX file.
         descriptor: The number of the open pipe to the parent.
+        packages: The folder of an ONNX Runtime that takes the place of the installed one.
     """
+    if packages is not None:
+        sys.path.insert(0, packages)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     limit = _ADDRESS_BYTES + _ADDRESS_BYTES_A_BYTE * os.stat(file).st_size
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -85,4 +89,4 @@ def _end_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

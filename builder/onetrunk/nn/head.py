@@ -49,6 +49,11 @@ class Head(nn.Module):
         self.query = query
         self.pool = nn.Parameter(torch.zeros(output.in_features)) if query == "learned" else None
 
+    @property
+    def layers_run_whole(self) -> tuple[nn.Module, ...]:
+        """Its layers but the last, which is folded; all of a head that answers for every token."""
+        return tuple(self.layers if self.by_token else self.layers[:-1])
+
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         """Return raw outputs, with the last layer folded.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onetrunk.export.release import get_release
+from onetrunk.export.runtime import own_runtime
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
@@ -17,7 +18,7 @@ from onetrunk.protocol.names import MANIFEST, SIGNATURE, head_name, head_task
 from onetrunk.protocol.signature import Signer
 from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.buckets import Buckets, batch_note
-from onetrunk.repository.gate import GatePlan, judge, measure_losses, plan_gate
+from onetrunk.repository.gate import GatePlan, build_remedy, judge, measure_losses, plan_gate
 from onetrunk.repository.heads import long_text_notes, select_heads
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
@@ -97,10 +98,10 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(request, trunk, heads, buckets, manifest)
-        gating = plan_gate(plan, manifest, gate)
+        gating = plan_gate(plan, manifest, gate, progress)
         if gate.on:
             # Known results are judged again: they may come from a build that allowed a greater loss.
-            judge(gating.known, gate.max_loss)
+            judge(gating.known, gate.max_loss, build_remedy(request.precision, gate))
         fresh = [file for model in plan.models.values() if model.fresh for file in model.files]
         written = [*fresh, *changed_texts(output, plan.state.texts)]
         settings = manifest and (manifest.triton_release, manifest.gate_rule)
@@ -172,9 +173,9 @@ def _publish(
         results = dict(gating.known)
         if gating.pending:
             chains = artifacts.fp32, artifacts.served
-            results |= measure_losses(trunk, *chains, gating.pending, state.buckets, progress)
+            results |= measure_losses(trunk, *chains, gating.pending, state.buckets, progress, gating.runtime)
         if gating.settings.on:
-            judge(results, gating.settings.max_loss)
+            judge(results, gating.settings.max_loss, build_remedy(state.precision, gating.settings))
         state = replace(state, gate=results, gate_rule=gating.rule)
         transaction.stage_state(state, state.texts, plan.models.values())
         progress("publishing", 0, 1)
@@ -192,6 +193,13 @@ def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
         notes.append(
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
             "for speed"
+        )
+    theirs, ours = get_release(request.triton_release).onnxruntime, own_runtime().version
+    measured_here = request.gate.on and request.gate.runtime == "own"
+    if "int8" in (request.precision.trunk, request.precision.heads) and measured_here and theirs != ours:
+        notes.append(
+            f"int8 answers depend on the ONNX Runtime: the gate measures by {ours}, which serve-repo has too, and "
+            f"NVIDIA's container of Triton {request.triton_release} has {theirs}; --gate release measures by that"
         )
     if request.group_heads and not plan.state.groups:
         notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +14,12 @@ import numpy as np
 from onetrunk.export.batches import padded_batches, parity_texts
 from onetrunk.export.chain import Chain
 from onetrunk.export.errors import GateError
+from onetrunk.export.release import get_release
+from onetrunk.export.runtime import Runtime, own_runtime, runtime_of
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import ProgressCallback
+from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest
+from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest, Precision
 from onetrunk.protocol.names import head_name, segments_below
 from onetrunk.repository.gate_settings import GateSettings
 from onetrunk.repository.heads import is_reduced_task
@@ -30,11 +32,6 @@ from onetrunk.tasks.metrics import metric_of
 
 if TYPE_CHECKING:
     from onetrunk.repository.plan import BuildPlan
-
-BUILD_REMEDY = (
-    "keep a part in fp32, as by --precision trunk=fp32,heads=int8, or measure on all rows by --gate-rows 0, or allow "
-    "more by --max-loss"
-)
 
 # Increased when the same files could give another result, so that earlier results no longer count.
 GATE_FORMAT = 2
@@ -54,6 +51,7 @@ class GatePlan:
         tasks: The tasks whose answers are computed in a reduced precision.
         known: Task -> an earlier result for the same files and, if there is a gate, for the same rows.
         pending: What has yet to be measured; empty if there is no gate.
+        runtime: The ONNX Runtime that measures.
     """
 
     settings: GateSettings
@@ -61,29 +59,38 @@ class GatePlan:
     tasks: tuple[str, ...]
     known: Mapping[str, GateResult]
     pending: Sequence[GateTask]
+    runtime: Runtime
 
 
-def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
+def plan_gate(
+    plan: BuildPlan, manifest: Manifest | None, settings: GateSettings, progress: ProgressCallback = silent
+) -> GatePlan:
     """Compare the results that a build needs with those in the manifest.
 
     Raises:
-        UserError: There is a gate, and a task has no dev data.
+        UserError: There is a gate, and a task has no dev data; or the release's ONNX Runtime is not known.
+        OneTrunkError: The release's ONNX Runtime cannot be fetched.
     """
-    precision = plan.state.precision
+    precision, release = plan.state.precision, get_release(plan.state.triton_release)
     keys = {
         task: _key(plan, task)
         for task, head in plan.heads.items()
         if is_reduced_task(head, plan.state.segments, precision)
     }
     rule = settings.rule if precision.is_reduced else DEFAULT_RULE
+    runtime = runtime_of(release, progress=progress) if settings.runtime == "release" and keys else own_runtime()
     earlier = manifest.gate if manifest else {}
     known = {task: earlier[task] for task, key in keys.items() if task in earlier and earlier[task].key == key}
     if not settings.on:
-        return GatePlan(settings, rule, tuple(keys), known, [])
+        return GatePlan(settings, rule, tuple(keys), known, [], runtime)
     dev = {task: read_dev(plan.heads[task].spec, settings) for task in keys}
-    known = {task: result for task, result in known.items() if result.data == rows_hash(dev[task])}
+    known = {
+        task: result
+        for task, result in known.items()
+        if (result.data, result.measured_by) == (rows_hash(dev[task]), runtime.measured_by)
+    }
     pending = [(plan.heads[task].spec, dev[task], key) for task, key in keys.items() if task not in known]
-    return GatePlan(settings, rule, tuple(keys), known, pending)
+    return GatePlan(settings, rule, tuple(keys), known, pending, runtime)
 
 
 def _key(plan: BuildPlan, task: str) -> str:
@@ -147,6 +154,7 @@ def measure_losses(
     tasks: Sequence[GateTask],
     buckets: tuple[int, ...],
     progress: ProgressCallback,
+    runtime: Runtime,
 ) -> dict[str, GateResult]:
     """Measure each task's metric by the fp32 files and by the files to serve; of an embedding, its cosine to fp32.
 
@@ -157,6 +165,7 @@ def measure_losses(
         tasks: The heads to measure, with their dev rows and keys.
         buckets: The padded lengths in tokens.
         progress: Called after each batch.
+        runtime: The ONNX Runtime that both run on.
 
     Returns:
         Task -> its result.
@@ -164,12 +173,13 @@ def measure_losses(
     Raises:
         ParityError: ONNX Runtime does not load a file.
     """
+    chains = [replace(chain, runtime=runtime) for chain in (fp32, reduced)]
     found = {}
     for spec, examples, key in tasks:
         batches = list(padded_batches(trunk, examples.texts, buckets))
         report = _batch_counter(progress, f"measuring {spec.task} in fp32 and reduced", total=2 * len(batches))
         kind = get_kind(spec.kind)
-        answers = [chain.scores(spec, batches, report) for chain in (fp32, reduced)]
+        answers = [chain.scores(spec, batches, report) for chain in chains]
         targets = (
             targets_of(kind, examples.targets, spec, examples.texts, trunk.tokenizer, buckets[-1])
             if kind.has_weights
@@ -177,7 +187,13 @@ def measure_losses(
         )
         scores = [metric_of(one, targets, spec) for one in answers]
         found[spec.task] = GateResult(
-            metric=spec.metric, rows=len(examples), fp32=scores[0], reduced=scores[1], key=key, data=rows_hash(examples)
+            metric=spec.metric,
+            rows=len(examples),
+            fp32=scores[0],
+            reduced=scores[1],
+            key=key,
+            data=rows_hash(examples),
+            measured_by=runtime.measured_by,
         )
     return found
 
@@ -189,7 +205,22 @@ def _batch_counter(progress: ProgressCallback, what: str, total: int) -> Callabl
     return lambda: progress(what, next(done), total)
 
 
-def judge(results: Mapping[str, GateResult], max_loss: float, remedy: str = BUILD_REMEDY) -> None:
+def build_remedy(precision: Precision, rule: GateRule) -> str:
+    """Return what can be done about a build that the gate refuses: nothing that was asked for already.
+
+    Args:
+        precision: The precision of the build.
+        rule: The rule of its gate.
+    """
+    remedies = []
+    if precision.trunk != "fp32" and precision.heads != "fp32":
+        remedies.append(f"keep a part in fp32, as by --precision trunk=fp32,heads={precision.heads}")
+    if rule.rows:
+        remedies.append("measure on all rows by --gate-rows 0")
+    return ", or ".join([*remedies, "allow more by --max-loss", "build without --precision"])
+
+
+def judge(results: Mapping[str, GateResult], max_loss: float, remedy: str) -> None:
     """Refuse results of which one loses more than ``max_loss`` points.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class GateSettings(GateRule):
     @property
     def rule(self) -> GateRule:
         """The part that does not depend on the machine."""
-        return GateRule(self.on, self.max_loss, self.rows)
+        return GateRule(self.on, self.max_loss, self.rows, self.runtime)
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ class GateOverrides:
 
     def apply(self, rule: GateRule) -> GateSettings:
         """Return the settings for a repository that was built by this rule."""
-        if self.max_loss is None:
-            return GateSettings(rule.on, rule.max_loss, rule.rows, self.task_dir, self.data_root)
-        return GateSettings(True, self.max_loss, rule.rows, self.task_dir, self.data_root)
+        judged = rule if self.max_loss is None else dataclasses.replace(rule, on=True, max_loss=self.max_loss)
+        return GateSettings(**dataclasses.asdict(judged), task_dir=self.task_dir, data_root=self.data_root)
 
 
 DEFAULT_GATE = GateSettings()

@@ -226,6 +226,29 @@ class Experiment:
         """
         return self._cache(compute).states(texts, taps, max_length=self.config.max_length, what=what, progress=progress)
 
+    def encoder_states(
+        self, name: str, encoder: Trunk, taps: Sequence[int], progress: ProgressCallback = silent
+    ) -> Mapping[int, CachedStates]:
+        """Return the states of a task's train texts at some taps of another encoder: a teacher's own.
+
+        Args:
+            name: The task.
+            encoder: The encoder. Texts are cut where it can read no more.
+            taps: Its taps.
+            progress: Called as its pass goes on.
+
+        Raises:
+            OneTrunkError: See ``states``.
+        """
+        cache = StateCache(self.cache_root, encoder, self.compute)
+        return cache.states(
+            self.examples(name, "train").texts,
+            taps,
+            max_length=min(self.config.max_length, encoder.max_positions),
+            what=f"{name}: the teacher's layers on train texts",
+            progress=progress,
+        ).states
+
     def drawn_states(
         self, name: str, rows: NDArray[np.int64], tap: int, progress: ProgressCallback = silent
     ) -> tuple[CachedStates, NDArray[np.int64]]:

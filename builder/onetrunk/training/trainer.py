@@ -169,7 +169,7 @@ class Trainer:
         model = new_model(self._spec, self._experiment)
         resumed, costs = self.checkpoint.load() or (None, Costs())
         stopwatch = _Stopwatch(costs)
-        train, objective = training_data(self._spec, self._experiment, model)
+        train, objective = training_data(self._spec, self._experiment, model, progress)
         # The states of all texts are cached, so a part of them costs no pass of the trunk.
         rows = (
             part_of(self._experiment.examples(self._spec.task, "train").texts, self._spec.share)

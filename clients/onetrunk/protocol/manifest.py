@@ -82,11 +82,13 @@ class GateRule:
         on: Whether there is a gate.
         max_loss: The points of its metric that a task may lose at most.
         rows: The number of dev rows a task, a sample that is the same each time; 0 for all of them.
+        runtime: Whose ONNX Runtime computes: the builder's own, or that of the Triton release that is built for.
     """
 
     on: bool = True
     max_loss: float = 0.5
     rows: int = 1000
+    runtime: Literal["own", "release"] = "own"
 
 
 DEFAULT_RULE = GateRule()
@@ -102,6 +104,8 @@ class GateResult(BaseModel):
         reduced: The score of the files that are served.
         key: A hash over everything that both were made from. A result with another key is about other files.
         data: A hash over the rows; empty if an earlier build did not record it.
+        measured_by: The ONNX Runtime and the unit for 8-bit integers that it was measured by, on which int8 answers
+            depend; empty if an earlier build did not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,6 +116,7 @@ class GateResult(BaseModel):
     reduced: float
     key: str
     data: str = ""
+    measured_by: str = ""
 
     @property
     def loss(self) -> float:

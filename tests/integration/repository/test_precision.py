@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
@@ -15,12 +17,14 @@ from onetrunk.cli.build_repo import build_repo
 from onetrunk.export import quantization
 from onetrunk.export.chain import open_session
 from onetrunk.export.errors import GateError
+from onetrunk.export.runtime import Runtime
+from onetrunk.machine import integer_unit
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.manifest import GateResult, Precision, read_manifest
+from onetrunk.protocol.manifest import GateResult, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
 from onetrunk.repository.configs import parameters_of
-from onetrunk.repository.gate import judge
+from onetrunk.repository.gate import build_remedy, judge
 from tests.fixtures.gate import max_loss
 
 INT8 = Precision(trunk="int8", heads="int8")
@@ -245,7 +249,7 @@ def test_command_reports_the_gate(command):
     report = json.loads(result.stdout)
     assert report["precision"] == {"trunk": "int8", "heads": "int8"}
     assert set(report["gate"]) == ALL
-    assert set(report["gate"]["mood"]) == {"metric", "rows", "fp32", "reduced", "loss"}
+    assert set(report["gate"]["mood"]) == {"metric", "rows", "fp32", "reduced", "loss", "measured_by"}
 
 
 def test_command_shows_what_was_refused(command, monkeypatch):
@@ -254,8 +258,9 @@ def test_command_shows_what_was_refused(command, monkeypatch):
     assert result.exit_code == 1
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.strip()]
-    assert lines[-6].split() == ["task", "metric", "rows", "fp32", "reduced", "loss"]
-    assert [line.split()[0] for line in lines[-5:-1]] == sorted(ALL)
+    assert lines[-7].split() == ["task", "metric", "rows", "fp32", "reduced", "loss"]
+    assert [line.split()[0] for line in lines[-6:-2]] == sorted(ALL)
+    assert lines[-2].strip() == f"by ONNX Runtime {onnxruntime.__version__}, {integer_unit()}"
     assert lines[-1].startswith("error: points lost on dev data: ")
 
 
@@ -298,4 +303,43 @@ def test_command_refuses_an_unknown_precision(command):
 def test_a_loss_that_is_nan_is_refused():
     results = {"mood": GateResult(metric="accuracy", rows=1, fp32=0.9, reduced=math.nan, key="")}
     with pytest.raises(GateError, match="mood nan"):
-        judge(results, max_loss=100.0)
+        judge(results, max_loss=100.0, remedy="")
+
+
+def test_the_releases_onnx_runtime_measures_in_processes_of_its_own(build, gate, monkeypatch, tmp_path):
+    # The installed package stands in for another version's.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "onnxruntime").symlink_to(Path(onnxruntime.__file__).parent)
+    asked = []
+
+    def runtime(release, progress):
+        asked.append(release.name)
+        return Runtime("1.19.2", tmp_path / "other")
+
+    monkeypatch.setattr("onetrunk.repository.gate.runtime_of", runtime)
+    own = build(precision=INT8)
+    assert asked == []
+    theirs = build(precision=INT8, gate=dataclasses.replace(gate, runtime="release"))
+    assert asked == ["24.10"]
+    by = {task: result.measured_by for task, result in theirs.gate.items()}
+    assert by == dict.fromkeys(ALL, f"ONNX Runtime 1.19.2, {integer_unit()}")
+    # What one has measured is no result of the other.
+    assert {result.measured_by for result in own.gate.values()}.isdisjoint(by.values())
+    scores = {task: (result.fp32, result.reduced) for task, result in own.gate.items()}
+    assert {task: (result.fp32, result.reduced) for task, result in theirs.gate.items()} == scores
+    assert not build(precision=INT8, gate=dataclasses.replace(gate, runtime="release")).changed
+
+
+@pytest.mark.parametrize(
+    ("precision", "rows", "told"),
+    [
+        (Precision(trunk="int8", heads="int8"), 0, "keep a part in fp32, as by --precision trunk=fp32,heads=int8"),
+        (Precision(trunk="fp32", heads="int8"), 1000, "measure on all rows by --gate-rows 0"),
+        (Precision(trunk="fp32", heads="int8"), 0, "allow more by --max-loss"),
+    ],
+)
+def test_a_refusal_does_not_advise_what_was_asked_for(precision, rows, told):
+    remedy = build_remedy(precision, GateRule(rows=rows))
+    assert remedy.startswith(told)
+    assert ("trunk=fp32" in remedy) == (precision.trunk == "int8")
+    assert ("--gate-rows" in remedy) == (rows > 0)

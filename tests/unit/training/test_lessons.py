@@ -1,19 +1,25 @@
 """Lessons of a teacher from outside: which texts are learned, from what, and how heads follow it."""
 
+import copy
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from onetrunk.nn.trunk import load_trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, read_examples
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.soft_targets import raw_of_probabilities
 from onetrunk.training.bundles import Lesson, train
-from onetrunk.training.distillation import fit_output
+from onetrunk.training.distillation import fit_output, training_data
 from onetrunk.training.evaluation import raw_outputs
 from onetrunk.training.lessons import make_lessons, varied
+from onetrunk.training.loop import set_dropout
 from onetrunk.training.models import new_model
-from onetrunk.training.objective import DistilObjective, LabelObjective
+from onetrunk.training.objective import DistilObjective, LabelObjective, LayersObjective
 from onetrunk.training.runs import RunSpec
 from tests.fixtures.tasks import mood_rows
 
@@ -154,3 +160,40 @@ def test_a_head_learns_what_the_teacher_says(mood, tiny_trunk, tmp_path):
     assert result.spec.data["teacher_sha256"] == "0" * 64
     assert "The labels of the dev data are the teacher's answers" in (result.bundle / "README.md").read_text()
     assert learn().already_there
+
+
+def test_heads_that_start_from_the_teachers_layers_also_learn_its_states(
+    mood, tiny_trunk, tiny_trunk_folder, tmp_path, new_experiment
+):
+    task = mood.model_copy(update={"train": "", "dev": 0.1})
+    experiment = new_experiment(task)
+
+    def loss(layers, encoder):
+        experiment.teach("mood", lessons(task, tiny_trunk, encoder=encoder))
+        spec = RunSpec(task="mood", role="fork", recipe=Recipe(tap=1, layers=layers, max_length=32))
+        model = new_model(spec, experiment)
+        set_dropout(model, 0.0)
+        data, objective = training_data(spec, experiment, model)
+        rows = np.arange(8)
+        return objective, objective(model(*data.states.batch(rows)), torch.from_numpy(rows)).item()
+
+    objective, alone = loss(2, None)
+    assert isinstance(objective, DistilObjective)
+    # A teacher that is the trunk itself has the states that a fresh head computes.
+    objective, same = loss(2, tiny_trunk)
+    assert isinstance(objective, LayersObjective)
+    assert same == pytest.approx(alone, abs=1e-3)
+    tuned = copy.deepcopy(tiny_trunk)
+    tuned.identity = "bert-4x32@fine-tuned"
+    for layer in tuned.layers[:1]:
+        for parameter in layer.parameters():
+            parameter.mul_(1.5)
+    assert loss(2, tuned)[1] > same + 0.1
+    # A single layer is folded: it has no states that a teacher's layer has, too.
+    assert isinstance(loss(1, tiny_trunk)[0], DistilObjective)
+    # Without special tokens, a teacher's tokens are not those of the trunk.
+    other = shutil.copytree(tiny_trunk_folder, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = None
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert isinstance(loss(2, load_trunk(other))[0], DistilObjective)

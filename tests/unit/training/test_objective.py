@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.training.objective import DistilObjective, LabelObjective, StateObjective
+from onetrunk.training.objective import DistilObjective, LabelObjective, LayersObjective, StateObjective
 
 CLASSIFICATION, REGRESSION = get_kind("classification"), get_kind("regression")
 ROWS = torch.tensor([0, 1])
@@ -91,3 +92,38 @@ def test_last_states_are_compared_after_normalising():
     dropout(torch.tensor([[5.0, 3.0], [-7.0, 9.0]]))
     # Normalised, the first state is (1, -1) like its teacher's, the second (-1, 1): differences 0 and 2, squared 4.
     assert objective(torch.zeros(2, 2), ROWS).item() == pytest.approx(10 + 3 * (0 + 0 + 4 + 4) / 4, rel=1e-4)
+
+
+class TwoTexts:
+    """States of two texts, of two tokens and of one, whose normalised form is (1, -1) everywhere."""
+
+    lengths = np.array([2, 1])
+
+    def batch(self, rows):
+        assert list(rows) == [0, 1]
+        return torch.tensor([[[1.0, -1.0], [1.0, -1.0]], [[1.0, -1.0], [0.0, 0.0]]]), torch.tensor([[1, 1], [1, 0]])
+
+
+def test_states_within_a_head_are_compared_token_by_token():
+    first, second = torch.nn.Identity(), torch.nn.Identity()
+    objective = LayersObjective(lambda raw, rows: torch.tensor(10.0), [first, second], [TwoTexts()] * 2, weight=3.0)
+    alike = torch.tensor([[[9.0, 5.0], [3.0, 2.0]], [[4.0, 0.0], [-8.0, 8.0]]])
+    first(alike)
+    # One of three tokens is turned round: its distance is 4. What stands at padding does not count.
+    second(alike * torch.tensor([[[1.0], [-1.0]], [[1.0], [1.0]]]))
+    expected = pytest.approx(10 + 3 * (0 + 4 / 3) / 2, rel=1e-4)
+    assert objective(torch.zeros(2, 2), ROWS).item() == expected
+    # What is read while the head is scored is no part of the next batch.
+    first.eval()(alike)
+    for layer in (first.train(), second):
+        layer(alike)
+    assert objective(torch.zeros(2, 2), ROWS).item() == pytest.approx(10, rel=1e-4)
+
+
+def test_a_layer_that_runs_twice_is_compared_twice():
+    layer = torch.nn.Identity()
+    objective = LayersObjective(lambda raw, rows: torch.tensor(0.0), [layer, layer], [TwoTexts()] * 2, weight=1.0)
+    alike = TwoTexts().batch([0, 1])[0]
+    layer(alike)
+    layer(-alike)
+    assert objective(torch.zeros(2, 2), ROWS).item() == pytest.approx((0 + 4) / 2, rel=1e-4)
