@@ -5,7 +5,8 @@
 
 Fine-tunes the classifiers of `benchmarks.adopt.teachers` from the default trunk, where they are not in the work folder
 yet, and gives them to what `adopt-models` runs. Heads learn from the task's train texts without labels; its dev rows
-are only measured. Records and summary.json lie in docs/results/adopting/. What was killed goes on.
+are only measured. Records and summary.json lie in docs/results/adopting/, and models that are not named keep theirs.
+What was killed goes on.
 
 Needs the GLUE data (see tasks/sst2.toml), found by --data or ONETRUNK_DATA.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,20 +25,23 @@ import click
 from benchmarks.adopt.teachers import ABOUT, PLANS, ROOT, Plan, make_teacher, task_of
 from onetrunk.adopt.adoption import Workshop, adopt_model
 from onetrunk.adopt.classifier import open_classifier
-from onetrunk.adopt.page import cost_rows, page_of, summary_rows
+from onetrunk.adopt.page import cost_rows, summary_rows
 from onetrunk.adopt.records import AdoptedModel, AdoptSettings
 from onetrunk.adopt.request import ModelRequest
 from onetrunk.adopt.serving_cost import ServingCost, measure_serving
 from onetrunk.cli.console import progress_line
+from onetrunk.distill.cost_measurement import untrained_head
 from onetrunk.distill.markdown import table
 from onetrunk.files import atomic_write_text
 from onetrunk.machine import processor_name
+from onetrunk.nn.bundle import save_bundle
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.tasks import read_examples
 from onetrunk.tasks.text_file import read_texts
 
 STUDY = ROOT / "docs" / "results" / "adopting"
+ON_DEFAULT = {plan.name for plan in PLANS if plan.trunk is None}
 GOAL_AGREEMENT, GOAL_KEPT = 0.97, 0.99
 
 
@@ -128,6 +133,27 @@ def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dic
     return "\n\n".join(parts) + "\n"
 
 
+def read_records(study: Path) -> list[AdoptedModel]:
+    """Read the records of all models that there are, in the order of the plans."""
+    paths = [study / "records" / f"{plan.name}.json" for plan in PLANS]
+    return [AdoptedModel.model_validate_json(path.read_bytes()) for path in paths if path.exists()]
+
+
+def measure_costs(adopted: Sequence[AdoptedModel], work: Path, progress: ProgressCallback) -> ServingCost:
+    """Time whole models of the default trunk's form, and heads of these shapes on it.
+
+    Neither's time depends on what it answers, so no trained weights are needed. Models of another trunk have heads on
+    that one, whose costs are those of another plan.
+    """
+    trunk = load_trunk()
+    shapes = [one.model_copy(update={"source": str(trunk.folder)}) for one in adopted if one.name in ON_DEFAULT]
+    with tempfile.TemporaryDirectory(dir=work) as heads:
+        for one in shapes:
+            head, spec = untrained_head(trunk, tap=one.tap, layers=one.layers, task=one.name)
+            save_bundle(Path(heads) / one.name, spec, head)
+        return measure_serving(shapes, trunk, Path(heads), progress=progress)
+
+
 def _points(share: object) -> str:
     return f"{100 * share:.2f}%" if isinstance(share, float) else "not measured"
 
@@ -157,21 +183,23 @@ def main(
         for trunk in dict.fromkeys(plan.trunk for plan in plans)
     }
     settings = AdoptSettings(stop_by="agreement", epochs=epochs)
-    adopted = []
     with progress_line() as progress:
         for plan in plans:
-            adopted.append(adopt(plan, workshops[plan.trunk], settings, work, rows, data, progress))
-            click.echo(f"{plan.name}: agreement {adopted[-1].agreement:.3f}", err=True)
+            one = adopt(plan, workshops[plan.trunk], settings, work, rows, data, progress)
+            click.echo(f"{plan.name}: agreement {one.agreement:.3f}", err=True)
             (study / "models").mkdir(parents=True, exist_ok=True)
             shutil.copy(work / "models" / plan.name / ABOUT, study / "models" / f"{plan.name}.json")
-            atomic_write_text(study / "records" / f"{plan.name}.json", published(adopted[-1]))
+            atomic_write_text(study / "records" / f"{plan.name}.json", published(one))
+        adopted = read_records(study)
+        costs = study / "costs.json"
+        if no_costs:
+            cost = ServingCost.model_validate_json(costs.read_bytes()) if costs.exists() else None
+        else:
+            cost = measure_costs(adopted, work, progress)
+            atomic_write_text(costs, cost.model_dump_json(indent=1) + "\n")
+    # Costs of other models, or of other heads, are none of these.
+    if cost is not None and set(cost.heads) != {one.name for one in adopted if one.name in ON_DEFAULT}:
         cost = None
-        if not no_costs and None in workshops:
-            # Models that were tuned from another trunk have heads on that one, whose costs are those of another plan.
-            on_default = [one for one, plan in zip(adopted, plans, strict=True) if plan.trunk is None]
-            cost = measure_serving(on_default, workshops[None].trunk, workshops[None].heads, progress=progress)
-            atomic_write_text(study / "costs.json", cost.model_dump_json(indent=1) + "\n")
-            atomic_write_text(work / "adopted" / "report.html", page_of(adopted, cost))
     found = summary(adopted, cost)
     atomic_write_text(study / "summary.json", json.dumps(found, indent=1) + "\n")
     atomic_write_text(study / "README.md", report(adopted, cost, found))

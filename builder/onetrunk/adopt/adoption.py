@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from onetrunk.adopt.classifier import Classifier
 from onetrunk.adopt.comparison import Comparison, agreement_of
-from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt
+from onetrunk.adopt.records import AdoptedModel, AdoptSettings, Attempt, Start
 from onetrunk.adopt.request import ModelRequest
 from onetrunk.adopt.said import SaidFile
 from onetrunk.adopt.teacher import ModelTeacher, ranges_of
@@ -124,7 +124,7 @@ class _Adoption:
     experiment: Experiment
     labelled: Examples | None
     teacher_score: float | None
-    start: Literal["teacher", "trunk"]
+    start: Start
     copies: int
     notes: list[str]
 
@@ -171,11 +171,11 @@ class _Adoption:
                     f"{request.classifier.folder}: it does not say something about every labelled text: it has no score"
                 )
             notes += labelled.notes
-        start: Literal["teacher", "trunk"] = "trunk" if encoder is None else "teacher"
+        start: Start = "trunk" if encoder is None else "teacher"
         return cls(request, workshop, settings, task, experiment, labelled, score, start, copies, notes)
 
     def _spec(self, tap: int, layers: int) -> RunSpec:
-        return RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers))
+        return RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers, self.start))
 
     def attempt(self, tap: int, layers: int, progress: ProgressCallback) -> tuple[RunRecord, Attempt]:
         run = execute(self._spec(tap, layers), self.experiment, progress=progress)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from onetrunk.tasks import Recipe
 
+Start = Literal["teacher", "trunk"]
+"""Whose layers a head starts from."""
+
 # With so many texts, copies of them were of little use.
 _ENOUGH_TEXTS, _MOST_COPIES = 10_000, 4
 
@@ -26,7 +29,8 @@ class AdoptSettings(BaseModel):
             without them.
         dev_share: The share of the texts that nothing is learned from.
         epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
-        learning_rate: Of heads that start from the teacher's own layers, and of their one-layer heads five times that.
+        learning_rate: Of heads of several layers that start from the trunk's. Those that start from the teacher's own,
+            and learn its states, bear three times that, and heads of one layer five times.
         max_length: The longest text in tokens.
         variants: The number of changed copies of each text that heads learn from as well; None takes as many as make
             few texts enough.
@@ -86,14 +90,20 @@ class AdoptSettings(BaseModel):
             return self.variants
         return min(_MOST_COPIES, max(0, round(_ENOUGH_TEXTS / max(texts, 1)) - 1))
 
-    def recipe(self, tap: int, layers: int) -> Recipe:
-        """Return how a head is trained."""
+    def recipe(self, tap: int, layers: int, start: Start) -> Recipe:
+        """Return how a head is trained.
+
+        Args:
+            tap: Its tap.
+            layers: The number of its layers.
+            start: Whose layers it starts from.
+        """
         folded = layers == 1
         return Recipe(
             tap=tap,
             layers=layers,
             epochs=self.epochs * (3 if folded else 1),
-            learning_rate=self.learning_rate * (5 if folded else 1),
+            learning_rate=self.learning_rate * (5 if folded else 3 if start == "teacher" else 1),
             dropout=0.0,
             seed=self.seed,
             max_length=self.max_length,
@@ -224,7 +234,7 @@ class AdoptedModel(BaseModel):
     train_texts: int
     copies: int = 0
     dev_texts: int
-    start: Literal["teacher", "trunk"]
+    start: Start
     tap: int
     layers: int
     agreement: float

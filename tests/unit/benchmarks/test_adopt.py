@@ -1,6 +1,6 @@
 """The summary of adopted classifiers: what is averaged with what, and what is told as not run."""
 
-from benchmarks.adopt.__main__ import published, report, summary
+from benchmarks.adopt.__main__ import published, read_records, report, summary
 from benchmarks.adopt.teachers import PLANS
 from onetrunk.adopt.records import AdoptedModel, Difference
 
@@ -60,3 +60,10 @@ def test_nothing_private_is_published():
     text = published(ADOPTED[0])
     assert "private" not in text
     assert "secret" not in text
+
+
+def test_models_that_were_not_run_this_time_keep_their_records(tmp_path):
+    (tmp_path / "records").mkdir()
+    for one in reversed(ADOPTED):
+        (tmp_path / "records" / f"{one.name}.json").write_text(published(one))
+    assert [one.name for one in read_records(tmp_path)] == ["cola", "stsb", "sst2"]
