@@ -272,6 +272,7 @@ class _Adoption:
             copies=self.copies,
             dev_texts=len(lessons.dev),
             start=self.start,
+            learned_states=self.start == "teacher" and best.layers > 1,
             tap=best.tap,
             layers=best.layers,
             agreement=best.agreement,

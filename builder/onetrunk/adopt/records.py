@@ -199,6 +199,7 @@ class AdoptedModel(BaseModel):
         copies: The number of changed copies of each that were, too.
         dev_texts: The number of those that were not.
         start: Where heads started from: ``teacher`` or ``trunk``.
+        learned_states: Whether the head learned the model's states after its layers, too, and not its answers alone.
         tap: The head's tap.
         layers: Its number of layers.
         agreement: See ``Attempt``.
@@ -235,6 +236,7 @@ class AdoptedModel(BaseModel):
     copies: int = 0
     dev_texts: int
     start: Start
+    learned_states: bool = False
     tap: int
     layers: int
     agreement: float
