@@ -38,7 +38,7 @@ MASKED_SHARE = 0.2
 _MOST_FITTED = 1000
 # For each text: last states have a variance of about 1.
 _RIDGE = 0.01
-# Chosen on CoLA: with a hundredth of it, a third of what it gains is left.
+# With a tenth of it, half of the gain was left on CoLA: docs/decisions/0016-adopting-models.md.
 _LAYERS_WEIGHT = 10.0
 _WORD = re.compile(r"\S+")
 
