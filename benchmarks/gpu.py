@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,17 +188,13 @@ def base_shape(folder: Path) -> Trunk:
 
 
 def check(trunk: Trunk, folder: Path, precision: str, device: str) -> float:
-    """Return how far the files' scores on real text are from those of torch at most.
-
-    Raises:
-        UserError: They are further than rounding explains.
-    """
+    """Return how far the files' scores on real text are from those of torch at most."""
     middle = trunk.depth // 2
     head, _ = untrained_head(trunk, tap=middle, layers=1)
     models = Models(trunk, folder, precision, device, "copied")
     texts = [text for pair in parity_texts() for text in pair if text][:64]
     worst = 0.0
-    for _, inputs in padded_batches(trunk, texts, (128,)):
+    for _, inputs in padded_batches(trunk, texts, (min(128, trunk.max_positions),)):
         (ours, *_) = models.all_tasks(inputs)
         with torch.no_grad():
             tensors = {name: torch.from_numpy(one) for name, one in inputs.items()}
@@ -207,8 +203,6 @@ def check(trunk: Trunk, folder: Path, precision: str, device: str) -> float:
             state = trunk.states(tensors["input_ids"], types_, mask, [middle])[middle]
             theirs = torch.softmax(head(state, mask), dim=-1).numpy()
         worst = max(worst, float(np.abs(ours - theirs).max()))
-    if not worst <= ALLOWED[precision]:
-        raise UserError(f"{precision} on {device}: scores are {worst:.2g} from those of torch; that is no rounding")
     return worst
 
 
@@ -231,14 +225,14 @@ def measure(
     ends: float,
     notes: list[str],
     tell: ProgressCallback,
-) -> list[dict[str, Any]]:
-    """Time all rows of a trunk, until time is over; what cannot be measured is noted."""
-    rows: list[dict[str, Any]] = []
+) -> Iterator[dict[str, Any]]:
+    """Time the rows of a trunk, until time is over; what cannot be measured is noted."""
+    done = 0
     ways = WAYS if plan.device == "cuda" else WAYS[:2]
     for precision in PRECISIONS:
         for way in ways:
             if time.monotonic() > ends:
-                return rows
+                return
             models = Models(trunk, folder, precision, plan.device, way)
             if way == "graph" and (why := _refused(models, token_batch(trunk, plan.tokens[0], 1))):
                 notes.append(f"{name}, {precision}: no CUDA graph can be made of the files: {why}")
@@ -246,28 +240,32 @@ def measure(
             for tokens in plan.tokens:
                 for size in plan.batch_sizes:
                     if time.monotonic() > ends:
-                        return rows
-                    tell(f"{name}, {precision}, {way}: {size} x {tokens} tokens", len(rows), 0)
+                        return
+                    what = f"{name}, {precision}, {way}: {size} x {tokens} tokens"
+                    done += 1
+                    tell(what, done, 0)
                     inputs = models.inputs(token_batch(trunk, tokens, size))
                     runs: dict[str, Callable[[], object]] = {
                         "all": lambda given=inputs, by=models: by.all_tasks(given),
                         "one": lambda given=inputs, by=models: by.models(given, 1),
                         "eight": lambda given=inputs, by=models: by.models(given, TASKS),
                     }
-                    times = {key: float(np.median(one)) for key, one in time_interleaved(runs, plan.rounds).items()}
-                    rows.append(
-                        {
-                            "trunk": name,
-                            "precision": precision,
-                            "way": way,
-                            "tokens": tokens,
-                            "batch_size": size,
-                            "texts_per_second": {key: round(1e3 * size / ms, 1) for key, ms in times.items()},
-                            "against_one": round(times["one"] / times["all"], 3),
-                            "cost_share": round(times["all"] / times["eight"], 4),
-                        }
-                    )
-    return rows
+                    try:
+                        rounds = time_interleaved(runs, plan.rounds)
+                    except Exception as error:  # such as too little memory for eight models
+                        notes.append(f"{what}: {str(error).splitlines()[0][:200]}")
+                        continue
+                    times = {key: float(np.median(one)) for key, one in rounds.items()}
+                    yield {
+                        "trunk": name,
+                        "precision": precision,
+                        "way": way,
+                        "tokens": tokens,
+                        "batch_size": size,
+                        "texts_per_second": {key: round(1e3 * size / ms, 1) for key, ms in times.items()},
+                        "against_one": round(times["one"] / times["all"], 3),
+                        "cost_share": round(times["all"] / times["eight"], 4),
+                    }
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -284,7 +282,7 @@ def page(found: Mapping[str, Any]) -> str:
     ]
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found["differences"].items())
     parts = [
-        "# On a GPU",
+        "# On a GPU" if found["device"] == "cuda" else "# On a CPU, to see that it works",
         f"Eight tasks, each a head of one folded layer in the middle of the trunk, on {found['machine']}. Scores "
         f"differ from those of torch by at most: {differences}.",
         "\n".join(table((*columns, "share of eight"), rows)),
@@ -295,12 +293,18 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def run(plan: Plan, trunks: Sequence[str], tell: ProgressCallback) -> dict[str, Any]:
-    """Check and measure, and return what summary.json holds."""
-    differences: dict[str, float] = {}
-    notes: list[str] = []
-    rows: list[dict[str, Any]] = []
+def run(plan: Plan, trunks: Sequence[str], tell: ProgressCallback, output: Path | None = None) -> dict[str, Any]:
+    """Check and measure, and return what summary.json holds; it is written after every row."""
     began = time.monotonic()
+    gpu = f"{torch.cuda.get_device_name()}, " if plan.device == "cuda" and torch.cuda.is_available() else ""
+    found: dict[str, Any] = {
+        "machine": gpu + processor_name(),
+        "device": plan.device,
+        "versions": software_versions(),
+        "differences": {},
+        "notes": [],
+        "rows": [],
+    }
     with tempfile.TemporaryDirectory(prefix="onetrunk-gpu-") as name:
         for place, which in enumerate(trunks):
             folder = Path(name) / which
@@ -308,21 +312,19 @@ def run(plan: Plan, trunks: Sequence[str], tell: ProgressCallback) -> dict[str, 
             trunk = load_trunk() if which == "default" else base_shape(folder)
             for precision in PRECISIONS:
                 tell(f"{which}, {precision}: beside torch", place, len(trunks))
-                differences[f"{which} {precision}"] = check(trunk, folder / "files", precision, plan.device)
+                difference = check(trunk, folder / "files", precision, plan.device)
+                found["differences"][f"{which} {precision}"] = difference
+                if not difference <= ALLOWED[precision]:
+                    found["notes"].append(f"{which} {precision}: {difference:.2g} from torch is no rounding")
             # Each trunk has its share of the time that is left.
             left = began + plan.seconds - time.monotonic()
             ends = time.monotonic() + left / (len(trunks) - place)
-            rows += measure(trunk, which, folder / "files", plan, ends=ends, notes=notes, tell=tell)
-    gpu = f"{torch.cuda.get_device_name()}, " if plan.device == "cuda" and torch.cuda.is_available() else ""
-    return {
-        "machine": gpu + processor_name(),
-        "device": plan.device,
-        "versions": software_versions(),
-        "seconds": round(time.monotonic() - began, 1),
-        "differences": differences,
-        "notes": notes,
-        "rows": rows,
-    }
+            for row in measure(trunk, which, folder / "files", plan, ends=ends, notes=found["notes"], tell=tell):
+                found["rows"].append(row)
+                found["seconds"] = round(time.monotonic() - began, 1)
+                if output is not None:
+                    atomic_write_text(output / "summary.json", json.dumps(found, indent=1) + "\n")
+    return found
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -331,12 +333,13 @@ def run(plan: Plan, trunks: Sequence[str], tell: ProgressCallback) -> dict[str, 
 def main(output: Path | None, dry: bool) -> None:
     """Check and measure, and write the page."""
     with errors_end_command():
+        if dry and output is not None:
+            raise UserError("--output: what --dry measures on a CPU is no result: leave one of them out")
         if not dry and "CUDAExecutionProvider" not in ort.get_available_providers():
             raise UserError("this ONNX Runtime has no CUDA: install onnxruntime-gpu, or give --dry for the CPU")
         with progress_line() as tell:
-            found = run(DRY if dry else Plan("cuda"), ("default", "base shape"), tell)
+            found = run(DRY if dry else Plan("cuda"), ("default", "base shape"), tell, output)
         if output is not None:
-            atomic_write_text(output / "summary.json", json.dumps(found, indent=1) + "\n")
             atomic_write_text(output / "README.md", page(found))
         click.echo(page(found))
 

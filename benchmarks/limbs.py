@@ -18,7 +18,8 @@ tasks/sst2.toml), found by --data or ONETRUNK_DATA.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -37,6 +38,7 @@ from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.examples import normalized
+from onetrunk.tasks.rows import Text
 from onetrunk.training.compute import describe_machine
 from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
 from onetrunk.training.limb import LimbRecipe, train_limb
@@ -54,6 +56,7 @@ TAP, LAYERS = 2, 1
 EPOCHS, EPOCHS_LEFT_OUT = 4, 2
 EPOCHS_OF_HEADS = 6
 MAX_LENGTH = 128
+_SIGNS = re.compile(r"[\W_]+")
 # The other two of the eight tasks, as the plan of docs/results/quality has them.
 OTHERS = (("cola", 1, 3), ("sst2", 3, 1))
 
@@ -102,15 +105,24 @@ def train_heads(task: str, where: str, experiment: Experiment, seeds: int, recor
         records.add(key, {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds})
 
 
-def shared_texts(task: str, experiment: Experiment) -> dict[str, int]:
-    """Return how many dev texts of a task are among the train texts of each other task. A pair has two texts."""
-    dev = {part for text in experiment.examples(task, "dev").texts for part in normalized(text)}
+def shared_texts(task: str, experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """Return how many dev texts of a task, and how many of its dev pairs, are in the train data of each other task.
+
+    Texts are compared by their letters and digits: the same sentence has blanks before its punctuation in one corpus,
+    and none in another.
+    """
+    dev_texts, dev_pairs = _texts_and_pairs(experiment.examples(task, "dev").texts)
     found = {}
     for other in FAMILY:
         if other != task:
-            train = {part for text in experiment.examples(other, "train").texts for part in normalized(text)}
-            found[other] = len(dev & train)
+            texts, pairs = _texts_and_pairs(experiment.examples(other, "train").texts)
+            found[other] = (len(dev_texts & texts), len(dev_pairs & pairs))
     return found
+
+
+def _texts_and_pairs(texts: Iterable[Text]) -> tuple[set[str], set[frozenset[str]]]:
+    pairs = [[_SIGNS.sub("", part) for part in normalized(text)] for text in texts]
+    return {part for pair in pairs for part in pair}, {frozenset(pair) for pair in pairs}
 
 
 def summary(records: Records, cost: MeasuredCost | None, quality: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,12 +206,13 @@ def page(found: Mapping[str, Any], records: Records) -> str:
     ]
     if shared:
         parts += [
-            "Dev texts (each of the two counted by itself) that are among the train texts of the other tasks:",
+            "Dev texts (each of the two by itself), and dev pairs, that are in the train data of the other tasks, by "
+            "their letters and digits. The limb has seen them with another label:",
             "\n".join(
                 table(
                     ("task", *FAMILY),
                     [
-                        (task, *("–" if other == task else f"{counts[other]:,}" for other in FAMILY))
+                        (task, *("–" if other == task else "{:,} ({:,})".format(*counts[other]) for other in FAMILY))
                         for task, counts in shared.items()
                     ],
                 )

@@ -174,7 +174,7 @@ def _points(share: object) -> str:
 @click.option("--models", help="Their names, separated by commas. [default: all]")
 @click.option("--rows", type=click.IntRange(1), help="Texts of each task at most. [default: all that are left]")
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the texts.")
-@click.option("--no-costs", is_flag=True, help="Do not time both ways to serve.")
+@click.option("--no-costs", is_flag=True, help="Do not time both ways to serve; the page then has no costs.")
 def main(
     work: Path,
     study: Path,
@@ -200,15 +200,12 @@ def main(
             shutil.copy(work / "models" / plan.name / ABOUT, study / "models" / f"{plan.name}.json")
             atomic_write_text(study / "records" / f"{plan.name}.json", published(one))
         adopted = read_records(study)
-        costs = study / "costs.json"
-        if no_costs:
-            cost = ServingCost.model_validate_json(costs.read_bytes()) if costs.exists() else None
-        else:
-            cost = measure_costs(adopted, work, progress)
-            atomic_write_text(costs, cost.model_dump_json(indent=1) + "\n")
-    # Costs of other models, or of other heads, are none of these.
-    if cost is not None and set(cost.heads) != {one.name for one in adopted if one.name in ON_DEFAULT}:
+        # Costs of other heads are none of these.
+        (study / "costs.json").unlink(missing_ok=True)
         cost = None
+        if not no_costs:
+            cost = measure_costs(adopted, work, progress)
+            atomic_write_text(study / "costs.json", cost.model_dump_json(indent=1) + "\n")
     found = summary(adopted, cost)
     atomic_write_text(study / "summary.json", json.dumps(found, indent=1) + "\n")
     atomic_write_text(study / "README.md", report(adopted, cost, found))

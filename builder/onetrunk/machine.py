@@ -25,6 +25,11 @@ def processor_name() -> str:
     return f"{processor_model()} ({os.cpu_count()} cores)"
 
 
+def environment_for_others() -> dict[str, str]:
+    """Return the environment for another program: without what is set for OneTrunk, such as the admin key."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ONETRUNK_")}
+
+
 def usable_cores() -> int:
     """Return the number of cores that this process may use, which ``taskset`` and the like restrict."""
     return len(os.sched_getaffinity(0))

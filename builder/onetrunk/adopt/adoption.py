@@ -28,7 +28,7 @@ from onetrunk.files import atomic_write_text
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks import Examples, FittedTask, Task
 from onetrunk.tasks.examples import Texts, normalized, targets_of, token_offsets
@@ -44,12 +44,14 @@ from onetrunk.training.bundles import write_bundle
 from onetrunk.training.compute import DeviceName
 from onetrunk.training.evaluation import evaluate, raw_outputs
 from onetrunk.training.experiment import Experiment, ExperimentConfig
-from onetrunk.training.lessons import make_lessons
+from onetrunk.training.lessons import Lessons, make_lessons
 from onetrunk.training.models import trained_head
 from onetrunk.training.runs import RunRecord, RunSpec
 from onetrunk.training.trainer import execute
 
 _MAX_RECORD_BYTES = 2**24
+# Increased when the same model and texts give another head, so that earlier adoptions are done again.
+_FORMAT = 2
 # How much further than the closest head's a head's probabilities may be from the teacher's.
 _FURTHER = 1.25
 
@@ -172,12 +174,21 @@ class _Adoption:
                 )
             notes += labelled.notes
         start: Start = "trunk" if encoder is None else "teacher"
+        if encoder is not None and not lessons.states:
+            notes.append(
+                f"{request.classifier.folder}: it reads other tokens than the trunk does, so heads learn from its "
+                "answers alone, and not from its states"
+            )
         return cls(request, workshop, settings, task, experiment, labelled, score, start, copies, notes)
 
     def _spec(self, tap: int, layers: int) -> RunSpec:
-        return RunSpec(task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers, self.start))
+        return RunSpec(
+            task=self.task.name, role="fork", recipe=self.settings.recipe(tap, layers, states=self._lessons.states)
+        )
 
     def attempt(self, tap: int, layers: int, progress: ProgressCallback) -> tuple[RunRecord, Attempt]:
+        if self._learns_states(layers):
+            self._prepare_states(progress)
         run = execute(self._spec(tap, layers), self.experiment, progress=progress)
         comparison = self._compare(run)
         divergence = comparison.divergence
@@ -191,6 +202,28 @@ class _Adoption:
             seconds=round(run.seconds, 1),
             run=run.key,
         )
+
+    @property
+    def _lessons(self) -> Lessons:
+        found = self.experiment.lessons(self.task.name)
+        assert found is not None, "an adoption begins with them"
+        return found
+
+    def _learns_states(self, layers: int) -> bool:
+        """Return whether a head of so many layers learns states too: of one that is folded, there are none."""
+        return self._lessons.states and (layers > 1 or get_kind(self.task.kind).by_token)
+
+    def _prepare_states(self, progress: ProgressCallback) -> None:
+        """Have the teacher's states after all layers that heads may have; without them, heads learn answers alone."""
+        lessons, heads = self._lessons, self.settings.candidates(self.workshop.trunk.depth)
+        assert lessons.encoder is not None, "the states are those of its encoder"
+        whole = 0 if get_kind(self.task.kind).by_token else 1
+        taps = range(min(tap for tap, _ in heads) + 1, max(tap + layers for tap, layers in heads) + 1 - whole)
+        try:
+            self.experiment.encoder_states(self.task.name, lessons.encoder, taps, progress)
+        except OneTrunkError as error:
+            self.notes.append(f"heads learn from its answers alone, and not from its states: {error}")
+            self.experiment.teach(self.task.name, dataclasses.replace(lessons, states=False))
 
     def is_enough(self, attempt: Attempt) -> bool:
         if self._scored(attempt):
@@ -233,9 +266,7 @@ class _Adoption:
 
     @property
     def _compared(self) -> int:
-        lessons = self.experiment.lessons(self.task.name)
-        assert lessons is not None
-        return len(lessons.dev)
+        return len(self._lessons.dev)
 
     def _scored(self, attempt: Attempt) -> bool:
         return self.settings.stop_by == "score" and attempt.score is not None and self.teacher_score is not None
@@ -256,8 +287,7 @@ class _Adoption:
             heads=self.workshop.heads,
             story={"adopted": self._story(best)},
         )
-        classifier, lessons = self.request.classifier, self.experiment.lessons(self.task.name)
-        assert lessons is not None
+        classifier, lessons = self.request.classifier, self._lessons
         return AdoptedModel(
             key=key,
             name=self.task.name,
@@ -272,7 +302,7 @@ class _Adoption:
             copies=self.copies,
             dev_texts=len(lessons.dev),
             start=self.start,
-            learned_states=self.start == "teacher" and best.layers > 1,
+            learned_states=self._learns_states(best.layers),
             tap=best.tap,
             layers=best.layers,
             agreement=best.agreement,
@@ -429,6 +459,7 @@ def _key(request: ModelRequest, workshop: Workshop, settings: AdoptSettings) -> 
         _sha256(request.dev),
         workshop.trunk.identity,
         settings.model_dump(),
+        _FORMAT,
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -29,8 +29,8 @@ class AdoptSettings(BaseModel):
             without them.
         dev_share: The share of the texts that nothing is learned from.
         epochs: Passes over the texts; one-layer heads, whose steps are nearly free, take three times as many.
-        learning_rate: Of heads of several layers that start from the trunk's. Those that start from the teacher's own,
-            and learn its states, bear three times that, and heads of one layer five times.
+        learning_rate: Of heads of several layers that learn from answers alone. Those that learn the teacher's states,
+            too, bear three times that, and heads of one layer five times.
         max_length: The longest text in tokens.
         variants: The number of changed copies of each text that heads learn from as well; None takes as many as make
             few texts enough.
@@ -90,20 +90,20 @@ class AdoptSettings(BaseModel):
             return self.variants
         return min(_MOST_COPIES, max(0, round(_ENOUGH_TEXTS / max(texts, 1)) - 1))
 
-    def recipe(self, tap: int, layers: int, start: Start) -> Recipe:
+    def recipe(self, tap: int, layers: int, *, states: bool = False) -> Recipe:
         """Return how a head is trained.
 
         Args:
             tap: Its tap.
             layers: The number of its layers.
-            start: Whose layers it starts from.
+            states: Whether it also learns the teacher's states.
         """
         folded = layers == 1
         return Recipe(
             tap=tap,
             layers=layers,
             epochs=self.epochs * (3 if folded else 1),
-            learning_rate=self.learning_rate * (5 if folded else 3 if start == "teacher" else 1),
+            learning_rate=self.learning_rate * (5 if folded else 3 if states else 1),
             dropout=0.0,
             seed=self.seed,
             max_length=self.max_length,

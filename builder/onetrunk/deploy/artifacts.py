@@ -18,10 +18,10 @@ from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.foreign import ForeignSession
 from onetrunk.export.parity import HeadFile
 from onetrunk.export.release import get_release
-from onetrunk.export.runtime import own_runtime, runtime_of
+from onetrunk.export.runtime import Runtime
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.manifest import GateResult
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
@@ -33,7 +33,7 @@ from onetrunk.protocol.names import (
     segments_below,
 )
 from onetrunk.repository.artifacts import Artifacts, head_file
-from onetrunk.repository.gate import gate_key, judge, measure_losses, read_dev
+from onetrunk.repository.gate import gate_key, gate_runtime, judge, measure_losses, read_dev
 from onetrunk.repository.gate_settings import DEFAULT_GATE, GateSettings
 from onetrunk.repository.heads import HeadSource, is_reduced_task
 from onetrunk.repository.state import RepositoryState
@@ -144,16 +144,24 @@ class ReleaseArtifacts:
             return {}
         below = [segment_source(one, self.trunk.identity, precision.of_segment(one)) for one in self._below]
         tasks = [(spec, examples, gate_key(self.after.buckets, below, self._head_model.source))]
-        release = get_release(self.after.triton_release)
-        own = self.gate.runtime == "own"
-        runtime = own_runtime() if own else runtime_of(release, progress=self.progress)
         chains = artifacts.fp32, artifacts.served
-        results = measure_losses(self.trunk, *chains, tasks, self.after.buckets, self.progress, runtime)
+        runtime = self._runtime()
+        results = measure_losses(self.trunk, *chains, tasks, self.after.buckets, self.progress, runtime, precision)
         judge(results, self.gate.max_loss, "train it better, or allow more by --max-loss")
         result = results[spec.task]
         scores = f"{100 * result.fp32:.2f} in fp32, {100 * result.reduced:.2f} as served"
         self.notes.append(f"{spec.metric} over {result.rows:,} dev rows: {scores}, by {result.measured_by}")
         return results
+
+    def _runtime(self) -> Runtime:
+        """Return the ONNX Runtime to measure by; the installed one, with a note, if the release's cannot be had."""
+        try:
+            runtime = gate_runtime(self.gate, self.after.triton_release)
+            runtime.fetch(progress=self.progress)
+        except OneTrunkError as error:
+            self.notes.append(f"measured by the ONNX Runtime that is installed, and not by the release's: {error}")
+            return Runtime()
+        return runtime
 
     def _dev_examples(self, spec: HeadSpec) -> Examples:
         if not self.gate.on:

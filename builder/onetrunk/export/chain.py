@@ -9,7 +9,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from onetrunk.export.batches import Arrays
 from onetrunk.export.errors import ParityError
 from onetrunk.export.foreign import ForeignSession
-from onetrunk.export.runtime import Runtime, own_runtime
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, segments_below
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_scores
@@ -54,21 +52,25 @@ class Chain:
         segments: Segment -> its file.
         heads: Task -> the file of its head.
         foreign: The tasks whose head was exported elsewhere, and runs in a process of its own.
-        runtime: What all files run on; on another ONNX Runtime than the installed one, each in a process of its own.
+        packages: The folder of another ONNX Runtime, on which all files run, each in a process of its own; None is the
+            installed one.
     """
 
     segments: Mapping[Segment, Path]
     heads: Mapping[str, Path]
     foreign: frozenset[str] = field(default=frozenset())
-    runtime: Runtime = field(default_factory=own_runtime)
+    packages: Path | None = None
+    _trunk: dict[Segment, Session] = field(default_factory=dict, init=False, compare=False)
 
-    @cached_property
-    def _trunk(self) -> dict[Segment, Session]:
-        return {segment: self._session(path, segment.name) for segment, path in sorted(self.segments.items())}
+    def _segment(self, segment: Segment) -> Session:
+        if segment not in self._trunk:
+            self._trunk[segment] = self._session(self.segments[segment], segment.name)
+        return self._trunk[segment]
 
     def _session(self, path: Path, model: str, *, foreign: bool = False) -> Session:
-        packages = self.runtime.packages
-        return ForeignSession(path, model, packages=packages) if foreign or packages else open_session(path, model)
+        if foreign or self.packages is not None:
+            return ForeignSession(path, model, own=not foreign, packages=self.packages)
+        return open_session(path, model)
 
     def scores(
         self,
@@ -96,7 +98,7 @@ class Chain:
         for rows, inputs in batches:
             tensors = dict(inputs)
             for segment in below:
-                session = self._trunk[segment]
+                session = self._segment(segment)
                 feeds = {tensor.name: tensors[tensor.name] for tensor in session.get_inputs()}
                 tensors[segment.output] = session.run(None, feeds)[0]
             feeds = {HIDDEN_STATE: tensors[spec.state], ATTENTION_MASK: tensors[ATTENTION_MASK]}

@@ -1,14 +1,13 @@
 """Foreign ONNX files: those that nobody here exported, and that may never answer, take all memory or end their process.
 
-They run in a process of their own, which has a bound on its memory and is ended once an answer takes too long. So do
-files that are tried on another ONNX Runtime than the installed one.
+They run in a process of their own, which has a bound on its memory and is ended once an answer takes too long. Files
+that were exported here run in such a process, without a bound, on another ONNX Runtime than the installed one.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -27,9 +26,12 @@ from numpy.typing import NDArray
 
 from onetrunk.export import foreign_process
 from onetrunk.export.errors import ParityError
+from onetrunk.machine import environment_for_others
 
 ANSWER_TIME_S = 60.0
 """The time in which a foreign file must be loaded, and in which it must answer a batch. A head takes milliseconds."""
+
+_OWN_ANSWER_TIME_S = 1800.0
 
 Waiting = Callable[[str, float, float], None]
 """Called while an answer is awaited, with what is awaited, the seconds that have passed and those that are allowed."""
@@ -69,6 +71,7 @@ class ForeignSession:
         file: Path,
         model: str,
         *,
+        own: bool = False,
         packages: Path | None = None,
         answer_time_s: float = ANSWER_TIME_S,
         waiting: Waiting = not_shown,
@@ -78,6 +81,7 @@ class ForeignSession:
         Args:
             file: The ONNX file.
             model: The model's name, for messages.
+            own: Whether it was exported here: then its memory has no bound, and its answers half an hour.
             packages: The folder of another ONNX Runtime, on which it runs; None is the installed one.
             answer_time_s: The time in which the file must be loaded, and in which it must answer.
             waiting: Called twice a second while an answer is awaited.
@@ -85,19 +89,20 @@ class ForeignSession:
         Raises:
             ParityError: ONNX Runtime does not load the file, or not in time.
         """
-        self._model, self._answer_time_s, self._waiting = model, answer_time_s, waiting
+        self._model, self._waiting, self._is_own = model, waiting, own
+        self._answer_time_s = _OWN_ANSWER_TIME_S if self._is_own else answer_time_s
         self._pipe, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", foreign_process.__file__, str(file.absolute()), str(theirs.fileno())),
-                    *([] if packages is None else [str(packages.absolute())]),
+                    *("own" if own else "foreign", *([] if packages is None else [str(packages.absolute())])),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=_environment(),
+                env={**environment_for_others(), "ORT_DISABLE_TELEMETRY": "1"},
                 start_new_session=True,  # Ctrl-C is for the builder, which then ends this process
             )
         self._end = weakref.finalize(self, _end, self._process, self._pipe)
@@ -160,10 +165,9 @@ class ForeignSession:
                 self._waiting(f"{self._model} {what}", passed, self._answer_time_s)
                 if passed > self._answer_time_s:
                     self._end()
+                    why = "" if self._is_own else "; a head takes milliseconds: does it have a loop that does not end?"
                     raise ParityError(
-                        self._model,
-                        f"needs more than {self._answer_time_s:g} s {what}, and was ended; a head takes milliseconds: "
-                        "does it have a loop that does not end?",
+                        self._model, f"needs more than {self._answer_time_s:g} s {what}, and was ended{why}"
                     )
             answer = self._pipe.recv_bytes(_MAX_ANSWER_BYTES)
         except (EOFError, OSError) as error:
@@ -177,13 +181,8 @@ class ForeignSession:
         self._end()
         code = self._process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ParityError(self._model, f"its process {how} when it was {what}: does it need more memory than a head?")
-
-
-def _environment() -> dict[str, str]:
-    # The admin key, if there is one, is none of its business.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ONETRUNK_")}
-    return {**kept, "ORT_DISABLE_TELEMETRY": "1"}
+        needs = "more memory than there is" if self._is_own else "more memory than a head"
+        return ParityError(self._model, f"its process {how} when it was {what}: does it need {needs}?")
 
 
 def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:

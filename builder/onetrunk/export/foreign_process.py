@@ -1,8 +1,8 @@
 """The process in which a foreign ONNX file runs, or any file on another ONNX Runtime.
 
-It imports nothing of OneTrunk, and is started by its path. It is told the file, the number of a pipe, and where the
-package of its ONNX Runtime is if it is not the installed one. It sends the file's signature, or why it cannot be
-loaded, and then answers feeds with outputs until the pipe is closed or its parent is gone.
+It imports nothing of OneTrunk, and is started by its path. It is told the file, the number of a pipe, whose the file
+is, and where the package of its ONNX Runtime is if it is not the installed one. It sends the file's signature, or why
+it cannot be loaded, and then answers feeds with outputs until the pipe is closed or its parent is gone.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _ADDRESS_BYTES_A_BYTE = 4
 _PARENT_POLL_S = 1.0
 
 
-def main(file: str, descriptor: int, packages: str | None = None) -> None:
+def main(file: str, descriptor: int, whose: str, packages: str | None = None) -> None:
     """Load a file and answer feeds.
 
     Args:
         file: The ONNX file.
         descriptor: The number of the open pipe to the parent.
+        whose: ``foreign`` bounds its memory; ``own`` is a file that was exported here, and needs what it needs.
         packages: The folder of an ONNX Runtime that takes the place of the installed one.
     """
-    if packages is not None:
-        sys.path.insert(0, packages)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    limit = _ADDRESS_BYTES + _ADDRESS_BYTES_A_BYTE * os.stat(file).st_size
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if whose == "foreign":
+        limit = _ADDRESS_BYTES + _ADDRESS_BYTES_A_BYTE * os.stat(file).st_size
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # If memory ends all the same, this process is the first to go.
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     with Connection(descriptor) as parent:
         try:
-            session = _load(file)
+            session = _load(file, packages)
             parent.send_bytes(ANSWER + json.dumps(_signature(session)).encode())
         except Exception as error:  # ONNX Runtime has one exception class per status, without a common base
             parent.send_bytes(FAULT + str(error).encode(errors="replace"))
@@ -56,9 +56,13 @@ def main(file: str, descriptor: int, packages: str | None = None) -> None:
             parent.send_bytes(_answer(session, feeds))
 
 
-def _load(file: str) -> Any:
+def _load(file: str, packages: str | None) -> Any:
+    if packages is not None:
+        sys.path.insert(0, packages)
     import onnxruntime
 
+    if packages is not None and not Path(onnxruntime.__file__).is_relative_to(packages):
+        raise ImportError(f"there is no ONNX Runtime in {packages}: remove that folder, and it is fetched again")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

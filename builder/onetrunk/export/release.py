@@ -42,6 +42,11 @@ class Release:
     max_ir: int = 10
     max_opset: int = 21
 
+    @property
+    def has_known_runtime(self) -> bool:
+        """Whether the version of its ONNX Runtime is known exactly."""
+        return self.onnxruntime.replace(".", "").isdigit()
+
     def check(self, model: onnx.ModelProto, name: str) -> None:
         """Refuse a file that is newer than this release is known to read.
 

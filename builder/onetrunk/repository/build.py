@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onetrunk.export.release import get_release
-from onetrunk.export.runtime import own_runtime
+from onetrunk.export.runtime import Runtime
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
@@ -18,7 +18,7 @@ from onetrunk.protocol.names import MANIFEST, SIGNATURE, head_name, head_task
 from onetrunk.protocol.signature import Signer
 from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.buckets import Buckets, batch_note
-from onetrunk.repository.gate import GatePlan, build_remedy, judge, measure_losses, plan_gate
+from onetrunk.repository.gate import GatePlan, build_remedy, is_int8, judge, measure_losses, plan_gate
 from onetrunk.repository.heads import long_text_notes, select_heads
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
@@ -98,10 +98,10 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
         manifest = read_manifest(output)
         _check_candidates(output, manifest)
         plan = plan_repository(request, trunk, heads, buckets, manifest)
-        gating = plan_gate(plan, manifest, gate, progress)
+        gating = plan_gate(plan, manifest, gate)
         if gate.on:
             # Known results are judged again: they may come from a build that allowed a greater loss.
-            judge(gating.known, gate.max_loss, build_remedy(request.precision, gate))
+            judge(gating.known, gate.max_loss, build_remedy(request.precision, gate, gating.known))
         fresh = [file for model in plan.models.values() if model.fresh for file in model.files]
         written = [*fresh, *changed_texts(output, plan.state.texts)]
         settings = manifest and (manifest.triton_release, manifest.gate_rule)
@@ -173,9 +173,11 @@ def _publish(
         results = dict(gating.known)
         if gating.pending:
             chains = artifacts.fp32, artifacts.served
-            results |= measure_losses(trunk, *chains, gating.pending, state.buckets, progress, gating.runtime)
+            results |= measure_losses(
+                trunk, *chains, gating.pending, state.buckets, progress, gating.runtime, state.precision
+            )
         if gating.settings.on:
-            judge(results, gating.settings.max_loss, build_remedy(state.precision, gating.settings))
+            judge(results, gating.settings.max_loss, build_remedy(state.precision, gating.settings, results))
         state = replace(state, gate=results, gate_rule=gating.rule)
         transaction.stage_state(state, state.texts, plan.models.values())
         progress("publishing", 0, 1)
@@ -194,12 +196,13 @@ def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
             "for speed"
         )
-    theirs, ours = get_release(request.triton_release).onnxruntime, own_runtime().version
+    release, ours = get_release(request.triton_release), Runtime().version
     measured_here = request.gate.on and request.gate.runtime == "own"
-    if "int8" in (request.precision.trunk, request.precision.heads) and measured_here and theirs != ours:
+    if is_int8(request.precision) and measured_here and release.onnxruntime != ours:
         notes.append(
             f"int8 answers depend on the ONNX Runtime: the gate measures by {ours}, which serve-repo has too, and "
-            f"NVIDIA's container of Triton {request.triton_release} has {theirs}; --gate release measures by that"
+            f"NVIDIA's container of Triton {release.name} has {release.onnxruntime}"
+            f"{'; --gate release measures by that' if release.has_known_runtime else ''}"
         )
     if request.group_heads and not plan.state.groups:
         notes.append("--group-heads found nothing to group: no tap has two heads that can be put into one model")

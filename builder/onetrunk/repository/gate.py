@@ -15,9 +15,9 @@ from onetrunk.export.batches import padded_batches, parity_texts
 from onetrunk.export.chain import Chain
 from onetrunk.export.errors import GateError
 from onetrunk.export.release import get_release
-from onetrunk.export.runtime import Runtime, own_runtime, runtime_of
+from onetrunk.export.runtime import Runtime, runtime_of
 from onetrunk.nn.trunk import Trunk
-from onetrunk.progress import ProgressCallback, silent
+from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import DEFAULT_RULE, GateResult, GateRule, Manifest, Precision
 from onetrunk.protocol.names import head_name, segments_below
@@ -62,23 +62,39 @@ class GatePlan:
     runtime: Runtime
 
 
-def plan_gate(
-    plan: BuildPlan, manifest: Manifest | None, settings: GateSettings, progress: ProgressCallback = silent
-) -> GatePlan:
+def gate_runtime(settings: GateSettings, release: str) -> Runtime:
+    """Return the ONNX Runtime that a gate measures by.
+
+    Args:
+        settings: The gate.
+        release: The Triton release that is built for.
+
+    Raises:
+        UserError: It is that of the release, and which one that is is not known.
+    """
+    return runtime_of(get_release(release)) if settings.runtime == "release" else Runtime()
+
+
+def is_int8(precision: Precision) -> bool:
+    """Return whether a part computes in int8."""
+    return "int8" in (precision.trunk, precision.heads)
+
+
+def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
     """Compare the results that a build needs with those in the manifest.
 
     Raises:
         UserError: There is a gate, and a task has no dev data; or the release's ONNX Runtime is not known.
-        OneTrunkError: The release's ONNX Runtime cannot be fetched.
     """
-    precision, release = plan.state.precision, get_release(plan.state.triton_release)
+    precision = plan.state.precision
     keys = {
         task: _key(plan, task)
         for task, head in plan.heads.items()
         if is_reduced_task(head, plan.state.segments, precision)
     }
     rule = settings.rule if precision.is_reduced else DEFAULT_RULE
-    runtime = runtime_of(release, progress=progress) if settings.runtime == "release" and keys else own_runtime()
+    runtime = gate_runtime(settings, plan.state.triton_release) if keys and settings.on else Runtime()
+    by = runtime.measured_by(int8=is_int8(precision))
     earlier = manifest.gate if manifest else {}
     known = {task: earlier[task] for task, key in keys.items() if task in earlier and earlier[task].key == key}
     if not settings.on:
@@ -87,7 +103,7 @@ def plan_gate(
     known = {
         task: result
         for task, result in known.items()
-        if (result.data, result.measured_by) == (rows_hash(dev[task]), runtime.measured_by)
+        if (result.data, result.measured_by) == (rows_hash(dev[task]), by)
     }
     pending = [(plan.heads[task].spec, dev[task], key) for task, key in keys.items() if task not in known]
     return GatePlan(settings, rule, tuple(keys), known, pending, runtime)
@@ -155,6 +171,7 @@ def measure_losses(
     buckets: tuple[int, ...],
     progress: ProgressCallback,
     runtime: Runtime,
+    precision: Precision,
 ) -> dict[str, GateResult]:
     """Measure each task's metric by the fp32 files and by the files to serve; of an embedding, its cosine to fp32.
 
@@ -165,15 +182,19 @@ def measure_losses(
         tasks: The heads to measure, with their dev rows and keys.
         buckets: The padded lengths in tokens.
         progress: Called after each batch.
-        runtime: The ONNX Runtime that both run on.
+        runtime: The ONNX Runtime that both run on; it is fetched where it is not there.
+        precision: What the files to serve compute in.
 
     Returns:
         Task -> its result.
 
     Raises:
         ParityError: ONNX Runtime does not load a file.
+        OneTrunkError: The ONNX Runtime cannot be fetched.
     """
-    chains = [replace(chain, runtime=runtime) for chain in (fp32, reduced)]
+    packages = runtime.fetch(progress=progress)
+    chains = [replace(chain, packages=packages) for chain in (fp32, reduced)]
+    by = runtime.measured_by(int8=is_int8(precision))
     found = {}
     for spec, examples, key in tasks:
         batches = list(padded_batches(trunk, examples.texts, buckets))
@@ -193,7 +214,7 @@ def measure_losses(
             reduced=scores[1],
             key=key,
             data=rows_hash(examples),
-            measured_by=runtime.measured_by,
+            measured_by=by,
         )
     return found
 
@@ -205,17 +226,19 @@ def _batch_counter(progress: ProgressCallback, what: str, total: int) -> Callabl
     return lambda: progress(what, next(done), total)
 
 
-def build_remedy(precision: Precision, rule: GateRule) -> str:
+def build_remedy(precision: Precision, rule: GateRule, results: Mapping[str, GateResult]) -> str:
     """Return what can be done about a build that the gate refuses: nothing that was asked for already.
 
     Args:
         precision: The precision of the build.
         rule: The rule of its gate.
+        results: Task -> its result.
     """
     remedies = []
     if precision.trunk != "fp32" and precision.heads != "fp32":
         remedies.append(f"keep a part in fp32, as by --precision trunk=fp32,heads={precision.heads}")
-    if rule.rows:
+    # A task of fewer rows was measured on all that it has.
+    if any(one.rows == rule.rows and not one.passes(rule.max_loss) for one in results.values()):
         remedies.append("measure on all rows by --gate-rows 0")
     return ", or ".join([*remedies, "allow more by --max-loss", "build without --precision"])
 

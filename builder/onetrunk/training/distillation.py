@@ -39,7 +39,7 @@ _MOST_FITTED = 1000
 # For each text: last states have a variance of about 1.
 _RIDGE = 0.01
 # With a tenth of it, half of the gain was left on CoLA: docs/decisions/0016-adopting-models.md.
-_LAYERS_WEIGHT = 10.0
+STATES_WEIGHT = 10.0
 _WORD = re.compile(r"\S+")
 
 
@@ -87,12 +87,11 @@ def _taught_data(
         else LabelObjective(get_kind(task.kind), targets, output_of(model))
     )
     objective: Objective = DistilObjective(labels, torch.from_numpy(lessons.raw), lessons.temperature)
-    if isinstance(model, Head) and lessons.encoder is not None and (whole := model.layers_run_whole):
+    if isinstance(model, Head) and lessons.states and (whole := model.layers_run_whole):
+        assert lessons.encoder is not None, "the states are those of its encoder"
         taps = range(spec.recipe.resolved_tap + 1, spec.recipe.resolved_tap + 1 + len(whole))
         theirs = experiment.encoder_states(spec.task, lessons.encoder, taps, progress)
-        # A teacher may read other tokens than the trunk does, and then its states are of no use here.
-        if np.array_equal(theirs[taps[0]].lengths, data.states.lengths):
-            objective = LayersObjective(objective, whole, [theirs[tap] for tap in taps], _LAYERS_WEIGHT)
+        objective = LayersObjective(objective, whole, [theirs[tap] for tap in taps], STATES_WEIGHT)
     return data, objective
 
 

@@ -233,7 +233,7 @@ class Experiment:
 
         Args:
             name: The task.
-            encoder: The encoder. Texts are cut where it can read no more.
+            encoder: The encoder, which reads texts as long as the trunk does.
             taps: Its taps.
             progress: Called as its pass goes on.
 
@@ -244,7 +244,7 @@ class Experiment:
         return cache.states(
             self.examples(name, "train").texts,
             taps,
-            max_length=min(self.config.max_length, encoder.max_positions),
+            max_length=self.config.max_length,
             what=f"{name}: the teacher's layers on train texts",
             progress=progress,
         ).states

@@ -25,6 +25,7 @@ from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.records import Split
 from onetrunk.tasks.soft_targets import RawTargets, SoftTeacher, is_given
 from onetrunk.tasks.task_file import DEV_SHARE
+from onetrunk.training.states import tokenise
 
 if TYPE_CHECKING:
     from onetrunk.tasks.kinds.base import Offsets
@@ -50,6 +51,7 @@ class Lessons:
         facts: What the card of a head says about the teacher.
         encoder: The teacher's own encoder, if it has the form of the trunk: heads start from its layers. None has them
             start from the trunk's.
+        states: Whether heads also learn that encoder's states after their layers.
         temperature: The temperature of distillation.
     """
 
@@ -60,6 +62,7 @@ class Lessons:
     dev_raw: RawTargets | None
     facts: Mapping[str, Any]
     encoder: Trunk | None = None
+    states: bool = False
     temperature: float = TEMPERATURE
 
 
@@ -150,7 +153,19 @@ def make_lessons(
         about = ask(dev_texts, "dev")
         about = _some(about, is_given(about.raw), source, "dev")
         dev, dev_raw = _examples(source, about, labels(about), teacher), about.raw
-    return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder)
+    states = encoder is not None and _read_alike(trunk, encoder, taught.texts, max_length)
+    return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder, states)
+
+
+def _read_alike(trunk: Trunk, encoder: Trunk, texts: Texts, max_length: int) -> bool:
+    """Return whether an encoder reads the same tokens as the trunk, so that their states are about the same things."""
+    if encoder.max_positions < max_length:
+        return False
+    try:
+        ours, theirs = (tokenise(one, texts, max_length) for one in (trunk, encoder))
+    except UserError:  # it cannot tell the texts of a pair apart
+        return False
+    return np.array_equal(ours.lengths, theirs.lengths) and np.array_equal(ours.ids, theirs.ids)
 
 
 def varied(texts: Sequence[Any], copies: int, seed: int = 0) -> list[Any]:

@@ -21,7 +21,7 @@ from onetrunk.protocol import __version__
 from onetrunk.tasks import Task
 from onetrunk.tasks.examples import part_of
 from onetrunk.training.compute import describe_machine
-from onetrunk.training.distillation import training_data
+from onetrunk.training.distillation import STATES_WEIGHT, training_data
 from onetrunk.training.experiment import Experiment, labels_windows
 from onetrunk.training.loop import DivergedError, FitState, Weights, fit
 from onetrunk.training.models import new_model, save_weights, weights_file
@@ -44,6 +44,9 @@ def run_key(spec: RunSpec, experiment: Experiment) -> str:
         facts.append(json.dumps(options, sort_keys=True))
     if labels_windows(task):
         facts.append(f"windows that overlap by {task.window_overlap}")
+    lessons = experiment.lessons(spec.task)
+    if lessons is not None and lessons.states:
+        facts.append(f"a teacher's states by {STATES_WEIGHT}")
     if spec.distillation is not None and spec.distillation.other_texts:
         # The student also depends on the other tasks' texts.
         facts += [json.dumps(experiment.data_facts(name)) for name in sorted(experiment.tasks)]

@@ -1,7 +1,7 @@
 """``manifest.json``: the serialised state of a repository, which everyone may read and only its transaction writes.
 
-It holds no time and no path of the machine, so that equal repositories have equal manifests. Measurements are in it
-only where somebody asked for them.
+It holds no time and no path of the machine, so that equal repositories have equal manifests, but for measurements.
+These are in it only where somebody asked for them, or for a reduced precision, and name what they were made by.
 """
 
 from __future__ import annotations

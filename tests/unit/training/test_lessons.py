@@ -21,6 +21,7 @@ from onetrunk.training.loop import set_dropout
 from onetrunk.training.models import new_model
 from onetrunk.training.objective import DistilObjective, LabelObjective, LayersObjective
 from onetrunk.training.runs import RunSpec
+from onetrunk.training.trainer import run_key
 from tests.fixtures.tasks import mood_rows
 
 
@@ -179,10 +180,14 @@ def test_heads_that_start_from_the_teachers_layers_also_learn_its_states(
 
     objective, alone = loss(2, None)
     assert isinstance(objective, DistilObjective)
+    spec = RunSpec(task="mood", role="fork", recipe=Recipe(tap=1, layers=2, max_length=32))
+    key = run_key(spec, experiment)
     # A teacher that is the trunk itself has the states that a fresh head computes.
     objective, same = loss(2, tiny_trunk)
     assert isinstance(objective, LayersObjective)
     assert same == pytest.approx(alone, abs=1e-3)
+    # It is another training, also of a head whose records are older.
+    assert run_key(spec, experiment) != key
     tuned = copy.deepcopy(tiny_trunk)
     tuned.identity = "bert-4x32@fine-tuned"
     for layer in tuned.layers[:1]:
