@@ -24,6 +24,7 @@ from onetrunk.cli.training_options import (
 from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
+    from onetrunk.distill.costs import Traffic
     from onetrunk.distill.plan_file import PlanFile
     from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Task
@@ -36,7 +37,7 @@ _MAX_LENGTH = 128
 _SHARE = click.FloatRange(0, 2, min_open=True)
 
 # Parameters of run that only a plan, or several trainings at a time, have a use for.
-_OF_A_PLAN = ("floor_average", "floor_task", "most_share", "seeds", "jobs", "backend", "limbs")
+_OF_A_PLAN = ("floor_average", "floor_task", "most_share", "seeds", "jobs", "backend", "limbs", "traffic")
 
 _EPILOG = """\b
 Examples:
@@ -68,6 +69,7 @@ Examples:
   search-heads run --tasks all --seeds 3 --jobs 2
   search-heads run --tasks all --jobs 8 --backend ray
   search-heads run --tasks all --limb limbs/pairs
+  search-heads run --tasks all --traffic asked.jsonl   the plan for what is really asked
 
 \b
 Next: search-heads make; after --quick, build-repo."""
@@ -139,6 +141,13 @@ Next: search-heads make; after --quick, build-repo."""
     metavar="FOLDER",
     help="Also try heads of one layer on this limb, as train-limb has written it. May be given several times.",
 )
+@click.option(
+    "--traffic",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Texts as they are asked, which weigh the plan's costs: by their lengths, and by the names in a column tasks. "
+    "[default: all measured lengths alike, all tasks about every text]",
+)
 @experiment_options(max_length=str(_MAX_LENGTH))
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def run(
@@ -155,6 +164,7 @@ def run(
     most_share: float | None,
     seeds: int,
     limbs: tuple[Path, ...],
+    traffic: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -191,6 +201,7 @@ def run(
             print_trunk_notes(opened.trunk.notes)
             for identity in identities:
                 opened.branch(identity)  # one that does not fit the trunk is told before anything is trained
+            asked = _read_traffic(traffic, names, opened)
             _print_time(opened, names, seeds)
             settings = SearchSettings.for_width(opened.trunk.width).model_copy(update={"limbs": identities})
             plan = search(
@@ -200,6 +211,7 @@ def run(
                 floor_task=floor_task,
                 floor_average=floor_average,
                 most_share=most_share,
+                traffic=asked,
                 seeds=seeds,
                 jobs=jobs,
                 backend=backend,
@@ -208,6 +220,19 @@ def run(
             )
         print_notes(config.runs, names)
         print_plan(plan, study / "plan.toml", as_json)
+
+
+def _read_traffic(file: Path | None, tasks: Sequence[str], experiment: Experiment) -> Traffic | None:
+    """Count what is asked, before anything is trained, and say on stderr which lines were left out."""
+    from onetrunk.distill.pipeline import cost_lengths
+    from onetrunk.distill.traffic import read_traffic
+
+    if file is None:
+        return None
+    found, notes = read_traffic(file, tasks, experiment.trunk, cost_lengths(experiment.config.max_length))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    return found
 
 
 def _identities(limbs: Sequence[Path]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,11 @@ from onetrunk.training.runs import MAX_RECORD_BYTES
 
 
 class HeadShape(Protocol):
-    """What a head's cost depends on: where it is attached and how deep it is."""
+    """What a head's cost depends on: where it is attached, how deep it is, and how often it is asked."""
+
+    @property
+    def task(self) -> str:
+        """The task that it answers."""
 
     @property
     def tap(self) -> int:
@@ -91,6 +96,7 @@ class PartCosts:
         step_ms: One step, which is the overhead of calling one model.
         single_ms: A single-task model of the usual kind: whole encoder, last layer whole, output.
         folded_single_ms: The same with its last layer folded.
+        asked: Task -> the share of texts about which it is asked; 1 for a task that is not named.
     """
 
     trunk_ms: tuple[float, ...]
@@ -99,6 +105,7 @@ class PartCosts:
     step_ms: float
     single_ms: float
     folded_single_ms: float
+    asked: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -129,7 +136,9 @@ class PartCosts:
         """Return the cost of these heads together.
 
         The trunk is paid once, up to the deepest tap, and each limb once, like as many whole layers. Every tap and
-        every limb in use costs a step; every head costs its whole layers, its folded layer and a step.
+        every limb in use costs a step; every head costs its whole layers, its folded layer and a step, for the share of
+        texts about which its task is asked. Trunk and limbs are charged to every text, which is a little too much where
+        the only task that needs one is not asked.
 
         Raises:
             UserError: There is no head, or one does not fit the trunk.
@@ -139,13 +148,15 @@ class PartCosts:
         for head in heads:
             self.check(head)
         taps = {trunk_tap(head) for head in heads}
+        shares = [self.asked.get(head.task, 1.0) for head in heads]
+        asked = math.fsum(shares)
         limbs = [LimbId.parse(one) for one in {head.limb for head in heads if head.limb}]
         return Cost(
             trunk_ms=self._trunk_ms(taps),
-            heads_ms=math.fsum(self.head_ms(head) for head in heads),
-            overhead_ms=(len(taps) + len(limbs) + len(heads)) * self.step_ms,
-            singles_ms=len(heads) * self.single_ms,
-            folded_singles_ms=len(heads) * self.folded_single_ms,
+            heads_ms=math.fsum(share * self.head_ms(head) for share, head in zip(shares, heads, strict=True)),
+            overhead_ms=(len(taps) + len(limbs) + asked) * self.step_ms,
+            singles_ms=asked * self.single_ms,
+            folded_singles_ms=asked * self.folded_single_ms,
             limbs_ms=math.fsum((limb.stop - limb.start) * self.layer_ms for limb in limbs),
         )
 
@@ -229,6 +240,24 @@ class BucketCosts(BaseModel):
         )
 
 
+class Traffic(BaseModel):
+    """What a team asks: how long its texts are, and about which of them each task is asked.
+
+    Attributes:
+        source: The name of the file that it was counted in.
+        texts: The number of its texts.
+        lengths: Padded length in tokens -> the share of texts. Keys are text, as in TOML.
+        asked: Task -> the share of texts about which it is asked, in hundredths; at least one hundredth.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: str
+    texts: int = Field(ge=1)
+    lengths: dict[str, float] = Field(min_length=1)
+    asked: dict[str, float]
+
+
 class CostTable(BaseModel):
     """The measured costs of one trunk on one machine, on disk as JSON.
 
@@ -249,6 +278,15 @@ class CostTable(BaseModel):
     threads: int = Field(ge=1)
     repeats: int = Field(ge=1)
     buckets: tuple[BucketCosts, ...] = Field(min_length=1)
+
+    def by_traffic(self, traffic: Traffic) -> PartCosts:
+        """Return the costs for one text of a team's own: lengths and tasks count as often as they are asked.
+
+        Raises:
+            UserError: The traffic was counted at other lengths than were measured.
+        """
+        parts = [(share, self.per_text(tokens=int(tokens))) for tokens, share in traffic.lengths.items()]
+        return dataclasses.replace(_mean([one for _, one in parts], [share for share, _ in parts]), asked=traffic.asked)
 
     def per_text(
         self, *, tokens: int | None = None, batch_size: int | None = None, step_ms: float | None = None
@@ -313,9 +351,9 @@ class CostTable(BaseModel):
             raise UserError(f"{path}: {where}: {first['msg']}; delete it and measure again") from error
 
 
-def _mean(costs: Sequence[PartCosts]) -> PartCosts:
+def _mean(costs: Sequence[PartCosts], weights: Sequence[float] | None = None) -> PartCosts:
     def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
+        return float(np.average(values, weights=weights))
 
     return PartCosts(
         trunk_ms=tuple(mean(column) for column in zip(*(cost.trunk_ms for cost in costs), strict=True)),

@@ -1,10 +1,10 @@
 """The exact frontier of quality against cost over all combinations of options, and the choice of a plan on it.
 
-The cost of a combination depends on three things only: the taps and limbs in use, the number of heads, and the total
-number of whole head layers. So for every set of allowed places (a tap, or the top of a limb), a table over tasks holds
-the best sum of scores for each number of whole layers, and the best of all sets form the frontier. A combination that
-does not use all allowed places is charged too much there, and correctly where its smaller set has its turn, so nothing
-is lost and nothing is approximated.
+The cost of a combination depends on three things only: the taps and limbs in use, the tasks, and the total number of
+whole head layers, each counted as often as its task is asked. So for every set of allowed places (a tap, or the top of
+a limb), a table over tasks holds the best sum of scores for each number of whole layers, and the best of all sets form
+the frontier. A combination that does not use all allowed places is charged too much there, and correctly where its
+smaller set has its turn, so nothing is lost and nothing is approximated.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _MOST_PLACES = 13
 
 # A tap, and the limb whose top it is; empty for a tap of the trunk.
 _Place = tuple[int, str]
+
+_HUNDREDTHS = 100
 
 # Shares are quotients of decimal fractions: 0.97 * 100 must not miss 97 by a rounding error.
 _TOLERANCE = 1e-9
@@ -47,7 +49,7 @@ def choose(
 
     Args:
         options: The options of all tasks.
-        costs: The costs of the parts, from ``CostTable.per_text``.
+        costs: The costs of the parts, from ``CostTable.per_text`` or ``by_traffic``.
         floor_task: The least retention of every task.
         floor_average: The least average retention.
         most_share: The greatest cost, as a share of as many single-task models; None sets no limit. Where no plan is
@@ -100,7 +102,7 @@ def frontier(options: Iterable[Option], costs: PartCosts) -> list[Plan]:
             costs.check(option)
     found: dict[tuple[Option, ...], Plan] = {}
     for places in _sets_of_places(tasks):
-        for chosen in _best_by_layers(tasks, places):
+        for chosen in _best_by_layers(tasks, places, costs.asked):
             if chosen not in found:
                 found[chosen] = Plan.of(chosen, costs)
     return undominated(found.values())
@@ -135,10 +137,14 @@ def _sets_of_places(tasks: Mapping[str, Sequence[Option]]) -> Iterator[frozenset
             yield frozenset(chosen)
 
 
-def _best_by_layers(tasks: Mapping[str, Sequence[Option]], places: frozenset[_Place]) -> Iterator[tuple[Option, ...]]:
+def _best_by_layers(
+    tasks: Mapping[str, Sequence[Option]], places: frozenset[_Place], asked: Mapping[str, float]
+) -> Iterator[tuple[Option, ...]]:
     """Yield, for each number of whole layers that pays, the options on these places with the best sum of scores."""
     table: dict[int, _State] = {0: _State(0.0, None, None)}
-    for group in tasks.values():
+    for task, group in tasks.items():
+        # Shares are in hundredths: so counted, layers are whole numbers, and sums of them are few.
+        weight = round(_HUNDREDTHS * asked.get(task, 1.0))
         best: dict[int, Option] = {}
         for option in group:
             known = best.get(option.whole_layers)
@@ -147,7 +153,7 @@ def _best_by_layers(tasks: Mapping[str, Sequence[Option]], places: frozenset[_Pl
         extended: dict[int, _State] = {}
         for whole, state in table.items():
             for layers, option in best.items():
-                score, total = state.score + option.score, whole + layers
+                score, total = state.score + option.score, whole + weight * layers
                 if total not in extended or score > extended[total].score:
                     extended[total] = _State(score, option, state)
         table = _without_wasted_layers(extended)

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from onetrunk.distill.cost_measurement import measure_costs
-from onetrunk.distill.costs import CostTable
+from onetrunk.distill.costs import CostTable, Traffic
 from onetrunk.distill.frontier import choose
 from onetrunk.distill.jobs import LOCAL, Job, JobRunner, check_backend, threads_for
 from onetrunk.distill.plan import Option
@@ -38,6 +38,7 @@ def search(
     floor_task: float = 0.97,
     floor_average: float = 0.996,
     most_share: float | None = None,
+    traffic: Traffic | None = None,
     seeds: int = 1,
     jobs: int = 1,
     backend: str = LOCAL,
@@ -57,6 +58,8 @@ def search(
         floor_task: The least share of full fine-tuning's score that every task keeps.
         floor_average: The same for the mean over the tasks.
         most_share: The greatest cost, as a share of as many single-task models; None allows any.
+        traffic: What is asked, which weighs the costs; its lengths are those of ``cost_lengths``. None weighs all of
+            these alike, and asks all tasks about every text.
         seeds: The number of seeds that full fine-tuning and the chosen heads are trained with; large tasks get one.
         jobs: The number of trainings at a time.
         backend: Where they run: ``local``, ``ray`` or ``ray://HOST:PORT``.
@@ -93,6 +96,7 @@ def search(
         study / "plan.toml",
         servable_options(config.runs, tasks),
         current_costs(study / "costs.json", experiment, progress),
+        traffic=traffic,
         floor_task=floor_task,
         floor_average=floor_average,
         most_share=most_share,
@@ -218,6 +222,7 @@ def make_plan(
     floor_task: float,
     floor_average: float,
     most_share: float | None,
+    traffic: Traffic | None = None,
 ) -> PlanFile:
     """Choose the cheapest plan above the floors, and write it.
 
@@ -230,13 +235,17 @@ def make_plan(
         floor_task: The least share of full fine-tuning's score that every task keeps.
         floor_average: The same for the mean over the tasks.
         most_share: The greatest cost, as a share of as many single-task models; None allows any.
+        traffic: What is asked; None weighs all measured lengths and all tasks alike.
 
     Raises:
         UserError: There is nothing to choose from, or a floor or the share is not above 0.
         OneTrunkError: The file cannot be written.
     """
-    plan = choose(options, table.per_text(), floor_task=floor_task, floor_average=floor_average, most_share=most_share)
-    written = plan_file(plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    costs = table.per_text() if traffic is None else table.by_traffic(traffic)
+    plan = choose(options, costs, floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    written = plan_file(
+        plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share, traffic=traffic
+    )
     if path.is_file() and read_plan(path).tasks != written.tasks:
         os.replace(path, path.with_name(f"{path.name}.old"))
     write_plan(path, written)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from onetrunk.distill.costs import CostTable
+from onetrunk.distill.costs import CostTable, Traffic
 from onetrunk.distill.plan import Option, Plan
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.trunk import Trunk
@@ -126,6 +126,7 @@ class PlanFile(_Table):
         floors: What was asked for.
         kept: What the plan retains.
         cost: What the plan costs.
+        traffic: The texts that its costs are about; absent if all measured lengths count alike.
         tasks: Task -> its head.
     """
 
@@ -134,6 +135,7 @@ class PlanFile(_Table):
     floors: Floors
     kept: Retention
     cost: PlanCost
+    traffic: Traffic | None = None
     tasks: dict[str, PlannedHead] = Field(min_length=1)
 
     @field_validator("tasks")
@@ -174,11 +176,17 @@ class PlanFile(_Table):
                 )
 
 
-_TABLES: dict[str, type[BaseModel]] = {"floors": Floors, "kept": Retention, "cost": PlanCost}
+_TABLES: dict[str, type[BaseModel]] = {"floors": Floors, "kept": Retention, "cost": PlanCost, "traffic": Traffic}
 
 
 def plan_file(
-    plan: Plan, table: CostTable, *, floor_task: float, floor_average: float, most_share: float | None = None
+    plan: Plan,
+    table: CostTable,
+    *,
+    floor_task: float,
+    floor_average: float,
+    most_share: float | None = None,
+    traffic: Traffic | None = None,
 ) -> PlanFile:
     """Return a chosen plan in the form of its file.
 
@@ -188,8 +196,11 @@ def plan_file(
         floor_task: See ``choose``.
         floor_average: See ``choose``.
         most_share: See ``choose``.
+        traffic: The texts that its costs are about.
     """
     cost = plan.cost
+    asked = sum(traffic.asked.get(one.task, 1.0) for one in plan.options) if traffic else len(plan.options)
+    single_ms = cost.singles_ms / asked
     return PlanFile(
         trunk=table.trunk,
         floors=Floors(task=floor_task, average=floor_average, most_share=most_share),
@@ -207,11 +218,12 @@ def plan_file(
             heads_ms=round(cost.heads_ms, 6),
             overhead_ms=round(cost.overhead_ms, 6),
             total_ms=round(cost.total_ms, 6),
-            single_model_ms=round(cost.singles_ms / len(plan.options), 6),
+            single_model_ms=round(single_ms, 6),
             share=round(cost.share, 6),
             folded_share=round(cost.folded_share, 6),
             limbs_ms=round(cost.limbs_ms, 6),
         ),
+        traffic=traffic,
         tasks={
             option.task: PlannedHead(
                 tap=option.tap,

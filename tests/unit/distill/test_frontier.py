@@ -47,6 +47,8 @@ def instances(draw):
     )
     options = []
     for task in "abcd"[: draw(st.integers(1, 4))]:
+        if draw(st.booleans()):
+            rates.asked[task] = draw(st.integers(1, 100)) / 100
         full = draw(st.integers(1, 100)) / 100
         for _ in range(draw(st.integers(1, 5))):
             limb = draw(st.sampled_from(["", "", *LIMBS]))
