@@ -14,6 +14,8 @@ from onetrunk.deploy.change import HeadChange
 from onetrunk.deploy.proof import ProofError, check_answers
 from onetrunk.export import quantization
 from onetrunk.export.errors import GateError
+from onetrunk.export.runtime import Runtime
+from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.manifest import FP32, GateRule, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
@@ -96,6 +98,21 @@ def test_repositorys_own_rule_judges(judged, repository, bundle):
         judged(None).deploy(bundle())
     assert judged(100).deploy(bundle()).notes[0].startswith("accuracy over 6 dev rows: ")
     assert read_manifest(repository).gate_rule == GateRule(max_loss=-100.1, rows=6)
+
+
+def test_a_release_whose_runtime_cannot_be_had_is_no_obstacle(judged, repository, bundle, monkeypatch):
+    with_rule(repository, GateRule(max_loss=100, runtime="release"))
+
+    def offline(runtime, progress):
+        if runtime != Runtime():
+            raise OneTrunkError("no network")
+
+    monkeypatch.setattr(Runtime, "fetch", offline)
+    notes = judged(None).deploy(bundle()).notes
+    assert "measured by the ONNX Runtime that is installed, and not by the release's: no network" in notes
+    [result] = read_manifest(repository).gate.values()
+    assert result.measured_by == Runtime().measured_by(int8=True)
+    assert read_manifest(repository).gate_rule.runtime == "release"
 
 
 def test_next_build_knows_what_a_deployment_found(judged, repository, tiny_heads, tiny_trunk_folder, bundle, tmp_path):
