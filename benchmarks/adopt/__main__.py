@@ -171,7 +171,7 @@ def _points(share: object) -> str:
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="The folder of models, texts and caches.")
 @click.option("--study", type=click.Path(path_type=Path), default=STUDY, show_default=True, help="Where results go.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the data are. [default: $ONETRUNK_DATA]")
-@click.option("--models", help="Their names, separated by commas. [default: all]")
+@click.option("--models", help="Their names, separated by commas; '' only writes the page anew. [default: all]")
 @click.option("--rows", type=click.IntRange(1), help="Texts of each task at most. [default: all that are left]")
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the texts.")
 @click.option("--no-costs", is_flag=True, help="Do not time both ways to serve; the page then has no costs.")
@@ -185,7 +185,7 @@ def main(
     no_costs: bool,
 ) -> None:
     """Adopt the models, and write the records."""
-    names = models.split(",") if models else [plan.name for plan in PLANS]
+    names = [plan.name for plan in PLANS] if models is None else models.split(",")
     plans = [plan for plan in PLANS if plan.name in names]
     workshops = {
         trunk: Workshop(trunk=load_trunk(trunk), output=work / "adopted", cache=work / "cache", device="cpu")
