@@ -50,6 +50,7 @@ class Shape:
     tap: int
     layers: int
     limb: str = ""
+    task: str = "any"
 
     @property
     def whole_layers(self) -> int:
