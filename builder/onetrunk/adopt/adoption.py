@@ -209,16 +209,19 @@ class _Adoption:
         assert found is not None, "an adoption begins with them"
         return found
 
+    def _whole_layers(self, layers: int) -> int:
+        """Return how many layers of a head run whole: all but the folded one, or all if it answers for every token."""
+        return layers if get_kind(self.task.kind).by_token else layers - 1
+
     def _learns_states(self, layers: int) -> bool:
-        """Return whether a head of so many layers learns states too: of one that is folded, there are none."""
-        return self._lessons.states and (layers > 1 or get_kind(self.task.kind).by_token)
+        """Return whether a head of so many layers learns states too: of a layer that is folded, there are none."""
+        return self._lessons.states and self._whole_layers(layers) > 0
 
     def _prepare_states(self, progress: ProgressCallback) -> None:
         """Have the teacher's states after all layers that heads may have; without them, heads learn answers alone."""
         lessons, heads = self._lessons, self.settings.candidates(self.workshop.trunk.depth)
         assert lessons.encoder is not None, "the states are those of its encoder"
-        whole = 0 if get_kind(self.task.kind).by_token else 1
-        taps = range(min(tap for tap, _ in heads) + 1, max(tap + layers for tap, layers in heads) + 1 - whole)
+        taps = range(min(tap for tap, _ in heads) + 1, max(tap + self._whole_layers(one) for tap, one in heads) + 1)
         try:
             self.experiment.encoder_states(self.task.name, lessons.encoder, taps, progress)
         except OneTrunkError as error:

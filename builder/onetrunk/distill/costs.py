@@ -279,12 +279,17 @@ class CostTable(BaseModel):
     repeats: int = Field(ge=1)
     buckets: tuple[BucketCosts, ...] = Field(min_length=1)
 
-    def by_traffic(self, traffic: Traffic) -> PartCosts:
+    def by_traffic(self, traffic: Traffic | None) -> PartCosts:
         """Return the costs for one text of a team's own: lengths and tasks count as often as they are asked.
+
+        Args:
+            traffic: What is asked; None counts all that was measured alike.
 
         Raises:
             UserError: The traffic was counted at other lengths than were measured.
         """
+        if traffic is None:
+            return self.per_text()
         parts = [(share, self.per_text(tokens=int(tokens))) for tokens, share in traffic.lengths.items()]
         return dataclasses.replace(_mean([one for _, one in parts], [share for share, _ in parts]), asked=traffic.asked)
 

@@ -241,8 +241,13 @@ def make_plan(
         UserError: There is nothing to choose from, or a floor or the share is not above 0.
         OneTrunkError: The file cannot be written.
     """
-    costs = table.per_text() if traffic is None else table.by_traffic(traffic)
-    plan = choose(options, costs, floor_task=floor_task, floor_average=floor_average, most_share=most_share)
+    plan = choose(
+        options,
+        table.by_traffic(traffic),
+        floor_task=floor_task,
+        floor_average=floor_average,
+        most_share=most_share,
+    )
     written = plan_file(
         plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share, traffic=traffic
     )

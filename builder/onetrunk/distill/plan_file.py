@@ -199,8 +199,6 @@ def plan_file(
         traffic: The texts that its costs are about.
     """
     cost = plan.cost
-    asked = sum(traffic.asked.get(one.task, 1.0) for one in plan.options) if traffic else len(plan.options)
-    single_ms = cost.singles_ms / asked
     return PlanFile(
         trunk=table.trunk,
         floors=Floors(task=floor_task, average=floor_average, most_share=most_share),
@@ -218,7 +216,7 @@ def plan_file(
             heads_ms=round(cost.heads_ms, 6),
             overhead_ms=round(cost.overhead_ms, 6),
             total_ms=round(cost.total_ms, 6),
-            single_model_ms=round(single_ms, 6),
+            single_model_ms=round(table.by_traffic(traffic).single_ms, 6),
             share=round(cost.share, 6),
             folded_share=round(cost.folded_share, 6),
             limbs_ms=round(cost.limbs_ms, 6),

@@ -11,8 +11,7 @@ from onetrunk.distill.costs import Traffic
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
-from onetrunk.repository.length_sample import sample_file
-from onetrunk.tasks.formats import read_records
+from onetrunk.repository.length_sample import sample_file, text_records
 from onetrunk.tasks.records import BrokenLine
 
 TASKS_FIELD = "tasks"
@@ -38,7 +37,6 @@ def read_traffic(
     Raises:
         UserError: The file cannot be read or contains no texts, or no row asks for one of the tasks.
     """
-    asked = _shares(file, tasks)
     sample = sample_file(file, trunk, lengths[-1], progress)
     texts = sum(sample.lengths.values())
     counts: Counter[int] = Counter()
@@ -48,7 +46,7 @@ def read_traffic(
         source=file.name,
         texts=texts,
         lengths={str(length): round(count / texts, 6) for length, count in sorted(counts.items())},
-        asked=asked,
+        asked=_shares(file, tasks),
     )
     return found, sample.notes
 
@@ -59,8 +57,6 @@ def _shares(file: Path, tasks: Sequence[str]) -> dict[str, float]:
     for named in _named(file):
         rows += 1
         asked.update(set(tasks) if named is None else named & set(tasks))
-    if not rows:
-        return dict.fromkeys(tasks, 1.0)
     if unasked := [task for task, count in asked.items() if not count]:
         raise UserError(
             f"{file}: no row asks for {', '.join(unasked)}: leave it out of --tasks, or name it in {TASKS_FIELD!r} of "
@@ -71,9 +67,7 @@ def _shares(file: Path, tasks: Sequence[str]) -> dict[str, float]:
 
 def _named(file: Path) -> Iterator[set[str] | None]:
     """Yield the tasks that each row names; None for a row that names none."""
-    if file.name.removesuffix(".gz").endswith(".txt"):
-        return
-    for record in read_records(file):
+    for record in text_records(file):
         if isinstance(record, BrokenLine):
             continue
         value = record.values.get(TASKS_FIELD)

@@ -18,7 +18,7 @@ from onetrunk.protocol.names import MANIFEST, SIGNATURE, head_name, head_task
 from onetrunk.protocol.signature import Signer
 from onetrunk.repository.artifacts import Artifacts
 from onetrunk.repository.buckets import Buckets, batch_note
-from onetrunk.repository.gate import GatePlan, build_remedy, is_int8, judge, measure_losses, plan_gate
+from onetrunk.repository.gate import GatePlan, build_remedy, judge, measure_losses, plan_gate
 from onetrunk.repository.heads import long_text_notes, select_heads
 from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
@@ -191,14 +191,14 @@ def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
     if note := batch_note(plan.state.max_length, plan.state.tokenizer.max_batch_size):
         notes.append(note)
     notes += long_text_notes([head.spec for head in plan.heads.values()], plan.state.max_length)
-    if request.device == "cpu" and "fp16" in (request.precision.trunk, request.precision.heads):
+    if request.device == "cpu" and request.precision.uses("fp16"):
         notes.append(
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
             "for speed"
         )
     release, ours = get_release(request.triton_release), Runtime().version
     measured_here = request.gate.on and request.gate.runtime == "own"
-    if is_int8(request.precision) and measured_here and release.onnxruntime != ours:
+    if request.precision.uses("int8") and measured_here and release.onnxruntime != ours:
         notes.append(
             f"int8 answers depend on the ONNX Runtime: the gate measures by {ours}, which serve-repo has too, and "
             f"NVIDIA's container of Triton {release.name} has {release.onnxruntime}"

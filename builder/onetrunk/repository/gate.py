@@ -75,11 +75,6 @@ def gate_runtime(settings: GateSettings, release: str) -> Runtime:
     return runtime_of(get_release(release)) if settings.runtime == "release" else Runtime()
 
 
-def is_int8(precision: Precision) -> bool:
-    """Return whether a part computes in int8."""
-    return "int8" in (precision.trunk, precision.heads)
-
-
 def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings) -> GatePlan:
     """Compare the results that a build needs with those in the manifest.
 
@@ -94,7 +89,7 @@ def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings
     }
     rule = settings.rule if precision.is_reduced else DEFAULT_RULE
     runtime = gate_runtime(settings, plan.state.triton_release) if keys and settings.on else Runtime()
-    by = runtime.measured_by(int8=is_int8(precision))
+    by = runtime.measured_by(int8=precision.uses("int8"))
     earlier = manifest.gate if manifest else {}
     known = {task: earlier[task] for task, key in keys.items() if task in earlier and earlier[task].key == key}
     if not settings.on:
@@ -194,7 +189,7 @@ def measure_losses(
     """
     packages = runtime.fetch(progress=progress)
     chains = [replace(chain, packages=packages) for chain in (fp32, reduced)]
-    by = runtime.measured_by(int8=is_int8(precision))
+    by = runtime.measured_by(int8=precision.uses("int8"))
     found = {}
     for spec, examples, key in tasks:
         batches = list(padded_batches(trunk, examples.texts, buckets))

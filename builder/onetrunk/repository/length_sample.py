@@ -127,9 +127,20 @@ def count_lengths(rows: Iterable[Row], trunk: Trunk, max_length: int) -> Counter
     return lengths
 
 
+def text_records(file: Path) -> Iterator[Record | BrokenLine]:
+    """Yield the lines of a .txt, each as a row with ``text``, or the rows of another file.
+
+    Args:
+        file: The file, which may be compressed as .gz.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    return _plain_lines(file) if file.name.removesuffix(".gz").endswith(".txt") else read_records(file)
+
+
 def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
-    records = _plain_lines(file) if file.name.removesuffix(".gz").endswith(".txt") else read_records(file)
-    for record in records:
+    for record in text_records(file):
         if isinstance(record, BrokenLine):
             errors.add(record.line, "broken line", record.why)
             continue

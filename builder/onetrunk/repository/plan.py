@@ -99,7 +99,7 @@ class BuildRequest:
             )
         if self.tune is not None and self.dry_run:
             raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
-        if self.device == "gpu" and "int8" in (self.precision.trunk, self.precision.heads):
+        if self.device == "gpu" and self.precision.uses("int8"):
             raise UserError(f"--precision {self.precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
 
 

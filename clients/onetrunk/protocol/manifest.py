@@ -61,6 +61,10 @@ class Precision(BaseModel):
         """Whether any part computes in less than fp32."""
         return self != FP32
 
+    def uses(self, dtype: Dtype) -> bool:
+        """Return whether any part computes in this dtype."""
+        return dtype in (self.trunk, self.heads)
+
     def of_segment(self, segment: Segment) -> Dtype:
         """Return a segment's dtype. The embeddings alone only look up and normalise: they stay fp32."""
         return "fp32" if segment.stop == 0 else self.trunk
