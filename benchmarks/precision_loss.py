@@ -25,7 +25,7 @@ from onetrunk.repository.gate_settings import GateSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows a task: all of them where it is the figure that counts, the gate's usual sample elsewhere.
-PRECISIONS = {"int8": 0, "trunk=fp32,heads=int8": 1000}
+PRECISIONS = {"int8": 0, "bf16": 0, "trunk=fp32,heads=int8": 1000}
 
 
 def measure(precision: str, folder: Path) -> BuildReport:
@@ -72,7 +72,8 @@ def main() -> None:
             losses[precision] = greatest_loss(results)
             # Written after each: the later ones take minutes.
             (options.output / "precision.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            figures = {"int8_metric_loss": losses["int8"], "losses": losses, "machine": machine}
+            figures = {f"{name}_metric_loss": losses.get(name) for name in ("int8", "bf16")}
+            figures |= {"losses": losses, "machine": machine}
             (options.output / "precision.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

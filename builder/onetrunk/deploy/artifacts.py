@@ -156,7 +156,7 @@ class ReleaseArtifacts:
     def _runtime(self) -> Runtime:
         """Return the ONNX Runtime to measure by; the installed one, with a note, if the release's cannot be had."""
         try:
-            runtime = gate_runtime(self.gate, self.after.triton_release)
+            runtime = gate_runtime(self.gate, self.after.triton_release, self.after.precision)
             runtime.fetch(progress=self.progress)
         except OneTrunkError as error:
             self.notes.append(f"measured by the ONNX Runtime that is installed, and not by the release's: {error}")

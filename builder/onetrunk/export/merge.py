@@ -16,6 +16,7 @@ from onnx import compose, helper
 
 from onetrunk.export.errors import ExportError
 from onetrunk.export.release import OPSET, Release
+from onetrunk.export.sessions import ask_for_bf16, asks_for_bf16
 from onetrunk.protocol.errors import UserError
 
 # The limit of protobuf for one file, less a margin for the longer names in a merged file.
@@ -28,7 +29,7 @@ def merge_heads(files: Mapping[str, Path], tap: int, path: Path, release: Releas
     The file computes all of them, whichever outputs are requested.
 
     Args:
-        files: Task -> the file of its head.
+        files: Task -> the file of its head. All of them ask for bf16, or none does.
         tap: The tap that the heads read.
         path: The file to write.
         release: The Triton release that must be able to load the file.
@@ -43,7 +44,10 @@ def merge_heads(files: Mapping[str, Path], tap: int, path: Path, release: Releas
             f"--group-heads: the {len(files)} heads of tap {tap} have {size / 1e9:.2f} GB together, and an ONNX file "
             f"holds {_MAX_BYTES / 1e9:.2f} GB: build without --group-heads, or with fewer heads of this tap"
         )
-    model = merge_models({task: onnx.load(file) for task, file in files.items()}, list(files), path.parent.parent.name)
+    heads = {task: onnx.load(file) for task, file in files.items()}
+    model = merge_models(heads, list(files), path.parent.parent.name)
+    if all(map(asks_for_bf16, heads.values())):
+        ask_for_bf16(model)
     release.check(model, path.name)
     onnx.save(model, path)
 

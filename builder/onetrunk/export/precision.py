@@ -16,6 +16,7 @@ import onnx
 from onetrunk.export.errors import ExportError
 from onetrunk.export.graph_view import names_read
 from onetrunk.export.quantization import quantize_file
+from onetrunk.export.sessions import ask_for_bf16
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import DTYPES, Dtype, Precision
 
@@ -67,7 +68,11 @@ def reduce_file(source: Path, target: Path, dtype: Dtype, *, thorough: bool) -> 
     Raises:
         ExportError: The result is no valid ONNX file, or nothing in the source can be quantised.
     """
-    if dtype == "int8":
+    if dtype == "bf16":
+        model = onnx.load(source)
+        ask_for_bf16(model)
+        onnx.save(model, target)
+    elif dtype == "int8":
         quantize_file(source, target, thorough=thorough)
     elif dtype == "fp16":
         halve_file(source, target)

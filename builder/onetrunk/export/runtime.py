@@ -18,11 +18,13 @@ from pathlib import Path
 import onnxruntime
 
 from onetrunk.export.release import Release
+from onetrunk.export.sessions import openvino_version
 from onetrunk.files import cache_root, translate_os_errors
-from onetrunk.machine import environment_for_others, integer_unit
+from onetrunk.machine import environment_for_others, has_matrix_units, integer_unit
 from onetrunk.package_index import check_pip, pip_failure
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import Precision
 
 _FETCH_S = 600.0
 # In every release of it; its folder is no ONNX Runtime without.
@@ -39,13 +41,18 @@ class Runtime:
 
     version: str = onnxruntime.__version__
 
-    def measured_by(self, *, int8: bool) -> str:
-        """Return what the answers of reduced files depend on: its version, and in int8 the processor's unit for it.
+    def measured_by(self, precision: Precision) -> str:
+        """Return what the answers of reduced files depend on: versions, and the processor's units for the numbers.
 
         Args:
-            int8: Whether the files compute in int8.
+            precision: What the files compute in.
         """
-        return f"ONNX Runtime {self.version}{f', {integer_unit()}' if int8 else ''}"
+        parts = [f"ONNX Runtime {self.version}"]
+        if precision.uses("int8"):
+            parts.append(integer_unit())
+        if precision.uses("bf16"):
+            parts.append(f"OpenVINO plugin {openvino_version()}" if has_matrix_units() else "no AMX: fp32 for bf16")
+        return ", ".join(parts)
 
     def fetch(self, cache: Path | None = None, progress: ProgressCallback = silent) -> Path | None:
         """Return the folder of its package, fetching it where it is not in the cache; None if it is installed.

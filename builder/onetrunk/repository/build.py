@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onetrunk.export.release import get_release
 from onetrunk.export.runtime import Runtime
+from onetrunk.machine import has_matrix_units
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
@@ -24,6 +25,7 @@ from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
 from onetrunk.repository.transaction import Transaction, check_signer, commit_state, locked, recover, signed_by
 from onetrunk.repository.tuning import Tuning, tune_repository
+from onetrunk.tasks.kinds import get_kind
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,17 @@ def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
             "fp16 is for GPUs (--device gpu): a CPU computes it in fp32 with casts, which is good for checks and not "
             "for speed"
         )
+    if request.precision.uses("bf16"):
+        if not has_matrix_units():
+            notes.append(
+                "this processor has no matrix units for bf16 (AMX), so here these models are computed in fp32, and the "
+                "gate says nothing of bf16: build on a machine like the one that serves"
+            )
+        notes += [
+            f"{task}: its head stays in fp32, since OpenVINO takes no loops"
+            for task, head in plan.heads.items()
+            if request.precision.heads == "bf16" and get_kind(head.spec.kind).output.has_loops(head.spec)
+        ]
     release, ours = get_release(request.triton_release), Runtime().version
     measured_here = request.gate.on and request.gate.runtime == "own"
     if request.precision.uses("int8") and measured_here and release.onnxruntime != ours:

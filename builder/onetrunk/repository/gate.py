@@ -62,16 +62,22 @@ class GatePlan:
     runtime: Runtime
 
 
-def gate_runtime(settings: GateSettings, release: str) -> Runtime:
+def gate_runtime(settings: GateSettings, release: str, precision: Precision) -> Runtime:
     """Return the ONNX Runtime that a gate measures by.
 
     Args:
         settings: The gate.
         release: The Triton release that is built for.
+        precision: What the files compute in.
 
     Raises:
-        UserError: It is that of the release, and which one that is is not known.
+        UserError: It is that of the release, and which one that is is not known, or it does not compute in bf16.
     """
+    if settings.runtime == "release" and precision.uses("bf16"):
+        raise UserError(
+            f"--gate release: Triton {release} has no OpenVINO that computes in bf16, and serves these files in fp32: "
+            "give --gate on, which measures by the OpenVINO that is installed, as serve-repo computes"
+        )
     return runtime_of(get_release(release)) if settings.runtime == "release" else Runtime()
 
 
@@ -79,7 +85,7 @@ def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings
     """Compare the results that a build needs with those in the manifest.
 
     Raises:
-        UserError: There is a gate, and a task has no dev data; or the release's ONNX Runtime is not known.
+        UserError: There is a gate, and a task has no dev data; or the release's ONNX Runtime cannot measure.
     """
     precision = plan.state.precision
     keys = {
@@ -88,8 +94,8 @@ def plan_gate(plan: BuildPlan, manifest: Manifest | None, settings: GateSettings
         if is_reduced_task(head, plan.state.segments, precision)
     }
     rule = settings.rule if precision.is_reduced else DEFAULT_RULE
-    runtime = gate_runtime(settings, plan.state.triton_release) if keys and settings.on else Runtime()
-    by = runtime.measured_by(int8=precision.uses("int8"))
+    runtime = gate_runtime(settings, plan.state.triton_release, precision) if keys and settings.on else Runtime()
+    by = runtime.measured_by(precision)
     earlier = manifest.gate if manifest else {}
     known = {task: earlier[task] for task, key in keys.items() if task in earlier and earlier[task].key == key}
     if not settings.on:
@@ -189,7 +195,7 @@ def measure_losses(
     """
     packages = runtime.fetch(progress=progress)
     chains = [replace(chain, packages=packages) for chain in (fp32, reduced)]
-    by = runtime.measured_by(int8=precision.uses("int8"))
+    by = runtime.measured_by(precision)
     found = {}
     for spec, examples, key in tasks:
         batches = list(padded_batches(trunk, examples.texts, buckets))

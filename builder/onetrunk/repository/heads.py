@@ -146,10 +146,13 @@ def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSo
 def head_dtype(head: HeadSource, precision: Precision) -> Dtype:
     """Return the dtype of a head's file in a precision.
 
-    A head that was exported elsewhere is taken as it is, and one without weights has nothing to reduce.
+    A head that was exported elsewhere is taken as it is, and one without weights has nothing to reduce. OpenVINO, which
+    computes in bf16, takes no loops.
     """
-    as_it_is = isinstance(head, ExportedHead) or not get_kind(head.spec.kind).has_weights
-    return "fp32" if as_it_is else precision.heads
+    kind = get_kind(head.spec.kind)
+    as_it_is = isinstance(head, ExportedHead) or not kind.has_weights
+    loops = precision.heads == "bf16" and kind.output.has_loops(head.spec)
+    return "fp32" if as_it_is or loops else precision.heads
 
 
 def is_reduced_task(head: HeadSource, segments: Iterable[Segment], precision: Precision) -> bool:

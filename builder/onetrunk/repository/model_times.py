@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from onetrunk.export.sessions import load_session
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.names import ATTENTION_MASK, INPUT_IDS
 
@@ -171,7 +172,7 @@ def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     # As in the served backend: spinning threads would count as work here, and take cores from other models there.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return load_session(file, options)
 
 
 def _feed(session: onnxruntime.InferenceSession, tokens: int, vocab_size: int) -> _Feed:

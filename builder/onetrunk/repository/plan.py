@@ -11,6 +11,8 @@ from torch import nn
 from onetrunk.export.exported_head import ExportedHead
 from onetrunk.export.merge import fits_group
 from onetrunk.export.release import DEFAULT_RELEASE, get_release
+from onetrunk.export.sessions import check_openvino
+from onetrunk.machine import has_matrix_units
 from onetrunk.nn.embedding import EmbeddingTap
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
@@ -99,8 +101,13 @@ class BuildRequest:
             )
         if self.tune is not None and self.dry_run:
             raise UserError("--tune measures the models that a build writes, and --dry-run writes none: leave one out")
-        if self.device == "gpu" and self.precision.uses("int8"):
-            raise UserError(f"--precision {self.precision}: int8 is made for CPUs; give fp16 or fp32 with --device gpu")
+        made_for_cpus = next((dtype for dtype in ("int8", "bf16") if self.precision.uses(dtype)), None)
+        if self.device == "gpu" and made_for_cpus is not None:
+            raise UserError(
+                f"--precision {self.precision}: {made_for_cpus} is made for CPUs; give fp16 or fp32 with --device gpu"
+            )
+        if self.precision.uses("bf16") and has_matrix_units():
+            check_openvino(f"--precision {self.precision}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def plan_repository(
     segments = segments_for([head.spec for head in heads.values()])
     _check_sizes(trunk, segments, heads)
     models = _plan_versions(repository, trunk, heads, segments, precision, manifest)
-    groups = _plan_groups(trunk.identity, heads, models) if request.group_heads else []
+    groups = _plan_groups(trunk.identity, heads, models, precision) if request.group_heads else []
     for group in groups:
         members = [
             f"{task} {member.version} {models[head_name(task)].source}" for task, member in sorted(group.heads.items())
@@ -234,7 +241,9 @@ def _plan_versions(
     return {model.name: model for model in models}
 
 
-def _plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, ModelVersion]) -> list[Group]:
+def _plan_groups(
+    trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, ModelVersion], precision: Precision
+) -> list[Group]:
     """Return one group for every tap, of the trunk or of a limb, with two heads or more that can be grouped.
 
     A head with other operators than ours cannot. A head that answers for every token is not: its answers have another
@@ -244,7 +253,9 @@ def _plan_groups(trunk: str, heads: Mapping[str, HeadSource], models: Mapping[st
     by_tap: dict[tuple[int, str], dict[str, Member]] = {}
     for task, head in heads.items():
         kind = get_kind(head.spec.kind)
-        if kind.has_weights and not kind.by_token and (not isinstance(head, ExportedHead) or fits_group(head.file)):
+        # A file is computed in bf16 as a whole, and a head that was exported elsewhere is not.
+        fits = not isinstance(head, ExportedHead) or (precision.heads != "bf16" and fits_group(head.file))
+        if kind.has_weights and not kind.by_token and fits:
             outputs = kind.output.num_outputs(head.spec)
             limb = head.spec.limb_id
             where = head.spec.tap, limb.label if limb is not None else ""

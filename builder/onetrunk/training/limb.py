@@ -39,6 +39,7 @@ from onetrunk.training.experiment import Experiment
 from onetrunk.training.loop import (
     DivergedError,
     Weights,
+    autocast,
     check_score,
     check_weights,
     copy_weights,
@@ -69,6 +70,7 @@ class LimbRecipe(BaseModel):
         warmup: The share of all steps in which the learning rate rises.
         clip: The greatest norm of a step's gradient.
         dropout: The dropout probability everywhere; None is the trunk's own configuration.
+        mixed_precision: Run the layers in bf16 while training; see ``Recipe``.
         seed: The seed of the heads, of the order of the texts and of the dropout.
         max_length: The longest text in tokens.
     """
@@ -85,6 +87,7 @@ class LimbRecipe(BaseModel):
     warmup: float = Field(default=0.1, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    mixed_precision: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     max_length: int = Field(default=128, ge=3)
 
@@ -381,9 +384,10 @@ class _Training:
         recipe = self._recipe
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
-        device = self._experiment.compute.device
-        raw = self.model(*(tensor.to(device) for tensor in self._train[task].states.batch(rows)), task)
-        loss = self._objectives[task](raw, torch.from_numpy(rows))
+        device = torch.device(self._experiment.compute.device)
+        with autocast(device, mixed=recipe.mixed_precision):
+            raw = self.model(*(tensor.to(device) for tensor in self._train[task].states.batch(rows)), task)
+        loss = self._objectives[task](raw.float(), torch.from_numpy(rows))
         if not math.isfinite(loss.item()):
             raise DivergedError(f"task {task}: the loss is {loss.item()} at step {step + 1}: train with a lower --lr")
         self._optimizer.zero_grad(set_to_none=True)

@@ -160,7 +160,7 @@ def _run_epoch(
         rate = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with _autocast(recipe, device):
+        with autocast(device, mixed=recipe.mixed_precision):
             raw = model(*(tensor.to(device) for tensor in states.batch(rows)))
         loss = objective(raw.float(), torch.from_numpy(rows))
         value = loss.item()
@@ -243,8 +243,9 @@ def linear_schedule(step: int, steps: int, warmup: float) -> float:
     return (steps - step) / (steps - math.floor(warmup_steps))
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if recipe.mixed_precision else nullcontext()
+def autocast(device: torch.device, *, mixed: bool) -> AbstractContextManager[object]:
+    """Return the context in which a model runs while it is trained: in bf16, or as it is."""
+    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
 
 
 def set_dropout(model: nn.Module, share: float) -> None:

@@ -22,8 +22,9 @@ from onetrunk.protocol.traffic_split import TrafficSplit
 
 SCHEMA: Literal[2] = 2
 
-Dtype = Literal["fp32", "int8", "fp16"]
-"""``int8``: products of 8-bit integers, for CPUs. ``fp16``: 16-bit floats, for GPUs. Inputs and outputs stay fp32."""
+Dtype = Literal["fp32", "int8", "fp16", "bf16"]
+"""``int8``: products of 8-bit integers, for CPUs. ``fp16``: 16-bit floats, for GPUs. ``bf16``: an fp32
+file that OpenVINO computes in 16-bit floats, for CPUs with units for these. Inputs and outputs stay fp32."""
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -108,8 +109,8 @@ class GateResult(BaseModel):
         reduced: The score of the files that are served.
         key: A hash over everything that both were made from. A result with another key is about other files.
         data: A hash over the rows; empty if an earlier build did not record it.
-        measured_by: The ONNX Runtime and the unit for 8-bit integers that it was measured by, on which int8 answers
-            depend; empty if an earlier build did not record it.
+        measured_by: The ONNX Runtime that it was measured by, with what else the answers depend on, such as the
+            processor's unit for 8-bit integers; empty if an earlier build did not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

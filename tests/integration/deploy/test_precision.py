@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -15,8 +16,9 @@ from onetrunk.deploy.proof import ProofError, check_answers
 from onetrunk.export import quantization
 from onetrunk.export.errors import GateError
 from onetrunk.export.runtime import Runtime
+from onetrunk.export.sessions import asks_for_bf16
 from onetrunk.protocol.errors import OneTrunkError
-from onetrunk.protocol.manifest import FP32, GateRule, read_manifest
+from onetrunk.protocol.manifest import FP32, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate_settings import GateOverrides, GateSettings
@@ -62,6 +64,15 @@ def test_head_gets_the_precision_of_its_repository(deployer, repository, bundle)
     assert precision_of(repository, "head_mood") == "int8"
     assert read_manifest(repository).models["head_mood"].versions[2].dtype == "int8"
     assert "what it loses by int8 is not known: task mood: no dev data" in report.notes[0]
+    assert deployer.verify() == []
+
+
+def test_head_of_a_repository_in_bf16_asks_for_it(deployer, repository, bundle, tiny_heads, tiny_trunk_folder):
+    bf16 = {"precision": Precision(trunk="bf16", heads="bf16"), "gate": GateSettings(on=False)}
+    build_repository(BuildRequest(output=repository, heads=tiny_heads, trunk=tiny_trunk_folder, max_length=32, **bf16))
+    deployer.deploy(bundle())
+    assert asks_for_bf16(onnx.load(repository / "head_mood/3/model.onnx"))
+    assert precision_of(repository, "head_mood") == "bf16"
     assert deployer.verify() == []
 
 
@@ -111,7 +122,7 @@ def test_a_release_whose_runtime_cannot_be_had_is_no_obstacle(judged, repository
     notes = judged(None).deploy(bundle()).notes
     assert "measured by the ONNX Runtime that is installed, and not by the release's: no network" in notes
     [result] = read_manifest(repository).gate.values()
-    assert result.measured_by == Runtime().measured_by(int8=True)
+    assert result.measured_by == Runtime().measured_by(Precision(trunk="int8", heads="int8"))
     assert read_manifest(repository).gate_rule.runtime == "release"
 
 

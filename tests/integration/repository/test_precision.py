@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
@@ -14,20 +15,23 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.cli.build_repo import build_repo
-from onetrunk.export import quantization
+from onetrunk.export import quantization, runtime, sessions
 from onetrunk.export.chain import open_session
 from onetrunk.export.errors import GateError
 from onetrunk.export.runtime import Runtime
-from onetrunk.machine import integer_unit
+from onetrunk.export.sessions import asks_for_bf16
+from onetrunk.machine import has_matrix_units, integer_unit
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.manifest import GateResult, GateRule, Precision, read_manifest
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.repository import build as build_module
+from onetrunk.repository import plan as plan_module
 from onetrunk.repository.configs import parameters_of
 from onetrunk.repository.gate import build_remedy, judge
 from tests.fixtures.gate import max_loss
 
 INT8 = Precision(trunk="int8", heads="int8")
+BF16 = Precision(trunk="bf16", heads="bf16")
 ALL = {"grade", "match", "mood", "topic"}
 
 
@@ -76,6 +80,55 @@ def test_all_parts_are_reduced_and_say_so(int8_built):
     assert parameter(output, "trunk_00_00") == "fp32"  # the embeddings alone
     assert read_manifest(output).precision == INT8
     assert not (output / ".staging").exists()
+
+
+def test_in_bf16_the_files_stay_in_fp32_and_ask_for_it(build, tmp_path):
+    report = build(precision=BF16, group_heads=True)
+    folder = tmp_path / "repository"
+    models = ["trunk_00_01", "trunk_01_03", "heads_03", *(f"head_{task}" for task in ALL)]
+    files = {name: onnx.load(folder / name / "1/model.onnx") for name in models}
+    assert all(map(asks_for_bf16, files.values()))
+    types = {tensor.data_type for file in files.values() for tensor in file.graph.initializer}
+    assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+    assert not asks_for_bf16(onnx.load(folder / "trunk_00_00/1/model.onnx"))  # it only looks up
+    assert {result.loss <= max_loss() for result in report.gate.values()} == {True}
+    assert {parameter(folder, name) for name in models if not name.startswith("heads")} == {"bf16"}
+    assert not build(precision=BF16, group_heads=True).changed
+
+
+def test_openvino_computes_such_a_file_where_there_are_units_for_it(build, tmp_path, monkeypatch):
+    build(precision=BF16)
+    path = tmp_path / "repository/trunk_00_01/1/model.onnx"
+    here = open_session(path, "trunk").get_providers()[0]
+    assert here == ("OpenVINOExecutionProvider" if has_matrix_units() else "CPUExecutionProvider")
+    monkeypatch.setattr(sessions, "has_matrix_units", lambda: False)
+    assert open_session(path, "trunk").get_providers() == ["CPUExecutionProvider"]
+
+
+def test_without_units_for_bf16_a_build_says_so(build, monkeypatch):
+    for module in (sessions, build_module, plan_module, runtime):
+        monkeypatch.setattr(module, "has_matrix_units", lambda: False)
+    # Not even the plugin is needed then.
+    monkeypatch.setattr(sessions, "openvino_version", lambda: None)
+    report = build(precision=BF16)
+    assert [note for note in report.notes if note.startswith("this processor has no matrix units for bf16 (AMX)")]
+    assert {round(result.loss, 6) for result in report.gate.values()} == {0.0}
+    assert {result.measured_by.partition(", ")[2] for result in report.gate.values()} == {"no AMX: fp32 for bf16"}
+
+
+def test_bf16_without_openvino_is_refused_at_once(build, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan_module, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(sessions, "openvino_version", lambda: None)
+    with pytest.raises(UserError, match=r"--precision bf16: OpenVINO .* pip install 'onetrunk\[openvino\]'"):
+        build(precision=BF16)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_bf16_for_a_gpu_or_by_the_releases_runtime_is_refused(build, gate):
+    with pytest.raises(UserError, match="bf16 is made for CPUs"):
+        build(precision=BF16, device="gpu")
+    with pytest.raises(UserError, match=r"--gate release: Triton .* has no OpenVINO that computes in bf16"):
+        build(precision=BF16, gate=dataclasses.replace(gate, runtime="release"))
 
 
 def test_report_says_what_each_task_loses(int8_built):

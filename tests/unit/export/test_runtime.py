@@ -15,6 +15,7 @@ from onetrunk.export.foreign import ForeignSession
 from onetrunk.export.release import Release, get_release
 from onetrunk.export.runtime import Runtime, runtime_of
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.manifest import Precision
 from tests.fixtures.stand_ins import stand_in
 
 OTHER = Runtime("1.19.2")
@@ -90,5 +91,13 @@ def test_files_run_on_the_package_that_is_named_or_not_at_all(tmp_path):
 def test_the_unit_for_integers_is_told_where_it_matters(tmp_path, monkeypatch, flags, unit):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
     monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
-    assert OTHER.measured_by(int8=True) == f"ONNX Runtime 1.19.2, {unit}"
-    assert OTHER.measured_by(int8=False) == "ONNX Runtime 1.19.2"
+    assert OTHER.measured_by(Precision(heads="int8")) == f"ONNX Runtime 1.19.2, {unit}"
+    assert OTHER.measured_by(Precision(trunk="fp16")) == "ONNX Runtime 1.19.2"
+
+
+def test_what_computes_in_bf16_is_told(monkeypatch):
+    monkeypatch.setattr(runtime, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(runtime, "openvino_version", lambda: "1.8.1")
+    assert OTHER.measured_by(Precision(trunk="bf16")) == "ONNX Runtime 1.19.2, OpenVINO plugin 1.8.1"
+    monkeypatch.setattr(runtime, "has_matrix_units", lambda: False)
+    assert OTHER.measured_by(Precision(trunk="bf16")) == "ONNX Runtime 1.19.2, no AMX: fp32 for bf16"

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
+
+from onetrunk.export.sessions import ask_for_bf16
+from onetrunk.machine import has_matrix_units
 
 
 def read_config(repository: Path, name: str) -> dict[str, Any]:
@@ -236,3 +241,39 @@ def test_a_gpu_instance_needs_onnx_runtime_with_cuda(
     monkeypatch.setattr(backend.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     chosen = backend.providers({"model_instance_kind": "GPU", "model_instance_device_id": "1"})
     assert chosen[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+
+
+@pytest.fixture
+def in_bf16(repository: Path) -> Path:
+    """The repository, of which a segment asks for bf16."""
+    path = repository / "trunk_00_01/1/model.onnx"
+    model = onnx.load(path)
+    ask_for_bf16(model)
+    onnx.save(model, path)
+    return repository
+
+
+@pytest.mark.skipif(not has_matrix_units(), reason="this processor has no AMX")
+def test_openvino_computes_what_asks_for_bf16(in_bf16: Path, start: Callable[..., Any], triton: Any) -> None:
+    model = start("trunk_00_01")
+    assert model.session.get_providers()[0] == "OpenVINOExecutionProvider"
+    (answer,) = model.execute([triton.Request(ids([2, 4, 3]), ["hidden_01"])])
+    assert answer.values()["hidden_01"].dtype == np.float32
+
+
+def test_without_matrix_units_it_is_computed_in_fp32(
+    in_bf16: Path, backend: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_bf16 amx_int8\n")
+    monkeypatch.setattr(backend, "CPUINFO", tmp_path / "cpuinfo")
+    assert start("trunk_00_01").session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_without_openvino_the_message_says_what_to_install(
+    in_bf16: Path, backend: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, triton: Any
+) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n")
+    monkeypatch.setattr(backend, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    with pytest.raises(triton.TritonModelException, match=r"trunk_00_01: .* pip install 'onetrunk\[openvino\]'"):
+        start("trunk_00_01")

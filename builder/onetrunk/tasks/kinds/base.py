@@ -354,6 +354,10 @@ class OutputSpec(ABC):
             *Shape:* (batch_size, *dims)
         """
 
+    def has_loops(self, config: KindConfig) -> bool:
+        """Return whether the scores are computed in loops, which not every runtime takes."""
+        return False
+
     def client_info(self, config: KindConfig) -> dict[str, Any]:
         """Return what a client needs beside labels and range, as fields of ``onetrunk.protocol.ensemble_info``."""
         return {}

@@ -271,6 +271,10 @@ class TaggingOutput(OutputSpec):
         padding = torch.full_like(chosen, _PADDING)
         return torch.stack([torch.where(real, tags.to(raw.dtype), padding), chosen * real.to(raw.dtype)], dim=-1)
 
+    def has_loops(self, config: KindConfig) -> bool:
+        """Return whether tags are decoded together, token by token."""
+        return TaggingOptions.read(config.options).output == "crf"
+
     def client_info(self, config: KindConfig) -> dict[str, Any]:
         """Return how tags are written."""
         return {"scheme": TaggingOptions.read(config.options).scheme}

@@ -8,8 +8,10 @@ Python backend.
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +116,63 @@ def providers(args: dict[str, str]) -> list[Any]:
             "install onnxruntime-gpu in place of onnxruntime, or build-repo --device cpu"
         )
     return [("CUDAExecutionProvider", {"device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
+
+
+# A file with this in its metadata is computed in bf16, by OpenVINO, if the processor has matrix units for it (AMX).
+# Without these bf16 is no faster than fp32, or many times slower.
+PRECISION_KEY, BF16 = "onetrunk.precision", "bf16"
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def has_matrix_units() -> bool:
+    """Return whether the processor has matrix units for bf16."""
+    try:
+        return bool(re.search(r"^flags\s*:.*\bamx_bf16\b", CPUINFO.read_text(encoding="utf-8"), re.M))
+    except OSError:
+        return False
+
+
+@functools.cache
+def openvino_device() -> Any:
+    """Return the processor as OpenVINO's plugin for ONNX Runtime drives it.
+
+    Raises:
+        ConfigError: The plugin is not installed, or this ONNX Runtime loads none.
+    """
+    try:
+        import onnxruntime_ep_openvino as plugin
+
+        ort.register_execution_provider_library("onnxruntime_ep_openvino", plugin.get_library_path())
+    except (ImportError, AttributeError):
+        raise ConfigError(
+            "the model computes in bf16, by OpenVINO: pip install 'onetrunk[openvino]', beside ONNX Runtime 1.23 or "
+            f"newer (here is {ort.__version__}), or build-repo without --precision"
+        ) from None
+    return next(
+        device
+        for device in ort.get_ep_devices()
+        if device.ep_name == plugin.get_ep_name() and device.device.type == ort.OrtHardwareDeviceType.CPU
+    )
+
+
+def load(path: Path, config: dict[str, Any], args: dict[str, str]) -> ort.InferenceSession:
+    """Load a file: on ONNX Runtime's own kernels, or on OpenVINO's if it asks for bf16, and this CPU has units for it.
+
+    Raises:
+        ConfigError: The config asks for what is not there.
+    """
+    options, where = session_options(config), providers(args)
+    session = ort.InferenceSession(str(path), sess_options=options, providers=where)
+    in_bf16 = session.get_modelmeta().custom_metadata_map.get(PRECISION_KEY) == BF16
+    if not in_bf16 or where != ["CPUExecutionProvider"] or not has_matrix_units():
+        return session
+    del session
+    # OpenVINO's compiler of small operations, which makes these models no faster, fails on files of several heads.
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": BF16, "SNIPPETS_MODE": "DISABLE"}
+    if options.intra_op_num_threads:
+        settings["INFERENCE_NUM_THREADS"] = options.intra_op_num_threads
+    options.add_provider_for_devices([openvino_device()], {"load_config": json.dumps({"CPU": settings})})
+    return ort.InferenceSession(str(path), sess_options=options)
 
 
 def check_tensor(role: str, declared: dict[str, Any], actual: Any, batched: bool) -> None:
@@ -253,9 +312,7 @@ class TritonPythonModel:
             if not path.is_file():
                 raise ConfigError(f"version {args['model_version']} has no file {file_name}")
             try:
-                self.session = ort.InferenceSession(
-                    str(path), sess_options=session_options(config), providers=providers(args)
-                )
+                self.session = load(path, config, args)
             except ConfigError:
                 raise
             except Exception as error:  # ONNX Runtime raises a dozen types that share no base but this.
