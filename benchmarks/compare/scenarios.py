@@ -129,7 +129,8 @@ def base(bench: Bench) -> Result:
     distil = Systems(load_trunk(distil_trunk(bench.folder)), separate.repository, folder, 128, bench.cores)
     systems = [
         *(separate, grouped, ours.build(INT8_HEADS, precision="heads=int8"), ours.build(INT8, precision="int8")),
-        *(ours.build(BF16, precision="bf16"), ours.one_trunk(grouped), others.fused(bench.cores, FUSED), *_trunks(others), *_single(others)),
+        *(ours.build(BF16, precision="bf16"), ours.one_trunk(grouped), others.fused(bench.cores, FUSED)),
+        *(*_trunks(others), *_single(others)),
         *(others.singles(8, SINGLES), distil.singles(8, DISTILS)),
     ]
     return _measure(bench, "base", ours.shape.what, systems, ours.trunk, [128], [1, 4, 8])
