@@ -128,6 +128,8 @@ def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dic
         f"Agreement is {_points(found['agreement_average'])} of texts on average (goal: 97%), and heads keep "
         f"{_points(found['metric_kept_average'])} of the models' average metric (goal: 99%). Their trainings took "
         f"{found['minutes']} minutes together, most of them beside others on two cores. Not run: {not_run}.",
+        "What each head that was tried came to, the cheapest first; the first that is enough ends the search:",
+        "\n".join(table(*tried_rows(adopted))),
     ]
     if cost is not None and cost.whole:
         parts += [
@@ -135,6 +137,19 @@ def report(adopted: Sequence[AdoptedModel], cost: ServingCost | None, found: dic
             "\n".join(table(*cost_rows(cost))),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def tried_rows(adopted: Sequence[AdoptedModel]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of how far each head that was tried agrees, by its share of the trunk's depth."""
+    shapes = list(dict.fromkeys((tried.layers, tried.tap) for one in adopted for tried in one.attempts))
+    shapes.sort()
+    columns = ["model", *(f"tap {tap}, {layers} layer{'s' if layers > 1 else ''}" for layers, tap in shapes)]
+    rows = []
+    for one in adopted:
+        found = {(tried.layers, tried.tap): tried.agreement for tried in one.attempts}
+        form = "{:.1%}" if one.agreement_measure == "share" else "{:.3f}"
+        rows.append([one.name, *(form.format(found[shape]) if shape in found else "" for shape in shapes)])
+    return columns, rows
 
 
 def read_records(study: Path) -> list[AdoptedModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def measure_plan_cost(
     batch_size: Sequence[int] = (1, 8),
     threads: int = 1,
     repeats: int = 30,
-    limbs: Iterable[tuple[int, int]] = (),
+    limbs: Mapping[tuple[int, int], Sequence[tuple[int, int, Query]]] | None = None,
     progress: ProgressCallback = silent,
 ) -> MeasuredCost:
     """Time a plan's models, as they would be served, against single-task models on the same token batches.
@@ -141,13 +141,13 @@ def measure_plan_cost(
     the trunk's own, since times do not depend on weights. What a server adds to each call is not included.
 
     Args:
-        heads: Tap, layers and query of each head.
+        heads: Tap, layers and query of each head on the trunk.
         trunk: The trunk.
         tokens: The padded lengths.
         batch_size: The batch sizes.
         threads: The number of ONNX Runtime threads of each session.
         repeats: The number of rounds.
-        limbs: From and to which tap limbs reach. A head on a limb is timed as one on the trunk's tap of that number.
+        limbs: From and to which tap a limb reaches -> tap, layers and query of each head on it.
         progress: Called after every round.
 
     Raises:
@@ -155,14 +155,15 @@ def measure_plan_cost(
             is less than 1.
     """
     check_repeats(threads, repeats)
-    heads = tuple(heads)
+    on_trunk, on_limbs = tuple(heads), dict(limbs or {})
+    heads = (*on_trunk, *(head for some in on_limbs.values() for head in some))
     buckets = [(length, size) for length in tokens for size in batch_size]
     if not heads or not buckets:
         raise UserError("nothing to measure: give one head, one padded length and one batch size at least")
     count_round = count_rounds(progress, len(buckets) * repeats)
     with tempfile.TemporaryDirectory(prefix="onetrunk-share-") as folder:
         files = ModelFiles(trunk, Path(folder))
-        chain = _Chain(files, heads, threads, tuple(limbs))
+        chain = _Chain(files, on_trunk, on_limbs, threads)
         singles = [Session(files.single(whole=True), threads) for _ in heads]
         folded = [Session(files.single(whole=False), threads) for _ in heads]
         rows = [
@@ -193,27 +194,31 @@ class _Chain:
         self,
         files: ModelFiles,
         heads: Sequence[tuple[int, int, Query]],
+        limbs: Mapping[tuple[int, int], Sequence[tuple[int, int, Query]]],
         threads: int,
-        limbs: Sequence[tuple[int, int]],
     ) -> None:
         segments = cut_trunk({tap for tap, _, _ in heads} | {start for start, _ in limbs})
+        read = [(hidden_name(tap), (tap, layers, query)) for tap, layers, query in heads]
+        read += [(_limb_state(limb), head) for limb, some in limbs.items() for head in some]
         # Heads first: they are what a plan may have wrong.
-        self.heads = [
-            (hidden_name(tap), Session(files.head(tap, layers, query), threads)) for tap, layers, query in heads
-        ]
+        self.heads = [(state, Session(files.head(*head), threads)) for state, head in read]
         self.segments = [Session(files.segment(segment.start, segment.stop), threads) for segment in segments]
         # A limb costs what the trunk's layers of its place cost.
-        self.limbs = [Session(files.segment(start, stop), threads) for start, stop in limbs]
+        self.limbs = {_limb_state(limb): Session(files.segment(*limb), threads) for limb in limbs}
 
     def run(self, arrays: Arrays) -> None:
         tensors = dict(arrays)
         for segment in self.segments:
             tensors[segment.output] = segment.run(tensors)
-        for limb in self.limbs:
-            limb.run(tensors)
+        for state, limb in self.limbs.items():
+            tensors[state] = limb.run(tensors)
         for state, head in self.heads:
             tensors[HIDDEN_STATE] = tensors[state]
             head.run(tensors)
+
+
+def _limb_state(limb: tuple[int, int]) -> str:
+    return "limb {} to {}".format(*limb)
 
 
 def _run_all(sessions: Sequence[Session], arrays: Arrays) -> None:

@@ -50,6 +50,12 @@ NAME@HASH. A run that was killed continues when the same command is given again.
     help="How often small tasks are passed: 1 takes each row once an epoch, 0 as many rows of each task. "
     "[default: 0.5]",
 )
+@click.option(
+    "--mixed-precision",
+    is_flag=True,
+    default=None,
+    help="Run the layers in bf16 while training: two to three times as fast on a GPU or a CPU with AMX.",
+)
 @click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")
 @click.option("--force", is_flag=True, help="Train again, even if the limb is finished.")
 @limbs_option

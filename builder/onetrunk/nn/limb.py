@@ -1,7 +1,7 @@
 """Limbs: a few layers on a tap of the trunk, trained once on a family of tasks together, then frozen and shared.
 
-Heads stand on a limb as on a tap. A limb lies on disk as ``limb.json``, ``limb.safetensors`` and a card, in a folder of
-its name.
+Heads stand on a limb as on a tap. A limb lies on disk as ``limb.json``, ``limb.safetensors``, the heads that its tasks
+had in the training, from which their heads on it start, and a card, in a folder of its name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,17 +23,19 @@ from onetrunk.files import replaced_folder
 from onetrunk.nn.tensor_file import Limits, check_header, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
-from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_WIDTH, Layers, Name, Tap
+from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_LABELS, MAX_WIDTH, Layers, Name, Tap
 from onetrunk.protocol.names import LimbId, check_task_name
 from onetrunk.protocol.reading import read_json, sha256_file
 from onetrunk.toml_file import explain
 
 LIMB_JSON = "limb.json"
 WEIGHTS = "limb.safetensors"
+STARTS = "heads.safetensors"
 CARD = "README.md"
 
 # See onetrunk.nn.bundle, where the same holds for a head's layers.
 _TENSORS_A_LAYER, _NUMBERS_A_PAIR, _BYTES_A_NUMBER = 32, 48, 8
+_OTHER_TENSORS, _SHARED_ROWS = 16, 4096
 
 Task = Annotated[str, AfterValidator(check_task_name)]
 
@@ -46,7 +48,8 @@ class FamilyTask(BaseModel):
         score: The score on the dev data of the one-layer head that was trained with the limb.
         train_rows: The number of train rows.
         dev_rows: The number of dev rows.
-        sha256: A hash over both.
+        outputs: The number of its raw outputs.
+        sha256: A hash over the data.
         licence: What is known about the licence of the data.
     """
 
@@ -56,6 +59,7 @@ class FamilyTask(BaseModel):
     score: FiniteFloat
     train_rows: int = Field(ge=1)
     dev_rows: int = Field(ge=1)
+    outputs: int = Field(default=1, ge=1, le=2 * MAX_LABELS + 1)
     sha256: Name
     licence: Annotated[str, StringConstraints(max_length=10_000)] | None = None
 
@@ -101,17 +105,20 @@ class Limb:
         spec: The content of limb.json.
         identity: Its identity.
         weights: Parameter name -> tensor, in 32-bit floats.
+        starts: Task -> the weights of the head that it had in the training; see `Trunk.starts`.
     """
 
     folder: Path
     spec: LimbSpec
     identity: LimbId
     weights: Mapping[str, Tensor]
+    starts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def branch(self, trunk: Trunk) -> Trunk:
         """Return the trunk with the limb's layers in place of its own from the limb's tap on.
 
-        Layers above the limb are the trunk's: heads on the limb start from copies of them.
+        Layers above the limb are the trunk's: heads on the limb start from copies of them, unless their task is of the
+        family.
 
         Args:
             trunk: The trunk that the limb was trained on.
@@ -137,7 +144,7 @@ class Limb:
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise UserError(f"{self.folder}: {WEIGHTS} does not fit {LIMB_JSON}: {first}") from error
-        return grafted(trunk, own, self.identity)
+        return grafted(trunk, own, self.identity, self.starts)
 
 
 def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
@@ -159,13 +166,16 @@ def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
     return copy.deepcopy(trunk.layers[tap : tap + layers])
 
 
-def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId) -> Trunk:
+def grafted(
+    trunk: Trunk, layers: nn.ModuleList, identity: LimbId, starts: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> Trunk:
     """Return a trunk with other layers in place of its own, from a limb's tap on. All other layers are shared.
 
     Args:
         trunk: The trunk.
         layers: The limb's layers.
         identity: The limb's identity, which is the branch's, too: states on it are cached under this name.
+        starts: See `Trunk.starts`.
     """
     encoder = copy.copy(trunk.encoder)
     encoder.layers = nn.ModuleList([*trunk.layers[: identity.start], *layers, *trunk.layers[identity.stop :]])
@@ -178,10 +188,13 @@ def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId) -> Trunk:
         notes=trunk.notes,
         root=trunk,
         limb=identity,
+        starts=starts,
     )
 
 
-def save_limb(folder: Path, spec: LimbSpec, layers: nn.ModuleList) -> LimbId:
+def save_limb(
+    folder: Path, spec: LimbSpec, layers: nn.ModuleList, heads: Mapping[str, nn.Module] | None = None
+) -> LimbId:
     """Write a limb atomically, and return its identity. Weights are stored as fp16.
 
     Another limb that is in the folder is kept beside it, as ``<name>@<hash>``: heads stand on it until they are trained
@@ -192,19 +205,24 @@ def save_limb(folder: Path, spec: LimbSpec, layers: nn.ModuleList) -> LimbId:
         OneTrunkError: The disk is full, or the folder cannot be written for another reason.
     """
     with replaced_folder(folder, LIMB_JSON) as staging:
-        weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in layers.state_dict().items()}
-        save_file(weights, staging / WEIGHTS)
-        identity = _identity(spec, staging / WEIGHTS)
+        save_file(_stored(layers), staging / WEIGHTS)
+        starts = {f"{task}/{name}": one for task, head in (heads or {}).items() for name, one in _stored(head).items()}
+        save_file(starts, staging / STARTS)
+        identity = _identity(spec, staging)
         _keep_other(folder, identity)
         (staging / LIMB_JSON).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (staging / CARD).write_text(card_text(spec, identity), encoding="utf-8")
     return identity
 
 
+def _stored(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().half().contiguous() for name, tensor in module.state_dict().items()}
+
+
 def _keep_other(folder: Path, identity: LimbId) -> None:
     """Move a limb of another identity out of a folder."""
     try:
-        old = _identity(read_limb_spec(folder), folder / WEIGHTS)
+        old = _identity(read_limb_spec(folder), folder)
     except (UserError, FileNotFoundError):
         return
     if old != identity and not (kept := _kept_folder(folder.parent, old)).exists():
@@ -243,23 +261,41 @@ def load_limb(folder: Path) -> Limb:
     """
     spec = read_limb_spec(folder)
     numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width)
-    limits = Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers)
+    limits = {
+        WEIGHTS: Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers),
+        STARTS: _limits_of_heads(spec),
+    }
     try:
-        check_header(folder / WEIGHTS, limits, inside=folder)
-        identity = _identity(spec, folder / WEIGHTS)
-        weights = {
-            name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, limits, inside=folder).items()
-        }
+        for name, limit in limits.items():
+            check_header(folder / name, limit, inside=folder)
+        identity = _identity(spec, folder)
+        weights, heads = (_read(folder / name, limit) for name, limit in limits.items())
         # Weights under the identity of others would be a limb that nobody has.
-        changed = _identity(spec, folder / WEIGHTS) != identity
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {WEIGHTS} in it: train the limb again") from None
+        changed = _identity(spec, folder) != identity
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: no {Path(error.filename).name} in it: train the limb again") from None
     if changed:
         raise UserError(f"{folder}: it was written anew while it was read: run the same command again")
-    for name, tensor in weights.items():
+    starts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in heads.items():
+        task, _, parameter = name.partition("/")
+        starts.setdefault(task, {})[parameter] = tensor
+    return Limb(folder, spec, identity, weights, starts)
+
+
+def _limits_of_heads(spec: LimbSpec) -> Limits:
+    """Return how large the heads of the family can be: one layer each, what layers share, and an output layer."""
+    layer = _NUMBERS_A_PAIR * (spec.width**2 + spec.width) + _SHARED_ROWS * spec.width
+    numbers = sum(layer + one.outputs * (spec.width + one.outputs + 2) for one in spec.tasks.values())
+    return Limits(len(spec.tasks) * (_TENSORS_A_LAYER + _OTHER_TENSORS), _BYTES_A_NUMBER * numbers)
+
+
+def _read(path: Path, limits: Limits) -> dict[str, Tensor]:
+    tensors = {name: tensor.float() for name, tensor in read_tensors(path, limits, inside=path.parent).items()}
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{folder}/{WEIGHTS}: {name} contains NaN or infinity: train the limb again")
-    return Limb(folder, spec, identity, weights)
+            raise UserError(f"{path}: {name} contains NaN or infinity: train the limb again")
+    return tensors
 
 
 def find_limb(limbs: Path, identity: LimbId) -> Limb:
@@ -311,6 +347,8 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _identity(spec: LimbSpec, weights: Path) -> LimbId:
-    facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}\0{sha256_file(weights, inside=weights.parent)}"
+def _identity(spec: LimbSpec, folder: Path) -> LimbId:
+    """Return the identity of a limb of these files. What heads start from belongs to it: runs are found by it."""
+    facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}"
+    facts += "".join(f"\0{sha256_file(folder / name, inside=folder)}" for name in (WEIGHTS, STARTS))
     return LimbId(spec.name, spec.tap, spec.tap + spec.layers, hashlib.sha256(facts.encode()).hexdigest()[:12])

@@ -42,6 +42,8 @@ class Trunk(nn.Module):
         root: The trunk of which this is a branch, with a limb's layers in place of its own; itself if it is none.
         limb: The identity of that limb; None for the trunk itself.
         limbs: Where limbs are looked for that heads name.
+        starts: Task -> the weights that its one-layer head on the limb starts from, which it had when the limb was
+            trained. A task of another name starts from the trunk's own layer.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Trunk(nn.Module):
         notes: tuple[str, ...] = (),
         root: Trunk | None = None,
         limb: LimbId | None = None,
+        starts: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -69,6 +72,7 @@ class Trunk(nn.Module):
         self._root = [root] if root is not None else [self]
         self.limb = limb
         self.limbs = DEFAULT_LIMBS
+        self.starts = starts or {}
         self._branches: dict[LimbId, Trunk] = {}
         self.requires_grad_(False)
         self.eval()

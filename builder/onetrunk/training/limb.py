@@ -145,8 +145,12 @@ class JointModel(nn.Module):
         context = self.shared.prepare(attention_mask, hidden_state)
         for layer in self.limb:
             hidden_state = self._encoder.run_layer(layer, hidden_state, context)
-        raw: Tensor = self.heads[f"head_{task}"](hidden_state, attention_mask)
+        raw: Tensor = self.head(task)(hidden_state, attention_mask)
         return raw
+
+    def head(self, task: str) -> nn.Module:
+        """Return a task's head."""
+        return self.heads[f"head_{task}"]
 
 
 class _OneTask(nn.Module):
@@ -155,7 +159,7 @@ class _OneTask(nn.Module):
     def __init__(self, model: JointModel, task: str) -> None:
         super().__init__()
         self.model, self.task = model, task
-        self.output = model.heads[f"head_{task}"].output
+        self.output = model.head(task).output
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         raw: Tensor = self.model(hidden_state, attention_mask, self.task)
@@ -171,7 +175,7 @@ class _JointState:
         scores: The dev scores after each epoch.
         weights: The model's weights.
         optimizer: The optimizer's state.
-        best: The limb's weights after the best epoch; empty before the end of the first.
+        best: The weights of the limb and of its heads after the best epoch; empty before the end of the first.
         generators: The states of the generators that dropout draws from, of the CPU and of a GPU in use.
         seconds: What the training has taken.
     """
@@ -238,12 +242,13 @@ def train_limb(
     checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
     if force:
         checkpoint.unlink(missing_ok=True)
+    training = _Training(tasks, recipe, experiment, layers, checkpoint)
     try:
-        state = _Training(tasks, recipe, experiment, layers, checkpoint).run(progress)
+        state = training.run(progress)
     except DivergedError:
         checkpoint.unlink(missing_ok=True)
         raise
-    layers.load_state_dict(state.best)
+    training.model.load_state_dict(state.best)
     best = max(state.scores, key=lambda scores: fmean(scores.values()))
     spec = plan.model_copy(
         update={
@@ -252,7 +257,7 @@ def train_limb(
             "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         }
     )
-    identity = save_limb(limbs / name, spec, layers)
+    identity = save_limb(limbs / name, spec, layers, {task: training.model.head(task) for task in tasks})
     checkpoint.unlink(missing_ok=True)
     return TrainedLimb(limbs / name, identity, spec, state.scores, state.seconds, notes)
 
@@ -264,6 +269,7 @@ def _family_task(name: str, experiment: Experiment) -> FamilyTask:
         score=0.0,
         train_rows=int(facts["train_rows"]),
         dev_rows=int(facts["dev_rows"]),
+        outputs=get_kind(task.kind).output.num_outputs(task),
         sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16],
         licence=task.licence,
     )
@@ -352,10 +358,10 @@ class _Training:
                         saved = time.monotonic()
                 if epoch < len(scores):
                     continue
-                check_weights(self.model.limb, "limb", epoch)
+                check_weights(self.model, "limb", epoch)
                 found = self._evaluate(epoch, progress, reached, steps)
                 if not scores or fmean(found.values()) > max(fmean(one.values()) for one in scores):
-                    best = copy_weights(self.model.limb)
+                    best = copy_weights(self.model)
                 scores = (*scores, found)
                 self._save(now(reached))
                 saved = time.monotonic()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.study.measured_cost import measure_plan_cost
+from onetrunk.distill.cost_measurement import ModelFiles
 from onetrunk.protocol.errors import UserError
 
 
@@ -18,11 +19,20 @@ def test_share_is_measured_in_one_run(tiny_trunk):
     assert report.share == pytest.approx(np.mean([row.share.median for row in report.rows]))
 
 
-def test_a_limb_is_one_more_part_of_the_plan(tiny_trunk):
-    heads = [(1, 1, "cls"), (2, 1, "cls")]
-    with_limb = measure_plan_cost(heads, tiny_trunk, tokens=[8], batch_size=[1], repeats=3, limbs=[(1, 2), (0, 3)])
-    assert with_limb.heads == tuple(heads)
-    assert with_limb.share > 0
+def test_heads_on_a_limb_read_its_state_and_the_trunk_ends_below_it(tiny_trunk, monkeypatch):
+    segments = []
+    real = ModelFiles.segment
+
+    def segment(files, start, stop):
+        segments.append((start, stop))
+        return real(files, start, stop)
+
+    monkeypatch.setattr(ModelFiles, "segment", segment)
+    limbs = {(1, 2): [(2, 1, "cls"), (2, 1, "mean")], (0, 2): [(2, 1, "cls")]}
+    found = measure_plan_cost([(1, 1, "cls")], tiny_trunk, tokens=[8], batch_size=[1], repeats=3, limbs=limbs)
+    assert found.heads == ((1, 1, "cls"), (2, 1, "cls"), (2, 1, "mean"), (2, 1, "cls"))
+    assert segments == [(0, 0), (0, 1), (1, 2), (0, 2)]
+    assert found.share > 0
 
 
 def test_a_head_that_does_not_fit_is_refused(tiny_trunk):

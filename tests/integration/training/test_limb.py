@@ -16,9 +16,12 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
 from onetrunk.training import limb as module
 from onetrunk.training import train
+from onetrunk.training.evaluation import evaluate
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.limb import LimbRecipe, TrainedLimb, train_limb
 from onetrunk.training.loop import DivergedError
+from onetrunk.training.models import new_model
+from onetrunk.training.runs import RunSpec
 
 RECIPE = LimbRecipe(tap=1, layers=1, epochs=2, learning_rate=3e-3, batch_size=16, max_length=32)
 
@@ -52,6 +55,30 @@ def test_a_limb_learns_its_family_and_a_head_stands_on_it(
     assert tiny.spec == result.spec
     again = train(mood, branch, recipe=recipe, heads=tmp_path / "heads", cache=tmp_path / "cache")
     assert again.already_there
+
+
+def test_a_head_of_the_family_starts_where_the_joint_training_left_it(
+    new_experiment: NewExperiment, mood: Task, second: Task, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    """So it answers as it did there before its first step; a head of another form starts from the trunk."""
+    found = trained(new_experiment, tmp_path / "limbs", mood)
+    limb = load_limb(found.folder)
+    experiment = new_experiment(mood, second)
+    on_limb = Experiment(experiment.config, limb.branch(tiny_trunk))
+
+    def fresh(task: str, **changes: Any) -> Any:
+        recipe = Recipe(tap=2, layers=1, epochs=1, max_length=32, **changes)
+        return new_model(RunSpec(task=task, role="fork", recipe=recipe), on_limb)
+
+    head = fresh("mood")
+    for split in ("train", "dev"):
+        on_limb.states("mood", split, [2])
+    score = evaluate(head.eval(), on_limb.labelled_states("mood", "dev", 2), mood).scores[mood.metric]
+    assert score == pytest.approx(found.spec.tasks["mood"].score, abs=0.02)
+    trunks = tiny_trunk.layers[2].state_dict()
+    for other in (fresh("second"), fresh("mood", query="learned")):
+        assert all(torch.equal(tensor, trunks[name]) for name, tensor in other.layers[0].state_dict().items())
+    assert not all(torch.equal(tensor, trunks[name]) for name, tensor in head.layers[0].state_dict().items())
 
 
 def test_what_is_finished_is_not_repeated(

@@ -1,8 +1,8 @@
 """The summary of adopted classifiers: what is averaged with what, and what is told as not run."""
 
-from benchmarks.adopt.__main__ import published, read_records, report, summary
+from benchmarks.adopt.__main__ import published, read_records, report, summary, tried_rows
 from benchmarks.adopt.teachers import PLANS
-from onetrunk.adopt.records import AdoptedModel, Difference
+from onetrunk.adopt.records import AdoptedModel, Attempt, Difference
 
 
 def model(name, agreement, teacher, head, measure="share"):
@@ -54,6 +54,17 @@ def test_the_page_names_what_was_not_run():
     page = report(ADOPTED, None, summary(ADOPTED, None))
     assert "Not run: mrpc, qqp, rte" in page
     assert "| sst2 |" in page
+
+
+def test_every_head_that_was_tried_is_told():
+    tries = [
+        Attempt(tap=3, layers=1, agreement=0.9, divergence=0.1, score=None, seconds=1, run="a"),
+        Attempt(tap=2, layers=3, agreement=0.951, divergence=0.1, score=None, seconds=1, run="b"),
+    ]
+    first, number = ADOPTED[0].model_copy(update={"attempts": tuple(tries)}), ADOPTED[2]
+    columns, rows = tried_rows([first, number.model_copy(update={"attempts": tuple(tries[:1])})])
+    assert columns == ["model", "tap 3, 1 layer", "tap 2, 3 layers"]
+    assert rows == [["cola", "90.0%", "95.1%"], ["stsb", "0.900", ""]]
 
 
 def test_nothing_private_is_published():

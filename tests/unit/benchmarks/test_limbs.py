@@ -4,36 +4,65 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.limbs import FAMILY, Records, page, summary
+from benchmarks.limbs import PAIRS, SHAPES, TASKS, Records, limb_summary, page, summary
 
 QUALITY = {
     "tasks": {
-        **{task: {"metric": "accuracy", "full": 0.8, "student": 0.78, "layers": 2} for task in FAMILY},
+        **{task: {"metric": "accuracy", "full": 0.8, "student": 0.78, "layers": 2} for task in PAIRS},
         "cola": {"metric": "matthews", "full": 0.3, "student": 0.33, "layers": 3},
         "sst2": {"metric": "accuracy", "full": 0.9, "student": 0.9, "layers": 1},
     }
 }
+SHAPE, DEEP = SHAPES
+
+
+@pytest.fixture
+def records(tmp_path):
+    found = Records(tmp_path)
+    for task in PAIRS:
+        for seed, score in enumerate((0.79, 0.81)):
+            found.add(SHAPE.key(task, seed), {"score": score})
+            found.add(SHAPE.key(task, seed, where="trunk"), {"score": 0.7})
+    found.add(SHAPE.key("rte", 0, where="limb without it"), {"score": 0.75})
+    return found
 
 
 def test_nothing_is_claimed_without_records(tmp_path):
-    found = summary(Records(tmp_path), None, QUALITY)
-    assert (found["retention_average"], found["cost_share"]) == (None, None)
-    assert "**not measured yet** of full fine-tuning" in page(found, Records(tmp_path))
+    found = summary(Records(tmp_path), {}, QUALITY)
+    assert {one["retention_average"] for one in found["limbs"].values()} == {None}
+    assert {one["cost_share"] for one in found["limbs"].values()} == {None}
+    assert "| `pairs`: 1 on tap 2 | mnli, qnli, qqp, mrpc, stsb, rte | not measured yet |" in page(
+        found, Records(tmp_path)
+    )
 
 
-def test_seeds_are_averaged_and_kept_on_disk(tmp_path):
-    records = Records(tmp_path)
-    for task in FAMILY:
-        for seed, score in enumerate((0.79, 0.81)):
-            records.add(f"{task} on limb seed {seed}", {"score": score})
-            records.add(f"{task} on trunk seed {seed}", {"score": 0.7})
-    records.add("rte on limb without it seed 0", {"score": 0.75})
+def test_seeds_are_averaged_and_kept_on_disk(records, tmp_path):
     again = Records(tmp_path)
-    found = summary(again, None, QUALITY)
-    assert found["tasks"]["rte"]["on_limb"] == pytest.approx(0.8)
-    assert found["tasks"]["rte"]["on_limb_that_never_saw_it"] == 0.75
-    assert found["retention_average"] == pytest.approx((6 * 1.0 + 1.1 + 1.0) / 8)
-    assert found["retention_min"] == pytest.approx(1.0)
+    found = summary(again, {}, QUALITY)
+    one = found["limbs"]["pairs"]
+    assert one["tasks"]["rte"]["on_limb"] == pytest.approx(0.8)
+    assert one["tasks"]["rte"]["on_limb_that_never_saw_it"] == 0.75
+    assert one["retention_average"] == pytest.approx((6 * 1.0 + 1.1 + 1.0) / 8)
+    assert one["retention_min"] == pytest.approx(1.0)
     text = page(found, again)
-    assert "| rte | accuracy | 70.0 | 80.0 ± 1.4 | +10.0 | 78.0 (2) | 80.0 | 100.0% | 75.0 |" in text
-    assert "| mnli | accuracy | 70.0 | 80.0 ± 1.4 | +10.0 | 78.0 (2) | 80.0 | 100.0% | – |" in text
+    not_yet = "not measured yet"
+    assert f"| rte | accuracy | 70.0 | {not_yet} | 80.0 ± 1.4 (+10.0) | 78.0 (2) | 80.0 | 100.0% | 75.0 |" in text
+    assert f"| mnli | accuracy | 70.0 | {not_yet} | 80.0 ± 1.4 (+10.0) | 78.0 (2) | 80.0 | 100.0% | – |" in text
+
+
+def test_all_eight_stand_on_a_limb_for_all(records):
+    assert limb_summary(DEEP, records, None, QUALITY)["retention_average"] is None
+    for task in TASKS:
+        records.add(DEEP.key(task, 0), {"score": QUALITY["tasks"][task]["full"]})
+    assert limb_summary(DEEP, records, None, QUALITY)["retention_average"] == pytest.approx(1.0)
+    assert limb_summary(SHAPE, records, None, QUALITY)["retention_average"] == pytest.approx((6 + 1.1 + 1) / 8)
+
+
+def test_heads_on_another_limb_are_forgotten(records):
+    records.begin(SHAPE, "pairs-2+1@000000000000")
+    assert records.scores(SHAPE, "rte") == []
+    assert records.scores(SHAPE, "rte", where="trunk") == [0.7, 0.7]
+    assert records.scores(SHAPE, "rte", where="limb without it") == [0.75]
+    records.add(SHAPE.key("rte", 0), {"score": 0.6})
+    records.begin(SHAPE, "pairs-2+1@000000000000")
+    assert records.scores(SHAPE, "rte") == [0.6]
