@@ -369,6 +369,26 @@ def test_a_folder_that_leads_out_of_itself_is_refused(stored):
         list(read_records(place / "folder"))
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("data-00001-of-00002.arrow", "state.json names the file 'data-00001-of-00002.arrow', and it is missing: copy"),
+        ("dataset_info.json", "and dataset_info.json is missing"),
+        ("state.json", "and state.json is missing"),
+    ],
+)
+def test_a_folder_without_one_of_its_files_is_refused_in_one_line(stored, name, why):
+    table, features, place = stored
+    save(place / "plain", table, features)
+    (place / "plain" / name).unlink()
+    task = Task(name="a", labels=("bad", "good"), train="plain", dev=0.5, folder=place)
+    with pytest.raises(UserError, match=why) as error:
+        read_examples(task, "train")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=why):
+        list(read_records(place / "plain"))
+
+
 @pytest.mark.hostile
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 def test_what_is_no_arrow_is_refused_in_one_line(tmp_path, name):
