@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.data_file import MAX_ROW_BYTES, row_lines
-from onetrunk.tasks.formats.exports import unpacked
+from onetrunk.tasks.formats.exports import Exports
 from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, is_not_utf8
 
 _CHUNK = 2**16
@@ -22,15 +22,17 @@ def json_objects(stream: BinaryIO, path: Path, reading: Reading) -> Records:
     """Yield the objects of a file of JSON lines, or of an array.
 
     Raises:
-        UserError: An array is broken, or a row is larger than any data.
+        UserError: An array is broken, a row is larger than any data, or an export has nothing of what is wanted.
     """
     first = stream.peek(_CHUNK)[:_CHUNK].removeprefix(_MARK).lstrip()  # type: ignore[attr-defined]
     rows = _array(stream, path, reading) if first.startswith(b"[") else _lines(stream, path, reading)
+    exports = Exports(reading)
     for record in rows:
         if isinstance(record, Record):
-            yield Record(record.line, unpacked(record.values, reading))
+            yield Record(record.line, exports.row(record.values))
         else:
             yield record
+    exports.finish(path)
 
 
 def _lines(stream: BinaryIO, path: Path, reading: Reading) -> Records:

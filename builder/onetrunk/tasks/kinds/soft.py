@@ -78,6 +78,9 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
         if named in SOFT_COLUMNS:
             raise ValueError(f"{column!r} is {value!r:.60}, not a table of labels and numbers")
         return value
+    if one_of and len(value) > 1 and all(isinstance(one, list) and len(one) <= 1 for one in value):
+        # Annotation tools write a list even where one label is asked for. Whoever gave none is no annotator.
+        value = [one[0] for one in value if one]
     if one_of and len(value) == 1:
         return value[0]
     if one_of:
