@@ -74,6 +74,12 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
         return _read_tags(values, task, texts, lines)
     if task.kind == MULTILABEL.name:
         lists = [_list(value, task) for value in values]
+        if _are_vectors(lists, task):
+            return ReadLabels(
+                [_of_vector(row, task) if isinstance(row, list) else row for row in lists],
+                ["labels are lists of 0 and 1, one for each label of the task, and those with a 1 hold"],
+                None,
+            )
         spelling = _Spelling(
             task,
             Counter(one for labels in lists for one in _atoms(labels if isinstance(labels, list) else [labels])),
@@ -83,6 +89,10 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
             for labels in lists
         ]
         return ReadLabels(found, spelling.notes(), spelling.hint())
+    if values and all(_is_one_hot(value, task) for value in values):
+        why = "its list has one 1 and else 0"
+        hint = "lists of 0 and 1, one for each label: write the name of the label that has the 1, or its number from 0"
+        return ReadLabels([BadLabel(why)] * len(values), [], hint)
     single = [_single(value) for value in values]
     spelling = _Spelling(task, Counter(_atoms(single)))
     return ReadLabels([spelling.of(one) for one in single], spelling.notes(), spelling.hint())
@@ -126,6 +136,35 @@ def _as_list(value: object) -> object:
 
 def _list(value: object, task: Task) -> object:
     return split_labels(value, task.label_separator or SEPARATOR) if isinstance(value, str) else value
+
+
+def _are_vectors(rows: Sequence[object], task: Task) -> bool:
+    """Return whether every row has a 0 or a 1 for each label of the task, and no label of it is so written."""
+    labels = task.labels or ()
+    given = [row for row in rows if not isinstance(row, SoftLabel)]
+    return bool(given) and all(
+        isinstance(row, list)
+        and len(row) == len(labels)
+        and all(isinstance(one, (int, float)) and one in (0, 1) for one in row)
+        and not any(name in labels for one in row for name in label_spellings(one))
+        for row in given
+    )
+
+
+def _of_vector(row: Sequence[object], task: Task) -> list[str]:
+    return [label for label, one in zip(task.labels or (), row, strict=True) if one]
+
+
+def _is_one_hot(value: object, task: Task) -> bool:
+    """Return whether a row has as many votes as the task has labels, one of them for 1 and all others for 0."""
+    labels = task.labels or ()
+    return (
+        isinstance(value, SoftLabel)
+        and value.form == "votes"
+        and not {"0", "1"} & set(labels)
+        and set(value.weights) == {0, 1}
+        and math.isclose(value.weights[1], 1 / len(labels))
+    )
 
 
 def _atoms(values: Sequence[object]) -> list[object]:

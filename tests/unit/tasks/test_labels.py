@@ -201,6 +201,36 @@ def test_positions_of_several_labels(examples):
     assert examples("sentence,label\na,0|1\nb,\n", **many).targets == ((0, 1), ())
 
 
+@pytest.mark.parametrize(
+    ("labels", "rows", "targets"),
+    [
+        (("late", "ok"), ([0, 1], [1, 0], [1, 1], [0, 0]), ((1,), (0,), (0, 1), ())),
+        (("late", "ok"), ([0, 1], [0, 1]), ((1,), (1,))),
+        (("late", "ok", "no"), ([0, 1, 1], [1.0, 0.0, 0.0], [True, False, True]), ((1, 2), (0,), (0, 2))),
+        (("late",), ([0], [1]), ((), (0,))),
+    ],
+)
+def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples, labels, rows, targets):
+    read = examples(rows_of(*rows), kind="multilabel", labels=labels)
+    assert read.targets == targets
+    assert "lists of 0 and 1, one for each label" in read.notes[0]
+    cells = csv_of(*(f'"{json.dumps(row)}"' for row in rows))
+    assert examples(cells, kind="multilabel", labels=labels).targets == targets
+    # With one row of another form they are positions, as everywhere else; and labels may be so written.
+    with pytest.raises(UserError, match="bad label"):
+        examples(rows_of(*rows, [0, 0, 0, 0]), kind="multilabel", labels=labels)
+    if len(labels) == 2:
+        assert examples(rows_of([0, 1], [0, 1]), kind="multilabel", labels=("1", "0")).targets == ((0, 1), (0, 1))
+
+
+def test_such_lists_are_no_votes_where_one_label_holds(examples):
+    with pytest.raises(UserError, match="write the name of the label that has the 1, or its number from 0"):
+        examples(rows_of([0, 1], [1, 0]))
+    with pytest.raises(UserError, match="2 of 2 rows"):
+        examples(rows_of([0, 0, 1], [0, 1, 0]), labels=("bad", "good", "fair"))
+    assert len(examples(rows_of([0, 0, 1], [0, 1, 1]), labels=("bad", "good", "fair"))) == 2
+
+
 def test_labels_with_columns_of_their_own(examples):
     table = "sentence,late,ok\na,1,0\nb,0.0,1.0\nc,1,1\nd,0,\n"
     read = examples(table, kind="multilabel", labels=("late", "ok"))
