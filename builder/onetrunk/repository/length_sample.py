@@ -142,7 +142,7 @@ def text_records(file: Path) -> Iterator[Record | BrokenLine]:
 def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
     for record in text_records(file):
         if isinstance(record, BrokenLine):
-            errors.add(record.line, "broken line", record.why)
+            errors.add(record.place, "broken line", record.why)
             continue
         try:
             text, pair = (_text(record, names) for names in (_TEXT, _PAIR))
@@ -152,7 +152,7 @@ def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
             if not is_readable(text):
                 raise RowError("empty text", f"{text!r:.40}")
         except RowError as error:
-            errors.add(record.line, error.fault, error.why)
+            errors.add(record.place, error.fault, error.why)
             continue
         yield (text, pair) if pair else text
 

@@ -59,19 +59,19 @@ class ReadLabels:
     hint: str | None
 
 
-def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], place: Callable[[int], str]) -> ReadLabels:
     """Read the labels of a file.
 
     Args:
         values: The label of each row, as the file has it.
         task: The task.
         texts: The text of each row.
-        lines: The line of each row, for notes.
+        place: Returns where a row is, for notes.
     """
     if not get_kind(task.kind).codec.uses_labels:
         return _read_numbers(values) if task.range is not None else ReadLabels(list(values), [], None)
     if task.kind == TAGGING.name:
-        return _read_tags(values, task, texts, lines)
+        return _read_tags(values, task, texts, place)
     if task.kind == MULTILABEL.name:
         lists = [_list(value, task) for value in values]
         if _are_vectors(lists, task):
@@ -296,12 +296,12 @@ class _Spelling:
         return all(isinstance(part, str) and folded(part) in self._folded for part in parts)
 
 
-def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], place: Callable[[int], str]) -> ReadLabels:
     values = [_as_list(value) for value in values]
     # A text has a word, and so a tag: where no row has any, they are spans.
     by_offset = any(is_spans(value) for value in values) or all(value == [] for value in values)
     if by_offset:
-        return _read_spans(values, task, texts, lines)
+        return _read_spans(values, task, texts, place)
     rows = [value.split() if isinstance(value, str) else value for value in values]
     tags = Counter(tag for row in rows if isinstance(row, list) for tag in _atoms(row))
     numbers = bool(tags) and not any(isinstance(tag, str) and not _WHOLE.fullmatch(tag) for tag in tags)
@@ -366,7 +366,7 @@ def _to_bio(row: list[Any]) -> list[Any]:
     return found
 
 
-def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], place: Callable[[int], str]) -> ReadLabels:
     rows: list[list[OffsetSpan] | BadLabel] = []
     for value, text in zip(values, texts, strict=True):
         try:
@@ -378,13 +378,13 @@ def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], line
     spelling = _Spelling(task, Counter(_atoms([one.label for row in rows if isinstance(row, list) for one in row])))
     alignment = Alignment()
     found: list[object] = []
-    for row, text, line in zip(rows, texts, lines, strict=True):
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
         if isinstance(row, BadLabel):
             found.append(row)
             continue
         try:
             spans = [(one.start, one.end, str(spelling.of(one.label))) for one in row]
-            found.append(alignment.align(spans, text, line))
+            found.append(alignment.align(spans, text, place(number)))
         except ValueError as error:
             found.append(BadLabel(str(error)))
     return ReadLabels(found, [*spelling.notes(), *alignment.notes()], spelling.hint())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,14 +13,19 @@ from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.soft import SOFT_COLUMNS, read_soft, soft_notes
+from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.labels import BadLabel, read_labels
-from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, is_not_utf8
 from onetrunk.tasks.task import Task
 
 Text = str | tuple[str, str]
 
 _ONES, _ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _SHOWN = 3
+_WHOLE_COLUMNS = (
+    "its fields are whole columns, and a row is an object of its own: pandas writes them so with "
+    'to_json(..., orient="records", lines=True)'
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,17 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
         records: The rows.
     """
     columns, errors = _Columns(task), RowErrors()
+    records = iter(records)
+    ahead = list(itertools.islice(records, 2))
+    only = ahead[0] if len(ahead) == 1 else None
+    if isinstance(only, Record) and columns.are_whole(only):
+        ahead = [BrokenLine(only.line, _WHOLE_COLUMNS, unit=only.unit)]
     texts: list[Text] = []
     labels: list[object] = []
     lines: list[int] = []
-    for record in records:
+    unit: Unit = "line"
+    for record in itertools.chain(ahead, records):
+        unit = record.unit
         if isinstance(record, BrokenLine):
             errors.add_broken(record)
             continue
@@ -62,25 +75,25 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
                 text = (text, columns.text(record, task.text_pair_field))  # type: ignore[assignment]
             label = columns.label(record)
         except RowError as error:
-            errors.add(record.line, error.fault, error.why)
+            errors.add(record.place, error.fault, error.why)
             continue
         texts.append(text)
         labels.append(label)
         lines.append(record.line)
-    read = read_labels(labels, task, texts, lines)
+    read = read_labels(labels, task, texts, lambda row: f"{unit} {lines[row]}")
     del labels
     kept, targets, kept_lines = [], [], []
     for text, value, line in zip(texts, read.values, lines, strict=True):
         try:
             targets.append(_encoded(value, task, text))
         except RowError as error:
-            errors.add(line, error.fault, error.why)
+            errors.add(f"{unit} {line}", error.fault, error.why)
             continue
         kept.append(text)
         kept_lines.append(line)
     accepts = get_kind(task.kind).codec.accepts_soft
     soft = soft_notes(read.values, accepts == "one") if accepts is not None else []
-    notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines)]
+    notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines, unit)]
     return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
 
 
@@ -128,6 +141,19 @@ class _Columns:
         self._missing: set[str] = set()
         self._accepts_soft = get_kind(task.kind).codec.accepts_soft
         self._also_soft = 0
+
+    def are_whole(self, record: Record) -> bool:
+        """Return whether the only row of a file has all texts in one field and all labels in another."""
+        text, label = (
+            record.values.get(self._name(record, field) or "")
+            for field in (self._task.text_field, self._task.label_field)
+        )
+        if isinstance(text, dict):
+            return True
+        if not isinstance(text, list) or not isinstance(label, list) or len(text) != len(label) or len(text) < 2:
+            return False
+        # A text of words and their tags look the same.
+        return self._task.kind != TAGGING.name or not all(isinstance(one, str) and one.split() == [one] for one in text)
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
@@ -220,7 +246,7 @@ class _Columns:
         return found
 
 
-def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int]) -> list[str]:
+def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int], unit: Unit) -> list[str]:
     """Return a note on texts that occur with different labels, if there are any."""
     if not get_kind(task.kind).codec.uses_labels:
         return []
@@ -232,7 +258,7 @@ def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: li
         if targets[before] != targets[row]:
             differ[text] += 1
             if len(shown) < _SHOWN:
-                shown.setdefault(text, f"lines {lines[before]:,} and {lines[row]:,}")
+                shown.setdefault(text, f"{unit}s {lines[before]:,} and {lines[row]:,}")
     if not differ:
         return []
     more = "; ..." if len(differ) > len(shown) else ""

@@ -149,7 +149,7 @@ def test_choices_of_label_studio_are_read(folder):
     settings = {"train": "choices.json", "dev": "choices.json", "folder": folder, "text_field": "text"}
     task = Task(name="a", labels=("bad", "good"), label_field="mood", **settings)
     assert read_examples(task, "train", skip_bad_rows=True).targets == (1, 0, 1)
-    with pytest.raises(UserError, match=r"missing field: 1: line 1 \(no 'mood'; there are: text\)"):
+    with pytest.raises(UserError, match=r"missing field: 1: row 4 \(no 'mood'; there are: text\)"):
         read_examples(task, "train")
     several = [label_studio("first", [chosen("good", "R|B")]), label_studio("second", [])]
     # One choice alone is not taken for a cell with several labels, in the short form neither.
@@ -348,6 +348,16 @@ def test_names_of_labels_are_those_stored_in_parquet(stored):
     # Columns are found without case here too.
     read = tagging(place, "a.parquet", text_field="Sentence", label_field="NER_tags")
     assert len(read) == 3
+
+
+def test_rows_of_parquet_are_counted_by_rows(stored):
+    from pyarrow import parquet
+
+    table, _, place = stored
+    parquet.write_table(table, place / "a.parquet")
+    task = Task(name="a", labels=("bad", "good"), train="a.parquet", dev="a.parquet", folder=place)
+    with pytest.raises(UserError, match=r"bad label: 1: row 3 \("):
+        read_examples(task, "train")
 
 
 @pytest.mark.parametrize("name", ["a.arrow", "a.feather"])

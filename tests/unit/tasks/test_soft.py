@@ -66,6 +66,11 @@ def test_a_table_has_them_as_json(examples):
         examples("sentence;counts\na film;{bug: 1}\n")
 
 
+def test_a_label_that_a_cell_has_twice_is_named(examples):
+    with pytest.raises(UserError, match="'counts' has 'bug' twice"):
+        examples('sentence;counts\na film;"{""bug"": 1, ""bug"": 2}"\n')
+
+
 def test_a_parquet_has_them_as_a_struct_or_a_map(tmp_path, examples):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

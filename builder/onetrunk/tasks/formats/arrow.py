@@ -58,7 +58,7 @@ def read_hub(address: str, split: Split) -> Iterator[Record]:
         raise UserError(f"{address}: the hub did not return it: {_reason(error)}") from error
     names = {field: found for field, feature in rows.features.items() if (found := _label_names(feature))}
     for number, row in enumerate(rows, start=1):
-        yield Record(number, _with_names(row, names))
+        yield Record(number, _with_names(row, names), "row")
 
 
 def read_parquet(path: Path, reading: Reading) -> Iterator[Record]:
@@ -179,7 +179,7 @@ def _isolated(path: Path, form: Form, reading: Reading, names: Names, first: int
                 break  # cut off with the process
             kind, value = json.loads(line)
             if kind == "row":
-                yield Record(number, _with_names(value, names))
+                yield Record(number, _with_names(value, names), "row")
                 number += 1
             elif kind == "schema":
                 names = {**_stored_names(value), **names}

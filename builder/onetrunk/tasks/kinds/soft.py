@@ -6,7 +6,6 @@ with the label of each annotator. Which of these a value is follows from its col
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onetrunk.tasks.records import JsonReader
 
 PROBABILITIES: Final = "probabilities"
 COUNTS: Final = "counts"
@@ -89,10 +90,14 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
 
 
 def _parsed(cell: str, column: str) -> object:
+    reader = JsonReader()
     try:
-        return json.loads(cell)
+        found: object = reader.decode(cell)
     except (ValueError, RecursionError):
         raise ValueError(f"{column!r} is {cell!r:.60}, not a JSON object of labels and numbers") from None
+    if reader.repeated is not None:
+        raise ValueError(f"{column!r} has {reader.repeated!r:.40} twice")
+    return found
 
 
 def _probabilities(given: Mapping[object, object], one_of: bool) -> SoftLabel:
