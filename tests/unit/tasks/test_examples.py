@@ -69,7 +69,7 @@ def test_row_that_cannot_be_used_stops_and_is_named(make_task, tmp_path, row, fa
     assert "--skip-bad-rows" in message
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1, 9], [[1]], "1" * 400])
+@pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1, 9], [[1]], "1" * 400, "1_0", "0_1"])
 def test_number_out_of_range_is_refused(make_task, label):
     changes = {"kind": "regression", "labels": None, "range": (0, 5), "metrics": ("pearson",)}
     with pytest.raises(UserError, match=r"bad label: 1: line 1 .* is not a number from 0 to 5"):

@@ -116,6 +116,26 @@ def test_letters_that_look_equal_are_equal(examples):
     assert len(read.notes) == 1
 
 
+def test_labels_of_a_task_that_look_equal_are_one():
+    with pytest.raises(ValueError, match=r"twice: they look equal.* \(Unicode NFC and NFD\)"):
+        Task(name="a", labels=("\u00e9", "e\u0301"), train="a", dev="b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"text_field": "label"}, "text_field and label_field name one column, 'label'"),
+        ({"text_field": " Label"}, "text_field and label_field name one column"),
+        ({"form": "pair", "text_pair_field": "sentence"}, "text_field and text_pair_field name one column"),
+        ({"form": "pair", "label_field": "sentence2"}, "text_pair_field and label_field name one column"),
+    ],
+)
+def test_each_field_has_a_column_of_its_own(fields, why):
+    with pytest.raises(ValueError, match=why):
+        Task(name="a", labels=("x", "y"), train="a", dev="b", **fields)
+    assert Task(name="a", labels=("x", "y"), train="a", dev="b", text_pair_field="sentence")
+
+
 THREE = ("bad", "fair", "good")
 
 
@@ -157,8 +177,9 @@ def test_the_key_for_empty_labels_is_proposed_and_checked(examples):
         examples(csv_of("good", ""))
     with pytest.raises(ValueError, match="add it to labels"):
         Task(name="a", labels=("x", "y"), train="a", dev="b", empty_label="z")
-    with pytest.raises(ValueError, match="empty_label is one of the labels of a classification"):
-        Task(name="a", kind="multilabel", labels=("x", "y"), train="a", dev="b", empty_label="x")
+    for kind, labels in (("multilabel", ("x", "y")), ("tagging", ("x", "y"))):
+        with pytest.raises(ValueError, match=f"labels of a classification task; not for kind {kind}: leave it out"):
+            Task(name="a", kind=kind, labels=labels, train="a", dev="b", empty_label="x")
     # A column that is not there is no empty label.
     with pytest.raises(UserError, match="no 'label'; there are: sentence"):
         examples([{"sentence": "x"}], empty_label="good")
