@@ -17,6 +17,7 @@ from typing import Any
 
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import label_spellings, listed, written
+from onetrunk.tasks.kinds.classification import CLASSIFICATION
 from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
 from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.span_tags import bio_tags
@@ -214,12 +215,12 @@ class _Spelling:
             return self._names[self._position(label)]
         return self._table.get((type(label), label)) or label
 
-    def _is_position(self, label: Any) -> bool:
+    def _is_position(self, label: Any, first: int | None = None) -> bool:
         whole = not isinstance(label, bool) and _WHOLE.fullmatch(str(label).strip())
-        return bool(whole) and 0 <= self._position(label) < len(self._names)
+        return bool(whole) and 0 <= self._position(label, first) < len(self._names)
 
-    def _position(self, label: Any) -> int:
-        return int(float(label)) - (self._task.labels_from or 0)
+    def _position(self, label: Any, first: int | None = None) -> int:
+        return int(float(label)) - (first if first is not None else self._task.labels_from or 0)
 
     def _spelled(self, label: Any) -> str | None:
         exact = next((one for one in label_spellings(label) if one in self._labels), None)
@@ -237,18 +238,28 @@ class _Spelling:
             shown = ", ".join(f"{place} is {name!r:.40}" for place, name in named)
             more = ", ..." if len(self._names) > _SHOWN else ""
             return [f"labels are numbers, and read as positions among those of the task: {shown}{more}"]
-        others = {
-            one: (name, count)
-            for one, count in self._found.items()
-            if isinstance(one, str) and (name := self._table[str, one]) is not None and name != one
-        }
-        if not others:
-            return []
-        shown = ", ".join(
-            f"{one!r:.40} as {name!r:.40} ({count:,})" for one, (name, count) in list(others.items())[:_SHOWN]
-        )
-        more = ", ..." if len(others) > _SHOWN else ""
-        return [f"labels that are spelled in another way are read, with their rows: {shown}{more}"]
+        composed, others = [], []
+        for one, count in self._found.items():
+            name, own = self._table[type(one), one], label_spellings(one)[0]
+            if name is None or name == own:
+                continue
+            # They would look equal beside each other.
+            if unicodedata.normalize("NFC", own) == unicodedata.normalize("NFC", name):
+                composed.append(f"{name!r:.40} ({count:,})")
+            else:
+                others.append(f"{written(one)} as {name!r:.40} ({count:,})")
+        return [
+            f"{which}, with their rows: {', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''}"
+            for which, shown in (
+                ("labels that are spelled in another way are read", others),
+                (
+                    "labels whose accents are composed in another way than in the task file (Unicode NFC or NFD) are "
+                    "read",
+                    composed,
+                ),
+            )
+            if shown
+        ]
 
     def hint(self) -> str | None:
         """Return what may be done about the labels that the task does not have, with their counts by spelling."""
@@ -267,21 +278,23 @@ class _Spelling:
 
     def _advice(self, unknown: list[Any]) -> str:
         texts = [one for one in unknown if isinstance(one, str)]
-        if near := {self._folded[folded(one)] for one in texts if folded(one) in self._folded}:
-            meant = ", ".join(sorted(near)[:_SHOWN])
-            return f" (did you mean {meant}?): fold_labels = true in the task file ignores case and blanks"
+        near = {folded(one) for one in texts} & set(self._folded)
+        if near:
+            meant = ", ".join(sorted(label for label in self._labels if folded(label) in near)[:_SHOWN])
+            if len(self._folded) == len(self._labels):
+                return f" (did you mean {meant}?): fold_labels = true in the task file ignores case and blanks"
+            return f" (did you mean {meant}?): write them so, as labels of the task differ only in case or blanks"
         if self._unclear:
             return (
                 ": they may be counted from 0 or from 1, as none is 0: labels_from = 0 or labels_from = 1 in the task "
                 "file says which"
             )
         if all(_WHOLE.fullmatch(str(one)) for one in unknown):
-            first = self._task.labels_from or 0
-            return (
-                f": numbers are read as positions only if all are whole and from {first} to "
-                f"{first + len(self._names) - 1}; labels_from = {1 - first} counts from {1 - first}"
-            )
-        if any(is_empty(one) for one in unknown) and self._task.kind != MULTILABEL.name:
+            return self._advice_on_numbers()
+        if all(isinstance(one, bool) or str(one).lower() in ("true", "false") for one in unknown):
+            named = json.dumps(sorted(label_spellings(one)[0] for one in unknown))
+            return f": if these are the labels, name them so in the task file, in quotes: {named}"
+        if any(is_empty(one) for one in unknown) and self._task.kind == CLASSIFICATION.name:
             return ': empty_label = "..." in the task file names the label that an empty one stands for'
         if any(self._all_known(listed(one) or [one]) for one in texts):
             return ': if a text may have several labels, give kind = "multilabel"'
@@ -291,6 +304,22 @@ class _Spelling:
                     return f": label_separator = {json.dumps(separator)} in the task file separates them there"
                 return ': if a text may have several labels, give kind = "multilabel"'
         return did_you_mean(texts[0], self._labels) if texts else ""
+
+    def _advice_on_numbers(self) -> str:
+        if not self._labels:  # the names are tags
+            last = len(self._names) - 1
+            return (
+                f": numbers of tags are read only if all are from 0 to {last}, for O and then B- and I- of each label "
+                f"in turn ({last} is {self._names[last]!r:.40}): labels has all types of tags, in the order of the data"
+            )
+        first = self._task.labels_from or 0
+        other = 1 - first
+        filled = [one for one in self._found if not is_empty(one)]
+        fits = all(self._is_position(one, other) for one in filled) and not any(self._table.values())
+        return (
+            ": numbers are read as positions only if all are whole, none is a label of the task, and all are from "
+            f"{first} to {first + len(self._names) - 1}"
+        ) + (f"; labels_from = {other} counts from {other}" if fits else "")
 
     def _all_known(self, parts: Sequence[object]) -> bool:
         return all(isinstance(part, str) and folded(part) in self._folded for part in parts)

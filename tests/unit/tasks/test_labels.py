@@ -64,10 +64,32 @@ def test_numbers_that_are_no_positions_are_told_what_positions_are(examples):
         examples(csv_of("0", "1", "2"))
 
 
+@pytest.mark.parametrize(
+    ("rows", "labels", "helps"),
+    [
+        (rows_of(1, 2, 2), ("bad", "good"), True),
+        (rows_of(-1, 1), ("bad", "good"), False),
+        (rows_of(0, 1, 2), ("bad", "good"), False),
+        (rows_of(1, 2, 3), ("bad", "good"), False),
+        (rows_of(0, 1, "good"), ("bad", "good"), False),
+        (rows_of(0, 1), ("1", "x"), False),
+    ],
+)
+def test_another_first_number_is_proposed_only_where_it_helps(examples, rows, labels, helps):
+    with pytest.raises(UserError, match="numbers are read as positions only if") as error:
+        examples(rows, labels=labels)
+    assert ("labels_from" in str(error.value)) == helps
+
+
 def test_whole_numbers_with_a_point_are_those_without(examples):
     read = examples(csv_of("1.0", "0.0", "1"), labels=("0", "1"))
     assert read.targets == (1, 0, 1)
     assert "'1.0' as '1' (1)" in read.notes[0]
+    # JSON has numbers: 1.0 may have become one when a column had a gap.
+    read = examples(rows_of(1.0, 0.0, 1.0), labels=("0", "1"))
+    assert (read.targets, len(read.notes)) == ((1, 0, 1), 1)
+    assert "1.0 as '1' (2), 0.0 as '0' (1)" in read.notes[0]
+    assert examples(rows_of(1, 0), labels=("0", "1")).notes == ()
     # A label that is so written is itself.
     assert examples(csv_of("1.0", "1"), labels=("1", "1.0")).targets == (1, 0)
 
@@ -81,8 +103,11 @@ def test_numbers_of_tags_are_positions_among_the_tags(examples):
     assert "3 is 'B-ORG'" in read.notes[0]
     as_text = examples("sentence,label\na film b,0 3 4\n", kind="tagging", labels=labels)
     assert as_text.targets == read.targets[:1]
-    with pytest.raises(UserError, match="bad label"):
-        examples([{"sentence": ["a"], "label": [5]}], kind="tagging", labels=labels)
+    with pytest.raises(UserError) as error:
+        examples([{"sentence": ["a", "b"], "label": [1, 7]}], kind="tagging", labels=labels)
+    assert "tag 1: 1 is not a tag, as O and B-PER are" in str(error.value)
+    assert "only if all are from 0 to 4, for O and then B- and I- of each label in turn (4 is 'I-" in str(error.value)
+    assert "labels_from" not in str(error.value)
     with pytest.raises(UserError, match="only in BIO"):
         examples(rows, kind="tagging", labels=labels, options={"scheme": "BILOU"})
 
@@ -95,6 +120,9 @@ def test_other_spellings_are_counted_and_the_key_reads_them(examples):
     assert "'GOOD' (2), 'Good ' (1)" in line
     assert "did you mean good?" in line
     assert "fold_labels = true" in line
+    with pytest.raises(UserError, match=r"did you mean Good, good\?\): write them so") as error:
+        examples(csv_of("GOOD", "bad"), labels=("good", "Good", "bad"))
+    assert "fold_labels" not in str(error.value)
     labels = ("bad", "good", "Very Good")
     read = examples(csv_of("GOOD", "Good ", "bad", "very  good"), labels=labels, fold_labels=True)
     assert read.targets == (1, 1, 0, 2)
@@ -113,7 +141,9 @@ def test_letters_that_look_equal_are_equal(examples):
     # "é" as one character, and as "e" with an accent.
     read = examples(csv_of("cafe\u0301", "th\u00e9"), labels=("caf\u00e9", "the\u0301"))
     assert read.targets == (0, 1)
-    assert len(read.notes) == 1
+    [note] = read.notes
+    assert "accents are composed in another way than in the task file (Unicode NFC or NFD) are read" in note
+    assert note.endswith("with their rows: 'caf\u00e9' (1), 'the\u0301' (1)")
 
 
 def test_labels_of_a_task_that_look_equal_are_one():
@@ -177,6 +207,10 @@ def test_the_key_for_empty_labels_is_proposed_and_checked(examples):
         examples(csv_of("good", ""))
     with pytest.raises(ValueError, match="add it to labels"):
         Task(name="a", labels=("x", "y"), train="a", dev="b", empty_label="z")
+    # A tag without a type is none of a text without a label.
+    with pytest.raises(UserError, match=r"'B-' is not known") as error:
+        examples([{"sentence": "a", "label": "B-"}], kind="tagging")
+    assert "empty_label =" not in str(error.value)
     for kind, labels in (("multilabel", ("x", "y")), ("tagging", ("x", "y"))):
         with pytest.raises(ValueError, match=f"labels of a classification task; not for kind {kind}: leave it out"):
             Task(name="a", kind=kind, labels=labels, train="a", dev="b", empty_label="x")
@@ -269,8 +303,12 @@ def test_labels_with_columns_of_their_own(examples):
 
 
 def test_booleans_are_named_as_json_writes_them(examples):
-    with pytest.raises(UserError, match=r"label true is not one of: bad, good"):
-        examples(rows_of(True, False))
+    for rows, named in (
+        (rows_of(True, False), r'\["false", "true"\]'),
+        (csv_of("True", "False"), r'\["False", "True"\]'),
+    ):
+        with pytest.raises(UserError, match=rf"label '?[tT]rue'? is not one of: bad, good(.|\n)*in quotes: {named}"):
+            examples(rows)
     assert examples(rows_of(True, False), labels=("false", "true")).targets == (1, 0)
     assert examples(csv_of("TRUE", "FALSE"), labels=("false", "true"), fold_labels=True).targets == (1, 0)
 
