@@ -12,7 +12,7 @@ from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
-from onetrunk.tasks.kinds.soft import SOFT_COLUMNS, read_soft, soft_notes
+from onetrunk.tasks.kinds.soft import COUNTS, PROBABILITIES, SOFT_COLUMNS, read_soft, soft_notes
 from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.labels import BadLabel, read_labels
 from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, is_not_utf8
@@ -140,7 +140,9 @@ class _Columns:
         self._there: set[str] = set()
         self._missing: set[str] = set()
         self._accepts_soft = get_kind(task.kind).codec.accepts_soft
-        self._also_soft = 0
+        self._also_soft = self._both_soft = 0
+        # The columns of the last row, and those of them that are a label's own.
+        self._own: tuple[tuple[str, ...], dict[str, str]] = ((), {})
 
     def are_whole(self, record: Record) -> bool:
         """Return whether the only row of a file has all texts in one field and all labels in another."""
@@ -162,9 +164,9 @@ class _Columns:
     def label(self, record: Record) -> object:
         field = self._task.label_field
         name = self._name(record, field)
-        if name is None and (ones := self._marked(record)) is not None:
-            return ones
         soft = self._soft_column(record)
+        if name is None and soft is None and (ones := self._marked(record)) is not None:
+            return ones
         if soft is not None and (name is None or record.values[name] is None):
             return self._read_soft(record.values[soft], soft, f"no {field!r}, and " if name is None else "")
         name, value = self._value(record, field)
@@ -177,8 +179,11 @@ class _Columns:
         """Return the column of soft labels beside that of labels, if there is one."""
         if self._accepts_soft is None:
             return None
-        others = (one for one in SOFT_COLUMNS if column_key(one) != column_key(self._task.label_field))
-        return next((one for one in others if one in record.values), None)
+        others = [one for one in SOFT_COLUMNS if column_key(one) != column_key(self._task.label_field)]
+        there = [one for one in others if one in record.values]
+        filled = [one for one in there if record.values[one] not in (None, "")]
+        self._both_soft += len(filled) > 1
+        return next(iter(filled or there), None)
 
     def _read_soft(self, value: object, column: str, otherwise: str = "") -> object:
         if self._accepts_soft is None:
@@ -191,11 +196,14 @@ class _Columns:
     def _value(self, record: Record, field: str) -> tuple[str, object]:
         name = self._name(record, field)
         if name is None:
-            shown = ", ".join(list(record.values)[:6])
-            self._missing.add(field)
-            raise RowError("missing field", f"no {field!r}; there are: {shown!s:.200}")
+            raise self._no_column(record, field=field)
         self._there.add(field)
         return name, record.values[name]
+
+    def _no_column(self, record: Record, more: str = "", field: str | None = None) -> RowError:
+        field = field or self._task.label_field
+        self._missing.add(field)
+        return RowError("missing field", f"no {field!r}; there are: {', '.join(list(record.values)[:6])!s:.200}{more}")
 
     def _name(self, record: Record, field: str) -> str | None:
         """Return the name of a column as the row spells it."""
@@ -210,23 +218,39 @@ class _Columns:
         return found[0]
 
     def _marked(self, record: Record) -> object | None:
-        """Return the labels whose own columns have a 1, if each label of the task has one of 0 and 1."""
-        labels = self._task.labels or ()
-        if not labels or not get_kind(self._task.kind).codec.uses_labels:
+        """Return the labels whose own columns have a 1; None if no label of the task has a column of its own.
+
+        Raises:
+            RowError: Only some of the labels have one, a cell is not 0 or 1, or not exactly one is 1 though one holds.
+        """
+        if not get_kind(self._task.kind).codec.uses_labels or not (columns := self._own_columns(record)):
             return None
-        found = []
-        for label in labels:
-            cell = str(record.values.get(label, "?")).strip().lower()
-            if cell not in (*_ONES, *_ZEROS):
-                return None
-            if cell in _ONES:
-                found.append(label)
+        for label in self._task.labels or ():
+            if label not in columns:
+                there = next(iter(columns.values()))
+                raise self._no_column(record, f"; {there!r:.40} is one of a label, and {label!r:.40} has none")
+            if _cell(record, columns[label]) not in (*_ONES, *_ZEROS):
+                found = f"{columns[label]!r:.40} has {record.values[columns[label]]!r:.40}"
+                raise self._no_column(record, f"; {found}, and a label's own column has 0 or 1")
         self._one_hot = True
+        self._there.add(self._task.label_field)
+        marked = [label for label, column in columns.items() if _cell(record, column) in _ONES]
         if self._task.kind == MULTILABEL.name:
-            return found
-        if len(found) > 1 or not found:
-            raise RowError("bad label", f"{len(found)} of the labels' columns have a 1, and one should")
-        return found[0]
+            return marked
+        if len(marked) != 1:
+            raise RowError("bad label", f"{len(marked)} of the labels' columns have a 1, and one should")
+        return marked[0]
+
+    def _own_columns(self, record: Record) -> dict[str, str]:
+        """Return the columns of the labels that have one."""
+        names = tuple(record.values)
+        if names != self._own[0]:
+            others = {column_key(one) for one in (self._task.text_field, self._task.text_pair_field)}
+            by_key = {column_key(name): name for name in names}
+            labels = [label for label in self._task.labels or () if column_key(label) in by_key.keys() - others]
+            found = {label: label if label in record.values else by_key[column_key(label)] for label in labels}
+            self._own = (names, found)
+        return self._own[1]
 
     def hint(self) -> str | None:
         """Return which keys name the columns that no row has; None if each is in some row."""
@@ -243,7 +267,13 @@ class _Columns:
                 f"{self._also_soft:,} rows have both {label!r:.40} and soft labels: the first is used; label_field in "
                 "the task file names another"
             )
+        if self._both_soft:
+            found.append(f"{self._both_soft:,} rows have both {PROBABILITIES} and {COUNTS}: the first are used")
         return found
+
+
+def _cell(record: Record, column: str) -> str:
+    return str(record.values[column]).strip().lower()
 
 
 def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int], unit: Unit) -> list[str]:

@@ -297,9 +297,30 @@ def test_labels_with_columns_of_their_own(examples):
     assert "bad label: 2: line 4 (2 of the labels' columns have a 1" in str(error.value)
     booleans = [{"sentence": "a", "late": True, "ok": False}]
     assert examples(booleans, labels=("late", "ok")).targets == (0,)
-    # Columns that are no labels' stay a missing field.
-    with pytest.raises(UserError, match="no 'label'; there are: sentence, late, ok"):
-        examples("sentence,late,ok\na,yes,no\n", labels=("late", "ok"))
+    # They are found as all columns are.
+    for header in ("sentence,Late,OK", "sentence, late ,ok"):
+        assert examples(f"{header}\na,1,0\nb,0,1\n", labels=("late", "ok")).targets == (0, 1)
+    assert examples("sentence,OK,ok\na,1,0\nb,0,1\n", labels=("ok", "OK")).targets == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (
+            "sentence,late,ok\na,yes,no\n",
+            "there are: sentence, late, ok; 'late' has 'yes', and a label's own column has",
+        ),
+        ("sentence,late,ok\na,0,2\nb,1,0\n", r"1 of 2 rows(.|\n)*'ok' has '2', and a label's own column has 0 or 1"),
+        ("sentence,late\na,1\n", "there are: sentence, late; 'late' is one of a label, and 'ok' has none"),
+        ("sentence,other\na,1\n", r"no 'label'; there are: sentence, other\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_columns_of_labels_that_are_no_marks_are_named(examples, kind, table, why):
+    with pytest.raises(UserError, match=f"missing field: 1: line 2 .no 'label'; (.|\n)*{why}|{why}") as error:
+        examples(table, kind=kind, labels=("late", "ok"))
+    # Where some row is marked by its columns, label_field is not at fault.
+    assert ("label_field in the task file" in str(error.value)) == ("b,1" not in table)
 
 
 def test_booleans_are_named_as_json_writes_them(examples):

@@ -146,6 +146,13 @@ def test_a_label_beside_them_is_used_and_it_is_told(examples):
     assert targets_of(read) == [[1, 0, 0]]
 
 
+def test_probabilities_and_counts_in_one_row_are_told(examples):
+    both = {"probabilities": {"bug": 1.0}, "counts": {"wish": 2}}
+    read = examples([both, {"probabilities": None, "counts": {"wish": 2}}])
+    assert targets_of(read) == [[1, 0, 0], [0, 0, 1]]
+    assert any("1 rows have both probabilities and counts: the first are used" in note for note in read.notes)
+
+
 def test_ties_are_counted(examples):
     read = examples([{"counts": {"bug": 1, "wish": 1}}, {"counts": {"bug": 2, "wish": 1}}])
     assert any("1 rows have no single likeliest label" in note for note in read.notes)
