@@ -150,7 +150,7 @@ def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
                 there = ", ".join(list(record.values)[:6])
                 raise RowError("missing field", f"no {', '.join(_TEXT[:-1])} or {_WORDS}; there are: {there}")
             if not is_readable(text):
-                raise RowError("empty text", f"{text!r:.40}")
+                raise RowError("empty text", f"{text!a:.40}")
         except RowError as error:
             errors.add(record.place, error.fault, error.why)
             continue

@@ -126,6 +126,8 @@ def is_empty(value: object) -> bool:
 def _single(value: object) -> object:
     # Annotation tools write a list even where one label is asked for.
     found = _as_list(value)
+    if found == []:
+        return ""
     return found[0] if isinstance(found, list) and len(found) == 1 else value
 
 

@@ -156,6 +156,11 @@ def is_not_utf8(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count with its noun and verb, such as ``1 row has`` or ``1,200 rows have``."""
+    return f"1 {one}" if count == 1 else f"{count:,} {several}"
+
+
 RowFault = Literal["broken line", "missing field", "not a text", "empty text", "bad label"]
 
 

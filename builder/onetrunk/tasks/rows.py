@@ -15,7 +15,7 @@ from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.soft import COUNTS, PROBABILITIES, SOFT_COLUMNS, read_soft, soft_notes
 from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.labels import BadLabel, read_labels
-from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, is_not_utf8
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, counted, is_not_utf8
 from onetrunk.tasks.task import Task
 
 Text = str | tuple[str, str]
@@ -91,8 +91,9 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
             continue
         kept.append(text)
         kept_lines.append(line)
-    accepts = get_kind(task.kind).codec.accepts_soft
-    soft = soft_notes(read.values, accepts == "one") if accepts is not None else []
+    codec = get_kind(task.kind).codec
+    accepts = codec.accepts_soft
+    soft = soft_notes(read.values, accepts == "one", labels=codec.uses_labels) if accepts is not None else []
     notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines, unit)]
     return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
 
@@ -117,7 +118,7 @@ def text_of(value: object, column: str, read: Callable[[object], str]) -> str:
     if is_not_utf8(text):
         raise RowError("not a text", f"{column!r:.60} contains half of a surrogate pair")
     if not is_readable(text):
-        raise RowError("empty text", f"{column!r:.60} is {value!r:.40}")
+        raise RowError("empty text", f"{column!r:.60} is {value!a:.40}")
     return text
 
 
@@ -141,6 +142,7 @@ class _Columns:
         self._missing: set[str] = set()
         self._accepts_soft = get_kind(task.kind).codec.accepts_soft
         self._also_soft = self._both_soft = 0
+        self._no_header = False
         # The columns of the last row, and those of them that are a label's own.
         self._own: tuple[tuple[str, ...], dict[str, str]] = ((), {})
 
@@ -203,6 +205,9 @@ class _Columns:
     def _no_column(self, record: Record, more: str = "", field: str | None = None) -> RowError:
         field = field or self._task.label_field
         self._missing.add(field)
+        known = (self._name(record, one) for one in (self._task.text_field, self._task.label_field))
+        is_table = all(isinstance(value, str) for value in record.values.values())
+        self._no_header = is_table and not any(name is not None for name in known)
         return RowError("missing field", f"no {field!r}; there are: {', '.join(list(record.values)[:6])!s:.200}{more}")
 
     def _name(self, record: Record, field: str) -> str | None:
@@ -256,7 +261,11 @@ class _Columns:
         """Return which keys name the columns that no row has; None if each is in some row."""
         never = self._missing - self._there
         keys = [key for key in ("text_field", "text_pair_field", "label_field") if getattr(self._task, key) in never]
-        return f"{', '.join(keys)} in the task file names the column" if keys else None
+        if not keys:
+            return None
+        # A table without a header has its first row in the place of all names.
+        header = "; is the first line of the table its header?" if self._no_header else ""
+        return f"{', '.join(keys)} in the task file names the column{header}"
 
     def notes(self) -> list[str]:
         label, found = self._task.label_field, []
@@ -264,11 +273,12 @@ class _Columns:
             found.append(f"there is no column {label!r:.40}: labels are those whose own columns have a 1")
         if self._also_soft:
             found.append(
-                f"{self._also_soft:,} rows have both {label!r:.40} and soft labels: the first is used; label_field in "
-                "the task file names another"
+                f"{counted(self._also_soft, 'row has', 'rows have')} both {label!r:.40} and soft labels: the first is "
+                "used; label_field in the task file names another"
             )
         if self._both_soft:
-            found.append(f"{self._both_soft:,} rows have both {PROBABILITIES} and {COUNTS}: the first are used")
+            have = counted(self._both_soft, "row has", "rows have")
+            found.append(f"{have} both {PROBABILITIES} and {COUNTS}: the first are used")
         return found
 
 
@@ -292,5 +302,5 @@ def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: li
     if not differ:
         return []
     more = "; ..." if len(differ) > len(shown) else ""
-    noun = "text occurs" if len(differ) == 1 else "texts occur"
-    return [f"{len(differ):,} {noun} with different labels: {'; '.join(shown.values())}{more}"]
+    occur = counted(len(differ), "text occurs", "texts occur")
+    return [f"{occur} with different labels: {'; '.join(shown.values())}{more}"]

@@ -53,7 +53,7 @@ FAULTS = [
     ({"sentence": "\ud800", "label": "good"}, "not a text: 1: line 2 ('sentence' contains half of a surrogate pair)"),
     ({"sentence": "", "label": "good"}, "empty text: 1: line 2 ('sentence' is '')"),
     ({"sentence": " \t\u00a0\u200b\0", "label": "good"}, "empty text: 1: line 2"),
-    ({"sentence": "\ufffd\ufffd", "label": "good"}, "empty text: 1: line 2"),
+    ({"sentence": "\ufffd\u2060", "label": "good"}, "empty text: 1: line 2 ('sentence' is '\\ufffd\\u2060')"),
     ({"sentence": "\u0301", "label": "good"}, "empty text: 1: line 2"),
     ({"sentence": "\ufe0f", "label": "good"}, "empty text: 1: line 2"),
     ({"sentence": "x", "label": "fine"}, "bad label: 1: line 2 (label 'fine' is not one of: bad, good)"),

@@ -210,7 +210,7 @@ def test_spans_of_several_people_are_those_of_the_first_and_it_is_told(folder):
     (folder / "people.json").write_text(json.dumps(rows))
     read = tagging(folder, "people.json", text_field="text")
     assert [row[0][1] for row in tagged(read)] == ["B-PER", "O", "B-PER"]
-    assert "2 of 3 texts were marked by several people: what the first one marked is read" in read.notes[0]
+    assert "of 3 texts, several people marked 2: what the first one marked is read" in read.notes[0]
 
 
 def test_exports_of_doccano_are_read(folder):

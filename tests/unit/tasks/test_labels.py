@@ -207,6 +207,8 @@ def test_the_key_for_empty_labels_is_proposed_and_checked(examples):
         examples(csv_of("good", ""))
     with pytest.raises(ValueError, match="add it to labels"):
         Task(name="a", labels=("x", "y"), train="a", dev="b", empty_label="z")
+    with pytest.raises(UserError, match=r"label '' is not one of(.|\n)*'' \(1\).*empty_label = "):
+        examples(rows_of("good", []))
     # A tag without a type is none of a text without a label.
     with pytest.raises(UserError, match=r"'B-' is not known") as error:
         examples([{"sentence": "a", "label": "B-"}], kind="tagging")

@@ -269,6 +269,11 @@ def test_marks_of_a_csv_may_be_text_where_the_task_says_so(examples):
 # Headers.
 
 
+def test_a_table_without_a_header_is_asked_about_its_first_line(examples):
+    with pytest.raises(UserError, match=r"names the column; is the first line of the table its header\?"):
+        examples("a.csv", b"a film,good\nanother,bad\n")
+
+
 def test_the_key_for_a_column_that_no_row_has_is_named(examples):
     with pytest.raises(UserError, match="\n  text_field in the task file names the column\n"):
         examples("a.csv", "text,label\na film,good\n")

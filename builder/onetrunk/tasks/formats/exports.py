@@ -7,7 +7,7 @@ from typing import Any
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.formats.tables import column_key
-from onetrunk.tasks.records import Reading
+from onetrunk.tasks.records import Reading, counted
 
 _SHOWN = 8
 
@@ -72,8 +72,8 @@ class Exports:
             )
         if self._first_of_several:
             self._reading.notes.append(
-                f"{self._first_of_several:,} of {self._marked:,} texts were marked by several people: what the first "
-                "one marked is read"
+                f"of {counted(self._marked, 'text', 'texts')}, several people marked {self._first_of_several:,}: what "
+                "the first one marked is read"
             )
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.tasks.records import JsonReader
+from onetrunk.tasks.records import JsonReader, counted
 
 PROBABILITIES: Final = "probabilities"
 COUNTS: Final = "counts"
@@ -163,12 +163,13 @@ def _votes(annotators: Sequence[object]) -> SoftLabel:
     return SoftLabel(weights, "votes")
 
 
-def soft_notes(values: Sequence[object], one_of: bool) -> list[str]:
+def soft_notes(values: Sequence[object], one_of: bool, *, labels: bool = True) -> list[str]:
     """Return what a user should know about the soft labels of a file; nothing if it has none.
 
     Args:
         values: The label of each row.
         one_of: Whether one label holds for each text.
+        labels: Whether there are labels at all, and not numbers.
     """
     soft = [value for value in values if isinstance(value, SoftLabel)]
     if not soft:
@@ -179,16 +180,16 @@ def soft_notes(values: Sequence[object], one_of: bool) -> list[str]:
         "votes": "have the labels of several annotators",
     }
     found = [
-        f"{count:,} of {len(values):,} rows {words}" + (_VOTES_HINT if form == "votes" and one_of else "")
+        f"{count:,} of {len(values):,} rows {words}" + (_VOTES_HINT if form == "votes" and one_of and labels else "")
         for form, words in forms.items()
         if (count := sum(value.form == form for value in soft))
     ]
     if changed := sum(value.renormalised for value in soft):
-        found.append(
-            f"the probabilities of {changed:,} rows sum to 1 only within {SUM_TOLERANCE:g}, and are scaled to it"
-        )
-    if one_of and (ties := sum(_is_tied(value) for value in soft)):
-        found.append(f"{ties:,} rows have no single likeliest label: metrics take the one that the task names first")
+        rows = counted(changed, "row", "rows")
+        found.append(f"the probabilities of {rows} sum to 1 only within {SUM_TOLERANCE:g}, and are scaled to it")
+    if one_of and labels and (ties := sum(_is_tied(value) for value in soft)):
+        have = counted(ties, "row has", "rows have")
+        found.append(f"{have} no single likeliest label: metrics take the one that the task names first")
     return found
 
 
