@@ -27,7 +27,7 @@ _BYTES_A_ROW = 64
 # A mark at the beginning of a file, and its encoding. Excel writes "Unicode text" so.
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEAD_BYTES = 64
-_SAMPLE_CHARACTERS = 10
+_SAMPLE = re.compile(r"[^\r\n]{0,10}[^\x00-\x7f][^\r\n]{0,10}")
 # Python calls these encodings too, but no file of data is written in them.
 _NO_FILES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
 
@@ -82,8 +82,8 @@ def _refuse_utf8(path: Path, encoding: str) -> None:
                 text = decoder.decode(content)
             except UnicodeDecodeError:
                 return
-            if not sample and (first := re.search(r"[^\x00-\x7f]", text)):
-                sample = text[max(0, first.start() - _SAMPLE_CHARACTERS) : first.end() + _SAMPLE_CHARACTERS].strip()
+            if not sample and (first := _SAMPLE.search(text)):
+                sample = first[0].strip()
     if sample and not decoder.getstate()[0]:
         raise UserError(
             f"{path}: is UTF-8, and in {encoding}, as the task file says, {sample!r} would read "

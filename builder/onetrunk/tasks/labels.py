@@ -293,9 +293,9 @@ class _Spelling:
             )
         if all(_WHOLE.fullmatch(str(one)) for one in unknown):
             return self._advice_on_numbers()
-        if all(isinstance(one, bool) or str(one).lower() in ("true", "false") for one in unknown):
-            named = json.dumps(sorted(label_spellings(one)[0] for one in unknown))
-            return f": if these are the labels, name them so in the task file, in quotes: {named}"
+        for pair in (["false", "true"], ["False", "True"], ["FALSE", "TRUE"]):
+            if all(name in pair for one in unknown for name in label_spellings(one)[:1]):
+                return f": if these are the labels, name them so in the task file: labels = {json.dumps(pair)}"
         if any(is_empty(one) for one in unknown) and self._task.kind == CLASSIFICATION.name:
             return ': empty_label = "..." in the task file names the label that an empty one stands for'
         if any(self._all_known(listed(one) or [one]) for one in texts):

@@ -128,7 +128,9 @@ def test_the_encoding_that_fits_is_proposed_and_read(examples, name):
     assert len(hashes) == 2
     # A file that is UTF-8 would read otherwise than it is meant, and without a fault.
     for encoding in ("cp1252", "latin-1", "ascii"):
-        with pytest.raises(UserError, match=f"is UTF-8, and in {encoding}, .*café.* leave encoding out of it") as error:
+        with pytest.raises(
+            UserError, match=f"is UTF-8, and in {encoding}, .*café.* would read .*: leave encoding out of it"
+        ) as error:
             examples(name, text.encode(), encoding=encoding, **kind)
         assert "\n" not in str(error.value)
     assert examples(name, text.encode(), encoding="utf-8", **kind).texts == ("un café",)
