@@ -89,7 +89,7 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], plac
             [spelling.of(one) for one in labels] if isinstance(labels, list) else spelling.of(labels)
             for labels in lists
         ]
-        return ReadLabels(found, spelling.notes(), spelling.hint())
+        return ReadLabels(found, spelling.notes(), _vector_hint(lists, task) or spelling.hint())
     if values and all(_is_one_hot(value, task) for value in values):
         why = "its list has one 1 and else 0"
         hint = "lists of 0 and 1, one for each label: write the name of the label that has the 1, or its number from 0"
@@ -143,14 +143,27 @@ def _list(value: object, task: Task) -> object:
 
 def _are_vectors(rows: Sequence[object], task: Task) -> bool:
     """Return whether every row has a 0 or a 1 for each label of the task, and no label of it is so written."""
-    labels = task.labels or ()
     given = [row for row in rows if not isinstance(row, SoftLabel)]
-    return bool(given) and all(
+    return bool(given) and all(_is_vector(row, task) for row in given)
+
+
+def _is_vector(row: object, task: Task) -> bool:
+    labels = task.labels or ()
+    return (
         isinstance(row, list)
         and len(row) == len(labels)
         and all(isinstance(one, (int, float)) and one in (0, 1) for one in row)
         and not any(name in labels for one in row for name in label_spellings(one))
-        for row in given
+    )
+
+
+def _vector_hint(rows: Sequence[object], task: Task) -> str | None:
+    """Return why lists are not read as vectors, if one of them can be nothing else: no label is in a row twice."""
+    if not any(_is_vector(row, task) and isinstance(row, list) and len(set(row)) < len(row) for row in rows):
+        return None
+    count = len(task.labels or ())
+    return (
+        f"lists of 0 and 1 say which labels hold only if every row has one, with {count} numbers, as there are labels"
     )
 
 

@@ -274,8 +274,10 @@ def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples,
     cells = csv_of(*(f'"{json.dumps(row)}"' for row in rows))
     assert examples(cells, kind="multilabel", labels=labels).targets == targets
     # With one row of another form they are positions, as everywhere else; and labels may be so written.
-    with pytest.raises(UserError, match="bad label"):
+    with pytest.raises(UserError, match="bad label") as error:
         examples(rows_of(*rows, [0, 0, 0, 0]), kind="multilabel", labels=labels)
+    repeated = any(len(set(row)) < len(row) for row in rows)
+    assert (f"only if every row has one, with {len(labels)} numbers" in str(error.value)) == repeated
     if len(labels) == 2:
         assert examples(rows_of([0, 1], [0, 1]), kind="multilabel", labels=("1", "0")).targets == ((0, 1), (0, 1))
 
