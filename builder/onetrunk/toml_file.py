@@ -38,7 +38,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: it is not UTF-8 ({error.reason}): save it in UTF-8") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless brackets
         raise UserError(f"{path}: not TOML: {error}{_backslash_hint(text, str(error))}") from error
     return values

@@ -95,7 +95,7 @@ def _labels_of(path: Path, kind: str, label_field: str) -> tuple[str, ...]:
     columns = 0
     for record in read_records(path, Reading(label=label_field)):
         if isinstance(record, BrokenLine):
-            faults.append(f"line {record.line}: {record.why}")
+            faults.append(f"{record.place}: {record.why}")
             continue
         column = _column(record.values, label_field)
         if column is None:
@@ -104,7 +104,7 @@ def _labels_of(path: Path, kind: str, label_field: str) -> tuple[str, ...]:
         try:
             found |= set(_labels_in(record.values[column], column, kind, one_of=one_of))
         except ValueError as error:
-            faults.append(f"line {record.line}: {error}")
+            faults.append(f"{record.place}: {error}")
         if len(found) > _MOST_LABELS:
             raise UserError(
                 f"{path}: more than {_MOST_LABELS:,} labels in column {column!r:.40}: give --kind regression if these "

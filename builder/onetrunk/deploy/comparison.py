@@ -146,17 +146,17 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
     kind = get_kind(spec.kind)
     for record in read_records(file):
         if isinstance(record, BrokenLine):
-            raise UserError(f"{file}, line {record.line}: {record.why}")
+            raise UserError(f"{file}, {record.place}: {record.why}")
         text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
         try:
             text = kind.codec.read_text(text) if text is not None else ""
         except ValueError as error:
-            raise UserError(f"{file}, line {record.line}: the text {error}") from error
+            raise UserError(f"{file}, {record.place}: the text {error}") from error
         if not is_readable(text):
-            raise UserError(f"{file}, line {record.line}: no text; its field is one of {', '.join(_TEXT)}")
+            raise UserError(f"{file}, {record.place}: no text; its field is one of {', '.join(_TEXT)}")
         if spec.form == "pair" and not (isinstance(pair, str) and is_readable(pair)):
             raise UserError(
-                f"{file}, line {record.line}: no second text, and {spec.task} reads pairs; its field is one of "
+                f"{file}, {record.place}: no second text, and {spec.task} reads pairs; its field is one of "
                 f"{', '.join(_PAIR)}"
             )
         rows.append((text, pair if spec.form == "pair" and isinstance(pair, str) else ""))

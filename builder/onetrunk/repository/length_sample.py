@@ -142,7 +142,7 @@ def text_records(file: Path) -> Iterator[Record | BrokenLine]:
 def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
     for record in text_records(file):
         if isinstance(record, BrokenLine):
-            errors.add(record.line, "broken line", record.why)
+            errors.add(record.place, "broken line", record.why)
             continue
         try:
             text, pair = (_text(record, names) for names in (_TEXT, _PAIR))
@@ -150,9 +150,9 @@ def _rows(file: Path, errors: RowErrors) -> Iterator[Row]:
                 there = ", ".join(list(record.values)[:6])
                 raise RowError("missing field", f"no {', '.join(_TEXT[:-1])} or {_WORDS}; there are: {there}")
             if not is_readable(text):
-                raise RowError("empty text", f"{text!r:.40}")
+                raise RowError("empty text", f"{text!a:.40}")
         except RowError as error:
-            errors.add(record.line, error.fault, error.why)
+            errors.add(record.place, error.fault, error.why)
             continue
         yield (text, pair) if pair else text
 

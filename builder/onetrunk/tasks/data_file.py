@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ _BYTES_A_ROW = 64
 # A mark at the beginning of a file, and its encoding. Excel writes "Unicode text" so.
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEAD_BYTES = 64
+_SAMPLE = re.compile(r"[^\r\n]{0,10}[^\x00-\x7f][^\r\n]{0,10}")
 # Python calls these encodings too, but no file of data is written in them.
 _NO_FILES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
 
@@ -58,11 +60,36 @@ def open_data(path: Path, encoding: str | None = None) -> Iterator[BinaryIO]:
             None is UTF-8, or UTF-16 if the file begins with its mark.
 
     Raises:
-        UserError: It is no regular file, or is UTF-16 without its mark.
+        UserError: It is no regular file, is UTF-16 without its mark, or is UTF-8 though another encoding is given.
         OSError: There is no such file.
     """
+    if encoding is not None and not codecs.lookup(encoding).name.startswith("utf"):
+        _refuse_utf8(path, encoding)
     with _unpacked(path) as stream:
         yield _as_utf8(stream, path, encoding)
+
+
+def _refuse_utf8(path: Path, encoding: str) -> None:
+    """Refuse a file that is UTF-8: the bytes of a text in another encoding are not so by chance.
+
+    Raises:
+        UserError: It is UTF-8, and not only ASCII.
+    """
+    decoder, sample = codecs.getincrementaldecoder("utf-8")(), ""
+    with _unpacked(path) as stream:
+        while content := stream.read(2**16):
+            try:
+                text = decoder.decode(content)
+            except UnicodeDecodeError:
+                return
+            if not sample and (first := _SAMPLE.search(text)):
+                sample = first[0].strip()
+    if sample and not decoder.getstate()[0]:
+        raise UserError(
+            f"{path}: is UTF-8, and in {encoding}, as the task file says, {sample!r} would read "
+            f"{sample.encode().decode(encoding, 'replace')!r}: leave encoding out of it, and convert files that are in "
+            f"{encoding}: iconv -f {encoding} -t utf-8"
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import label_spellings, listed, written
+from onetrunk.tasks.kinds.classification import CLASSIFICATION
 from onetrunk.tasks.kinds.multilabel import MULTILABEL, SEPARATOR, split_labels
 from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.span_tags import bio_tags
@@ -59,21 +60,27 @@ class ReadLabels:
     hint: str | None
 
 
-def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], place: Callable[[int], str]) -> ReadLabels:
     """Read the labels of a file.
 
     Args:
         values: The label of each row, as the file has it.
         task: The task.
         texts: The text of each row.
-        lines: The line of each row, for notes.
+        place: Returns where a row is, for notes.
     """
     if not get_kind(task.kind).codec.uses_labels:
         return _read_numbers(values) if task.range is not None else ReadLabels(list(values), [], None)
     if task.kind == TAGGING.name:
-        return _read_tags(values, task, texts, lines)
+        return _read_tags(values, task, texts, place)
     if task.kind == MULTILABEL.name:
         lists = [_list(value, task) for value in values]
+        if _are_vectors(lists, task):
+            return ReadLabels(
+                [_of_vector(row, task) if isinstance(row, list) else row for row in lists],
+                ["labels are lists of 0 and 1, one for each label of the task, and those with a 1 hold"],
+                None,
+            )
         spelling = _Spelling(
             task,
             Counter(one for labels in lists for one in _atoms(labels if isinstance(labels, list) else [labels])),
@@ -82,7 +89,11 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], line
             [spelling.of(one) for one in labels] if isinstance(labels, list) else spelling.of(labels)
             for labels in lists
         ]
-        return ReadLabels(found, spelling.notes(), spelling.hint())
+        return ReadLabels(found, spelling.notes(), _vector_hint(lists, task) or spelling.hint())
+    if values and all(_is_one_hot(value, task) for value in values):
+        why = "its list has one 1 and else 0"
+        hint = "lists of 0 and 1, one for each label: write the name of the label that has the 1, or its number from 0"
+        return ReadLabels([BadLabel(why)] * len(values), [], hint)
     single = [_single(value) for value in values]
     spelling = _Spelling(task, Counter(_atoms(single)))
     return ReadLabels([spelling.of(one) for one in single], spelling.notes(), spelling.hint())
@@ -115,6 +126,8 @@ def is_empty(value: object) -> bool:
 def _single(value: object) -> object:
     # Annotation tools write a list even where one label is asked for.
     found = _as_list(value)
+    if found == []:
+        return ""
     return found[0] if isinstance(found, list) and len(found) == 1 else value
 
 
@@ -126,6 +139,48 @@ def _as_list(value: object) -> object:
 
 def _list(value: object, task: Task) -> object:
     return split_labels(value, task.label_separator or SEPARATOR) if isinstance(value, str) else value
+
+
+def _are_vectors(rows: Sequence[object], task: Task) -> bool:
+    """Return whether every row has a 0 or a 1 for each label of the task, and no label of it is so written."""
+    given = [row for row in rows if not isinstance(row, SoftLabel)]
+    return bool(given) and all(_is_vector(row, task) for row in given)
+
+
+def _is_vector(row: object, task: Task) -> bool:
+    labels = task.labels or ()
+    return (
+        isinstance(row, list)
+        and len(row) == len(labels)
+        and all(isinstance(one, (int, float)) and one in (0, 1) for one in row)
+        and not any(name in labels for one in row for name in label_spellings(one))
+    )
+
+
+def _vector_hint(rows: Sequence[object], task: Task) -> str | None:
+    """Return why lists are not read as vectors, if one of them can be nothing else: no label is in a row twice."""
+    if not any(_is_vector(row, task) and isinstance(row, list) and len(set(row)) < len(row) for row in rows):
+        return None
+    count = len(task.labels or ())
+    return (
+        f"lists of 0 and 1 say which labels hold only if every row has one, with {count} numbers, as there are labels"
+    )
+
+
+def _of_vector(row: Sequence[object], task: Task) -> list[str]:
+    return [label for label, one in zip(task.labels or (), row, strict=True) if one]
+
+
+def _is_one_hot(value: object, task: Task) -> bool:
+    """Return whether a row has as many votes as the task has labels, one of them for 1 and all others for 0."""
+    labels = task.labels or ()
+    return (
+        isinstance(value, SoftLabel)
+        and value.form == "votes"
+        and not {"0", "1"} & set(labels)
+        and set(value.weights) == {0, 1}
+        and math.isclose(value.weights[1], 1 / len(labels))
+    )
 
 
 def _atoms(values: Sequence[object]) -> list[object]:
@@ -175,12 +230,12 @@ class _Spelling:
             return self._names[self._position(label)]
         return self._table.get((type(label), label)) or label
 
-    def _is_position(self, label: Any) -> bool:
+    def _is_position(self, label: Any, first: int | None = None) -> bool:
         whole = not isinstance(label, bool) and _WHOLE.fullmatch(str(label).strip())
-        return bool(whole) and 0 <= self._position(label) < len(self._names)
+        return bool(whole) and 0 <= self._position(label, first) < len(self._names)
 
-    def _position(self, label: Any) -> int:
-        return int(float(label)) - (self._task.labels_from or 0)
+    def _position(self, label: Any, first: int | None = None) -> int:
+        return int(float(label)) - (first if first is not None else self._task.labels_from or 0)
 
     def _spelled(self, label: Any) -> str | None:
         exact = next((one for one in label_spellings(label) if one in self._labels), None)
@@ -198,18 +253,28 @@ class _Spelling:
             shown = ", ".join(f"{place} is {name!r:.40}" for place, name in named)
             more = ", ..." if len(self._names) > _SHOWN else ""
             return [f"labels are numbers, and read as positions among those of the task: {shown}{more}"]
-        others = {
-            one: (name, count)
-            for one, count in self._found.items()
-            if isinstance(one, str) and (name := self._table[str, one]) is not None and name != one
-        }
-        if not others:
-            return []
-        shown = ", ".join(
-            f"{one!r:.40} as {name!r:.40} ({count:,})" for one, (name, count) in list(others.items())[:_SHOWN]
-        )
-        more = ", ..." if len(others) > _SHOWN else ""
-        return [f"labels that are spelled in another way are read, with their rows: {shown}{more}"]
+        composed, others = [], []
+        for one, count in self._found.items():
+            name, own = self._table[type(one), one], label_spellings(one)[0]
+            if name is None or name == own:
+                continue
+            # They would look equal beside each other.
+            if unicodedata.normalize("NFC", own) == unicodedata.normalize("NFC", name):
+                composed.append(f"{name!r:.40} ({count:,})")
+            else:
+                others.append(f"{written(one)} as {name!r:.40} ({count:,})")
+        return [
+            f"{which}, with their rows: {', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''}"
+            for which, shown in (
+                ("labels that are spelled in another way are read", others),
+                (
+                    "labels whose accents are composed in another way than in the task file (Unicode NFC or NFD) are "
+                    "read",
+                    composed,
+                ),
+            )
+            if shown
+        ]
 
     def hint(self) -> str | None:
         """Return what may be done about the labels that the task does not have, with their counts by spelling."""
@@ -228,21 +293,23 @@ class _Spelling:
 
     def _advice(self, unknown: list[Any]) -> str:
         texts = [one for one in unknown if isinstance(one, str)]
-        if near := {self._folded[folded(one)] for one in texts if folded(one) in self._folded}:
-            meant = ", ".join(sorted(near)[:_SHOWN])
-            return f" (did you mean {meant}?): fold_labels = true in the task file ignores case and blanks"
+        near = {folded(one) for one in texts} & set(self._folded)
+        if near:
+            meant = ", ".join(sorted(label for label in self._labels if folded(label) in near)[:_SHOWN])
+            if len(self._folded) == len(self._labels):
+                return f" (did you mean {meant}?): fold_labels = true in the task file ignores case and blanks"
+            return f" (did you mean {meant}?): write them so, as labels of the task differ only in case or blanks"
         if self._unclear:
             return (
                 ": they may be counted from 0 or from 1, as none is 0: labels_from = 0 or labels_from = 1 in the task "
                 "file says which"
             )
         if all(_WHOLE.fullmatch(str(one)) for one in unknown):
-            first = self._task.labels_from or 0
-            return (
-                f": numbers are read as positions only if all are whole and from {first} to "
-                f"{first + len(self._names) - 1}; labels_from = {1 - first} counts from {1 - first}"
-            )
-        if any(is_empty(one) for one in unknown) and self._task.kind != MULTILABEL.name:
+            return self._advice_on_numbers()
+        for pair in (["false", "true"], ["False", "True"], ["FALSE", "TRUE"]):
+            if all(name in pair for one in unknown for name in label_spellings(one)[:1]):
+                return f": if these are the labels, name them so in the task file: labels = {json.dumps(pair)}"
+        if any(is_empty(one) for one in unknown) and self._task.kind == CLASSIFICATION.name:
             return ': empty_label = "..." in the task file names the label that an empty one stands for'
         if any(self._all_known(listed(one) or [one]) for one in texts):
             return ': if a text may have several labels, give kind = "multilabel"'
@@ -253,16 +320,32 @@ class _Spelling:
                 return ': if a text may have several labels, give kind = "multilabel"'
         return did_you_mean(texts[0], self._labels) if texts else ""
 
+    def _advice_on_numbers(self) -> str:
+        if not self._labels:  # the names are tags
+            last = len(self._names) - 1
+            return (
+                f": numbers of tags are read only if all are from 0 to {last}, for O and then B- and I- of each label "
+                f"in turn ({last} is {self._names[last]!r:.40}): labels has all types of tags, in the order of the data"
+            )
+        first = self._task.labels_from or 0
+        other = 1 - first
+        filled = [one for one in self._found if not is_empty(one)]
+        fits = all(self._is_position(one, other) for one in filled) and not any(self._table.values())
+        return (
+            ": numbers are read as positions only if all are whole, none is a label of the task, and all are from "
+            f"{first} to {first + len(self._names) - 1}"
+        ) + (f"; labels_from = {other} counts from {other}" if fits else "")
+
     def _all_known(self, parts: Sequence[object]) -> bool:
         return all(isinstance(part, str) and folded(part) in self._folded for part in parts)
 
 
-def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+def _read_tags(values: Sequence[object], task: Task, texts: Sequence[Any], place: Callable[[int], str]) -> ReadLabels:
     values = [_as_list(value) for value in values]
     # A text has a word, and so a tag: where no row has any, they are spans.
     by_offset = any(is_spans(value) for value in values) or all(value == [] for value in values)
     if by_offset:
-        return _read_spans(values, task, texts, lines)
+        return _read_spans(values, task, texts, place)
     rows = [value.split() if isinstance(value, str) else value for value in values]
     tags = Counter(tag for row in rows if isinstance(row, list) for tag in _atoms(row))
     numbers = bool(tags) and not any(isinstance(tag, str) and not _WHOLE.fullmatch(tag) for tag in tags)
@@ -327,7 +410,7 @@ def _to_bio(row: list[Any]) -> list[Any]:
     return found
 
 
-def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], lines: Sequence[int]) -> ReadLabels:
+def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], place: Callable[[int], str]) -> ReadLabels:
     rows: list[list[OffsetSpan] | BadLabel] = []
     for value, text in zip(values, texts, strict=True):
         try:
@@ -339,13 +422,13 @@ def _read_spans(values: Sequence[object], task: Task, texts: Sequence[Any], line
     spelling = _Spelling(task, Counter(_atoms([one.label for row in rows if isinstance(row, list) for one in row])))
     alignment = Alignment()
     found: list[object] = []
-    for row, text, line in zip(rows, texts, lines, strict=True):
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
         if isinstance(row, BadLabel):
             found.append(row)
             continue
         try:
             spans = [(one.start, one.end, str(spelling.of(one.label))) for one in row]
-            found.append(alignment.align(spans, text, line))
+            found.append(alignment.align(spans, text, place(number)))
         except ValueError as error:
             found.append(BadLabel(str(error)))
     return ReadLabels(found, [*spelling.notes(), *alignment.notes()], spelling.hint())

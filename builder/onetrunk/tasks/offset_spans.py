@@ -78,13 +78,13 @@ class Alignment:
         self._spans = self._widened = 0
         self._first: list[str] = []
 
-    def align(self, spans: Sequence[tuple[int, int, str]], text: str, line: int) -> WordSpans:
+    def align(self, spans: Sequence[tuple[int, int, str]], text: str, place: str) -> WordSpans:
         """Return the words of a text, and the spans of words.
 
         Args:
             spans: Start, end and type of each span, in characters.
             text: The text.
-            line: The line of the row, for notes.
+            place: Where the row is, for notes.
 
         Raises:
             ValueError: A span has no word in it, or shares a word with another.
@@ -101,15 +101,15 @@ class Alignment:
             if found and found[-1][1] >= span[0]:
                 raise ValueError(f"the span {text[start:end]!r:.40} shares a word with another: a word is in one span")
             found.append(span)
-            self._count(text[start:end], text[words[inside[0]][0] : words[inside[-1]][1]], line)
+            self._count(text[start:end], text[words[inside[0]][0] : words[inside[-1]][1]], place)
         return WordSpans(tuple(words), tuple(found))
 
-    def _count(self, given: str, whole: str, line: int) -> None:
+    def _count(self, given: str, whole: str, place: str) -> None:
         self._spans += 1
         if given.strip() != whole:
             self._widened += 1
             if len(self._first) < _SHOWN:
-                self._first.append(f"line {line} ({given!r:.40} to {whole!r:.40})")
+                self._first.append(f"{place} ({given!r:.40} to {whole!r:.40})")
 
     def notes(self) -> list[str]:
         """Return a note on the spans that were widened, if there are any."""

@@ -6,12 +6,16 @@ A row that cannot be read is reported, never dropped silently: ``RowErrors`` cou
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Split = Literal["train", "dev", "test"]
+Unit = Literal["line", "row"]
+"""What a file's rows are counted by: its lines, or for a file without lines the rows themselves."""
+
 SPLITS: tuple[Split, ...] = ("train", "dev")
 """The splits that a training reads. Test data are only read once it is over."""
 HUB_PREFIX = "hub:"
@@ -29,10 +33,17 @@ class Record:
     Attributes:
         line: The line on which it begins, from 1; for a file without lines, the row.
         values: Field or column -> value.
+        unit: Which of them ``line`` is.
     """
 
     line: int
     values: dict[str, object]
+    unit: Unit = field(default="line", compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.unit} {self.line}"
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,21 @@ class BrokenLine:
     """A row that cannot be read.
 
     Attributes:
-        line: The line on which it begins, from 1.
+        line: The line on which it begins, from 1; for a file without lines, the row.
         why: What is wrong with it.
         swallowed: The number of further lines that are lost with it, since nobody can tell where the next row begins.
+        unit: Which of them ``line`` is.
     """
 
     line: int
     why: str
     swallowed: int = 0
+    unit: Unit = field(default="line", compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.unit} {self.line}"
 
 
 Records = Iterator["Record | BrokenLine"]
@@ -107,6 +125,24 @@ class Reading:
         return f'in {encoding} they read {sample!r}: if that is right, put encoding = "{encoding}" into the task file'
 
 
+class JsonReader(json.JSONDecoder):
+    """Reads JSON, and notes a key that an object has twice: of the two, only the last value is in what is read.
+
+    Attributes:
+        repeated: The key; None if there is none. Whoever reads the next text resets it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=self._object)
+        self.repeated: str | None = None
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self.repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        return found
+
+
 def _decodes(content: bytes, encoding: str) -> bool:
     try:
         content.decode(encoding)
@@ -118,6 +154,11 @@ def _decodes(content: bytes, encoding: str) -> bool:
 def is_not_utf8(text: str) -> bool:
     """Return whether a text contains a lone surrogate, which UTF-8 cannot encode and no tokenizer accepts."""
     return any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count with its noun and verb, such as ``1 row has`` or ``1,200 rows have``."""
+    return f"1 {one}" if count == 1 else f"{count:,} {several}"
 
 
 RowFault = Literal["broken line", "missing field", "not a text", "empty text", "bad label"]
@@ -145,16 +186,16 @@ class RowErrors:
         self.swallowed = 0
         self._first: dict[RowFault, list[str]] = {}
 
-    def add(self, line: int, fault: RowFault, why: str) -> None:
-        """Count a row."""
+    def add(self, place: str, fault: RowFault, why: str) -> None:
+        """Count a row, and keep where it is and what is wrong with it."""
         self.counts[fault] += 1
         first = self._first.setdefault(fault, [])
         if len(first) < _SHOWN:
-            first.append(f"line {line} ({why})")
+            first.append(f"{place} ({why})")
 
     def add_broken(self, broken: BrokenLine) -> None:
         """Count a row that cannot be read, with the lines that are lost with it."""
-        self.add(broken.line, "broken line", broken.why)
+        self.add(broken.place, "broken line", broken.why)
         self.counts["broken line"] += broken.swallowed
         self.swallowed += broken.swallowed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,15 +12,20 @@ from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
-from onetrunk.tasks.kinds.soft import SOFT_COLUMNS, read_soft, soft_notes
+from onetrunk.tasks.kinds.soft import COUNTS, PROBABILITIES, SOFT_COLUMNS, read_soft, soft_notes
+from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.labels import BadLabel, read_labels
-from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, is_not_utf8
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, counted, is_not_utf8
 from onetrunk.tasks.task import Task
 
 Text = str | tuple[str, str]
 
 _ONES, _ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _SHOWN = 3
+_WHOLE_COLUMNS = (
+    "its fields are whole columns, and a row is an object of its own: pandas writes them so with "
+    'to_json(..., orient="records", lines=True)'
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,17 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
         records: The rows.
     """
     columns, errors = _Columns(task), RowErrors()
+    records = iter(records)
+    ahead = list(itertools.islice(records, 2))
+    only = ahead[0] if len(ahead) == 1 else None
+    if isinstance(only, Record) and columns.are_whole(only):
+        ahead = [BrokenLine(only.line, _WHOLE_COLUMNS, unit=only.unit)]
     texts: list[Text] = []
     labels: list[object] = []
     lines: list[int] = []
-    for record in records:
+    unit: Unit = "line"
+    for record in itertools.chain(ahead, records):
+        unit = record.unit
         if isinstance(record, BrokenLine):
             errors.add_broken(record)
             continue
@@ -62,25 +75,26 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
                 text = (text, columns.text(record, task.text_pair_field))  # type: ignore[assignment]
             label = columns.label(record)
         except RowError as error:
-            errors.add(record.line, error.fault, error.why)
+            errors.add(record.place, error.fault, error.why)
             continue
         texts.append(text)
         labels.append(label)
         lines.append(record.line)
-    read = read_labels(labels, task, texts, lines)
+    read = read_labels(labels, task, texts, lambda row: f"{unit} {lines[row]}")
     del labels
     kept, targets, kept_lines = [], [], []
     for text, value, line in zip(texts, read.values, lines, strict=True):
         try:
             targets.append(_encoded(value, task, text))
         except RowError as error:
-            errors.add(line, error.fault, error.why)
+            errors.add(f"{unit} {line}", error.fault, error.why)
             continue
         kept.append(text)
         kept_lines.append(line)
-    accepts = get_kind(task.kind).codec.accepts_soft
-    soft = soft_notes(read.values, accepts == "one") if accepts is not None else []
-    notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines)]
+    codec = get_kind(task.kind).codec
+    accepts = codec.accepts_soft
+    soft = soft_notes(read.values, accepts == "one", labels=codec.uses_labels) if accepts is not None else []
+    notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines, unit)]
     return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
 
 
@@ -104,7 +118,7 @@ def text_of(value: object, column: str, read: Callable[[object], str]) -> str:
     if is_not_utf8(text):
         raise RowError("not a text", f"{column!r:.60} contains half of a surrogate pair")
     if not is_readable(text):
-        raise RowError("empty text", f"{column!r:.60} is {value!r:.40}")
+        raise RowError("empty text", f"{column!r:.60} is {value!a:.40}")
     return text
 
 
@@ -127,7 +141,23 @@ class _Columns:
         self._there: set[str] = set()
         self._missing: set[str] = set()
         self._accepts_soft = get_kind(task.kind).codec.accepts_soft
-        self._also_soft = 0
+        self._also_soft = self._both_soft = 0
+        self._no_header = False
+        # The columns of the last row, and those of them that are a label's own.
+        self._own: tuple[tuple[str, ...], dict[str, str]] = ((), {})
+
+    def are_whole(self, record: Record) -> bool:
+        """Return whether the only row of a file has all texts in one field and all labels in another."""
+        text, label = (
+            record.values.get(self._name(record, field) or "")
+            for field in (self._task.text_field, self._task.label_field)
+        )
+        if isinstance(text, dict):
+            return True
+        if not isinstance(text, list) or not isinstance(label, list) or len(text) != len(label) or len(text) < 2:
+            return False
+        # A text of words and their tags look the same.
+        return self._task.kind != TAGGING.name or not all(isinstance(one, str) and one.split() == [one] for one in text)
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
@@ -136,9 +166,9 @@ class _Columns:
     def label(self, record: Record) -> object:
         field = self._task.label_field
         name = self._name(record, field)
-        if name is None and (ones := self._marked(record)) is not None:
-            return ones
         soft = self._soft_column(record)
+        if name is None and soft is None and (ones := self._marked(record)) is not None:
+            return ones
         if soft is not None and (name is None or record.values[name] is None):
             return self._read_soft(record.values[soft], soft, f"no {field!r}, and " if name is None else "")
         name, value = self._value(record, field)
@@ -151,8 +181,11 @@ class _Columns:
         """Return the column of soft labels beside that of labels, if there is one."""
         if self._accepts_soft is None:
             return None
-        others = (one for one in SOFT_COLUMNS if column_key(one) != column_key(self._task.label_field))
-        return next((one for one in others if one in record.values), None)
+        others = [one for one in SOFT_COLUMNS if column_key(one) != column_key(self._task.label_field)]
+        there = [one for one in others if one in record.values]
+        filled = [one for one in there if record.values[one] not in (None, "")]
+        self._both_soft += len(filled) > 1
+        return next(iter(filled or there), None)
 
     def _read_soft(self, value: object, column: str, otherwise: str = "") -> object:
         if self._accepts_soft is None:
@@ -165,11 +198,17 @@ class _Columns:
     def _value(self, record: Record, field: str) -> tuple[str, object]:
         name = self._name(record, field)
         if name is None:
-            shown = ", ".join(list(record.values)[:6])
-            self._missing.add(field)
-            raise RowError("missing field", f"no {field!r}; there are: {shown!s:.200}")
+            raise self._no_column(record, field=field)
         self._there.add(field)
         return name, record.values[name]
+
+    def _no_column(self, record: Record, more: str = "", field: str | None = None) -> RowError:
+        field = field or self._task.label_field
+        self._missing.add(field)
+        known = (self._name(record, one) for one in (self._task.text_field, self._task.label_field))
+        is_table = all(isinstance(value, str) for value in record.values.values())
+        self._no_header = is_table and not any(name is not None for name in known)
+        return RowError("missing field", f"no {field!r}; there are: {', '.join(list(record.values)[:6])!s:.200}{more}")
 
     def _name(self, record: Record, field: str) -> str | None:
         """Return the name of a column as the row spells it."""
@@ -184,29 +223,49 @@ class _Columns:
         return found[0]
 
     def _marked(self, record: Record) -> object | None:
-        """Return the labels whose own columns have a 1, if each label of the task has one of 0 and 1."""
-        labels = self._task.labels or ()
-        if not labels or not get_kind(self._task.kind).codec.uses_labels:
+        """Return the labels whose own columns have a 1; None if no label of the task has a column of its own.
+
+        Raises:
+            RowError: Only some of the labels have one, a cell is not 0 or 1, or not exactly one is 1 though one holds.
+        """
+        if not get_kind(self._task.kind).codec.uses_labels or not (columns := self._own_columns(record)):
             return None
-        found = []
-        for label in labels:
-            cell = str(record.values.get(label, "?")).strip().lower()
-            if cell not in (*_ONES, *_ZEROS):
-                return None
-            if cell in _ONES:
-                found.append(label)
+        for label in self._task.labels or ():
+            if label not in columns:
+                there = next(iter(columns.values()))
+                raise self._no_column(record, f"; {there!r:.40} is one of a label, and {label!r:.40} has none")
+            if _cell(record, columns[label]) not in (*_ONES, *_ZEROS):
+                found = f"{columns[label]!r:.40} has {record.values[columns[label]]!r:.40}"
+                raise self._no_column(record, f"; {found}, and a label's own column has 0 or 1")
         self._one_hot = True
+        self._there.add(self._task.label_field)
+        marked = [label for label, column in columns.items() if _cell(record, column) in _ONES]
         if self._task.kind == MULTILABEL.name:
-            return found
-        if len(found) > 1 or not found:
-            raise RowError("bad label", f"{len(found)} of the labels' columns have a 1, and one should")
-        return found[0]
+            return marked
+        if len(marked) != 1:
+            raise RowError("bad label", f"{len(marked)} of the labels' columns have a 1, and one should")
+        return marked[0]
+
+    def _own_columns(self, record: Record) -> dict[str, str]:
+        """Return the columns of the labels that have one."""
+        names = tuple(record.values)
+        if names != self._own[0]:
+            others = {column_key(one) for one in (self._task.text_field, self._task.text_pair_field)}
+            by_key = {column_key(name): name for name in names}
+            labels = [label for label in self._task.labels or () if column_key(label) in by_key.keys() - others]
+            found = {label: label if label in record.values else by_key[column_key(label)] for label in labels}
+            self._own = (names, found)
+        return self._own[1]
 
     def hint(self) -> str | None:
         """Return which keys name the columns that no row has; None if each is in some row."""
         never = self._missing - self._there
         keys = [key for key in ("text_field", "text_pair_field", "label_field") if getattr(self._task, key) in never]
-        return f"{', '.join(keys)} in the task file names the column" if keys else None
+        if not keys:
+            return None
+        # A table without a header has its first row in the place of all names.
+        header = "; is the first line of the table its header?" if self._no_header else ""
+        return f"{', '.join(keys)} in the task file names the column{header}"
 
     def notes(self) -> list[str]:
         label, found = self._task.label_field, []
@@ -214,13 +273,20 @@ class _Columns:
             found.append(f"there is no column {label!r:.40}: labels are those whose own columns have a 1")
         if self._also_soft:
             found.append(
-                f"{self._also_soft:,} rows have both {label!r:.40} and soft labels: the first is used; label_field in "
-                "the task file names another"
+                f"{counted(self._also_soft, 'row has', 'rows have')} both {label!r:.40} and soft labels: the first is "
+                "used; label_field in the task file names another"
             )
+        if self._both_soft:
+            have = counted(self._both_soft, "row has", "rows have")
+            found.append(f"{have} both {PROBABILITIES} and {COUNTS}: the first are used")
         return found
 
 
-def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int]) -> list[str]:
+def _cell(record: Record, column: str) -> str:
+    return str(record.values[column]).strip().lower()
+
+
+def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: list[int], unit: Unit) -> list[str]:
     """Return a note on texts that occur with different labels, if there are any."""
     if not get_kind(task.kind).codec.uses_labels:
         return []
@@ -232,9 +298,9 @@ def _contradictions(task: Task, texts: list[Text], targets: list[Any], lines: li
         if targets[before] != targets[row]:
             differ[text] += 1
             if len(shown) < _SHOWN:
-                shown.setdefault(text, f"lines {lines[before]:,} and {lines[row]:,}")
+                shown.setdefault(text, f"{unit}s {lines[before]:,} and {lines[row]:,}")
     if not differ:
         return []
     more = "; ..." if len(differ) > len(shown) else ""
-    noun = "text occurs" if len(differ) == 1 else "texts occur"
-    return [f"{len(differ):,} {noun} with different labels: {'; '.join(shown.values())}{more}"]
+    occur = counted(len(differ), "text occurs", "texts occur")
+    return [f"{occur} with different labels: {'; '.join(shown.values())}{more}"]

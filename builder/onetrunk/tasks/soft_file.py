@@ -17,7 +17,7 @@ from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
-from onetrunk.tasks.records import Reading, Record
+from onetrunk.tasks.records import Reading, Record, counted
 from onetrunk.tasks.soft_targets import RawTargets, raw_of_probabilities
 from onetrunk.tasks.task import Task
 from onetrunk.tasks.text_file import PAIR_FIELDS, TEXT_FIELDS
@@ -96,7 +96,8 @@ def open_soft_file(path: Path, task: Task, *, skip_bad_rows: bool = False) -> So
     means = sums / np.bincount(of_text)[:, None]
     notes = examples.notes
     if (more := len(examples) - len(texts)) > 0:
-        notes += (f"{path}: {more:,} rows are about a text of another row: what they say is averaged",)
+        are = counted(more, "row is", "rows are")
+        notes += (f"{path}: {are} about a text of another row: what they say is averaged",)
     raw = (
         raw_of_probabilities(means, independent=kind.codec.accepts_soft == "several")
         if kind.codec.uses_labels

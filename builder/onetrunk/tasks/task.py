@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from onetrunk.protocol.head_json import OVERLAP, LongTexts, Overlap, Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.tasks.data_file import check_encoding
+from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.metrics import METRICS, check_metric
 
@@ -262,17 +263,36 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _labels_fit_how_they_are_read(self) -> Task:
         labels = self.labels or ()
+        composed: dict[str, str] = {}
+        for label in labels:
+            if composed.setdefault(unicodedata.normalize("NFC", label), label) != label:
+                raise ValueError(
+                    f"labels has {label!r:.60} twice: they look equal, and only their accents are composed in two ways "
+                    "(Unicode NFC and NFD): keep one"
+                )
         if self.fold_labels and len({folded(label) for label in labels}) < len(labels):
             raise ValueError("fold_labels: two of the labels differ only in case or blanks")
-        if self.empty_label is not None and (self.kind != "classification" or self.empty_label not in labels):
+        if self.empty_label is not None and self.kind != "classification":
             raise ValueError(
-                f"empty_label is one of the labels of a classification task; found {self.empty_label!r:.60}: "
-                "add it to labels"
+                f"empty_label is one of the labels of a classification task; not for kind {self.kind}: leave it out"
+                + (", as a text without a label has none" if self.kind == "multilabel" else "")
             )
+        if self.empty_label is not None and self.empty_label not in labels:
+            raise ValueError(f"empty_label is one of the labels; found {self.empty_label!r:.60}: add it to labels")
         if self.label_separator is not None and self.kind != "multilabel":
             raise ValueError(
                 f"label_separator is for kind multilabel, whose cells have several labels; not {self.kind}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Task:
+        keys = ("text_field", *(("text_pair_field",) if self.form == "pair" else ()), "label_field")
+        seen: dict[str, str] = {}
+        for key in keys:
+            name = getattr(self, key)
+            if (other := seen.setdefault(column_key(name), key)) != key:
+                raise ValueError(f"{other} and {key} name one column, {name!r:.60}: each has a column of its own")
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +38,46 @@ def load_task(path: Path, *, needs_data: bool = True) -> Task:
     """
     values = read_toml(path, "task file")
     refuse_unknown_keys(path, values, _TASK_KEYS)
+    for table, allowed in (("recipe", _RECIPE_KEYS), ("options", ())):
+        if isinstance(values.get(table), dict):
+            _refuse_keys_of_the_file(path, table, values[table], allowed)
     if isinstance(values.get("recipe"), dict):
         refuse_unknown_keys(path, values["recipe"], _RECIPE_KEYS, "recipe.")
+    for key in ("train", "dev", "test"):
+        if key in values:
+            _check_place(path, key, values[key])
     if not needs_data and "train" not in values:
         values = {"train": "", "dev": DEV_SHARE, **values}
     try:
         return Task.model_validate({"name": path.stem, **values, "folder": path.parent})
     except ValidationError as error:
         raise UserError("\n".join(_explain(path, fault) for fault in error.errors())) from error
+
+
+def _refuse_keys_of_the_file(path: Path, table: str, values: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Refuse keys that stand below the line of a table, to which they belong so, though they are those of the file."""
+    if wrong := [key for key in values if key in _TASK_KEYS and key not in allowed]:
+        raise UserError(f"{path}: below [{table}] stands {', '.join(wrong)}, which belongs to the file: put it above")
+
+
+def _check_place(path: Path, key: str, value: object) -> None:
+    """Check a place of data for what it has become between the quotes of TOML.
+
+    Raises:
+        UserError: It is a number in quotes, a share where none is allowed, or has characters that no path has.
+    """
+    if isinstance(value, float) and key != "dev":
+        raise UserError(f"{path}: key {key}: found {value:g}: give a file; only dev may be a share of train: dev = 0.2")
+    if not isinstance(value, str):
+        return
+    if re.fullmatch(r"0?\.\d+|\d+(\.\d+)? *%", value.strip()):
+        example = "write a share without quotes, as in dev = 0.2" if key == "dev" else "give a file"
+        raise UserError(f"{path}: key {key}: found {value!r:.80}: {example}")
+    if any(unicodedata.category(one) == "Cc" for one in value):
+        raise UserError(
+            f"{path}: key {key}: found {value!r:.80}: within double quotes, a backslash and the letter behind it are "
+            r"one character; write 'C:\train.csv', in single quotes, or C:/train.csv"
+        )
 
 
 def _explain(path: Path, fault: Any) -> str:

@@ -14,7 +14,7 @@ from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds.base import text_or_words
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors, counted
 from onetrunk.tasks.rows import Text, text_of
 
 TEXT_FIELDS = ("text", "sentence", "sentence1", "question", "question1", "premise", "words", "tokens")
@@ -80,7 +80,7 @@ def read_texts(
             raise UserError(f"{path}: no such file of texts") from None
         notes += [f"{path}: {note}" for note in reading.notes]
     if errors.total:
-        summary = "\n".join([f"{path}: {errors.total:,} rows cannot be used:", *errors.lines()])
+        summary = "\n".join([f"{path}: {counted(errors.total, 'row', 'rows')} cannot be used:", *errors.lines()])
         if not skip_bad_rows:
             raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
         notes.append(f"left out {summary}")
@@ -131,13 +131,13 @@ def _lines(path: Path, errors: RowErrors) -> Iterator[str]:
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 except UnicodeDecodeError:
-                    errors.add(number, "broken line", "invalid UTF-8")
+                    errors.add(f"line {number}", "broken line", "invalid UTF-8")
                     continue
                 # Blank lines are no faults: files end with them.
                 if is_readable(text):
                     yield text
                 elif text:
-                    errors.add(number, "empty text", f"{text!r:.40}")
+                    errors.add(f"line {number}", "empty text", f"{text!a:.40}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of texts") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -163,7 +163,7 @@ def _rows(
         try:
             parts = [text_of(record.values.get(field), field, text_or_words) for field in fields]
         except RowError as error:
-            errors.add(record.line, error.fault, error.why)
+            errors.add(record.place, error.fault, error.why)
             continue
         texts.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
     return fields or (), texts

@@ -53,7 +53,7 @@ FAULTS = [
     ({"sentence": "\ud800", "label": "good"}, "not a text: 1: line 2 ('sentence' contains half of a surrogate pair)"),
     ({"sentence": "", "label": "good"}, "empty text: 1: line 2 ('sentence' is '')"),
     ({"sentence": " \t\u00a0\u200b\0", "label": "good"}, "empty text: 1: line 2"),
-    ({"sentence": "\ufffd\ufffd", "label": "good"}, "empty text: 1: line 2"),
+    ({"sentence": "\ufffd\u2060", "label": "good"}, "empty text: 1: line 2 ('sentence' is '\\ufffd\\u2060')"),
     ({"sentence": "\u0301", "label": "good"}, "empty text: 1: line 2"),
     ({"sentence": "\ufe0f", "label": "good"}, "empty text: 1: line 2"),
     ({"sentence": "x", "label": "fine"}, "bad label: 1: line 2 (label 'fine' is not one of: bad, good)"),
@@ -69,11 +69,55 @@ def test_row_that_cannot_be_used_stops_and_is_named(make_task, tmp_path, row, fa
     assert "--skip-bad-rows" in message
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1, 9], [[1]], "1" * 400])
+@pytest.mark.parametrize("label", ["nan", "inf", "-0.1", 5.1, True, "", [1, 9], [[1]], "1" * 400, "1_0", "0_1"])
 def test_number_out_of_range_is_refused(make_task, label):
     changes = {"kind": "regression", "labels": None, "range": (0, 5), "metrics": ("pearson",)}
     with pytest.raises(UserError, match=r"bad label: 1: line 1 .* is not a number from 0 to 5"):
         read_examples(make_task([{"sentence": "x", "label": label}], **changes), "train")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"sentence": ["great", "awful"], "label": ["good", "bad"]}, "classification"),
+        ({"Sentence": ["a great film", "awful"], "label": [["good"], ["bad"]]}, "multilabel"),
+        ({"sentence": {"0": "great", "1": "awful"}, "label": {"0": "good", "1": "bad"}}, "classification"),
+        ({"sentence": ["a film", "awful"], "label": ["O B-good", "O"]}, "tagging"),
+        ({"sentence": [["a", "film"], ["awful"]], "label": [["O", "B-good"], ["O"]]}, "tagging"),
+    ],
+)
+def test_a_file_whose_only_object_has_whole_columns_is_refused(make_task, row, kind):
+    with pytest.raises(UserError, match=r'line 1 \(its fields are whole columns.*orient="records", lines=True'):
+        read_examples(make_task([row], kind=kind), "train")
+
+
+def test_a_single_text_of_words_is_a_row(make_task):
+    row = {"sentence": ["a", "film"], "label": ["O", "B-good"]}
+    assert len(read_examples(make_task([row], kind="tagging"), "train")) == 1
+    assert len(read_examples(make_task([{**row, "label": "good"}]), "train")) == 1
+    assert len(read_examples(make_task([{**row, "label": ["good", "good", "bad"]}]), "train")) == 1
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_key_that_an_object_has_twice_is_a_fault_of_its_row(make_task, array):
+    rows = ['{"sentence": "a", "label": "good"}', '{"sentence": "b", "label": "good", "label": "bad"}']
+    task = make_task(["[" + ",\n".join(rows) + "]"] if array else rows)
+    with pytest.raises(UserError, match=r"broken line: 1: line 2 \(it has the key 'label' twice\)"):
+        read_examples(task, "train")
+    nested = '{"sentence": "b", "label": {"good": 1, "bad": 0, "good": 2}}'
+    with pytest.raises(UserError, match="the key 'good' twice"):
+        read_examples(make_task([nested, *rows[:1]]), "train")
+
+
+def test_rows_of_an_array_on_one_line_are_counted_by_rows(make_task):
+    rows = [GOOD] * 37 + [{**GOOD, "label": "fine"}, {**GOOD, "label": "bad"}, 7]
+    with pytest.raises(UserError, match=r"broken line: 1: row 40 (.|\n)*bad label: 1: row 38 \("):
+        read_examples(make_task([json.dumps(rows)]), "train")
+    read = read_examples(make_task([json.dumps(rows)]), "train", skip_bad_rows=True)
+    assert any("different labels: rows 1 and 39" in note for note in read.notes)
+    # With line breaks between them, by lines.
+    with pytest.raises(UserError, match=r"bad label: 1: line 40 \("):
+        read_examples(make_task(["", "["] + [json.dumps(row) + "," for row in rows[:-1]] + ["7]"]), "train")
 
 
 def test_all_faults_are_counted_and_the_first_of_each_sort_named(make_task):

@@ -127,6 +127,15 @@ REGRESSION = 'kind = "regression"\ntrain = "a.csv"\ndev = "b.csv"\n'
         ('train = "C:\\Users\\a.csv"\n', ["TOML", "line 1", "'C:\\train.csv', in single quotes"]),
         ('labels = ["a"]\ntrain = "D:\\data.csv"\n', ["TOML", "line 2", "single quotes"]),
         ("labels = 3 4", ["TOML", "line 1"]),
+        (MINIMAL.replace("train.csv", r"C:\new"), ["key train:", r"'C:\new'", "single quotes, or C:/train.csv"]),
+        (MINIMAL.replace("dev.csv", r"data\train.csv"), ["key dev:", r"'data\train.csv'", "single quotes"]),
+        (MINIMAL + r'test = "a\bc"', ["key test:", r"'a\x08c'", "single quotes"]),
+        (MINIMAL.replace("dev.csv", "0.2"), ["key dev:", "found '0.2':", "without quotes, as in dev = 0.2"]),
+        (MINIMAL.replace("dev.csv", "20%"), ["key dev:", "found '20%':", "without quotes, as in dev = 0.2"]),
+        (MINIMAL + "test = 0.2", ["key test:", "found 0.2: give a file"]),
+        (MINIMAL.replace('"train.csv"', "0.2"), ["key train:", "found 0.2: give a file"]),
+        (MINIMAL + '[recipe]\ntap = 2\ntext_field = "a"', ["below [recipe] stands text_field, ", "put it above"]),
+        (MINIMAL + '[options]\ntext_field = "a"', ["below [options] stands text_field, ", "put it above"]),
     ],
 )
 def test_malformed_task_file_is_refused_with_the_key_and_the_value(write, text, values):
@@ -135,6 +144,7 @@ def test_malformed_task_file_is_refused_with_the_key_and_the_value(write, text, 
         load_task(path)
     message = str(error.value)
     assert message.startswith(f"{path}: ")
+    assert "\n" not in message
     for value in values:
         assert value in message
 
@@ -148,9 +158,11 @@ def test_all_wrong_keys_are_named_at_once(write):
 def test_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="no such task file"):
         load_task(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_task(tmp_path / "bad.toml")
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "bad.toml").write_text(MINIMAL.replace("spam", "späm"), encoding=encoding)
+        with pytest.raises(UserError, match=r"cannot be read: it is not UTF-8 \(.*\): save it in UTF-8") as error:
+            load_task(tmp_path / "bad.toml")
+        assert "\n" not in str(error.value)
 
 
 def test_tasks_are_found_by_name_and_by_path(write, tmp_path):

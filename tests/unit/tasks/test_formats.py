@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Task, read_examples
 from onetrunk.tasks.formats import arrow, json_rows, read_hub, read_records
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.span_tags import bio_tags
 from onetrunk.tasks.records import BrokenLine, Reading, Record
 from onetrunk.tasks.task_file import locate
@@ -140,28 +141,76 @@ def test_spans_of_label_studio_are_read(folder):
 
 
 def test_choices_of_label_studio_are_read(folder):
-    def chosen(*choices):
-        return [{"value": {"choices": list(choices)}, "from_name": "mood", "to_name": "text", "type": "choices"}]
-
     cancelled = label_studio("third", [])
-    cancelled["annotations"] = [{"was_cancelled": True, "result": chosen("bad")}, {"result": chosen("good")}]
+    cancelled["annotations"] = [{"was_cancelled": True, "result": [chosen("bad")]}, {"result": [chosen("good")]}]
     skipped = {"id": 9, "data": {"text": "fourth"}, "annotations": []}
-    rows = [label_studio("first", chosen("good")), label_studio("second", chosen("bad")), cancelled]
+    rows = [label_studio("first", [chosen("good")]), label_studio("second", [chosen("bad")]), cancelled]
     (folder / "choices.json").write_text(json.dumps([*rows, skipped]))
     settings = {"train": "choices.json", "dev": "choices.json", "folder": folder, "text_field": "text"}
     task = Task(name="a", labels=("bad", "good"), label_field="mood", **settings)
     assert read_examples(task, "train", skip_bad_rows=True).targets == (1, 0, 1)
-    with pytest.raises(UserError, match=r"missing field: 1: line 1 \(no 'mood'; there are: text\)"):
+    with pytest.raises(UserError, match=r"missing field: 1: row 4 \(no 'mood'; there are: text\)"):
         read_examples(task, "train")
-    several = [label_studio("first", chosen("good", "R|B")), label_studio("second", [])]
+    several = [label_studio("first", [chosen("good", "R|B")]), label_studio("second", [])]
     # One choice alone is not taken for a cell with several labels, in the short form neither.
-    several += [label_studio("third", chosen("R|B")), {"text": "fourth", "mood": {"choices": ["R|B"]}}]
+    several += [label_studio("third", [chosen("R|B")]), {"text": "fourth", "mood": {"choices": ["R|B"]}}]
     (folder / "choices.json").write_text(json.dumps(several))
     task = Task(name="a", kind="multilabel", labels=("R|B", "good"), label_field="mood", **settings)
     assert read_examples(task, "train").targets == ((0, 1), (), (0,), (0,))
-    (folder / "choices.json").write_text(json.dumps([label_studio("first", chosen("4"))]))
+    (folder / "choices.json").write_text(json.dumps([label_studio("first", [chosen("4")])]))
     task = Task(name="a", kind="regression", range=(0, 5), label_field="mood", **settings)
     assert read_examples(task, "train").targets == (0.8,)
+
+
+def chosen(*choices, control="mood"):
+    return {"value": {"choices": list(choices)}, "from_name": control, "to_name": "text", "type": "choices"}
+
+
+def said_by(text, *people):
+    return {"data": {"text": text}, "annotations": [{"result": results} for results in people]}
+
+
+@pytest.mark.parametrize("kind", ["tagging", "multilabel", "classification"])
+def test_an_export_without_the_control_of_the_task_is_refused_and_its_controls_named(folder, kind):
+    rows = [label_studio("Ann works.", [marked("Ann works.", 0, 3, "PER"), chosen("good")]), label_studio("No.", [])]
+    (folder / "other.json").write_text(json.dumps(rows))
+    settings = {"labels": TYPES, "train": "other.json", "dev": "other.json", "folder": folder, "text_field": "text"}
+    task = Task(name="a", kind=kind, label_field="ner", **settings)
+    with pytest.raises(UserError, match=r"no text has anything from a control 'ner'; there are: label, mood: label_f"):
+        read_examples(task, "train")
+    # Without case it is that control.
+    named = task.model_copy(update={"label_field": "LABEL", "kind": "tagging"})
+    assert tagged(read_examples(named, "train"))[0][0] == ("Ann", "B-PER")
+
+
+def test_choices_of_several_people_are_soft_labels(folder):
+    def read_as(kind, *rows, **changes):
+        (folder / "people.json").write_text(json.dumps(rows))
+        settings = {"train": "people.json", "dev": "people.json", "folder": folder, "text_field": "text"}
+        task = Task(name="a", kind=kind, label_field="mood", **{"labels": ("bad", "good"), **settings, **changes})
+        read = read_examples(task, "train")
+        return get_kind(kind).codec.targets(read.targets, task).tolist(), read.notes
+
+    good, bad = [chosen("good")], [chosen("bad")]
+    targets, notes = read_as("classification", said_by("a", good, bad, good, good), said_by("b", bad, []))
+    assert targets == [[0.25, 0.75], [1.0, 0.0]]
+    assert "1 of 2 rows have the labels of several annotators" in "".join(notes)
+    # For several labels, whoever chose none has said that none holds.
+    targets, _ = read_as("multilabel", said_by("a", [chosen("good", "bad")], good), said_by("b", bad, []))
+    assert targets == [[0.5, 1.0], [0.5, 0.0]]
+    stars = [[{"value": {"rating": number}, "from_name": "mood"}] for number in (3, 5)]
+    targets, _ = read_as("regression", said_by("a", *stars), labels=None, range=(0, 5))
+    assert targets == pytest.approx([0.8])
+
+
+def test_spans_of_several_people_are_those_of_the_first_and_it_is_told(folder):
+    text = "Ann works."
+    ann = [marked(text, 0, 3, "PER")]
+    rows = [said_by(text, ann, []), said_by(text, [], ann), said_by(text, ann)]
+    (folder / "people.json").write_text(json.dumps(rows))
+    read = tagging(folder, "people.json", text_field="text")
+    assert [row[0][1] for row in tagged(read)] == ["B-PER", "O", "B-PER"]
+    assert "of 3 texts, several people marked 2: what the first one marked is read" in read.notes[0]
 
 
 def test_exports_of_doccano_are_read(folder):
@@ -301,6 +350,16 @@ def test_names_of_labels_are_those_stored_in_parquet(stored):
     assert len(read) == 3
 
 
+def test_rows_of_parquet_are_counted_by_rows(stored):
+    from pyarrow import parquet
+
+    table, _, place = stored
+    parquet.write_table(table, place / "a.parquet")
+    task = Task(name="a", labels=("bad", "good"), train="a.parquet", dev="a.parquet", folder=place)
+    with pytest.raises(UserError, match=r"bad label: 1: row 3 \("):
+        read_examples(task, "train")
+
+
 @pytest.mark.parametrize("name", ["a.arrow", "a.feather"])
 @pytest.mark.parametrize("form", ["new_file", "new_stream"])
 def test_both_forms_of_arrow_are_read(stored, name, form):
@@ -367,6 +426,26 @@ def test_a_folder_that_leads_out_of_itself_is_refused(stored):
     (place / "folder" / "train").symlink_to(place / "secret")
     with pytest.raises(UserError, match="leads out of"):
         list(read_records(place / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("data-00001-of-00002.arrow", "state.json names the file 'data-00001-of-00002.arrow', and it is missing: copy"),
+        ("dataset_info.json", "and dataset_info.json is missing"),
+        ("state.json", "and state.json is missing"),
+    ],
+)
+def test_a_folder_without_one_of_its_files_is_refused_in_one_line(stored, name, why):
+    table, features, place = stored
+    save(place / "plain", table, features)
+    (place / "plain" / name).unlink()
+    task = Task(name="a", labels=("bad", "good"), train="plain", dev=0.5, folder=place)
+    with pytest.raises(UserError, match=why) as error:
+        read_examples(task, "train")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=why):
+        list(read_records(place / "plain"))
 
 
 @pytest.mark.hostile

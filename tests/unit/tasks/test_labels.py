@@ -64,10 +64,32 @@ def test_numbers_that_are_no_positions_are_told_what_positions_are(examples):
         examples(csv_of("0", "1", "2"))
 
 
+@pytest.mark.parametrize(
+    ("rows", "labels", "helps"),
+    [
+        (rows_of(1, 2, 2), ("bad", "good"), True),
+        (rows_of(-1, 1), ("bad", "good"), False),
+        (rows_of(0, 1, 2), ("bad", "good"), False),
+        (rows_of(1, 2, 3), ("bad", "good"), False),
+        (rows_of(0, 1, "good"), ("bad", "good"), False),
+        (rows_of(0, 1), ("1", "x"), False),
+    ],
+)
+def test_another_first_number_is_proposed_only_where_it_helps(examples, rows, labels, helps):
+    with pytest.raises(UserError, match="numbers are read as positions only if") as error:
+        examples(rows, labels=labels)
+    assert ("labels_from" in str(error.value)) == helps
+
+
 def test_whole_numbers_with_a_point_are_those_without(examples):
     read = examples(csv_of("1.0", "0.0", "1"), labels=("0", "1"))
     assert read.targets == (1, 0, 1)
     assert "'1.0' as '1' (1)" in read.notes[0]
+    # JSON has numbers: 1.0 may have become one when a column had a gap.
+    read = examples(rows_of(1.0, 0.0, 1.0), labels=("0", "1"))
+    assert (read.targets, len(read.notes)) == ((1, 0, 1), 1)
+    assert "1.0 as '1' (2), 0.0 as '0' (1)" in read.notes[0]
+    assert examples(rows_of(1, 0), labels=("0", "1")).notes == ()
     # A label that is so written is itself.
     assert examples(csv_of("1.0", "1"), labels=("1", "1.0")).targets == (1, 0)
 
@@ -81,8 +103,11 @@ def test_numbers_of_tags_are_positions_among_the_tags(examples):
     assert "3 is 'B-ORG'" in read.notes[0]
     as_text = examples("sentence,label\na film b,0 3 4\n", kind="tagging", labels=labels)
     assert as_text.targets == read.targets[:1]
-    with pytest.raises(UserError, match="bad label"):
-        examples([{"sentence": ["a"], "label": [5]}], kind="tagging", labels=labels)
+    with pytest.raises(UserError) as error:
+        examples([{"sentence": ["a", "b"], "label": [1, 7]}], kind="tagging", labels=labels)
+    assert "tag 1: 1 is not a tag, as O and B-PER are" in str(error.value)
+    assert "only if all are from 0 to 4, for O and then B- and I- of each label in turn (4 is 'I-" in str(error.value)
+    assert "labels_from" not in str(error.value)
     with pytest.raises(UserError, match="only in BIO"):
         examples(rows, kind="tagging", labels=labels, options={"scheme": "BILOU"})
 
@@ -95,6 +120,9 @@ def test_other_spellings_are_counted_and_the_key_reads_them(examples):
     assert "'GOOD' (2), 'Good ' (1)" in line
     assert "did you mean good?" in line
     assert "fold_labels = true" in line
+    with pytest.raises(UserError, match=r"did you mean Good, good\?\): write them so") as error:
+        examples(csv_of("GOOD", "bad"), labels=("good", "Good", "bad"))
+    assert "fold_labels" not in str(error.value)
     labels = ("bad", "good", "Very Good")
     read = examples(csv_of("GOOD", "Good ", "bad", "very  good"), labels=labels, fold_labels=True)
     assert read.targets == (1, 1, 0, 2)
@@ -113,7 +141,29 @@ def test_letters_that_look_equal_are_equal(examples):
     # "é" as one character, and as "e" with an accent.
     read = examples(csv_of("cafe\u0301", "th\u00e9"), labels=("caf\u00e9", "the\u0301"))
     assert read.targets == (0, 1)
-    assert len(read.notes) == 1
+    [note] = read.notes
+    assert "accents are composed in another way than in the task file (Unicode NFC or NFD) are read" in note
+    assert note.endswith("with their rows: 'caf\u00e9' (1), 'the\u0301' (1)")
+
+
+def test_labels_of_a_task_that_look_equal_are_one():
+    with pytest.raises(ValueError, match=r"twice: they look equal.* \(Unicode NFC and NFD\)"):
+        Task(name="a", labels=("\u00e9", "e\u0301"), train="a", dev="b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"text_field": "label"}, "text_field and label_field name one column, 'label'"),
+        ({"text_field": " Label"}, "text_field and label_field name one column"),
+        ({"form": "pair", "text_pair_field": "sentence"}, "text_field and text_pair_field name one column"),
+        ({"form": "pair", "label_field": "sentence2"}, "text_pair_field and label_field name one column"),
+    ],
+)
+def test_each_field_has_a_column_of_its_own(fields, why):
+    with pytest.raises(ValueError, match=why):
+        Task(name="a", labels=("x", "y"), train="a", dev="b", **fields)
+    assert Task(name="a", labels=("x", "y"), train="a", dev="b", text_pair_field="sentence")
 
 
 THREE = ("bad", "fair", "good")
@@ -157,8 +207,15 @@ def test_the_key_for_empty_labels_is_proposed_and_checked(examples):
         examples(csv_of("good", ""))
     with pytest.raises(ValueError, match="add it to labels"):
         Task(name="a", labels=("x", "y"), train="a", dev="b", empty_label="z")
-    with pytest.raises(ValueError, match="empty_label is one of the labels of a classification"):
-        Task(name="a", kind="multilabel", labels=("x", "y"), train="a", dev="b", empty_label="x")
+    with pytest.raises(UserError, match=r"label '' is not one of(.|\n)*'' \(1\).*empty_label = "):
+        examples(rows_of("good", []))
+    # A tag without a type is none of a text without a label.
+    with pytest.raises(UserError, match=r"'B-' is not known") as error:
+        examples([{"sentence": "a", "label": "B-"}], kind="tagging")
+    assert "empty_label =" not in str(error.value)
+    for kind, labels in (("multilabel", ("x", "y")), ("tagging", ("x", "y"))):
+        with pytest.raises(ValueError, match=f"labels of a classification task; not for kind {kind}: leave it out"):
+            Task(name="a", kind=kind, labels=labels, train="a", dev="b", empty_label="x")
     # A column that is not there is no empty label.
     with pytest.raises(UserError, match="no 'label'; there are: sentence"):
         examples([{"sentence": "x"}], empty_label="good")
@@ -201,6 +258,38 @@ def test_positions_of_several_labels(examples):
     assert examples("sentence,label\na,0|1\nb,\n", **many).targets == ((0, 1), ())
 
 
+@pytest.mark.parametrize(
+    ("labels", "rows", "targets"),
+    [
+        (("late", "ok"), ([0, 1], [1, 0], [1, 1], [0, 0]), ((1,), (0,), (0, 1), ())),
+        (("late", "ok"), ([0, 1], [0, 1]), ((1,), (1,))),
+        (("late", "ok", "no"), ([0, 1, 1], [1.0, 0.0, 0.0], [True, False, True]), ((1, 2), (0,), (0, 2))),
+        (("late",), ([0], [1]), ((), (0,))),
+    ],
+)
+def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples, labels, rows, targets):
+    read = examples(rows_of(*rows), kind="multilabel", labels=labels)
+    assert read.targets == targets
+    assert "lists of 0 and 1, one for each label" in read.notes[0]
+    cells = csv_of(*(f'"{json.dumps(row)}"' for row in rows))
+    assert examples(cells, kind="multilabel", labels=labels).targets == targets
+    # With one row of another form they are positions, as everywhere else; and labels may be so written.
+    with pytest.raises(UserError, match="bad label") as error:
+        examples(rows_of(*rows, [0, 0, 0, 0]), kind="multilabel", labels=labels)
+    repeated = any(len(set(row)) < len(row) for row in rows)
+    assert (f"only if every row has one, with {len(labels)} numbers" in str(error.value)) == repeated
+    if len(labels) == 2:
+        assert examples(rows_of([0, 1], [0, 1]), kind="multilabel", labels=("1", "0")).targets == ((0, 1), (0, 1))
+
+
+def test_such_lists_are_no_votes_where_one_label_holds(examples):
+    with pytest.raises(UserError, match="write the name of the label that has the 1, or its number from 0"):
+        examples(rows_of([0, 1], [1, 0]))
+    with pytest.raises(UserError, match="2 of 2 rows"):
+        examples(rows_of([0, 0, 1], [0, 1, 0]), labels=("bad", "good", "fair"))
+    assert len(examples(rows_of([0, 0, 1], [0, 1, 1]), labels=("bad", "good", "fair"))) == 2
+
+
 def test_labels_with_columns_of_their_own(examples):
     table = "sentence,late,ok\na,1,0\nb,0.0,1.0\nc,1,1\nd,0,\n"
     read = examples(table, kind="multilabel", labels=("late", "ok"))
@@ -212,14 +301,41 @@ def test_labels_with_columns_of_their_own(examples):
     assert "bad label: 2: line 4 (2 of the labels' columns have a 1" in str(error.value)
     booleans = [{"sentence": "a", "late": True, "ok": False}]
     assert examples(booleans, labels=("late", "ok")).targets == (0,)
-    # Columns that are no labels' stay a missing field.
-    with pytest.raises(UserError, match="no 'label'; there are: sentence, late, ok"):
-        examples("sentence,late,ok\na,yes,no\n", labels=("late", "ok"))
+    # They are found as all columns are.
+    for header in ("sentence,Late,OK", "sentence, late ,ok"):
+        assert examples(f"{header}\na,1,0\nb,0,1\n", labels=("late", "ok")).targets == (0, 1)
+    assert examples("sentence,OK,ok\na,1,0\nb,0,1\n", labels=("ok", "OK")).targets == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (
+            "sentence,late,ok\na,yes,no\n",
+            "there are: sentence, late, ok; 'late' has 'yes', and a label's own column has",
+        ),
+        ("sentence,late,ok\na,0,2\nb,1,0\n", r"1 of 2 rows(.|\n)*'ok' has '2', and a label's own column has 0 or 1"),
+        ("sentence,late\na,1\n", "there are: sentence, late; 'late' is one of a label, and 'ok' has none"),
+        ("sentence,other\na,1\n", r"no 'label'; there are: sentence, other\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_columns_of_labels_that_are_no_marks_are_named(examples, kind, table, why):
+    with pytest.raises(UserError, match=f"missing field: 1: line 2 .no 'label'; (.|\n)*{why}|{why}") as error:
+        examples(table, kind=kind, labels=("late", "ok"))
+    # Where some row is marked by its columns, label_field is not at fault.
+    assert ("label_field in the task file" in str(error.value)) == ("b,1" not in table)
 
 
 def test_booleans_are_named_as_json_writes_them(examples):
-    with pytest.raises(UserError, match=r"label true is not one of: bad, good"):
-        examples(rows_of(True, False))
+    for rows, named in (
+        (rows_of(True), r'\["false", "true"\]'),
+        (csv_of("True", "False"), r'\["False", "True"\]'),
+    ):
+        with pytest.raises(
+            UserError, match=rf"label '?[tT]rue'? is not one of: bad, good(.|\n)*task file: labels = {named}"
+        ):
+            examples(rows)
     assert examples(rows_of(True, False), labels=("false", "true")).targets == (1, 0)
     assert examples(csv_of("TRUE", "FALSE"), labels=("false", "true"), fold_labels=True).targets == (1, 0)
 

@@ -66,6 +66,11 @@ def test_a_table_has_them_as_json(examples):
         examples("sentence;counts\na film;{bug: 1}\n")
 
 
+def test_a_label_that_a_cell_has_twice_is_named(examples):
+    with pytest.raises(UserError, match="'counts' has 'bug' twice"):
+        examples('sentence;counts\na film;"{""bug"": 1, ""bug"": 2}"\n')
+
+
 def test_a_parquet_has_them_as_a_struct_or_a_map(tmp_path, examples):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -130,20 +135,27 @@ def test_what_cannot_be_used_is_named_by_its_row(examples, row, why):
 def test_rounded_probabilities_are_scaled_and_it_is_told(examples):
     read = examples([{"probabilities": {"bug": 0.5, "wish": 0.47}}, {"probabilities": {"bug": 1 / 3, "wish": 2 / 3}}])
     assert targets_of(read)[0] == pytest.approx([0.5 / 0.97, 0, 0.47 / 0.97])
-    assert any("the probabilities of 1 rows sum to 1 only within 0.05" in note for note in read.notes)
+    assert any("the probabilities of 1 row sum to 1 only within 0.05" in note for note in read.notes)
 
 
 def test_a_label_beside_them_is_used_and_it_is_told(examples):
     read = examples([{"label": "wish", "probabilities": {"bug": 1.0}}, {"label": None, "probabilities": {"bug": 1.0}}])
     assert targets_of(read) == [[0, 0, 1], [1, 0, 0]]
-    assert any("1 rows have both 'label' and soft labels" in note for note in read.notes)
+    assert any("1 row has both 'label' and soft labels" in note for note in read.notes)
     read = examples([{"label": "wish", "probabilities": {"bug": 1.0}}], label_field="probabilities")
     assert targets_of(read) == [[1, 0, 0]]
 
 
+def test_probabilities_and_counts_in_one_row_are_told(examples):
+    both = {"probabilities": {"bug": 1.0}, "counts": {"wish": 2}}
+    read = examples([both, {"probabilities": None, "counts": {"wish": 2}}])
+    assert targets_of(read) == [[1, 0, 0], [0, 0, 1]]
+    assert any("1 row has both probabilities and counts: the first are used" in note for note in read.notes)
+
+
 def test_ties_are_counted(examples):
     read = examples([{"counts": {"bug": 1, "wish": 1}}, {"counts": {"bug": 2, "wish": 1}}])
-    assert any("1 rows have no single likeliest label" in note for note in read.notes)
+    assert any("1 row has no single likeliest label" in note for note in read.notes)
 
 
 def test_several_labels_have_probabilities_of_their_own(examples):
@@ -167,7 +179,11 @@ def test_several_labels_have_probabilities_of_their_own(examples):
 def test_numbers_are_averaged(examples):
     changes = {"kind": "regression", "labels": None, "range": (1, 5)}
     rows = [{"label": [3, 4, 5]}, {"counts": {"1": 3, "5": 1}}, {"probabilities": {"1": 0.5, "5": 0.5}}, {"label": [2]}]
-    assert examples(rows, **changes).targets == pytest.approx((0.75, 0.25, 0.5, 0.25))
+    read = examples(rows, **changes)
+    assert read.targets == pytest.approx((0.75, 0.25, 0.5, 0.25))
+    # Numbers are no labels, of which a text might have several.
+    assert "1 of 4 rows have the labels of several annotators" in "".join(read.notes)
+    assert "multilabel" not in "".join(read.notes)
     with pytest.raises(UserError, match="label 9 is not a number from 1 to 5"):
         examples([{"label": [3, 9]}], **changes)
 

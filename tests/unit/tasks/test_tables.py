@@ -123,10 +123,24 @@ def test_the_encoding_that_fits_is_proposed_and_read(examples, name):
     assert "café" in str(error.value)
     assert 'put encoding = "cp1252"' in str(error.value)
     assert examples(name, text.encode("cp1252"), encoding="cp1252", **kind).texts == ("un café",)
-    # It tells the data apart: the same bytes are other texts.
-    assert (
-        examples(name, text.encode(), **kind).sha256 != examples(name, text.encode(), encoding="cp1252", **kind).sha256
-    )
+    # It tells the data apart: the same bytes may be other texts.
+    hashes = {examples(name, text.encode("cp1252"), encoding=one, **kind).sha256 for one in ("cp1252", "latin-1")}
+    assert len(hashes) == 2
+    # A file that is UTF-8 would read otherwise than it is meant, and without a fault.
+    for encoding in ("cp1252", "latin-1", "ascii"):
+        with pytest.raises(
+            UserError, match=f"is UTF-8, and in {encoding}, .*café.* would read .*: leave encoding out of it"
+        ) as error:
+            examples(name, text.encode(), encoding=encoding, **kind)
+        assert "\n" not in str(error.value)
+    assert examples(name, text.encode(), encoding="utf-8", **kind).texts == ("un café",)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_ascii_is_in_every_encoding(examples, name):
+    content = b"sentence,label\na film,good\n"
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    assert examples(name, content, encoding="latin-1").texts == ("a film",)
 
 
 def test_cp1252_is_proposed_only_where_it_fits(examples):
@@ -255,6 +269,11 @@ def test_marks_of_a_csv_may_be_text_where_the_task_says_so(examples):
 
 
 # Headers.
+
+
+def test_a_table_without_a_header_is_asked_about_its_first_line(examples):
+    with pytest.raises(UserError, match=r"names the column; is the first line of the table its header\?"):
+        examples("a.csv", b"a film,good\nanother,bad\n")
 
 
 def test_the_key_for_a_column_that_no_row_has_is_named(examples):

@@ -62,7 +62,7 @@ def test_parquet(tmp_path):
         ("t.csv", "id,body\n1,a\n", {}, "which column has the texts. there are: id, body: name it by --text-field"),
         ("t.csv", "id,text\n1,a\n", {"form": "pair"}, "which column has the second texts"),
         ("t.csv", "id,text\n1,a\n", {"text_field": "txt"}, "no column 'txt'; there are: id, text"),
-        ("t.jsonl", '{"text": 3}\n{"text": "a"}\n', {}, "1 rows cannot be used"),
+        ("t.jsonl", '{"text": 3}\n{"text": "a"}\n', {}, "1 row cannot be used"),
         ("t.xlsx", "x", {}, "save it as CSV UTF-8"),
     ],
 )

@@ -58,7 +58,7 @@ def read_hub(address: str, split: Split) -> Iterator[Record]:
         raise UserError(f"{address}: the hub did not return it: {_reason(error)}") from error
     names = {field: found for field, feature in rows.features.items() if (found := _label_names(feature))}
     for number, row in enumerate(rows, start=1):
-        yield Record(number, _with_names(row, names))
+        yield Record(number, _with_names(row, names), "row")
 
 
 def read_parquet(path: Path, reading: Reading) -> Iterator[Record]:
@@ -91,16 +91,10 @@ def read_folder(folder: Path, reading: Reading) -> Iterator[Record]:
         UserError: It is no such folder, has no such split, pyarrow is not installed, or its files cannot be read.
     """
     part = _part(folder, reading)
-    state = _json(part, _FILES)
-    if state.get("_indices_data_files") or not isinstance(files := state.get("_data_files"), list):
-        raise UserError(f"{part}: {_FILES} names no files that can be read as they are: save the data set once more")
     names = _names_of_features(_json(part, _INFO).get("features"))
     row = 1
-    for file in files:
-        name = file.get("filename") if isinstance(file, dict) else None
-        if not isinstance(name, str):
-            raise UserError(f"{part}: {_FILES} has {file!r:.60} among its files")
-        for record in _isolated(resolve_inside(part, name), "Arrow", reading, names, row):
+    for file in _data_files(part):
+        for record in _isolated(file, "Arrow", reading, names, row):
             row = record.line + 1
             yield record
 
@@ -109,12 +103,30 @@ def files_of_folder(folder: Path, reading: Reading) -> list[Path]:
     """Return the files that ``read_folder`` reads, in their order.
 
     Raises:
-        UserError: It is no folder of ``datasets.save_to_disk``, or has no such split.
+        UserError: It is no folder of ``datasets.save_to_disk``, has no such split, or a file of it is missing.
     """
     part = _part(folder, reading)
-    files = _json(part, _FILES).get("_data_files")
-    names = [file.get("filename") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    return [part / _INFO, part / _FILES, *(resolve_inside(part, name) for name in names if isinstance(name, str))]
+    if not (part / _INFO).exists():
+        raise _missing(part, _INFO)
+    return [part / _INFO, part / _FILES, *_data_files(part)]
+
+
+def _data_files(part: Path) -> list[Path]:
+    state = _json(part, _FILES)
+    if state.get("_indices_data_files") or not isinstance(files := state.get("_data_files"), list):
+        raise UserError(f"{part}: {_FILES} names no files that can be read as they are: save the data set once more")
+    found = []
+    for file in files:
+        name = file.get("filename") if isinstance(file, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"{part}: {_FILES} has {file!r:.60} among its files")
+        found.append(resolve_inside(part, name))
+        if not found[-1].exists():
+            raise UserError(
+                f"{part}: {_FILES} names the file {name!r:.80}, and it is missing: copy the folder whole, or save the "
+                "data set once more"
+            )
+    return found
 
 
 def _part(folder: Path, reading: Reading) -> Path:
@@ -136,13 +148,17 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         found = read_json(folder / name, max_bytes=_MAX_JSON_BYTES, inside=folder)
     except FileNotFoundError:
-        raise UserError(
-            f"{folder}: a folder is read if datasets.save_to_disk wrote it, and {name} is missing; name a file in it, "
-            "or save it so"
-        ) from None
+        raise _missing(folder, name) from None
     except ValueError as error:
         raise UserError(f"{folder / name} is not JSON that can be used: {error}") from error
     return found if isinstance(found, dict) else {}
+
+
+def _missing(folder: Path, name: str) -> UserError:
+    return UserError(
+        f"{folder}: a folder is read if datasets.save_to_disk wrote it, and {name} is missing; name a file in it, or "
+        "save it so"
+    )
 
 
 def _isolated(path: Path, form: Form, reading: Reading, names: Names, first: int) -> Iterator[Record]:
@@ -163,7 +179,7 @@ def _isolated(path: Path, form: Form, reading: Reading, names: Names, first: int
                 break  # cut off with the process
             kind, value = json.loads(line)
             if kind == "row":
-                yield Record(number, _with_names(value, names))
+                yield Record(number, _with_names(value, names), "row")
                 number += 1
             elif kind == "schema":
                 names = {**_stored_names(value), **names}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.data_file import MAX_ROW_BYTES, row_lines
-from onetrunk.tasks.formats.exports import unpacked
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, is_not_utf8
+from onetrunk.tasks.formats.exports import Exports
+from onetrunk.tasks.records import BrokenLine, JsonReader, Reading, Record, Records, Unit, is_not_utf8
 
 _CHUNK = 2**16
 _BLANK = " \t\r\n"
@@ -22,23 +24,27 @@ def json_objects(stream: BinaryIO, path: Path, reading: Reading) -> Records:
     """Yield the objects of a file of JSON lines, or of an array.
 
     Raises:
-        UserError: An array is broken, or a row is larger than any data.
+        UserError: An array is broken, a row is larger than any data, or an export has nothing of what is wanted.
     """
     first = stream.peek(_CHUNK)[:_CHUNK].removeprefix(_MARK).lstrip()  # type: ignore[attr-defined]
     rows = _array(stream, path, reading) if first.startswith(b"[") else _lines(stream, path, reading)
+    exports = Exports(reading)
     for record in rows:
         if isinstance(record, Record):
-            yield Record(record.line, unpacked(record.values, reading))
+            yield replace(record, values=exports.row(record.values))
         else:
             yield record
+    exports.finish(path)
 
 
 def _lines(stream: BinaryIO, path: Path, reading: Reading) -> Records:
+    reader = JsonReader()
     for number, raw in enumerate(row_lines(stream, path), start=1):
         if not raw.strip():
             continue
         try:
-            values = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            reader.repeated = None
+            values = reader.decode(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             yield reading.not_decoded(number, raw, error.start + 1)
         except json.JSONDecodeError as error:
@@ -51,25 +57,33 @@ def _lines(stream: BinaryIO, path: Path, reading: Reading) -> Records:
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless brackets
             yield BrokenLine(number, f"invalid JSON: {error}")
         else:
-            yield _row(number, values)
+            yield _row(number, values, reader.repeated)
 
 
-def _row(line: int, value: object) -> Record | BrokenLine:
-    if isinstance(value, dict):
-        return Record(line, value)
-    return BrokenLine(line, f"not a JSON object: {json.dumps(value):.40}")
+def _row(line: int, value: object, repeated: str | None, unit: Unit = "line") -> Record | BrokenLine:
+    if not isinstance(value, dict):
+        return BrokenLine(line, f"not a JSON object: {json.dumps(value):.40}", unit=unit)
+    if repeated is not None:
+        return BrokenLine(line, f"it has the key {repeated!r:.40} twice", unit=unit)
+    return Record(line, value, unit)
 
 
 def _array(stream: BinaryIO, path: Path, reading: Reading) -> Records:
-    for line, source, value in _elements(stream, path):
+    reader = JsonReader()
+    elements = _elements(stream, path, reader)
+    ahead = list(itertools.islice(elements, 2))
+    # Where two objects are on one line, lines tell nothing.
+    unit: Unit = "row" if len(ahead) == 2 and ahead[0][0] == ahead[1][0] else "line"
+    for row, (line, source, value, repeated) in enumerate(itertools.chain(ahead, elements), start=1):
+        number = row if unit == "row" else line
         if is_not_utf8(source):
-            yield reading.not_decoded(line, source.encode("utf-8", "surrogateescape"))
+            yield replace(reading.not_decoded(number, source.encode("utf-8", "surrogateescape")), unit=unit)
         else:
-            yield _row(line, value)
+            yield _row(number, value, repeated, unit)
 
 
-def _elements(stream: BinaryIO, path: Path) -> Iterator[tuple[int, str, object]]:
-    """Yield the elements of an array, each with its line and with its own JSON."""
+def _elements(stream: BinaryIO, path: Path, reader: JsonReader) -> Iterator[tuple[int, str, object, str | None]]:
+    """Yield the elements of an array, each with its line, its own JSON, and a key that it has twice."""
     window = _Window(stream)
     window.skip_blanks()
     window.take(1)
@@ -81,10 +95,10 @@ def _elements(stream: BinaryIO, path: Path) -> Iterator[tuple[int, str, object]]
             window.take(1)
             window.skip_blanks()
         first = False
-        value, end = _element(window, path)
+        value, end = _element(window, path, reader)
         line, source = window.line, window.text[window.place : end]
         window.take(end - window.place)
-        yield line, source, value
+        yield line, source, value, reader.repeated
     window.take(1)
     if window.skip_blanks():
         raise UserError(
@@ -93,12 +107,12 @@ def _elements(stream: BinaryIO, path: Path) -> Iterator[tuple[int, str, object]]
         )
 
 
-def _element(window: _Window, path: Path) -> tuple[object, int]:
+def _element(window: _Window, path: Path, reader: JsonReader) -> tuple[object, int]:
     """Return the element that begins at the window's place, and where it ends."""
-    decoder = json.JSONDecoder()
     while True:
+        reader.repeated = None
         try:
-            value, end = decoder.raw_decode(window.text, window.place)
+            value, end = reader.raw_decode(window.text, window.place)
         except (ValueError, RecursionError) as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         else:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks.data_file import MAX_ROW_BYTES, open_data, row_too_long
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, is_not_utf8
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, counted, is_not_utf8
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Excel's own first line, which is none of the table.
@@ -198,8 +198,8 @@ def _is_quoted(lines: _TextLines, delimiter: str, reading: Reading) -> bool:
     if not misfits or certain > misfits:
         if quoted:
             reading.notes.append(
-                f"{quoted:,} rows have cells in quotation marks, which are read as in CSV; quotes = false in the task "
-                "file keeps the marks"
+                f"{counted(quoted, 'row has', 'rows have')} cells in quotation marks, which are read as in CSV; quotes "
+                "= false in the task file keeps the marks"
             )
         return True
     if certain:
@@ -328,7 +328,7 @@ class _Spread:
         if not self._rows:
             return []
         lines, line = self._longest
-        have = "1 row has" if self._rows == 1 else f"{self._rows:,} rows have"
+        have = counted(self._rows, "row has", "rows have")
         return [
             f"{have} line breaks within quotation marks, {self._lines:,} lines together; the longest, of {lines:,} "
             f"lines, begins on line {-line:,}: is that one text?"

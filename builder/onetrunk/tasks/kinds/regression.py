@@ -47,7 +47,9 @@ class RegressionCodec(LabelCodec):
             return sum(weight * self.encode(number, config) for number, weight in label.weights.items())
         low, high = _range(config)
         try:
-            number = math.nan if isinstance(label, bool) else float(label)  # type: ignore[arg-type]
+            # Python reads 1_0 as 10; data that have it mean something else.
+            no_number = isinstance(label, bool) or (isinstance(label, str) and "_" in label)
+            number = math.nan if no_number else float(label)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not low <= number <= high:

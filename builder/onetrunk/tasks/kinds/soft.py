@@ -6,7 +6,6 @@ with the label of each annotator. Which of these a value is follows from its col
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onetrunk.tasks.records import JsonReader, counted
 
 PROBABILITIES: Final = "probabilities"
 COUNTS: Final = "counts"
@@ -78,6 +79,9 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
         if named in SOFT_COLUMNS:
             raise ValueError(f"{column!r} is {value!r:.60}, not a table of labels and numbers")
         return value
+    if one_of and len(value) > 1 and all(isinstance(one, list) and len(one) <= 1 for one in value):
+        # Annotation tools write a list even where one label is asked for. Whoever gave none is no annotator.
+        value = [one[0] for one in value if one]
     if one_of and len(value) == 1:
         return value[0]
     if one_of:
@@ -86,10 +90,14 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
 
 
 def _parsed(cell: str, column: str) -> object:
+    reader = JsonReader()
     try:
-        return json.loads(cell)
+        found: object = reader.decode(cell)
     except (ValueError, RecursionError):
         raise ValueError(f"{column!r} is {cell!r:.60}, not a JSON object of labels and numbers") from None
+    if reader.repeated is not None:
+        raise ValueError(f"{column!r} has {reader.repeated!r:.40} twice")
+    return found
 
 
 def _probabilities(given: Mapping[object, object], one_of: bool) -> SoftLabel:
@@ -155,12 +163,13 @@ def _votes(annotators: Sequence[object]) -> SoftLabel:
     return SoftLabel(weights, "votes")
 
 
-def soft_notes(values: Sequence[object], one_of: bool) -> list[str]:
+def soft_notes(values: Sequence[object], one_of: bool, *, labels: bool = True) -> list[str]:
     """Return what a user should know about the soft labels of a file; nothing if it has none.
 
     Args:
         values: The label of each row.
         one_of: Whether one label holds for each text.
+        labels: Whether there are labels at all, and not numbers.
     """
     soft = [value for value in values if isinstance(value, SoftLabel)]
     if not soft:
@@ -171,16 +180,16 @@ def soft_notes(values: Sequence[object], one_of: bool) -> list[str]:
         "votes": "have the labels of several annotators",
     }
     found = [
-        f"{count:,} of {len(values):,} rows {words}" + (_VOTES_HINT if form == "votes" and one_of else "")
+        f"{count:,} of {len(values):,} rows {words}" + (_VOTES_HINT if form == "votes" and one_of and labels else "")
         for form, words in forms.items()
         if (count := sum(value.form == form for value in soft))
     ]
     if changed := sum(value.renormalised for value in soft):
-        found.append(
-            f"the probabilities of {changed:,} rows sum to 1 only within {SUM_TOLERANCE:g}, and are scaled to it"
-        )
-    if one_of and (ties := sum(_is_tied(value) for value in soft)):
-        found.append(f"{ties:,} rows have no single likeliest label: metrics take the one that the task names first")
+        rows = counted(changed, "row", "rows")
+        found.append(f"the probabilities of {rows} sum to 1 only within {SUM_TOLERANCE:g}, and are scaled to it")
+    if one_of and labels and (ties := sum(_is_tied(value) for value in soft)):
+        have = counted(ties, "row has", "rows have")
+        found.append(f"{have} no single likeliest label: metrics take the one that the task names first")
     return found
 
 

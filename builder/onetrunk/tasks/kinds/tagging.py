@@ -112,7 +112,7 @@ class TaggingCodec(LabelCodec):
             raise ValueError(f"tags {label!r:.40} are not a list of tags, nor a text of tags")
         for place, tag in enumerate(tags, start=1):
             if not isinstance(tag, str):
-                raise ValueError(f"tag {place}: {tag!r:.40} is not a text")
+                raise ValueError(f"tag {place}: {tag!r:.40} is not a tag, as O and B-{types[0]:.40} are")
         if len(tags) != len(words):
             raise ValueError(f"{len(tags)} tags for {len(words)} words")
         spans = read_spans(tags, types, TaggingOptions.read(config.options).scheme)
