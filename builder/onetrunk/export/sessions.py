@@ -23,7 +23,7 @@ import onnxruntime
 from onetrunk.machine import has_matrix_units
 from onetrunk.protocol.errors import UserError
 
-_KEY, _BF16 = "onetrunk.precision", "bf16"
+_KEY, _BF16 = "onetrunk_precision", "bf16"
 _PACKAGE = "onnxruntime-ep-openvino"
 _PROVIDER = "OpenVINOExecutionProvider"
 # The first ONNX Runtime that loads plugins.

@@ -27,7 +27,7 @@ def test_one_for_all_or_one_for_each_part(text, trunk, heads):
     [
         ("int4", "'int4' is not known; give fp32, int8, fp16"),
         ("", "'' is not known"),
-        ("trunk=bf16", "'bf16' is not known"),
+        ("trunk=fp8", "'fp8' is not known"),
         ("tail=int8", "no part 'tail'; parts are trunk and heads"),
         ("heads=int8,heads=fp16", "'heads' is given twice"),
     ],

@@ -120,7 +120,7 @@ def providers(args: dict[str, str]) -> list[Any]:
 
 # A file with this in its metadata is computed in bf16, by OpenVINO, if the processor has matrix units for it (AMX).
 # Without these bf16 is no faster than fp32, or many times slower.
-PRECISION_KEY, BF16 = "onetrunk.precision", "bf16"
+PRECISION_KEY, BF16 = "onetrunk_precision", "bf16"
 CPUINFO = Path("/proc/cpuinfo")
 
 
