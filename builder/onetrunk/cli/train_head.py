@@ -207,13 +207,13 @@ def _check_teacher(
 
 
 def _lesson(task: Task, soft: SoftFile | None, options: dict[str, Any]) -> Lesson:
-    from onetrunk.tasks.text_file import read_texts
+    from onetrunk.tasks.text_file import read_texts_for
     from onetrunk.training.bundles import Lesson
 
     teacher = soft if soft is not None else _model_teacher(task, options)
     if options["texts"] is None:
         return Lesson(teacher) if soft is None else Lesson(teacher, source=options["teacher"])
-    rows = read_texts(options["texts"], form=task.form, skip_bad_rows=options["skip_bad_rows"])
+    rows = read_texts_for(task, options["texts"], skip_bad_rows=options["skip_bad_rows"])
     for note in rows.notes:
         click.echo(f"note: {note}", err=True)
     return Lesson(teacher, rows.texts, rows.source)  # type: ignore[arg-type]
@@ -222,12 +222,9 @@ def _lesson(task: Task, soft: SoftFile | None, options: dict[str, Any]) -> Lesso
 def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:
     from onetrunk.adopt.classifier import open_classifier
     from onetrunk.adopt.teacher import ModelTeacher
-    from onetrunk.protocol.errors import UserError
     from onetrunk.training.compute import choose_device
 
     classifier = open_classifier(options["teacher"], name=task.name, kind=task.kind)
-    if classifier.kind != task.kind:
-        raise UserError(f"{classifier.folder}: a model of kind {classifier.kind}; task {task.name} is of {task.kind}")
     for note in classifier.notes:
         click.echo(f"note: {note}", err=True)
     return ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))
