@@ -197,6 +197,11 @@ def _check_teacher(
     if len(tasks) > 1:
         raise UserError("--teacher: a teacher knows one task, so name one; adopt-models takes many models")
     if Path(teacher).is_file():
+        if texts is not None:
+            raise UserError(
+                f"--texts: {teacher} is a file of soft labels, which brings its own texts and says nothing about "
+                "others: leave --texts out"
+            )
         soft = open_soft_file(Path(teacher), tasks[0], skip_bad_rows=skip_bad_rows)
         for note in soft.notes:
             click.echo(f"note: {note}", err=True)
@@ -210,9 +215,11 @@ def _lesson(task: Task, soft: SoftFile | None, options: dict[str, Any]) -> Lesso
     from onetrunk.tasks.text_file import read_texts_for
     from onetrunk.training.bundles import Lesson
 
-    teacher = soft if soft is not None else _model_teacher(task, options)
+    if soft is not None:
+        return Lesson(soft, source=options["teacher"])
+    teacher = _model_teacher(task, options)
     if options["texts"] is None:
-        return Lesson(teacher) if soft is None else Lesson(teacher, source=options["teacher"])
+        return Lesson(teacher)
     rows = read_texts_for(task, options["texts"], skip_bad_rows=options["skip_bad_rows"])
     for note in rows.notes:
         click.echo(f"note: {note}", err=True)

@@ -275,8 +275,10 @@ def _progress_bars(tasks: int) -> Iterator[tuple[Callable[[str], None], Progress
 
 
 def _print_outcome(result: TrainResult) -> None:
+    from onetrunk.training.results import judged_by
+
     spec = result.spec
-    score = f"{spec.metric} {100 * result.score:.1f}"
+    score = f"{spec.metric} {100 * result.score:.1f}{judged_by(spec)}"
     if result.already_there:
         click.echo(f"{spec.task}: finished earlier, {score} (--force trains it again)", err=True)
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from onetrunk.files import cache_root, check_replaceable
-from onetrunk.nn.bundle import OWN_LABELS, TEACHERS_LABELS, load_bundle, save_bundle
+from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
@@ -20,7 +20,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.examples import Texts
-from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.tasks.head_spec import OWN_LABELS, TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.records import SPLITS
 from onetrunk.tasks.soft_targets import SoftTeacher
 from onetrunk.tasks.task_file import DEV_SHARE
