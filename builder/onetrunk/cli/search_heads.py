@@ -190,7 +190,7 @@ def run(
         config = experiment_config(chosen, study, options)
         names = [task.name for task in chosen]
         with progress_line() as show:
-            fetch_trunk(config.trunk, show)
+            fetch_trunk(config.trunk, show, config.cache)
         with job_table(config, names) as (on_done, progress):
             from onetrunk.distill.pipeline import search, study_config
             from onetrunk.distill.settings import SearchSettings
@@ -270,7 +270,7 @@ def _search_quickly(tasks: Sequence[Task], study: Path, heads: Path, as_json: bo
         from onetrunk.distill.settings import SearchSettings
         from onetrunk.training.experiment import open_experiment
 
-        fetch_trunk(config.trunk, progress)
+        fetch_trunk(config.trunk, progress, config.cache)
         experiment = open_experiment(config)
         print_trunk_notes(experiment.trunk.notes)
         settings = SearchSettings.for_width(experiment.trunk.width)
@@ -388,18 +388,18 @@ def _maker(
 
     max_length = options["max_length"] or planned_length(plan, study / "runs")
     config = experiment_config(tasks, study, {**options, "max_length": max_length})
-    fetch_trunk(config.trunk, progress)
+    fetch_trunk(config.trunk, progress, config.cache)
     experiment = open_experiment(config)
     print_trunk_notes(experiment.trunk.notes)
     plan.check_trunk(experiment.trunk)
     return lambda name, progress: make_head(name, plan, experiment, heads=options["heads"], progress=progress)
 
 
-def fetch_trunk(trunk: str | Path | None, progress: ProgressCallback) -> None:
+def fetch_trunk(trunk: str | Path | None, progress: ProgressCallback, cache: Path | None = None) -> None:
     """Fetch a trunk that is not on this machine yet, once for all processes of a search, and say so."""
     from onetrunk.nn.trunk_source import find_trunk
 
-    if (note := find_trunk(trunk, progress).note) is not None:
+    if (note := find_trunk(trunk, progress, cache=cache).note) is not None:
         print_trunk_notes([note])
 
 

@@ -150,7 +150,7 @@ def _trainer(
     from onetrunk.nn.trunk import load_trunk
     from onetrunk.training import train
 
-    trunk = load_trunk(trunk_name, progress)
+    trunk = load_trunk(trunk_name, progress, cache=options["cache"])
     print_trunk_notes(trunk.notes)
     if options["limb"] is not None:
         from onetrunk.nn.limb import load_limb

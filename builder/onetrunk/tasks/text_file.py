@@ -160,10 +160,11 @@ def find_columns(
     return _fields(path, columns, form, *_there(columns, text_field, pair_field))
 
 
-def _there(columns: Sequence[str], *fields: str | None) -> Iterator[str | None]:
-    """Yield each field if there is such a column, or else None."""
+def _there(columns: Sequence[str], text_field: str | None, pair_field: str | None) -> tuple[str | None, str | None]:
+    """Return each field if there is such a column, or else None."""
     keys = {column_key(name) for name in columns}
-    return (one if one is not None and column_key(one) in keys else None for one in fields)
+    text, pair = (one if one is not None and column_key(one) in keys else None for one in (text_field, pair_field))
+    return text, pair
 
 
 def _lines(path: Path, reading: Reading, errors: RowErrors) -> Iterator[str]:
