@@ -201,8 +201,8 @@ def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: boo
             if split == "train" and rows >= _MANY_ROWS and get_kind(task.kind).output.has_loops(task):
                 click.echo(
                     f'note: {task.name}: output = "crf", the default, learns the tags of a text one after the other; '
-                    f"with {rows:,} rows that takes long, and several times as long where other programs keep the cores "
-                    'busy: OMP_NUM_THREADS=1 helps, and options = {output = "softmax"} in the task file is quicker',
+                    f"with {rows:,} rows that takes long, and several times as long where others keep the cores busy: "
+                    'OMP_NUM_THREADS=1 helps, and options = {output = "softmax"} in the task file is quicker',
                     err=True,
                 )
 
