@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
@@ -188,6 +189,23 @@ def test_without_a_server_it_says_how_to_start_one():
     assert "no server answers at 127.0.0.1:1" in result.stderr
     assert "serve-repo" in result.stderr
     assert result.stdout == ""
+
+
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_a_port_that_speaks_http_is_told():
+    with HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"127.0.0.1:{server.server_port}"
+        result = CliRunner().invoke(ask_repo, ["text", "--url", url])
+        server.shutdown()
+    assert result.exit_code == 1
+    said = f"error: what listens at {url} speaks no gRPC, as a server's HTTP port does: give its gRPC port, often 8001"
+    assert said in result.stderr.splitlines()
+    assert "serve-repo" not in result.stderr
 
 
 def test_failures_of_the_server_are_no_mistakes_of_the_user(ask, fake):
