@@ -113,15 +113,12 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         # A folder that was given by an option needs no naming of the option.
-        elsewhere = f", or name another folder by --cache or {CACHE_VARIABLE}," if _is_own_cache(path) else ""
+        other = f", or name another folder by {CACHE_VARIABLE}, or by --cache where the command has it,"
+        elsewhere = other if path.is_relative_to(cache_root()) else ""
         raise OneTrunkError(
             f"{path}: cannot be written: {reason}; fix that{elsewhere} and run the same command again: it resumes from "
             "what is finished"
         ) from error
-
-
-def _is_own_cache(path: Path) -> bool:
-    return path.is_relative_to(cache_root())
 
 
 def _write_failure(error: Exception) -> str | None:
