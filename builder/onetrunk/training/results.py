@@ -64,7 +64,7 @@ class TrainResult:
 
 def judged_by(spec: HeadSpec) -> str:
     """Return words to put behind the dev scores of a head whose dev labels are a teacher's; none for others."""
-    return ", agreement with the teacher" if spec.data.get("dev_labels") == TEACHERS_LABELS else ""
+    return " (agreement with the teacher)" if spec.data.get("dev_labels") == TEACHERS_LABELS else ""
 
 
 def row_cells(result: TrainResult) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ def test_mistakes_are_told_in_one_line(folder, tiny_trunk_folder, mood_classifie
     for arguments, message in (
         (("--teacher", tagger, "--texts", folder / "texts.txt"), "is of kind tagging, and not classification as its"),
         (("--teacher", mood_classifier), "it names no train data, so give texts"),
+        (("--teacher", mood_classifier, "--texts", folder / "none.txt"), "none.txt: no such file of texts"),
         (("--teacher", folder / "nowhere", "--texts", folder / "texts.txt"), "nowhere"),
     ):
         result = run(folder, tiny_trunk_folder, *arguments)
