@@ -112,9 +112,12 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         reason = _write_failure(error)
         if reason is None:
             raise
+        # A folder that was given by an option needs no naming of the option.
+        other = f", or name another folder by {CACHE_VARIABLE}, or by --cache where the command has it,"
+        elsewhere = other if path.is_relative_to(cache_root()) else ""
         raise OneTrunkError(
-            f"{path}: cannot be written: {reason}; fix that and run the same command again: it resumes from what is "
-            "finished"
+            f"{path}: cannot be written: {reason}; fix that{elsewhere} and run the same command again: it resumes from "
+            "what is finished"
         ) from error
 
 

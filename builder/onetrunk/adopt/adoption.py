@@ -148,7 +148,8 @@ class _Adoption:
         encoder = teacher.encoder_like(workshop.trunk) if isinstance(teacher, ModelTeacher) else None
         experiment.config = dataclasses.replace(config, tasks=(task,))
         labelled = request.labelled(task)
-        copies = settings.copies(len(texts.texts))
+        # A file says nothing about changed copies of its texts.
+        copies = settings.copies(len(texts.texts)) if isinstance(teacher, ModelTeacher) else 0
         lessons = make_lessons(
             task,
             teacher,

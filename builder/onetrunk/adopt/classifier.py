@@ -48,6 +48,8 @@ _KIND_OF_PROBLEM = {
 _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 _ADAPTER = "adapter_config.json"
 _LAYER_KEYS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+# What is wrong with names is told to users of train-head, too, which has no --labels.
+_NAME_THEM = "name the outputs in id2label of config.json, or for adopt-models by --labels in their order"
 _UNNAMED = re.compile(r"LABEL_\d+")
 _TAG = re.compile(r"([BILUES])[-_](.+)")
 
@@ -126,7 +128,10 @@ def open_classifier(
             f"{folder}: {len(outputs)} outputs and problem_type regression: models with one number are read"
         )
     if found == "classification" and len(outputs) < 2:
-        raise UserError(f"{folder}: one output and kind classification: give --kind regression, or multilabel")
+        raise UserError(
+            f"{folder}: one output, and kind classification: its kind is regression or multilabel; adopt-models takes "
+            "it by --kind"
+        )
     digest = hashlib.sha256()
     for file in (folder / CONFIG, *(folder / one for one in _TOKENIZER_FILES), *checkpoint.weights):
         if file.exists():
@@ -225,17 +230,22 @@ def _kind_of(folder: Path, config: dict[str, Any], given: str | None, notes: lis
     classes = config.get("architectures")
     named = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
     if named.endswith(_TOKEN):
+        _check_kind(folder, given, ("tagging",), f"architectures is {named:.60}")
         return "tagging"
     if named and not named.endswith(_SEQUENCE):
         raise UserError(
             f"{folder / CONFIG}: architectures is {named:.60}, which is no classifier; those that end in {_SEQUENCE} "
             f"or {_TOKEN} are adopted"
         )
+    problem = config.get("problem_type")
+    if named:
+        _check_kind(folder, given, tuple(_KIND_OF_PROBLEM.values()), f"architectures is {named:.60}")
+    if problem in _KIND_OF_PROBLEM:
+        _check_kind(folder, given, (_KIND_OF_PROBLEM[problem],), f"problem_type is {problem}")
     if given is not None:
         return given
     if not named:
         raise UserError(f"{folder / CONFIG}: architectures does not say what the model is for: give --kind")
-    problem = config.get("problem_type")
     if problem is None:
         # As the losses and pipelines of transformers have it.
         kind = "regression" if _count_outputs(config) == 1 else "classification"
@@ -246,6 +256,14 @@ def _kind_of(folder: Path, config: dict[str, Any], given: str | None, notes: lis
             f"{folder / CONFIG}: problem_type is {problem!r:.60}; allowed are {', '.join(_KIND_OF_PROBLEM)}"
         )
     return _KIND_OF_PROBLEM[problem]
+
+
+def _check_kind(folder: Path, given: str | None, allowed: Sequence[str], why: str) -> None:
+    if given is not None and given not in allowed:
+        raise UserError(
+            f"{folder / CONFIG}: {why}, so the model is of kind {' or '.join(allowed)}, and not {given} as its task: "
+            "give a model of the task's kind"
+        )
 
 
 def _count_outputs(config: dict[str, Any]) -> int:
@@ -266,12 +284,12 @@ def _outputs_of(folder: Path, config: dict[str, Any], given: Sequence[str] | Non
     try:
         by_place = {int(place): str(name) for place, name in names.items()}
     except (AttributeError, ValueError):
-        raise UserError(f"{folder / CONFIG}: id2label is not a table of numbers and names: give --labels") from None
+        raise UserError(f"{folder / CONFIG}: id2label is not a table of numbers and names: {_NAME_THEM}") from None
     if sorted(by_place) != list(range(len(by_place))) or len(set(by_place.values())) < len(by_place):
-        raise UserError(f"{folder / CONFIG}: id2label does not name outputs 0, 1, ... differently: give --labels")
+        raise UserError(f"{folder / CONFIG}: id2label does not name outputs 0, 1, ... differently: {_NAME_THEM}")
     outputs = tuple(by_place[place] for place in range(len(by_place)))
     if len(outputs) > 1 and all(_UNNAMED.fullmatch(name) for name in outputs):
-        notes.append(f"its labels have no names but {outputs[0]} to {outputs[-1]}; --labels gives some")
+        notes.append(f"its labels have no names but {outputs[0]} to {outputs[-1]}: {_NAME_THEM}")
     return outputs
 
 
@@ -289,7 +307,7 @@ def _labels_of(folder: Path, kind: str, outputs: tuple[str, ...]) -> tuple[str, 
     if kind != "tagging":
         return outputs
     if OUTSIDE not in outputs:
-        raise UserError(f"{folder / CONFIG}: none of its tags is {OUTSIDE}: give --labels in the order of its outputs")
+        raise UserError(f"{folder / CONFIG}: none of its tags is {OUTSIDE}: {_NAME_THEM}")
     return tuple(dict.fromkeys("_".join(split_tag(one)[1].split()) for one in outputs if one != OUTSIDE))
 
 

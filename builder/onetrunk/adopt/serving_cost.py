@@ -94,6 +94,7 @@ def measure_serving(
     *,
     tokens: int = TOKENS,
     rounds: int = ROUNDS,
+    cache: Path | None = None,
     progress: ProgressCallback = silent,
 ) -> ServingCost:
     """Time ONNX files of all models and of all heads, each in a session of one thread, for one text at a time.
@@ -106,6 +107,7 @@ def measure_serving(
         heads: The folder of bundles.
         tokens: The length of the text; less where the trunk reads less.
         rounds: How often each part is timed.
+        cache: The root folder of all caches; None is the user's own.
         progress: Called after every round.
     """
     tokens = min(tokens, trunk.max_positions)
@@ -121,7 +123,7 @@ def measure_serving(
                 continue
             try:
                 # A folder may be called like a trunk that has a name.
-                encoder = load_trunk(Path(one.source) if Path(one.source).is_dir() else one.source)
+                encoder = load_trunk(Path(one.source) if Path(one.source).is_dir() else one.source, cache=cache)
                 (folder / one.name).mkdir()
                 files[one.name] = ModelFiles(encoder, folder / one.name).single(whole=True)
                 whole[one.name] = Session(files[one.name], 1)

@@ -56,6 +56,7 @@ class ModelTeacher:
         self.classifier = classifier
         self._device, self._jobs = device, jobs
         width = len(classifier.outputs) + (2 if classifier.by_token else 0)
+        self._cache_root = cache
         self._cache = AnswerCache(cache_root(cache), f"{classifier.sha256[:16]}-{_MOST_TOKENS}-{device}", width)
 
     @property
@@ -159,7 +160,7 @@ class ModelTeacher:
             trunk: The trunk.
         """
         try:
-            encoder = load_trunk(self.classifier.folder)
+            encoder = load_trunk(self.classifier.folder, cache=self._cache_root)
         except UserError:
             return None  # of a family that is none of trunks
         if type(encoder.encoder) is not type(trunk.encoder):

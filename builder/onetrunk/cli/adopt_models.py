@@ -293,7 +293,7 @@ def _adopt(
     adopted = []
     with progress_line() as progress:
         workshop = Workshop(
-            trunk=load_trunk(options["trunk"], progress),
+            trunk=load_trunk(options["trunk"], progress, cache=options["cache"]),
             output=output,
             cache=options["cache"],
             device=options["device"],
@@ -305,7 +305,7 @@ def _adopt(
             adopted.append(one)
         cost = None
         if not options["no_costs"]:
-            cost = measure_serving(adopted, workshop.trunk, workshop.heads, progress=progress)
+            cost = measure_serving(adopted, workshop.trunk, workshop.heads, cache=options["cache"], progress=progress)
             atomic_write_text(output / "costs.json", cost.model_dump_json(indent=1) + "\n")
         atomic_write_text(output / "report.html", page_of(adopted, cost))
     return adopted, cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from onetrunk.protocol.command import as_printed
 
 if TYPE_CHECKING:
     from onetrunk.repository.working_copy import WorkingCopy
@@ -67,7 +70,7 @@ def print_table(
     for column in columns:
         table.add_column(column, no_wrap=title is None, justify="left" if column in texts else "right")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(as_printed(cell, sys.stdout)) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH

@@ -60,7 +60,7 @@ def refit_head(
             from onetrunk.nn.trunk import load_trunk
             from onetrunk.training import refit
 
-            loaded = load_trunk(trunk, progress)
+            loaded = load_trunk(trunk, progress, cache=cache)
             loaded.limbs = limbs
             print_trunk_notes(loaded.notes)
             done: list[RefitResult] = []

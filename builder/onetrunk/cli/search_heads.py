@@ -177,6 +177,7 @@ def run(
         chosen = load_named_tasks(tasks, task_list, task_dir)
         _check_quick(quick)
         check_data(chosen, options["data"], options["skip_bad_rows"])
+        _print_recipes(chosen)
         if quick:
             _search_quickly(chosen, study, heads, as_json, options)
             return
@@ -190,7 +191,7 @@ def run(
         config = experiment_config(chosen, study, options)
         names = [task.name for task in chosen]
         with progress_line() as show:
-            fetch_trunk(config.trunk, show)
+            fetch_trunk(config.trunk, show, config.cache)
         with job_table(config, names) as (on_done, progress):
             from onetrunk.distill.pipeline import search, study_config
             from onetrunk.distill.settings import SearchSettings
@@ -262,6 +263,15 @@ def _check_quick(quick: bool) -> None:
         )
 
 
+def _print_recipes(tasks: Sequence[Task]) -> None:
+    """Say whose recipes are not followed: a search tries heads of many forms, with recipes for each."""
+    if named := [task.name for task in tasks if task.recipe.model_fields_set]:
+        click.echo(
+            f"note: [recipe] in the task file of {', '.join(named)} is for train-head: a search has recipes of its own",
+            err=True,
+        )
+
+
 def _search_quickly(tasks: Sequence[Task], study: Path, heads: Path, as_json: bool, options: dict[str, Any]) -> None:
     config = experiment_config(tasks, study, options)
 
@@ -270,7 +280,7 @@ def _search_quickly(tasks: Sequence[Task], study: Path, heads: Path, as_json: bo
         from onetrunk.distill.settings import SearchSettings
         from onetrunk.training.experiment import open_experiment
 
-        fetch_trunk(config.trunk, progress)
+        fetch_trunk(config.trunk, progress, config.cache)
         experiment = open_experiment(config)
         print_trunk_notes(experiment.trunk.notes)
         settings = SearchSettings.for_width(experiment.trunk.width)
@@ -295,13 +305,18 @@ def _print_time(experiment: Experiment, tasks: Sequence[str], seeds: int, *, qui
     search, short = (_duration(one) for one in (found.search_seconds, found.quick_seconds))
     count = f"{len(left)} task{'s' if len(left) > 1 else ''}"
     here = "here, by a few batches that were timed"
+    # On a trunk that is soon fine-tuned as a whole, there is nothing to be saved.
+    saves = found.quick_seconds < found.search_seconds
     if quick:
-        text = f"quick search of {count}: about {short} {here}; the search without --quick: about {search}"
-    else:
+        other = f"about {search}" if saves else "no longer, and it finds more"
         text = (
-            f"search of {count}: full fine-tuning, probes, teachers and students, about {search} {here}; --quick, "
-            f"which leaves out {LEFT_OUT}: about {short}"
+            f"quick search of {count}: probes of taps 0 to {experiment.trunk.depth - 1}, then one layer on the best "
+            f"and two on the tap below, no full fine-tuning, about {short} {here}; the search without --quick: {other}"
         )
+    else:
+        text = f"search of {count}: full fine-tuning, probes, teachers and students, about {search} {here}"
+        if saves:
+            text += f"; --quick, which leaves out {LEFT_OUT}: about {short}"
     click.echo(text, err=True)
 
 
@@ -320,7 +335,7 @@ Examples:
 \b
 Next: build-repo --tasks all."""
 )
-@click.argument("plan", type=click.Path(path_type=Path), metavar="[PLAN.toml]", default=Path("study/plan.toml"))
+@click.argument("plan", type=click.Path(path_type=Path), metavar="[PLAN.toml]", required=False)
 @click.option(
     "--study",
     type=click.Path(path_type=Path, file_okay=False),
@@ -330,15 +345,19 @@ Next: build-repo --tasks all."""
 @bundle_options
 @limbs_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def make(plan: Path, study: Path | None, task_dir: Path, results: Path | None, as_json: bool, **options: Any) -> None:
+def make(
+    plan: Path | None, study: Path | None, task_dir: Path, results: Path | None, as_json: bool, **options: Any
+) -> None:
     """Make the heads of a plan.
 
-    Each run that the plan chose becomes the bundle of its task. PLAN.toml is study/plan.toml where it is not given.
+    Each run that the plan chose becomes the bundle of its task. PLAN.toml is that in the folder of --study, or
+    study/plan.toml, where it is not given.
     A run whose weights are no longer in the cache is trained again.
     """
     with errors_end_command():
         from onetrunk.distill.plan_file import read_plan
 
+        plan = plan or (study or Path("study")) / "plan.toml"
         planned = read_plan(plan)
         tasks = load_tasks(list(planned.tasks), task_dir)
         train_all(
@@ -388,18 +407,18 @@ def _maker(
 
     max_length = options["max_length"] or planned_length(plan, study / "runs")
     config = experiment_config(tasks, study, {**options, "max_length": max_length})
-    fetch_trunk(config.trunk, progress)
+    fetch_trunk(config.trunk, progress, config.cache)
     experiment = open_experiment(config)
     print_trunk_notes(experiment.trunk.notes)
     plan.check_trunk(experiment.trunk)
     return lambda name, progress: make_head(name, plan, experiment, heads=options["heads"], progress=progress)
 
 
-def fetch_trunk(trunk: str | Path | None, progress: ProgressCallback) -> None:
+def fetch_trunk(trunk: str | Path | None, progress: ProgressCallback, cache: Path | None = None) -> None:
     """Fetch a trunk that is not on this machine yet, once for all processes of a search, and say so."""
     from onetrunk.nn.trunk_source import find_trunk
 
-    if (note := find_trunk(trunk, progress).note) is not None:
+    if (note := find_trunk(trunk, progress, cache=cache).note) is not None:
         print_trunk_notes([note])
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onetrunk.progress import ProgressCallback
     from onetrunk.tasks import Recipe, Task
     from onetrunk.tasks.soft_file import SoftFile
+    from onetrunk.tasks.text_file import TextRows
     from onetrunk.training import TrainResult
     from onetrunk.training.bundles import Lesson
 
@@ -127,13 +128,13 @@ def train_head(
             raise UserError("--limb says where heads stand: leave --tap out")
         taught = options["teacher"] is not None
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
-        soft = _check_teacher(
+        said = _read_for_teacher(
             list(chosen.values()), options["teacher"], options["texts"], skip_bad_rows=options["skip_bad_rows"]
         )
         check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
         train_all(
             list(chosen),
-            lambda progress: _trainer(chosen, trunk, soft, options, progress),
+            lambda progress: _trainer(chosen, trunk, said, options, progress),
             results=results,
             as_json=as_json,
         )
@@ -142,7 +143,7 @@ def train_head(
 def _trainer(
     tasks: dict[str, Task],
     trunk_name: str | None,
-    soft: SoftFile | None,
+    said: SoftFile | TextRows | None,
     options: dict[str, Any],
     progress: ProgressCallback,
 ) -> Callable[[str, ProgressCallback], TrainResult]:
@@ -150,13 +151,13 @@ def _trainer(
     from onetrunk.nn.trunk import load_trunk
     from onetrunk.training import train
 
-    trunk = load_trunk(trunk_name, progress)
+    trunk = load_trunk(trunk_name, progress, cache=options["cache"])
     print_trunk_notes(trunk.notes)
     if options["limb"] is not None:
         from onetrunk.nn.limb import load_limb
 
         trunk = load_limb(options["limb"]).branch(trunk)
-    lesson = _lesson(next(iter(tasks.values())), soft, options) if options["teacher"] is not None else None
+    lesson = _lesson(next(iter(tasks.values())), said, options) if options["teacher"] is not None else None
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(
@@ -179,16 +180,17 @@ def _trainer(
     return train_one
 
 
-def _check_teacher(
+def _read_for_teacher(
     tasks: list[Task], teacher: str | None, texts: Path | None, *, skip_bad_rows: bool
-) -> SoftFile | None:
-    """Check what can be checked of a teacher before torch is loaded, and return one that is a file of soft labels.
+) -> SoftFile | TextRows | None:
+    """Read and check before torch is loaded what can be: a teacher that is a file of soft labels, or a model's texts.
 
     Raises:
         UserError: The options do not go together, or the file cannot be used.
     """
     from onetrunk.protocol.errors import UserError
     from onetrunk.tasks.soft_file import open_soft_file
+    from onetrunk.tasks.text_file import read_texts_for
 
     if teacher is None:
         if texts is not None:
@@ -196,38 +198,42 @@ def _check_teacher(
         return None
     if len(tasks) > 1:
         raise UserError("--teacher: a teacher knows one task, so name one; adopt-models takes many models")
-    if Path(teacher).is_file():
-        soft = open_soft_file(Path(teacher), tasks[0], skip_bad_rows=skip_bad_rows)
-        for note in soft.notes:
-            click.echo(f"note: {note}", err=True)
-        return soft
-    if texts is None and not tasks[0].train:
-        raise UserError(f"task {tasks[0].name}: it names no train data, so give texts for the teacher by --texts")
-    return None
+    if Path(teacher).is_file() and texts is not None:
+        raise UserError(
+            f"--texts: {teacher} is a file of soft labels, which brings its own texts and says nothing about others: "
+            "leave --texts out"
+        )
+    if texts is None and not Path(teacher).is_file():
+        if not tasks[0].train:
+            raise UserError(f"task {tasks[0].name}: it names no train data, so give texts for the teacher by --texts")
+        return None
+    said = (
+        open_soft_file(Path(teacher), tasks[0], skip_bad_rows=skip_bad_rows)
+        if texts is None
+        else read_texts_for(tasks[0], texts, skip_bad_rows=skip_bad_rows)
+    )
+    for note in said.notes:
+        click.echo(f"note: {note}", err=True)
+    return said
 
 
-def _lesson(task: Task, soft: SoftFile | None, options: dict[str, Any]) -> Lesson:
-    from onetrunk.tasks.text_file import read_texts
+def _lesson(task: Task, said: SoftFile | TextRows | None, options: dict[str, Any]) -> Lesson:
+    from onetrunk.tasks.text_file import TextRows
     from onetrunk.training.bundles import Lesson
 
-    teacher = soft if soft is not None else _model_teacher(task, options)
-    if options["texts"] is None:
-        return Lesson(teacher) if soft is None else Lesson(teacher, source=options["teacher"])
-    rows = read_texts(options["texts"], form=task.form, skip_bad_rows=options["skip_bad_rows"])
-    for note in rows.notes:
-        click.echo(f"note: {note}", err=True)
-    return Lesson(teacher, rows.texts, rows.source)  # type: ignore[arg-type]
+    if said is None:
+        return Lesson(_model_teacher(task, options))
+    if isinstance(said, TextRows):
+        return Lesson(_model_teacher(task, options), said.texts, said.source)  # type: ignore[arg-type]
+    return Lesson(said, source=options["teacher"])
 
 
 def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:
     from onetrunk.adopt.classifier import open_classifier
     from onetrunk.adopt.teacher import ModelTeacher
-    from onetrunk.protocol.errors import UserError
     from onetrunk.training.compute import choose_device
 
     classifier = open_classifier(options["teacher"], name=task.name, kind=task.kind)
-    if classifier.kind != task.kind:
-        raise UserError(f"{classifier.folder}: a model of kind {classifier.kind}; task {task.name} is of {task.kind}")
     for note in classifier.notes:
         click.echo(f"note: {note}", err=True)
     return ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))

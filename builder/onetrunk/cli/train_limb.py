@@ -92,7 +92,7 @@ def train_limb(
             from onetrunk.training.limb import train_limb as train
 
             recipe = _recipe(options)
-            loaded = load_trunk(trunk, progress)
+            loaded = load_trunk(trunk, progress, cache=options["cache"])
             print_trunk_notes(loaded.notes)
             config = ExperimentConfig(
                 tasks=tuple(family),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# From so many train rows, what makes a training slow is worth a note.
+_MANY_ROWS = 2_000
 _TEXTS = ("task", "dev score")
 
 _TASK_ARGUMENTS = (
@@ -177,6 +179,8 @@ def load_tasks(names: Sequence[str] | None, task_dir: Path, *, needs_data: bool 
 def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: bool) -> None:
     """Read the data of tasks, so that a fault is told before torch is imported, which takes many times as long.
 
+    A note on stderr says where the kind of a task makes its training slow.
+
     Args:
         tasks: The tasks.
         data_root: The folder in which relative files are looked for first.
@@ -186,13 +190,21 @@ def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: boo
         UserError: Data are not there, or have faults.
     """
     from onetrunk.tasks import read_examples
+    from onetrunk.tasks.kinds import get_kind
     from onetrunk.tasks.records import SPLITS
 
     for task in tasks:
         # A task without train data has a teacher, and perhaps labelled dev data.
         splits = SPLITS if task.train else SPLITS[1:] if task.dev_share is None else ()
         for split in (*splits, *task.test_splits):
-            read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows)
+            rows = len(read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows))
+            if split == "train" and rows >= _MANY_ROWS and get_kind(task.kind).output.has_loops(task):
+                click.echo(
+                    f'note: {task.name}: output = "crf", the default, learns the tags of a text one after the other; '
+                    f"with {rows:,} rows that takes long, and several times as long where others keep the cores busy: "
+                    'OMP_NUM_THREADS=1 helps, and options = {output = "softmax"} in the task file is quicker',
+                    err=True,
+                )
 
 
 def train_all(
@@ -275,8 +287,10 @@ def _progress_bars(tasks: int) -> Iterator[tuple[Callable[[str], None], Progress
 
 
 def _print_outcome(result: TrainResult) -> None:
+    from onetrunk.training.results import judged_by
+
     spec = result.spec
-    score = f"{spec.metric} {100 * result.score:.1f}"
+    score = f"{spec.metric} {100 * result.score:.1f}{judged_by(spec)}"
     if result.already_there:
         click.echo(f"{spec.task}: finished earlier, {score} (--force trains it again)", err=True)
     else:

@@ -17,7 +17,7 @@ from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
-from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 
 WEIGHTS = "head.safetensors"
@@ -164,9 +164,6 @@ def _limits(spec: HeadSpec) -> Limits:
     numbers += _SHARED_ROWS * spec.width
     return Limits(spec.layers * _TENSORS_A_LAYER + _OTHER_TENSORS, _BYTES_A_NUMBER * numbers)
 
-
-OWN_LABELS, TEACHERS_LABELS = "the data's own", "the teacher's answers"
-"""What the dev labels of a head that has a teacher outside are, in ``HeadSpec.data``."""
 
 # Readers expect [CLS], so it is not mentioned.
 _QUERIES = {"cls": "", "mean": "the mean of the states", "learned": "a learned, weighted mean of the states"}

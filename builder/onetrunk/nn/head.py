@@ -113,10 +113,8 @@ def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, q
     Raises:
         UserError: The trunk has no such tap, or not that many layers above it.
     """
-    trunk.check_tap(tap)
+    trunk.check_tap(tap, above=1)
     most = trunk.depth - tap
-    if most < 1:
-        raise UserError(f"tap {tap} has no layer above it on this trunk: give 0 to {trunk.depth - 1}")
     if not 1 <= layers <= most:
         raise UserError(f"a head on tap {tap} of this trunk has 1 to {most} layers, not {layers}")
     own, shared = _copy_layers(trunk, tap, layers)

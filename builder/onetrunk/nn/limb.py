@@ -153,14 +153,12 @@ def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
     Raises:
         UserError: The trunk has no such tap, or not that many layers and one more above it.
     """
-    trunk.check_tap(tap)
+    trunk.check_tap(tap, above=2)
     most = trunk.depth - tap - 1
     if not 1 <= layers <= most:
         raise UserError(
             f"a limb on tap {tap} of this trunk of {trunk.depth} layers has 1 to {most} layers, so that heads have one "
             f"above it; found {layers}"
-            if most >= 1
-            else f"tap {tap}: a limb needs two layers above it on this trunk of {trunk.depth}: give a lower --tap"
         )
     # In one pass, so that layers with the weights of one stay so.
     return copy.deepcopy(trunk.layers[tap : tap + layers])
@@ -199,6 +197,12 @@ def save_limb(
 
     Another limb that is in the folder is kept beside it, as ``<name>@<hash>``: heads stand on it until they are trained
     again.
+
+    Args:
+        folder: The limb's folder, which has its name.
+        spec: What its limb.json says.
+        layers: Its layers.
+        heads: Task -> the head that it had in the training; see `Trunk.starts`.
 
     Raises:
         UserError: What is in the folder's place is no limb.

@@ -116,16 +116,24 @@ class Trunk(nn.Module):
         """Stay in evaluation mode: a frozen trunk has no dropout."""
         return super().train(False)
 
-    def check_tap(self, tap: int) -> None:
+    def check_tap(self, tap: int, *, above: int = 0) -> None:
         """Check that the trunk has a tap. A branch has one tap that is not its root's: above its limb.
 
+        Args:
+            tap: The tap.
+            above: The least number of layers that are needed above it.
+
         Raises:
-            UserError: It has no such tap.
+            UserError: It has no such tap, or not so many layers above it.
         """
         if self.limb is not None and tap != self.limb.stop:
             raise UserError(f"tap {tap} is not on limb {self.limb}: heads on it stand on tap {self.limb.stop}")
+        most = self.depth - above
         if not 0 <= tap <= self.depth:
-            raise UserError(f"tap {tap} is not on this trunk of {self.depth} layers: give 0 to {self.depth}")
+            raise UserError(f"tap {tap} is not on this trunk of {self.depth} layers: give 0 to {most}")
+        if tap > most:
+            few = "no layer" if above == 1 else f"fewer than {above} layers"
+            raise UserError(f"tap {tap} has {few} above it on this trunk: give 0 to {most}")
 
     def branch(self, limb: LimbId | None) -> Trunk:
         """Return the trunk as heads on a limb see it: the limb's layers in place of its own.
@@ -199,7 +207,9 @@ class Trunk(nn.Module):
         return tokenizer
 
 
-def load_trunk(source: str | Path | None = None, progress: ProgressCallback = silent) -> Trunk:
+def load_trunk(
+    source: str | Path | None = None, progress: ProgressCallback = silent, *, cache: Path | None = None
+) -> Trunk:
     """Load a trunk from its files.
 
     Args:
@@ -207,14 +217,15 @@ def load_trunk(source: str | Path | None = None, progress: ProgressCallback = si
             or a hub id: ``owner/name``, or ``owner/name@revision`` for a branch, a tag or a commit. None stands for the
             default trunk, all-MiniLM-L6-v2, from the package that carries its weights.
         progress: Called while files are fetched.
+        cache: The root folder of all caches, for what is fetched or made of its files; None is the user's own.
 
     Raises:
         UserError: There is no such folder, name or hub id, a file is missing or broken, or the encoder's family is
             unknown.
         OneTrunkError: Files could not be fetched or written.
     """
-    found = find_trunk(source, progress)
-    checkpoint, tokenizer = open_checkpoint(found.folder), tokenizer_files(found.folder)
+    found = find_trunk(source, progress, cache=cache)
+    checkpoint, tokenizer = open_checkpoint(found.folder), tokenizer_files(found.folder, cache=cache)
     family, parameters = _family(checkpoint)
     checkpoint.check_size(parameters)
     encoder = _encoder(family, checkpoint)

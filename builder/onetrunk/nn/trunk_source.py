@@ -108,12 +108,16 @@ class TrunkSource:
                 )
 
 
-def find_trunk(source: str | Path | None = None, progress: ProgressCallback = silent) -> TrunkSource:
+def find_trunk(
+    source: str | Path | None = None, progress: ProgressCallback = silent, *, cache: Path | None = None
+) -> TrunkSource:
     """Find a trunk's folder; what is not on this machine yet is fetched, once. Hashes are not checked.
 
     Args:
         source: See ``onetrunk.nn.trunk.load_trunk``.
         progress: Called while files are fetched.
+        cache: The root folder of all caches, into which a trunk of the package index is fetched unless it is in the
+            user's own.
 
     Raises:
         UserError: There is no such folder, name or hub id, or the default trunk is not installed.
@@ -122,7 +126,7 @@ def find_trunk(source: str | Path | None = None, progress: ProgressCallback = si
     if source is None or source == "default":
         return _installed()
     if isinstance(source, str) and source in ARCHIVES:
-        return _fetched(ARCHIVES[source], progress)
+        return _fetched(ARCHIVES[source], progress, cache)
     if Path(source).is_dir():
         return TrunkSource(Path(source))
     if isinstance(source, Path) or (found := HUB_ID.fullmatch(source)) is None:
@@ -162,8 +166,9 @@ def _installed() -> TrunkSource:
     return TrunkSource(Path(spec.origin).parent / "model", sha256=DEFAULT_SHA256, remedy="reinstall the package")
 
 
-def _fetched(archive: SplitArchive, progress: ProgressCallback) -> TrunkSource:
-    folder = cache_root() / "trunks" / archive.name
+def _fetched(archive: SplitArchive, progress: ProgressCallback, cache: Path | None) -> TrunkSource:
+    places = [cache_root(root) / "trunks" / archive.name for root in (None, cache)]
+    folder = next((place for place in places if place.is_dir()), places[-1])
     fetched = archive.fetch(folder, progress)
     return TrunkSource(
         folder,

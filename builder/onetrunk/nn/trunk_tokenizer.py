@@ -54,11 +54,12 @@ class TokenizerFiles:
     note: str | None = None
 
 
-def tokenizer_files(folder: Path) -> TokenizerFiles:
+def tokenizer_files(folder: Path, *, cache: Path | None = None) -> TokenizerFiles:
     """Find a folder's tokenizer; a vocabulary without tokenizer.json is converted by `transformers`, into the cache.
 
     Args:
         folder: A Hugging Face folder.
+        cache: The root folder of all caches; None is the user's own.
 
     Raises:
         UserError: There is neither, or it cannot be converted.
@@ -74,7 +75,7 @@ def tokenizer_files(folder: Path) -> TokenizerFiles:
         )
     _check_files(folder)
     sources = tuple(folder / name for name in (*vocabulary, *_SETTINGS) if (folder / name).exists())
-    made = cache_root() / "tokenizers" / f"{_conversion_key(folder, sources)}.json"
+    made = cache_root(cache) / "tokenizers" / f"{_conversion_key(folder, sources)}.json"
     if not _is_tokenizer(made):
         atomic_write_text(made, _convert(folder, vocabulary))
     return TokenizerFiles(made, sources, f"{folder}: no tokenizer.json in it: made of {vocabulary[0]}, {made}")

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import open_regular
+from onetrunk.tasks.records import encoding_remedy
 
 MAX_ROW_BYTES = 16 * 2**20
 """Far more than a text that a server reads. A file without line breaks is never held whole."""
@@ -125,7 +126,7 @@ def _as_utf8(stream: io.BufferedReader, path: Path, encoding: str | None) -> Bin
         elif len(head) >= 4 and not head.startswith(codecs.BOM_UTF8):
             for name, zeros in (("utf-16-le", head[1:8:2]), ("utf-16-be", head[0:8:2])):
                 if not any(zeros):
-                    raise UserError(f'{path}: looks like UTF-16: if so, put encoding = "{name}" into the task file')
+                    raise UserError(f"{path}: looks like UTF-16: if so, {encoding_remedy(name)}")
     if encoding is None or codecs.lookup(encoding).name == "utf-8":
         return stream
     return cast(BinaryIO, io.BufferedReader(_Recoded(stream, encoding, path), 2**16))

@@ -19,7 +19,7 @@ from onetrunk.tasks.formats import read_hub, read_records, sha256_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
 from onetrunk.tasks.records import BrokenLine, Reading, Record, Split
-from onetrunk.tasks.rows import Rows, Text, check_rows
+from onetrunk.tasks.rows import Text, check_rows
 from onetrunk.tasks.task import Task
 from onetrunk.tasks.task_file import locate
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 _TOKENIZER_BATCH = 2048
-_MOST_SWALLOWED = 0.05
 # Of the labels that no row has, this many are named.
 _SHOWN = 10
 
@@ -99,7 +98,9 @@ def _read(task: Task, split: Split, place: Path | str, skip_bad_rows: bool) -> E
     rows = check_rows(task, records)
     notes = [f"{place}: {note}" for note in (*reading.notes, *rows.notes)]
     if rows.errors.total:
-        notes.append(f"left out {_refuse(place, rows, reading, skip_bad_rows)}")
+        hints = [*rows.hints, reading.encoding_hint()]
+        summary = rows.errors.summary(place, used=len(rows.targets), hints=hints, skip_bad_rows=skip_bad_rows)
+        notes.append(f"left out {summary}")
     texts, targets = rows.texts, rows.targets
     if not targets:
         raise UserError(f"{place}: it has no rows that can be used")
@@ -125,32 +126,6 @@ def _reading(task: Task, split: Split) -> Reading:
         text=(task.text_field, task.text_pair_field) if task.form == "pair" else (task.text_field,),
         label=task.label_field,
     )
-
-
-def _refuse(place: Path | str, rows: Rows, reading: Reading, skip_bad_rows: bool) -> str:
-    """Return what is wrong with the rows that cannot be used, if they may be left out.
-
-    Raises:
-        UserError: They may not.
-    """
-    errors, total = rows.errors, len(rows.targets) + rows.errors.total
-    encoding = reading.encoding_hint()
-    hints = [*rows.hints, *([encoding] if encoding is not None else [])]
-    summary = "\n".join(
-        [
-            f"{place}: {errors.total:,} of {total:,} rows cannot be used:",
-            *errors.lines(),
-            *(f"  {one}" for one in hints),
-        ]
-    )
-    if errors.swallowed > _MOST_SWALLOWED * total:
-        raise UserError(
-            f"{summary}\nfix the quotation mark: --skip-bad-rows leaves out at most {_MOST_SWALLOWED:.0%} of the rows "
-            "because of one"
-        )
-    if not skip_bad_rows:
-        raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
-    return summary
 
 
 def _part(

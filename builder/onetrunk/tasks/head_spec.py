@@ -11,6 +11,8 @@ from onetrunk.protocol.head_json import HEAD_JSON, MAX_HEAD_JSON_BYTES, HeadJson
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks.kinds import get_kind
 
+OWN_LABELS, TEACHERS_LABELS = "the data's own", "the teacher's answers"
+"""What the dev labels of a head that has a teacher outside are, in ``HeadSpec.data``."""
 DEFAULT_LIMBS = Path("limbs")
 """The folder of the limbs on which heads stand, unless another one is named."""
 

@@ -6,11 +6,15 @@ A row that cannot be read is reported, never dropped silently: ``RowErrors`` cou
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from onetrunk.protocol.errors import UserError
 
 Split = Literal["train", "dev", "test"]
 Unit = Literal["line", "row"]
@@ -22,6 +26,8 @@ HUB_PREFIX = "hub:"
 
 _SHOWN = 3
 _SAMPLE_CHARACTERS = 60
+# So many of the rows may be lost by a quotation mark that is not closed, with --skip-bad-rows.
+_MOST_SWALLOWED = 0.05
 # In this order they are proposed. All bytes are latin-1, but some of them only as control characters.
 _SINGLE_BYTE = ("cp1252", "latin-1")
 
@@ -122,7 +128,14 @@ class Reading:
         first = next(place for place, byte in enumerate(self._undecoded) if byte >= 0x80)
         start = max(0, first - _SAMPLE_CHARACTERS // 2)
         sample = self._undecoded[start : start + _SAMPLE_CHARACTERS].decode(encoding).strip()
-        return f'in {encoding} they read {sample!r}: if that is right, put encoding = "{encoding}" into the task file'
+        return f"in {encoding} they read {sample!r}: if that is right, {encoding_remedy(encoding)}"
+
+
+def encoding_remedy(encoding: str) -> str:
+    """Return what to do about a file in an encoding that is not expected. Not every command has a task file."""
+    # The names of Python's codecs have a hyphen that iconv does not know.
+    name = codecs.lookup(encoding).name.replace("utf-16-", "utf-16")
+    return f'put encoding = "{encoding}" into the task file, or convert the file: iconv -f {name} -t utf-8'
 
 
 class JsonReader(json.JSONDecoder):
@@ -203,6 +216,30 @@ class RowErrors:
     def total(self) -> int:
         """The number of rows that cannot be used."""
         return sum(self.counts.values())
+
+    def summary(self, place: Path | str, *, used: int, hints: Iterable[str | None], skip_bad_rows: bool) -> str:
+        """Return what is wrong with the rows that cannot be used, if they may be left out.
+
+        Args:
+            place: The file or hub address, for the message.
+            used: The number of rows that can be used.
+            hints: What may be done about them; None is no hint.
+            skip_bad_rows: Whether they are to be left out.
+
+        Raises:
+            UserError: They are not to be, or too many of them are lost by a quotation mark.
+        """
+        total = used + self.total
+        found = [f"{place}: {self.total:,} of {counted(total, 'row', 'rows')} cannot be used:", *self.lines()]
+        summary = "\n".join([*found, *(f"  {hint}" for hint in hints if hint is not None)])
+        if self.swallowed > _MOST_SWALLOWED * total:
+            raise UserError(
+                f"{summary}\nfix the quotation mark: --skip-bad-rows leaves out at most {_MOST_SWALLOWED:.0%} of the "
+                "rows because of one"
+            )
+        if not skip_bad_rows:
+            raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
+        return summary
 
     def lines(self) -> list[str]:
         """Return one line for each kind of fault, with its count and its first rows."""

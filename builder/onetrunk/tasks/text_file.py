@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,13 +14,17 @@ from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds.base import text_or_words
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors, counted
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors
 from onetrunk.tasks.rows import Text, text_of
+from onetrunk.tasks.task import Task
 
 TEXT_FIELDS = ("text", "sentence", "sentence1", "question", "question1", "premise", "words", "tokens")
 PAIR_FIELDS = ("text_pair", "text2", "sentence2", "question2", "hypothesis")
 """The columns that are looked for where none is named, in this order."""
 
+# What names the columns where a command has options for them, and where a task file does.
+_OPTIONS = ("--text-field", "--pair-field")
+_KEYS = ("text_field in the task file", "text_pair_field in the task file")
 _SHOWN = 6
 
 
@@ -63,26 +67,61 @@ def read_texts(
     Raises:
         UserError: The file cannot be read, has no such column, or has no text; or rows cannot be used.
     """
+    wanted = tuple(one for one in (text_field, pair_field) if one is not None)
+    reading = Reading(text=wanted or (*TEXT_FIELDS, *PAIR_FIELDS))
+    return _read(
+        path, reading, form, lambda columns: _fields(path, columns, form, text_field, pair_field), skip_bad_rows
+    )
+
+
+def read_texts_for(task: Task, path: Path, *, skip_bad_rows: bool = False) -> TextRows:
+    """Read texts for a task from a file that is read as the task's own data are.
+
+    Args:
+        task: The task, which says how files are encoded and quoted. Its columns are taken if the file has them; or else
+            those are looked for that ``read_texts`` looks for.
+        path: The file.
+        skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
+
+    Raises:
+        UserError: See ``read_texts``.
+    """
+    wanted = (task.text_field, task.text_pair_field) if task.form == "pair" else (task.text_field,)
+    reading = Reading(
+        encoding=task.encoding,
+        delimiter=task.delimiter,
+        quotes=task.quotes,
+        text=(*wanted, *TEXT_FIELDS, *PAIR_FIELDS),
+    )
+
+    def fields(columns: Sequence[str]) -> tuple[str, ...]:
+        return _fields(path, columns, task.form, *_there(columns, task.text_field, task.text_pair_field), _KEYS)
+
+    return _read(path, reading, task.form, fields, skip_bad_rows)
+
+
+def _read(
+    path: Path,
+    reading: Reading,
+    form: str | None,
+    fields_of: Callable[[Sequence[str]], tuple[str, ...]],
+    skip_bad_rows: bool,
+) -> TextRows:
     errors = RowErrors()
-    notes: list[str] = []
     if path.name.lower().removesuffix(".gz").endswith(".txt"):
         if form == "pair":
             raise UserError(f"{path}: a file of lines has no pairs; give a table or JSON lines with two columns")
         fields: tuple[str, ...] = ()
-        found: list[Text] = list(_lines(path, errors))
+        found: list[Text] = list(_lines(path, reading, errors))
     else:
-        wanted = tuple(one for one in (text_field, pair_field) if one is not None)
-        reading = Reading(text=wanted or (*TEXT_FIELDS, *PAIR_FIELDS))
         try:
-            records = iter(read_records(path, reading))
-            fields, found = _rows(path, records, form, text_field, pair_field, errors)
+            fields, found = _rows(iter(read_records(path, reading)), fields_of, errors)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file of texts") from None
-        notes += [f"{path}: {note}" for note in reading.notes]
+    notes = [f"{path}: {note}" for note in reading.notes]
     if errors.total:
-        summary = "\n".join([f"{path}: {counted(errors.total, 'row', 'rows')} cannot be used:", *errors.lines()])
-        if not skip_bad_rows:
-            raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
+        hints = [reading.encoding_hint()]
+        summary = errors.summary(path, used=len(found), hints=hints, skip_bad_rows=skip_bad_rows)
         notes.append(f"left out {summary}")
     texts = tuple(dict.fromkeys(found))
     if not texts:
@@ -118,20 +157,25 @@ def find_columns(
     if first is None:
         raise UserError(f"{path}: it has no rows that can be used")
     columns = list(first.values)
-    there = {column_key(name) for name in columns}
-    text, pair = (one if one is not None and column_key(one) in there else None for one in (text_field, pair_field))
-    return _fields(path, columns, form, text, pair)
+    return _fields(path, columns, form, *_there(columns, text_field, pair_field))
 
 
-def _lines(path: Path, errors: RowErrors) -> Iterator[str]:
+def _there(columns: Sequence[str], text_field: str | None, pair_field: str | None) -> tuple[str | None, str | None]:
+    """Return each field if there is such a column, or else None."""
+    keys = {column_key(name) for name in columns}
+    text, pair = (one if one is not None and column_key(one) in keys else None for one in (text_field, pair_field))
+    return text, pair
+
+
+def _lines(path: Path, reading: Reading, errors: RowErrors) -> Iterator[str]:
     number = 0
     try:
-        with open_data(path) as stream:
+        with open_data(path, reading.encoding) as stream:
             for number, line in enumerate(row_lines(stream, path), start=1):
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 except UnicodeDecodeError:
-                    errors.add(f"line {number}", "broken line", "invalid UTF-8")
+                    errors.add_broken(reading.not_decoded(number, line))
                     continue
                 # Blank lines are no faults: files end with them.
                 if is_readable(text):
@@ -145,12 +189,7 @@ def _lines(path: Path, errors: RowErrors) -> Iterator[str]:
 
 
 def _rows(
-    path: Path,
-    records: Records,
-    form: str | None,
-    text_field: str | None,
-    pair_field: str | None,
-    errors: RowErrors,
+    records: Records, fields_of: Callable[[Sequence[str]], tuple[str, ...]], errors: RowErrors
 ) -> tuple[tuple[str, ...], list[Text]]:
     fields: tuple[str, ...] | None = None
     texts: list[Text] = []
@@ -159,7 +198,7 @@ def _rows(
             errors.add_broken(record)
             continue
         if fields is None:
-            fields = _fields(path, list(record.values), form, text_field, pair_field)
+            fields = fields_of(list(record.values))
         try:
             parts = [text_of(record.values.get(field), field, text_or_words) for field in fields]
         except RowError as error:
@@ -170,7 +209,12 @@ def _rows(
 
 
 def _fields(
-    path: Path, columns: Sequence[str], form: str | None, text_field: str | None, pair_field: str | None
+    path: Path,
+    columns: Sequence[str],
+    form: str | None,
+    text_field: str | None,
+    pair_field: str | None,
+    named_by: tuple[str, str] = _OPTIONS,
 ) -> tuple[str, ...]:
     by_key = {column_key(name): name for name in columns}
 
@@ -182,15 +226,15 @@ def _fields(
             raise UserError(f"{path}: no column {given!r:.60}; there are: {_shown(columns)}: give another by {option}")
         return None
 
-    text = find(text_field, TEXT_FIELDS, "--text-field")
-    pair = find(pair_field, PAIR_FIELDS, "--pair-field") if form != "single" else None
+    text = find(text_field, TEXT_FIELDS, named_by[0])
+    pair = find(pair_field, PAIR_FIELDS, named_by[1]) if form != "single" else None
     if text is None and len(columns) == 1:
         text = columns[0]
     if text is None:
-        raise UserError(f"{path}: which column has the texts? there are: {_shown(columns)}: name it by --text-field")
+        raise UserError(f"{path}: which column has the texts? there are: {_shown(columns)}: name it by {named_by[0]}")
     if pair is None and form == "pair":
         raise UserError(
-            f"{path}: which column has the second texts? there are: {_shown(columns)}: name it by --pair-field"
+            f"{path}: which column has the second texts? there are: {_shown(columns)}: name it by {named_by[1]}"
         )
     return (text,) if pair is None else (text, pair)
 

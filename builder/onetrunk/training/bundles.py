@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from onetrunk.files import cache_root, check_replaceable
-from onetrunk.nn.bundle import OWN_LABELS, TEACHERS_LABELS, load_bundle, save_bundle
+from onetrunk.nn.bundle import load_bundle, save_bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
@@ -20,13 +20,13 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.examples import Texts
-from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.tasks.head_spec import OWN_LABELS, TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.records import SPLITS
 from onetrunk.tasks.soft_targets import SoftTeacher
 from onetrunk.tasks.task_file import DEV_SHARE
 from onetrunk.training.compute import DeviceName, TrunkDtype
-from onetrunk.training.curve import learning_curve
-from onetrunk.training.evaluation import evaluate, score
+from onetrunk.training.curve import learning_curve, noise_of
+from onetrunk.training.evaluation import commonest_score, evaluate, score
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import Lessons, make_lessons
 from onetrunk.training.models import head_with_weights, new_model
@@ -41,8 +41,10 @@ _OUTCOME = {"fitted", "reference", "scores", "test", "recipe", "story", "created
 # If more of the train texts are cut, those that are served will be, too.
 _MANY_CUT = 0.05
 
-# The learning rate ends at 0, so a loss that still falls by more than this has not come to its end.
+# The learning rate ends at 0, so a loss that still falls by more than this has not come to its end. It also falls so
+# where texts are learned by heart, which no longer makes the dev score better: that was best before the last third.
 _STILL_FALLING = 0.05
+_LATE = 2 / 3
 
 
 def train(
@@ -269,7 +271,12 @@ def write_bundle(
             'texts as long as these are cut when they are served, too: long_texts = "windows" in the task file reads '
             "them whole, and a greater max_length, here and in build-repo, reads more at once"
         )
-    notes += [*evaluation.notes, *test_notes, *_unfinished_note(record), *_replacement_note(heads / name)]
+    notes += [
+        *evaluation.notes,
+        *test_notes,
+        *_unfinished_note(record, commonest_score(task, dev.targets)),
+        *_replacement_note(heads / name),
+    ]
     if "note" in spec.fitted:
         notes.append(spec.fitted["note"])
     save_bundle(heads / name, spec, head)
@@ -384,15 +391,32 @@ def _outdated_test(spec: HeadSpec, task: Task, experiment: Experiment) -> Iterat
         )
 
 
-def _unfinished_note(record: RunRecord) -> Iterator[str]:
-    """Say so where a training ended too early: the last epoch was the best, and the loss was still falling."""
-    if len(record.losses) < 2 or record.best_epoch < len(record.losses):
+def _unfinished_note(record: RunRecord, commonest: float) -> Iterator[str]:
+    """Say so where a training ended too early.
+
+    That is where the head answers no better than one that always gives the same answer, or where the loss was still
+    falling and the dev score had not stopped rising: it was best in the last third of the epochs, and after the last
+    one not worse by more than the noise of the dev rows.
+
+    Args:
+        record: The training.
+        commonest: See ``commonest_score``.
+    """
+    scores, epochs = [scores[record.metric] for scores in record.epoch_scores], len(record.losses)
+    best = max(scores)
+    if best <= commonest:
+        yield (
+            f"{record.metric} {100 * best:.1f} is no better than the commonest answer alone, {100 * commonest:.1f}: "
+            "more epochs (--epochs), another learning rate or tap may be better"
+        )
+        return
+    if epochs < 2 or record.best_epoch <= _LATE * epochs or scores[-1] < best - noise_of(best, record.data["dev_rows"]):
         return
     before, last = record.losses[-2:]
     if before > 0 and (fall := (before - last) / before) >= _STILL_FALLING:
         yield (
-            f"the loss still fell by {fall:.0%} in the last epoch, which was the best: more epochs (--epochs) may be "
-            "better"
+            f"the loss still fell by {fall:.0%} in the last epoch, and the dev score was best after epoch "
+            f"{record.best_epoch} of {epochs}: more epochs (--epochs) may be better"
         )
 
 

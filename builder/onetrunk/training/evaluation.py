@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +120,27 @@ def score(
     targets = kind.codec.hard(data.targets.numpy())
     scores, notes = measure(metrics, kind.answers.predictions(served, config), targets)
     return scores, tuple(notes)
+
+
+def commonest_score(task: Task, targets: Tensor) -> float:
+    """Return the score, by a task's first metric, of a head that gives the commonest answer to every text.
+
+    It is less than 0 where the data do not tell such a head from one that is always right.
+
+    Args:
+        task: The task.
+        targets: The targets of the data. *Shape:* (texts, ...)
+    """
+    kind = get_kind(task.kind)
+    hard = kind.codec.hard(targets.numpy())
+    gold = kind.answers.gold(hard)
+    # The only answer that fits texts of all lengths has no spans, and is no answer to be measured.
+    constant = 0.0
+    if not kind.by_token:
+        answers, counts = np.unique(gold, axis=0, return_counts=True)
+        commonest = np.broadcast_to(answers[counts.argmax()], gold.shape)
+        constant = measure(task.metrics[:1], commonest, hard)[0][task.metric]
+    return constant if constant < measure(task.metrics[:1], gold, hard)[0][task.metric] else -math.inf
 
 
 def _served(model: nn.Module, raw: Tensor, config: FittedTask, task: Task) -> Scores:

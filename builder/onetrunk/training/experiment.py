@@ -315,6 +315,6 @@ def open_experiment(config: ExperimentConfig) -> Experiment:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trunk = load_trunk(config.trunk)
+    trunk = load_trunk(config.trunk, cache=config.cache)
     trunk.limbs = config.limbs
     return Experiment(config, trunk, choose_compute(trunk, config.device, config.trunk_dtype))

@@ -143,16 +143,24 @@ def make_lessons(
     labelled = len(train) if train is not None else 0
     answered = ask(train_texts, "train")
     given = is_given(answered.raw)
+    if not given.any():
+        raise _says_nothing(source, "train")
+    covered = int(given[:labelled].sum())
+    left_out = len(learned) - int(given[labelled : labelled + len(learned)].sum())
     given[:labelled] = True
-    answered = _some(answered, given, source, "train")
-    taught = _examples(source, answered, [*(train.targets if train else ()), *labels(answered, labelled)], teacher)
+    answered = _some(answered, given)
+    targets = [*(train.targets if train else ()), *labels(answered, labelled)]
+    taught = _examples(source, answered, targets, teacher, left_out, "train")
     if train is not None:
-        taught = _beside(taught, train)
+        taught = _beside(taught, train, covered)
     dev_raw = None
     if dev is None:
         about = ask(dev_texts, "dev")
-        about = _some(about, is_given(about.raw), source, "dev")
-        dev, dev_raw = _examples(source, about, labels(about), teacher), about.raw
+        about = _some(about, is_given(about.raw))
+        if not about.texts:
+            raise _says_nothing(source, "dev")
+        left_out = len(dev_texts) - len(about.texts)
+        dev, dev_raw = _examples(source, about, labels(about), teacher, left_out, "dev"), about.raw
     states = encoder is not None and _read_alike(trunk, encoder, taught.texts, max_length)
     return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder, states)
 
@@ -197,10 +205,12 @@ def varied(texts: Sequence[Any], copies: int, seed: int = 0) -> list[Any]:
     ]
 
 
-def _some(answered: _Answered, given: NDArray[np.bool_], source: str, split: Split) -> _Answered:
+def _says_nothing(source: str, split: Split) -> UserError:
+    return UserError(f"{source}: the teacher says nothing about any of the {split} texts: give it texts that it knows")
+
+
+def _some(answered: _Answered, given: NDArray[np.bool_]) -> _Answered:
     rows, offsets = np.flatnonzero(given), answered.offsets
-    if not len(rows):
-        raise UserError(f"{source}: the teacher says nothing about any of its texts for {split}")
     return _Answered(
         tuple(answered.texts[row] for row in rows),
         answered.raw[rows],
@@ -208,14 +218,22 @@ def _some(answered: _Answered, given: NDArray[np.bool_], source: str, split: Spl
     )
 
 
-def _examples(source: str, answered: _Answered, targets: list[Any], teacher: SoftTeacher) -> Examples:
+def _examples(
+    source: str, answered: _Answered, targets: list[Any], teacher: SoftTeacher, left_out: int, split: Split
+) -> Examples:
     digest = hashlib.sha256(teacher.identity.encode())
     digest.update(repr((answered.texts, targets)).encode("utf-8", "surrogatepass"))
     digest.update(np.ascontiguousarray(answered.raw).tobytes())
-    return Examples(source, answered.texts, tuple(targets), digest.hexdigest())
+    note = f"{source}: left out {left_out:,} {split} texts without labels, about which the teacher says nothing"
+    return Examples(source, answered.texts, tuple(targets), digest.hexdigest(), left_out, (note,) if left_out else ())
 
 
-def _beside(taught: Examples, own: Examples) -> Examples:
-    return Examples(
-        f"{own.source}, {taught.source}", taught.texts, taught.targets, taught.sha256, own.left_out, own.notes
-    )
+def _beside(taught: Examples, own: Examples, covered: int) -> Examples:
+    notes = (*own.notes, *taught.notes)
+    if covered < len(own):
+        notes += (
+            f"{taught.source}: the teacher says something about {covered:,} of {len(own):,} labelled train texts; the "
+            "others are learned from their labels alone",
+        )
+    left_out = own.left_out + taught.left_out
+    return Examples(f"{own.source}, {taught.source}", taught.texts, taught.targets, taught.sha256, left_out, notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onetrunk.protocol.errors import UserError
-from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec
 
 # torch is imported where it computes: the table of results does not need it.
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class TrainResult:
         return self.spec.scores[self.spec.metric]
 
 
+def judged_by(spec: HeadSpec) -> str:
+    """Return words to put behind the dev scores of a head whose dev labels are a teacher's; none for others."""
+    return " (agreement with the teacher)" if spec.data.get("dev_labels") == TEACHERS_LABELS else ""
+
+
 def row_cells(result: TrainResult) -> tuple[str, ...]:
     """Return a result's table row. The seconds are those of its training, whenever that was."""
     spec = result.spec
@@ -70,7 +75,7 @@ def row_cells(result: TrainResult) -> tuple[str, ...]:
         spec.task,
         str(spec.tap),
         str(spec.layers),
-        scores,
+        f"{scores}{judged_by(spec)}",
         "" if spec.test is None else f"{spec.metric} {100 * spec.test.scores[spec.metric]:.1f}",
         f"{spec.recipe['best_epoch']} of {spec.recipe['epochs']}",
         f"{spec.data['train_rows']:,}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
@@ -15,6 +16,7 @@ from onetrunk.client.answer import Answer, Prediction
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.lines import Line
 from onetrunk.client.readers import reader_of
+from onetrunk.protocol.command import as_printed
 from onetrunk.protocol.ensemble_info import TaskInfo
 
 _MOST_CHARACTERS = 300
@@ -63,7 +65,9 @@ def answer_table(answered: Iterable[tuple[Line, Answer]], *, top: int) -> Table:
         marks = [mark for said in answer.predictions.values() for mark in said.marks()]
         styles = _styles(kind for *_, kind in marks)
         for start, end, kind in marks:
-            text.stylize(styles[kind], start, min(end, _MOST_CHARACTERS))
+            # Where they are as shown: an escape is longer than the character that it stands for.
+            places = (len(_readable(line.text[: min(one, _MOST_CHARACTERS)])) for one in (start, end))
+            text.stylize(styles[kind], *places)
         rows = [row for said in answer.predictions.values() for row in _table_rows(said, top, styles)]
         for at, (task, label, score) in enumerate(rows):
             first = at == 0
@@ -104,7 +108,7 @@ def _table_rows(prediction: Prediction, top: int, styles: Mapping[str, str]) -> 
 def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Return a text shortened, and without control characters, which could move a terminal's cursor."""
     clean = "".join(char if char.isprintable() else " " for char in text[: most + 1])
-    return clean[:most] + "…" if len(text) > most else clean
+    return as_printed(clean[:most] + "…" if len(text) > most else clean, sys.stdout)
 
 
 def task_record(task: TaskInfo) -> dict[str, Any]:

@@ -121,6 +121,10 @@ def classify_error(error: Any, *, url: str, timeout_s: float, rows: Sequence[int
     """
     code, message = error.code(), error.details() or ""
     status = code.name if code is not None else "UNKNOWN"
+    if code is grpc.StatusCode.UNAVAILABLE and "parsing HTTP/2" in message:
+        # Another server of several may be the right one.
+        fault = f"what listens at {url} speaks no gRPC, as a server's HTTP port does: give its gRPC port, often 8001"
+        return Failure(ServerError(fault, status=status), transient=True)
     if code is grpc.StatusCode.UNAVAILABLE:
         return Failure(NotReady(f"no server answers at {url}: {message}"), transient=True)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

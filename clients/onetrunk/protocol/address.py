@@ -40,11 +40,20 @@ def address_fault(url: str) -> str | None:
     if "://" in url:
         return f"it names a protocol; {_EXAMPLE}"
     host, colon, port = url.rpartition(":")
+    if any(map(_is_bare_ipv6, (url, host))):
+        return "an IPv6 address is written in brackets, and its port behind them, as in [::1]:8001"
     if not colon or not _HOST.fullmatch(host):
         return f"it is not a host and a port; {_EXAMPLE}"
     if not (port.isascii() and port.isdecimal()) or not 1 <= int(port[:6]) <= 65535:
         return f"{port!r} is not a port from 1 to 65535; {_EXAMPLE}"
     return None
+
+
+def _is_bare_ipv6(host: str) -> bool:
+    try:
+        return isinstance(ipaddress.ip_address(host), ipaddress.IPv6Address)
+    except ValueError:
+        return False
 
 
 def client_addresses(url: str | Sequence[str]) -> tuple[str, ...]:

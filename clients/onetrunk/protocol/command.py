@@ -25,6 +25,15 @@ def is_unicode(stream: TextIO) -> bool:
     return True
 
 
+def as_printed(text: str, stream: TextIO) -> str:
+    """Return a text as a stream of a command prints it, so that a table can be laid out by its length.
+
+    See `errors_end_command`: escapes stand for what the stream has no characters for.
+    """
+    encoding = stream.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def printable(text: str) -> str:
     """Return a text without what a terminal obeys: a message may quote a server, a store or a file of somebody else."""
     return _CONTROLS.sub("?", text)

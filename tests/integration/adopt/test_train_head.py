@@ -46,9 +46,12 @@ def test_labels_and_a_model_teach_together(folder, tiny_trunk_folder, mood_class
     assert data["dev_labels"] == "the data's own"
 
 
-def test_mistakes_are_told_in_one_line(folder, tiny_trunk_folder, mood_classifier):
+def test_mistakes_are_told_in_one_line(folder, tiny_trunk_folder, mood_classifier, new_classifier):
+    tagger = new_classifier("Bert", "TokenClassification", ("good", "bad"))
     for arguments, message in (
+        (("--teacher", tagger, "--texts", folder / "texts.txt"), "is of kind tagging, and not classification as its"),
         (("--teacher", mood_classifier), "it names no train data, so give texts"),
+        (("--teacher", mood_classifier, "--texts", folder / "none.txt"), "none.txt: no such file of texts"),
         (("--teacher", folder / "nowhere", "--texts", folder / "texts.txt"), "nowhere"),
     ):
         result = run(folder, tiny_trunk_folder, *arguments)

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from onetrunk.cli.training_options import check_data
+from onetrunk.tasks import Task
+from tests.fixtures.tasks import write_rows
+
 
 @pytest.mark.parametrize("command", ["train_head.train_head", "search_heads.search_heads"])
 def test_a_fault_in_the_data_is_told_without_torch(tmp_path, command):
@@ -36,3 +40,25 @@ def test_a_fault_in_a_bundle_is_told_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "output", "told"), [(3000, "crf", True), (3000, "softmax", False), (20, "crf", False)]
+)
+def test_a_kind_that_is_slow_to_train_says_so_where_it_is_chosen(tmp_path, capsys, rows, output, told):
+    write_rows(tmp_path / "train.jsonl", [{"tokens": ["a", f"b{one}"], "tags": ["O", "B-x"]} for one in range(rows)])
+    task = Task(
+        name="spans",
+        kind="tagging",
+        labels=("x",),
+        options={"output": output},
+        train="train.jsonl",
+        dev=0.2,
+        text_field="tokens",
+        label_field="tags",
+        folder=tmp_path,
+    )
+    check_data([task], None, False)
+    said = capsys.readouterr().err
+    assert ('options = {output = "softmax"} in the task file is quicker' in said) == told
+    assert said.count("note:") == told

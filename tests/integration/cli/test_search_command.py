@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from benchmarks.study.__main__ import study as study_command
 from benchmarks.study.trainings import run_ablation, run_grid
 from onetrunk.cli.old_spellings import answer_to_old_spelling
-from onetrunk.cli.search_heads import search_heads
+from onetrunk.cli.search_heads import _print_time, search_heads
 from onetrunk.cli.train_head import train_head
 from onetrunk.distill import pipeline, task_search
+from onetrunk.distill import quick as quick_module
 from onetrunk.distill.costs import CostTable
 from onetrunk.distill.jobs import Job, JobRunner
 from onetrunk.distill.plan_file import Floors, PlanCost, PlanFile, PlannedHead, Retention, read_plan, write_plan
@@ -121,14 +122,47 @@ def scored(monkeypatch):
 def test_quick_search_writes_a_head_and_no_plan(invoke, folder):
     result = invoke("run", "mood", "--quick", "--max-length", "32", "--json")
     assert result.exit_code == 0, result.output
+    what = "probes of taps 0 to 3, then one layer on the best and two on the tap below, no full fine-tuning"
     assert re.search(
-        r"quick search of 1 task: about \d+ (s|min) here.* without --quick: about \d+ (s|min)", result.stderr
+        rf"quick search of 1 task: {what}, about \d+ (s|min) here.* without --quick: (about|no longer)", result.stderr
     )
+    assert "note: [recipe]" not in result.stderr
     assert "mood: note: left out: full fine-tuning as the reference" in result.stderr
     (head,) = json.loads(result.stdout)
     assert (head["task"], head["layers"] in (1, 2)) == ("mood", True)
     assert load_bundle(folder / "heads" / "mood").spec.tap == head["tap"]
     assert not (folder / "study" / "plan.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("search", "quick", "said"),
+    [
+        (100.0, 20.0, "about 2 min here, by a few batches that were timed; --quick, which leaves out"),
+        (2.0, 5.0, "about 2 s here, by a few batches that were timed"),
+    ],
+)
+def test_a_quick_search_is_named_where_it_is_quicker(new_experiment, mood, monkeypatch, capsys, search, quick, said):
+    monkeypatch.setattr(quick_module, "estimate_time", lambda *_, **__: quick_module.SearchTime(search, quick))
+    _print_time(new_experiment(mood), ["mood"], 1)
+    full = capsys.readouterr().err
+    assert said in full
+    assert ("--quick" in full) == (quick < search)
+    _print_time(new_experiment(mood), ["mood"], 1, quick=True)
+    other = "about 2 min" if quick < search else "no longer, and it finds more"
+    assert f"the search without --quick: {other}\n" in capsys.readouterr().err
+
+
+def test_a_recipe_that_a_search_does_not_follow_is_named(invoke, folder):
+    with (folder / "tasks" / "mood.toml").open("a") as file:
+        file.write("[recipe]\nepochs = 2\n")
+    result = invoke("run", "mood", "second", "--quick", "--max-length", "32")
+    assert result.exit_code == 0, result.output
+    assert "note: [recipe] in the task file of mood is for train-head" in result.stderr
+
+
+def test_make_looks_for_the_plan_in_the_folder_that_is_given(invoke, folder):
+    assert "study/plan.toml: no such plan file" in one_line(invoke("make"))
+    assert "nope/plan.toml: no such plan file" in one_line(invoke("make", "--study", "nope"))
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,12 @@ def test_a_file_of_soft_labels_teaches_a_task_without_data(invoke, tmp_path):
     said = head["fitted"]["soft_dev"]
     assert said["best_accuracy"] == 0.9
     assert said["divergence_nats"] < 0.2, "even odds are 0.37 away from the file"
+    agreement = f"accuracy {100 * head['scores']['accuracy']:.1f} (agreement with the teacher)"
+    assert f"said: {agreement} in " in result.stderr
+    # It brings its texts, so others are of no use.
+    refused = invoke("said", "--teacher", str(tmp_path / "said.jsonl"), "--texts", str(tmp_path / "train.jsonl"))
+    assert refused.exit_code == 2
+    assert "said.jsonl is a file of soft labels, which brings its own texts" in refused.stderr
     # A fault is told by the row, before torch is loaded.
     soft[1]["probabilities"] = {"good": 0.3}
     (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in soft))

@@ -70,7 +70,11 @@ def test_a_limb_is_trained_and_a_head_on_it_is_trained_and_refitted(invoke: Invo
         (train_limb, ("Pairs", "--tasks", "one"), "Pairs: a limb's name has lowercase letters"),
         (train_limb, ("../up", "--tasks", "one"), "../up: a limb's name has lowercase letters"),
         (train_limb, ("pairs", "--tasks", "three"), "three"),
-        (train_limb, ("pairs", "--tasks", "one", "--tap", "4"), "tap 4: a limb needs two layers above it"),
+        (
+            train_limb,
+            ("pairs", "--tasks", "one", "--tap", "4"),
+            "tap 4 has fewer than 2 layers above it on this trunk: give 0 to 2",
+        ),
         (train_limb, ("pairs", "--tasks", "one", "--lr", "-1"), "learning_rate -1.0"),
         (train_head, ("one", "--limb", "limbs/none"), "limbs/none: no limb.json in it"),
         (train_head, ("one", "--limb", "limbs/none", "--tap", "2"), "--limb says where heads stand: leave --tap out"),

@@ -127,6 +127,8 @@ def test_a_home_that_cannot_be_written_is_told_in_one_line(mood, tiny_trunk, tmp
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "home").write_text("a file, which root cannot make folders in, either")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with pytest.raises(OneTrunkError, match=r"home/\.cache/onetrunk/.*cannot be written: Not a directory; ") as raised:
+    remedy = "fix that, or name another folder by ONETRUNK_CACHE, or by --cache where the command has it, and"
+    message = rf"home/\.cache/onetrunk/.*cannot be written: Not a directory; {remedy}"
+    with pytest.raises(OneTrunkError, match=message) as raised:
         train(mood, tiny_trunk, heads=tmp_path / "heads", device="cpu", trunk_dtype="fp32")
     assert "\n" not in str(raised.value)

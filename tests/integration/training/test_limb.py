@@ -211,5 +211,5 @@ def test_a_tap_without_room_is_told_before_data_are_read(
 ) -> None:
     missing = second.model_copy(update={"train": "nothing.jsonl"})
     recipe = RECIPE.model_copy(update={"tap": 3})
-    with pytest.raises(UserError, match="a limb needs two layers above it on this trunk of 4: give a lower --tap"):
+    with pytest.raises(UserError, match="has fewer than 2 layers above it on this trunk: give 0 to 2"):
         trained(new_experiment, tmp_path / "limbs", missing, recipe=recipe)

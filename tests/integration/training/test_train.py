@@ -238,6 +238,7 @@ def test_recipe_without_a_tap_stands_in_the_middle(run, mood, tiny_trunk):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tap": 7}, "tap 7 is not on this trunk of 4 layers: give 0 to 3"),
         ({"tap": 4}, "tap 4 has no layer above it on this trunk: give 0 to 3"),
         ({"tap": 2, "layers": 3}, "a head on tap 2 of this trunk has 1 to 2 layers, not 3"),
         ({"max_length": 100}, "max_length 100: this trunk reads 3 to 64 tokens"),

@@ -53,6 +53,24 @@ def test_kind_follows_from_problem_type_outputs_and_class(folder, keys, kind, la
     assert (found.kind, found.labels) == (kind, labels)
 
 
+@pytest.mark.parametrize(
+    ("keys", "kind", "message"),
+    [
+        (
+            {"architectures": ["BertForTokenClassification"]},
+            "classification",
+            "architectures is BertForTokenClassification, so the model is of kind tagging, and not classification",
+        ),
+        ({}, "tagging", "so the model is of kind classification or multilabel or regression, and not tagging"),
+        ({"problem_type": "single_label_classification"}, "multilabel", "of kind classification, and not multilabel"),
+    ],
+)
+def test_a_model_of_another_kind_than_its_task_is_refused(folder, keys, kind, message):
+    change(folder, **keys)
+    with pytest.raises(UserError, match=message):
+        open_classifier(str(folder), kind=kind)
+
+
 def test_another_weight_is_another_model(folder):
     before = open_classifier(str(folder)).sha256
     weights = folder / "model.safetensors"

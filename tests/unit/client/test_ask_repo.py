@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
@@ -49,7 +50,11 @@ def test_stdout_of_any_encoding_takes_every_text(fake, encoding):
     asked = [*COMMAND, "né 👍", "--tasks", "sst2", "--url", fake.url]
     table = subprocess.run(asked, env=environment, capture_output=True, timeout=60)
     assert (table.returncode, table.stderr) == (0, b"")
-    assert "né" in table.stdout.decode(encoding)
+    header, _, row = table.stdout.decode(encoding).splitlines()[:3]
+    assert "né" in row
+    # Columns are laid out by what is printed; an emoji takes two places.
+    wide = row.count("👍")
+    assert row.index("sst2") + wide == header.index("task")
     lines = subprocess.run([*asked, "--json"], env=environment, capture_output=True, timeout=60)
     assert json.loads(lines.stdout.decode(encoding))["text"] == "né 👍"
 
@@ -188,6 +193,23 @@ def test_without_a_server_it_says_how_to_start_one():
     assert "no server answers at 127.0.0.1:1" in result.stderr
     assert "serve-repo" in result.stderr
     assert result.stdout == ""
+
+
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_a_port_that_speaks_http_is_told():
+    with HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"127.0.0.1:{server.server_port}"
+        result = CliRunner().invoke(ask_repo, ["text", "--url", url])
+        server.shutdown()
+    assert result.exit_code == 1
+    said = f"error: what listens at {url} speaks no gRPC, as a server's HTTP port does: give its gRPC port, often 8001"
+    assert said in result.stderr.splitlines()
+    assert "serve-repo" not in result.stderr
 
 
 def test_failures_of_the_server_are_no_mistakes_of_the_user(ask, fake):

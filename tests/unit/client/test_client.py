@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -38,6 +39,10 @@ def test_an_answer_is_a_mapping(fake, make_client):
     assert list(answer) == ["sst2"]
     assert len(answer) == 1
     assert dict(answer) == answer.predictions
+    assert answer == dict(answer) == answer
+    assert answer != {}
+    assert answer == dataclasses.replace(answer, ms=0.0)
+    assert answer != dataclasses.replace(answer, truncated=True)
     assert answer.get("mood") is None
 
 

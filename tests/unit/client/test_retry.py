@@ -66,6 +66,13 @@ class RpcError:
     [
         (Code.UNAVAILABLE, "failed to connect to all addresses; Connection refused", NotReady, True, False),
         (Code.UNAVAILABLE, "Stream removed (Socket closed)", NotReady, True, False),
+        (
+            Code.UNAVAILABLE,
+            "last error: UNAVAILABLE: ipv4:127.0.0.1:1: Failed parsing HTTP/2 (Expected SETTINGS frame)",
+            ServerError,
+            True,
+            False,
+        ),
         (Code.INTERNAL, "in ensemble 'multitask', Stub process 'head_x_0_0' is not healthy.", NotReady, True, False),
         (Code.NOT_FOUND, "Request for unknown model: 'multitask' has no available versions", NotReady, True, False),
         (Code.NOT_FOUND, "Request for unknown model: 'multitask' is not found", NotReady, False, False),

@@ -245,6 +245,10 @@ def test_a_known_name_is_fetched_into_the_cache_and_checked(archive, tmp_path, m
     assert found.folder == tmp_path / "cache" / "trunks" / "tiny"
     assert "Apache-2.0" in found.note
     assert find_trunk("base").note is None
+    assert find_trunk("base", cache=tmp_path / "given").folder == found.folder, "it is not fetched twice"
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "empty"))
+    assert find_trunk("base", cache=tmp_path / "given").folder == tmp_path / "given" / "trunks" / "tiny"
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "cache"))
     assert trunk_folder("base") == found.folder
     assert trunk_folder("./base").resolve() == tmp_path / "base", "a folder of that name is given as a path"
     weights = found.folder / "model.safetensors"
@@ -257,7 +261,9 @@ def test_every_published_file_is_checked_when_a_trunk_is_loaded(tiny_trunk_folde
     folder = shutil.copytree(tiny_trunk_folder, tmp_path / "trunk")
     (folder / "README.md").write_text("a model", encoding="utf-8")
     hashes = {file.name: sha256(file.read_bytes()) for file in folder.iterdir()}
-    monkeypatch.setattr(trunk, "find_trunk", lambda *given: TrunkSource(folder, sha256=hashes, remedy="fetch it again"))
+    monkeypatch.setattr(
+        trunk, "find_trunk", lambda *_, **__: TrunkSource(folder, sha256=hashes, remedy="fetch it again")
+    )
     assert trunk.load_trunk("base").folder == folder
     (folder / "README.md").write_text("another one", encoding="utf-8")
     with pytest.raises(UserError, match=r"README\.md has SHA-256 .*: fetch it again"):

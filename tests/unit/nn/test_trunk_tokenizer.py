@@ -59,6 +59,13 @@ def test_settings_that_contradict_the_tokenizer_are_refused(folder, settings):
     assert all(part in message for part in ("tokenizer.json", "tokenizer_config.json", "disagree", str(folder)))
 
 
+def test_a_vocabulary_is_converted_into_the_cache_that_is_given(folder, cache, tmp_path):
+    vocabulary_only(folder)
+    trunk = load_trunk(folder, cache=tmp_path / "given")
+    assert trunk.tokenizer_file.is_relative_to(tmp_path / "given")
+    assert not cache.exists()
+
+
 def load_trunk_without_settings(folder):
     kept = (folder / "tokenizer_config.json").read_text()
     (folder / "tokenizer_config.json").unlink()

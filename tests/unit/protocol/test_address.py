@@ -17,6 +17,12 @@ def test_host_and_port_are_taken(url):
     assert address_fault(url) is None
 
 
+@pytest.mark.parametrize("url", ["::1", "::1:8001", "fe80::1", "2001:db8::7:8001", "::ffff:10.0.0.1:8001"])
+def test_an_ipv6_address_without_brackets_is_told_of_them(url):
+    with pytest.raises(BadInput, match=r"written in brackets, and its port behind them, as in \[::1\]:8001"):
+        Client(url)
+
+
 @pytest.mark.parametrize("url", [*WRONG, "http://127.0.0.1:8001"])
 def test_anything_else_is_refused_with_what_is_allowed(url):
     for client in (Client, AsyncClient):

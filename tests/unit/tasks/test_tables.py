@@ -119,7 +119,7 @@ def test_the_encoding_that_fits_is_proposed_and_read(examples, name):
     kind = {"kind": "tagging"} if name == "a.conll" else {}
     with pytest.raises(UserError) as error:
         examples(name, text.encode("cp1252"), **kind)
-    assert "1 of 1 rows cannot be used" in str(error.value)
+    assert "1 of 1 row cannot be used" in str(error.value)
     assert "café" in str(error.value)
     assert 'put encoding = "cp1252"' in str(error.value)
     assert examples(name, text.encode("cp1252"), encoding="cp1252", **kind).texts == ("un café",)

@@ -93,17 +93,29 @@ def test_labelled_rows_come_first_and_are_no_texts_of_dev(mood, tiny_trunk):
 def test_texts_that_the_teacher_knows_nothing_about_are_left_out(mood, tiny_trunk):
     found = lessons(mood, tiny_trunk, Oracle(fears="music"))
     assert not any("music" in text for text in (*found.train.texts, *found.dev.texts))
+    whole = lessons(mood, tiny_trunk)
+    for split in ("train", "dev"):
+        rows, left_out = getattr(found, split), len(getattr(whole, split)) - len(getattr(found, split))
+        assert rows.left_out == left_out > 0
+        note = f"left out {left_out} {split} texts without labels, about which the teacher says nothing"
+        assert rows.notes == (f"texts: {note}",)
+
+
+def test_labelled_texts_that_the_teacher_knows_nothing_about_are_kept_and_told(mood, tiny_trunk):
     own = read_examples(mood, "train")
     beside = lessons(mood, tiny_trunk, Oracle(fears="music"), train=own)
-    # Labelled ones are kept, for their labels.
     assert beside.train.texts[:200] == own.texts
-    assert np.isnan(beside.raw[:200]).any()
+    known = sum("music" not in text for text in own.texts)
+    assert int(np.isnan(beside.raw[:200]).any(axis=1).sum()) == 200 - known
+    assert f"the teacher says something about {known} of 200 labelled train texts" in beside.train.notes[-1]
+    with pytest.raises(UserError, match="says nothing about any of the train texts"):
+        lessons(mood, tiny_trunk, Oracle(fears=""), texts=[], train=own, dev=read_examples(mood, "dev"))
 
 
 def test_no_texts_for_a_split_are_told(mood, tiny_trunk):
     with pytest.raises(UserError, match="it leaves no texts for dev"):
         lessons(mood, tiny_trunk, texts=TEXTS[:1], dev_share=1e-9)
-    with pytest.raises(UserError, match="says nothing about any of its texts for train"):
+    with pytest.raises(UserError, match="says nothing about any of the train texts"):
         lessons(mood, tiny_trunk, Oracle(fears=""))
 
 
