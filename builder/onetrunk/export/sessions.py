@@ -59,8 +59,13 @@ def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
     if session.get_modelmeta().custom_metadata_map.get(_KEY) != _BF16 or not has_matrix_units():
         return session
     del session
-    # Its compiler of small operations, which makes these models no faster, fails on files of several heads.
-    settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": _BF16, "SNIPPETS_MODE": "DISABLE"}
+    settings: dict[str, object] = {
+        "INFERENCE_PRECISION_HINT": _BF16,
+        # Its compiler of small operations, which makes these models no faster, fails on files of several heads.
+        "SNIPPETS_MODE": "DISABLE",
+        # Each process would pin its threads from the first core on, and all models would wait for that one.
+        "ENABLE_CPU_PINNING": "NO",
+    }
     if options.intra_op_num_threads:
         settings["INFERENCE_NUM_THREADS"] = options.intra_op_num_threads
     options.add_provider_for_devices([_processor()], {"load_config": json.dumps({"CPU": settings})})

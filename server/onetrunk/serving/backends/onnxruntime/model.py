@@ -167,8 +167,13 @@ def load(path: Path, config: dict[str, Any], args: dict[str, str]) -> ort.Infere
     if not in_bf16 or where != ["CPUExecutionProvider"] or not has_matrix_units():
         return session
     del session
-    # OpenVINO's compiler of small operations, which makes these models no faster, fails on files of several heads.
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": BF16, "SNIPPETS_MODE": "DISABLE"}
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": BF16,
+        # OpenVINO's compiler of small operations, which makes these models no faster, fails on files of several heads.
+        "SNIPPETS_MODE": "DISABLE",
+        # Each process would pin its threads from the first core on, and all models would wait for that one.
+        "ENABLE_CPU_PINNING": "NO",
+    }
     if options.intra_op_num_threads:
         settings["INFERENCE_NUM_THREADS"] = options.intra_op_num_threads
     options.add_provider_for_devices([openvino_device()], {"load_config": json.dumps({"CPU": settings})})
