@@ -125,12 +125,13 @@ class Records:
         self._path = folder / "records.json"
         self.found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
 
-    def begin(self, shape: Shape, limb: str) -> None:
+    def begin(self, shape: Shape, tasks: Sequence[str], where: str, limb: str) -> None:
         """Forget heads that stood on another limb, as one that is trained anew on another machine is."""
-        if self.found.get(f"{shape.name}: limb") != limb:
-            old = {shape.key(task, 0).removesuffix("0") for task in shape.family}
+        name = f"{shape.name}: {where} of {', '.join(tasks)}"
+        if self.found.get(name) != limb:
+            old = {shape.key(task, 0, where=where).removesuffix("0") for task in tasks}
             self.found = {key: one for key, one in self.found.items() if key.rstrip("0123456789") not in old}
-            self.add(f"{shape.name}: limb", limb)
+            self.add(name, limb)
 
     def add(self, key: str, value: object) -> None:
         """Keep a record."""
@@ -409,7 +410,7 @@ def run(
     """Do the steps that are asked for; what has a record is not done again."""
     if "limb" in steps or "heads" in steps:
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell)
-        records.begin(shape, branch.trunk.identity)
+        records.begin(shape, shape.family, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
         # Small tasks first.
         for task in reversed(shape.family) if "heads" in steps else ():
@@ -418,12 +419,12 @@ def run(
         for task in reversed(shape.family):
             train_heads(shape, task, "trunk", experiment, seeds, records, tell)
     for group in shape.left_out if "left-out" in steps else ():
-        if any(len(records.scores(shape, task, where="limb without it")) < seeds for task in group):
-            others = [one for one in shape.family if one not in group]
-            recipe = shape.recipe.model_copy(update={"epochs": 2})
-            branch, _ = new_limb(f"{shape.name}_without", others, recipe, work, experiment, tell)
-            for task in group:
-                train_heads(shape, task, "limb without it", branch, seeds, records, tell)
+        others = [one for one in shape.family if one not in group]
+        recipe = shape.recipe.model_copy(update={"epochs": 2})
+        branch, _ = new_limb(f"{shape.name}_without", others, recipe, work, experiment, tell)
+        records.begin(shape, group, "limb without it", branch.trunk.identity)
+        for task in group:
+            train_heads(shape, task, "limb without it", branch, seeds, records, tell)
     if "cost" in steps:
         others: list[tuple[int, int, Query]] = [(tap, layers, "cls") for tap, layers in shape.others.values()]
         on_limb: list[tuple[int, int, Query]] = [(shape.top, 1, "cls")] * len(shape.family)

@@ -20,7 +20,6 @@ from onetrunk.export.batches import Arrays
 from onetrunk.export.errors import ParityError
 from onetrunk.export.foreign import ForeignSession
 from onetrunk.export.sessions import load_session
-from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, Segment, head_name, segments_below
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import stack_scores
@@ -36,15 +35,12 @@ def open_session(path: Path, model: str) -> onnxruntime.InferenceSession:
         model: The model's name, for the message.
 
     Raises:
-        UserError: The file asks for bf16, which is not installed; see `load_session`.
         ParityError: ONNX Runtime does not load the file.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         return load_session(path, options)
-    except UserError:
-        raise
     except Exception as error:  # ONNX Runtime has one exception class per status, without a common base
         raise ParityError(model, f"ONNX Runtime does not load it: {error}") from error
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import onnxruntime
 
 from onetrunk.export.release import Release
-from onetrunk.export.sessions import openvino_version
+from onetrunk.export.sessions import computes_in_bf16, openvino_version
 from onetrunk.files import cache_root, translate_os_errors
-from onetrunk.machine import environment_for_others, has_matrix_units, integer_unit
+from onetrunk.machine import environment_for_others, integer_unit
 from onetrunk.package_index import check_pip, pip_failure
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import OneTrunkError, UserError
@@ -51,7 +51,7 @@ class Runtime:
         if precision.uses("int8"):
             parts.append(integer_unit())
         if precision.uses("bf16"):
-            parts.append(f"OpenVINO plugin {openvino_version()}" if has_matrix_units() else "no AMX: fp32 for bf16")
+            parts.append(f"OpenVINO plugin {openvino_version()}" if computes_in_bf16() else "fp32 for bf16")
         return ", ".join(parts)
 
     def fetch(self, cache: Path | None = None, progress: ProgressCallback = silent) -> Path | None:

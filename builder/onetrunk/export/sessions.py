@@ -1,9 +1,9 @@
 """ONNX Runtime's sessions: a file runs on its own kernels, or, where the file asks for bf16, on OpenVINO's.
 
 OpenVINO is a plugin of ONNX Runtime, a package of its own, which computes fp32 files in bf16 on processors that have
-matrix units for it (AMX). That a file is to be computed so is written in its metadata. On another processor, and by a
-runtime that knows nothing of this, the same file is computed in fp32. The server's backend does the same as this
-module, in a file that stands alone.
+matrix units for it (AMX). That a file is to be computed so is written in its metadata. On another processor, without
+the plugin, and by a runtime that knows nothing of this, the same file is computed in fp32. The server's backend does
+the same as this module, in a file that stands alone.
 """
 
 from __future__ import annotations
@@ -52,11 +52,10 @@ def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
         options: The session's options. Where the file asks for bf16 they are changed, so each session needs its own.
 
     Raises:
-        UserError: The file asks for bf16, the processor has units for it, and OpenVINO is not installed.
         Exception: ONNX Runtime does not load the file; it has one class a status, without a common base.
     """
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    if session.get_modelmeta().custom_metadata_map.get(_KEY) != _BF16 or not has_matrix_units():
+    if session.get_modelmeta().custom_metadata_map.get(_KEY) != _BF16 or not computes_in_bf16():
         return session
     del session
     settings: dict[str, object] = {
@@ -68,18 +67,18 @@ def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
     }
     if options.intra_op_num_threads:
         settings["INFERENCE_NUM_THREADS"] = options.intra_op_num_threads
-    options.add_provider_for_devices([_processor()], {"load_config": json.dumps({"CPU": settings})})
+    options.add_provider_for_devices([_openvino()], {"load_config": json.dumps({"CPU": settings})})
     return onnxruntime.InferenceSession(str(path), options)
 
 
-def openvino_version() -> str | None:
-    """Return the version of the plugin; None if it is not installed, or this ONNX Runtime loads no plugins."""
-    if not hasattr(onnxruntime, "register_execution_provider_library"):
-        return None
-    try:
-        return importlib.metadata.version(_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def computes_in_bf16() -> bool:
+    """Return whether what asks for bf16 is computed so here: the processor has units for it, and OpenVINO is there."""
+    return has_matrix_units() and _openvino() is not None
+
+
+def openvino_version() -> str:
+    """Return the version of the plugin, which is installed."""
+    return importlib.metadata.version(_PACKAGE)
 
 
 def check_openvino(what: str) -> None:
@@ -91,7 +90,7 @@ def check_openvino(what: str) -> None:
     Raises:
         UserError: It is not, or ONNX Runtime is too old for it.
     """
-    if openvino_version() is None:
+    if _openvino() is None:
         raise UserError(
             f"{what}: OpenVINO computes in bf16, and it is not here: pip install 'onetrunk[openvino]', beside ONNX "
             f"Runtime {_LEAST_RUNTIME} or newer (here is {onnxruntime.__version__})"
@@ -99,13 +98,14 @@ def check_openvino(what: str) -> None:
 
 
 @functools.cache
-def _processor() -> onnxruntime.OrtEpDevice:
-    check_openvino("a model in bf16")
-    import onnxruntime_ep_openvino
+def _openvino() -> onnxruntime.OrtEpDevice | None:
+    """Return the processor as OpenVINO drives it; None if the plugin is not installed, or ONNX Runtime loads none."""
+    try:
+        import onnxruntime_ep_openvino
 
-    onnxruntime.register_execution_provider_library(_PACKAGE, onnxruntime_ep_openvino.get_library_path())
-    return next(
-        device
-        for device in onnxruntime.get_ep_devices()
-        if device.ep_name == _PROVIDER and device.device.type == onnxruntime.OrtHardwareDeviceType.CPU
-    )
+        onnxruntime.register_execution_provider_library(_PACKAGE, onnxruntime_ep_openvino.get_library_path())
+        devices = onnxruntime.get_ep_devices()
+    except Exception:  # it is not there, or too old, or does not fit this ONNX Runtime: each raises another type
+        return None
+    kind = onnxruntime.OrtHardwareDeviceType.CPU
+    return next((one for one in devices if one.ep_name == _PROVIDER and one.device.type == kind), None)

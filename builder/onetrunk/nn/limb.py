@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from onetrunk.files import replaced_folder
 from onetrunk.nn.tensor_file import Limits, check_header, read_tensors
-from onetrunk.nn.trunk import Trunk
+from onetrunk.nn.trunk import Starts, Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_LABELS, MAX_WIDTH, Layers, Name, Tap
 from onetrunk.protocol.names import LimbId, check_task_name
@@ -49,7 +49,7 @@ class FamilyTask(BaseModel):
         train_rows: The number of train rows.
         dev_rows: The number of dev rows.
         outputs: The number of its raw outputs.
-        sha256: A hash over the data.
+        sha256: A hash over the task and its data.
         licence: What is known about the licence of the data.
     """
 
@@ -105,7 +105,7 @@ class Limb:
         spec: The content of limb.json.
         identity: Its identity.
         weights: Parameter name -> tensor, in 32-bit floats.
-        starts: Task -> the weights of the head that it had in the training; see `Trunk.starts`.
+        starts: Task -> the weights of the head that it had in the training, where they were kept; see `Trunk.starts`.
     """
 
     folder: Path
@@ -144,7 +144,8 @@ class Limb:
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise UserError(f"{self.folder}: {WEIGHTS} does not fit {LIMB_JSON}: {first}") from error
-        return grafted(trunk, own, self.identity, self.starts)
+        starts = {(task, spec.tasks[task].sha256): one for task, one in self.starts.items() if task in spec.tasks}
+        return grafted(trunk, own, self.identity, starts)
 
 
 def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
@@ -164,9 +165,7 @@ def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
     return copy.deepcopy(trunk.layers[tap : tap + layers])
 
 
-def grafted(
-    trunk: Trunk, layers: nn.ModuleList, identity: LimbId, starts: Mapping[str, Mapping[str, Tensor]] | None = None
-) -> Trunk:
+def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId, starts: Starts | None = None) -> Trunk:
     """Return a trunk with other layers in place of its own, from a limb's tap on. All other layers are shared.
 
     Args:
@@ -210,8 +209,9 @@ def save_limb(
     """
     with replaced_folder(folder, LIMB_JSON) as staging:
         save_file(_stored(layers), staging / WEIGHTS)
-        starts = {f"{task}/{name}": one for task, head in (heads or {}).items() for name, one in _stored(head).items()}
-        save_file(starts, staging / STARTS)
+        if heads:
+            starts = {f"{task}/{name}": one for task, head in heads.items() for name, one in _stored(head).items()}
+            save_file(starts, staging / STARTS)
         identity = _identity(spec, staging)
         _keep_other(folder, identity)
         (staging / LIMB_JSON).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -269,22 +269,24 @@ def load_limb(folder: Path) -> Limb:
         WEIGHTS: Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers),
         STARTS: _limits_of_heads(spec),
     }
+    if not (folder / STARTS).exists():
+        del limits[STARTS]
     try:
         for name, limit in limits.items():
             check_header(folder / name, limit, inside=folder)
         identity = _identity(spec, folder)
-        weights, heads = (_read(folder / name, limit) for name, limit in limits.items())
+        found = {name: _read(folder / name, limit) for name, limit in limits.items()}
         # Weights under the identity of others would be a limb that nobody has.
         changed = _identity(spec, folder) != identity
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: no {Path(error.filename).name} in it: train the limb again") from None
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {WEIGHTS} in it: train the limb again") from None
     if changed:
         raise UserError(f"{folder}: it was written anew while it was read: run the same command again")
     starts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in heads.items():
+    for name, tensor in found.get(STARTS, {}).items():
         task, _, parameter = name.partition("/")
         starts.setdefault(task, {})[parameter] = tensor
-    return Limb(folder, spec, identity, weights, starts)
+    return Limb(folder, spec, identity, found[WEIGHTS], starts)
 
 
 def _limits_of_heads(spec: LimbSpec) -> Limits:
@@ -353,6 +355,7 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
 
 def _identity(spec: LimbSpec, folder: Path) -> LimbId:
     """Return the identity of a limb of these files. What heads start from belongs to it: runs are found by it."""
+    files = [WEIGHTS, *([STARTS] if (folder / STARTS).exists() else [])]
     facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}"
-    facts += "".join(f"\0{sha256_file(folder / name, inside=folder)}" for name in (WEIGHTS, STARTS))
+    facts += "".join(f"\0{sha256_file(folder / name, inside=folder)}" for name in files)
     return LimbId(spec.name, spec.tap, spec.tap + spec.layers, hashlib.sha256(facts.encode()).hexdigest()[:12])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from pydantic import ValidationError
@@ -22,6 +23,8 @@ from onetrunk.protocol.names import LimbId
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks.head_spec import DEFAULT_LIMBS
 from onetrunk.toml_file import explain
+
+Starts: TypeAlias = Mapping[tuple[str, str], Mapping[str, Tensor]]
 
 _TRIED = ("A text.", "Another one.")
 
@@ -42,8 +45,8 @@ class Trunk(nn.Module):
         root: The trunk of which this is a branch, with a limb's layers in place of its own; itself if it is none.
         limb: The identity of that limb; None for the trunk itself.
         limbs: Where limbs are looked for that heads name.
-        starts: Task -> the weights that its one-layer head on the limb starts from, which it had when the limb was
-            trained. A task of another name starts from the trunk's own layer.
+        starts: Task and the hash over it and its data -> the weights that its one-layer head on the limb starts from,
+            which it had when the limb was trained. Any other head starts from the trunk's own layer.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Trunk(nn.Module):
         notes: tuple[str, ...] = (),
         root: Trunk | None = None,
         limb: LimbId | None = None,
-        starts: Mapping[str, Mapping[str, Tensor]] | None = None,
+        starts: Starts | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -72,7 +75,7 @@ class Trunk(nn.Module):
         self._root = [root] if root is not None else [self]
         self.limb = limb
         self.limbs = DEFAULT_LIMBS
-        self.starts = starts or {}
+        self.starts: Starts = starts or {}
         self._branches: dict[LimbId, Trunk] = {}
         self.requires_grad_(False)
         self.eval()

@@ -202,7 +202,8 @@ def _notes(plan: BuildPlan, request: BuildRequest) -> list[str]:
         if not has_matrix_units():
             notes.append(
                 "this processor has no matrix units for bf16 (AMX), so here these models are computed in fp32, and the "
-                "gate says nothing of bf16: build on a machine like the one that serves"
+                "gate says nothing of bf16: build on a machine like the one that serves, which needs "
+                "onetrunk[openvino]"
             )
         notes += [
             f"{task}: its head stays in fp32, since OpenVINO takes no loops"

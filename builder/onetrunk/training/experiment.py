@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -171,6 +173,12 @@ class Experiment:
             rows = self.examples(name, split)
             facts |= {f"{split}_rows": len(rows), f"{split}_sha256": rows.sha256}
         return facts
+
+    def task_digest(self, name: str) -> str:
+        """Return a hash over a task, as far as its targets depend on it, and its data."""
+        task = self.task(name)
+        facts = [task.kind, task.form, task.labels, task.range, task.options, self.data_facts(name)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def targets(self, name: str, split: Split) -> Tensor:
         """Return a task's labels as its kind's targets. *Shape:* (texts, ...)."""

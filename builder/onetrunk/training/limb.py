@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import datetime
 import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -270,7 +269,7 @@ def _family_task(name: str, experiment: Experiment) -> FamilyTask:
         train_rows=int(facts["train_rows"]),
         dev_rows=int(facts["dev_rows"]),
         outputs=get_kind(task.kind).output.num_outputs(task),
-        sha256=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16],
+        sha256=experiment.task_digest(name),
         licence=task.licence,
     )
 

@@ -36,8 +36,9 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
         lessons = experiment.lessons(spec.task)
         source = lessons.encoder if lessons is not None and lessons.encoder is not None else trunk
         head = new_head(source, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query)
-        if source is trunk:
-            start_on_limb(head, trunk.starts.get(spec.task, {}))
+        # A part of the texts is to show what it alone teaches, and the start has learned from all of them.
+        if source is trunk and spec.share == 1 and trunk.starts:
+            start_on_limb(head, trunk.starts.get((spec.task, experiment.task_digest(spec.task)), {}))
         if spec.distillation is not None:
             teacher = trained_head(experiment.store.by_key(spec.distillation.teacher), experiment)
             initialise_student(head, teacher, spec.distillation.start)
@@ -48,7 +49,7 @@ def start_on_limb(head: Head, start: Mapping[str, Tensor]) -> bool:
     """Set a fresh head's weights to those that its task had when the limb was trained, if they are of its form.
 
     Returns:
-        Whether they are: a head of other labels, layers or query than the limb's training had stays as it is.
+        Whether they are: a head of other layers or another query than the limb's training had stays as it is.
     """
     fresh = head.state_dict()
     fits = {name: tensor.shape for name, tensor in start.items()} == {name: one.shape for name, one in fresh.items()}

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.cli.build_repo import build_repo
-from onetrunk.export import quantization, runtime, sessions
+from onetrunk.export import quantization, sessions
 from onetrunk.export.chain import open_session
 from onetrunk.export.errors import GateError
 from onetrunk.export.runtime import Runtime
@@ -63,6 +63,11 @@ def parameter(repository, model):
     return parameters_of(text_format.Parse(text, pb.ModelConfig()))["precision"]
 
 
+def read_width(path):
+    (state,) = (one for one in onnx.load(path).graph.input if one.name.startswith("hidden"))
+    return state.type.tensor_type.shape.dim[2].dim_value
+
+
 def is_int8(path):
     return b"MatMulIntegerToFloat" in path.read_bytes()
 
@@ -98,27 +103,40 @@ def test_in_bf16_the_files_stay_in_fp32_and_ask_for_it(build, tmp_path):
 
 def test_openvino_computes_such_a_file_where_there_are_units_for_it(build, tmp_path, monkeypatch):
     build(precision=BF16)
-    path = tmp_path / "repository/trunk_00_01/1/model.onnx"
-    here = open_session(path, "trunk").get_providers()[0]
-    assert here == ("OpenVINOExecutionProvider" if has_matrix_units() else "CPUExecutionProvider")
-    monkeypatch.setattr(sessions, "has_matrix_units", lambda: False)
-    assert open_session(path, "trunk").get_providers() == ["CPUExecutionProvider"]
+    path = tmp_path / "repository/trunk_01_03/1/model.onnx"
+    state = np.random.default_rng(0).standard_normal((3, 7, read_width(path))).astype(np.float32)
+    feeds = {"hidden_01": state, "attention_mask": np.ones((3, 7), np.int64)}
+    here = open_session(path, "trunk")
+    found = here.run(None, feeds)[0]
+    # By an ONNX Runtime that has no such plugin, or one that does not load; and on a processor without units.
+    for name in ("_openvino", "has_matrix_units"):
+        with monkeypatch.context() as without:
+            without.setattr(sessions, name, lambda: None)
+            there = open_session(path, "trunk")
+        assert there.get_providers() == ["CPUExecutionProvider"]
+    difference = np.abs(found - there.run(None, feeds)[0]).max()
+    if has_matrix_units():
+        assert here.get_providers()[0] == "OpenVINOExecutionProvider"
+        # Rounded to bf16, and no more: computed in fp32 it would be far less.
+        assert 1e-4 < difference < 5e-2
+    else:
+        assert difference == 0
 
 
 def test_without_units_for_bf16_a_build_says_so(build, monkeypatch):
-    for module in (sessions, build_module, plan_module, runtime):
+    for module in (sessions, build_module, plan_module):
         monkeypatch.setattr(module, "has_matrix_units", lambda: False)
     # Not even the plugin is needed then.
-    monkeypatch.setattr(sessions, "openvino_version", lambda: None)
+    monkeypatch.setattr(sessions, "_openvino", lambda: None)
     report = build(precision=BF16)
     assert [note for note in report.notes if note.startswith("this processor has no matrix units for bf16 (AMX)")]
     assert {round(result.loss, 6) for result in report.gate.values()} == {0.0}
-    assert {result.measured_by.partition(", ")[2] for result in report.gate.values()} == {"no AMX: fp32 for bf16"}
+    assert {result.measured_by.partition(", ")[2] for result in report.gate.values()} == {"fp32 for bf16"}
 
 
 def test_bf16_without_openvino_is_refused_at_once(build, monkeypatch, tmp_path):
     monkeypatch.setattr(plan_module, "has_matrix_units", lambda: True)
-    monkeypatch.setattr(sessions, "openvino_version", lambda: None)
+    monkeypatch.setattr(sessions, "_openvino", lambda: None)
     with pytest.raises(UserError, match=r"--precision bf16: OpenVINO .* pip install 'onetrunk\[openvino\]'"):
         build(precision=BF16)
     assert not (tmp_path / "repository").exists()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from onetrunk.nn.bundle import load_bundle
-from onetrunk.nn.limb import load_limb, new_layers
+from onetrunk.nn.limb import STARTS, load_limb, new_layers
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
@@ -76,9 +76,27 @@ def test_a_head_of_the_family_starts_where_the_joint_training_left_it(
     score = evaluate(head.eval(), on_limb.labelled_states("mood", "dev", 2), mood).scores[mood.metric]
     assert score == pytest.approx(found.spec.tasks["mood"].score, abs=0.02)
     trunks = tiny_trunk.layers[2].state_dict()
-    for other in (fresh("second"), fresh("mood", query="learned")):
+    part = RunSpec(task="mood", role="fork", recipe=Recipe(tap=2, layers=1, epochs=1, max_length=32), share=0.5)
+    swapped = Experiment(new_experiment(mood.model_copy(update={"labels": mood.labels[::-1]})).config, on_limb.trunk)
+    others = (fresh("second"), fresh("mood", query="learned"), new_model(part, on_limb))
+    for other in (*others, new_model(part.model_copy(update={"share": 1.0}), swapped)):
         assert all(torch.equal(tensor, trunks[name]) for name, tensor in other.layers[0].state_dict().items())
     assert not all(torch.equal(tensor, trunks[name]) for name, tensor in head.layers[0].state_dict().items())
+
+
+def test_a_limb_without_the_heads_of_its_training_keeps_its_identity(
+    new_experiment: NewExperiment, mood: Task, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    """As those have that were trained before heads were kept: heads stand on them, and a new one does not take them."""
+    found = trained(new_experiment, tmp_path / "limbs", mood)
+    (found.folder / STARTS).unlink()
+    old = load_limb(found.folder)
+    assert old.starts == {}
+    assert old.identity != found.identity
+    assert old.branch(tiny_trunk).starts == {}
+    new = trained(new_experiment, tmp_path / "limbs", mood, force=True)
+    kept = load_limb(tmp_path / "limbs" / f"family@{old.identity.digest}")
+    assert (kept.identity, new.identity) == (old.identity, found.identity)
 
 
 def test_what_is_finished_is_not_repeated(

@@ -59,10 +59,13 @@ def test_all_eight_stand_on_a_limb_for_all(records):
 
 
 def test_heads_on_another_limb_are_forgotten(records):
-    records.begin(SHAPE, "pairs-2+1@000000000000")
+    records.begin(SHAPE, PAIRS, "limb", "pairs-2+1@000000000000")
     assert records.scores(SHAPE, "rte") == []
     assert records.scores(SHAPE, "rte", where="trunk") == [0.7, 0.7]
     assert records.scores(SHAPE, "rte", where="limb without it") == [0.75]
     records.add(SHAPE.key("rte", 0), {"score": 0.6})
-    records.begin(SHAPE, "pairs-2+1@000000000000")
+    records.begin(SHAPE, PAIRS, "limb", "pairs-2+1@000000000000")
+    assert records.scores(SHAPE, "rte") == [0.6]
+    records.begin(SHAPE, ("rte",), "limb without it", "pairs_without-2+1@000000000000")
+    assert records.scores(SHAPE, "rte", where="limb without it") == []
     assert records.scores(SHAPE, "rte") == [0.6]

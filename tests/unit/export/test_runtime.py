@@ -96,8 +96,8 @@ def test_the_unit_for_integers_is_told_where_it_matters(tmp_path, monkeypatch, f
 
 
 def test_what_computes_in_bf16_is_told(monkeypatch):
-    monkeypatch.setattr(runtime, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(runtime, "computes_in_bf16", lambda: True)
     monkeypatch.setattr(runtime, "openvino_version", lambda: "1.8.1")
     assert OTHER.measured_by(Precision(trunk="bf16")) == "ONNX Runtime 1.19.2, OpenVINO plugin 1.8.1"
-    monkeypatch.setattr(runtime, "has_matrix_units", lambda: False)
-    assert OTHER.measured_by(Precision(trunk="bf16")) == "ONNX Runtime 1.19.2, no AMX: fp32 for bf16"
+    monkeypatch.setattr(runtime, "computes_in_bf16", lambda: False)
+    assert OTHER.measured_by(Precision(trunk="bf16")) == "ONNX Runtime 1.19.2, fp32 for bf16"

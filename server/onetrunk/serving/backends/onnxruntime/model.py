@@ -134,28 +134,40 @@ def has_matrix_units() -> bool:
 
 @functools.cache
 def openvino_device() -> Any:
-    """Return the processor as OpenVINO's plugin for ONNX Runtime drives it.
-
-    Raises:
-        ConfigError: The plugin is not installed, or this ONNX Runtime loads none.
-    """
+    """Return the processor as OpenVINO's plugin for ONNX Runtime drives it; None if that is not there."""
     try:
         import onnxruntime_ep_openvino as plugin
 
         ort.register_execution_provider_library("onnxruntime_ep_openvino", plugin.get_library_path())
-    except (ImportError, AttributeError):
-        raise ConfigError(
-            "the model computes in bf16, by OpenVINO: pip install 'onetrunk[openvino]', beside ONNX Runtime 1.23 or "
-            f"newer (here is {ort.__version__}), or build-repo without --precision"
-        ) from None
-    return next(
-        device
-        for device in ort.get_ep_devices()
-        if device.ep_name == plugin.get_ep_name() and device.device.type == ort.OrtHardwareDeviceType.CPU
-    )
+        name, devices = plugin.get_ep_name(), ort.get_ep_devices()
+    except Exception:  # it is not installed, or does not fit this ONNX Runtime: each raises another type
+        return None
+    kind = ort.OrtHardwareDeviceType.CPU
+    return next((device for device in devices if device.ep_name == name and device.device.type == kind), None)
 
 
-def load(path: Path, config: dict[str, Any], args: dict[str, str]) -> ort.InferenceSession:
+class FewShapes:
+    """A session that runs batches of 1, 2, 4, 8, ... rows alone; to a batch between its last row is added again.
+
+    OpenVINO makes code, and a copy of the weights, for each shape that it meets, and keeps them: of all numbers of rows
+    that would be hundreds of megabytes a model.
+    """
+
+    def __init__(self, session: ort.InferenceSession, most: int) -> None:
+        self._session, self._most = session, most
+        self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+        self.get_providers = session.get_providers
+
+    def run(self, names: Sequence[str], feeds: dict[str, Array]) -> list[Array]:
+        """Return the outputs of these names."""
+        rows = len(next(iter(feeds.values())))
+        more = min(1 << (rows - 1).bit_length(), self._most) - rows if rows else 0
+        if more > 0:
+            feeds = {name: np.concatenate([feed, np.repeat(feed[-1:], more, axis=0)]) for name, feed in feeds.items()}
+        return [value[:rows] for value in self._session.run(names, feeds)]
+
+
+def load(path: Path, config: dict[str, Any], args: dict[str, str]) -> Any:
     """Load a file: on ONNX Runtime's own kernels, or on OpenVINO's if it asks for bf16, and this CPU has units for it.
 
     Raises:
@@ -165,6 +177,12 @@ def load(path: Path, config: dict[str, Any], args: dict[str, str]) -> ort.Infere
     session = ort.InferenceSession(str(path), sess_options=options, providers=where)
     in_bf16 = session.get_modelmeta().custom_metadata_map.get(PRECISION_KEY) == BF16
     if not in_bf16 or where != ["CPUExecutionProvider"] or not has_matrix_units():
+        return session
+    if openvino_device() is None:
+        pb_utils.Logger.log_warn(
+            f"{args['model_name']} computes in fp32, though it asks for bf16 and this processor is fast in that: pip "
+            f"install 'onetrunk[openvino]', beside ONNX Runtime 1.23 or newer (here is {ort.__version__})"
+        )
         return session
     del session
     settings: dict[str, Any] = {
@@ -177,7 +195,9 @@ def load(path: Path, config: dict[str, Any], args: dict[str, str]) -> ort.Infere
     if options.intra_op_num_threads:
         settings["INFERENCE_NUM_THREADS"] = options.intra_op_num_threads
     options.add_provider_for_devices([openvino_device()], {"load_config": json.dumps({"CPU": settings})})
-    return ort.InferenceSession(str(path), sess_options=options)
+    in_openvino = ort.InferenceSession(str(path), sess_options=options)
+    most = int(config.get("max_batch_size", 0))
+    return FewShapes(in_openvino, most) if most > 0 else in_openvino
 
 
 def check_tensor(role: str, declared: dict[str, Any], actual: Any, batched: bool) -> None:
