@@ -262,9 +262,8 @@ def test_positions_of_several_labels(examples):
     ("labels", "rows", "targets"),
     [
         (("late", "ok"), ([0, 1], [1, 0], [1, 1], [0, 0]), ((1,), (0,), (0, 1), ())),
-        (("late", "ok"), ([0, 1], [0, 1]), ((1,), (1,))),
+        (("late", "ok"), ([True, False], [False, True]), ((0,), (1,))),
         (("late", "ok", "no"), ([0, 1, 1], [1.0, 0.0, 0.0], [True, False, True]), ((1, 2), (0,), (0, 2))),
-        (("late",), ([0], [1]), ((), (0,))),
     ],
 )
 def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples, labels, rows, targets):
@@ -276,10 +275,29 @@ def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples,
     # With one row of another form they are positions, as everywhere else; and labels may be so written.
     with pytest.raises(UserError, match="bad label") as error:
         examples(rows_of(*rows, [0, 0, 0, 0]), kind="multilabel", labels=labels)
-    repeated = any(len(set(row)) < len(row) for row in rows)
-    assert (f"only if every row has one, with {len(labels)} numbers" in str(error.value)) == repeated
+    assert f"only if every row has one, with {len(labels)} numbers" in str(error.value)
     if len(labels) == 2:
         assert examples(rows_of([0, 1], [0, 1]), kind="multilabel", labels=("1", "0")).targets == ((0, 1), (0, 1))
+
+
+@pytest.mark.parametrize("rows", [([0, 1], [1, 0]), ([0, 1], [0, 1]), ([1.0, 0.0],)])
+def test_lists_of_two_labels_that_may_be_positions_are_refused(examples, rows):
+    many = {"kind": "multilabel", "labels": ("late", "ok")}
+    with pytest.raises(UserError, match=r"some row has \[0, 0\] or \[1, 1\]: write the names .* or labels_from = 0"):
+        examples(rows_of(*rows), **many)
+    positions = tuple((0, 1) for _ in rows)
+    assert examples(rows_of(*rows), **many, labels_from=0).targets == positions
+
+
+def test_numbers_are_positions_where_labels_from_says_so_or_there_is_one_label(examples):
+    one = {"kind": "multilabel", "labels": ("spam",)}
+    assert examples(rows_of([0], []), **one).targets == ((0,), ())
+    assert examples(rows_of([0], [0]), **one).targets == ((0,), (0,))
+    with pytest.raises(UserError, match="read as positions only if .* all are from 0 to 0"):
+        examples(rows_of([0], [1]), **one)
+    assert examples(rows_of([1], [1]), **one, labels_from=1).targets == ((0,), (0,))
+    with pytest.raises(UserError, match="say which labels hold only without labels_from"):
+        examples(rows_of([0, 1, 1], [1, 0, 0]), kind="multilabel", labels=("late", "ok", "no"), labels_from=0)
 
 
 def test_such_lists_are_no_votes_where_one_label_holds(examples):
