@@ -33,8 +33,8 @@ _SHOWN = 8
 # So many rows are named anyway.
 _FEW = 3
 _AMBIGUOUS = (
-    "lists of 0 and 1 for two labels say which hold only if some row has [0, 0] or [1, 1]: write the names of the labels, "
-    "or labels_from = 0 in the task file if they are positions"
+    "lists of 0 and 1 for two labels say which hold only if some row has [0, 0] or [1, 1]: write the names of the "
+    "labels, or labels_from = 0 in the task file if they are positions"
 )
 
 

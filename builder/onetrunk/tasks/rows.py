@@ -250,10 +250,18 @@ class _Columns:
         """Return the columns of the labels that have one."""
         names = tuple(record.values)
         if names != self._own[0]:
-            others = {column_key(one) for one in (self._task.text_field, self._task.text_pair_field)}
-            by_key = {column_key(name): name for name in names}
-            labels = [label for label in self._task.labels or () if column_key(label) in by_key.keys() - others]
-            found = {label: label if label in record.values else by_key[column_key(label)] for label in labels}
+            texts = {column_key(one) for one in (self._task.text_field, self._task.text_pair_field)}
+            labels = [label for label in self._task.labels or () if column_key(label) not in texts]
+            exact = {label for label in labels if label in record.values}
+            # What is found without case must be one column, and that of one label.
+            columns, wanted = _by_key(set(names) - exact), _by_key(set(labels) - exact)
+            found: dict[str, str] = {}
+            for label in labels:
+                there = columns.get(key := column_key(label), [])
+                if label in exact:
+                    found[label] = label
+                elif len(there) == len(wanted[key]) == 1:
+                    found[label] = there[0]
             self._own = (names, found)
         return self._own[1]
 
@@ -280,6 +288,13 @@ class _Columns:
             have = counted(self._both_soft, "row has", "rows have")
             found.append(f"{have} both {PROBABILITIES} and {COUNTS}: the first are used")
         return found
+
+
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(column_key(name), []).append(name)
+    return found
 
 
 def _cell(record: Record, column: str) -> str:

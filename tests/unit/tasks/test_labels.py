@@ -293,7 +293,7 @@ def test_numbers_are_positions_where_labels_from_says_so_or_there_is_one_label(e
     one = {"kind": "multilabel", "labels": ("spam",)}
     assert examples(rows_of([0], []), **one).targets == ((0,), ())
     assert examples(rows_of([0], [0]), **one).targets == ((0,), (0,))
-    with pytest.raises(UserError, match="read as positions only if .* all are from 0 to 0"):
+    with pytest.raises(UserError, match=r"read as positions only if .* all are from 0 to 0"):
         examples(rows_of([0], [1]), **one)
     assert examples(rows_of([1], [1]), **one, labels_from=1).targets == ((0,), (0,))
     with pytest.raises(UserError, match="say which labels hold only without labels_from"):
@@ -323,6 +323,19 @@ def test_labels_with_columns_of_their_own(examples):
     for header in ("sentence,Late,OK", "sentence, late ,ok"):
         assert examples(f"{header}\na,1,0\nb,0,1\n", labels=("late", "ok")).targets == (0, 1)
     assert examples("sentence,OK,ok\na,1,0\nb,0,1\n", labels=("ok", "OK")).targets == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("good,other", "'good' is one of a label, and 'Good' has none"),
+        ("GOOD,other", r"no 'label'; there are: sentence, GOOD, other\)"),
+    ],
+)
+def test_a_column_is_that_of_one_label(examples, kind, header, why):
+    with pytest.raises(UserError, match=why):
+        examples(f"sentence,{header}\na,1,0\nb,0,1\n", kind=kind, labels=("Good", "good"))
 
 
 @pytest.mark.parametrize(
