@@ -13,7 +13,6 @@ from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.soft import COUNTS, PROBABILITIES, SOFT_COLUMNS, read_soft, soft_notes
-from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.labels import BadLabel, read_labels
 from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, counted, is_not_utf8
 from onetrunk.tasks.task import Task
@@ -156,8 +155,8 @@ class _Columns:
             return True
         if not isinstance(text, list) or not isinstance(label, list) or len(text) != len(label) or len(text) < 2:
             return False
-        # A text of words and their tags look the same.
-        return self._task.kind != TAGGING.name or not all(isinstance(one, str) and one.split() == [one] for one in text)
+        # One text as a list of words looks the same, and has a tag, or the label of an annotator, for each by chance.
+        return any(isinstance(one, list) or (isinstance(one, str) and len(one.split()) > 1) for one in text)
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
