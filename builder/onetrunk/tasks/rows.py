@@ -136,6 +136,9 @@ class _Columns:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._names: dict[str, str] = {}
+        fields = (task.text_field, *((task.text_pair_field,) if task.form == "pair" else ()), task.label_field)
+        # Of two fields whose names differ only in case, both would be found in one column.
+        self._only_exact = {key for key, named in _by_key(fields).items() if len(named) > 1}
         self._one_hot = False
         self._there: set[str] = set()
         self._missing: set[str] = set()
@@ -215,6 +218,8 @@ class _Columns:
             return field
         if (name := self._names.get(field)) in record.values:
             return name
+        if column_key(field) in self._only_exact:
+            return None
         found = [name for name in record.values if column_key(name) == column_key(field)]
         if len(found) != 1:
             return None

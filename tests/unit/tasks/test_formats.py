@@ -183,6 +183,14 @@ def test_an_export_without_the_control_of_the_task_is_refused_and_its_controls_n
     assert tagged(read_examples(named, "train"))[0][0] == ("Ann", "B-PER")
 
 
+def test_a_control_may_be_named_as_the_text_in_another_case(folder):
+    row = {"data": {"Mood": "a film"}, "annotations": [{"result": [chosen("good")]}]}
+    (folder / "case.json").write_text(json.dumps([row]))
+    settings = {"train": "case.json", "dev": "case.json", "folder": folder, "text_field": "Mood"}
+    read = read_examples(Task(name="a", labels=("bad", "good"), label_field="mood", **settings), "train")
+    assert (read.texts, read.targets) == (("a film",), (1,))
+
+
 def test_choices_of_several_people_are_soft_labels(folder):
     def read_as(kind, *rows, **changes):
         (folder / "people.json").write_text(json.dumps(rows))

@@ -155,7 +155,6 @@ def test_labels_of_a_task_that_look_equal_are_one():
     ("fields", "why"),
     [
         ({"text_field": "label"}, "text_field and label_field name one column, 'label'"),
-        ({"text_field": " Label"}, "text_field and label_field name one column"),
         ({"form": "pair", "text_pair_field": "sentence"}, "text_field and text_pair_field name one column"),
         ({"form": "pair", "label_field": "sentence2"}, "text_pair_field and label_field name one column"),
     ],
@@ -164,6 +163,18 @@ def test_each_field_has_a_column_of_its_own(fields, why):
     with pytest.raises(ValueError, match=why):
         Task(name="a", labels=("x", "y"), train="a", dev="b", **fields)
     assert Task(name="a", labels=("x", "y"), train="a", dev="b", text_pair_field="sentence")
+
+
+def test_fields_whose_names_differ_in_case_are_found_by_their_exact_names(examples):
+    fields = {"text_field": "Label", "label_field": "label"}
+    read = examples("Label,label\na film,good\n", **fields)
+    assert (read.texts, read.targets) == (("a film",), (1,))
+    with pytest.raises(
+        UserError, match=r"no 'Label'; there are: label(.|\n)*text_field in the task file names the col"
+    ):
+        examples("label\ngood\n", **fields)
+    with pytest.raises(UserError, match=r"no 'Label'; there are: LABEL"):
+        examples("LABEL\ngood\n", **fields)
 
 
 THREE = ("bad", "fair", "good")

@@ -49,7 +49,8 @@ class Exports:
                 found[name] = said
         label = self._reading.label
         if label is not None:
-            name = next((one for one in found if column_key(one) == column_key(label)), label)
+            alike = (one for one in found if column_key(one) == column_key(label) and one not in self._reading.text)
+            name = label if label in found else next(alike, label)
             self._has_label |= name in found
             said = found.setdefault(name, [])
             self._first_of_several += len(people) > 1 and (said == [] or _is_marked(said))
