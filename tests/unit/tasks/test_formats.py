@@ -203,6 +203,9 @@ def test_choices_of_several_people_are_soft_labels(folder):
     targets, notes = read_as("classification", said_by("a", good, bad, good, good), said_by("b", bad, []))
     assert targets == [[0.25, 0.75], [1.0, 0.0]]
     assert "1 of 2 rows have the labels of several annotators" in "".join(notes)
+    # The vote of one who gave two choices is divided among them.
+    targets, _ = read_as("classification", said_by("a", [chosen("good", "bad")], good), said_by("b", [chosen("bad")]))
+    assert targets == [[0.25, 0.75], [1.0, 0.0]]
     # For several labels, whoever chose none has said that none holds.
     targets, _ = read_as("multilabel", said_by("a", [chosen("good", "bad")], good), said_by("b", bad, []))
     assert targets == [[0.5, 1.0], [0.5, 0.0]]
