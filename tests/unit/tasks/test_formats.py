@@ -214,6 +214,20 @@ def test_choices_of_several_people_are_soft_labels(folder):
     assert targets == pytest.approx([0.8])
 
 
+def test_of_one_person_the_last_annotation_counts(folder):
+    def by(person, choice):
+        return {"completed_by": person, "result": [chosen(choice)]}
+
+    again = {"data": {"text": "a"}, "annotations": [by(1, "bad"), by({"id": 2}, "bad"), by({"id": 1}, "good")]}
+    alone = {"data": {"text": "b"}, "annotations": [by(1, "bad"), by(1, "good")]}
+    unknown = {"data": {"text": "c"}, "annotations": [by(None, "good"), by({}, "good"), by(0, "bad"), by(0, "good")]}
+    (folder / "again.json").write_text(json.dumps([again, alone, unknown]))
+    settings = {"train": "again.json", "dev": "again.json", "folder": folder, "text_field": "text"}
+    task = Task(name="a", labels=("bad", "good"), label_field="mood", **settings)
+    targets = get_kind(task.kind).codec.targets(read_examples(task, "train").targets, task)
+    assert targets.tolist() == [[0.5, 0.5], [0.0, 1.0], [0.0, 1.0]]
+
+
 def test_spans_of_several_people_are_those_of_the_first_and_it_is_told(folder):
     text = "Ann works."
     ann = [marked(text, 0, 3, "PER")]

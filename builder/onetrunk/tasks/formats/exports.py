@@ -34,11 +34,12 @@ class Exports:
         if not isinstance(data, dict) or not isinstance(annotations, list):
             return {name: _choices(value) for name, value in values.items()}
         found: dict[str, object] = dict(data)
-        people = [
-            _results(annotation["result"])
-            for annotation in annotations
+        by_person = {
+            _person(annotation, number): _results(annotation["result"])
+            for number, annotation in enumerate(annotations)
             if isinstance(annotation, dict) and not annotation.get("was_cancelled") and "result" in annotation
-        ]
+        }
+        people = list(by_person.values())
         if not people:
             return found
         self._marked += 1
@@ -76,6 +77,13 @@ class Exports:
                 f"of {counted(self._marked, 'text', 'texts')}, several people marked {self._first_of_several:,}: what "
                 "the first one marked is read"
             )
+
+
+def _person(annotation: dict[str, Any], number: int) -> tuple[str, object]:
+    """Return who made an annotation, whose last one counts; where nobody is named, each is of another person."""
+    person = annotation.get("completed_by")
+    person = person.get("id") if isinstance(person, dict) else person
+    return ("person", person) if isinstance(person, (int, str)) else ("annotation", number)
 
 
 def _said_by(people: list[dict[str, Any]], name: str) -> object:
