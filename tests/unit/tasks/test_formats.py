@@ -178,6 +178,9 @@ def test_an_export_without_the_control_of_the_task_is_refused_and_its_controls_n
     task = Task(name="a", kind=kind, label_field="ner", **settings)
     with pytest.raises(UserError, match=r"no text has anything from a control 'ner'; there are: label, mood: label_f"):
         read_examples(task, "train")
+    # Of dev data it is told.
+    dev = read_examples(task, "dev", skip_bad_rows=True) if kind != "classification" else None
+    assert dev is None or "no text has anything from a control 'ner'; there are: label, mood" in dev.notes[0]
     # Without case it is that control.
     named = task.model_copy(update={"label_field": "LABEL", "kind": "tagging"})
     assert tagged(read_examples(named, "train"))[0][0] == ("Ann", "B-PER")

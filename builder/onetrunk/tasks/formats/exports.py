@@ -64,14 +64,16 @@ class Exports:
             path: The file, for messages.
 
         Raises:
-            UserError: In no text was anything marked with the control that the task names, but with others.
+            UserError: In no text of train data was anything marked with the control that the task names, but with
+                others.
         """
         if self._controls and self._reading.label is not None and not self._has_label:
             shown = ", ".join(list(self._controls)[:_SHOWN])
-            raise UserError(
-                f"{path}: no text has anything from a control {self._reading.label!r:.40}; there are: {shown!s:.200}: "
-                "label_field in the task file names the control"
-            )
+            found = f"no text has anything from a control {self._reading.label!r:.40}; there are: {shown!s:.200}"
+            # Few dev or test data may have none of it; that there is such a control, the train data show.
+            if self._reading.split == "train":
+                raise UserError(f"{path}: {found}: label_field in the task file names the control")
+            self._reading.notes.append(found)
         if self._first_of_several:
             self._reading.notes.append(
                 f"of {counted(self._marked, 'text', 'texts')}, several people marked {self._first_of_several:,}: what "
