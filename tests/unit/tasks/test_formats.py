@@ -234,11 +234,14 @@ def test_of_one_person_the_last_annotation_counts(folder):
 def test_spans_of_several_people_are_those_of_the_first_and_it_is_told(folder):
     text = "Ann works."
     ann = [marked(text, 0, 3, "PER")]
-    rows = [said_by(text, ann, []), said_by(text, [], ann), said_by(text, ann)]
+    works = [marked(text, 4, 9, "ORG")]
+    rows = [said_by(text, ann, works), said_by(text, [], ann), said_by(text, ann)]
+    # Nothing that anybody marked is left out of these.
+    rows += [said_by(text, ann, []), said_by(text, [], []), said_by(text, ann, ann)]
     (folder / "people.json").write_text(json.dumps(rows))
     read = tagging(folder, "people.json", text_field="text")
-    assert [row[0][1] for row in tagged(read)] == ["B-PER", "O", "B-PER"]
-    assert "of 3 texts, several people marked 2: what the first one marked is read" in read.notes[0]
+    assert [row[0][1] for row in tagged(read)] == ["B-PER", "O", "B-PER", "B-PER", "O", "B-PER"]
+    assert "of 6 texts, several people marked 2: what the first one marked is read" in read.notes[0]
 
 
 def test_exports_of_doccano_are_read(folder):

@@ -54,7 +54,9 @@ class Exports:
             name = label if label in found else next(alike, label)
             self._has_label |= name in found
             said = found.setdefault(name, [])
-            self._first_of_several += len(people) > 1 and (said == [] or _is_marked(said))
+            if said == people[0].get(name, []):
+                # Choices and numbers of several people would all be in it.
+                self._first_of_several += any(one.get(name) not in (None, [], said) for one in people[1:])
         return found
 
     def finish(self, path: Path) -> None:
