@@ -182,10 +182,10 @@ def _is_vector(row: object, task: Task) -> bool:
 
 def _vector_hint(rows: Sequence[object], task: Task) -> str | None:
     """Return why lists are not read as vectors, if one of them can be nothing else: no label is in a row twice."""
-    if not any(_is_vector(row, task) and _is_no_position(row) for row in rows):
-        return None
     count = len(task.labels or ())
-    if count > 1 and not _may_be_vectors(task):
+    if count < 2 or not any(_is_vector(row, task) and _is_no_position(row) for row in rows):
+        return None
+    if not _may_be_vectors(task):
         return "lists of 0 and 1 say which labels hold only without labels_from, which says that they are positions"
     return (
         f"lists of 0 and 1 say which labels hold only if every row has one, with {count} numbers, as there are labels"
