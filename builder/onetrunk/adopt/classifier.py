@@ -282,7 +282,8 @@ def _check_task_kind(folder: Path, config: dict[str, Any], kind: str) -> None:
         UserError: It says so.
     """
     named, problem = _class_of(config), config.get("problem_type")
-    why, allowed = f"architectures is {named:.60}", (kind,)
+    why = f"architectures is {named:.60}"
+    allowed: tuple[str, ...] = (kind,)
     if named.endswith(_TOKEN):
         allowed = ("tagging",)
     elif problem in _KIND_OF_PROBLEM:
