@@ -50,6 +50,7 @@ _ADAPTER = "adapter_config.json"
 _LAYER_KEYS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 # What is wrong with names is told to users of train-head, too, which has no --labels.
 _NAME_THEM = "name the outputs in id2label of config.json, or for adopt-models by --labels in their order"
+_NO_KIND = "leave --kind out, or give another model"
 _UNNAMED = re.compile(r"LABEL_\d+")
 _TAG = re.compile(r"([BILUES])[-_](.+)")
 
@@ -95,14 +96,20 @@ class Classifier(Adoptable):
 
 
 def open_classifier(
-    source: str, *, name: str | None = None, kind: str | None = None, labels: Sequence[str] | None = None
+    source: str,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    task_kind: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Classifier:
     """Find a classifier's files, and read what its configuration says; the weights are hashed, and not loaded.
 
     Args:
         source: A folder, or a hub id as ``owner/name`` or ``owner/name@revision``.
         name: The name of its task; None makes one of the folder's.
-        kind: The kind of its task, where the configuration does not tell.
+        kind: The kind as which its outputs are read, whatever ``problem_type`` in the configuration says.
+        task_kind: The kind of the task that it is a teacher of, which the configuration must not contradict.
         labels: The names of its outputs, in place of those in the configuration.
 
     Raises:
@@ -121,11 +128,14 @@ def open_classifier(
     _refuse_code(folder, config)
     _check_layers(folder, config)
     notes: list[str] = []
-    found = _kind_of(folder, config, kind, notes)
+    if task_kind is not None:
+        _check_task_kind(folder, config, task_kind)
+    found = _kind_of(folder, config, kind if task_kind is None else task_kind, notes)
     outputs = _outputs_of(folder, config, labels, notes)
     if found == "regression" and len(outputs) != 1:
         raise UserError(
-            f"{folder}: {len(outputs)} outputs and problem_type regression: models with one number are read"
+            f"{folder}: {len(outputs)} outputs, and kind regression: models with one number are read; those of several "
+            "outputs are of kind classification or multilabel"
         )
     if found == "classification" and len(outputs) < 2:
         raise UserError(
@@ -227,10 +237,12 @@ def _check_layers(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _kind_of(folder: Path, config: dict[str, Any], given: str | None, notes: list[str]) -> str:
-    classes = config.get("architectures")
-    named = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+    named = _class_of(config)
     if named.endswith(_TOKEN):
-        _check_kind(folder, given, ("tagging",), f"architectures is {named:.60}")
+        if given not in (None, "tagging"):
+            raise UserError(
+                f"{folder / CONFIG}: architectures is {named:.60}, which cannot be read as {given}: {_NO_KIND}"
+            )
         return "tagging"
     if named and not named.endswith(_SEQUENCE):
         raise UserError(
@@ -238,11 +250,11 @@ def _kind_of(folder: Path, config: dict[str, Any], given: str | None, notes: lis
             f"or {_TOKEN} are adopted"
         )
     problem = config.get("problem_type")
-    if named:
-        _check_kind(folder, given, tuple(_KIND_OF_PROBLEM.values()), f"architectures is {named:.60}")
-    if problem in _KIND_OF_PROBLEM:
-        _check_kind(folder, given, (_KIND_OF_PROBLEM[problem],), f"problem_type is {problem}")
+    if named and given == "tagging":
+        raise UserError(f"{folder / CONFIG}: architectures is {named:.60}, which cannot be read as tagging: {_NO_KIND}")
     if given is not None:
+        if problem in _KIND_OF_PROBLEM and _KIND_OF_PROBLEM[problem] != given:
+            notes.append(f"problem_type is {problem}, and --kind has it read as {given}")
         return given
     if not named:
         raise UserError(f"{folder / CONFIG}: architectures does not say what the model is for: give --kind")
@@ -258,10 +270,29 @@ def _kind_of(folder: Path, config: dict[str, Any], given: str | None, notes: lis
     return _KIND_OF_PROBLEM[problem]
 
 
-def _check_kind(folder: Path, given: str | None, allowed: Sequence[str], why: str) -> None:
-    if given is not None and given not in allowed:
+def _class_of(config: dict[str, Any]) -> str:
+    classes = config.get("architectures")
+    return classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+
+
+def _check_task_kind(folder: Path, config: dict[str, Any], kind: str) -> None:
+    """Refuse a teacher whose configuration says that it is of another kind than its task.
+
+    Raises:
+        UserError: It says so.
+    """
+    named, problem = _class_of(config), config.get("problem_type")
+    why = f"architectures is {named:.60}"
+    allowed: tuple[str, ...] = (kind,)
+    if named.endswith(_TOKEN):
+        allowed = ("tagging",)
+    elif problem in _KIND_OF_PROBLEM:
+        why, allowed = f"problem_type is {problem}", (_KIND_OF_PROBLEM[problem],)
+    elif named.endswith(_SEQUENCE):
+        allowed = tuple(_KIND_OF_PROBLEM.values())
+    if kind not in allowed:
         raise UserError(
-            f"{folder / CONFIG}: {why}, so the model is of kind {' or '.join(allowed)}, and not {given} as its task: "
+            f"{folder / CONFIG}: {why}, so the model is of kind {' or '.join(allowed)}, and not {kind} as its task: "
             "give a model of the task's kind"
         )
 

@@ -258,7 +258,7 @@ def _refuse_unused_gate_options(precision: str, gate: str, reduced: bool) -> Non
     if not reduced and (unused := [option for name, option in options.items() if name in typed]):
         raise UserError(
             f"{' and '.join(unused)}: nothing is lost with --precision {precision}; "
-            "give int8 or fp16, or leave this out"
+            "give bf16, int8 or fp16, or leave this out"
         )
     if gate == "off" and (unused := [options[name] for name in ("max_loss", "gate_rows") if name in typed]):
         raise UserError(f"{' and '.join(unused)}: there is no gate with --gate off; leave one of them out")

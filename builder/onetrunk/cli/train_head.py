@@ -233,7 +233,7 @@ def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:
     from onetrunk.adopt.teacher import ModelTeacher
     from onetrunk.training.compute import choose_device
 
-    classifier = open_classifier(options["teacher"], name=task.name, kind=task.kind)
+    classifier = open_classifier(options["teacher"], name=task.name, task_kind=task.kind)
     for note in classifier.notes:
         click.echo(f"note: {note}", err=True)
     return ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))

@@ -32,6 +32,10 @@ _WHOLE = re.compile(r"-?\d{1,9}(\.0+)?")
 _SHOWN = 8
 # So many rows are named anyway.
 _FEW = 3
+_AMBIGUOUS = (
+    "lists of 0 and 1 for two labels say which hold only if some row has [0, 0] or [1, 1]: write the names of the "
+    "labels, or labels_from = 0 in the task file if they are positions"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,11 @@ def read_labels(values: Sequence[object], task: Task, texts: Sequence[Any], plac
         return _read_tags(values, task, texts, place)
     if task.kind == MULTILABEL.name:
         lists = [_list(value, task) for value in values]
-        if _are_vectors(lists, task):
+        vectors = _are_vectors(lists, task)
+        if vectors is None:
+            why = "its list may be one of positions, or say for each label whether it holds"
+            return ReadLabels([BadLabel(why)] * len(lists), [], _AMBIGUOUS)
+        if vectors:
             return ReadLabels(
                 [_of_vector(row, task) if isinstance(row, list) else row for row in lists],
                 ["labels are lists of 0 and 1, one for each label of the task, and those with a 1 hold"],
@@ -141,10 +149,25 @@ def _list(value: object, task: Task) -> object:
     return split_labels(value, task.label_separator or SEPARATOR) if isinstance(value, str) else value
 
 
-def _are_vectors(rows: Sequence[object], task: Task) -> bool:
-    """Return whether every row has a 0 or a 1 for each label of the task, and no label of it is so written."""
+def _are_vectors(rows: Sequence[object], task: Task) -> bool | None:
+    """Return whether every row has a 0 or a 1 for each label of the task; None if they may as well be positions.
+
+    Train and dev data are read one by one, so what one of them is read as must not depend on which rows it has.
+    """
     given = [row for row in rows if not isinstance(row, SoftLabel)]
-    return bool(given) and all(_is_vector(row, task) for row in given)
+    if not _may_be_vectors(task) or not given or not all(_is_vector(row, task) for row in given):
+        return False
+    return True if any(map(_is_no_position, given)) else None
+
+
+def _may_be_vectors(task: Task) -> bool:
+    # A list of one number is its label, and labels_from says that numbers are positions.
+    return task.labels_from is None and len(task.labels or ()) > 1
+
+
+def _is_no_position(row: object) -> bool:
+    """Return whether a list of numbers can be no list of positions: a label is in it once, and no boolean is one."""
+    return isinstance(row, list) and (len(set(row)) < len(row) or any(isinstance(one, bool) for one in row))
 
 
 def _is_vector(row: object, task: Task) -> bool:
@@ -159,9 +182,11 @@ def _is_vector(row: object, task: Task) -> bool:
 
 def _vector_hint(rows: Sequence[object], task: Task) -> str | None:
     """Return why lists are not read as vectors, if one of them can be nothing else: no label is in a row twice."""
-    if not any(_is_vector(row, task) and isinstance(row, list) and len(set(row)) < len(row) for row in rows):
-        return None
     count = len(task.labels or ())
+    if count < 2 or not any(_is_vector(row, task) and _is_no_position(row) for row in rows):
+        return None
+    if not _may_be_vectors(task):
+        return "lists of 0 and 1 say which labels hold only without labels_from, which says that they are positions"
     return (
         f"lists of 0 and 1 say which labels hold only if every row has one, with {count} numbers, as there are labels"
     )

@@ -13,7 +13,6 @@ from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.soft import COUNTS, PROBABILITIES, SOFT_COLUMNS, read_soft, soft_notes
-from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.labels import BadLabel, read_labels
 from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, counted, is_not_utf8
 from onetrunk.tasks.task import Task
@@ -137,6 +136,9 @@ class _Columns:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._names: dict[str, str] = {}
+        fields = (task.text_field, *((task.text_pair_field,) if task.form == "pair" else ()), task.label_field)
+        # Of two fields whose names differ only in case, both would be found in one column.
+        self._only_exact = {key for key, named in _by_key(fields).items() if len(named) > 1}
         self._one_hot = False
         self._there: set[str] = set()
         self._missing: set[str] = set()
@@ -156,8 +158,8 @@ class _Columns:
             return True
         if not isinstance(text, list) or not isinstance(label, list) or len(text) != len(label) or len(text) < 2:
             return False
-        # A text of words and their tags look the same.
-        return self._task.kind != TAGGING.name or not all(isinstance(one, str) and one.split() == [one] for one in text)
+        # One text as a list of words looks the same, and has a tag, or the label of an annotator, for each by chance.
+        return any(isinstance(one, list) or (isinstance(one, str) and len(one.split()) > 1) for one in text)
 
     def text(self, record: Record, field: str) -> str:
         name, value = self._value(record, field)
@@ -216,6 +218,8 @@ class _Columns:
             return field
         if (name := self._names.get(field)) in record.values:
             return name
+        if column_key(field) in self._only_exact:
+            return None
         found = [name for name in record.values if column_key(name) == column_key(field)]
         if len(found) != 1:
             return None
@@ -250,10 +254,18 @@ class _Columns:
         """Return the columns of the labels that have one."""
         names = tuple(record.values)
         if names != self._own[0]:
-            others = {column_key(one) for one in (self._task.text_field, self._task.text_pair_field)}
-            by_key = {column_key(name): name for name in names}
-            labels = [label for label in self._task.labels or () if column_key(label) in by_key.keys() - others]
-            found = {label: label if label in record.values else by_key[column_key(label)] for label in labels}
+            texts = {column_key(one) for one in (self._task.text_field, self._task.text_pair_field)}
+            labels = [label for label in self._task.labels or () if column_key(label) not in texts]
+            exact = {label for label in labels if label in record.values}
+            # What is found without case must be one column, and that of one label.
+            columns, wanted = _by_key(set(names) - exact), _by_key(set(labels) - exact)
+            found: dict[str, str] = {}
+            for label in labels:
+                there = columns.get(key := column_key(label), [])
+                if label in exact:
+                    found[label] = label
+                elif len(there) == len(wanted[key]) == 1:
+                    found[label] = there[0]
             self._own = (names, found)
         return self._own[1]
 
@@ -280,6 +292,13 @@ class _Columns:
             have = counted(self._both_soft, "row has", "rows have")
             found.append(f"{have} both {PROBABILITIES} and {COUNTS}: the first are used")
         return found
+
+
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(column_key(name), []).append(name)
+    return found
 
 
 def _cell(record: Record, column: str) -> str:

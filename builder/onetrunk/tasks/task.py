@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from onetrunk.protocol.head_json import OVERLAP, LongTexts, Overlap, Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.tasks.data_file import check_encoding
-from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.metrics import METRICS, check_metric
 
@@ -291,7 +290,8 @@ class Task(BaseModel):
         seen: dict[str, str] = {}
         for key in keys:
             name = getattr(self, key)
-            if (other := seen.setdefault(column_key(name), key)) != key:
+            # Names that differ only in case may be two columns of a file.
+            if (other := seen.setdefault(name, key)) != key:
                 raise ValueError(f"{other} and {key} name one column, {name!r:.60}: each has a column of its own")
         return self
 

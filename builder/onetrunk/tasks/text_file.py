@@ -219,6 +219,8 @@ def _fields(
     by_key = {column_key(name): name for name in columns}
 
     def find(given: str | None, usual: Sequence[str], option: str) -> str | None:
+        if given in columns:
+            return given
         for name in (given,) if given is not None else usual:
             if column_key(name) in by_key:
                 return by_key[column_key(name)]

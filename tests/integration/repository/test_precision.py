@@ -346,7 +346,7 @@ def test_command_says_what_a_build_would_find_out(command, on_off, told):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--max-loss", "0.5"], "--max-loss: nothing is lost with --precision fp32"),
+        (["--max-loss", "0.5"], "--max-loss: nothing is lost with --precision fp32; give bf16, int8 or fp16, or"),
         (["--gate", "on", "--gate-rows", "9"], "--gate and --gate-rows: nothing is lost with --precision fp32"),
         (["--precision", "int8", "--gate", "off", "--max-loss", "1"], "--max-loss: there is no gate with --gate off"),
     ],

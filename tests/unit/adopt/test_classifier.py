@@ -68,7 +68,32 @@ def test_kind_follows_from_problem_type_outputs_and_class(folder, keys, kind, la
 def test_a_model_of_another_kind_than_its_task_is_refused(folder, keys, kind, message):
     change(folder, **keys)
     with pytest.raises(UserError, match=message):
-        open_classifier(str(folder), kind=kind)
+        open_classifier(str(folder), task_kind=kind)
+
+
+def test_a_teacher_without_problem_type_is_of_the_kind_of_its_task(folder):
+    found = open_classifier(str(folder), task_kind="multilabel")
+    assert (found.kind, found.notes) == ("multilabel", ())
+
+
+def test_the_kind_that_is_given_wins_over_problem_type(folder):
+    change(folder, problem_type="single_label_classification")
+    found = open_classifier(str(folder), kind="multilabel")
+    assert (found.kind, found.labels) == ("multilabel", ("bad", "good"))
+    assert found.notes == (
+        f"{folder}: problem_type is single_label_classification, and --kind has it read as multilabel",
+    )
+    assert not open_classifier(str(folder), kind="classification").notes
+    with pytest.raises(UserError, match="2 outputs, and kind regression: models with one number are read"):
+        open_classifier(str(folder), kind="regression")
+    change(folder, id2label={"0": "stars"})
+    with pytest.raises(UserError, match=r"one output, and kind classification: .* takes it by --kind"):
+        open_classifier(str(folder))
+    assert open_classifier(str(folder), kind="regression").kind == "regression"
+    change(folder, architectures=["BertForTokenClassification"])
+    with pytest.raises(UserError, match="cannot be read as regression: leave --kind out") as error:
+        open_classifier(str(folder), kind="regression")
+    assert "task" not in str(error.value)
 
 
 def test_another_weight_is_another_model(folder):

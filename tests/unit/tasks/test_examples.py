@@ -79,7 +79,7 @@ def test_number_out_of_range_is_refused(make_task, label):
 @pytest.mark.parametrize(
     ("row", "kind"),
     [
-        ({"sentence": ["great", "awful"], "label": ["good", "bad"]}, "classification"),
+        ({"sentence": ["great", "so awful"], "label": ["good", "bad"]}, "classification"),
         ({"Sentence": ["a great film", "awful"], "label": [["good"], ["bad"]]}, "multilabel"),
         ({"sentence": {"0": "great", "1": "awful"}, "label": {"0": "good", "1": "bad"}}, "classification"),
         ({"sentence": ["a film", "awful"], "label": ["O B-good", "O"]}, "tagging"),
@@ -94,7 +94,10 @@ def test_a_file_whose_only_object_has_whole_columns_is_refused(make_task, row, k
 def test_a_single_text_of_words_is_a_row(make_task):
     row = {"sentence": ["a", "film"], "label": ["O", "B-good"]}
     assert len(read_examples(make_task([row], kind="tagging"), "train")) == 1
-    assert len(read_examples(make_task([{**row, "label": "good"}]), "train")) == 1
+    for label in ("good", ["good", "bad"]):
+        assert read_examples(make_task([{**row, "label": label}]), "train").texts == ("a film",)
+    many = make_task([{**row, "label": ["good", "bad"]}], kind="multilabel", metrics=("micro_f1",))
+    assert read_examples(many, "train").targets == ((0, 1),)
     assert len(read_examples(make_task([{**row, "label": ["good", "good", "bad"]}]), "train")) == 1
 
 

@@ -178,9 +178,20 @@ def test_an_export_without_the_control_of_the_task_is_refused_and_its_controls_n
     task = Task(name="a", kind=kind, label_field="ner", **settings)
     with pytest.raises(UserError, match=r"no text has anything from a control 'ner'; there are: label, mood: label_f"):
         read_examples(task, "train")
+    # Of dev data it is told.
+    dev = read_examples(task, "dev", skip_bad_rows=True) if kind != "classification" else None
+    assert dev is None or "no text has anything from a control 'ner'; there are: label, mood" in dev.notes[0]
     # Without case it is that control.
     named = task.model_copy(update={"label_field": "LABEL", "kind": "tagging"})
     assert tagged(read_examples(named, "train"))[0][0] == ("Ann", "B-PER")
+
+
+def test_a_control_may_be_named_as_the_text_in_another_case(folder):
+    row = {"data": {"Mood": "a film"}, "annotations": [{"result": [chosen("good")]}]}
+    (folder / "case.json").write_text(json.dumps([row]))
+    settings = {"train": "case.json", "dev": "case.json", "folder": folder, "text_field": "Mood"}
+    read = read_examples(Task(name="a", labels=("bad", "good"), label_field="mood", **settings), "train")
+    assert (read.texts, read.targets) == (("a film",), (1,))
 
 
 def test_choices_of_several_people_are_soft_labels(folder):
@@ -195,6 +206,9 @@ def test_choices_of_several_people_are_soft_labels(folder):
     targets, notes = read_as("classification", said_by("a", good, bad, good, good), said_by("b", bad, []))
     assert targets == [[0.25, 0.75], [1.0, 0.0]]
     assert "1 of 2 rows have the labels of several annotators" in "".join(notes)
+    # The vote of one who gave two choices is divided among them.
+    targets, _ = read_as("classification", said_by("a", [chosen("good", "bad")], good), said_by("b", [chosen("bad")]))
+    assert targets == [[0.25, 0.75], [1.0, 0.0]]
     # For several labels, whoever chose none has said that none holds.
     targets, _ = read_as("multilabel", said_by("a", [chosen("good", "bad")], good), said_by("b", bad, []))
     assert targets == [[0.5, 1.0], [0.5, 0.0]]
@@ -203,14 +217,31 @@ def test_choices_of_several_people_are_soft_labels(folder):
     assert targets == pytest.approx([0.8])
 
 
+def test_of_one_person_the_last_annotation_counts(folder):
+    def by(person, choice):
+        return {"completed_by": person, "result": [chosen(choice)]}
+
+    again = {"data": {"text": "a"}, "annotations": [by(1, "bad"), by({"id": 2}, "bad"), by({"id": 1}, "good")]}
+    alone = {"data": {"text": "b"}, "annotations": [by(1, "bad"), by(1, "good")]}
+    unknown = {"data": {"text": "c"}, "annotations": [by(None, "good"), by({}, "good"), by(0, "bad"), by(0, "good")]}
+    (folder / "again.json").write_text(json.dumps([again, alone, unknown]))
+    settings = {"train": "again.json", "dev": "again.json", "folder": folder, "text_field": "text"}
+    task = Task(name="a", labels=("bad", "good"), label_field="mood", **settings)
+    targets = get_kind(task.kind).codec.targets(read_examples(task, "train").targets, task)
+    assert targets.tolist() == [[0.5, 0.5], [0.0, 1.0], [0.0, 1.0]]
+
+
 def test_spans_of_several_people_are_those_of_the_first_and_it_is_told(folder):
     text = "Ann works."
     ann = [marked(text, 0, 3, "PER")]
-    rows = [said_by(text, ann, []), said_by(text, [], ann), said_by(text, ann)]
+    works = [marked(text, 4, 9, "ORG")]
+    rows = [said_by(text, ann, works), said_by(text, [], ann), said_by(text, ann)]
+    # Nothing that anybody marked is left out of these.
+    rows += [said_by(text, ann, []), said_by(text, [], []), said_by(text, ann, ann)]
     (folder / "people.json").write_text(json.dumps(rows))
     read = tagging(folder, "people.json", text_field="text")
-    assert [row[0][1] for row in tagged(read)] == ["B-PER", "O", "B-PER"]
-    assert "of 3 texts, several people marked 2: what the first one marked is read" in read.notes[0]
+    assert [row[0][1] for row in tagged(read)] == ["B-PER", "O", "B-PER", "B-PER", "O", "B-PER"]
+    assert "of 6 texts, several people marked 2: what the first one marked is read" in read.notes[0]
 
 
 def test_exports_of_doccano_are_read(folder):

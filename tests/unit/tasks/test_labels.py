@@ -155,7 +155,6 @@ def test_labels_of_a_task_that_look_equal_are_one():
     ("fields", "why"),
     [
         ({"text_field": "label"}, "text_field and label_field name one column, 'label'"),
-        ({"text_field": " Label"}, "text_field and label_field name one column"),
         ({"form": "pair", "text_pair_field": "sentence"}, "text_field and text_pair_field name one column"),
         ({"form": "pair", "label_field": "sentence2"}, "text_pair_field and label_field name one column"),
     ],
@@ -164,6 +163,18 @@ def test_each_field_has_a_column_of_its_own(fields, why):
     with pytest.raises(ValueError, match=why):
         Task(name="a", labels=("x", "y"), train="a", dev="b", **fields)
     assert Task(name="a", labels=("x", "y"), train="a", dev="b", text_pair_field="sentence")
+
+
+def test_fields_whose_names_differ_in_case_are_found_by_their_exact_names(examples):
+    fields = {"text_field": "Label", "label_field": "label"}
+    read = examples("Label,label\na film,good\n", **fields)
+    assert (read.texts, read.targets) == (("a film",), (1,))
+    with pytest.raises(
+        UserError, match=r"no 'Label'; there are: label(.|\n)*text_field in the task file names the col"
+    ):
+        examples("label\ngood\n", **fields)
+    with pytest.raises(UserError, match=r"no 'Label'; there are: LABEL"):
+        examples("LABEL\ngood\n", **fields)
 
 
 THREE = ("bad", "fair", "good")
@@ -262,9 +273,8 @@ def test_positions_of_several_labels(examples):
     ("labels", "rows", "targets"),
     [
         (("late", "ok"), ([0, 1], [1, 0], [1, 1], [0, 0]), ((1,), (0,), (0, 1), ())),
-        (("late", "ok"), ([0, 1], [0, 1]), ((1,), (1,))),
+        (("late", "ok"), ([True, False], [False, True]), ((0,), (1,))),
         (("late", "ok", "no"), ([0, 1, 1], [1.0, 0.0, 0.0], [True, False, True]), ((1, 2), (0,), (0, 2))),
-        (("late",), ([0], [1]), ((), (0,))),
     ],
 )
 def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples, labels, rows, targets):
@@ -276,10 +286,29 @@ def test_a_list_of_0_and_1_for_each_label_in_every_row_says_which_hold(examples,
     # With one row of another form they are positions, as everywhere else; and labels may be so written.
     with pytest.raises(UserError, match="bad label") as error:
         examples(rows_of(*rows, [0, 0, 0, 0]), kind="multilabel", labels=labels)
-    repeated = any(len(set(row)) < len(row) for row in rows)
-    assert (f"only if every row has one, with {len(labels)} numbers" in str(error.value)) == repeated
+    assert f"only if every row has one, with {len(labels)} numbers" in str(error.value)
     if len(labels) == 2:
         assert examples(rows_of([0, 1], [0, 1]), kind="multilabel", labels=("1", "0")).targets == ((0, 1), (0, 1))
+
+
+@pytest.mark.parametrize("rows", [([0, 1], [1, 0]), ([0, 1], [0, 1]), ([1.0, 0.0],)])
+def test_lists_of_two_labels_that_may_be_positions_are_refused(examples, rows):
+    many = {"kind": "multilabel", "labels": ("late", "ok")}
+    with pytest.raises(UserError, match=r"some row has \[0, 0\] or \[1, 1\]: write the names .* or labels_from = 0"):
+        examples(rows_of(*rows), **many)
+    positions = tuple((0, 1) for _ in rows)
+    assert examples(rows_of(*rows), **many, labels_from=0).targets == positions
+
+
+def test_numbers_are_positions_where_labels_from_says_so_or_there_is_one_label(examples):
+    one = {"kind": "multilabel", "labels": ("spam",)}
+    assert examples(rows_of([0], []), **one).targets == ((0,), ())
+    assert examples(rows_of([0], [0]), **one).targets == ((0,), (0,))
+    with pytest.raises(UserError, match=r"read as positions only if .* all are from 0 to 0"):
+        examples(rows_of([0], [1]), **one)
+    assert examples(rows_of([1], [1]), **one, labels_from=1).targets == ((0,), (0,))
+    with pytest.raises(UserError, match="say which labels hold only without labels_from"):
+        examples(rows_of([0, 1, 1], [1, 0, 0]), kind="multilabel", labels=("late", "ok", "no"), labels_from=0)
 
 
 def test_such_lists_are_no_votes_where_one_label_holds(examples):
@@ -305,6 +334,19 @@ def test_labels_with_columns_of_their_own(examples):
     for header in ("sentence,Late,OK", "sentence, late ,ok"):
         assert examples(f"{header}\na,1,0\nb,0,1\n", labels=("late", "ok")).targets == (0, 1)
     assert examples("sentence,OK,ok\na,1,0\nb,0,1\n", labels=("ok", "OK")).targets == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("good,other", "'good' is one of a label, and 'Good' has none"),
+        ("GOOD,other", r"no 'label'; there are: sentence, GOOD, other\)"),
+    ],
+)
+def test_a_column_is_that_of_one_label(examples, kind, header, why):
+    with pytest.raises(UserError, match=why):
+        examples(f"sentence,{header}\na,1,0\nb,0,1\n", kind=kind, labels=("Good", "good"))
 
 
 @pytest.mark.parametrize(

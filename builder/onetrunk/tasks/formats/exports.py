@@ -34,11 +34,12 @@ class Exports:
         if not isinstance(data, dict) or not isinstance(annotations, list):
             return {name: _choices(value) for name, value in values.items()}
         found: dict[str, object] = dict(data)
-        people = [
-            _results(annotation["result"])
-            for annotation in annotations
+        by_person = {
+            _person(annotation, number): _results(annotation["result"])
+            for number, annotation in enumerate(annotations)
             if isinstance(annotation, dict) and not annotation.get("was_cancelled") and "result" in annotation
-        ]
+        }
+        people = list(by_person.values())
         if not people:
             return found
         self._marked += 1
@@ -49,10 +50,13 @@ class Exports:
                 found[name] = said
         label = self._reading.label
         if label is not None:
-            name = next((one for one in found if column_key(one) == column_key(label)), label)
+            alike = (one for one in found if column_key(one) == column_key(label) and one not in self._reading.text)
+            name = label if label in found else next(alike, label)
             self._has_label |= name in found
             said = found.setdefault(name, [])
-            self._first_of_several += len(people) > 1 and (said == [] or _is_marked(said))
+            if said == people[0].get(name, []):
+                # Choices and numbers of several people would all be in it.
+                self._first_of_several += any(one.get(name) not in (None, [], said) for one in people[1:])
         return found
 
     def finish(self, path: Path) -> None:
@@ -62,19 +66,28 @@ class Exports:
             path: The file, for messages.
 
         Raises:
-            UserError: In no text was anything marked with the control that the task names, but with others.
+            UserError: In no text of train data was anything marked with the control that the task names, but with
+                others.
         """
         if self._controls and self._reading.label is not None and not self._has_label:
             shown = ", ".join(list(self._controls)[:_SHOWN])
-            raise UserError(
-                f"{path}: no text has anything from a control {self._reading.label!r:.40}; there are: {shown!s:.200}: "
-                "label_field in the task file names the control"
-            )
+            found = f"no text has anything from a control {self._reading.label!r:.40}; there are: {shown!s:.200}"
+            # Few dev or test data may have none of it; that there is such a control, the train data show.
+            if self._reading.split == "train":
+                raise UserError(f"{path}: {found}: label_field in the task file names the control")
+            self._reading.notes.append(found)
         if self._first_of_several:
             self._reading.notes.append(
                 f"of {counted(self._marked, 'text', 'texts')}, several people marked {self._first_of_several:,}: what "
                 "the first one marked is read"
             )
+
+
+def _person(annotation: dict[str, Any], number: int) -> tuple[str, object]:
+    """Return who made an annotation, whose last one counts; where nobody is named, each is of another person."""
+    person = annotation.get("completed_by")
+    person = person.get("id") if isinstance(person, dict) else person
+    return ("person", person) if isinstance(person, (int, str)) else ("annotation", number)
 
 
 def _said_by(people: list[dict[str, Any]], name: str) -> object:

@@ -79,9 +79,12 @@ def read_soft(value: object, column: str, *, one_of: bool) -> object:
         if named in SOFT_COLUMNS:
             raise ValueError(f"{column!r} is {value!r:.60}, not a table of labels and numbers")
         return value
-    if one_of and len(value) > 1 and all(isinstance(one, list) and len(one) <= 1 for one in value):
+    if one_of and len(value) > 1 and all(isinstance(one, list) for one in value):
         # Annotation tools write a list even where one label is asked for. Whoever gave none is no annotator.
-        value = [one[0] for one in value if one]
+        value = [one for one in value if one]
+        if any(len(one) > 1 for one in value):
+            return _votes(value, divided=True)
+        value = [one[0] for one in value]
     if one_of and len(value) == 1:
         return value[0]
     if one_of:
@@ -145,11 +148,12 @@ def _number(label: object, value: object) -> float:
     return number
 
 
-def _votes(annotators: Sequence[object]) -> SoftLabel:
+def _votes(annotators: Sequence[object], *, divided: bool = False) -> SoftLabel:
     """Return the share of annotators who gave each label.
 
     Args:
         annotators: For each annotator a list of labels, each given once.
+        divided: Whether the vote of an annotator is divided among all labels in the list, since only one holds.
     """
     weights: dict[str | int | float, float] = {}
     for labels in annotators:
@@ -157,7 +161,7 @@ def _votes(annotators: Sequence[object]) -> SoftLabel:
         for label in labels:
             if not isinstance(label, (str, int, float)) or label == "":
                 raise ValueError(f"has {label!r:.40} as the label of an annotator")
-            weights[label] = weights.get(label, 0.0) + 1 / len(annotators)
+            weights[label] = weights.get(label, 0.0) + 1 / len(annotators) / (len(labels) if divided else 1)
         if len({(type(label), label) for label in labels}) < len(labels):
             raise ValueError(f"an annotator's labels {labels!r:.60} have one twice")
     return SoftLabel(weights, "votes")
