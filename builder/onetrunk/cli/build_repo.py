@@ -54,7 +54,7 @@ Examples:
 
 \b
 In fewer bits:
-  build-repo --tasks all --precision bf16      for CPUs with AMX: up to twice as fast, hardly a loss
+  build-repo --tasks all --precision bf16      for CPUs with AMX: 1.4 to 1.8 times as fast
   build-repo --tasks all --precision int8      for CPUs, about twice as fast
   build-repo --tasks all --precision fp16      for GPUs
   build-repo --tasks all --precision trunk=fp32,heads=int8
