@@ -271,7 +271,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "\n".join(table(columns, rows)),
     ]
     for shape in SHAPES:
-        parts += _section(shape, found["limbs"][shape.name])
+        parts += _section(shape, found["limbs"][shape.name], records.found.get(f"{shape.name}: note"))
     if shared := records.found.get("shared texts", {}):
         parts += [
             "## Texts that tasks share",
@@ -294,7 +294,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(shape: Shape, found: Mapping[str, Any]) -> list[str]:
+def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[str]:
     """Return the part of the page about one limb."""
     recipe, columns, rows = shape.recipe, ["task", "metric"], []
     columns += [f"one layer on tap {shape.top} of the trunk"] if shape.trunk else []
@@ -327,6 +327,7 @@ def _section(shape: Shape, found: Mapping[str, Any]) -> list[str]:
         f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Shipped heads were distilled, "
         "most with whole layers of their own. The epochs of limb and heads were chosen on the same dev data. A limb "
         f"that never saw a task was trained without {without}, for 2 epochs.",
+        *([note] if note is not None else []),
         "\n".join(table(columns, rows)),
     ]
 
