@@ -158,11 +158,14 @@ def _check_trunk(folder: Path, spec: HeadSpec, trunk: Trunk) -> None:
 
 
 def _limits(spec: HeadSpec) -> Limits:
-    """Return how large the weights of such a head can be. Whether they fit exactly is known once it is built."""
-    outputs = get_kind(spec.kind).output.num_outputs(spec)
-    numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width) + outputs * (spec.width + outputs + 2)
-    numbers += _SHARED_ROWS * spec.width
-    return Limits(spec.layers * _TENSORS_A_LAYER + _OTHER_TENSORS, _BYTES_A_NUMBER * numbers)
+    return head_limits(spec.layers, spec.width, get_kind(spec.kind).output.num_outputs(spec))
+
+
+def head_limits(layers: int, width: int, outputs: int) -> Limits:
+    """Return how large the weights of a head can be. Whether they fit exactly is known once it is built."""
+    numbers = layers * _NUMBERS_A_PAIR * (width**2 + width) + outputs * (width + outputs + 2)
+    numbers += _SHARED_ROWS * width
+    return Limits(layers * _TENSORS_A_LAYER + _OTHER_TENSORS, _BYTES_A_NUMBER * numbers)
 
 
 # Readers expect [CLS], so it is not mentioned.

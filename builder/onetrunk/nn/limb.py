@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from onetrunk.files import replaced_folder
+from onetrunk.nn.bundle import head_limits
 from onetrunk.nn.tensor_file import Limits, check_header, read_tensors
 from onetrunk.nn.trunk import Starts, Trunk
 from onetrunk.protocol.errors import UserError
@@ -35,7 +36,6 @@ CARD = "README.md"
 
 # See onetrunk.nn.bundle, where the same holds for a head's layers.
 _TENSORS_A_LAYER, _NUMBERS_A_PAIR, _BYTES_A_NUMBER = 32, 48, 8
-_OTHER_TENSORS, _SHARED_ROWS = 16, 4096
 
 Task = Annotated[str, AfterValidator(check_task_name)]
 
@@ -265,12 +265,9 @@ def load_limb(folder: Path) -> Limb:
     """
     spec = read_limb_spec(folder)
     numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width)
-    limits = {
-        WEIGHTS: Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers),
-        STARTS: _limits_of_heads(spec),
-    }
-    if not (folder / STARTS).exists():
-        del limits[STARTS]
+    limits = {WEIGHTS: Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers)}
+    if STARTS in _weight_files(folder):
+        limits[STARTS] = _limits_of_heads(spec)
     try:
         for name, limit in limits.items():
             check_header(folder / name, limit, inside=folder)
@@ -291,9 +288,8 @@ def load_limb(folder: Path) -> Limb:
 
 def _limits_of_heads(spec: LimbSpec) -> Limits:
     """Return how large the heads of the family can be: one layer each, what layers share, and an output layer."""
-    layer = _NUMBERS_A_PAIR * (spec.width**2 + spec.width) + _SHARED_ROWS * spec.width
-    numbers = sum(layer + one.outputs * (spec.width + one.outputs + 2) for one in spec.tasks.values())
-    return Limits(len(spec.tasks) * (_TENSORS_A_LAYER + _OTHER_TENSORS), _BYTES_A_NUMBER * numbers)
+    heads = [head_limits(1, spec.width, one.outputs) for one in spec.tasks.values()]
+    return Limits(sum(head.tensors for head in heads), sum(head.data_bytes for head in heads))
 
 
 def _read(path: Path, limits: Limits) -> dict[str, Tensor]:
@@ -353,9 +349,13 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _weight_files(folder: Path) -> list[str]:
+    """Return the names of a limb's files of weights; those that were trained earlier have no heads."""
+    return [WEIGHTS, *([STARTS] if (folder / STARTS).exists() else [])]
+
+
 def _identity(spec: LimbSpec, folder: Path) -> LimbId:
     """Return the identity of a limb of these files. What heads start from belongs to it: runs are found by it."""
-    files = [WEIGHTS, *([STARTS] if (folder / STARTS).exists() else [])]
     facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}"
-    facts += "".join(f"\0{sha256_file(folder / name, inside=folder)}" for name in files)
+    facts += "".join(f"\0{sha256_file(folder / name, inside=folder)}" for name in _weight_files(folder))
     return LimbId(spec.name, spec.tap, spec.tap + spec.layers, hashlib.sha256(facts.encode()).hexdigest()[:12])

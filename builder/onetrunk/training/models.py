@@ -45,17 +45,14 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
         return head
 
 
-def start_on_limb(head: Head, start: Mapping[str, Tensor]) -> bool:
-    """Set a fresh head's weights to those that its task had when the limb was trained, if they are of its form.
+def start_on_limb(head: Head, start: Mapping[str, Tensor]) -> None:
+    """Set a fresh head's weights to those that its task had when the limb was trained.
 
-    Returns:
-        Whether they are: a head of other layers or another query than the limb's training had stays as it is.
+    A head of other layers or another query than the limb's training had stays as it is.
     """
     fresh = head.state_dict()
-    fits = {name: tensor.shape for name, tensor in start.items()} == {name: one.shape for name, one in fresh.items()}
-    if fits:
+    if {name: tensor.shape for name, tensor in start.items()} == {name: one.shape for name, one in fresh.items()}:
         head.load_state_dict(dict(start))
-    return fits
 
 
 def initialise_student(student: Head, teacher: Head, start: Start) -> None:
