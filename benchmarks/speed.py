@@ -2,8 +2,10 @@
 
     python -m benchmarks.speed        a minute or two; also `make speed`
 
-It compares processor time, not throughput: what else the machine does changes that little. The bounds are a third and
-more from what was measured, so that only a real loss fails, on another processor too.
+It compares processor time, not throughput: what else the machine does changes that little. A model's own part of a
+request costs the same on every processor, and its layers do not, so the ratios depend on the machine: eight grouped
+tasks came to 1.1 to 1.5 times one model, and a model a head to 1.6 to 2.9 times. The bounds are a third from the
+greatest that was measured, so that only a real loss fails.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ _ALONE = "one task of eight"
 
 # What, how it comes out, and the bound that it must stay below.
 BOUNDS: tuple[tuple[str, Callable[[dict[str, Measured]], float], float], ...] = (
-    ("eight tasks, grouped, against one single-task model", lambda m: _ratio(m, GROUPED, SINGLE), 1.6),
+    ("eight tasks, grouped, against one single-task model", lambda m: _ratio(m, GROUPED, SINGLE), 2.0),
     ("eight tasks, grouped and in int8, against one single-task model", lambda m: _ratio(m, INT8, SINGLE), 1.10),
-    ("eight tasks, a model a head, against one single-task model", lambda m: _ratio(m, SEPARATE, SINGLE), 2.8),
+    ("eight tasks, a model a head, against one single-task model", lambda m: _ratio(m, SEPARATE, SINGLE), 3.9),
     ("one task of eight against all eight", lambda m: _ratio(m, _ALONE, SEPARATE), 0.75),
 )
 
