@@ -19,6 +19,7 @@ from onetrunk.cli.training_options import (
 from onetrunk.protocol.command import errors_end_command
 
 if TYPE_CHECKING:
+    from onetrunk.nn.bundle import Bundle
     from onetrunk.training.limb import LimbRecipe, TrainedLimb
 
 _EPILOG = """\b
@@ -26,6 +27,8 @@ Examples:
   train-limb pairs --tasks mnli,qnli,mrpc,stsb,rte
                                   one layer on tap 2, trained on five tasks: limbs/pairs
   train-limb voice --tasks intent,slots --tap 1 --layers 2
+  train-limb pairs --tasks mnli,qnli,mrpc,rte --teacher heads
+                                  finished heads teach the limb what they make of all texts
   train-head rte --limb limbs/pairs
                                   a head on it, trained alone; so for any other task
 
@@ -41,6 +44,15 @@ NAME@HASH. A run that was killed continues when the same command is given again.
 @click.option("--tasks", "task_list", required=True, metavar="A,B", help="The family: tasks to be trained together.")
 @click.option("--tap", type=click.IntRange(0), default=2, show_default=True, help="Trunk layers below the limb.")
 @click.option("--layers", type=click.IntRange(1), default=1, show_default=True, help="The limb's own layers.")
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FOLDER",
+    help="A finished head of a task of the family, or a folder of such heads. It teaches what it makes of the texts of "
+    "all tasks of its form, beside the labels. May be given several times.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the largest task. [default: 4]")
 @click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: 2e-4]")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per training step, all of one task. [default: 32]")
@@ -67,6 +79,7 @@ def train_limb(
     task_dir: Path,
     trunk: str | None,
     limbs: Path,
+    teachers: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -94,6 +107,7 @@ def train_limb(
             recipe = _recipe(options)
             loaded = load_trunk(trunk, progress, cache=options["cache"])
             print_trunk_notes(loaded.notes)
+            loaded.limbs = limbs
             config = ExperimentConfig(
                 tasks=tuple(family),
                 cache=options["cache"],
@@ -109,10 +123,42 @@ def train_limb(
                 recipe,
                 Experiment(config, loaded),
                 limbs=limbs,
+                teachers=_find_teachers(teachers, [task.name for task in family]),
                 force=options["force"],
                 progress=progress,
             )
         _show(trained, as_json)
+
+
+def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bundle]:
+    """Return the heads of a family's tasks that are in some folders, or are these folders."""
+    from onetrunk.nn.bundle import load_bundle
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.protocol.head_json import HEAD_JSON
+
+    found: dict[str, Bundle] = {}
+    for folder in folders:
+        if (folder / HEAD_JSON).exists():
+            bundle = load_bundle(folder, any_folder=True)
+            if bundle.spec.task not in family:
+                raise UserError(
+                    f"--teacher {folder}: a head of task {bundle.spec.task!r}, which is not in --tasks "
+                    f"({', '.join(family)})"
+                )
+            bundles = [bundle]
+        else:
+            bundles = [load_bundle(folder / name) for name in family if (folder / name / HEAD_JSON).exists()]
+            if not bundles:
+                raise UserError(
+                    f"--teacher {folder}: no head of {', '.join(family)} is there: give the folder of a finished head, "
+                    "or one that holds such folders, such as heads"
+                )
+        for bundle in bundles:
+            task = bundle.spec.task
+            if task in found:
+                raise UserError(f"--teacher: two heads of task {task!r}: {found[task].folder} and {bundle.folder}")
+            found[task] = bundle
+    return found
 
 
 def _recipe(options: dict[str, Any]) -> LimbRecipe:
@@ -142,6 +188,10 @@ def _show(trained: TrainedLimb, as_json: bool) -> None:
         }
         click.echo(json.dumps(values, indent=2))
         return
+    if taught := [name for name, task in spec.tasks.items() if task.teacher is not None]:
+        alone = [name for name in spec.tasks if name not in taught]
+        more = f"; from labels alone: {', '.join(alone)}" if alone else ""
+        click.echo(f"taught by finished heads: {', '.join(taught)}{more}", err=True)
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
     how = f"in {trained.seconds:.0f} s; wrote" if trained.epochs else "finished earlier (--force trains it again):"

@@ -17,8 +17,12 @@ from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
+from onetrunk.tasks import Task
 from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
+
+# What a head answers; a task file that says otherwise needs another head.
+_ANSWER = ("kind", "form", "labels", "range", "options")
 
 WEIGHTS = "head.safetensors"
 CARD = "README.md"
@@ -53,6 +57,20 @@ class Bundle:
             UserError: It was trained on another one, or says that it has another width or more layers.
         """
         _check_trunk(self.folder, self.spec, trunk)
+
+    def check_task(self, task: Task) -> None:
+        """Check that the head answers what a task asks.
+
+        Raises:
+            UserError: It was trained for another kind, form, other labels, another range or other options.
+        """
+        for name in _ANSWER:
+            own, given = getattr(self.spec, name), getattr(task, name)
+            if own != given:
+                raise UserError(
+                    f"{self.folder}: trained for {name} {_shown(own)}, but the task file says {_shown(given)}: give "
+                    "the task file that it was trained by, or train it again"
+                )
 
     def head(self, trunk: Trunk) -> Head | MeanHead:
         """Build the head in evaluation mode.
@@ -137,6 +155,10 @@ def load_bundle(folder: Path, *, any_folder: bool = False, trunk: Trunk | None =
         if not torch.isfinite(tensor).all():
             raise UserError(f"{folder}/head.safetensors: {name} contains NaN or infinity: train the head again")
     return Bundle(folder, spec, weights)
+
+
+def _shown(value: object) -> str:
+    return f"{list(value) if isinstance(value, tuple) else value!r:.60}" if value is not None else "none"
 
 
 def _check_trunk(folder: Path, spec: HeadSpec, trunk: Trunk) -> None:

@@ -51,6 +51,7 @@ class FamilyTask(BaseModel):
         outputs: The number of its raw outputs.
         sha256: A hash over the task and its data.
         licence: What is known about the licence of the data.
+        teacher: The hash of the weights of the head that taught it; None for a task that learned from labels alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class FamilyTask(BaseModel):
     outputs: int = Field(default=1, ge=1, le=2 * MAX_LABELS + 1)
     sha256: Name
     licence: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+    teacher: Name | None = None
 
 
 class LimbSpec(BaseModel):
@@ -342,11 +344,17 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
             for name, task in sorted(spec.tasks.items())
         ),
         "",
+        *_teachers(spec),
         "The epoch was chosen by the average of these scores, so that they are a little optimistic.",
         "",
         f"Trained on {spec.created} with OneTrunk {spec.onetrunk_version}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _teachers(spec: LimbSpec) -> list[str]:
+    taught = [name for name, task in sorted(spec.tasks.items()) if task.teacher is not None]
+    return [f"Finished heads taught {', '.join(taught)}, beside the labels.", ""] if taught else []
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -1,7 +1,11 @@
 """Training a limb: a few layers on a tap, together with a one-layer head for each task of a family.
 
-All tasks read the limb's last state, so that a small task learns from a large one. The limb is kept, and the heads are
-left behind: a head is trained on the frozen limb alone, like any other.
+All tasks read the limb's last state, so that a small task learns from a large one. The limb is kept, and beside it what
+the heads had learned: a head is trained on the frozen limb alone, like any other, and starts from there.
+
+Finished heads of the family may teach: each says what it makes of the train texts of all tasks of its form, and the
+joint heads learn that beside the labels. One pass of the limb serves all of them, since a head of one folded layer
+costs little.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from onetrunk.files import atomic_write, check_replaceable
+from onetrunk.nn.bundle import WEIGHTS, Bundle
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.limb import LIMB_JSON, FamilyTask, LimbSpec, grafted, load_limb, new_layers, save_limb
@@ -32,9 +37,11 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import LimbId
+from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.training.evaluation import LabelledStates, evaluate
+from onetrunk.training.evaluation import LabelledStates, evaluate, raw_outputs
 from onetrunk.training.experiment import Experiment
+from onetrunk.training.lessons import TEMPERATURE
 from onetrunk.training.loop import (
     DivergedError,
     Weights,
@@ -112,6 +119,10 @@ class TrainedLimb:
     notes: tuple[str, ...] = ()
 
 
+# Task -> its teacher's raw outputs. *Shape:* (texts, outputs), or by token (texts, tokens, outputs).
+Taught = Mapping[str, Tensor]
+
+
 class JointModel(nn.Module):
     """A limb with a head for each task above it.
 
@@ -130,22 +141,21 @@ class JointModel(nn.Module):
         self.shared = copy.deepcopy(encoder.shared).requires_grad_(False).eval()
         self._encoder = type(encoder)
 
-    def forward(self, hidden_state: Tensor, attention_mask: Tensor, task: str) -> Tensor:
-        """Return a task's raw outputs.
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Return the raw outputs of some tasks, for which the limb runs once.
 
         Args:
             hidden_state: The state at the limb's tap. *Shape:* (batch_size, tokens, width)
             attention_mask: Ones and zeros. *Shape:* (batch_size, tokens)
-            task: The task.
+            tasks: The tasks.
 
         Returns:
-            *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs).
+            Task -> outputs. *Shape:* (batch_size, outputs); by token (batch_size, tokens, outputs).
         """
         context = self.shared.prepare(attention_mask, hidden_state)
         for layer in self.limb:
             hidden_state = self._encoder.run_layer(layer, hidden_state, context)
-        raw: Tensor = self.head(task)(hidden_state, attention_mask)
-        return raw
+        return {task: self.head(task)(hidden_state, attention_mask) for task in tasks}
 
     def head(self, task: str) -> nn.Module:
         """Return a task's head."""
@@ -161,7 +171,7 @@ class _OneTask(nn.Module):
         self.output = model.head(task).output
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
-        raw: Tensor = self.model(hidden_state, attention_mask, self.task)
+        raw: Tensor = self.model(hidden_state, attention_mask, [self.task])[self.task]
         return raw
 
 
@@ -195,6 +205,7 @@ def train_limb(
     experiment: Experiment,
     *,
     limbs: Path,
+    teachers: Mapping[str, Bundle] | None = None,
     force: bool = False,
     progress: ProgressCallback = silent,
 ) -> TrainedLimb:
@@ -206,18 +217,24 @@ def train_limb(
         recipe: The recipe.
         experiment: The trunk, the tasks' data, and the cache.
         limbs: The folder of limbs.
+        teachers: Task -> a finished head of it, from which it learns, too.
         force: Whether to train although a limb of the same recipe, trunk and data exists.
         progress: Called as the trunk's passes and the training go on.
 
     Raises:
-        UserError: The recipe does not fit the trunk, the data have faults, or what is in the limb's place is none.
+        UserError: The recipe does not fit the trunk, the data have faults, what is in the limb's place is none, or a
+            teacher was trained for another task or on another trunk.
         DivergedError: The loss or a dev score is not finite; the checkpoint is removed.
         OneTrunkError: The disk is full.
     """
     check_replaceable(limbs / name, LIMB_JSON)
     trunk = experiment.trunk
     layers = new_layers(trunk, recipe.tap, recipe.layers)
-    rows = {task: _family_task(task, experiment) for task in tasks}
+    teachers = teachers or {}
+    for task, bundle in teachers.items():
+        bundle.check_trunk(trunk)
+        bundle.check_task(experiment.task(task))
+    rows = {task: _family_task(task, experiment, teachers.get(task)) for task in tasks}
     notes = tuple(dict.fromkeys(f"{task}: {note}" for task in tasks for note in experiment.data_notes(task)))
     plan = LimbSpec(
         name=name,
@@ -233,15 +250,18 @@ def train_limb(
     )
     if not force and (found := _finished(limbs / name, plan)) is not None:
         return dataclasses.replace(found, notes=notes)
+    # In one pass for the limb and its teachers.
+    taps = {recipe.tap, *(bundle.spec.tap for bundle in teachers.values() if bundle.spec.limb is None)}
     for task in tasks:
-        for split in ("train", "dev"):
-            experiment.states(task, split, [recipe.tap], progress)
+        experiment.states(task, "train", sorted(taps), progress)
+        experiment.states(task, "dev", [recipe.tap], progress)
     facts = f"{plan.model_dump_json(exclude={'onetrunk_version'})}\0{experiment.compute.identity}"
     key = hashlib.sha256(facts.encode()).hexdigest()[:16]
     checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
     if force:
         checkpoint.unlink(missing_ok=True)
-    training = _Training(tasks, recipe, experiment, layers, checkpoint)
+    taught = _ask_teachers(teachers, tasks, experiment, progress)
+    training = _Training(tasks, recipe, experiment, layers, checkpoint, taught)
     try:
         state = training.run(progress)
     except DivergedError:
@@ -261,7 +281,37 @@ def train_limb(
     return TrainedLimb(limbs / name, identity, spec, state.scores, state.seconds, notes)
 
 
-def _family_task(name: str, experiment: Experiment) -> FamilyTask:
+def _ask_teachers(
+    teachers: Mapping[str, Bundle], tasks: Sequence[str], experiment: Experiment, progress: ProgressCallback
+) -> dict[str, Taught]:
+    """Return what the teachers say about the train texts of each task: task of the texts -> task of the teacher -> raw.
+
+    A teacher reads the texts of all tasks of its form. One that answers for every token reads those of its own alone,
+    since others have no words to label.
+    """
+    found: dict[str, dict[str, Tensor]] = {task: {} for task in tasks}
+    pairs = [
+        (teacher, task)
+        for teacher in teachers
+        for task in tasks
+        if task == teacher
+        or (
+            experiment.task(task).form == experiment.task(teacher).form
+            and not get_kind(experiment.task(teacher).kind).by_token
+            and not get_kind(experiment.task(task).kind).by_token
+        )
+    ]
+    for done, (teacher, task) in enumerate(pairs):
+        progress(f"what {teacher}'s head says about {task}'s texts", done, len(pairs))
+        bundle = teachers[teacher]
+        branch = experiment.branch(bundle.spec.limb)
+        states = branch.states(task, "train", [bundle.spec.tap], progress).states[bundle.spec.tap]
+        head = bundle.head(experiment.trunk).to(experiment.compute.device)
+        found[task][teacher] = raw_outputs(head, states)
+    return dict(found)
+
+
+def _family_task(name: str, experiment: Experiment, teacher: Bundle | None) -> FamilyTask:
     task, facts = experiment.task(name), experiment.data_facts(name)
     return FamilyTask(
         metric=task.metric,
@@ -271,6 +321,7 @@ def _family_task(name: str, experiment: Experiment) -> FamilyTask:
         outputs=get_kind(task.kind).output.num_outputs(task),
         sha256=experiment.task_digest(name),
         licence=task.licence,
+        teacher=None if teacher is None else sha256_file(teacher.folder / WEIGHTS, inside=teacher.folder),
     )
 
 
@@ -298,8 +349,10 @@ class _Training:
         experiment: Experiment,
         layers: nn.ModuleList,
         checkpoint: Path,
+        taught: Mapping[str, Taught] | None = None,
     ) -> None:
         self._recipe, self._experiment, self._path = recipe, experiment, checkpoint
+        self._taught = taught or {name: {} for name in tasks}
         self._tasks = {name: experiment.task(name) for name in tasks}
         trunk, stop = experiment.trunk, recipe.tap + recipe.layers
         branch = grafted(trunk, layers, LimbId("new", recipe.tap, stop, "0" * 12))
@@ -391,8 +444,13 @@ class _Training:
             group["lr"] = recipe.learning_rate * linear_schedule(step, steps, recipe.warmup)
         device = torch.device(self._experiment.compute.device)
         with autocast(device, mixed=recipe.mixed_precision):
-            raw = self.model(*(tensor.to(device) for tensor in self._train[task].states.batch(rows)), task)
-        loss = self._objectives[task](raw.float(), torch.from_numpy(rows))
+            asked = dict.fromkeys((task, *self._taught[task]))
+            raw = self.model(*(tensor.to(device) for tensor in self._train[task].states.batch(rows)), tuple(asked))
+        loss = self._objectives[task](raw[task].float(), torch.from_numpy(rows))
+        for other, said in self._taught[task].items():
+            training = get_kind(self._tasks[other].kind).training
+            theirs = said[torch.from_numpy(rows)].to(device)
+            loss = loss + training.soft_loss(raw[other].float(), theirs, TEMPERATURE)
         if not math.isfinite(loss.item()):
             raise DivergedError(f"task {task}: the loss is {loss.item()} at step {step + 1}: train with a lower --lr")
         self._optimizer.zero_grad(set_to_none=True)

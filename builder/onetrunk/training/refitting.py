@@ -16,9 +16,6 @@ from onetrunk.training.compute import DeviceName
 from onetrunk.training.evaluation import evaluate
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 
-# What a head answers; a task file that says otherwise needs another head.
-_ANSWER = ("kind", "form", "labels", "range", "options")
-
 
 @dataclass(frozen=True)
 class RefitResult:
@@ -72,7 +69,7 @@ def refit(
     folder = heads / task.name
     bundle = load_bundle(folder, trunk=trunk)
     spec = bundle.spec
-    _check_task(folder, spec, task)
+    bundle.check_task(task)
     config = ExperimentConfig(
         tasks=(task,),
         cache=cache,
@@ -117,17 +114,3 @@ def _data_notes(experiment: Experiment, task: Task) -> tuple[str, ...]:
     # The train data need not be there any more.
     splits: tuple[Split, ...] = ("dev", *task.test_splits)
     return tuple(note for split in splits for note in experiment.examples(task.name, split).notes)
-
-
-def _check_task(folder: Path, spec: HeadSpec, task: Task) -> None:
-    for name in _ANSWER:
-        own, given = getattr(spec, name), getattr(task, name)
-        if own != given:
-            raise UserError(
-                f"{folder}: trained for {name} {_shown(own)}, but the task file says {_shown(given)}: give the task "
-                "file that it was trained by, or train it again"
-            )
-
-
-def _shown(value: object) -> str:
-    return f"{list(value) if isinstance(value, tuple) else value!r:.60}" if value is not None else "none"

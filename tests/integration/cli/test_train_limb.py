@@ -64,6 +64,25 @@ def test_a_limb_is_trained_and_a_head_on_it_is_trained_and_refitted(invoke: Invo
     assert json.loads(refitted.stdout)[0]["scores"] == pytest.approx(spec["scores"])
 
 
+def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
+    family = ("pairs", "--tasks", "one,two", "--tap", "1", "--epochs", "1", "--max-length", "32")
+    none = invoke(train_limb, *family, "--teacher", "heads")
+    assert none.exit_code == 2
+    assert "--teacher heads: no head of one, two is there" in none.stderr.splitlines()[-1]
+    assert invoke(train_head, "one").exit_code == 0
+    taught = invoke(train_limb, *family, "--teacher", "heads")
+    assert taught.exit_code == 0, taught.output
+    assert "taught by finished heads: one; from labels alone: two" in taught.stderr
+    found = json.loads(invoke(train_limb, *family, "--teacher", "heads/one", "--json").stdout)
+    assert found["epochs"] == [], "one teacher, however it is named"
+    assert found["tasks"]["two"]["teacher"] is None
+    assert found["tasks"]["one"]["teacher"] is not None
+    twice = invoke(train_limb, *family, "--teacher", "heads", "--teacher", "heads/one")
+    assert "two heads of task 'one': heads/one and heads/one" in twice.stderr.splitlines()[-1]
+    other = invoke(train_limb, "pairs", "--tasks", "two", "--teacher", "heads/one")
+    assert "a head of task 'one', which is not in --tasks (two)" in other.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [

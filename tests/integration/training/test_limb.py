@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.limb import STARTS, load_limb, new_layers
 from onetrunk.nn.trunk import Trunk
+from onetrunk.progress import silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
 from onetrunk.training import limb as module
 from onetrunk.training import train
-from onetrunk.training.evaluation import evaluate
+from onetrunk.training.evaluation import evaluate, raw_outputs
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.limb import LimbRecipe, TrainedLimb, train_limb
 from onetrunk.training.loop import DivergedError
 from onetrunk.training.models import new_model
 from onetrunk.training.runs import RunSpec
+from tests.fixtures.tasks import mood_rows, write_rows
 
 RECIPE = LimbRecipe(tap=1, layers=1, epochs=2, learning_rate=3e-3, batch_size=16, max_length=32)
 
@@ -97,6 +101,89 @@ def test_a_limb_without_the_heads_of_its_training_keeps_its_identity(
     new = trained(new_experiment, tmp_path / "limbs", mood, force=True)
     kept = load_limb(tmp_path / "limbs" / f"family@{old.identity.digest}")
     assert (kept.identity, new.identity) == (old.identity, found.identity)
+
+
+@pytest.fixture
+def tagged(tmp_path: Path) -> Task:
+    rows = [{"words": ["the", "red", "film"], "tags": ["O", "B-song", "I-song"]}, {"words": ["who"], "tags": ["O"]}]
+    (tmp_path / "tagged.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in 20 * rows))
+    return Task(
+        name="tagged", kind="tagging", labels=("song",), text_field="words", label_field="tags", train="tagged.jsonl",
+        dev="tagged.jsonl", folder=tmp_path,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def teacher(mood: Task, tiny_trunk: Trunk, tmp_path: Path) -> Bundle:
+    """A head that says of most texts the opposite of their labels, so that what is learned from it can be told."""
+    rows = [{**row, "label": {"bad": "good", "good": "bad"}[row["label"]]} for row in mood_rows(200, 5)]
+    write_rows(tmp_path / "opposite.jsonl", rows)
+    recipe = Recipe(tap=0, layers=2, epochs=6, learning_rate=3e-3, batch_size=16, max_length=32)
+    opposite = mood.model_copy(update={"train": "opposite.jsonl", "dev": "opposite.jsonl"})
+    result = train(opposite, tiny_trunk, recipe=recipe, heads=tmp_path / "teachers", cache=tmp_path / "cache")
+    return load_bundle(result.bundle, trunk=tiny_trunk)
+
+
+def test_a_teacher_is_asked_about_the_texts_of_all_tasks_of_its_form(
+    new_experiment: NewExperiment, mood: Task, second: Task, likeness: Task, teacher: Bundle, tiny_trunk: Trunk
+) -> None:
+    """What it says is what its head answers; pairs are none of its texts."""
+    experiment = new_experiment(mood, second, likeness)
+    said = module._ask_teachers({"mood": teacher}, ["mood", "second", "likeness"], experiment, silent)
+    assert {task: set(found) for task, found in said.items()} == {
+        "mood": {"mood"},
+        "second": {"mood"},
+        "likeness": set(),
+    }
+    for task in ("mood", "second"):
+        states = experiment.states(task, "train", [0]).states[0]
+        assert torch.equal(said[task]["mood"], raw_outputs(teacher.head(tiny_trunk), states))
+
+
+def test_a_limb_learns_what_a_teacher_says_of_texts_that_have_no_label_of_its_task(
+    new_experiment: NewExperiment, mood: Task, second: Task, teacher: Bundle, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    def distance(limb: TrainedLimb) -> float:
+        experiment = new_experiment(mood, second)
+        on_limb = Experiment(experiment.config, load_limb(limb.folder).branch(tiny_trunk))
+        recipe = Recipe(tap=2, layers=1, epochs=1, max_length=32)
+        head = new_model(RunSpec(task="mood", role="fork", recipe=recipe), on_limb)
+        answers = raw_outputs(head, on_limb.states("second", "train", [2]).states[2]).softmax(dim=-1)
+        theirs = raw_outputs(teacher.head(tiny_trunk), experiment.states("second", "train", [0]).states[0])
+        return float((answers - theirs.softmax(dim=-1)).abs().mean())
+
+    longer = RECIPE.model_copy(update={"epochs": 8})
+    alone = trained(new_experiment, tmp_path / "alone", mood, second, recipe=longer)
+    taught = trained(new_experiment, tmp_path / "taught", mood, second, recipe=longer, teachers={"mood": teacher})
+    assert distance(taught) < 0.7 * distance(alone)
+    digest = hashlib.sha256((teacher.folder / "head.safetensors").read_bytes()).hexdigest()
+    assert {name: one.teacher for name, one in taught.spec.tasks.items()} == {"mood": digest, "second": None}
+    assert "Finished heads taught mood, beside the labels." in (taught.folder / "README.md").read_text()
+    assert "taught" not in (alone.folder / "README.md").read_text()
+    again = trained(new_experiment, tmp_path / "taught", mood, second, recipe=longer, teachers={"mood": teacher})
+    assert (again.identity, again.epochs) == (taught.identity, ())
+    without = trained(new_experiment, tmp_path / "taught", mood, second, recipe=longer)
+    assert without.identity == alone.identity, "other teachers are another training"
+
+
+def test_a_teacher_of_words_teaches_those_of_its_own_texts(
+    new_experiment: NewExperiment, mood: Task, tagged: Task, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    recipe = Recipe(tap=1, layers=1, epochs=1, batch_size=16, max_length=32)
+    result = train(tagged, tiny_trunk, recipe=recipe, heads=tmp_path / "teachers", cache=tmp_path / "cache")
+    teachers = {tagged.name: load_bundle(result.bundle, trunk=tiny_trunk)}
+    said = module._ask_teachers(teachers, ["mood", tagged.name], new_experiment(mood, tagged), silent)
+    assert {task: set(found) for task, found in said.items()} == {"mood": set(), tagged.name: {tagged.name}}
+    found = trained(new_experiment, tmp_path / "limbs", mood, tagged, teachers=teachers)
+    assert found.spec.tasks[tagged.name].teacher is not None
+
+
+def test_a_teacher_of_another_task_is_refused(
+    new_experiment: NewExperiment, mood: Task, teacher: Bundle, tmp_path: Path
+) -> None:
+    turned = mood.model_copy(update={"labels": mood.labels[::-1]})
+    with pytest.raises(UserError, match=r"mood: trained for labels .* but the task file says"):
+        trained(new_experiment, tmp_path / "limbs", turned, teachers={"mood": teacher})
 
 
 def test_what_is_finished_is_not_repeated(
