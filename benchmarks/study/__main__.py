@@ -119,18 +119,21 @@ def report(folder: Path, tensorboard: Path | None) -> None:
 @_tasks_option
 @_study_option
 @experiment_options(max_length="128")
-def linear(task_list: str, folder: Path, **options: Any) -> None:
-    """Score a linear model on the embedding of each task's texts, and write linear.json."""
+@click.option(
+    "--heads", type=click.Path(path_type=Path), default="heads", show_default=True, help="The folder of finished heads."
+)
+def linear(task_list: str, folder: Path, heads: Path, **options: Any) -> None:
+    """Score a linear model on the embedding of each task's texts beside its head in heads/, and write linear.json."""
     with errors_end_command(), progress_line() as progress:
-        from benchmarks.study.linear import linear_score, measure_linear
+        from benchmarks.study.linear import compare_linear, measure_linear
         from onetrunk.training.experiment import open_experiment
 
         names = _chosen(task_list, folder)
         experiment = open_experiment(experiment_config(load_tasks(names, options["task_dir"]), folder, options))
         for name in names:
-            score = linear_score(name, experiment, progress)
-            measure_linear(folder, {name: score})
-            click.echo(f"{name}: {100 * score:.1f}", err=True)
+            found = compare_linear(name, experiment, heads, progress)
+            measure_linear(folder, {name: found})
+            click.echo(f"{name}: {100 * found.linear:.1f}", err=True)
 
 
 @study.command()

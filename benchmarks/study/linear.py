@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -22,43 +24,98 @@ from sklearn.preprocessing import StandardScaler
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
 from onetrunk.distill.results import SearchResults
 from onetrunk.files import atomic_write_text
+from onetrunk.nn.bundle import load_bundle
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.records import Split
 from onetrunk.training.compute import describe_machine
+from onetrunk.training.evaluation import raw_outputs
 from onetrunk.training.experiment import Experiment
+from onetrunk.training.objective import output_of
 
 FILE = "linear.json"
 _BATCH = 256
 # Strengths of regularisation, of which cross-validation on the train data chooses.
 _STRENGTHS = np.logspace(-4, 1, 6)
+_RESAMPLES, _SEED = 1000, 0
 
 
-def linear_score(task: str, experiment: Experiment, progress: ProgressCallback = silent) -> float:
-    """Return the dev score of logistic regression, or for numbers ridge regression, on the mean of the deepest states.
+@dataclass(frozen=True)
+class LinearComparison:
+    """What a linear model on the embedding comes to, and a finished head beside it, on the same dev rows.
 
-    Pairs are read as the trunk reads them: both texts in one sequence.
+    Attributes:
+        linear: The linear model's dev score.
+        head: The finished head's; None where there is none.
+        low: The lower end of the 95% interval of the head's gain, by a paired bootstrap over the dev rows.
+        high: Its upper end.
+    """
+
+    linear: float
+    head: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def compare_linear(
+    task: str, experiment: Experiment, heads: Path | None = None, progress: ProgressCallback = silent
+) -> LinearComparison:
+    """Score a linear model on the mean of the deepest states, and the finished head of the task beside it.
+
+    The linear model is logistic regression, or for numbers ridge regression. Pairs are read as the trunk reads them:
+    both texts in one sequence.
 
     Args:
         task: A task of kind ``classification`` or ``regression``.
         experiment: Trunk, data and cache.
+        heads: The folder of finished heads; None compares with none.
         progress: Called as the trunk reads the texts.
     """
     chosen = experiment.task(task)
     kind = get_kind(chosen.kind)
+    targets = kind.codec.hard(experiment.targets(task, "dev").numpy())
+    predictions = {"linear": kind.answers.predictions(_linear_scores(task, experiment, progress), chosen)}
+    if heads is not None and (heads / task / HEAD_JSON).exists():
+        predictions["head"] = _head_predictions(heads / task, experiment, progress)
+
+    def score(who: str, rows: NDArray[np.int64]) -> float:
+        return measure(chosen.metrics[:1], predictions[who][rows], targets[rows])[0][chosen.metric]
+
+    def gain_of(rows: NDArray[np.int64]) -> float:
+        return score("head", rows) - score("linear", rows)
+
+    everything = np.arange(len(targets))
+    linear = score("linear", everything)
+    if "head" not in predictions:
+        return LinearComparison(linear)
+    found = bootstrap(
+        (everything,), gain_of, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
+    ).confidence_interval
+    return LinearComparison(linear, score("head", everything), float(found.low), float(found.high))
+
+
+def _linear_scores(task: str, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
     train, dev = (_embeddings(task, split, experiment, progress) for split in ("train", "dev"))
     targets = experiment.targets(task, "train").numpy()
-    if chosen.kind == "regression":
+    if experiment.task(task).kind == "regression":
         model = make_pipeline(StandardScaler(), RidgeCV(alphas=1 / _STRENGTHS)).fit(train, targets)
-        scores = model.predict(dev)[:, None].astype(np.float32)
-    else:
-        search = GridSearchCV(LogisticRegression(max_iter=2000), {"C": _STRENGTHS}, cv=5)
-        model = make_pipeline(StandardScaler(), search).fit(train, targets)
-        scores = model.predict_proba(dev).astype(np.float32)
-    predictions = kind.answers.predictions(scores, chosen)
-    return measure(chosen.metrics, predictions, experiment.targets(task, "dev").numpy())[0][chosen.metric]
+        return np.asarray(model.predict(dev)[:, None], dtype=np.float32)
+    search = GridSearchCV(LogisticRegression(max_iter=2000), {"C": _STRENGTHS}, cv=5)
+    model = make_pipeline(StandardScaler(), search).fit(train, targets)
+    return np.asarray(model.predict_proba(dev), dtype=np.float32)
+
+
+def _head_predictions(folder: Path, experiment: Experiment, progress: ProgressCallback) -> NDArray[Any]:
+    bundle = load_bundle(folder, trunk=experiment.trunk)
+    spec, branch = bundle.spec, experiment.branch(bundle.spec.limb)
+    bundle.check_task(experiment.task(spec.task))
+    head, kind = bundle.head(experiment.trunk), get_kind(spec.kind)
+    states = branch.states(spec.task, "dev", [spec.tap], progress).states[spec.tap]
+    served = kind.output.scores(raw_outputs(head, states), spec, output_of(head))
+    return kind.answers.predictions(served.numpy(), spec)
 
 
 def _embeddings(task: str, split: Split, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
@@ -74,27 +131,28 @@ def _embeddings(task: str, split: Split, experiment: Experiment, progress: Progr
     return found
 
 
-def measure_linear(folder: Path, tasks: Mapping[str, float]) -> None:
-    """Write scores into a study's folder, beside those that are there.
+def measure_linear(folder: Path, tasks: Mapping[str, LinearComparison]) -> None:
+    """Write comparisons into a study's folder, beside those that are there.
 
     Args:
         folder: The study's folder.
-        tasks: Task -> dev score.
+        tasks: Task -> comparison.
     """
-    found = {**read_linear(folder), **{task: round(score, 6) for task, score in tasks.items()}}
-    values = {"scores": dict(sorted(found.items())), "machine": describe_machine()}
+    found = {**read_linear(folder), **tasks}
+    values = {"tasks": {task: asdict(one) for task, one in sorted(found.items())}, "machine": describe_machine()}
     atomic_write_text(folder / FILE, json.dumps(values, indent=1) + "\n")
 
 
-def read_linear(folder: Path) -> dict[str, float]:
-    """Return each task's dev score, as far as they were measured."""
+def read_linear(folder: Path) -> dict[str, LinearComparison]:
+    """Return each task's comparison, as far as they were measured."""
     try:
-        return dict(read_json(folder / FILE, max_bytes=2**20)["scores"])
+        found = read_json(folder / FILE, max_bytes=2**20)["tasks"]
     except FileNotFoundError:
         return {}
+    return {task: LinearComparison(**one) for task, one in found.items()}
 
 
-def linear_table(results: SearchResults, scores: Mapping[str, float]) -> list[str]:
+def linear_table(results: SearchResults, scores: Mapping[str, LinearComparison]) -> list[str]:
     """Return the section of a page: the linear model's scores beside the others, and what is kept on the other tasks.
 
     The others are those on which full fine-tuning beats the linear model.
@@ -109,10 +167,11 @@ def linear_table(results: SearchResults, scores: Mapping[str, float]) -> list[st
         (
             one.task,
             one.metric or "–",
-            points(scores[one.task]),
+            points(scores[one.task].linear),
             points(one.full.mean),
             points(one.student.mean),
-            gain(one.student.mean - scores[one.task]),
+            gain(one.student.mean - scores[one.task].linear),
+            _interval(scores[one.task]),
         )
         for one in results.tasks
         if one.task in scores and one.full is not None and one.student is not None
@@ -121,16 +180,26 @@ def linear_table(results: SearchResults, scores: Mapping[str, float]) -> list[st
     beaten = values["retention_average_where_tuning_helps"]
     without = ", ".join(values["tuning_does_not_help"]) or "none"
     return [
-        *table(("task", "metric", "linear model", "full fine-tuning", "head", "head's gain"), rows),
+        *table(
+            ("task", "metric", "linear model", "full fine-tuning", "head", "head's gain", "finished head's gain"), rows
+        ),
         "",
         "The linear model is logistic regression (ridge regression for numbers) on the mean of the trunk's deepest "
-        "states, its strength chosen by cross-validation on the train data; dev scores in hundredths.",
+        "states, its strength chosen by cross-validation on the train data; dev scores in hundredths. A head is a "
+        "mean over seeds; the finished head is the one in heads/, and the 95% interval of its gain is a paired "
+        "bootstrap over the dev rows.",
         "",
         f"Kept on average where full fine-tuning beats the linear model: {percent(beaten)} (without: {without}).",
     ]
 
 
-def linear_summary(results: SearchResults, scores: Mapping[str, float]) -> dict[str, Any]:
+def _interval(one: LinearComparison) -> str:
+    if one.head is None or one.low is None or one.high is None:
+        return "–"
+    return f"{gain(one.head - one.linear)} ({gain(one.low)} to {gain(one.high)})"
+
+
+def linear_summary(results: SearchResults, scores: Mapping[str, LinearComparison]) -> dict[str, Any]:
     """Return what summary.json holds of it.
 
     Args:
@@ -138,10 +207,15 @@ def linear_summary(results: SearchResults, scores: Mapping[str, float]) -> dict[
         scores: See ``read_linear``.
     """
     known = [one for one in results.tasks if one.task in scores and one.full is not None]
-    helped = [one for one in known if one.full is not None and one.full.mean > scores[one.task]]
+    helped = [one for one in known if one.full is not None and one.full.mean > scores[one.task].linear]
     kept = [one.retention for one in helped if one.retention is not None]
     return {
-        "linear": {task: round(score, 6) for task, score in sorted(scores.items())},
+        "linear": {task: round(one.linear, 6) for task, one in sorted(scores.items())},
+        "head_beyond_linear": {
+            task: [round(one.head - one.linear, 6), round(one.low, 6), round(one.high, 6)]
+            for task, one in sorted(scores.items())
+            if one.head is not None and one.low is not None and one.high is not None
+        },
         "tuning_does_not_help": sorted({one.task for one in known} - {one.task for one in helped}),
         "retention_average_where_tuning_helps": round(fmean(kept), 6) if kept else None,
     }

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.study.linear import linear_score, linear_summary, linear_table, measure_linear, read_linear
+from benchmarks.study.linear import (
+    LinearComparison,
+    compare_linear,
+    linear_summary,
+    linear_table,
+    measure_linear,
+    read_linear,
+)
 from benchmarks.study.report import write_quality_report
 from onetrunk.distill.results import SearchRecords, SearchResults
+from onetrunk.training import train
 
 
 def test_tasks_on_which_tuning_does_not_help_are_left_out_of_the_average(whole_study):
-    measure_linear(whole_study.folder, {"blue": 0.5})
-    measure_linear(whole_study.folder, {"red": 0.61})
+    measure_linear(whole_study.folder, {"blue": LinearComparison(0.5, head=0.8, low=0.2, high=0.4)})
+    measure_linear(whole_study.folder, {"red": LinearComparison(0.61)})
     scores = read_linear(whole_study.folder)
-    assert scores == {"blue": 0.5, "red": 0.61}
+    assert {task: one.linear for task, one in scores.items()} == {"blue": 0.5, "red": 0.61}
     results = SearchResults.of(SearchRecords.read(whole_study.folder))
     found = linear_summary(results, scores)
     # Full fine-tuning has 82 on blue and 60 on red.
@@ -21,7 +29,9 @@ def test_tasks_on_which_tuning_does_not_help_are_left_out_of_the_average(whole_s
     assert found["retention_average_where_tuning_helps"] == pytest.approx(0.81 / 0.82, abs=1e-6)
     write_quality_report(whole_study.folder)
     page = (whole_study.folder / "README.md").read_text()
-    assert "| blue | accuracy | 50.0 | 82.0 | 81.0 | +31.0 |" in page
+    assert "| blue | accuracy | 50.0 | 82.0 | 81.0 | +31.0 | +30.0 (+20.0 to +40.0) |" in page
+    assert "| red | accuracy | 61.0 |" in page
+    assert found["head_beyond_linear"] == {"blue": [0.3, 0.2, 0.4]}
     assert "Kept on average where full fine-tuning beats the linear model: 98.8% (without: red)." in page
 
 
@@ -32,9 +42,18 @@ def test_without_scores_it_is_said(whole_study):
 
 
 def test_a_word_that_decides_is_in_the_embedding(new_experiment, mood, second):
-    assert linear_score("mood", new_experiment(mood, second)) > 0.7
+    assert compare_linear("mood", new_experiment(mood, second)).linear > 0.7
+
+
+def test_a_finished_head_is_compared_row_by_row(new_experiment, mood, tiny_trunk, tmp_path):
+    """The interval holds the gain, and is as wide as chance makes it with 60 rows."""
+    result = train(mood, tiny_trunk, heads=tmp_path / "heads", cache=tmp_path / "cache", device="cpu")
+    found = compare_linear("mood", new_experiment(mood), tmp_path / "heads")
+    assert found.head == pytest.approx(result.score, abs=1e-6)
+    assert found.low <= found.head - found.linear <= found.high
+    assert 0 < found.high - found.low < 0.4
 
 
 def test_numbers_of_pairs_are_predicted_too(new_experiment, likeness):
     # Train and dev are the same rows.
-    assert linear_score("likeness", new_experiment(likeness)) > 0.8
+    assert compare_linear("likeness", new_experiment(likeness)).linear > 0.8

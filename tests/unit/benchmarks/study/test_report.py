@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from benchmarks.study.linear import measure_linear
+from benchmarks.study.linear import LinearComparison, measure_linear
 from benchmarks.study.report import write_quality_report
 from onetrunk.protocol.errors import UserError
 
@@ -30,7 +30,7 @@ def test_a_missed_goal_is_said_plainly(whole_study):
 
 
 def test_the_readme_has_the_tables(whole_study):
-    measure_linear(whole_study.folder, {"blue": 0.5, "red": 0.4})
+    measure_linear(whole_study.folder, {"blue": LinearComparison(0.5), "red": LinearComparison(0.4)})
     text = rows_of(whole_study)
     assert "| blue | accuracy | 82.0 ± 2.0 (3) | 81.0 | 81.0 ± 1.4 (2) | 82.0 (1) | 1 | 2 | cls | 98.8% |" in text
     assert "| red | accuracy | 60.0 (1) | 62.0 | 61.0 (1) | – | 1 | 1 | cls | 101.7% |" in text
