@@ -4,11 +4,11 @@
     python -m benchmarks.limbs --work /tmp/limbs --limbs pairs --steps limb,heads --seeds 1
     python -m benchmarks.limbs --summary
 
-Two limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``all`` is four layers on tap 1, for all eight
-tasks. For each:
+Three limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads that
+ship teach it and the heads on it; ``all`` is four layers on tap 1, for all eight tasks. For each:
 
 1. ``limb``: it is trained on its family together.
-2. ``heads``: each task gets heads of one layer on it, from the labels alone, several seeds.
+2. ``heads``: each task gets heads of one layer on it, several seeds.
 3. ``trunk``: of ``pairs``, also on the tap of the trunk where a head costs the same.
 4. ``left-out``: a limb is trained without some small tasks, and heads for these stand on it: what a limb is worth to a
    task that it has never seen.
@@ -36,6 +36,7 @@ from onetrunk.cli.training_options import load_tasks
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.files import atomic_write_text
+from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.limb import load_limb
 from onetrunk.nn.trunk import load_trunk
 from onetrunk.progress import ProgressCallback
@@ -43,9 +44,12 @@ from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
 from onetrunk.tasks.examples import normalized
+from onetrunk.tasks.records import SPLITS
 from onetrunk.tasks.rows import Text
 from onetrunk.training.compute import describe_machine
 from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
+from onetrunk.training.head_teacher import HeadTeacher
+from onetrunk.training.lessons import make_lessons
 from onetrunk.training.limb import LimbRecipe, train_limb
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
@@ -72,6 +76,7 @@ class Shape:
         others: The tasks that stay on the trunk: their tap and layers, as the plan of docs/results/quality has them.
         left_out: Groups of tasks; for each, a limb is trained on the rest of the family, for two epochs.
         trunk: Whether heads of the same price on the trunk are trained, too.
+        taught: The tasks whose heads in heads/ teach the limb, and the heads on it; the others learn from labels alone.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Shape:
     others: Mapping[str, tuple[int, int]]
     left_out: tuple[tuple[str, ...], ...]
     trunk: bool = False
+    taught: tuple[str, ...] = ()
 
     @property
     def top(self) -> int:
@@ -91,15 +97,12 @@ class Shape:
         return f"{self.name}: {task} on {where} seed {seed}"
 
 
+_ONE_LAYER = LimbRecipe(tap=2, layers=1, epochs=4, max_length=MAX_LENGTH)
+_NO_PAIRS = {"cola": (1, 3), "sst2": (3, 1)}
 SHAPES = (
-    Shape(
-        "pairs",
-        PAIRS,
-        LimbRecipe(tap=2, layers=1, epochs=4, max_length=MAX_LENGTH),
-        others={"cola": (1, 3), "sst2": (3, 1)},
-        left_out=(("rte",),),
-        trunk=True,
-    ),
+    Shape("pairs", PAIRS, _ONE_LAYER, others=_NO_PAIRS, left_out=(("rte",),), trunk=True),
+    # RTE's own head is little better than chance, and so is what it would teach.
+    Shape("taught", PAIRS, _ONE_LAYER, others=_NO_PAIRS, left_out=(), taught=tuple(t for t in PAIRS if t != "rte")),
     Shape(
         "all",
         TASKS,
@@ -146,12 +149,35 @@ class Records:
 
 
 def new_limb(
-    name: str, tasks: Sequence[str], recipe: LimbRecipe, work: Path, experiment: Experiment, tell: ProgressCallback
+    name: str,
+    tasks: Sequence[str],
+    recipe: LimbRecipe,
+    work: Path,
+    experiment: Experiment,
+    tell: ProgressCallback,
+    taught: Sequence[str] = (),
 ) -> tuple[Experiment, dict[str, float]]:
     """Train a limb on some tasks, or find it, and return the experiment of heads on it, and its dev scores."""
-    trained = train_limb(name, tasks, recipe, experiment, limbs=work / "limbs", progress=tell)
-    branch = load_limb(trained.folder).branch(experiment.trunk)
-    return Experiment(experiment.config, branch), {task: one.score for task, one in trained.spec.tasks.items()}
+    trunk, limbs = experiment.trunk, work / "limbs"
+    teachers = {task: load_bundle(ROOT / "heads" / task, trunk=trunk) for task in taught}
+    trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=teachers, progress=tell)
+    on_limb = Experiment(experiment.config, load_limb(trained.folder).branch(trunk))
+    for task, bundle in teachers.items():
+        teach(on_limb, task, bundle, experiment, tell)
+    return on_limb, {task: one.score for task, one in trained.spec.tasks.items()}
+
+
+def teach(on_limb: Experiment, task: str, bundle: Bundle, experiment: Experiment, tell: ProgressCallback) -> None:
+    """Have a task's heads on a limb learn what its finished head says, beside the labels."""
+    chosen = experiment.task(task)
+    teacher = HeadTeacher(
+        bundle, chosen, experiment.trunk, experiment.compute, max_length=MAX_LENGTH, cache=experiment.config.cache
+    )
+    train, dev = (experiment.examples(task, split) for split in SPLITS)
+    lessons = make_lessons(
+        chosen, teacher, (), experiment.trunk, max_length=MAX_LENGTH, train=train, dev=dev, progress=tell
+    )
+    on_limb.teach(task, lessons)
 
 
 def train_heads(
@@ -264,8 +290,8 @@ def page(found: Mapping[str, Any], records: Records) -> str:
     parts = [
         "# Limbs",
         "Layers on a tap of the default trunk, trained on several tasks together and then frozen. Heads of one folded "
-        "layer stand on them, each trained alone, on labels, without a teacher. Tasks that a limb is not for stay on "
-        "the trunk, as they ship. Kept is a head's dev score over that of full fine-tuning; full fine-tuning of RTE "
+        "layer stand on them, each trained alone, on labels unless it says otherwise. Tasks that a limb is not for "
+        "stay on the trunk, as they ship. Kept is a head's dev score over that of full fine-tuning; full fine-tuning of RTE "
         "is little better than chance, so the average without it is the one to go by. Costs are of all eight tasks' "
         "models, one after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),
@@ -299,7 +325,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     recipe, columns, rows = shape.recipe, ["task", "metric"], []
     columns += [f"one layer on tap {shape.top} of the trunk"] if shape.trunk else []
     columns += ["trained jointly", "one layer on the limb", "shipped (layers)", "full fine-tuning", "kept on the limb"]
-    columns += ["on a limb that never saw it"]
+    columns += ["on a limb that never saw it"] if shape.left_out else []
     never_seen = {task for group in shape.left_out for task in group}
     for task, one in found["tasks"].items():
         spread = "" if one["on_limb_sd"] is None else f" ± {100 * one['on_limb_sd']:.1f}"
@@ -315,21 +341,27 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
                 f"{_score(one['shipped'])} ({one['shipped_layers']})",
                 _score(one["full_fine_tuning"]),
                 percent(one["kept"]),
-                _score(one["on_limb_that_never_saw_it"]) if task in never_seen else "–",
+                *([_score(one["on_limb_that_never_saw_it"]) if task in never_seen else "–"] if never_seen else []),
             )
         )
     layers = "1 layer" if recipe.layers == 1 else f"{recipe.layers} layers"
-    without = "; ".join(", ".join(group) for group in shape.left_out)
+    groups = "; ".join(", ".join(group) for group in shape.left_out)
+    without = f" A limb that never saw a task was trained without {groups}, for 2 epochs." if groups else ""
     return [
         f"## `{shape.name}`",
-        f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs. Dev scores in "
+        f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
+        f"{_taught(shape)}. Dev scores in "
         "hundredths, means over seeds, with their deviation"
         f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Shipped heads were distilled, "
-        "most with whole layers of their own. The epochs of limb and heads were chosen on the same dev data. A limb "
-        f"that never saw a task was trained without {without}, for 2 epochs.",
+        "most with whole layers of their own. The epochs of limb and heads were chosen on the same dev data."
+        f"{without}",
         *([note] if note is not None else []),
         "\n".join(table(columns, rows)),
     ]
+
+
+def _taught(shape: Shape) -> str:
+    return f"; the shipped heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
 
 
 def _score(value: float | None) -> str:
@@ -410,7 +442,7 @@ def run(
 ) -> None:
     """Do the steps that are asked for; what has a record is not done again."""
     if "limb" in steps or "heads" in steps:
-        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell)
+        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, shape.taught)
         records.begin(shape, shape.family, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
         # Small tasks first.

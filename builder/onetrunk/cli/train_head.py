@@ -18,6 +18,7 @@ from onetrunk.cli.training_options import (
     train_all,
 )
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.head_json import HEAD_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from onetrunk.tasks.text_file import TextRows
     from onetrunk.training import TrainResult
     from onetrunk.training.bundles import Lesson
+    from onetrunk.training.head_teacher import HeadTeacher
 
 _EPILOG = """\b
 Examples:
@@ -40,6 +42,8 @@ Examples:
   train-head my/spam.toml                      a task of your own
   train-head my/spam.toml --teacher my/model --texts traffic.txt
                                                what a fine-tuned classifier says
+  train-head rte --limb limbs/pairs --teacher heads/rte --heads on_limb
+                                               a shorter head learns from a finished one
   train-head my/spam.toml --teacher said.jsonl what a language model or people said
 
 \b
@@ -90,8 +94,8 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
 @click.option(
     "--teacher",
     metavar="FOLDER|HUB-ID|FILE",
-    help="A fine-tuned classifier of the same task, or a file of soft labels: its answers are learned beside the "
-    "labels, or in their place.",
+    help="A fine-tuned classifier of the same task, a finished head of it, or a file of soft labels: its answers are "
+    "learned beside the labels, or in their place.",
 )
 @click.option(
     "--texts",
@@ -153,11 +157,11 @@ def _trainer(
 
     trunk = load_trunk(trunk_name, progress, cache=options["cache"])
     print_trunk_notes(trunk.notes)
+    lesson = _lesson(next(iter(tasks.values())), said, trunk, options) if options["teacher"] is not None else None
     if options["limb"] is not None:
         from onetrunk.nn.limb import load_limb
 
         trunk = load_limb(options["limb"]).branch(trunk)
-    lesson = _lesson(next(iter(tasks.values())), said, options) if options["teacher"] is not None else None
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(
@@ -217,15 +221,39 @@ def _read_for_teacher(
     return said
 
 
-def _lesson(task: Task, said: SoftFile | TextRows | None, options: dict[str, Any]) -> Lesson:
-    from onetrunk.tasks.text_file import TextRows
+def _lesson(task: Task, said: SoftFile | TextRows | None, trunk: Trunk, options: dict[str, Any]) -> Lesson:
+    from onetrunk.tasks.soft_file import SoftFile
     from onetrunk.training.bundles import Lesson
 
-    if said is None:
-        return Lesson(_model_teacher(task, options))
-    if isinstance(said, TextRows):
-        return Lesson(_model_teacher(task, options), said.texts, said.source)  # type: ignore[arg-type]
-    return Lesson(said, source=options["teacher"])
+    if isinstance(said, SoftFile):
+        return Lesson(said, source=options["teacher"])
+    is_head = (Path(options["teacher"]) / HEAD_JSON).is_file()
+    teacher = _head_teacher(task, trunk, options) if is_head else _model_teacher(task, options)
+    return Lesson(teacher) if said is None else Lesson(teacher, said.texts, said.source)  # type: ignore[arg-type]
+
+
+def _head_teacher(task: Task, trunk: Trunk, options: dict[str, Any]) -> HeadTeacher:
+    from onetrunk.nn.bundle import load_bundle
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.training.compute import choose_compute
+    from onetrunk.training.head_teacher import HeadTeacher
+
+    folder = Path(options["teacher"])
+    if folder.resolve() == (options["heads"] / task.name).resolve():
+        raise UserError(
+            f"--teacher {folder}: the new head would take its place, and what taught it would be lost: give another "
+            "folder by --heads"
+        )
+    if options["limb"] is not None:
+        trunk.limbs = options["limb"].parent
+    return HeadTeacher(
+        load_bundle(folder, any_folder=True),
+        task,
+        trunk,
+        choose_compute(trunk, options["device"], options["precision"]),
+        max_length=options["max_length"] or task.recipe.max_length,
+        cache=options["cache"],
+    )
 
 
 def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from onetrunk.files import atomic_write, check_replaceable
-from onetrunk.nn.bundle import WEIGHTS, Bundle
+from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.head import Head, new_head
 from onetrunk.nn.limb import LIMB_JSON, FamilyTask, LimbSpec, grafted, load_limb, new_layers, save_limb
@@ -37,10 +37,10 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import LimbId
-from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.training.evaluation import LabelledStates, evaluate, raw_outputs
+from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.experiment import Experiment
+from onetrunk.training.head_teacher import HeadTeacher
 from onetrunk.training.lessons import TEMPERATURE
 from onetrunk.training.loop import (
     DivergedError,
@@ -230,11 +230,18 @@ def train_limb(
     check_replaceable(limbs / name, LIMB_JSON)
     trunk = experiment.trunk
     layers = new_layers(trunk, recipe.tap, recipe.layers)
-    teachers = teachers or {}
-    for task, bundle in teachers.items():
-        bundle.check_trunk(trunk)
-        bundle.check_task(experiment.task(task))
-    rows = {task: _family_task(task, experiment, teachers.get(task)) for task in tasks}
+    heads = {
+        task: HeadTeacher(
+            bundle,
+            experiment.task(task),
+            trunk,
+            experiment.compute,
+            max_length=recipe.max_length,
+            cache=experiment.config.cache,
+        )
+        for task, bundle in (teachers or {}).items()
+    }
+    rows = {task: _family_task(task, experiment, heads.get(task)) for task in tasks}
     notes = tuple(dict.fromkeys(f"{task}: {note}" for task in tasks for note in experiment.data_notes(task)))
     plan = LimbSpec(
         name=name,
@@ -251,7 +258,7 @@ def train_limb(
     if not force and (found := _finished(limbs / name, plan)) is not None:
         return dataclasses.replace(found, notes=notes)
     # In one pass for the limb and its teachers.
-    taps = {recipe.tap, *(bundle.spec.tap for bundle in teachers.values() if bundle.spec.limb is None)}
+    taps = {recipe.tap, *(one.bundle.spec.tap for one in heads.values() if one.bundle.spec.limb is None)}
     for task in tasks:
         experiment.states(task, "train", sorted(taps), progress)
         experiment.states(task, "dev", [recipe.tap], progress)
@@ -260,7 +267,7 @@ def train_limb(
     checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
     if force:
         checkpoint.unlink(missing_ok=True)
-    taught = _ask_teachers(teachers, tasks, experiment, progress)
+    taught = _ask_teachers(heads, tasks, experiment, progress)
     training = _Training(tasks, recipe, experiment, layers, checkpoint, taught)
     try:
         state = training.run(progress)
@@ -282,7 +289,7 @@ def train_limb(
 
 
 def _ask_teachers(
-    teachers: Mapping[str, Bundle], tasks: Sequence[str], experiment: Experiment, progress: ProgressCallback
+    teachers: Mapping[str, HeadTeacher], tasks: Sequence[str], experiment: Experiment, progress: ProgressCallback
 ) -> dict[str, Taught]:
     """Return what the teachers say about the train texts of each task: task of the texts -> task of the teacher -> raw.
 
@@ -303,15 +310,13 @@ def _ask_teachers(
     ]
     for done, (teacher, task) in enumerate(pairs):
         progress(f"what {teacher}'s head says about {task}'s texts", done, len(pairs))
-        bundle = teachers[teacher]
-        branch = experiment.branch(bundle.spec.limb)
-        states = branch.states(task, "train", [bundle.spec.tap], progress).states[bundle.spec.tap]
-        head = bundle.head(experiment.trunk).to(experiment.compute.device)
-        found[task][teacher] = raw_outputs(head, states)
+        texts = experiment.examples(task, "train").texts
+        said = teachers[teacher].raw(texts, experiment.task(teacher), progress=progress)
+        found[task][teacher] = torch.from_numpy(said)
     return dict(found)
 
 
-def _family_task(name: str, experiment: Experiment, teacher: Bundle | None) -> FamilyTask:
+def _family_task(name: str, experiment: Experiment, teacher: HeadTeacher | None) -> FamilyTask:
     task, facts = experiment.task(name), experiment.data_facts(name)
     return FamilyTask(
         metric=task.metric,
@@ -321,7 +326,7 @@ def _family_task(name: str, experiment: Experiment, teacher: Bundle | None) -> F
         outputs=get_kind(task.kind).output.num_outputs(task),
         sha256=experiment.task_digest(name),
         licence=task.licence,
-        teacher=None if teacher is None else sha256_file(teacher.folder / WEIGHTS, inside=teacher.folder),
+        teacher=None if teacher is None else teacher.sha256,
     )
 
 

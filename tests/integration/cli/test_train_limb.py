@@ -77,6 +77,17 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert found["epochs"] == [], "one teacher, however it is named"
     assert found["tasks"]["two"]["teacher"] is None
     assert found["tasks"]["one"]["teacher"] is not None
+    on_limb = ("one", "--limb", "limbs/pairs", "--teacher", "heads/one")
+    lost = invoke(train_head, *on_limb)
+    assert lost.exit_code == 2
+    assert "the new head would take its place" in lost.stderr.splitlines()[-1]
+    shorter = invoke(train_head, *on_limb, "--heads", "on_limb")
+    assert shorter.exit_code == 0, shorter.output
+    assert "a head of 1 layer on tap 3" in (tmp_path / "on_limb" / "one" / "README.md").read_text()
+    same = invoke(train_head, *on_limb, "--heads", "on_limb", "--json")
+    assert "wrote" not in same.stderr, "it is finished"
+    other = invoke(train_head, "two", "--teacher", "on_limb/one", "--tap", "2")
+    assert other.exit_code == 0, "a head of the same answers may teach a task of another name"
     twice = invoke(train_limb, *family, "--teacher", "heads", "--teacher", "heads/one")
     assert "two heads of task 'one': heads/one and heads/one" in twice.stderr.splitlines()[-1]
     other = invoke(train_limb, "pairs", "--tasks", "two", "--teacher", "heads/one")

@@ -21,6 +21,7 @@ from onetrunk.training import limb as module
 from onetrunk.training import train
 from onetrunk.training.evaluation import evaluate, raw_outputs
 from onetrunk.training.experiment import Experiment
+from onetrunk.training.head_teacher import HeadTeacher
 from onetrunk.training.limb import LimbRecipe, TrainedLimb, train_limb
 from onetrunk.training.loop import DivergedError
 from onetrunk.training.models import new_model
@@ -129,7 +130,8 @@ def test_a_teacher_is_asked_about_the_texts_of_all_tasks_of_its_form(
 ) -> None:
     """What it says is what its head answers; pairs are none of its texts."""
     experiment = new_experiment(mood, second, likeness)
-    said = module._ask_teachers({"mood": teacher}, ["mood", "second", "likeness"], experiment, silent)
+    head = HeadTeacher(teacher, mood, tiny_trunk, experiment.compute, max_length=32, cache=experiment.config.cache)
+    said = module._ask_teachers({"mood": head}, ["mood", "second", "likeness"], experiment, silent)
     assert {task: set(found) for task, found in said.items()} == {
         "mood": {"mood"},
         "second": {"mood"},
@@ -172,7 +174,11 @@ def test_a_teacher_of_words_teaches_those_of_its_own_texts(
     recipe = Recipe(tap=1, layers=1, epochs=1, batch_size=16, max_length=32)
     result = train(tagged, tiny_trunk, recipe=recipe, heads=tmp_path / "teachers", cache=tmp_path / "cache")
     teachers = {tagged.name: load_bundle(result.bundle, trunk=tiny_trunk)}
-    said = module._ask_teachers(teachers, ["mood", tagged.name], new_experiment(mood, tagged), silent)
+    experiment = new_experiment(mood, tagged)
+    head = HeadTeacher(
+        teachers[tagged.name], tagged, tiny_trunk, experiment.compute, max_length=32, cache=experiment.config.cache
+    )
+    said = module._ask_teachers({tagged.name: head}, ["mood", tagged.name], experiment, silent)
     assert {task: set(found) for task, found in said.items()} == {"mood": set(), tagged.name: {tagged.name}}
     found = trained(new_experiment, tmp_path / "limbs", mood, tagged, teachers=teachers)
     assert found.spec.tasks[tagged.name].teacher is not None

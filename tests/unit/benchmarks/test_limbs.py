@@ -13,7 +13,7 @@ QUALITY = {
         "sst2": {"metric": "accuracy", "full": 0.9, "student": 0.9, "layers": 1},
     }
 }
-SHAPE, DEEP = SHAPES
+SHAPE, TAUGHT, DEEP = SHAPES
 
 
 @pytest.fixture
