@@ -291,9 +291,9 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "# Limbs",
         "Layers on a tap of the default trunk, trained on several tasks together and then frozen. Heads of one folded "
         "layer stand on them, each trained alone, on labels unless it says otherwise. Tasks that a limb is not for "
-        "stay on the trunk, as they ship. Kept is a head's dev score over that of full fine-tuning; full fine-tuning of "
-        "RTE is little better than chance, so the average without it is the one to go by. Costs are of all eight "
-        "tasks' models, one after another, against as many single-task models, in one run.",
+        "stay on the trunk, as they ship. Kept is a head's dev score over that of full fine-tuning; that of RTE is "
+        "little better than chance, so the average without it is the one to go by. Costs are of all eight tasks' "
+        "models, one after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),
     ]
     for shape in SHAPES:
