@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.limbs import PAIRS, SHAPES, TASKS, Records, limb_summary, page, summary
+from benchmarks.limbs.page import limb_summary, page, summary
+from benchmarks.limbs.shapes import PAIRS, SHAPES, TASKS, Records
 
 QUALITY = {
     "tasks": {

@@ -1,0 +1,1 @@
+"""What limbs are worth."""

@@ -1,0 +1,92 @@
+"""Limbs and heads on them, trained and scored, and the texts that tasks share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.limbs.shapes import MAX_LENGTH, TASKS, Records, Shape
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.nn.bundle import Bundle, load_bundle
+from onetrunk.nn.limb import load_limb
+from onetrunk.progress import ProgressCallback
+from onetrunk.tasks.examples import normalized
+from onetrunk.tasks.records import SPLITS
+from onetrunk.tasks.rows import Text
+from onetrunk.training.experiment import Experiment
+from onetrunk.training.head_teacher import HeadTeacher
+from onetrunk.training.lessons import make_lessons
+from onetrunk.training.limb import LimbRecipe, train_limb
+from onetrunk.training.runs import RunSpec
+from onetrunk.training.trainer import execute
+
+HEADS = Path(__file__).resolve().parents[2] / "heads"
+_EPOCHS_OF_HEADS = 6
+_SIGNS = re.compile(r"[\W_]+")
+
+
+def new_limb(
+    name: str,
+    tasks: Sequence[str],
+    recipe: LimbRecipe,
+    work: Path,
+    experiment: Experiment,
+    tell: ProgressCallback,
+    taught: Sequence[str] = (),
+) -> tuple[Experiment, dict[str, float]]:
+    """Train a limb on some tasks, or find it, and return the experiment of heads on it, and its dev scores."""
+    trunk, limbs = experiment.trunk, work / "limbs"
+    teachers = {task: load_bundle(HEADS / task, trunk=trunk) for task in taught}
+    trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=teachers, progress=tell)
+    on_limb = Experiment(experiment.config, load_limb(trained.folder).branch(trunk))
+    for task, bundle in teachers.items():
+        teach(on_limb, task, bundle, experiment, tell)
+    return on_limb, {task: one.score for task, one in trained.spec.tasks.items()}
+
+
+def teach(on_limb: Experiment, task: str, bundle: Bundle, experiment: Experiment, tell: ProgressCallback) -> None:
+    """Have a task's heads on a limb learn what its finished head says, beside the labels."""
+    chosen = experiment.task(task)
+    teacher = HeadTeacher(
+        bundle, chosen, experiment.trunk, experiment.compute, max_length=MAX_LENGTH, cache=experiment.config.cache
+    )
+    train, dev = (experiment.examples(task, split) for split in SPLITS)
+    lessons = make_lessons(
+        chosen, teacher, (), experiment.trunk, max_length=MAX_LENGTH, train=train, dev=dev, progress=tell
+    )
+    on_limb.teach(task, lessons)
+
+
+def train_heads(
+    shape: Shape, task: str, where: str, experiment: Experiment, seeds: int, records: Records, tell: ProgressCallback
+) -> None:
+    """Train heads of one layer on the top of a limb, or on the same tap of the trunk."""
+    settings = SearchSettings()
+    for seed in range(seeds):
+        key = shape.key(task, seed, where=where)
+        if key in records.found:
+            continue
+        recipe = settings.probing(tap=shape.top, seed=seed, max_length=MAX_LENGTH, epochs=_EPOCHS_OF_HEADS)
+        run = execute(RunSpec(task=task, role="fork", recipe=recipe), experiment, weights=False, progress=tell)
+        records.add(key, {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds})
+
+
+def shared_texts(task: str, experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """Return how many dev texts of a task, and how many of its dev pairs, are in the train data of each other task.
+
+    Texts are compared by their letters and digits: the same sentence has blanks before its punctuation in one corpus,
+    and none in another.
+    """
+    dev_texts, dev_pairs = _texts_and_pairs(experiment.examples(task, "dev").texts)
+    found = {}
+    for other in TASKS:
+        if other != task:
+            texts, pairs = _texts_and_pairs(experiment.examples(other, "train").texts)
+            found[other] = (len(dev_texts & texts), len(dev_pairs & pairs))
+    return found
+
+
+def _texts_and_pairs(texts: Iterable[Text]) -> tuple[set[str], set[frozenset[str]]]:
+    pairs = [[_SIGNS.sub("", part) for part in normalized(text)] for text in texts]
+    return {part for pair in pairs for part in pair}, {frozenset(pair) for pair in pairs}

@@ -1,0 +1,169 @@
+"""The page of limbs, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.limbs.shapes import SHAPES, TASKS, Records, Shape
+from benchmarks.study.measured_cost import MeasuredCost
+from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
+
+
+def summary(
+    records: Records, costs: Mapping[str, MeasuredCost], quality: Mapping[str, Any]
+) -> dict[str, dict[str, Any] | Any]:
+    """Return what summary.json holds: the figures of each limb."""
+    return {
+        "limbs": {shape.name: limb_summary(shape, records, costs.get(shape.name), quality) for shape in SHAPES},
+        "machine": records.found.get("machine"),
+    }
+
+
+def limb_summary(
+    shape: Shape, records: Records, cost: MeasuredCost | None, quality: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the figures of one limb, and of all eight tasks where those of its family stand on it."""
+    tasks = {}
+    for task in shape.family:
+        on_limb = records.scores(shape, task)
+        known = quality["tasks"][task]
+        tasks[task] = {
+            "metric": known["metric"],
+            "joint": records.found.get(f"{shape.name}: joint training", {}).get(task),
+            "on_limb": _mean(on_limb),
+            "on_limb_sd": _deviation(on_limb),
+            "on_trunk_same_price": _mean(records.scores(shape, task, where="trunk")),
+            "on_limb_that_never_saw_it": _mean(records.scores(shape, task, where="limb without it")),
+            "shipped": known["student"],
+            "shipped_layers": known["layers"],
+            "full_fine_tuning": known["full"],
+            "kept": _mean(on_limb) / known["full"] if on_limb else None,
+            "seeds": len(on_limb),
+        }
+    kept = {task: one["kept"] for task, one in tasks.items()}
+    kept |= {task: quality["tasks"][task]["student"] / quality["tasks"][task]["full"] for task in shape.others}
+    measured = None not in kept.values()
+    return {
+        "tap": shape.recipe.tap,
+        "layers": shape.recipe.layers,
+        "tasks": tasks,
+        "retention_average": fmean(kept.values()) if measured else None,
+        "retention_without_rte": fmean(one for task, one in kept.items() if task != "rte") if measured else None,
+        "retention_min": min(kept.values()) if measured else None,
+        "cost_share": cost.share if cost else None,
+        "against_one_model": cost.against_one if cost else None,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def page(found: Mapping[str, Any], records: Records) -> str:
+    """Return README.md."""
+    rows = [
+        (
+            f"`{shape.name}`: {shape.recipe.layers} on tap {shape.recipe.tap}",
+            ", ".join(shape.family) if shape.others else "all eight",
+            percent(one["retention_average"]),
+            percent(one["retention_without_rte"]),
+            percent(one["retention_min"]),
+            percent(one["cost_share"]),
+            _times(one["against_one_model"]),
+        )
+        for shape in SHAPES
+        for one in [found["limbs"][shape.name]]
+    ]
+    columns = (
+        *("limb, layers", "trained on", "kept on average", "without RTE", "least kept"),
+        *("cost of eight models", "throughput of one model"),
+    )
+    parts = [
+        "# Limbs",
+        "Layers on a tap of the default trunk, trained on several tasks together and then frozen. Heads of one folded "
+        "layer stand on them, each trained alone, on labels unless it says otherwise. Tasks that a limb is not for "
+        "stay on the trunk, as they ship. Kept is a head's dev score over that of full fine-tuning; that of RTE is "
+        "little better than chance, so the average without it is the one to go by. Costs are of all eight tasks' "
+        "models, one after another, against as many single-task models, in one run.",
+        "\n".join(table(columns, rows)),
+    ]
+    for shape in SHAPES:
+        parts += _section(shape, found["limbs"][shape.name], records.found.get(f"{shape.name}: note"))
+    if shared := records.found.get("shared texts", {}):
+        parts += [
+            "## Texts that tasks share",
+            "Dev texts (each of the two by itself), and dev pairs, that are in the train data of the other tasks, by "
+            "their letters and digits. A limb has seen them with another label:",
+            "\n".join(
+                table(
+                    ("task", *TASKS),
+                    [
+                        (task, *("–" if other == task else "{:,} ({:,})".format(*counts[other]) for other in TASKS))
+                        for task, counts in shared.items()
+                    ],
+                )
+            ),
+        ]
+    parts.append(
+        f"Made by `python -m benchmarks.limbs --work DIR` on {records.found.get('machine', NOT_YET)}. The same as "
+        "JSON: [summary.json](summary.json)."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[str]:
+    """Return the part of the page about one limb."""
+    recipe, columns, rows = shape.recipe, ["task", "metric"], []
+    columns += [f"one layer on tap {shape.top} of the trunk"] if shape.trunk else []
+    columns += ["trained jointly", "one layer on the limb", "shipped (layers)", "full fine-tuning", "kept on the limb"]
+    columns += ["on a limb that never saw it"] if shape.left_out else []
+    never_seen = {task for group in shape.left_out for task in group}
+    for task, one in found["tasks"].items():
+        spread = "" if one["on_limb_sd"] is None else f" ± {100 * one['on_limb_sd']:.1f}"
+        trunk = one["on_trunk_same_price"]
+        more = f" ({gain(one['on_limb'] - trunk)})" if trunk is not None and one["on_limb"] is not None else ""
+        rows.append(
+            (
+                task,
+                one["metric"],
+                *([_score(trunk)] if shape.trunk else []),
+                _score(one["joint"]),
+                f"{_score(one['on_limb'])}{spread}{more}",
+                f"{_score(one['shipped'])} ({one['shipped_layers']})",
+                _score(one["full_fine_tuning"]),
+                percent(one["kept"]),
+                *([_score(one["on_limb_that_never_saw_it"]) if task in never_seen else "–"] if never_seen else []),
+            )
+        )
+    layers = "1 layer" if recipe.layers == 1 else f"{recipe.layers} layers"
+    groups = "; ".join(", ".join(group) for group in shape.left_out)
+    without = f" A limb that never saw a task was trained without {groups}, for 2 epochs." if groups else ""
+    return [
+        f"## `{shape.name}`",
+        f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
+        f"{_taught(shape)}. Dev scores in "
+        "hundredths, means over seeds, with their deviation"
+        f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Shipped heads were distilled, "
+        "most with whole layers of their own. The epochs of limb and heads were chosen on the same dev data."
+        f"{without}",
+        *([note] if note is not None else []),
+        "\n".join(table(columns, rows)),
+    ]
+
+
+def _taught(shape: Shape) -> str:
+    return f"; the shipped heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
+
+
+def _score(value: float | None) -> str:
+    return points(value) if value is not None else NOT_YET
+
+
+def _times(value: float | None) -> str:
+    return f"{value:.2f} times" if value is not None else NOT_YET

@@ -1,0 +1,99 @@
+"""The limbs that are measured, and what was measured of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onetrunk.files import atomic_write_text
+from onetrunk.training.limb import LimbRecipe
+
+PAIRS = ("mnli", "qnli", "qqp", "mrpc", "stsb", "rte")
+TASKS = ("cola", "sst2", *PAIRS)
+MAX_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A limb to be measured.
+
+    Attributes:
+        name: Its name.
+        family: The tasks that it is trained on.
+        recipe: How.
+        others: The tasks that stay on the trunk: their tap and layers, as the plan of docs/results/quality has them.
+        left_out: Groups of tasks; for each, a limb is trained on the rest of the family, for two epochs.
+        trunk: Whether heads of the same price on the trunk are trained, too.
+        taught: The tasks whose heads in heads/ teach the limb, and the heads on it; the others learn from labels alone.
+    """
+
+    name: str
+    family: tuple[str, ...]
+    recipe: LimbRecipe
+    others: Mapping[str, tuple[int, int]]
+    left_out: tuple[tuple[str, ...], ...]
+    trunk: bool = False
+    taught: tuple[str, ...] = ()
+
+    @property
+    def top(self) -> int:
+        """The tap that heads on it have."""
+        return self.recipe.tap + self.recipe.layers
+
+    def key(self, task: str, seed: int, *, where: str = "limb") -> str:
+        """The key of a head's record."""
+        return f"{self.name}: {task} on {where} seed {seed}"
+
+
+_ONE_LAYER = LimbRecipe(tap=2, layers=1, epochs=4, max_length=MAX_LENGTH)
+_NO_PAIRS = {"cola": (1, 3), "sst2": (3, 1)}
+SHAPES = (
+    Shape("pairs", PAIRS, _ONE_LAYER, others=_NO_PAIRS, left_out=(("rte",),), trunk=True),
+    # RTE's own head is little better than chance, and so is what it would teach.
+    Shape("taught", PAIRS, _ONE_LAYER, others=_NO_PAIRS, left_out=(), taught=tuple(t for t in PAIRS if t != "rte")),
+    Shape(
+        "all",
+        TASKS,
+        LimbRecipe(
+            tap=1,
+            layers=4,
+            epochs=3,
+            learning_rate=1.5e-4,
+            dropout=0.0,
+            mixed_precision=True,
+            max_length=MAX_LENGTH,
+        ),
+        others={},
+        left_out=(("mrpc", "stsb", "rte", "cola"),),
+    ),
+)
+
+
+class Records:
+    """What was measured, by key; each is written at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "records.json"
+        self.found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+
+    def begin(self, shape: Shape, tasks: Sequence[str], where: str, limb: str) -> None:
+        """Forget heads that stood on another limb, as one that is trained anew on another machine is."""
+        name = f"{shape.name}: {where} of {', '.join(tasks)}"
+        if self.found.get(name) != limb:
+            old = {shape.key(task, 0, where=where).removesuffix("0") for task in tasks}
+            self.found = {key: one for key, one in self.found.items() if key.rstrip("0123456789") not in old}
+            self.add(name, limb)
+
+    def add(self, key: str, value: object) -> None:
+        """Keep a record."""
+        self.found[key] = value
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(self._path, json.dumps(dict(sorted(self.found.items())), indent=1) + "\n")
+
+    def scores(self, shape: Shape, task: str, *, where: str = "limb") -> list[float]:
+        """Return the scores of all seeds of a head."""
+        start = shape.key(task, 0, where=where).removesuffix("0")
+        return [value["score"] for key, value in self.found.items() if key.startswith(start)]
