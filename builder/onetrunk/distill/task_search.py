@@ -97,16 +97,16 @@ def search_task(
 
     1. Probes: a one-layer head on every tap, trained folded on the cached states: nearly free.
     2. Forks, for small tasks: the same at full length, on the two highest of the taps that get teachers.
-    3. Limbs: on each one that is given, a head of one layer, trained on the labels alone.
-    4. Long heads: where one layer falls far short of full fine-tuning on every tap, heads of several layers on low
+    3. Long heads: where one layer falls far short of full fine-tuning on every tap, heads of several layers on low
        taps, trained on the labels alone. If one is nearly as good as full fine-tuning, the search ends with it.
-    5. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
+    4. Teachers: all layers above the taps whose probes are best, the cheapest first, until one is nearly as good as
        full fine-tuning. Where a long head is better than all heads of one layer, its tap alone gets a teacher. None is
        stopped before its end: of small tasks, dev scores after the first epoch say next to nothing of the last.
-    6. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
+    5. Students of the teachers that come near the best one, those on the highest tap first, the shortest first, until
        one is nearly as good as full fine-tuning, or as its teacher where that is not known. A student has fewer layers
        than its teacher; a teacher of few layers can be served itself. On the tap of a long head, a student has its
        length.
+    6. Limbs: on each one that is given, a student of one layer, whose teacher is the best of those on the trunk.
 
     Args:
         task: The task.
@@ -121,10 +121,10 @@ def search_task(
     search = _TaskSearch(task, experiment, settings, progress)
     taps = search.probe()
     search.fork(taps)
-    search.stand_on_limbs()
     lengths: Sequence[int] = settings.student_layers
     if (long := search.lengthen()) is not None:
         if search.is_enough(long.score):
+            search.stand_on_limbs(long)
             return search.save()
         taps, lengths = [long.spec.recipe.resolved_tap], (long.spec.recipe.layers,)
     teachers = search.teach(taps)
@@ -132,6 +132,7 @@ def search_task(
     for teacher in teachers:
         if teacher.score >= settings.near * best and search.distil(teacher, lengths):
             break
+    search.stand_on_limbs(max([*teachers, *([long] if long is not None else [])], key=lambda one: one.score))
     return search.save()
 
 
@@ -174,14 +175,21 @@ class _TaskSearch:
             )
             self._run(RunSpec(task=self._name, role="fork", recipe=recipe), "fork")
 
-    def stand_on_limbs(self) -> None:
-        """Train a head of one layer on each limb, as long as a student of one layer."""
-        teacher = self._settings.tuning(self._rows, tap=0, layers=1, seed=0, max_length=self._max_length)
-        epochs = max(1, round(self._settings.folded_epochs * teacher.epochs))
+    def stand_on_limbs(self, teacher: RunRecord) -> None:
+        """Train a student of one layer on each limb. It starts where the limb's training left its task's head."""
         for limb in self._settings.limbs:
-            tap = LimbId.parse(limb).stop
-            recipe = self._settings.probing(tap=tap, seed=0, max_length=self._max_length, epochs=epochs)
-            self._run(RunSpec(task=self._name, role="fork", recipe=recipe, limb=limb), "fork")
+            recipe = self._settings.learning(teacher.spec.recipe, layers=1, seed=0)
+            how = self._settings.distillation(teacher.key, self._rows)
+            self._learn(
+                RunSpec(
+                    task=self._name,
+                    role="student",
+                    recipe=recipe.model_copy(update={"tap": LimbId.parse(limb).stop}),
+                    distillation=how.model_copy(update={"start": "trunk"}),
+                    limb=limb,
+                ),
+                teacher,
+            )
 
     def lengthen(self) -> RunRecord | None:
         """Train long heads where those of one layer fall far short; return the best where it is better than these.
@@ -235,12 +243,15 @@ class _TaskSearch:
                 recipe=self._settings.learning(recipe, layers=layers, seed=0),
                 distillation=self._settings.distillation(teacher.key, self._rows),
             )
-            if find_run(spec, self._experiment) is None:
-                # The student starts from its teacher's weights, which may have gone from the cache.
-                execute(teacher.spec, self._experiment, progress=self._progress)
-            if self._run(spec, "student").score >= enough:
+            if self._learn(spec, teacher).score >= enough:
                 return True
         return False
+
+    def _learn(self, spec: RunSpec, teacher: RunRecord) -> RunRecord:
+        if find_run(spec, self._experiment) is None:
+            # The student needs its teacher's weights, which may have gone from the cache.
+            execute(teacher.spec, self._experiment, progress=self._progress)
+        return self._run(spec, "student")
 
     def save(self, *, going_on: bool = False) -> Trials:
         """Write what was tried so far; while the search goes on, also what an earlier one had tried after that."""

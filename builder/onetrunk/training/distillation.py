@@ -138,8 +138,14 @@ def _student_data(
         )
 
     def ask_teacher() -> TeacherOutputs:
-        teacher = trained_head(experiment.store.by_key(how.teacher), experiment)
-        return teacher_outputs(teacher.to(experiment.compute.device), data.states)
+        record = experiment.store.by_key(how.teacher)
+        # A student on a limb has a teacher elsewhere, which reads the same texts as the trunk's states at its own tap.
+        theirs, its_tap = experiment.beside(record.spec.limb), record.spec.recipe.resolved_tap
+        states: States = data.states
+        if (theirs.trunk.identity, its_tap) != (experiment.trunk.identity, tap):
+            states = student_states(theirs, spec.task, tap=its_tap, how=how, seed=seed)
+        teacher = trained_head(record, theirs)
+        return teacher_outputs(teacher.to(experiment.compute.device), states)
 
     key = f"{how.teacher} {how.other_texts} {how.masked_texts} {seed} {tap}"
     outputs = experiment.teacher_outputs(key, ask_teacher)

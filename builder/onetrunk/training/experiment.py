@@ -95,6 +95,17 @@ class Experiment:
         # The trunk keeps its branches, and both experiments share what they have read.
         return dataclasses.replace(self, trunk=self.trunk.branch(LimbId.parse(limb)))
 
+    def beside(self, limb: str | None) -> Experiment:
+        """Return the same experiment on another branch of the same trunk, wherever this one stands.
+
+        Args:
+            limb: The identity of the limb; None is the trunk itself.
+
+        Raises:
+            UserError: See ``branch``.
+        """
+        return dataclasses.replace(self, trunk=self.trunk.root).branch(limb)
+
     @property
     def compute(self) -> ComputeConfig:
         """The device and the trunk's data type, chosen when first needed: a finished task needs neither.

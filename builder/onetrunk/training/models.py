@@ -39,9 +39,9 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
         # A part of the texts is to show what it alone teaches, and the start has learned from all of them.
         if source is trunk and spec.share == 1 and trunk.starts:
             start_on_limb(head, trunk.starts.get((spec.task, experiment.task_digest(spec.task)), {}))
-        if spec.distillation is not None:
-            teacher = trained_head(experiment.store.by_key(spec.distillation.teacher), experiment)
-            initialise_student(head, teacher, spec.distillation.start)
+        if (how := spec.distillation) is not None:
+            record = experiment.store.by_key(how.teacher)
+            initialise_student(head, trained_head(record, experiment.beside(record.spec.limb)), how.start)
         return head
 
 
