@@ -32,6 +32,7 @@ from onetrunk.nn.fold import folded_state
 from onetrunk.nn.head import Head
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe
 from onetrunk.training.compute import describe_machine
 from onetrunk.training.evaluation import evaluate, raw_outputs
@@ -58,7 +59,13 @@ class FewTokensHead(Head):
 
     @classmethod
     def of(cls, head: Head, kept: int) -> FewTokensHead:
-        """Return a copy of a head that runs so."""
+        """Return a copy of a head that runs so.
+
+        Raises:
+            UserError: It has one layer, which is folded already, or another query than the first token.
+        """
+        if len(head.layers) < 2 or head.by_token or head.query != "cls":
+            raise UserError("a head of a few tokens has two layers or more, and asks from the first token")
         found = copy.deepcopy(head)
         found.__class__ = cls
         assert isinstance(found, cls)
@@ -107,6 +114,8 @@ def measure_task(name: str, experiment: Experiment, epochs: int, tell: ProgressC
         "mean_tokens": round(float(dev.states.lengths.mean()), 1),
         "whole": evaluate(head, dev, task).scores[task.metric],
         "kept": {},
+        "epochs": epochs,
+        "machine": describe_machine(),
     }
     for kept in KEPT:
         few = FewTokensHead.of(head, kept)
@@ -148,10 +157,8 @@ def page(found: Mapping[str, Any]) -> str:
                 "head as it is, and trained for it on what the whole head says and on the labels (best epoch), with "
                 "the difference from the whole head.",
                 "\n".join(table(columns, rows)),
-                "A head needs most of its tokens: with half of them it has lost more than the whole layer that would "
-                "be saved is worth, and a head of one folded layer on the next tap costs as little. So heads are not "
-                "built like this.",
-                f"Made by `python -m benchmarks.few_tokens --work DIR` on {found['machine']}. The same as JSON: "
+                *([found["note"]] if found.get("note") else []),
+                "Made by `python -m benchmarks.few_tokens --work DIR`. The same as JSON, with the machine of each: "
                 "[summary.json](summary.json).",
             ]
         )
@@ -179,10 +186,9 @@ def main(work: Path, task_list: str, epochs: int, data: Path | None, study: Path
         )
         experiment = open_experiment(config)
         path = study / "summary.json"
-        known = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.exists() else {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"tasks": {}}
         for name in names:
-            known[name] = measure_task(name, experiment, epochs, tell)
-            found = {"tasks": dict(sorted(known.items())), "machine": describe_machine()}
+            found["tasks"][name] = measure_task(name, experiment, epochs, tell)
             atomic_write_text(path, json.dumps(found, indent=1) + "\n")
             atomic_write_text(study / "README.md", page(found))
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -26,6 +25,7 @@ from onetrunk.distill.results import SearchResults
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.reading import read_json
 from onetrunk.tasks.kinds import get_kind
@@ -77,24 +77,24 @@ def compare_linear(
     chosen = experiment.task(task)
     kind = get_kind(chosen.kind)
     targets = kind.codec.hard(experiment.targets(task, "dev").numpy())
-    predictions = {"linear": kind.answers.predictions(_linear_scores(task, experiment, progress), chosen)}
+    predictions = {}
+    # First: of a head that does not fit, nothing is computed.
     if heads is not None and (heads / task / HEAD_JSON).exists():
         predictions["head"] = _head_predictions(heads / task, experiment, progress)
+    predictions["linear"] = kind.answers.predictions(_linear_scores(task, experiment, progress), chosen)
 
     def score(who: str, rows: NDArray[np.int64]) -> float:
         return measure(chosen.metrics[:1], predictions[who][rows], targets[rows])[0][chosen.metric]
-
-    def gain_of(rows: NDArray[np.int64]) -> float:
-        return score("head", rows) - score("linear", rows)
 
     everything = np.arange(len(targets))
     linear = score("linear", everything)
     if "head" not in predictions:
         return LinearComparison(linear)
-    found = bootstrap(
-        (everything,), gain_of, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
-    ).confidence_interval
-    return LinearComparison(linear, score("head", everything), float(found.low), float(found.high))
+    draw = np.random.default_rng(_SEED)
+    drawn = (draw.integers(len(targets), size=len(targets)) for _ in range(_RESAMPLES))
+    # Both are scored on the same rows, so that what makes a row hard for both is no difference between them.
+    low, high = np.percentile([score("head", rows) - score("linear", rows) for rows in drawn], [2.5, 97.5])
+    return LinearComparison(linear, score("head", everything), float(low), float(high))
 
 
 def _linear_scores(task: str, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
@@ -112,6 +112,8 @@ def _head_predictions(folder: Path, experiment: Experiment, progress: ProgressCa
     bundle = load_bundle(folder, trunk=experiment.trunk)
     spec, branch = bundle.spec, experiment.branch(bundle.spec.limb)
     bundle.check_task(experiment.task(spec.task))
+    if spec.max_length != (length := experiment.config.max_length):
+        raise UserError(f"{folder}: it reads texts of up to {spec.max_length} tokens, not {length}: give --max-length")
     head, kind = bundle.head(experiment.trunk), get_kind(spec.kind)
     states = branch.states(spec.task, "dev", [spec.tap], progress).states[spec.tap]
     served = kind.output.scores(raw_outputs(head, states), spec, output_of(head))
@@ -146,9 +148,11 @@ def measure_linear(folder: Path, tasks: Mapping[str, LinearComparison]) -> None:
 def read_linear(folder: Path) -> dict[str, LinearComparison]:
     """Return each task's comparison, as far as they were measured."""
     try:
-        found = read_json(folder / FILE, max_bytes=2**20)["tasks"]
+        found = read_json(folder / FILE, max_bytes=2**20).get("tasks")
     except FileNotFoundError:
         return {}
+    if found is None:
+        raise UserError(f"{folder / FILE}: written by an earlier version: remove it, and measure it anew")
     return {task: LinearComparison(**one) for task, one in found.items()}
 
 

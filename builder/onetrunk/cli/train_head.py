@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from onetrunk.cli.data_options import limbs_option
 from onetrunk.cli.old_spellings import OldSpellings
 from onetrunk.cli.training_options import (
     bundle_options,
@@ -109,6 +111,7 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
     help="Also train on an eighth, a quarter and a half of the texts, and say whether more labels would help.",
 )
 @click.option("--force", is_flag=True, help="Train again, even if the head is finished.")
+@limbs_option
 @experiment_options(max_length="the task's recipe")
 @bundle_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -157,6 +160,7 @@ def _trainer(
 
     trunk = load_trunk(trunk_name, progress, cache=options["cache"])
     print_trunk_notes(trunk.notes)
+    trunk.limbs = options["limbs"]
     lesson = _lesson(next(iter(tasks.values())), said, trunk, options) if options["teacher"] is not None else None
     if options["limb"] is not None:
         from onetrunk.nn.limb import load_limb
@@ -200,6 +204,9 @@ def _read_for_teacher(
         if texts is not None:
             raise UserError("--texts: texts without labels need a teacher: give --teacher too")
         return None
+    folder = Path(teacher).parent if Path(teacher).name == HEAD_JSON else Path(teacher, tasks[0].name)
+    if os.path.lexists(folder / HEAD_JSON) and not os.path.lexists(Path(teacher) / HEAD_JSON):
+        raise UserError(f"--teacher {teacher}: a finished head is named by its folder: --teacher {folder}")
     if len(tasks) > 1:
         raise UserError("--teacher: a teacher knows one task, so name one; adopt-models takes many models")
     if Path(teacher).is_file() and texts is not None:
@@ -222,13 +229,22 @@ def _read_for_teacher(
 
 
 def _lesson(task: Task, said: SoftFile | TextRows | None, trunk: Trunk, options: dict[str, Any]) -> Lesson:
+    from onetrunk.protocol.errors import UserError
     from onetrunk.tasks.soft_file import SoftFile
     from onetrunk.training.bundles import Lesson
 
     if isinstance(said, SoftFile):
         return Lesson(said, source=options["teacher"])
-    is_head = (Path(options["teacher"]) / HEAD_JSON).is_file()
-    teacher = _head_teacher(task, trunk, options) if is_head else _model_teacher(task, options)
+    teacher: HeadTeacher | ModelTeacher
+    if os.path.lexists(Path(options["teacher"]) / HEAD_JSON):
+        teacher = _head_teacher(task, trunk, options)
+        if teacher.decodes and (said is not None or not task.train):
+            raise UserError(
+                f"--teacher {options['teacher']}: a CRF's head teaches beside labels alone, since what it says of a "
+                "text is not what its outputs say token by token: leave --texts out, and name train data"
+            )
+    else:
+        teacher = _model_teacher(task, options)
     return Lesson(teacher) if said is None else Lesson(teacher, said.texts, said.source)  # type: ignore[arg-type]
 
 
@@ -244,8 +260,6 @@ def _head_teacher(task: Task, trunk: Trunk, options: dict[str, Any]) -> HeadTeac
             f"--teacher {folder}: the new head would take its place, and what taught it would be lost: give another "
             "folder by --heads"
         )
-    if options["limb"] is not None:
-        trunk.limbs = options["limb"].parent
     return HeadTeacher(
         load_bundle(folder, any_folder=True),
         task,

@@ -27,7 +27,7 @@ Examples:
   train-limb pairs --tasks mnli,qnli,mrpc,stsb,rte
                                   one layer on tap 2, trained on five tasks: limbs/pairs
   train-limb voice --tasks intent,slots --tap 1 --layers 2
-  train-limb pairs --tasks mnli,qnli,mrpc,rte --teacher heads
+  train-limb pairs --tasks mnli,qnli,mrpc,rte --teacher heads/mnli --teacher heads/qnli
                                   finished heads teach the limb what they make of all texts
   train-head rte --limb limbs/pairs
                                   a head on it, trained alone; so for any other task
@@ -155,7 +155,7 @@ def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bu
                 )
         for bundle in bundles:
             task = bundle.spec.task
-            if task in found:
+            if task in found and found[task].folder.resolve() != bundle.folder.resolve():
                 raise UserError(f"--teacher: two heads of task {task!r}: {found[task].folder} and {bundle.folder}")
             found[task] = bundle
     return found
@@ -188,7 +188,7 @@ def _show(trained: TrainedLimb, as_json: bool) -> None:
         }
         click.echo(json.dumps(values, indent=2))
         return
-    if taught := [name for name, task in spec.tasks.items() if task.teacher is not None]:
+    if taught := [name for name, task in spec.tasks.items() if task.teacher_sha256 is not None]:
         alone = [name for name in spec.tasks if name not in taught]
         more = f"; from labels alone: {', '.join(alone)}" if alone else ""
         click.echo(f"taught by finished heads: {', '.join(taught)}{more}", err=True)

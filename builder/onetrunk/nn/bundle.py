@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
 
 # What a head answers; a task file that says otherwise needs another head.
-_ANSWER = ("kind", "form", "labels", "range", "options")
+_ANSWER = ("kind", "form", "labels", "range")
 
 WEIGHTS = "head.safetensors"
 CARD = "README.md"
@@ -59,17 +60,33 @@ class Bundle:
         _check_trunk(self.folder, self.spec, trunk)
 
     def check_task(self, task: Task) -> None:
-        """Check that the head answers what a task asks.
+        """Check that the head was trained for a task as its file is now.
 
         Raises:
             UserError: It was trained for another kind, form, other labels, another range or other options.
         """
-        for name in _ANSWER:
+        self._compare(task, (*_ANSWER, "options"), "give the task file that it was trained by, or train it again")
+
+    def check_teaches(self, task: Task) -> None:
+        """Check that the head's raw outputs mean what those of a task's heads do, whatever options they have.
+
+        Raises:
+            UserError: It is of another kind, form, has other labels or another range, or other outputs.
+        """
+        self._compare(task, _ANSWER, "a teacher gives the same answers, so name another one")
+        count = get_kind(task.kind).output.num_outputs
+        if count(self.spec) != count(task):
+            raise UserError(
+                f"{self.folder}: it has {count(self.spec)} outputs, and a head of task {task.name} has {count(task)}: "
+                "name another teacher"
+            )
+
+    def _compare(self, task: Task, names: Sequence[str], hint: str) -> None:
+        for name in names:
             own, given = getattr(self.spec, name), getattr(task, name)
             if own != given:
                 raise UserError(
-                    f"{self.folder}: trained for {name} {_shown(own)}, but the task file says {_shown(given)}: give "
-                    "the task file that it was trained by, or train it again"
+                    f"{self.folder}: trained for {name} {_shown(own)}, but the task file says {_shown(given)}: {hint}"
                 )
 
     def head(self, trunk: Trunk) -> Head | MeanHead:

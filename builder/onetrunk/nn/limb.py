@@ -51,7 +51,7 @@ class FamilyTask(BaseModel):
         outputs: The number of its raw outputs.
         sha256: A hash over the task and its data.
         licence: What is known about the licence of the data.
-        teacher: The hash of the weights of the head that taught it; None for a task that learned from labels alone.
+        teacher_sha256: The hash of the weights of the head that taught it; None where labels alone did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class FamilyTask(BaseModel):
     outputs: int = Field(default=1, ge=1, le=2 * MAX_LABELS + 1)
     sha256: Name
     licence: Annotated[str, StringConstraints(max_length=10_000)] | None = None
-    teacher: Name | None = None
+    teacher_sha256: Name | None = None
 
 
 class LimbSpec(BaseModel):
@@ -353,7 +353,7 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
 
 
 def _teachers(spec: LimbSpec) -> list[str]:
-    taught = [name for name, task in sorted(spec.tasks.items()) if task.teacher is not None]
+    taught = [name for name, task in sorted(spec.tasks.items()) if task.teacher_sha256 is not None]
     return [f"Finished heads taught {', '.join(taught)}, beside the labels.", ""] if taught else []
 
 

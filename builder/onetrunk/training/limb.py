@@ -16,7 +16,7 @@ import datetime
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -257,9 +257,10 @@ def train_limb(
     )
     if not force and (found := _finished(limbs / name, plan)) is not None:
         return dataclasses.replace(found, notes=notes)
-    # In one pass for the limb and its teachers.
-    taps = {recipe.tap, *(one.bundle.spec.tap for one in heads.values() if one.bundle.spec.limb is None)}
     for task in tasks:
+        # In one pass for the limb and its teachers on the trunk.
+        readers = [heads[one].bundle.spec for one in _teachers_of(task, heads, experiment)]
+        taps = {recipe.tap, *(one.tap for one in readers if (one.limb, one.max_length) == (None, recipe.max_length))}
         experiment.states(task, "train", sorted(taps), progress)
         experiment.states(task, "dev", [recipe.tap], progress)
     facts = f"{plan.model_dump_json(exclude={'onetrunk_version'})}\0{experiment.compute.identity}"
@@ -288,32 +289,32 @@ def train_limb(
     return TrainedLimb(limbs / name, identity, spec, state.scores, state.seconds, notes)
 
 
-def _ask_teachers(
-    teachers: Mapping[str, HeadTeacher], tasks: Sequence[str], experiment: Experiment, progress: ProgressCallback
-) -> dict[str, Taught]:
-    """Return what the teachers say about the train texts of each task: task of the texts -> task of the teacher -> raw.
+def _teachers_of(task: str, teachers: Collection[str], experiment: Experiment) -> list[str]:
+    """Return the tasks whose heads say what they make of a task's texts.
 
-    A teacher reads the texts of all tasks of its form. One that answers for every token reads those of its own alone,
+    A head reads the texts of all tasks of its form. One that answers for every token reads those of its own alone,
     since others have no words to label.
     """
+    own = experiment.task(task)
+    others = [] if get_kind(own.kind).by_token else [experiment.task(one) for one in teachers if one != task]
+    alike = [one.name for one in others if one.form == own.form and not get_kind(one.kind).by_token]
+    return [one for one in teachers if one == task or one in alike]
+
+
+def _ask_teachers(
+    teachers: Mapping[str, HeadTeacher], tasks: Sequence[str], experiment: Experiment, progress: ProgressCallback
+) -> Mapping[str, Taught]:
+    """Return what the teachers say about the train texts: task of the texts -> task of the teacher -> raw outputs.
+
+    They are as the labels' loss sees them, not calibrated: the labels beside them say how sure an answer should be.
+    """
     found: dict[str, dict[str, Tensor]] = {task: {} for task in tasks}
-    pairs = [
-        (teacher, task)
-        for teacher in teachers
-        for task in tasks
-        if task == teacher
-        or (
-            experiment.task(task).form == experiment.task(teacher).form
-            and not get_kind(experiment.task(teacher).kind).by_token
-            and not get_kind(experiment.task(task).kind).by_token
-        )
-    ]
+    pairs = [(teacher, task) for task in tasks for teacher in _teachers_of(task, teachers, experiment)]
     for done, (teacher, task) in enumerate(pairs):
         progress(f"what {teacher}'s head says about {task}'s texts", done, len(pairs))
         texts = experiment.examples(task, "train").texts
-        said = teachers[teacher].raw(texts, experiment.task(teacher), progress=progress)
-        found[task][teacher] = torch.from_numpy(said)
-    return dict(found)
+        found[task][teacher] = teachers[teacher].outputs(texts, experiment.compute, progress)
+    return found
 
 
 def _family_task(name: str, experiment: Experiment, teacher: HeadTeacher | None) -> FamilyTask:
@@ -326,7 +327,7 @@ def _family_task(name: str, experiment: Experiment, teacher: HeadTeacher | None)
         outputs=get_kind(task.kind).output.num_outputs(task),
         sha256=experiment.task_digest(name),
         licence=task.licence,
-        teacher=None if teacher is None else teacher.sha256,
+        teacher_sha256=None if teacher is None else teacher.sha256,
     )
 
 
@@ -354,10 +355,10 @@ class _Training:
         experiment: Experiment,
         layers: nn.ModuleList,
         checkpoint: Path,
-        taught: Mapping[str, Taught] | None = None,
+        taught: Mapping[str, Taught],
     ) -> None:
         self._recipe, self._experiment, self._path = recipe, experiment, checkpoint
-        self._taught = taught or {name: {} for name in tasks}
+        self._taught = taught
         self._tasks = {name: experiment.task(name) for name in tasks}
         trunk, stop = experiment.trunk, recipe.tap + recipe.layers
         branch = grafted(trunk, layers, LimbId("new", recipe.tap, stop, "0" * 12))

@@ -75,8 +75,8 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert "taught by finished heads: one; from labels alone: two" in taught.stderr
     found = json.loads(invoke(train_limb, *family, "--teacher", "heads/one", "--json").stdout)
     assert found["epochs"] == [], "one teacher, however it is named"
-    assert found["tasks"]["two"]["teacher"] is None
-    assert found["tasks"]["one"]["teacher"] is not None
+    assert found["tasks"]["two"]["teacher_sha256"] is None
+    assert found["tasks"]["one"]["teacher_sha256"] is not None
     on_limb = ("one", "--limb", "limbs/pairs", "--teacher", "heads/one")
     lost = invoke(train_head, *on_limb)
     assert lost.exit_code == 2
@@ -88,8 +88,20 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert "wrote" not in same.stderr, "it is finished"
     other = invoke(train_head, "two", "--teacher", "on_limb/one", "--tap", "2")
     assert other.exit_code == 0, "a head of the same answers may teach a task of another name"
-    twice = invoke(train_limb, *family, "--teacher", "heads", "--teacher", "heads/one")
-    assert "two heads of task 'one': heads/one and heads/one" in twice.stderr.splitlines()[-1]
+    same = invoke(train_limb, *family, "--teacher", "heads/one", "--teacher", "./heads/one/", "--json")
+    assert json.loads(same.stdout)["epochs"] == [], "the same head twice is one"
+    twice = invoke(train_limb, *family, "--teacher", "heads", "--teacher", "on_limb/one")
+    assert "two heads of task 'one': heads/one and on_limb/one" in twice.stderr.splitlines()[-1]
+    for place in ("heads", "heads/one/head.json"):
+        told = invoke(train_head, "one", "--teacher", place, "--heads", "other")
+        assert told.exit_code == 2
+        assert "a finished head is named by its folder: --teacher heads/one" in told.stderr.splitlines()[-1]
+    elsewhere = invoke(train_head, "one", "--tap", "3", "--teacher", "on_limb/one", "--limbs", "none")
+    assert "none has no folder pairs: give --limbs FOLDER" in elsewhere.stderr.splitlines()[-1]
+    linked = tmp_path / "link"
+    linked.symlink_to(tmp_path / "heads" / "one")
+    found = invoke(train_head, *on_limb[:-1], "link", "--heads", "on_limb", "--json")
+    assert "wrote" not in found.stderr, "the same teacher by another name"
     other = invoke(train_limb, "pairs", "--tasks", "two", "--teacher", "heads/one")
     assert "a head of task 'one', which is not in --tasks (two)" in other.stderr.splitlines()[-1]
 

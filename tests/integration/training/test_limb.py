@@ -159,7 +159,7 @@ def test_a_limb_learns_what_a_teacher_says_of_texts_that_have_no_label_of_its_ta
     taught = trained(new_experiment, tmp_path / "taught", mood, second, recipe=longer, teachers={"mood": teacher})
     assert distance(taught) < 0.7 * distance(alone)
     digest = hashlib.sha256((teacher.folder / "head.safetensors").read_bytes()).hexdigest()
-    assert {name: one.teacher for name, one in taught.spec.tasks.items()} == {"mood": digest, "second": None}
+    assert {name: one.teacher_sha256 for name, one in taught.spec.tasks.items()} == {"mood": digest, "second": None}
     assert "Finished heads taught mood, beside the labels." in (taught.folder / "README.md").read_text()
     assert "taught" not in (alone.folder / "README.md").read_text()
     again = trained(new_experiment, tmp_path / "taught", mood, second, recipe=longer, teachers={"mood": teacher})
@@ -181,7 +181,7 @@ def test_a_teacher_of_words_teaches_those_of_its_own_texts(
     said = module._ask_teachers({tagged.name: head}, ["mood", tagged.name], experiment, silent)
     assert {task: set(found) for task, found in said.items()} == {"mood": set(), tagged.name: {tagged.name}}
     found = trained(new_experiment, tmp_path / "limbs", mood, tagged, teachers=teachers)
-    assert found.spec.tasks[tagged.name].teacher is not None
+    assert found.spec.tasks[tagged.name].teacher_sha256 is not None
 
 
 def test_a_teacher_of_another_task_is_refused(
@@ -300,7 +300,7 @@ def test_small_tasks_are_passed_as_often_as_asked(
     experiment = new_experiment(mood, second)
     recipe = RECIPE.model_copy(update={"sampling": sampling})
     layers = new_layers(experiment.trunk, 1, 1)
-    training = module._Training(["mood", "second"], recipe, experiment, layers, tmp_path / "checkpoint.pt")
+    training = module._Training(["mood", "second"], recipe, experiment, layers, tmp_path / "checkpoint.pt", {})
     found = training.batches(0)
     assert {name: sum(task == name for task, _ in found) for name in batches} == batches
     seen = [row for task, rows in found if task == "mood" for row in rows]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.few_tokens import FewTokensHead
 from onetrunk.nn.head import new_head
+from onetrunk.protocol.errors import UserError
 
 
 def test_with_all_tokens_it_answers_as_the_whole_head_and_with_few_it_does_not(tiny_trunk):
@@ -21,3 +23,8 @@ def test_with_all_tokens_it_answers_as_the_whole_head_and_with_few_it_does_not(t
         changed[1, 5:] += 1
         few = FewTokensHead.of(head, 7)
         assert torch.allclose(few(changed, mask)[1], few(state, mask)[1], atol=1e-5), "padding is no token"
+
+
+def test_a_head_of_one_layer_has_no_layer_to_save(tiny_trunk):
+    with pytest.raises(UserError, match="has two layers or more"):
+        FewTokensHead.of(new_head(tiny_trunk, outputs=2, tap=1, layers=1), 8)

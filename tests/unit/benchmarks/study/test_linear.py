@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.study import linear
 from benchmarks.study.linear import (
     LinearComparison,
     compare_linear,
@@ -14,7 +15,10 @@ from benchmarks.study.linear import (
 )
 from benchmarks.study.report import write_quality_report
 from onetrunk.distill.results import SearchRecords, SearchResults
+from onetrunk.nn.bundle import load_bundle
+from onetrunk.protocol.errors import UserError
 from onetrunk.training import train
+from onetrunk.training.evaluation import raw_outputs
 
 
 def test_tasks_on_which_tuning_does_not_help_are_left_out_of_the_average(whole_study):
@@ -52,6 +56,26 @@ def test_a_finished_head_is_compared_row_by_row(new_experiment, mood, tiny_trunk
     assert found.head == pytest.approx(result.score, abs=1e-6)
     assert found.low <= found.head - found.linear <= found.high
     assert 0 < found.high - found.low < 0.4
+
+
+def test_of_two_that_say_the_same_nothing_is_left_to_chance(new_experiment, mood, tiny_trunk, tmp_path, monkeypatch):
+    """Both are scored on the same drawn rows: an interval of two separate draws would be as wide as ever."""
+    result = train(mood, tiny_trunk, heads=tmp_path / "heads", cache=tmp_path / "cache", device="cpu")
+    experiment, head = new_experiment(mood), load_bundle(result.bundle).head(tiny_trunk)
+    raw = raw_outputs(head, experiment.states("mood", "dev", [1]).states[1])
+    monkeypatch.setattr(linear, "_linear_scores", lambda *arguments: raw.softmax(dim=-1).numpy())
+    found = compare_linear("mood", experiment, tmp_path / "heads")
+    assert (found.low, found.high, found.head) == (0, 0, found.linear)
+    longer = mood.model_copy(update={"recipe": mood.recipe.model_copy(update={"max_length": 16})})
+    train(longer, tiny_trunk, heads=tmp_path / "short", cache=tmp_path / "cache", device="cpu")
+    with pytest.raises(UserError, match="it reads texts of up to 16 tokens, not 32"):
+        compare_linear("mood", experiment, tmp_path / "short")
+
+
+def test_a_file_of_an_earlier_version_says_so(tmp_path):
+    (tmp_path / linear.FILE).write_text('{"scores": {"blue": 0.5}}')
+    with pytest.raises(UserError, match="written by an earlier version: remove it"):
+        read_linear(tmp_path)
 
 
 def test_numbers_of_pairs_are_predicted_too(new_experiment, likeness):
