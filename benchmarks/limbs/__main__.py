@@ -118,10 +118,10 @@ def run(
     """Do the steps that are asked for; what has a record is not done again."""
     if "limb" in steps or "heads" in steps:
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, shape.taught)
-        records.begin(shape, shape.family, "limb", branch.trunk.identity)
+        records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
         # Small tasks first.
-        for task in reversed(shape.family) if "heads" in steps else ():
+        for task in reversed(shape.on_it) if "heads" in steps else ():
             train_heads(shape, task, "limb", branch, seeds, records, tell)
     if "trunk" in steps and shape.trunk:
         for task in reversed(shape.family):
@@ -135,7 +135,7 @@ def run(
             train_heads(shape, task, "limb without it", branch, seeds, records, tell)
     if "cost" in steps:
         others: list[tuple[int, int, Query]] = [(tap, layers, "cls") for tap, layers in shape.others.values()]
-        on_limb: list[tuple[int, int, Query]] = [(shape.top, 1, "cls")] * len(shape.family)
+        on_limb: list[tuple[int, int, Query]] = [(shape.top, 1, "cls")] * len(shape.on_it)
         limbs = {(shape.recipe.tap, shape.top): on_limb}
         measured = measure_plan_cost(others, load_trunk(), limbs=limbs, progress=tell)
         measured.write(_cost_file(study, shape))

@@ -38,7 +38,8 @@ def new_limb(
     """Train a limb on some tasks, or find it, and return the experiment of heads on it, and its dev scores."""
     trunk, limbs = experiment.trunk, work / "limbs"
     teachers = {task: load_bundle(HEADS / task, trunk=trunk) for task in taught}
-    trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=teachers, progress=tell)
+    of_family = {task: bundle for task, bundle in teachers.items() if task in tasks}
+    trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=of_family, progress=tell)
     on_limb = Experiment(experiment.config, load_limb(trained.folder).branch(trunk))
     for task, bundle in teachers.items():
         teach(on_limb, task, bundle, experiment, tell)

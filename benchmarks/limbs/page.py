@@ -26,7 +26,7 @@ def limb_summary(
 ) -> dict[str, Any]:
     """Return the figures of one limb, and of all eight tasks where those of its family stand on it."""
     tasks = {}
-    for task in shape.family:
+    for task in shape.on_it:
         on_limb = records.scores(shape, task)
         known = quality["tasks"][task]
         tasks[task] = {
@@ -71,6 +71,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         (
             f"`{shape.name}`: {shape.recipe.layers} on tap {shape.recipe.tap}",
             ", ".join(shape.family) if shape.others else "all eight",
+            str(len(shape.on_it)),
             percent(one["retention_average"]),
             percent(one["retention_without_rte"]),
             percent(one["retention_min"]),
@@ -81,7 +82,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         for one in [found["limbs"][shape.name]]
     ]
     columns = (
-        *("limb, layers", "trained on", "kept on average", "without RTE", "least kept"),
+        *("limb, layers", "trained on", "tasks on it", "kept on average", "without RTE", "least kept"),
         *("cost of eight models", "throughput of one model"),
     )
     parts = [
@@ -133,7 +134,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
                 task,
                 one["metric"],
                 *([_score(trunk)] if shape.trunk else []),
-                _score(one["joint"]),
+                _score(one["joint"]) if task in shape.family else "–",
                 f"{_score(one['on_limb'])}{spread}{more}",
                 f"{_score(one['shipped'])} ({one['shipped_layers']})",
                 _score(one["full_fine_tuning"]),
@@ -147,7 +148,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     return [
         f"## `{shape.name}`",
         f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
-        f"{_taught(shape)}. Dev scores in "
+        f"{_about(shape)}. Dev scores in "
         "hundredths, means over seeds, with their deviation"
         f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Shipped heads were distilled, "
         "most with whole layers of their own. The epochs of limb and heads were chosen on the same dev data."
@@ -157,8 +158,10 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     ]
 
 
-def _taught(shape: Shape) -> str:
-    return f"; the shipped heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
+def _about(shape: Shape) -> str:
+    guests = f"; heads of {', '.join(shape.guests)} stand on it, too" if shape.guests else ""
+    taught = f"; the shipped heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
+    return guests + taught
 
 
 def _score(value: float | None) -> str:

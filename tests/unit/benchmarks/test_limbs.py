@@ -32,7 +32,7 @@ def test_nothing_is_claimed_without_records(tmp_path):
     found = summary(Records(tmp_path), {}, QUALITY)
     assert {one["retention_average"] for one in found["limbs"].values()} == {None}
     assert {one["cost_share"] for one in found["limbs"].values()} == {None}
-    assert "| `pairs`: 1 on tap 2 | mnli, qnli, qqp, mrpc, stsb, rte | not measured yet |" in page(
+    assert "| `pairs`: 1 on tap 2 | mnli, qnli, qqp, mrpc, stsb, rte | 6 | not measured yet |" in page(
         found, Records(tmp_path)
     )
 
@@ -70,3 +70,14 @@ def test_heads_on_another_limb_are_forgotten(records):
     records.begin(SHAPE, ("rte",), "limb without it", "pairs_without-2+1@000000000000")
     assert records.scores(SHAPE, "rte", where="limb without it") == []
     assert records.scores(SHAPE, "rte") == [0.6]
+
+
+def test_a_guest_of_a_limb_counts_with_its_head_there(records):
+    for task in TAUGHT.on_it:
+        records.add(TAUGHT.key(task, 0), {"score": QUALITY["tasks"][task]["full"]})
+    found = limb_summary(TAUGHT, records, None, QUALITY)
+    assert found["tasks"]["sst2"]["kept"] == pytest.approx(1.0)
+    assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
+    text = page(summary(records, {}, QUALITY), records)
+    assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
+    assert "; heads of sst2 stand on it, too; the shipped heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
