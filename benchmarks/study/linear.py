@@ -6,7 +6,7 @@ Where full fine-tuning does not beat it, the share of its score that a head keep
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -39,7 +39,7 @@ from onetrunk.training.objective import output_of
 FILE = "linear.json"
 _BATCH = 256
 # Strengths of regularisation, of which cross-validation on the train data chooses.
-_STRENGTHS = np.logspace(-4, 1, 6)
+_STRENGTHS = np.logspace(-3, 0, 4)
 _RESAMPLES, _SEED = 1000, 0
 
 
@@ -65,8 +65,8 @@ def compare_linear(
 ) -> LinearComparison:
     """Score a linear model on the mean of the deepest states, and the finished head of the task beside it.
 
-    The linear model is logistic regression, or for numbers ridge regression. Pairs are read as the trunk reads them:
-    both texts in one sequence.
+    The linear model is logistic regression, or for numbers ridge regression. Of a pair it sees both embeddings, their
+    difference and their product, as in Conneau and Kiela 2018, "SentEval" (arXiv:1803.05449).
 
     Args:
         task: A task of kind ``classification`` or ``regression``.
@@ -98,14 +98,33 @@ def compare_linear(
 
 
 def _linear_scores(task: str, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
-    train, dev = (_embeddings(task, split, experiment, progress) for split in ("train", "dev"))
+    chosen = experiment.task(task)
+    train, dev = (_features(task, split, experiment, progress) for split in ("train", "dev"))
     targets = experiment.targets(task, "train").numpy()
-    if experiment.task(task).kind == "regression":
+    if chosen.kind == "regression":
         model = make_pipeline(StandardScaler(), RidgeCV(alphas=1 / _STRENGTHS)).fit(train, targets)
         return np.asarray(model.predict(dev)[:, None], dtype=np.float32)
-    search = GridSearchCV(LogisticRegression(max_iter=2000), {"C": _STRENGTHS}, cv=5)
+
+    def quality(model: Any, features: NDArray[np.float32], labels: NDArray[Any]) -> float:
+        scores = np.asarray(model.predict_proba(features), dtype=np.float32)
+        predictions = get_kind(chosen.kind).answers.predictions(scores, chosen)
+        return measure(chosen.metrics[:1], predictions, labels)[0][chosen.metric]
+
+    search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": _STRENGTHS}, cv=3, scoring=quality)
     model = make_pipeline(StandardScaler(), search).fit(train, targets)
     return np.asarray(model.predict_proba(dev), dtype=np.float32)
+
+
+def _features(task: str, split: Split, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
+    """Return the embeddings of texts; of pairs u and v those of both, ``|u - v|`` and ``u * v``."""
+    texts = experiment.examples(task, split).texts
+    if experiment.task(task).form == "single":
+        return _embeddings(texts, f"{task}: trunk on {split} texts", experiment, progress)
+    u, v = (
+        _embeddings([text[place] for text in texts], f"{task}: trunk on {split} texts", experiment, progress)
+        for place in (0, 1)
+    )
+    return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
 def _head_predictions(folder: Path, experiment: Experiment, progress: ProgressCallback) -> NDArray[Any]:
@@ -120,9 +139,11 @@ def _head_predictions(folder: Path, experiment: Experiment, progress: ProgressCa
     return kind.answers.predictions(served.numpy(), spec)
 
 
-def _embeddings(task: str, split: Split, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
+def _embeddings(
+    texts: Sequence[Any], what: str, experiment: Experiment, progress: ProgressCallback
+) -> NDArray[np.float32]:
     depth = experiment.trunk.depth
-    states = experiment.states(task, split, [depth], progress).states[depth]
+    states = experiment.text_states(texts, [depth], what=what, progress=progress).states[depth]
     found = np.empty((len(states.lengths), experiment.trunk.width), dtype=np.float32)
     order = np.argsort(states.lengths, kind="stable")
     for start in range(0, len(order), _BATCH):
@@ -189,7 +210,8 @@ def linear_table(results: SearchResults, scores: Mapping[str, LinearComparison])
         ),
         "",
         "The linear model is logistic regression (ridge regression for numbers) on the mean of the trunk's deepest "
-        "states, its strength chosen by cross-validation on the train data; dev scores in hundredths. A head is a "
+        "states; of a pair u, v it sees u, v, |u - v| and u * v. Cross-validation on the train data chose its "
+        "regularisation by the task's metric; dev scores in hundredths. A head is a "
         "mean over seeds; the finished head is the one in heads/, and the 95% interval of its gain is a paired "
         "bootstrap over the dev rows.",
         "",
