@@ -67,7 +67,6 @@ PLANS = (
     Plan("sst2_distilbert", "sst2", "distilbert", rows=6000),
     Plan("cola_roberta", "cola", "roberta", rows=4500, epochs=3),
     Plan("cola_base", "cola", "mpnet", rows=4500, trunk="base"),
-    Plan("mrpc_base", "mrpc", "mpnet", rows=1800, trunk="base"),
 )
 
 
