@@ -20,7 +20,6 @@ from onetrunk.cli.training_options import (
     train_all,
 )
 from onetrunk.protocol.command import errors_end_command
-from onetrunk.protocol.head_json import HEAD_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,6 +196,7 @@ def _read_for_teacher(
         UserError: The options do not go together, or the file cannot be used.
     """
     from onetrunk.protocol.errors import UserError
+    from onetrunk.protocol.head_json import HEAD_JSON
     from onetrunk.tasks.soft_file import open_soft_file
     from onetrunk.tasks.text_file import read_texts_for
 
@@ -230,6 +230,7 @@ def _read_for_teacher(
 
 def _lesson(task: Task, said: SoftFile | TextRows | None, trunk: Trunk, options: dict[str, Any]) -> Lesson:
     from onetrunk.protocol.errors import UserError
+    from onetrunk.protocol.head_json import HEAD_JSON
     from onetrunk.tasks.soft_file import SoftFile
     from onetrunk.training.bundles import Lesson
 
