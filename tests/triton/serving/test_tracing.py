@@ -21,8 +21,10 @@ from onetrunk.serving.front.settings import Tracing
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra tracing is not installed")
 
-TRACES = {"json": "0af7651916cd43dd8448eb211c80319c", "grpc": "1af7651916cd43dd8448eb211c80319c"}
 PARENT = "b7ad6b7169203331"
+WANTED = {"tokenizer", "trunk_00_01", "head_mood", "multitask"}
+# Triton sends its spans once: what is lost on the way, as on a machine that is busy, never comes. So it is asked again.
+ATTEMPTS, SECONDS = 3, 30
 
 
 @pytest.fixture
@@ -76,25 +78,20 @@ def test_one_trace_shows_front_tokenizer_trunk_and_head(
     with Server(
         handmade_repository, http_port=0, grpc_port=0, metrics_port=0, tracing=tracing, probe_interval_s=None
     ) as server:
-        request = urllib.request.Request(
-            f"http://{server.http_url}/v1/predict",
-            data=json.dumps({"texts": "a good day", "tasks": ["mood"]}).encode(),
-            headers={"traceparent": f"00-{TRACES['json']}-{PARENT}-01", "X-Request-Id": "my-request"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            assert answer.headers["x-request-id"] == "my-request"
-        with Client(server.grpc_url) as client:
-            with trace_context({"traceparent": f"00-{TRACES['grpc']}-{PARENT}-01"}):
-                client.predict("a good day", tasks=["mood"])
-            client.predict("another", tasks=["mood"])  # without a trace, and the share is 0
-        wanted = {"tokenizer", "trunk_00_01", "head_mood", "multitask"}
-        deadline = time.monotonic() + 60
-        while not all(wanted <= {s["name"] for s in spans if s["traceId"] == trace} for trace in TRACES.values()):
-            assert time.monotonic() < deadline, [(span["traceId"], span["name"]) for span in spans]
-            time.sleep(0.2)
-    by_trace = {trace: [span for span in spans if span["traceId"] == trace] for trace in TRACES.values()}
-    assert {span["traceId"] for span in spans} == set(TRACES.values())
-    for trace, name in ((TRACES["json"], "POST /v1/predict"), (TRACES["grpc"], "ModelInfer")):
+        asked: set[str] = set()
+        for attempt in range(ATTEMPTS):
+            traces = {
+                kind: f"{attempt}{place}f7651916cd43dd8448eb211c80319c" for place, kind in enumerate(("json", "grpc"))
+            }
+            asked |= set(traces.values())
+            _ask(server, traces)
+            if _arrived(spans, traces):
+                break
+    by_trace = {trace: [span for span in spans if span["traceId"] == trace] for trace in traces.values()}
+    wanted = {trace: sorted(WANTED - {span["name"] for span in found}) for trace, found in by_trace.items()}
+    assert not any(wanted.values()), wanted
+    assert {span["traceId"] for span in spans} <= asked, "none of a request without a trace: the share is 0"
+    for trace, name in ((traces["json"], "POST /v1/predict"), (traces["grpc"], "ModelInfer")):
         (front,) = [span for span in by_trace[trace] if name in span["name"]]
         assert front["parentSpanId"] == PARENT
         (ensemble,) = [
@@ -104,7 +101,30 @@ def test_one_trace_shows_front_tokenizer_trunk_and_head(
         ]
         assert ensemble
         below = {span["name"] for span in by_trace[trace] if span.get("parentSpanId") == front["spanId"]}
-        own = {"turn", "collecting", "triton"} if trace == TRACES["json"] else {"turn", "triton"}
+        own = {"turn", "collecting", "triton"} if trace == traces["json"] else {"turn", "triton"}
         assert below & {"turn", "collecting", "triton"} == own
-    (front,) = [span for span in by_trace[TRACES["json"]] if span["name"] == "POST /v1/predict"]
+    (front,) = [span for span in by_trace[traces["json"]] if span["name"] == "POST /v1/predict"]
     assert {"key": "onetrunk.request_id", "value": {"stringValue": "my-request"}} in front["attributes"]
+
+
+def _ask(server: Server, traces: dict[str, str]) -> None:
+    request = urllib.request.Request(
+        f"http://{server.http_url}/v1/predict",
+        data=json.dumps({"texts": "a good day", "tasks": ["mood"]}).encode(),
+        headers={"traceparent": f"00-{traces['json']}-{PARENT}-01", "X-Request-Id": "my-request"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.headers["x-request-id"] == "my-request"
+    with Client(server.grpc_url) as client:
+        with trace_context({"traceparent": f"00-{traces['grpc']}-{PARENT}-01"}):
+            client.predict("a good day", tasks=["mood"])
+        client.predict("another", tasks=["mood"])  # without a trace
+
+
+def _arrived(spans: list[dict[str, Any]], traces: dict[str, str]) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if all({span["name"] for span in spans if span["traceId"] == trace} >= WANTED for trace in traces.values()):
+            return True
+        time.sleep(0.2)
+    return False
