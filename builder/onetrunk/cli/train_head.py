@@ -45,6 +45,8 @@ Examples:
                                                what a fine-tuned classifier says
   train-head rte --limb limbs/pairs --teacher heads/rte --heads on_limb
                                                a shorter head learns from a finished one
+  train-head --tasks mnli,rte --limb limbs/pairs --teacher heads --heads on_limb
+                                               each from its own
   train-head my/spam.toml --teacher said.jsonl what a language model or people said
 
 \b
@@ -95,8 +97,8 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
 @click.option(
     "--teacher",
     metavar="FOLDER|HUB-ID|FILE",
-    help="A fine-tuned classifier of the same task, a finished head of it, or a file of soft labels: its answers are "
-    "learned beside the labels, or in their place.",
+    help="A fine-tuned classifier of the same task, a finished head of it, a folder of heads, one a task, or a file of "
+    "soft labels: its answers are learned beside the labels, or in their place.",
 )
 @click.option(
     "--texts",
@@ -134,13 +136,15 @@ def train_head(
             raise UserError("--limb says where heads stand: leave --tap out")
         taught = options["teacher"] is not None
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
-        said = _read_for_teacher(
-            list(chosen.values()), options["teacher"], options["texts"], skip_bad_rows=options["skip_bad_rows"]
-        )
+        teachers = _find_teachers(list(chosen.values()), options["teacher"], options["texts"])
+        said = {
+            name: _read_for_teacher(chosen[name], teacher, options["texts"], skip_bad_rows=options["skip_bad_rows"])
+            for name, teacher in teachers.items()
+        }
         check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
         train_all(
             list(chosen),
-            lambda progress: _trainer(chosen, trunk, said, options, progress),
+            lambda progress: _trainer(chosen, trunk, teachers, said, options, progress),
             results=results,
             as_json=as_json,
         )
@@ -149,7 +153,8 @@ def train_head(
 def _trainer(
     tasks: dict[str, Task],
     trunk_name: str | None,
-    said: SoftFile | TextRows | None,
+    teachers: dict[str, str],
+    said: dict[str, SoftFile | TextRows | None],
     options: dict[str, Any],
     progress: ProgressCallback,
 ) -> Callable[[str, ProgressCallback], TrainResult]:
@@ -160,7 +165,7 @@ def _trainer(
     trunk = load_trunk(trunk_name, progress, cache=options["cache"])
     print_trunk_notes(trunk.notes)
     trunk.limbs = options["limbs"]
-    lesson = _lesson(next(iter(tasks.values())), said, trunk, options) if options["teacher"] is not None else None
+    lessons = {name: _lesson(tasks[name], one, said[name], trunk, options) for name, one in teachers.items()}
     if options["limb"] is not None:
         from onetrunk.nn.limb import load_limb
 
@@ -178,7 +183,7 @@ def _trainer(
             trunk_dtype=options["precision"],
             force=options["force"],
             skip_bad_rows=options["skip_bad_rows"],
-            lesson=lesson,
+            lesson=lessons.get(name),
             curve=options["curve"],
             probe=True,
             progress=progress,
@@ -187,8 +192,44 @@ def _trainer(
     return train_one
 
 
+def _find_teachers(tasks: list[Task], teacher: str | None, texts: Path | None) -> dict[str, str]:
+    """Return the teacher of each task that has one: the one that is named, or its head in a folder of heads.
+
+    Raises:
+        UserError: Several tasks would have one teacher, or the options do not go together.
+    """
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.protocol.head_json import HEAD_JSON
+
+    if teacher is None:
+        if texts is not None:
+            raise UserError("--texts: texts without labels need a teacher: give --teacher too")
+        return {}
+    place = Path(teacher)
+    if place.name == HEAD_JSON:
+        raise UserError(f"--teacher {teacher}: a finished head is named by its folder: --teacher {place.parent}")
+    of_task = {task.name: place / task.name for task in tasks}
+    found = {name: str(folder) for name, folder in of_task.items() if os.path.lexists(folder / HEAD_JSON)}
+    if not found or os.path.lexists(place / HEAD_JSON):
+        if len(tasks) > 1:
+            raise UserError(
+                f"--teacher {teacher}: neither a folder of heads of {', '.join(of_task)}, nor can one teacher know "
+                f"{len(tasks)} tasks: name one task; adopt-models takes many models"
+            )
+        return {tasks[0].name: teacher}
+    if texts is not None and len(tasks) > 1:
+        raise UserError("--texts: texts without labels are read for one task: name one")
+    if alone := [task for task in tasks if task.name not in found]:
+        if missing := [task.name for task in alone if not task.train]:
+            raise UserError(f"task {missing[0]}: it names no train data, and {teacher} has no head of it to teach it")
+        click.echo(
+            f"note: from labels alone: {', '.join(task.name for task in alone)} (no head in {teacher})", err=True
+        )
+    return found
+
+
 def _read_for_teacher(
-    tasks: list[Task], teacher: str | None, texts: Path | None, *, skip_bad_rows: bool
+    task: Task, teacher: str, texts: Path | None, *, skip_bad_rows: bool
 ) -> SoftFile | TextRows | None:
     """Read and check before torch is loaded what can be: a teacher that is a file of soft labels, or a model's texts.
 
@@ -196,66 +237,55 @@ def _read_for_teacher(
         UserError: The options do not go together, or the file cannot be used.
     """
     from onetrunk.protocol.errors import UserError
-    from onetrunk.protocol.head_json import HEAD_JSON
     from onetrunk.tasks.soft_file import open_soft_file
     from onetrunk.tasks.text_file import read_texts_for
 
-    if teacher is None:
-        if texts is not None:
-            raise UserError("--texts: texts without labels need a teacher: give --teacher too")
-        return None
-    folder = Path(teacher).parent if Path(teacher).name == HEAD_JSON else Path(teacher, tasks[0].name)
-    if os.path.lexists(folder / HEAD_JSON) and not os.path.lexists(Path(teacher) / HEAD_JSON):
-        raise UserError(f"--teacher {teacher}: a finished head is named by its folder: --teacher {folder}")
-    if len(tasks) > 1:
-        raise UserError("--teacher: a teacher knows one task, so name one; adopt-models takes many models")
     if Path(teacher).is_file() and texts is not None:
         raise UserError(
             f"--texts: {teacher} is a file of soft labels, which brings its own texts and says nothing about others: "
             "leave --texts out"
         )
     if texts is None and not Path(teacher).is_file():
-        if not tasks[0].train:
-            raise UserError(f"task {tasks[0].name}: it names no train data, so give texts for the teacher by --texts")
+        if not task.train:
+            raise UserError(f"task {task.name}: it names no train data, so give texts for the teacher by --texts")
         return None
     said = (
-        open_soft_file(Path(teacher), tasks[0], skip_bad_rows=skip_bad_rows)
+        open_soft_file(Path(teacher), task, skip_bad_rows=skip_bad_rows)
         if texts is None
-        else read_texts_for(tasks[0], texts, skip_bad_rows=skip_bad_rows)
+        else read_texts_for(task, texts, skip_bad_rows=skip_bad_rows)
     )
     for note in said.notes:
         click.echo(f"note: {note}", err=True)
     return said
 
 
-def _lesson(task: Task, said: SoftFile | TextRows | None, trunk: Trunk, options: dict[str, Any]) -> Lesson:
+def _lesson(task: Task, source: str, said: SoftFile | TextRows | None, trunk: Trunk, options: dict[str, Any]) -> Lesson:
     from onetrunk.protocol.errors import UserError
     from onetrunk.protocol.head_json import HEAD_JSON
     from onetrunk.tasks.soft_file import SoftFile
     from onetrunk.training.bundles import Lesson
 
     if isinstance(said, SoftFile):
-        return Lesson(said, source=options["teacher"])
+        return Lesson(said, source=source)
     teacher: HeadTeacher | ModelTeacher
-    if os.path.lexists(Path(options["teacher"]) / HEAD_JSON):
-        teacher = _head_teacher(task, trunk, options)
+    if os.path.lexists(Path(source) / HEAD_JSON):
+        teacher = _head_teacher(task, Path(source), trunk, options)
         if teacher.decodes and (said is not None or not task.train):
             raise UserError(
-                f"--teacher {options['teacher']}: a CRF's head teaches beside labels alone, since what it says of a "
+                f"--teacher {source}: a CRF's head teaches beside labels alone, since what it says of a "
                 "text is not what its outputs say token by token: leave --texts out, and name train data"
             )
     else:
-        teacher = _model_teacher(task, options)
+        teacher = _model_teacher(task, source, options)
     return Lesson(teacher) if said is None else Lesson(teacher, said.texts, said.source)  # type: ignore[arg-type]
 
 
-def _head_teacher(task: Task, trunk: Trunk, options: dict[str, Any]) -> HeadTeacher:
+def _head_teacher(task: Task, folder: Path, trunk: Trunk, options: dict[str, Any]) -> HeadTeacher:
     from onetrunk.nn.bundle import load_bundle
     from onetrunk.protocol.errors import UserError
     from onetrunk.training.compute import choose_compute
     from onetrunk.training.head_teacher import HeadTeacher
 
-    folder = Path(options["teacher"])
     if folder.resolve() == (options["heads"] / task.name).resolve():
         raise UserError(
             f"--teacher {folder}: the new head would take its place, and what taught it would be lost: give another "
@@ -271,12 +301,12 @@ def _head_teacher(task: Task, trunk: Trunk, options: dict[str, Any]) -> HeadTeac
     )
 
 
-def _model_teacher(task: Task, options: dict[str, Any]) -> ModelTeacher:
+def _model_teacher(task: Task, source: str, options: dict[str, Any]) -> ModelTeacher:
     from onetrunk.adopt.classifier import open_classifier
     from onetrunk.adopt.teacher import ModelTeacher
     from onetrunk.training.compute import choose_device
 
-    classifier = open_classifier(options["teacher"], name=task.name, task_kind=task.kind)
+    classifier = open_classifier(source, name=task.name, task_kind=task.kind)
     for note in classifier.notes:
         click.echo(f"note: {note}", err=True)
     return ModelTeacher(classifier, cache=options["cache"], device=choose_device(options["device"]))

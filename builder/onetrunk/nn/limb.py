@@ -358,12 +358,14 @@ def _teachers(spec: LimbSpec) -> list[str]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Return the names of a limb's files of weights; those that were trained earlier have no heads."""
+    """Return the names of a limb's files of weights; what its heads start from may have been left out."""
     return [WEIGHTS, *([STARTS] if (folder / STARTS).exists() else [])]
 
 
 def _identity(spec: LimbSpec, folder: Path) -> LimbId:
-    """Return the identity of a limb of these files. What heads start from belongs to it: runs are found by it."""
-    facts = f"{spec.trunk}\0{spec.tap}\0{spec.layers}"
-    facts += "".join(f"\0{sha256_file(folder / name, inside=folder)}" for name in _weight_files(folder))
+    """Return the identity of a limb of these files: where it stands and what it computes.
+
+    What heads start from does not belong to it, so that a limb can be handed on without; a run has it in its key.
+    """
+    facts = "\0".join([spec.trunk, str(spec.tap), str(spec.layers), sha256_file(folder / WEIGHTS, inside=folder)])
     return LimbId(spec.name, spec.tap, spec.tap + spec.layers, hashlib.sha256(facts.encode()).hexdigest()[:12])

@@ -36,17 +36,25 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
         lessons = experiment.lessons(spec.task)
         source = lessons.encoder if lessons is not None and lessons.encoder is not None else trunk
         head = new_head(source, outputs=outputs, tap=recipe.resolved_tap, layers=recipe.layers, query=recipe.query)
-        # A part of the texts is to show what it alone teaches, and the start has learned from all of them.
-        if source is trunk and spec.share == 1 and trunk.starts:
-            start_on_limb(head, trunk.starts.get((spec.task, experiment.task_digest(spec.task)), {}))
+        start_on_limb(head, limb_start(spec, experiment))
         if (how := spec.distillation) is not None:
             record = experiment.store.by_key(how.teacher)
             initialise_student(head, trained_head(record, experiment.beside(record.spec.limb)), how.start)
         return head
 
 
+def limb_start(spec: RunSpec, experiment: Experiment) -> Mapping[str, Tensor]:
+    """Return the weights that a task's head had when its limb was trained; none where a run starts elsewhere."""
+    lessons, starts = experiment.lessons(spec.task), experiment.trunk.starts
+    other_encoder = lessons is not None and lessons.encoder is not None
+    # A part of the texts is to show what it alone teaches, and the start has learned from all of them.
+    if not starts or other_encoder or spec.share != 1:
+        return {}
+    return starts.get((spec.task, experiment.task_digest(spec.task)), {})
+
+
 def start_on_limb(head: Head, start: Mapping[str, Tensor]) -> None:
-    """Set a fresh head's weights to those that its task had when the limb was trained.
+    """Set a fresh head's weights to those that its task had when the limb was trained, where there are any.
 
     A head of other layers or another query than the limb's training had stays as it is.
     """

@@ -92,10 +92,11 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert json.loads(same.stdout)["epochs"] == [], "the same head twice is one"
     twice = invoke(train_limb, *family, "--teacher", "heads", "--teacher", "on_limb/one")
     assert "two heads of task 'one': heads/one and on_limb/one" in twice.stderr.splitlines()[-1]
-    for place in ("heads", "heads/one/head.json"):
-        told = invoke(train_head, "one", "--teacher", place, "--heads", "other")
-        assert told.exit_code == 2
-        assert "a finished head is named by its folder: --teacher heads/one" in told.stderr.splitlines()[-1]
+    told = invoke(train_head, "one", "--teacher", "heads/one/head.json", "--heads", "other")
+    assert told.exit_code == 2
+    assert "a finished head is named by its folder: --teacher heads/one" in told.stderr.splitlines()[-1]
+    in_folder = invoke(train_head, *on_limb[:-1], "heads", "--heads", "on_limb", "--json")
+    assert "wrote" not in in_folder.stderr, "the same teacher, found in the folder of heads"
     elsewhere = invoke(train_head, "one", "--tap", "3", "--teacher", "on_limb/one", "--limbs", "none")
     assert "none has no folder pairs: give --limbs FOLDER" in elsewhere.stderr.splitlines()[-1]
     linked = tmp_path / "link"
@@ -104,6 +105,29 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert "wrote" not in found.stderr, "the same teacher by another name"
     other = invoke(train_limb, "pairs", "--tasks", "two", "--teacher", "heads/one")
     assert "a head of task 'one', which is not in --tasks (two)" in other.stderr.splitlines()[-1]
+
+
+def test_each_of_several_heads_learns_from_its_own_in_a_folder(invoke: Invoke, tmp_path: Path) -> None:
+    assert invoke(train_head, "one").exit_code == 0
+    several = ("--tasks", "one,two", "--tap", "2", "--heads", "taught")
+    taught = invoke(train_head, *several, "--teacher", "heads")
+    assert taught.exit_code == 0, taught.output
+    assert "note: from labels alone: two (no head in heads)" in taught.stderr
+    data = {task: json.loads((tmp_path / "taught" / task / "head.json").read_text())["data"] for task in ("one", "two")}
+    assert "teacher_name" in data["one"]
+    assert "teacher_name" not in data["two"]
+    (tmp_path / "texts.txt").write_text("a fine film\n")
+    for arguments, said in (
+        (("--teacher", "heads/one"), "nor can one teacher know 2 tasks: name one task"),
+        (("--teacher", "nowhere"), "--teacher nowhere: neither a folder of heads of one, two"),
+        (("--teacher", "heads", "--texts", "texts.txt"), "texts without labels are read for one task"),
+    ):
+        refused = invoke(train_head, *several, *arguments)
+        assert refused.exit_code == 2
+        assert said in refused.stderr.splitlines()[-1]
+    (tmp_path / "tasks" / "two.toml").write_text(TOML.replace('train = "train.jsonl"', ""))
+    unlearned = invoke(train_head, *several, "--teacher", "heads")
+    assert "task two: it names no train data, and heads has no head of it" in unlearned.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from onetrunk.training.limb import LimbRecipe, TrainedLimb, train_limb
 from onetrunk.training.loop import DivergedError
 from onetrunk.training.models import new_model
 from onetrunk.training.runs import RunSpec
+from onetrunk.training.trainer import run_key
 from tests.fixtures.tasks import mood_rows, write_rows
 
 RECIPE = LimbRecipe(tap=1, layers=1, epochs=2, learning_rate=3e-3, batch_size=16, max_length=32)
@@ -89,19 +90,34 @@ def test_a_head_of_the_family_starts_where_the_joint_training_left_it(
     assert not all(torch.equal(tensor, trunks[name]) for name, tensor in head.layers[0].state_dict().items())
 
 
-def test_a_limb_without_the_heads_of_its_training_keeps_its_identity(
-    new_experiment: NewExperiment, mood: Task, tiny_trunk: Trunk, tmp_path: Path
+def test_a_limb_is_the_same_without_the_heads_of_its_training(
+    new_experiment: NewExperiment, mood: Task, second: Task, tiny_trunk: Trunk, tmp_path: Path
 ) -> None:
-    """As those have that were trained before heads were kept: heads stand on them, and a new one does not take them."""
+    """So it can be handed on without them; but a run that starts from them is another than one that does not."""
     found = trained(new_experiment, tmp_path / "limbs", mood)
+    whole = load_limb(found.folder)
     (found.folder / STARTS).unlink()
-    old = load_limb(found.folder)
-    assert old.starts == {}
-    assert old.identity != found.identity
-    assert old.branch(tiny_trunk).starts == {}
-    new = trained(new_experiment, tmp_path / "limbs", mood, force=True)
-    kept = load_limb(tmp_path / "limbs" / f"family@{old.identity.digest}")
-    assert (kept.identity, new.identity) == (old.identity, found.identity)
+    alone = load_limb(found.folder)
+    assert alone.starts == {}
+    assert alone.identity == whole.identity == found.identity
+    assert trained(new_experiment, tmp_path / "limbs", mood).epochs == ()
+
+    config = new_experiment(mood, second).config
+    keys = {
+        (task, limb): run_key(
+            RunSpec(task=task, role="fork", recipe=Recipe(tap=2, layers=1, epochs=1, max_length=32)),
+            Experiment(config, one.branch(tiny_trunk)),
+        )
+        for limb, one in {"whole": whole, "alone": alone}.items()
+        for task in ("mood", "second")
+    }
+    assert keys["mood", "whole"] != keys["mood", "alone"]
+    assert keys["second", "whole"] == keys["second", "alone"], "it has no start in either"
+
+    again = trained(new_experiment, tmp_path / "limbs", mood, force=True)
+    assert again.identity == found.identity
+    assert set(load_limb(again.folder).starts) == {"mood"}
+    assert not list((tmp_path / "limbs").glob("family@*")), "the same limb is not kept beside itself"
 
 
 @pytest.fixture
