@@ -66,7 +66,7 @@ NAME@HASH. A run that was killed continues when the same command is given again.
     "--mixed-precision",
     is_flag=True,
     default=None,
-    help="Run the layers in bf16 while training: two to three times as fast on a GPU or a CPU with AMX.",
+    help="Run the layers in bf16 while training: two to three times as fast on a GPU or a CPU that is fast in it.",
 )
 @click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")
 @click.option("--force", is_flag=True, help="Train again, even if the limb is finished.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import platform
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +20,8 @@ TrunkDtype = Literal["auto", "fp32", "bf16"]
 
 # The default trunk's error at tap 5 is 0.005. A trunk whose error is more than four times as large runs in fp32.
 _MAX_RELATIVE_ERROR = 0.02
+# How many times as fast a product has to be in bf16 for the pass as a whole to gain.
+_FAST = 1.5
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,26 @@ def describe_machine() -> str:
     return f"{processor_name()[:-1]}, {torch.get_num_threads()} in use), {versions}"
 
 
+@functools.cache
 def _cpu_has_fast_bf16() -> bool:
-    # Only matrix units (AMX) make bf16 fast: with AVX-512's bf16 instructions alone, a pass took 1.4 times as long as
-    # in fp32. torch has no public function that tells.
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    """Measure it, since no flag tells: AVX-512's instructions for bf16 make one processor slower, another much faster.
+
+    Either is by a factor, so that a busy machine comes to the same answer as an idle one.
+    """
+    seconds = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return seconds[torch.float32] >= _FAST * seconds[torch.bfloat16]
+
+
+@torch.no_grad()
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Return the shortest of some times that a product of a layer's size takes."""
+    rows, layer = torch.ones(256, 768, dtype=dtype), torch.nn.Linear(768, 768, dtype=dtype)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        layer(rows)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 @torch.no_grad()

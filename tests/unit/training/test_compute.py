@@ -26,6 +26,18 @@ def test_auto_takes_bf16_only_where_it_is_fast_and_exact(tiny_trunk, monkeypatch
     assert choose_compute(tiny_trunk) == ComputeConfig("cpu", "fp32")
 
 
+@pytest.mark.parametrize(("bf16_seconds", "fast"), [(0.5, True), (0.9, False), (1.4, False)])
+def test_what_is_fast_is_measured(monkeypatch, bf16_seconds, fast):
+    """AVX-512's own instructions for bf16 took 1.4 times as long as fp32 on one processor, and 0.3 on another."""
+    seconds = {torch.float32: 1.0, torch.bfloat16: bf16_seconds}
+    monkeypatch.setattr(compute, "_product_seconds", seconds.__getitem__)
+    assert compute._cpu_has_fast_bf16.__wrapped__() is fast
+
+
+def test_a_product_takes_some_time_in_either_data_type():
+    assert min(compute._product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)) > 0
+
+
 @pytest.mark.usefixtures("no_cuda")
 def test_a_branch_is_measured_above_its_limb(tiny_trunk, monkeypatch, tmp_path):
     limb = random_limb(tiny_trunk, tmp_path / "pairs", tap=1)
