@@ -47,6 +47,7 @@ class FamilyTask(BaseModel):
         metric: The metric.
         score: The score on the dev data of the one-layer head that was trained with the limb.
         train_rows: The number of train rows.
+        train_rows_left_out: How many more there were, whose texts are dev or test texts of another task of the family.
         dev_rows: The number of dev rows.
         outputs: The number of its raw outputs.
         sha256: A hash over the task and its data.
@@ -59,6 +60,7 @@ class FamilyTask(BaseModel):
     metric: Name
     score: FiniteFloat
     train_rows: int = Field(ge=1)
+    train_rows_left_out: int = Field(default=0, ge=0)
     dev_rows: int = Field(ge=1)
     outputs: int = Field(default=1, ge=1, le=2 * MAX_LABELS + 1)
     sha256: Name
@@ -345,6 +347,7 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
         ),
         "",
         *_teachers(spec),
+        *_left_out(spec),
         "The epoch was chosen by the average of these scores, so that they are a little optimistic.",
         "",
         f"Trained on {spec.created} with OneTrunk {spec.onetrunk_version}.",
@@ -355,6 +358,12 @@ def card_text(spec: LimbSpec, identity: LimbId) -> str:
 def _teachers(spec: LimbSpec) -> list[str]:
     taught = [name for name, task in sorted(spec.tasks.items()) if task.teacher_sha256 is not None]
     return [f"Finished heads taught {', '.join(taught)}, beside the labels.", ""] if taught else []
+
+
+def _left_out(spec: LimbSpec) -> list[str]:
+    found = {name: task.train_rows_left_out for name, task in sorted(spec.tasks.items()) if task.train_rows_left_out}
+    told = ", ".join(f"{count:,} of {name}" for name, count in found.items())
+    return [f"Left out, as dev or test texts of another task of the family: train rows {told}.", ""] if found else []
 
 
 def _weight_files(folder: Path) -> list[str]:

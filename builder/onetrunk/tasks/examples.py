@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +31,8 @@ Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 _TOKENIZER_BATCH = 2048
 # Of the labels that no row has, this many are named.
 _SHOWN = 10
+# What is neither a letter nor a digit.
+_SIGNS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,27 @@ def normalized(text: Text) -> tuple[str, ...]:
     """Return a text, or both of a pair, without what does not make it another text: case and white space."""
     parts = (text,) if isinstance(text, str) else text
     return tuple(" ".join(part.casefold().split()) for part in parts)
+
+
+def rows_elsewhere(texts: Texts, elsewhere: Iterable[Texts]) -> NDArray[np.bool_]:
+    """Return which texts are also among others, by their letters and digits; of a pair, whichever comes first.
+
+    Corpora that share sentences often differ in blanks before their punctuation marks, and in the order of a pair.
+
+    Args:
+        texts: The texts.
+        elsewhere: The others.
+
+    Returns:
+        *Shape:* (texts,)
+    """
+    known = {_letters(text) for other in elsewhere for text in other}
+    return np.array([_letters(text) in known for text in texts], dtype=np.bool_)
+
+
+def _letters(text: Text) -> tuple[str, ...]:
+    found = (_SIGNS.sub("", part) or part for part in normalized(text))
+    return tuple(sorted(found))
 
 
 def in_windows(

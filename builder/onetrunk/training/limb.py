@@ -37,7 +37,9 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import LimbId
+from onetrunk.tasks.examples import rows_elsewhere
 from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.records import Split
 from onetrunk.training.evaluation import LabelledStates, evaluate
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.head_teacher import HeadTeacher
@@ -241,8 +243,14 @@ def train_limb(
         )
         for task, bundle in (teachers or {}).items()
     }
-    rows = {task: _family_task(task, experiment, heads.get(task)) for task in tasks}
+    learned = {task: _learned_rows(task, tasks, experiment) for task in tasks}
+    rows = {task: _family_task(task, experiment, heads.get(task), learned[task]) for task in tasks}
     notes = tuple(dict.fromkeys(f"{task}: {note}" for task in tasks for note in experiment.data_notes(task)))
+    notes += tuple(
+        f"{task}: {one.train_rows_left_out:,} train texts are left out, which another task has for dev or test"
+        for task, one in rows.items()
+        if one.train_rows_left_out
+    )
     plan = LimbSpec(
         name=name,
         tap=recipe.tap,
@@ -269,7 +277,7 @@ def train_limb(
     if force:
         checkpoint.unlink(missing_ok=True)
     taught = _ask_teachers(heads, tasks, experiment, progress)
-    training = _Training(tasks, recipe, experiment, layers, checkpoint, taught)
+    training = _Training(learned, recipe, experiment, layers, checkpoint, taught)
     try:
         state = training.run(progress)
     except DivergedError:
@@ -317,12 +325,36 @@ def _ask_teachers(
     return found
 
 
-def _family_task(name: str, experiment: Experiment, teacher: HeadTeacher | None) -> FamilyTask:
+def _learned_rows(task: str, family: Sequence[str], experiment: Experiment) -> NDArray[np.int64]:
+    """Return the train rows of a task whose texts are no dev or test texts of another task of the family.
+
+    With another label they would tell the limb about texts that it is judged by.
+
+    Raises:
+        UserError: No row is left.
+    """
+    texts, others = experiment.examples(task, "train").texts, [one for one in family if one != task]
+    splits: list[tuple[str, Split]] = [(one, "dev") for one in others]
+    splits += [(one, split) for one in others for split in experiment.task(one).test_splits]
+    judged = (experiment.examples(one, split).texts for one, split in splits)
+    found = np.flatnonzero(~rows_elsewhere(texts, judged))
+    if not len(found):
+        raise UserError(
+            f"task {task}: all of its train texts are dev or test texts of another task of the family "
+            f"({', '.join(others)}): split the texts alike in both"
+        )
+    return found
+
+
+def _family_task(
+    name: str, experiment: Experiment, teacher: HeadTeacher | None, learned: NDArray[np.int64]
+) -> FamilyTask:
     task, facts = experiment.task(name), experiment.data_facts(name)
     return FamilyTask(
         metric=task.metric,
         score=0.0,
-        train_rows=int(facts["train_rows"]),
+        train_rows=len(learned),
+        train_rows_left_out=int(facts["train_rows"]) - len(learned),
         dev_rows=int(facts["dev_rows"]),
         outputs=get_kind(task.kind).output.num_outputs(task),
         sha256=experiment.task_digest(name),
@@ -350,7 +382,7 @@ class _Training:
 
     def __init__(
         self,
-        tasks: Sequence[str],
+        learned: Mapping[str, NDArray[np.int64]],
         recipe: LimbRecipe,
         experiment: Experiment,
         layers: nn.ModuleList,
@@ -358,7 +390,7 @@ class _Training:
         taught: Mapping[str, Taught],
     ) -> None:
         self._recipe, self._experiment, self._path = recipe, experiment, checkpoint
-        self._taught = taught
+        self._learned, self._taught, tasks = learned, taught, list(learned)
         self._tasks = {name: experiment.task(name) for name in tasks}
         trunk, stop = experiment.trunk, recipe.tap + recipe.layers
         branch = grafted(trunk, layers, LimbId("new", recipe.tap, stop, "0" * 12))
@@ -428,7 +460,7 @@ class _Training:
     def batches(self, epoch: int) -> list[tuple[str, NDArray[np.int64]]]:
         """Return the batches of an epoch: tasks mixed, each batch of one task; see ``LimbRecipe.sampling``."""
         recipe = self._recipe
-        counts = {name: len(data.states.lengths) for name, data in self._train.items()}
+        counts = {name: len(rows) for name, rows in self._learned.items()}
         largest = max(counts.values())
         found: list[tuple[str, NDArray[np.int64]]] = []
         for place, (name, count) in enumerate(counts.items()):
@@ -438,7 +470,9 @@ class _Training:
             while len(own) < wanted:
                 # Each pass over a small task has an order of its own.
                 seed = int(np.random.SeedSequence((recipe.seed, place, turn)).generate_state(1)[0])
-                own += epoch_batches(self._train[name].states.lengths, recipe.batch_size, seed=seed, epoch=epoch)
+                lengths = self._train[name].states.lengths[self._learned[name]]
+                batches = epoch_batches(lengths, recipe.batch_size, seed=seed, epoch=epoch)
+                own += [self._learned[name][rows] for rows in batches]
                 turn += 1
             found += [(name, rows) for rows in own[:wanted]]
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(found))

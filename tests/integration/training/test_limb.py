@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -309,6 +310,41 @@ def test_what_is_no_limb_is_not_replaced(new_experiment: NewExperiment, second: 
     assert (tmp_path / "family" / "mine.txt").read_text() == "mine"
 
 
+def test_texts_by_which_another_task_is_judged_are_left_out(
+    new_experiment: NewExperiment, mood: Task, second: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the blanks are; and a teacher is not asked in a step about what is not learned from."""
+    dev = [json.loads(line) for line in (tmp_path / "dev.jsonl").read_text().splitlines()]
+    mine = [
+        {"sentence": f"{row['sentence']} {number}", "label": row["label"]}
+        for number, row in enumerate(mood_rows(90, 3))
+    ]
+    shared = [{**row, "sentence": row["sentence"] + " ."} for row in dev[:7]]
+    write_rows(tmp_path / "second-train.jsonl", [*mine[:40], *shared, *mine[40:]])
+    seen: set[int] = set()
+    step = module._Training._step
+
+    def watched(self: Any, task: str, rows: Any, *rest: Any) -> None:
+        seen.update(rows if task == "second" else ())
+        step(self, task, rows, *rest)
+
+    monkeypatch.setattr(module._Training, "_step", watched)
+    found = trained(new_experiment, tmp_path / "limbs", mood, second)
+    one = found.spec.tasks["second"]
+    assert (one.train_rows, one.train_rows_left_out) == (90, 7)
+    assert found.spec.tasks["mood"].train_rows_left_out == 0
+    assert seen == {*range(40), *range(47, 97)}
+    assert "second: 7 train texts are left out, which another task has for dev or test" in found.notes
+    assert (
+        "as dev or test texts of another task of the family: train rows 7 of second."
+        in (found.folder / "README.md").read_text()
+    )
+
+    write_rows(tmp_path / "second-train.jsonl", shared)
+    with pytest.raises(UserError, match=r"task second: all of its train texts are dev or test texts .* \(mood\)"):
+        trained(new_experiment, tmp_path / "limbs", mood, second)
+
+
 @pytest.mark.parametrize(("sampling", "batches"), [(1.0, {"mood": 13, "second": 6}), (0.0, {"mood": 13, "second": 13})])
 def test_small_tasks_are_passed_as_often_as_asked(
     new_experiment: NewExperiment, mood: Task, second: Task, tmp_path: Path, sampling: float, batches: dict[str, int]
@@ -316,11 +352,12 @@ def test_small_tasks_are_passed_as_often_as_asked(
     experiment = new_experiment(mood, second)
     recipe = RECIPE.model_copy(update={"sampling": sampling})
     layers = new_layers(experiment.trunk, 1, 1)
-    training = module._Training(["mood", "second"], recipe, experiment, layers, tmp_path / "checkpoint.pt", {})
+    learned = {"mood": np.arange(5, 200), "second": np.arange(90)}
+    training = module._Training(learned, recipe, experiment, layers, tmp_path / "checkpoint.pt", {})
     found = training.batches(0)
     assert {name: sum(task == name for task, _ in found) for name in batches} == batches
     seen = [row for task, rows in found if task == "mood" for row in rows]
-    assert sorted(seen) == list(range(200)), "each row of the largest once"
+    assert sorted(seen) == list(range(5, 200)), "each row of the largest once that is learned from"
 
 
 def test_a_training_that_diverges_says_so_and_leaves_nothing(

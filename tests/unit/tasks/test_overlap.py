@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onetrunk.tasks import Task, read_examples
-from onetrunk.tasks.examples import Examples, overlap_notes, part_of
+from onetrunk.tasks.examples import Examples, overlap_notes, part_of, rows_elsewhere
 from onetrunk.training import train
 
 
@@ -29,6 +29,22 @@ def examples(*texts):
 )
 def test_dev_texts_in_train_are_counted(train, dev, note):
     assert list(overlap_notes(examples(*train), examples(*dev))) == note
+
+
+@pytest.mark.parametrize(
+    ("texts", "elsewhere", "found"),
+    [
+        (["A good film .", "a film"], [["x"], ["a good film."]], [True, False]),
+        ([("The cat sat .", "He ate"), ("he ate", "who?")], [[("he ate.", "The cat sat.")]], [True, False]),
+        # One text of a pair alone is another text.
+        ([("he ate", "who?")], [["he ate"]], [False]),
+        # A text of signs alone keeps them.
+        (["?!", "..."], [["..."]], [False, True]),
+        (["a"], [], [False]),
+    ],
+)
+def test_texts_are_found_among_those_of_other_tasks_by_their_letters(texts, elsewhere, found):
+    assert rows_elsewhere(texts, elsewhere).tolist() == found
 
 
 def test_large_numbers_are_readable():
