@@ -8,7 +8,7 @@ it is. So a whole layer would cost what k tokens of it cost. Each finished head 
 some k, as it is and after it was trained for that on what the whole head says.
 
 Records, README.md and summary.json lie in docs/results/few_tokens. Needs the GLUE data (see tasks/sst2.toml), found by
---data or ONETRUNK_DATA.
+--data or ONETRUNK_DATA, and the heads: search-heads make docs/results/quality/plan.toml --heads DIR/teachers.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
 from onetrunk.cli.training_options import load_tasks
 from onetrunk.distill.markdown import gain, points, table
 from onetrunk.files import atomic_write_text
-from onetrunk.nn.bundle import load_bundle
+from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.fold import folded_state
 from onetrunk.nn.head import Head
 from onetrunk.progress import ProgressCallback
@@ -98,9 +99,10 @@ class FewTokensHead(Head):
         return self._answer(folded_state(last, state[:, 0], state))
 
 
-def measure_task(name: str, experiment: Experiment, epochs: int, tell: ProgressCallback) -> dict[str, Any]:
+def measure_task(bundle: Bundle, experiment: Experiment, epochs: int, tell: ProgressCallback) -> dict[str, Any]:
     """Return the dev scores of a task's finished head: whole, and with a few tokens before and after training."""
-    task, bundle = experiment.task(name), load_bundle(ROOT / "heads" / name, trunk=experiment.trunk)
+    name = bundle.spec.task
+    task = experiment.task(name)
     tap, head = bundle.spec.tap, bundle.head(experiment.trunk)
     assert isinstance(head, Head)
     for split in ("train", "dev"):
@@ -187,8 +189,9 @@ def main(work: Path, task_list: str, epochs: int, data: Path | None, study: Path
         experiment = open_experiment(config)
         path = study / "summary.json"
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"tasks": {}}
+        teachers = load_teachers(work / "teachers", names, experiment.trunk)
         for name in names:
-            found["tasks"][name] = measure_task(name, experiment, epochs, tell)
+            found["tasks"][name] = measure_task(teachers[name], experiment, epochs, tell)
             atomic_write_text(path, json.dumps(found, indent=1) + "\n")
             atomic_write_text(study / "README.md", page(found))
 

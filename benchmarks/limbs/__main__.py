@@ -4,8 +4,9 @@
     python -m benchmarks.limbs --work /tmp/limbs --limbs pairs --steps limb,heads --seeds 1
     python -m benchmarks.limbs --summary
 
-Three limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads that
-ship teach it and the heads on it; ``all`` is four layers on tap 1, for all eight tasks. For each:
+Three limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads of the
+plan in docs/results/quality teach it and the heads on it; ``all`` is four layers on tap 1, for all eight tasks. For
+each:
 
 1. ``limb``: it is trained on its family together.
 2. ``heads``: each task gets heads of one layer on it, several seeds.
@@ -15,7 +16,8 @@ ship teach it and the heads on it; ``all`` is four layers on tap 1, for all eigh
 5. ``cost``: all eight tasks, those of the family on the limb, are timed beside eight single-task models in one run.
 
 Records, README.md and summary.json lie in docs/results/limbs. What was killed goes on. Needs the GLUE data (see
-tasks/sst2.toml), found by --data or ONETRUNK_DATA.
+tasks/sst2.toml), found by --data or ONETRUNK_DATA, and for ``taught`` the teachers: search-heads make
+docs/results/quality/plan.toml --heads DIR/teachers.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads
 from benchmarks.limbs.page import page, summary
 from benchmarks.limbs.shapes import MAX_LENGTH, SHAPES, TASKS, Records, Shape
 from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
+from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
 from onetrunk.cli.training_options import load_tasks
 from onetrunk.files import atomic_write_text
@@ -117,7 +120,8 @@ def run(
 ) -> None:
     """Do the steps that are asked for; what has a record is not done again."""
     if "limb" in steps or "heads" in steps:
-        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, shape.taught)
+        teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk)
+        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
         # Small tasks first.

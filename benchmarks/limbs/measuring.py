@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.limbs.shapes import MAX_LENGTH, TASKS, Records, Shape
 from onetrunk.distill.settings import SearchSettings
-from onetrunk.nn.bundle import Bundle, load_bundle
+from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.limb import load_limb
 from onetrunk.progress import ProgressCallback
 from onetrunk.tasks.examples import normalized
@@ -21,7 +22,6 @@ from onetrunk.training.limb import LimbRecipe, train_limb
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
 
-HEADS = Path(__file__).resolve().parents[2] / "heads"
 _EPOCHS_OF_HEADS = 6
 _SIGNS = re.compile(r"[\W_]+")
 
@@ -33,11 +33,10 @@ def new_limb(
     work: Path,
     experiment: Experiment,
     tell: ProgressCallback,
-    taught: Sequence[str] = (),
+    teachers: Mapping[str, Bundle] = MappingProxyType({}),
 ) -> tuple[Experiment, dict[str, float]]:
     """Train a limb on some tasks, or find it, and return the experiment of heads on it, and its dev scores."""
     trunk, limbs = experiment.trunk, work / "limbs"
-    teachers = {task: load_bundle(HEADS / task, trunk=trunk) for task in taught}
     of_family = {task: bundle for task, bundle in teachers.items() if task in tasks}
     trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=of_family, progress=tell)
     on_limb = Experiment(experiment.config, load_limb(trained.folder).branch(trunk))

@@ -36,8 +36,8 @@ def limb_summary(
             "on_limb_sd": _deviation(on_limb),
             "on_trunk_same_price": _mean(records.scores(shape, task, where="trunk")),
             "on_limb_that_never_saw_it": _mean(records.scores(shape, task, where="limb without it")),
-            "shipped": known["student"],
-            "shipped_layers": known["layers"],
+            "plan": known["student"],
+            "plan_layers": known["layers"],
             "full_fine_tuning": known["full"],
             "kept": _mean(on_limb) / known["full"] if on_limb else None,
             "seeds": len(on_limb),
@@ -89,9 +89,9 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "# Limbs",
         "Layers on a tap of the default trunk, trained on several tasks together and then frozen. Heads of one folded "
         "layer stand on them, each trained alone, on labels unless it says otherwise. Tasks that a limb is not for "
-        "stay on the trunk, as they ship. Kept is a head's dev score over that of full fine-tuning; that of RTE is "
-        "little better than chance, so the average without it is the one to go by. Costs are of all eight tasks' "
-        "models, one after another, against as many single-task models, in one run.",
+        "stay on the trunk, as in the plan of [quality](../quality/). Kept is a head's dev score over that of full "
+        "fine-tuning; that of RTE is little better than chance, so the average without it is the one to go by. Costs "
+        "are of all eight tasks' models, one after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),
     ]
     for shape in SHAPES:
@@ -122,7 +122,13 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     """Return the part of the page about one limb."""
     recipe, columns, rows = shape.recipe, ["task", "metric"], []
     columns += [f"one layer on tap {shape.top} of the trunk"] if shape.trunk else []
-    columns += ["trained jointly", "one layer on the limb", "shipped (layers)", "full fine-tuning", "kept on the limb"]
+    columns += [
+        "trained jointly",
+        "one layer on the limb",
+        "on the trunk (layers)",
+        "full fine-tuning",
+        "kept on the limb",
+    ]
     columns += ["on a limb that never saw it"] if shape.left_out else []
     never_seen = {task for group in shape.left_out for task in group}
     for task, one in found["tasks"].items():
@@ -136,7 +142,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
                 *([_score(trunk)] if shape.trunk else []),
                 _score(one["joint"]) if task in shape.family else "–",
                 f"{_score(one['on_limb'])}{spread}{more}",
-                f"{_score(one['shipped'])} ({one['shipped_layers']})",
+                f"{_score(one['plan'])} ({one['plan_layers']})",
                 _score(one["full_fine_tuning"]),
                 percent(one["kept"]),
                 *([_score(one["on_limb_that_never_saw_it"]) if task in never_seen else "–"] if never_seen else []),
@@ -150,8 +156,9 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
         f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
         f"{_about(shape)}. Dev scores in "
         "hundredths, means over seeds, with their deviation"
-        f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Shipped heads were distilled, "
-        "most with whole layers of their own. The epochs of limb and heads were chosen on the same dev data."
+        f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Heads on the trunk are those of "
+        "the plan of [quality](../quality/), distilled, most with whole layers of their own. The epochs of limb and "
+        "heads were chosen on the same dev data."
         f"{without}",
         *([note] if note is not None else []),
         "\n".join(table(columns, rows)),
@@ -160,7 +167,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
 
 def _about(shape: Shape) -> str:
     guests = f"; heads of {', '.join(shape.guests)} stand on it, too" if shape.guests else ""
-    taught = f"; the shipped heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
+    taught = f"; these heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
     return guests + taught
 
 

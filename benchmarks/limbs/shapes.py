@@ -28,7 +28,8 @@ class Shape:
         left_out: Groups of tasks; for each, a limb is trained on the rest of the family, for two epochs.
         trunk: Whether heads of the same price on the trunk are trained, too.
         guests: Tasks that it is not trained on, whose heads stand on it as well.
-        taught: The tasks whose heads in heads/ teach the limb, and the heads on it; the others learn from labels alone.
+        taught: The tasks whose heads of the plan in docs/results/quality teach the limb and the heads on it; the others
+            learn from labels alone.
     """
 
     name: str
@@ -61,7 +62,7 @@ SHAPES = (
     Shape(
         "taught",
         PAIRS,
-        _ONE_LAYER,
+        _ONE_LAYER.model_copy(update={"mixed_precision": True}),
         others={"cola": (1, 3)},
         left_out=(),
         guests=("sst2",),

@@ -80,4 +80,4 @@ def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
     text = page(summary(records, {}, QUALITY), records)
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
-    assert "; heads of sst2 stand on it, too; the shipped heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
+    assert "; heads of sst2 stand on it, too; these heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
