@@ -159,7 +159,7 @@ def build_repo(
     tasks: str,
     trunk: str | None,
     heads: Path,
-    limbs: Path,
+    limbs: Path | None,
     output: Path | StoreUrl,
     embed: EmbeddingTap | None,
     embed_long_texts: LongTexts | None,

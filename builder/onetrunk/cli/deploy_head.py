@@ -221,7 +221,7 @@ def deploy_head(
     insecure: bool,
     offline: bool,
     trunk: str | None,
-    limbs: Path,
+    limbs: Path | None,
     wait: float,
     max_loss: float | None,
     task_dir: Path,

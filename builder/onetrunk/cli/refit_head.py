@@ -38,7 +38,7 @@ def refit_head(
     task_dir: Path,
     trunk: str | None,
     heads: Path,
-    limbs: Path,
+    limbs: Path | None,
     cache: Path | None,
     data: Path | None,
     device: Any,
@@ -58,10 +58,11 @@ def refit_head(
             progress("loading torch and the trunk", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
             from onetrunk.nn.trunk import load_trunk
+            from onetrunk.tasks.head_spec import limbs_of
             from onetrunk.training import refit
 
             loaded = load_trunk(trunk, progress, cache=cache)
-            loaded.limbs = limbs
+            loaded.limbs = limbs_of(heads, limbs)
             print_trunk_notes(loaded.notes)
             done: list[RefitResult] = []
             try:

@@ -403,10 +403,12 @@ def _maker(
     plan: PlanFile, tasks: Sequence[Task], study: Path, options: dict[str, Any], progress: ProgressCallback
 ) -> Callable[[str, ProgressCallback], TrainResult]:
     from onetrunk.distill.planned_heads import make_head, planned_length
+    from onetrunk.tasks.head_spec import limbs_of
     from onetrunk.training.experiment import open_experiment
 
     max_length = options["max_length"] or planned_length(plan, study / "runs")
-    config = experiment_config(tasks, study, {**options, "max_length": max_length})
+    limbs = limbs_of(options["heads"], options["limbs"])
+    config = experiment_config(tasks, study, {**options, "max_length": max_length, "limbs": limbs})
     fetch_trunk(config.trunk, progress, config.cache)
     experiment = open_experiment(config)
     print_trunk_notes(experiment.trunk.notes)

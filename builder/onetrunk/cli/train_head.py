@@ -160,11 +160,12 @@ def _trainer(
 ) -> Callable[[str, ProgressCallback], TrainResult]:
     # Imported here: --help and a mistyped option need no torch.
     from onetrunk.nn.trunk import load_trunk
+    from onetrunk.tasks.head_spec import limbs_of
     from onetrunk.training import train
 
     trunk = load_trunk(trunk_name, progress, cache=options["cache"])
     print_trunk_notes(trunk.notes)
-    trunk.limbs = options["limbs"]
+    trunk.limbs = limbs_of(options["heads"], options["limbs"])
     lessons = {name: _lesson(tasks[name], one, said[name], trunk, options) for name, one in teachers.items()}
     if options["limb"] is not None:
         from onetrunk.nn.limb import load_limb

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onetrunk.cli.console import print_table, progress_line
-from onetrunk.cli.data_options import limbs_option
 from onetrunk.cli.training_options import (
     check_data,
     experiment_options,
@@ -70,7 +69,13 @@ NAME@HASH. A run that was killed continues when the same command is given again.
 )
 @click.option("--seed", type=click.IntRange(0), help="The random seed. [default: 0]")
 @click.option("--force", is_flag=True, help="Train again, even if the limb is finished.")
-@limbs_option
+@click.option(
+    "--limbs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="limbs",
+    show_default=True,
+    help="The folder of limbs.",
+)
 @experiment_options(max_length="128")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train_limb(

@@ -29,7 +29,7 @@ from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import HeadVersions, RepositoryState, changed_texts, required_manifest, text_digest
 from onetrunk.repository.transaction import commit_state
 from onetrunk.repository.versions import ModelVersion, plan_version, segment_source, segments_for
-from onetrunk.tasks.head_spec import DEFAULT_LIMBS, HeadSpec
+from onetrunk.tasks.head_spec import HeadSpec
 
 if TYPE_CHECKING:
     from onetrunk.deploy.artifacts import ReleaseArtifacts
@@ -204,14 +204,14 @@ class Context:
     Attributes:
         repository: The repository's folder.
         trunk_source: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
-        limbs: The folder of the limbs on which heads stand.
+        limbs: The folder of the limbs on which heads stand; see ``onetrunk.tasks.head_spec.limbs_of``.
         gate: What overrides the repository's gate rule.
         progress: Called as work proceeds.
     """
 
     repository: Path
     trunk_source: str | Path | None = None
-    limbs: Path = DEFAULT_LIMBS
+    limbs: Path | None = None
     gate: GateOverrides = NO_OVERRIDES
     progress: ProgressCallback = silent
     _trunk: Trunk | None = field(default=None, init=False)
@@ -233,7 +233,6 @@ class Context:
 
             self.progress("loading the trunk", 0, 4)
             self._trunk = load_trunk(self.trunk_source, self.progress)
-            self._trunk.limbs = self.limbs
         if self._trunk.identity != state.trunk:
             raise UserError(
                 f"{self.repository} stands on trunk {state.trunk}, but this trunk is {self._trunk.identity}: "

@@ -38,7 +38,6 @@ from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.gate_settings import NO_OVERRIDES, GateOverrides
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import check_signer, commit_state, locked, recover, signed_by
-from onetrunk.tasks.head_spec import DEFAULT_LIMBS
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
@@ -97,7 +96,7 @@ class Deployer:
         servers: str | None = None,
         replica_timeout_s: float = STEP_TIMEOUT_S,
         trunk: str | Path | None = None,
-        limbs: Path = DEFAULT_LIMBS,
+        limbs: Path | None = None,
         admin_key: str | None = None,
         tls: Tls | None = None,
         insecure: bool = False,
@@ -116,7 +115,7 @@ class Deployer:
                 `onetrunk.deploy.fleet.Servers`.
             replica_timeout_s: How long one of several servers may take for one step.
             trunk: The trunk; see ``onetrunk.nn.trunk.load_trunk``.
-            limbs: The folder of the limbs on which heads stand.
+            limbs: The folder of the limbs on which heads stand; see ``onetrunk.tasks.head_spec.limbs_of``.
             admin_key: The key of the server's model-control endpoints; by default as
                 `onetrunk.protocol.admin_key.read_admin_key` finds it in the environment.
             tls: The client's side of TLS; None connects without.

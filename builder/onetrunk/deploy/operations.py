@@ -18,7 +18,7 @@ from onetrunk.protocol.names import head_name, head_task, is_group, segment_name
 from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
 from onetrunk.repository.versions import ModelVersion, is_whole, plan_version, segments_for
-from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.head_spec import HeadSpec, limbs_of
 
 if TYPE_CHECKING:
     from onetrunk.nn.embedding import EmbeddingTap
@@ -366,7 +366,9 @@ def _load(folder: Path, state: RepositoryState, context: Context) -> HeadSource:
     # Imported here: the other operations need no torch.
     from onetrunk.repository.heads import load_head
 
-    return load_head(folder, context.load_trunk(state), any_folder=True)
+    trunk = context.load_trunk(state)
+    trunk.limbs = limbs_of(folder.absolute().parent, context.limbs)
+    return load_head(folder, trunk, any_folder=True)
 
 
 def _serve(source: HeadSource, what_it_is: str, state: RepositoryState, context: Context) -> Change:

@@ -25,6 +25,7 @@ from onetrunk.repository.plan import BuildPlan, BuildRequest, plan_repository
 from onetrunk.repository.state import changed_texts
 from onetrunk.repository.transaction import Transaction, check_signer, commit_state, locked, recover, signed_by
 from onetrunk.repository.tuning import Tuning, tune_repository
+from onetrunk.tasks.head_spec import limbs_of
 from onetrunk.tasks.kinds import get_kind
 
 
@@ -90,7 +91,7 @@ def build_repository(request: BuildRequest, progress: ProgressCallback = silent)
     signer = None if request.sign is None else Signer(request.sign)
     progress("loading the trunk", 0, 1)
     trunk = load_trunk(request.trunk, progress)
-    trunk.limbs = request.limbs
+    trunk.limbs = limbs_of(request.heads, request.limbs)
     heads = select_heads(request.heads, request.tasks, trunk, request.embed, request.embed_long_texts)
     buckets = request.buckets.resolve(trunk, request.max_length, list(heads), progress)
     with nullcontext() if request.dry_run else locked(output), signed_by(signer):

@@ -38,7 +38,7 @@ from onetrunk.repository.versions import (
     segments_for,
     source_hash,
 )
-from onetrunk.tasks.head_spec import DEFAULT_LIMBS, HeadSpec
+from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
 
 # An ONNX file is a protobuf message, whose size is a signed number of 32 bits. Some of it is for the graph.
@@ -56,7 +56,7 @@ class BuildRequest:
         embed: The tap of which the task ``embedding`` is the mean state; None serves no such task, unless a bundle is.
         embed_long_texts: What that task reads of a text longer than ``max_length``: its beginning, or windows.
         trunk: A folder, a hub id, or None for the default trunk; see ``onetrunk.nn.trunk.load_trunk``.
-        limbs: The folder of the limbs on which heads stand.
+        limbs: The folder of the limbs on which heads stand; see ``onetrunk.tasks.head_spec.limbs_of``.
         max_length: The longest text in tokens, and the last bucket. Longer texts are truncated.
         buckets: The padded lengths, or the texts from which to choose them. By default 16, 32, 64, ...
         max_batch_tokens: The most tokens of a batch, padding included, from which follows how many texts it may have;
@@ -80,7 +80,7 @@ class BuildRequest:
     embed: EmbeddingTap | None = None
     embed_long_texts: LongTexts = "cut"
     trunk: str | Path | None = None
-    limbs: Path = DEFAULT_LIMBS
+    limbs: Path | None = None
     max_length: int = 128
     buckets: BucketRequest = field(default_factory=BucketRequest)
     max_batch_tokens: int | None = None

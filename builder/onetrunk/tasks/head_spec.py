@@ -14,7 +14,20 @@ from onetrunk.tasks.kinds import get_kind
 OWN_LABELS, TEACHERS_LABELS = "the data's own", "the teacher's answers"
 """What the dev labels of a head that has a teacher outside are, in ``HeadSpec.data``."""
 DEFAULT_LIMBS = Path("limbs")
-"""The folder of the limbs on which heads stand, unless another one is named."""
+"""The folder of the limbs on which heads stand, where nothing says another one."""
+
+
+def limbs_of(heads: Path, named: Path | None = None) -> Path:
+    """Return the folder of the limbs on which heads stand: ``limbs`` beside the heads' folder, if no other is named.
+
+    Where there is no such folder, as beside a head that was fetched, it is the one in the working folder.
+
+    Args:
+        heads: The folder of bundles.
+        named: The folder that a user named, if any.
+    """
+    beside = heads.absolute().parent / DEFAULT_LIMBS
+    return named if named is not None else beside if beside.is_dir() else DEFAULT_LIMBS
 
 
 class HeadSpec(HeadJson):

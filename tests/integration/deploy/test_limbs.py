@@ -26,8 +26,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def deployer(tiny_repository: Path, tiny_trunk_folder: Path, tmp_path: Path) -> Deployer:
+    """One that is told no folder of limbs: it finds the one beside the folder of heads."""
     repository = shutil.copytree(tiny_repository, tmp_path / "repository")
-    return Deployer(repository, url=None, trunk=tiny_trunk_folder, limbs=tmp_path / "limbs")
+    return Deployer(repository, url=None, trunk=tiny_trunk_folder)
 
 
 @pytest.fixture

@@ -127,6 +127,20 @@ def test_a_new_limb_of_the_name_stands_beside_the_old(request_: BuildRequest, ti
     assert {report.models[name] for name in old} == {"removed"}
 
 
+@pytest.mark.parametrize("place", ["beside the heads", "in the working folder"])
+def test_limbs_are_found_without_being_named(
+    request_: BuildRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Heads that were fetched into another folder have none beside them."""
+    if place == "in the working folder":
+        (tmp_path / "fetched").mkdir()
+        request_.heads.rename(tmp_path / "fetched" / "heads")
+        request_ = replace(request_, heads=tmp_path / "fetched" / "heads")
+        monkeypatch.chdir(tmp_path)
+    report = build_repository(replace(request_, limbs=None))
+    assert [name for name in report.models if name.startswith("limb_pairs_")]
+
+
 def test_a_missing_limb_is_told_with_its_option(request_: BuildRequest, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it stands on limb pairs-1\+1@.*: give --limbs FOLDER"):
         build_repository(replace(request_, limbs=tmp_path / "nowhere"))
