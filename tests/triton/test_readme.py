@@ -63,6 +63,7 @@ def checkout(tmp_path_factory):
     for bundle in (ROOT / "heads").glob("*/head.json"):
         (folder / "heads").mkdir(exist_ok=True)
         (folder / "heads" / bundle.parent.name).symlink_to(bundle.parent)
+    (folder / "limbs").symlink_to(ROOT / "limbs")
     return folder
 
 
@@ -123,8 +124,9 @@ def write_urgent(folder, shift):
     from onetrunk.nn.bundle import load_bundle, save_bundle
     from onetrunk.nn.trunk import load_trunk
 
-    bundle = load_bundle(ROOT / "heads" / "sst2")
-    head = bundle.head(load_trunk())
+    bundle, trunk = load_bundle(ROOT / "heads" / "sst2"), load_trunk()
+    trunk.limbs = ROOT / "limbs"
+    head = bundle.head(trunk)
     with torch.no_grad():
         head.output.bias[0] += shift
     save_bundle(folder, bundle.spec.model_copy(update={"task": "urgent", "labels": ("no", "yes")}), head)

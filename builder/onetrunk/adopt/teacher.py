@@ -24,7 +24,7 @@ from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.kinds.base import KindConfig, Offsets, labels_of
 from onetrunk.tasks.kinds.span_tags import OUTSIDE, bio_tags
 from onetrunk.tasks.rows import Text
-from onetrunk.tasks.soft_targets import RawTargets, order_of, raw_of_probabilities
+from onetrunk.tasks.soft_targets import RawTargets, order_of, raw_above, raw_of_probabilities
 
 # The longest text that a teacher is given, in tokens, unless it reads less.
 _MOST_TOKENS = 512
@@ -148,9 +148,7 @@ class ModelTeacher:
         order = order_of(labels_of(config), self.classifier.outputs)
         raw = raw[:, order]
         if self.classifier.thresholds is not None:
-            thresholds = np.array(self.classifier.thresholds, dtype=np.float64)[order]
-            # So that a label holds from one half, as in the task.
-            raw = raw - raw_of_probabilities(thresholds, independent=True)
+            raw = raw_above(raw, [self.classifier.thresholds[place] for place in order])
         return raw
 
     def encoder_like(self, trunk: Trunk) -> Trunk | None:

@@ -79,6 +79,19 @@ def raw_of_probabilities(probabilities: NDArray[Any], *, independent: bool) -> R
     return raw.astype(np.float32)
 
 
+def raw_above(raw: RawTargets, thresholds: Sequence[float]) -> RawTargets:
+    """Return raw outputs of labels shifted so that each holds from one half, as in a task, and not from its threshold.
+
+    Args:
+        raw: Raw outputs of independent labels. *Shape:* (..., labels)
+        thresholds: The probability from which each label holds.
+
+    Returns:
+        *Shape:* (..., labels)
+    """
+    return raw - raw_of_probabilities(np.array(thresholds, dtype=np.float64), independent=True)
+
+
 def is_given(raw: RawTargets) -> NDArray[np.bool_]:
     """Return which rows a teacher says something about. *Shape:* (rows, ...) to (rows,)."""
     found: NDArray[np.bool_] = ~np.isnan(raw).reshape(len(raw), -1).any(axis=1)

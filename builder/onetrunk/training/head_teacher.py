@@ -20,7 +20,7 @@ from onetrunk.tasks import Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
-from onetrunk.tasks.soft_targets import RawTargets, raw_of_probabilities
+from onetrunk.tasks.soft_targets import RawTargets, raw_above
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
 from onetrunk.training.evaluation import raw_outputs
@@ -134,8 +134,7 @@ class HeadTeacher:
         if (temperature := fitted.get("temperature")) is not None:
             raw = raw / np.float32(temperature)
         if (thresholds := fitted.get("thresholds")) is not None:
-            # So that a label holds from one half, as in the task.
-            raw = raw - raw_of_probabilities(np.array(thresholds, dtype=np.float64), independent=True)
+            raw = raw_above(raw, thresholds)
         return raw.astype(np.float32)
 
 

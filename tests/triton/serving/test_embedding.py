@@ -31,7 +31,7 @@ WIDTH = 384
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """One shipped head on tap 3, and the embedding at layer 6. Nothing but the tests asks it anything."""
+    """One shipped head on a limb on tap 2, and the embedding at layer 6. Nothing but the tests asks it anything."""
     output = tmp_path_factory.mktemp("embedding") / "repository"
     build_repository(BuildRequest(output=output, heads=HEADS, tasks=["sst2"], embed="last"))
     with Server(output, http_port=0, grpc_port=0, metrics_port=0, probe_interval_s=None) as server:
@@ -86,7 +86,7 @@ def test_the_deep_trunk_runs_only_for_who_names_it(server):
         with AdminClient(server.grpc_url) as admin:
             return {name: counters.runs for (name, _), counters in settled_counters(admin.statistics).items()}
 
-    deep = {"trunk_03_06", "head_embedding"}
+    deep = {"trunk_02_06", "head_embedding"}
     with Client(server.grpc_url) as client:
         before = runs()
         assert deep <= before.keys()
