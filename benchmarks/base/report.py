@@ -412,8 +412,9 @@ def _hours_table(study: Study) -> list[str]:
         f"{1000 * sizes['cpu_seconds_per_token']:.1f} ms a token, on {sizes['machine']}, at a load of "
         f"{sizes['load']:.0f}. Processor time itself rises with the load, since programs displace each other's data "
         f"from the caches. The search is estimated at {_USUAL_SEARCH} full fine-tunings, as on the default trunk. "
-        "Models of several layers are trained in bf16 on every machine: with a processor's matrix units (AMX) a step "
-        "takes about a third of its time in fp32, without them it may take longer than that.",
+        "Models of several layers are trained in bf16 on every machine: where a processor is fast in it, as with "
+        "matrix units (AMX) or on newer AMD ones, a step takes about a third of its time in fp32, elsewhere it may "
+        "take longer than that.",
     ]
 
 

@@ -119,8 +119,9 @@ def run(
     tell: ProgressCallback,
 ) -> None:
     """Do the steps that are asked for; what has a record is not done again."""
+    trains = {"limb", "heads", "left-out"} & set(steps)
+    teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk) if trains else {}
     if "limb" in steps or "heads" in steps:
-        teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk)
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
@@ -133,7 +134,8 @@ def run(
     for group in shape.left_out if "left-out" in steps else ():
         others = [one for one in shape.family if one not in group]
         recipe = shape.recipe.model_copy(update={"epochs": 2})
-        branch, _ = new_limb(f"{shape.name}_without", others, recipe, work, experiment, tell)
+        name = "_".join((shape.name, "without", *group))
+        branch, _ = new_limb(name, others, recipe, work, experiment, tell, teachers)
         records.begin(shape, group, "limb without it", branch.trunk.identity)
         for task in group:
             train_heads(shape, task, "limb without it", branch, seeds, records, tell)

@@ -154,7 +154,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     return [
         f"## `{shape.name}`",
         f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
-        f"{_about(shape)}. Dev scores in "
+        f"{' in bf16' if recipe.mixed_precision else ''}{_about(shape)}. Dev scores in "
         "hundredths, means over seeds, with their deviation"
         f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Heads on the trunk are those of "
         "the plan of [quality](../quality/), distilled, most with whole layers of their own. The epochs of limb and "

@@ -118,6 +118,11 @@ def test_the_data_behind_every_head_has_been_looked_at() -> None:
             assert "non-commercial" in noted
         if DATA[name] == FREE:
             assert "CC0" in noted
+    limbs = [json.loads(path.read_text()) for path in (ROOT / "limbs").glob("*/limb.json")]
+    assert limbs
+    for limb in limbs:
+        card = (ROOT / "limbs" / limb["name"] / "README.md").read_text()
+        assert all(task["licence"] in card for task in limb["tasks"].values()), limb["name"]
     if NON_COMMERCIAL in DATA.values():
         assert "non-commercial research only" in " ".join(readme.split())
 
