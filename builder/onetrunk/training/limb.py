@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import hashlib
 import math
+import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from onetrunk.files import atomic_write, check_replaceable
@@ -275,13 +278,13 @@ def train_limb(
     key = hashlib.sha256(facts.encode()).hexdigest()[:16]
     checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
     if force:
-        checkpoint.unlink(missing_ok=True)
-    taught = _ask_teachers(heads, tasks, experiment, progress)
+        _remove(checkpoint)
+    taught = _ask_teachers(heads, tasks, experiment, _said_beside(checkpoint), progress)
     training = _Training(learned, recipe, experiment, layers, checkpoint, taught)
     try:
         state = training.run(progress)
     except DivergedError:
-        checkpoint.unlink(missing_ok=True)
+        _remove(checkpoint)
         raise
     training.model.load_state_dict(state.best)
     best = max(state.scores, key=lambda scores: fmean(scores.values()))
@@ -293,7 +296,7 @@ def train_limb(
         }
     )
     identity = save_limb(limbs / name, spec, layers, {task: training.model.head(task) for task in tasks})
-    checkpoint.unlink(missing_ok=True)
+    _remove(checkpoint)
     return TrainedLimb(limbs / name, identity, spec, state.scores, state.seconds, notes)
 
 
@@ -309,19 +312,46 @@ def _teachers_of(task: str, teachers: Collection[str], experiment: Experiment) -
     return [one for one in teachers if one == task or one in alike]
 
 
+def _said_beside(checkpoint: Path) -> Path:
+    """Return the folder in which what the teachers said is kept until the training is finished."""
+    return checkpoint.with_suffix(".said")
+
+
+def _remove(checkpoint: Path) -> None:
+    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(_said_beside(checkpoint), ignore_errors=True)
+
+
 def _ask_teachers(
-    teachers: Mapping[str, HeadTeacher], tasks: Sequence[str], experiment: Experiment, progress: ProgressCallback
+    teachers: Mapping[str, HeadTeacher],
+    tasks: Sequence[str],
+    experiment: Experiment,
+    folder: Path,
+    progress: ProgressCallback,
 ) -> Mapping[str, Taught]:
     """Return what the teachers say about the train texts: task of the texts -> task of the teacher -> raw outputs.
 
     They are as the labels' loss sees them, not calibrated: the labels beside them say how sure an answer should be.
+
+    Args:
+        teachers: Task -> its head.
+        tasks: The tasks of the texts.
+        experiment: The trunk, the data and the cache.
+        folder: Where what was said is kept, for a training that is killed before it has a checkpoint.
+        progress: Called as the teachers go on.
     """
     found: dict[str, dict[str, Tensor]] = {task: {} for task in tasks}
     pairs = [(teacher, task) for task in tasks for teacher in _teachers_of(task, teachers, experiment)]
     for done, (teacher, task) in enumerate(pairs):
         progress(f"what {teacher}'s head says about {task}'s texts", done, len(pairs))
-        texts = experiment.examples(task, "train").texts
-        found[task][teacher] = teachers[teacher].outputs(texts, experiment.compute, progress)
+        kept = folder / f"{teacher} of {task}.safetensors"
+        try:
+            found[task][teacher] = load_file(kept)["said"]
+        except (OSError, SafetensorError, KeyError):
+            texts = experiment.examples(task, "train").texts
+            found[task][teacher] = teachers[teacher].outputs(texts, experiment.compute, progress)
+            with atomic_write(kept) as aside:
+                save_file({"said": found[task][teacher].contiguous()}, aside)
     return found
 
 

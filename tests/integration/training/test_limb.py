@@ -143,12 +143,20 @@ def teacher(mood: Task, tiny_trunk: Trunk, tmp_path: Path) -> Bundle:
 
 
 def test_a_teacher_is_asked_about_the_texts_of_all_tasks_of_its_form(
-    new_experiment: NewExperiment, mood: Task, second: Task, likeness: Task, teacher: Bundle, tiny_trunk: Trunk
+    new_experiment: NewExperiment,
+    mood: Task,
+    second: Task,
+    likeness: Task,
+    teacher: Bundle,
+    tiny_trunk: Trunk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What it says is what its head answers; pairs are none of its texts."""
+    """What it says is what its head answers; pairs are none of its texts. It is asked once, also if it is killed."""
     experiment = new_experiment(mood, second, likeness)
     head = HeadTeacher(teacher, mood, tiny_trunk, experiment.compute, max_length=32, cache=experiment.config.cache)
-    said = module._ask_teachers({"mood": head}, ["mood", "second", "likeness"], experiment, silent)
+    asked = ({"mood": head}, ["mood", "second", "likeness"], experiment, tmp_path / "said")
+    said = module._ask_teachers(*asked, silent)
     assert {task: set(found) for task, found in said.items()} == {
         "mood": {"mood"},
         "second": {"mood"},
@@ -157,6 +165,14 @@ def test_a_teacher_is_asked_about_the_texts_of_all_tasks_of_its_form(
     for task in ("mood", "second"):
         states = experiment.states(task, "train", [0]).states[0]
         assert torch.equal(said[task]["mood"], raw_outputs(teacher.head(tiny_trunk), states))
+    kept = tmp_path / "said" / "mood of second.safetensors"
+    kept.write_bytes(kept.read_bytes()[:100])
+    texts: list[int] = []
+    outputs = HeadTeacher.outputs
+    monkeypatch.setattr(HeadTeacher, "outputs", lambda *a: (texts.append(len(a[1])), outputs(*a))[1])
+    again = module._ask_teachers(*asked, silent)
+    assert texts == [90], "only what was not kept whole"
+    assert all(torch.equal(again[task]["mood"], said[task]["mood"]) for task in ("mood", "second"))
 
 
 def test_a_limb_learns_what_a_teacher_says_of_texts_that_have_no_label_of_its_task(
@@ -195,7 +211,7 @@ def test_a_teacher_of_words_teaches_those_of_its_own_texts(
     head = HeadTeacher(
         teachers[tagged.name], tagged, tiny_trunk, experiment.compute, max_length=32, cache=experiment.config.cache
     )
-    said = module._ask_teachers({tagged.name: head}, ["mood", tagged.name], experiment, silent)
+    said = module._ask_teachers({tagged.name: head}, ["mood", tagged.name], experiment, tmp_path / "said", silent)
     assert {task: set(found) for task, found in said.items()} == {"mood": set(), tagged.name: {tagged.name}}
     found = trained(new_experiment, tmp_path / "limbs", mood, tagged, teachers=teachers)
     assert found.spec.tasks[tagged.name].teacher_sha256 is not None
