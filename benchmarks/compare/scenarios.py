@@ -32,6 +32,7 @@ from benchmarks.peers.checkpoints import SHAPES, write_checkpoints
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.peers import PEERS, running_peer
 from onetrunk.export.precision import parse_precision
+from onetrunk.export.sessions import computes_in_bf16
 from onetrunk.nn.trunk import Trunk, load_trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.repository import BuildRequest, build_repository
@@ -129,7 +130,7 @@ def base(bench: Bench) -> Result:
     distil = Systems(load_trunk(distil_trunk(bench.folder)), separate.repository, folder, 128, bench.cores)
     systems = [
         *(separate, grouped, ours.build(INT8_HEADS, precision="heads=int8"), ours.build(INT8, precision="int8")),
-        *(ours.build(BF16, precision="bf16"), ours.one_trunk(grouped), others.fused(bench.cores, FUSED)),
+        *(*_in_bf16(ours), ours.one_trunk(grouped), others.fused(bench.cores, FUSED)),
         *(*_trunks(others), *_single(others)),
         *(others.singles(8, SINGLES), distil.singles(8, DISTILS)),
     ]
@@ -155,7 +156,7 @@ def shipped(bench: Bench) -> Result:
     others = ours.others(separate)
     systems = [
         *(separate, ours.build(GROUPED), ours.build(INT8_HEADS, precision="heads=int8")),
-        *(ours.build(INT8, precision="int8"), ours.build(BF16, precision="bf16")),
+        *(ours.build(INT8, precision="int8"), *_in_bf16(ours)),
         *(*_trunks(others), *_single(others), others.singles(8, SINGLES)),
     ]
     return _measure(bench, "shipped", ours.shape.what, systems, ours.trunk, [32, 128], [4])
@@ -272,6 +273,11 @@ SCENARIOS: Mapping[str, Callable[[Bench], Result]] = {
     for scenario in (base, small, shipped, understanding, tasks, subset, lengths, hops, peers)
 }
 assert tuple(SCENARIOS) == names.SCENARIOS
+
+
+def _in_bf16(ours: Ours) -> list[TritonSystem]:
+    """The grouped heads in bf16, where this machine computes in it: elsewhere they would be the fp32 ones again."""
+    return [ours.build(BF16, precision="bf16")] if computes_in_bf16() else []
 
 
 def _trunks(others: Systems) -> list[TritonSystem]:
