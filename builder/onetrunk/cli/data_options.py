@@ -29,7 +29,7 @@ data_option = click.option(
 limbs_option = click.option(
     "--limbs",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder of the limbs on which heads stand. [default: limbs, beside the folder of heads]",
+    help="The folder of the limbs on which heads stand. [default: limbs beside the folder of heads, then limbs here]",
 )
 
 

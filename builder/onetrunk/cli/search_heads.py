@@ -187,7 +187,7 @@ def run(
         limbs = tuple(one.resolve() for one in limbs)
         identities = _identities(limbs)
         if limbs:
-            options["limbs"] = limbs[0].parent
+            options["limbs"] = (limbs[0].parent,)
         config = experiment_config(chosen, study, options)
         names = [task.name for task in chosen]
         with progress_line() as show:
@@ -445,5 +445,5 @@ def experiment_config(tasks: Sequence[Task], study: Path, options: dict[str, Any
         trunk_dtype=options["precision"],
         max_length=options["max_length"] or _MAX_LENGTH,
         skip_bad_rows=options["skip_bad_rows"],
-        limbs=options.get("limbs", DEFAULT_LIMBS),
+        limbs=options.get("limbs", (DEFAULT_LIMBS,)),
     )

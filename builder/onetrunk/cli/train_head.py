@@ -211,18 +211,28 @@ def _find_teachers(tasks: list[Task], teacher: str | None, texts: Path | None) -
         raise UserError(f"--teacher {teacher}: a finished head is named by its folder: --teacher {place.parent}")
     of_task = {task.name: place / task.name for task in tasks}
     found = {name: str(folder) for name, folder in of_task.items() if os.path.lexists(folder / HEAD_JSON)}
-    if not found or os.path.lexists(place / HEAD_JSON):
+    alone_there = os.path.lexists(place / HEAD_JSON) or (place / "config.json").exists()
+    if found and alone_there:
+        raise UserError(
+            f"--teacher {teacher}: a teacher itself, and {next(iter(found.values()))} in it is a head: name one of them"
+        )
+    if not found:
+        if not alone_there and (others := sorted(one.parent.name for one in place.glob(f"*/{HEAD_JSON}"))):
+            raise UserError(
+                f"--teacher {teacher}: no head of {' or '.join(of_task)} is there, only of {', '.join(others)}"
+            )
         if len(tasks) > 1:
             raise UserError(
                 f"--teacher {teacher}: neither a folder of heads of {', '.join(of_task)}, nor can one teacher know "
                 f"{len(tasks)} tasks: name one task; adopt-models takes many models"
             )
         return {tasks[0].name: teacher}
-    if texts is not None and len(tasks) > 1:
-        raise UserError("--texts: texts without labels are read for one task: name one")
+    if len(tasks) > 1:
+        if texts is not None:
+            raise UserError("--texts: texts without labels are read for one task: name one")
+        if missing := [task.name for task in tasks if not task.train]:
+            raise UserError(f"task {missing[0]}: it names no train data, so name it alone, with --teacher and --texts")
     if alone := [task for task in tasks if task.name not in found]:
-        if missing := [task.name for task in alone if not task.train]:
-            raise UserError(f"task {missing[0]}: it names no train data, and {teacher} has no head of it to teach it")
         click.echo(
             f"note: from labels alone: {', '.join(task.name for task in alone)} (no head in {teacher})", err=True
         )

@@ -112,7 +112,7 @@ def train_limb(
             recipe = _recipe(options)
             loaded = load_trunk(trunk, progress, cache=options["cache"])
             print_trunk_notes(loaded.notes)
-            loaded.limbs = limbs
+            loaded.limbs = (limbs,)
             config = ExperimentConfig(
                 tasks=tuple(family),
                 cache=options["cache"],

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,6 +48,7 @@ class FamilyTask(BaseModel):
         score: The score on the dev data of the one-layer head that was trained with the limb.
         train_rows: The number of train rows.
         train_rows_left_out: How many more there were, whose texts are dev or test texts of another task of the family.
+        left_out_sha256: A hash over which rows these are; None where there are none.
         dev_rows: The number of dev rows.
         outputs: The number of its raw outputs.
         sha256: A hash over the task and its data.
@@ -61,6 +62,7 @@ class FamilyTask(BaseModel):
     score: FiniteFloat
     train_rows: int = Field(ge=1)
     train_rows_left_out: int = Field(default=0, ge=0)
+    left_out_sha256: Name | None = None
     dev_rows: int = Field(ge=1)
     outputs: int = Field(default=1, ge=1, le=2 * MAX_LABELS + 1)
     sha256: Name
@@ -109,14 +111,17 @@ class Limb:
         spec: The content of limb.json.
         identity: Its identity.
         weights: Parameter name -> tensor, in 32-bit floats.
-        starts: Task -> the weights of the head that it had in the training, where they were kept; see `Trunk.starts`.
     """
 
     folder: Path
     spec: LimbSpec
     identity: LimbId
     weights: Mapping[str, Tensor]
-    starts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> LimbStarts:
+        """What the heads of its family had learned in its training, where that was kept."""
+        return LimbStarts(self.folder, self.spec)
 
     def branch(self, trunk: Trunk) -> Trunk:
         """Return the trunk with the limb's layers in place of its own from the limb's tap on.
@@ -148,8 +153,7 @@ class Limb:
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise UserError(f"{self.folder}: {WEIGHTS} does not fit {LIMB_JSON}: {first}") from error
-        starts = {(task, spec.tasks[task].sha256): one for task, one in self.starts.items() if task in spec.tasks}
-        return grafted(trunk, own, self.identity, starts)
+        return grafted(trunk, own, self.identity, self.starts)
 
 
 def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
@@ -269,25 +273,52 @@ def load_limb(folder: Path) -> Limb:
     """
     spec = read_limb_spec(folder)
     numbers = spec.layers * _NUMBERS_A_PAIR * (spec.width**2 + spec.width)
-    limits = {WEIGHTS: Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers)}
-    if STARTS in _weight_files(folder):
-        limits[STARTS] = _limits_of_heads(spec)
+    limits = Limits(spec.layers * _TENSORS_A_LAYER, _BYTES_A_NUMBER * numbers)
     try:
-        for name, limit in limits.items():
-            check_header(folder / name, limit, inside=folder)
+        check_header(folder / WEIGHTS, limits, inside=folder)
         identity = _identity(spec, folder)
-        found = {name: _read(folder / name, limit) for name, limit in limits.items()}
+        weights = _read(folder / WEIGHTS, limits)
         # Weights under the identity of others would be a limb that nobody has.
         changed = _identity(spec, folder) != identity
     except FileNotFoundError:
         raise UserError(f"{folder}: no {WEIGHTS} in it: train the limb again") from None
     if changed:
         raise UserError(f"{folder}: it was written anew while it was read: run the same command again")
-    starts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in found.get(STARTS, {}).items():
-        task, _, parameter = name.partition("/")
-        starts.setdefault(task, {})[parameter] = tensor
-    return Limb(folder, spec, identity, found[WEIGHTS], starts)
+    return Limb(folder, spec, identity, weights)
+
+
+class LimbStarts(Mapping[tuple[str, str], Mapping[str, Tensor]]):
+    """What the heads of a limb's family had learned in its training; see ``Trunk.starts``.
+
+    The file is read when it is first asked for, since only the training of heads needs it. Where it was left out, there
+    are none.
+    """
+
+    def __init__(self, folder: Path, spec: LimbSpec) -> None:
+        self._folder, self._spec = folder, spec
+        self._found: dict[tuple[str, str], dict[str, Tensor]] | None = None
+
+    def _read(self) -> dict[tuple[str, str], dict[str, Tensor]]:
+        if self._found is None:
+            found: dict[tuple[str, str], dict[str, Tensor]] = {}
+            path, limits, tasks = self._folder / STARTS, _limits_of_heads(self._spec), self._spec.tasks
+            if path.exists():
+                check_header(path, limits, inside=self._folder)
+                for name, tensor in _read(path, limits).items():
+                    task, _, parameter = name.partition("/")
+                    if task in tasks:
+                        found.setdefault((task, tasks[task].sha256), {})[parameter] = tensor
+            self._found = found
+        return self._found
+
+    def __getitem__(self, key: tuple[str, str]) -> Mapping[str, Tensor]:
+        return self._read()[key]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
 
 
 def _limits_of_heads(spec: LimbSpec) -> Limits:
@@ -304,28 +335,31 @@ def _read(path: Path, limits: Limits) -> dict[str, Tensor]:
     return tensors
 
 
-def find_limb(limbs: Path, identity: LimbId) -> Limb:
+def find_limb(places: Sequence[Path], identity: LimbId) -> Limb:
     """Find a limb by its identity.
 
     Args:
-        limbs: The folder of limbs.
+        places: The folders of limbs in which it is looked for, one after the other.
         identity: The identity, as a head on it names it.
 
     Raises:
         UserError: There is none of this name, or another one, and this one was not kept.
     """
-    folder = limbs / identity.name
-    kept = _kept_folder(limbs, identity)
-    if not folder.is_dir() and not kept.is_dir():
-        raise UserError(f"it stands on limb {identity}, and {limbs} has no folder {identity.name}: give --limbs FOLDER")
-    found = [load_limb(one) for one in (kept, folder) if one.is_dir()]
-    for limb in found:
-        if limb.identity == identity:
-            return limb
-    other = found[-1]
+    others = []
+    for limbs in places:
+        for folder in (_kept_folder(limbs, identity), limbs / identity.name):
+            if folder.is_dir():
+                limb = load_limb(folder)
+                if limb.identity == identity:
+                    return limb
+                others.append(limb)
+    if not others:
+        where = " and ".join(f"{limbs} has no folder {identity.name}" for limbs in places)
+        raise UserError(f"it stands on limb {identity}, and {where}: give --limbs FOLDER")
+    other = others[-1]
     raise UserError(
         f"it stands on limb {identity}, and {other.folder} is {other.identity} now: train the head again on that "
-        f"one, or bring the old limb back as {kept}"
+        f"one, or bring the old limb back as {_kept_folder(other.folder.parent, identity)}"
     )
 
 
@@ -364,11 +398,6 @@ def _left_out(spec: LimbSpec) -> list[str]:
     found = {name: task.train_rows_left_out for name, task in sorted(spec.tasks.items()) if task.train_rows_left_out}
     told = ", ".join(f"{count:,} of {name}" for name, count in found.items())
     return [f"Left out, as dev or test texts of another task of the family: train rows {told}.", ""] if found else []
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """Return the names of a limb's files of weights; what its heads start from may have been left out."""
-    return [WEIGHTS, *([STARTS] if (folder / STARTS).exists() else [])]
 
 
 def _identity(spec: LimbSpec, folder: Path) -> LimbId:

@@ -44,7 +44,7 @@ class Trunk(nn.Module):
         notes: What a user should know about how it was loaded, such as parts of the checkpoint that were left out.
         root: The trunk of which this is a branch, with a limb's layers in place of its own; itself if it is none.
         limb: The identity of that limb; None for the trunk itself.
-        limbs: Where limbs are looked for that heads name.
+        limbs: The folders in which limbs are looked for that heads name.
         starts: Task and the hash over it and its data -> the weights that its one-layer head on the limb starts from,
             which it had when the limb was trained. Any other head starts from the trunk's own layer.
     """
@@ -74,8 +74,8 @@ class Trunk(nn.Module):
         # In a list, so that it is no part of this module.
         self._root = [root] if root is not None else [self]
         self.limb = limb
-        self.limbs = DEFAULT_LIMBS
-        self.starts: Starts = starts or {}
+        self.limbs: tuple[Path, ...] = (DEFAULT_LIMBS,)
+        self.starts: Starts = {} if starts is None else starts  # not asked whether it is empty: it is read late
         self._branches: dict[LimbId, Trunk] = {}
         self.requires_grad_(False)
         self.eval()
@@ -138,11 +138,12 @@ class Trunk(nn.Module):
             few = "no layer" if above == 1 else f"fewer than {above} layers"
             raise UserError(f"tap {tap} has {few} above it on this trunk: give 0 to {most}")
 
-    def branch(self, limb: LimbId | None) -> Trunk:
+    def branch(self, limb: LimbId | None, places: Sequence[Path] = ()) -> Trunk:
         """Return the trunk as heads on a limb see it: the limb's layers in place of its own.
 
         Args:
-            limb: The limb's identity, which is looked for in the folder ``limbs``; None for the trunk itself.
+            limb: The limb's identity; None for the trunk itself.
+            places: Where the limb is looked for besides the trunk's ``limbs``.
 
         Raises:
             UserError: There is no such limb, or it does not fit the trunk.
@@ -154,7 +155,7 @@ class Trunk(nn.Module):
         if limb == self.limb:
             return self
         if limb not in self.root._branches:
-            self.root._branches[limb] = find_limb(self.root.limbs, limb).branch(self.root)
+            self.root._branches[limb] = find_limb([*self.root.limbs, *places], limb).branch(self.root)
         return self.root._branches[limb]
 
     def run_layers(self, hidden_state: Tensor, attention_mask: Tensor, start: int, stop: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,8 +31,8 @@ Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 _TOKENIZER_BATCH = 2048
 # Of the labels that no row has, this many are named.
 _SHOWN = 10
-# What is neither a letter nor a digit.
-_SIGNS = re.compile(r"[\W_]+")
+# A text of more words is the same text with other signs between them.
+_MANY_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,11 @@ def normalized(text: Text) -> tuple[str, ...]:
 
 
 def rows_elsewhere(texts: Texts, elsewhere: Iterable[Texts]) -> NDArray[np.bool_]:
-    """Return which texts are also among others, by their letters and digits; of a pair, whichever comes first.
+    """Return which texts are also among others; of a pair, whichever comes first.
 
-    Corpora that share sentences often differ in blanks before their punctuation marks, and in the order of a pair.
+    Corpora that share sentences differ in blanks, quotation marks and dashes, so that long texts are compared by their
+    letters, digits and pictures alone. In a text of a few words a sign may be what it says, such as ``great :(``: these
+    are compared by all but white space.
 
     Args:
         texts: The texts.
@@ -201,13 +203,19 @@ def rows_elsewhere(texts: Texts, elsewhere: Iterable[Texts]) -> NDArray[np.bool_
     Returns:
         *Shape:* (texts,)
     """
-    known = {_letters(text) for other in elsewhere for text in other}
-    return np.array([_letters(text) in known for text in texts], dtype=np.bool_)
+    known = {_what_counts(text) for other in elsewhere for text in other}
+    return np.array([_what_counts(text) in known for text in texts], dtype=np.bool_)
 
 
-def _letters(text: Text) -> tuple[str, ...]:
-    found = (_SIGNS.sub("", part) or part for part in normalized(text))
-    return tuple(sorted(found))
+def _what_counts(text: Text) -> tuple[str, ...]:
+    return tuple(
+        sorted(_letters(part) if part.count(" ") >= _MANY_WORDS else part.replace(" ", "") for part in normalized(text))
+    )
+
+
+def _letters(text: str) -> str:
+    # Combining marks are the vowels of many scripts, and "other symbols" are mostly emoji.
+    return "".join(sign for sign in text if (kind := unicodedata.category(sign))[0] in "LNM" or kind == "So")
 
 
 def in_windows(

@@ -17,17 +17,19 @@ DEFAULT_LIMBS = Path("limbs")
 """The folder of the limbs on which heads stand, where nothing says another one."""
 
 
-def limbs_of(heads: Path, named: Path | None = None) -> Path:
-    """Return the folder of the limbs on which heads stand: ``limbs`` beside the heads' folder, if no other is named.
+def limbs_of(heads: Path, named: Path | None = None) -> tuple[Path, ...]:
+    """Return the folders in which the limbs of heads are looked for.
 
-    Where there is no such folder, as beside a head that was fetched, it is the one in the working folder.
+    They are ``limbs`` beside the heads' folder and ``limbs`` in the working folder, unless a folder is named.
 
     Args:
         heads: The folder of bundles.
         named: The folder that a user named, if any.
     """
+    if named is not None:
+        return (named,)
     beside = heads.absolute().parent / DEFAULT_LIMBS
-    return named if named is not None else beside if beside.is_dir() else DEFAULT_LIMBS
+    return (DEFAULT_LIMBS,) if beside == DEFAULT_LIMBS.absolute() else (beside, DEFAULT_LIMBS)
 
 
 class HeadSpec(HeadJson):

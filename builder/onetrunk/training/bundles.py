@@ -29,7 +29,7 @@ from onetrunk.training.curve import learning_curve, noise_of
 from onetrunk.training.evaluation import commonest_score, evaluate, score
 from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.lessons import Lessons, make_lessons
-from onetrunk.training.models import head_with_weights, new_model
+from onetrunk.training.models import head_with_weights, limb_start, new_model, start_digest
 from onetrunk.training.probing import MOST_ROWS, best_tap, probe_taps
 from onetrunk.training.results import TrainResult
 from onetrunk.training.runs import RunRecord, RunSpec
@@ -331,13 +331,16 @@ def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
     """Return all of head.json that is known before a training."""
     task, recipe = experiment.task(spec.task), spec.recipe
     data: dict[str, Any] = {}
+    lessons = experiment.lessons(spec.task)
     for split in SPLITS:
         rows = experiment.examples(spec.task, split)
-        data[split] = rows.source if experiment.lessons(spec.task) is not None else getattr(task, split)
+        data[split] = getattr(task, split) if lessons is None else lessons.data(task, split)
         data[f"{split}_rows"] = len(rows)
         data[f"{split}_rows_left_out"] = rows.left_out
         data[f"{split}_sha256"] = rows.sha256
-    if (lessons := experiment.lessons(spec.task)) is not None:
+    if start := limb_start(spec, experiment):
+        data["limb_start_sha256"] = start_digest(start)
+    if lessons is not None:
         data["train_rows_labelled"] = lessons.labelled
         data["dev_labels"] = OWN_LABELS if lessons.dev_raw is None else TEACHERS_LABELS
         data |= {f"teacher_{name}": value for name, value in lessons.facts.items()}

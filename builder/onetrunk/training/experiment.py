@@ -48,7 +48,7 @@ class ExperimentConfig:
         max_length: The longest text in tokens, for all tasks.
         skip_bad_rows: Whether rows that cannot be used are left out, with a note, instead of refused.
         threads: The number of torch threads of each process; None is torch's own choice.
-        limbs: The folder of the limbs on which heads stand.
+        limbs: The folders in which limbs are looked for on which heads stand.
     """
 
     tasks: tuple[Task, ...]
@@ -61,7 +61,7 @@ class ExperimentConfig:
     max_length: int = 128
     skip_bad_rows: bool = False
     threads: int | None = None
-    limbs: Path = DEFAULT_LIMBS
+    limbs: tuple[Path, ...] = (DEFAULT_LIMBS,)
 
 
 @dataclass
@@ -80,6 +80,7 @@ class Experiment:
     _tokens: dict[tuple[str, Split], TokenStates] = field(default_factory=dict)
     _teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
     _lessons: dict[str, Lessons] = field(default_factory=dict)
+    _own_digests: dict[str, str] = field(default_factory=dict)
 
     def branch(self, limb: str | None) -> Experiment:
         """Return the same experiment on the trunk as heads on a limb see it.
@@ -144,6 +145,8 @@ class Experiment:
 
     def teach(self, name: str, lessons: Lessons) -> None:
         """Have a task's heads learn from a teacher outside; its lessons are the task's data from now on."""
+        if self.task(name).train:
+            self._own_digests[name] = self.task_digest(name)
         self._lessons[name] = lessons
         self._examples[name, "train"], self._examples[name, "dev"] = lessons.train, lessons.dev
 
@@ -186,7 +189,9 @@ class Experiment:
         return facts
 
     def task_digest(self, name: str) -> str:
-        """Return a hash over a task, as far as its targets depend on it, and its data."""
+        """Return a hash over a task, as far as its targets depend on it, and its own data, whoever teaches it."""
+        if name in self._own_digests:
+            return self._own_digests[name]
         task = self.task(name)
         facts = [task.kind, task.form, task.labels, task.range, task.options, self.data_facts(name)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

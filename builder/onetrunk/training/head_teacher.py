@@ -18,7 +18,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks import Task
 from onetrunk.tasks.examples import Texts
-from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.tasks.head_spec import HeadSpec, limbs_of
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
 from onetrunk.tasks.soft_targets import RawTargets, raw_above
 from onetrunk.training.cache import StateCache
@@ -62,13 +62,14 @@ class HeadTeacher:
                 weights.
         """
         bundle.check_teaches(task)
+        branch = trunk.branch(bundle.spec.limb_id, limbs_of(bundle.folder.absolute().parent))
         head = bundle.head(trunk)
         if not isinstance(head, Head):
             raise UserError(f"{bundle.folder}: a head of kind {bundle.spec.kind} teaches nothing")
         self.bundle, self._compute, self._cache_root = bundle, compute, cache_root(cache)
         self._max_length = max_length if head.by_token else bundle.spec.max_length
         self.sha256 = sha256_file(bundle.folder / WEIGHTS, inside=bundle.folder)
-        self._head, self._trunk = head, trunk.branch(bundle.spec.limb_id)
+        self._head, self._trunk = head, branch
 
     @property
     def decodes(self) -> bool:

@@ -53,6 +53,7 @@ class Lessons:
             start from the trunk's.
         states: Whether heads also learn that encoder's states after their layers.
         temperature: The temperature of distillation.
+        source: The file of the texts without labels.
     """
 
     train: Examples
@@ -64,6 +65,19 @@ class Lessons:
     encoder: Trunk | None = None
     states: bool = False
     temperature: float = TEMPERATURE
+    source: str = "texts"
+
+    def data(self, task: Task, split: Split) -> float | str:
+        """Return where the texts of train or dev are from, as the card says: what the task names, their file, or both.
+
+        Args:
+            task: The task.
+            split: The split.
+        """
+        own = self.labelled > 0 if split == "train" else self.dev_raw is None
+        more = len(self.train) > self.labelled if split == "train" else not own
+        named: float | str = getattr(task, split)
+        return f"{named}, {self.source}" if own and more else named if own else self.source
 
 
 @dataclass(frozen=True)
@@ -162,7 +176,7 @@ def make_lessons(
         left_out = len(dev_texts) - len(about.texts)
         dev, dev_raw = _examples(source, about, labels(about), teacher, left_out, "dev"), about.raw
     states = encoder is not None and _read_alike(trunk, encoder, taught.texts, max_length)
-    return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder, states)
+    return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder, states, source=source)
 
 
 def _read_alike(trunk: Trunk, encoder: Trunk, texts: Texts, max_length: int) -> bool:

@@ -250,7 +250,7 @@ def train_limb(
     rows = {task: _family_task(task, experiment, heads.get(task), learned[task]) for task in tasks}
     notes = tuple(dict.fromkeys(f"{task}: {note}" for task in tasks for note in experiment.data_notes(task)))
     notes += tuple(
-        f"{task}: {one.train_rows_left_out:,} train texts are left out, which another task has for dev or test"
+        f"{task}: left out as dev or test texts of another task: {one.train_rows_left_out:,} train texts"
         for task, one in rows.items()
         if one.train_rows_left_out
     )
@@ -274,8 +274,9 @@ def train_limb(
         taps = {recipe.tap, *(one.tap for one in readers if (one.limb, one.max_length) == (None, recipe.max_length))}
         experiment.states(task, "train", sorted(taps), progress)
         experiment.states(task, "dev", [recipe.tap], progress)
-    facts = f"{plan.model_dump_json(exclude={'onetrunk_version'})}\0{experiment.compute.identity}"
-    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    facts = [plan.model_dump_json(exclude={"onetrunk_version"}), experiment.compute.identity]
+    facts += [f"{teacher.identity} {teacher.bundle.spec.max_length}" for teacher in heads.values()]
+    key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     checkpoint = experiment.cache_root / "runs" / f"limb-{name}-{key}.pt"
     if force:
         _remove(checkpoint)
@@ -380,11 +381,13 @@ def _family_task(
     name: str, experiment: Experiment, teacher: HeadTeacher | None, learned: NDArray[np.int64]
 ) -> FamilyTask:
     task, facts = experiment.task(name), experiment.data_facts(name)
+    left_out = np.setdiff1d(np.arange(int(facts["train_rows"])), learned)
     return FamilyTask(
         metric=task.metric,
         score=0.0,
         train_rows=len(learned),
-        train_rows_left_out=int(facts["train_rows"]) - len(learned),
+        train_rows_left_out=len(left_out),
+        left_out_sha256=hashlib.sha256(left_out.tobytes()).hexdigest() if len(left_out) else None,
         dev_rows=int(facts["dev_rows"]),
         outputs=get_kind(task.kind).output.num_outputs(task),
         sha256=experiment.task_digest(name),

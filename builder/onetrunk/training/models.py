@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from onetrunk.files import atomic_write
@@ -44,23 +45,37 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
 
 
 def limb_start(spec: RunSpec, experiment: Experiment) -> Mapping[str, Tensor]:
-    """Return the weights that a task's head had when its limb was trained; none where a run starts elsewhere."""
-    lessons, starts = experiment.lessons(spec.task), experiment.trunk.starts
+    """Return the weights that a run's head on a limb starts from, which its task's head had when the limb was trained.
+
+    There are none for a task that was not of the family, or has other data now; for a head of another form than those
+    of a limb's training; and where those were not kept.
+    """
+    lessons, recipe, task = experiment.lessons(spec.task), spec.recipe, experiment.task(spec.task)
     other_encoder = lessons is not None and lessons.encoder is not None
+    other_form = (recipe.layers, recipe.query) != (1, "cls")
     # A part of the texts is to show what it alone teaches, and the start has learned from all of them.
-    if not starts or other_encoder or spec.share != 1:
+    if other_encoder or other_form or spec.share != 1 or not task.train or not experiment.trunk.starts:
         return {}
-    return starts.get((spec.task, experiment.task_digest(spec.task)), {})
+    return experiment.trunk.starts.get((task.name, experiment.task_digest(task.name)), {})
+
+
+def start_digest(start: Mapping[str, Tensor]) -> str:
+    """Return a hash over the weights that a head on a limb starts from."""
+    return hashlib.sha256(save(dict(start))).hexdigest()
 
 
 def start_on_limb(head: Head, start: Mapping[str, Tensor]) -> None:
     """Set a fresh head's weights to those that its task had when the limb was trained, where there are any.
 
-    A head of other layers or another query than the limb's training had stays as it is.
+    Raises:
+        UserError: They are those of another head.
     """
-    fresh = head.state_dict()
-    if {name: tensor.shape for name, tensor in start.items()} == {name: one.shape for name, one in fresh.items()}:
-        head.load_state_dict(dict(start))
+    if start:
+        try:
+            head.load_state_dict(dict(start))
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise UserError(f"what its head had learned with the limb does not fit: {first}") from error
 
 
 def initialise_student(student: Head, teacher: Head, start: Start) -> None:

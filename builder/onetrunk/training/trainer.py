@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from onetrunk.files import atomic_write
 from onetrunk.progress import ProgressCallback, silent
@@ -26,7 +24,7 @@ from onetrunk.training.compute import describe_machine
 from onetrunk.training.distillation import STATES_WEIGHT, training_data
 from onetrunk.training.experiment import Experiment, labels_windows
 from onetrunk.training.loop import DivergedError, FitState, Weights, fit
-from onetrunk.training.models import limb_start, new_model, save_weights, weights_file
+from onetrunk.training.models import limb_start, new_model, save_weights, start_digest, weights_file
 from onetrunk.training.runs import RunRecord, RunSpec
 
 # A base-size encoder's checkpoint has more than 1 GB, and one epoch of it may take an hour.
@@ -50,7 +48,7 @@ def run_key(spec: RunSpec, experiment: Experiment) -> str:
     if lessons is not None and lessons.states:
         facts.append(f"a teacher's states by {STATES_WEIGHT}")
     if start := limb_start(spec, experiment):
-        facts.append(f"starts from {hashlib.sha256(save(dict(start))).hexdigest()}")
+        facts.append(f"starts from {start_digest(start)}")
     if spec.distillation is not None and spec.distillation.other_texts:
         # The student also depends on the other tasks' texts.
         facts += [json.dumps(experiment.data_facts(name)) for name in sorted(experiment.tasks)]

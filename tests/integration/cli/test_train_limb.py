@@ -85,7 +85,7 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert shorter.exit_code == 0, shorter.output
     assert "a head of 1 layer on tap 3" in (tmp_path / "on_limb" / "one" / "README.md").read_text()
     same = invoke(train_head, *on_limb, "--heads", "on_limb", "--json")
-    assert "wrote" not in same.stderr, "it is finished"
+    assert (same.exit_code, "one: finished earlier" in same.stderr) == (0, True)
     other = invoke(train_head, "two", "--teacher", "on_limb/one", "--tap", "2")
     assert other.exit_code == 0, "a head of the same answers may teach a task of another name"
     same = invoke(train_limb, *family, "--teacher", "heads/one", "--teacher", "./heads/one/", "--json")
@@ -96,13 +96,25 @@ def test_finished_heads_teach_a_limb(invoke: Invoke, tmp_path: Path) -> None:
     assert told.exit_code == 2
     assert "a finished head is named by its folder: --teacher heads/one" in told.stderr.splitlines()[-1]
     in_folder = invoke(train_head, *on_limb[:-1], "heads", "--heads", "on_limb", "--json")
-    assert "wrote" not in in_folder.stderr, "the same teacher, found in the folder of heads"
-    elsewhere = invoke(train_head, "one", "--tap", "3", "--teacher", "on_limb/one", "--limbs", "none")
-    assert "none has no folder pairs: give --limbs FOLDER" in elsewhere.stderr.splitlines()[-1]
+    found = (in_folder.exit_code, "one: finished earlier" in in_folder.stderr)
+    assert found == (0, True), "the same teacher, found in the folder of heads"
+    moved = tmp_path / "proj"
+    moved.mkdir()
+    for name in ("limbs", "on_limb"):
+        (tmp_path / name).rename(moved / name)
+    asked = (train_head, "one", "--tap", "3", "--teacher", "proj/on_limb/one")
+    beside = invoke(*asked, "--heads", "taught")
+    assert beside.exit_code == 0, "a teacher's limb is beside its folder of heads, wherever the new head goes"
+    (moved / "limbs").rename(tmp_path / "away")
+    elsewhere = invoke(*asked, "--limbs", "none")
+    told = f"none has no folder pairs and {moved}/limbs has no folder pairs and limbs has no folder pairs: give --limbs"
+    assert told in elsewhere.stderr.splitlines()[-1]
+    (tmp_path / "away").rename(tmp_path / "limbs")
+    (moved / "on_limb").rename(tmp_path / "on_limb")
     linked = tmp_path / "link"
     linked.symlink_to(tmp_path / "heads" / "one")
     found = invoke(train_head, *on_limb[:-1], "link", "--heads", "on_limb", "--json")
-    assert "wrote" not in found.stderr, "the same teacher by another name"
+    assert (found.exit_code, "one: finished earlier" in found.stderr) == (0, True), "the same teacher by another name"
     other = invoke(train_limb, "pairs", "--tasks", "two", "--teacher", "heads/one")
     assert "a head of task 'one', which is not in --tasks (two)" in other.stderr.splitlines()[-1]
 
@@ -117,6 +129,13 @@ def test_each_of_several_heads_learns_from_its_own_in_a_folder(invoke: Invoke, t
     assert "teacher_name" in data["one"]
     assert "teacher_name" not in data["two"]
     (tmp_path / "texts.txt").write_text("a fine film\n")
+    none = invoke(train_head, "two", "--tap", "2", "--teacher", "heads", "--heads", "taught")
+    assert "--teacher heads: no head of two is there, only of one" in none.stderr.splitlines()[-1]
+    (tmp_path / "both" / "one").mkdir(parents=True)
+    for place in (tmp_path / "both" / "config.json", tmp_path / "both" / "one" / "head.json"):
+        place.write_text("{}")
+    both = invoke(train_head, "one", "--tap", "2", "--teacher", "both", "--heads", "taught")
+    assert "--teacher both: a teacher itself, and both/one in it is a head: name one" in both.stderr.splitlines()[-1]
     for arguments, said in (
         (("--teacher", "heads/one"), "nor can one teacher know 2 tasks: name one task"),
         (("--teacher", "nowhere"), "--teacher nowhere: neither a folder of heads of one, two"),
@@ -127,7 +146,10 @@ def test_each_of_several_heads_learns_from_its_own_in_a_folder(invoke: Invoke, t
         assert said in refused.stderr.splitlines()[-1]
     (tmp_path / "tasks" / "two.toml").write_text(TOML.replace('train = "train.jsonl"', ""))
     unlearned = invoke(train_head, *several, "--teacher", "heads")
-    assert "task two: it names no train data, and heads has no head of it" in unlearned.stderr.splitlines()[-1]
+    assert (
+        "task two: it names no train data, so name it alone, with --teacher and --texts"
+        in unlearned.stderr.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize(

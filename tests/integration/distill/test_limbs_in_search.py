@@ -26,7 +26,7 @@ SMALL = {"epochs": 1, "probe_epochs": 1, "fork_epochs": 2, "folded_epochs": 1.0,
 @pytest.fixture
 def limb(tiny_trunk, tmp_path, monkeypatch):
     """The identity of a limb on tap 1."""
-    monkeypatch.setattr(tiny_trunk, "limbs", tmp_path / "limbs")
+    monkeypatch.setattr(tiny_trunk, "limbs", (tmp_path / "limbs",))
     return str(random_limb(tiny_trunk, tmp_path / "limbs" / "pairs", tap=1).identity)
 
 
@@ -82,7 +82,7 @@ def test_a_plan_whose_limb_is_gone_says_so(searched, tmp_path, tiny_trunk, monke
     [chosen] = [option for option in servable_options(experiment.config.runs, ["mood"]) if option.limb]
     costs = current_costs(tmp_path / "costs.json", experiment)
     plan = make_plan(tmp_path / "plan.toml", [chosen], costs, floor_task=0.1, floor_average=0.1, most_share=None)
-    monkeypatch.setattr(tiny_trunk, "limbs", tmp_path / "elsewhere")
+    monkeypatch.setattr(tiny_trunk, "limbs", (tmp_path / "elsewhere",))
     monkeypatch.setattr(tiny_trunk, "_branches", {})
     with pytest.raises(UserError, match="elsewhere has no folder pairs: give --limbs FOLDER"):
         make_head("mood", plan, experiment, heads=tmp_path / "heads")

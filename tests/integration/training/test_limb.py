@@ -96,28 +96,34 @@ def test_a_limb_is_the_same_without_the_heads_of_its_training(
 ) -> None:
     """So it can be handed on without them; but a run that starts from them is another than one that does not."""
     found = trained(new_experiment, tmp_path / "limbs", mood)
-    whole = load_limb(found.folder)
+    config = new_experiment(mood, second).config
+
+    def keys() -> dict[str, str]:
+        on_limb = Experiment(config, load_limb(found.folder).branch(tiny_trunk))
+        recipes = {"head": Recipe(tap=2, epochs=1, max_length=32), "mean": Recipe(tap=2, epochs=1, query="mean")}
+        specs = {(task, name): recipes[name] for task in ("mood", "second") for name in recipes}
+        return {
+            f"{task} {name}": run_key(RunSpec(task=task, role="fork", recipe=recipe), on_limb)
+            for (task, name), recipe in specs.items()
+        }
+
+    whole = keys()
+    recipe = Recipe(tap=2, layers=1, epochs=1, batch_size=16, max_length=32)
+    heads = {"recipe": recipe, "heads": tmp_path / "heads", "cache": tmp_path / "cache"}
+    started = train(mood, load_limb(found.folder).branch(tiny_trunk), **heads).spec
     (found.folder / STARTS).unlink()
     alone = load_limb(found.folder)
-    assert alone.starts == {}
-    assert alone.identity == whole.identity == found.identity
+    assert dict(alone.starts) == {}
+    assert alone.identity == found.identity
     assert trained(new_experiment, tmp_path / "limbs", mood).epochs == ()
+    assert {name for name, key in keys().items() if key != whole[name]} == {"mood head"}, "no other had a start"
+    again = train(mood, alone.branch(tiny_trunk), **heads)
+    assert not again.already_there, "a head from another start is another head"
+    assert set(started.data) - set(again.spec.data) == {"limb_start_sha256"}
 
-    config = new_experiment(mood, second).config
-    keys = {
-        (task, limb): run_key(
-            RunSpec(task=task, role="fork", recipe=Recipe(tap=2, layers=1, epochs=1, max_length=32)),
-            Experiment(config, one.branch(tiny_trunk)),
-        )
-        for limb, one in {"whole": whole, "alone": alone}.items()
-        for task in ("mood", "second")
-    }
-    assert keys["mood", "whole"] != keys["mood", "alone"]
-    assert keys["second", "whole"] == keys["second", "alone"], "it has no start in either"
-
-    again = trained(new_experiment, tmp_path / "limbs", mood, force=True)
-    assert again.identity == found.identity
-    assert set(load_limb(again.folder).starts) == {"mood"}
+    anew = trained(new_experiment, tmp_path / "limbs", mood, force=True)
+    assert anew.identity == found.identity
+    assert set(load_limb(anew.folder).starts) == {("mood", anew.spec.tasks["mood"].sha256)}
     assert not list((tmp_path / "limbs").glob("family@*")), "the same limb is not kept beside itself"
 
 
@@ -329,13 +335,13 @@ def test_what_is_no_limb_is_not_replaced(new_experiment: NewExperiment, second: 
 def test_texts_by_which_another_task_is_judged_are_left_out(
     new_experiment: NewExperiment, mood: Task, second: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the blanks are; and a teacher is not asked in a step about what is not learned from."""
+    """Wherever the blanks are. Which these are belongs to what the limb was trained from: test texts may change."""
     dev = [json.loads(line) for line in (tmp_path / "dev.jsonl").read_text().splitlines()]
     mine = [
         {"sentence": f"{row['sentence']} {number}", "label": row["label"]}
         for number, row in enumerate(mood_rows(90, 3))
     ]
-    shared = [{**row, "sentence": row["sentence"] + " ."} for row in dev[:7]]
+    shared = [{**row, "sentence": row["sentence"] + " ."} for row in dev if row["sentence"].count(" ") > 5][:7]
     write_rows(tmp_path / "second-train.jsonl", [*mine[:40], *shared, *mine[40:]])
     seen: set[int] = set()
     step = module._Training._step
@@ -350,12 +356,20 @@ def test_texts_by_which_another_task_is_judged_are_left_out(
     assert (one.train_rows, one.train_rows_left_out) == (90, 7)
     assert found.spec.tasks["mood"].train_rows_left_out == 0
     assert seen == {*range(40), *range(47, 97)}
-    assert "second: 7 train texts are left out, which another task has for dev or test" in found.notes
+    assert "second: left out as dev or test texts of another task: 7 train texts" in found.notes
     assert (
         "as dev or test texts of another task of the family: train rows 7 of second."
         in (found.folder / "README.md").read_text()
     )
 
+    moved = [{**row, "sentence": mine[0]["sentence"]} for row in dev[:1]]
+    write_rows(tmp_path / "held-out.jsonl", moved)
+    with_test = mood.model_copy(update={"test": "held-out.jsonl"})
+    more = trained(new_experiment, tmp_path / "limbs", with_test, second)
+    assert more.spec.tasks["second"].train_rows_left_out == 8, "of the test data, too"
+    write_rows(tmp_path / "held-out.jsonl", [{**moved[0], "sentence": mine[1]["sentence"]}])
+    other = trained(new_experiment, tmp_path / "limbs", with_test, second)
+    assert other.epochs, "as many texts are left out, and others"
     write_rows(tmp_path / "second-train.jsonl", shared)
     with pytest.raises(UserError, match=r"task second: all of its train texts are dev or test texts .* \(mood\)"):
         trained(new_experiment, tmp_path / "limbs", mood, second)

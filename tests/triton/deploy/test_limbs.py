@@ -47,7 +47,7 @@ def test_heads_on_a_limb_come_change_and_go_while_others_are_served(
 ) -> None:
     limbs, heads = tmp_path / "limbs", tmp_path / "heads"
     trunk = load_trunk(tiny_trunk_folder)
-    trunk.limbs = limbs
+    trunk.limbs = (limbs,)
     old = random_limb(trunk, limbs / "pairs", tap=1, layers=1)
     random_head_on(old, trunk, heads, "urgent")
     random_head_on(old, trunk, heads, "polite", seed=1)
@@ -79,7 +79,7 @@ def test_heads_on_a_limb_come_change_and_go_while_others_are_served(
 
         new = random_limb(trunk, limbs / "pairs", tap=1, layers=1, seed=5)
         trunk = load_trunk(tiny_trunk_folder)
-        trunk.limbs = limbs
+        trunk.limbs = (limbs,)
         was = admin.ask("multitask", ROWS, ["urgent", "polite"])
         random_head_on(new, trunk, heads, "urgent", seed=2)
     with (

@@ -74,7 +74,7 @@ def test_a_head_finds_its_limb_by_its_identity(limb: Limb, tiny_trunk_folder: Pa
     fresh = load_trunk(tiny_trunk_folder)
     with pytest.raises(UserError, match=re.escape(f"urgent: it stands on limb {limb.identity}")):
         load_bundle(tmp_path / "heads" / "urgent", trunk=fresh)
-    fresh.limbs = tmp_path / "limbs"
+    fresh.limbs = (tmp_path / "limbs",)
     head = load_bundle(tmp_path / "heads" / "urgent", trunk=fresh).head(fresh)
     state = fresh.branch(limb.identity).states(IDS, TYPES, MASK, [3])[3]
     with torch.no_grad():
@@ -84,10 +84,10 @@ def test_a_head_finds_its_limb_by_its_identity(limb: Limb, tiny_trunk_folder: Pa
 def test_a_limb_that_is_trained_again_leaves_the_old_one_for_its_heads(limb: Limb, tiny_trunk: Trunk) -> None:
     limbs = limb.folder.parent
     new = random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=1)
-    kept = find_limb(limbs, limb.identity)
+    kept = find_limb([limbs], limb.identity)
     assert kept.folder == limbs / f"pairs@{limb.identity.digest}"
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in limb.weights.items())
-    assert find_limb(limbs, new.identity).folder == limb.folder
+    assert find_limb([limbs], new.identity).folder == limb.folder
     random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=1)
     again = random_limb(tiny_trunk, limb.folder, tap=1, layers=2)
     assert again.identity == limb.identity
@@ -98,7 +98,7 @@ def test_another_limb_of_the_name_is_told(limb: Limb, tiny_trunk: Trunk) -> None
     random_limb(tiny_trunk, limb.folder, tap=1, layers=2, seed=1)
     shutil.rmtree(limb.folder.parent / f"pairs@{limb.identity.digest}")
     with pytest.raises(UserError, match=r"is pairs-1.* now: train the head again on that one"):
-        find_limb(limb.folder.parent, limb.identity)
+        find_limb([limb.folder.parent], limb.identity)
 
 
 @pytest.mark.parametrize(

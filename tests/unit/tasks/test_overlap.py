@@ -35,11 +35,18 @@ def test_dev_texts_in_train_are_counted(train, dev, note):
     ("texts", "elsewhere", "found"),
     [
         (["A good film .", "a film"], [["x"], ["a good film."]], [True, False]),
-        ([("The cat sat .", "He ate"), ("he ate", "who?")], [[("he ate.", "The cat sat.")]], [True, False]),
+        ([("The cat sat .", "He ate"), ("he ate", "who?")], [[("he ate", "The cat sat.")]], [True, False]),
         # One text of a pair alone is another text.
         ([("he ate", "who?")], [["he ate"]], [False]),
-        # A text of signs alone keeps them.
-        (["?!", "..."], [["..."]], [False, True]),
+        # Long ones with other signs, short ones where they may be what is said.
+        (["It was, \u201cat best\u201d, a dull -- film <.SPX>"], [['it was "at best" a dull film .SPX']], [True]),
+        (
+            ["great :)", "?!", "...", "C++ is fun", "it is -5 now"],
+            [["great :(", "...", "C# is fun", "it is 5 now"]],
+            [0, 0, 1, 0, 0],
+        ),
+        (["\u0935\u0939 \u0915\u0940 a b c d e"], [["\u0935\u0939 \u0915\u093e a b c d e"]], [False]),
+        (["so very very very tired \U0001f600"], [["so very very very tired \U0001f621"]], [False]),
         (["a"], [], [False]),
     ],
 )
