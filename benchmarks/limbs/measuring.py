@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,9 +11,8 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.limb import load_limb
 from onetrunk.progress import ProgressCallback
-from onetrunk.tasks.examples import normalized
+from onetrunk.tasks.examples import Texts, rows_elsewhere
 from onetrunk.tasks.records import SPLITS
-from onetrunk.tasks.rows import Text
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.head_teacher import HeadTeacher
 from onetrunk.training.lessons import make_lessons
@@ -23,7 +21,6 @@ from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
 
 _EPOCHS_OF_HEADS = 6
-_SIGNS = re.compile(r"[\W_]+")
 
 
 def new_limb(
@@ -75,18 +72,18 @@ def train_heads(
 def shared_texts(task: str, experiment: Experiment) -> dict[str, tuple[int, int]]:
     """Return how many dev texts of a task, and how many of its dev pairs, are in the train data of each other task.
 
-    Texts are compared by their letters and digits: the same sentence has blanks before its punctuation in one corpus,
-    and none in another.
+    They are compared as ``train_limb`` does, which leaves out the pairs.
     """
-    dev_texts, dev_pairs = _texts_and_pairs(experiment.examples(task, "dev").texts)
-    found = {}
+    dev = experiment.examples(task, "dev").texts
+    parts, found = sorted(_parts(dev)), {}
     for other in TASKS:
         if other != task:
-            texts, pairs = _texts_and_pairs(experiment.examples(other, "train").texts)
-            found[other] = (len(dev_texts & texts), len(dev_pairs & pairs))
+            train = experiment.examples(other, "train").texts
+            texts = rows_elsewhere(parts, [sorted(_parts(train))])
+            found[other] = (int(texts.sum()), int(rows_elsewhere(dev, [train]).sum()))
     return found
 
 
-def _texts_and_pairs(texts: Iterable[Text]) -> tuple[set[str], set[frozenset[str]]]:
-    pairs = [[_SIGNS.sub("", part) for part in normalized(text)] for text in texts]
-    return {part for pair in pairs for part in pair}, {frozenset(pair) for pair in pairs}
+def _parts(texts: Texts) -> set[str]:
+    """Return all single texts, of pairs both."""
+    return {part for text in texts for part in ([text] if isinstance(text, str) else text)}

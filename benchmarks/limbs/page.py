@@ -99,8 +99,8 @@ def page(found: Mapping[str, Any], records: Records) -> str:
     if shared := records.found.get("shared texts", {}):
         parts += [
             "## Texts that tasks share",
-            "Dev texts (each of the two by itself), and dev pairs, that are in the train data of the other tasks, by "
-            "their letters and digits. A limb has seen them with another label:",
+            "Dev texts (each of the two by itself), and in brackets whole dev pairs, that are in the train data of the "
+            "other tasks. A limb leaves out the pairs of its family; single texts it has seen beside others:",
             "\n".join(
                 table(
                     ("task", *TASKS),
@@ -149,7 +149,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
             )
         )
     layers = "1 layer" if recipe.layers == 1 else f"{recipe.layers} layers"
-    groups = "; ".join(", ".join(group) for group in shape.left_out)
+    groups = ", and another without ".join(" and ".join(group) for group in shape.left_out)
     without = f" A limb that never saw a task was trained without {groups}, for 2 epochs." if groups else ""
     return [
         f"## `{shape.name}`",

@@ -42,7 +42,7 @@ def integer_unit() -> str:
 
 
 def has_matrix_units() -> bool:
-    """Return whether the processor has matrix units for bf16 (AMX), which alone make that faster than fp32."""
+    """Return whether the processor has matrix units for bf16 (AMX), without which OpenVINO is slower in it."""
     return "amx_bf16" in _flags()
 
 

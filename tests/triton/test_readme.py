@@ -125,7 +125,7 @@ def write_urgent(folder, shift):
     from onetrunk.nn.trunk import load_trunk
 
     bundle, trunk = load_bundle(ROOT / "heads" / "sst2"), load_trunk()
-    trunk.limbs = ROOT / "limbs"
+    trunk.limbs = (ROOT / "limbs",)
     head = bundle.head(trunk)
     with torch.no_grad():
         head.output.bias[0] += shift

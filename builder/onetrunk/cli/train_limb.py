@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,7 @@ def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bu
 
     found: dict[str, Bundle] = {}
     for folder in folders:
-        if (folder / HEAD_JSON).exists():
+        if os.path.lexists(folder / HEAD_JSON):
             bundle = load_bundle(folder, any_folder=True)
             if bundle.spec.task not in family:
                 raise UserError(
@@ -152,7 +153,7 @@ def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bu
                 )
             bundles = [bundle]
         else:
-            bundles = [load_bundle(folder / name) for name in family if (folder / name / HEAD_JSON).exists()]
+            bundles = [load_bundle(folder / name) for name in family if os.path.lexists(folder / name / HEAD_JSON)]
             if not bundles:
                 raise UserError(
                     f"--teacher {folder}: no head of {', '.join(family)} is there: give the folder of a finished head, "

@@ -76,6 +76,10 @@ def search(
     check_backend(backend)
     config = study_config(config, study, jobs=jobs, backend=backend)
     experiment = open_experiment(config)
+    if config.trunk_dtype == "auto" and backend == LOCAL:
+        # Measured once: each process would measure anew, beside the others' work, and runs are found by the outcome.
+        config = dataclasses.replace(config, trunk_dtype=experiment.compute.trunk_dtype)
+        experiment = open_experiment(config)
     settings = settings or SearchSettings.for_width(experiment.trunk.width)
     runner = JobRunner(config, settings, jobs, backend, on_done)
     tasks = longest_first(experiment)

@@ -36,7 +36,8 @@ class Recipe(BaseModel):
         warmup: The share of all steps in which the learning rate rises.
         clip: The greatest norm of a step's gradient.
         dropout: The dropout probability everywhere; None is the trunk's own configuration.
-        mixed_precision: Run the model's layers in bf16 while training. It pays on a GPU; on most CPUs it is slower.
+        mixed_precision: Run the model's layers in bf16 while training. It pays on a GPU and on a CPU that is fast in
+            bf16; on others it is slower.
         seed: The seed of the output layer's first weights, of the order of the texts and of the dropout.
         max_length: The longest text in tokens; longer ones are truncated, the longer one of a pair first.
     """

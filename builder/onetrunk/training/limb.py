@@ -250,7 +250,7 @@ def train_limb(
     rows = {task: _family_task(task, experiment, heads.get(task), learned[task]) for task in tasks}
     notes = tuple(dict.fromkeys(f"{task}: {note}" for task in tasks for note in experiment.data_notes(task)))
     notes += tuple(
-        f"{task}: left out as dev or test texts of another task: {one.train_rows_left_out:,} train texts"
+        f"{task}: left out as dev or test texts of another task: {one.train_rows_left_out:,} of the train texts"
         for task, one in rows.items()
         if one.train_rows_left_out
     )

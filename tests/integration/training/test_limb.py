@@ -356,7 +356,7 @@ def test_texts_by_which_another_task_is_judged_are_left_out(
     assert (one.train_rows, one.train_rows_left_out) == (90, 7)
     assert found.spec.tasks["mood"].train_rows_left_out == 0
     assert seen == {*range(40), *range(47, 97)}
-    assert "second: left out as dev or test texts of another task: 7 train texts" in found.notes
+    assert "second: left out as dev or test texts of another task: 7 of the train texts" in found.notes
     assert (
         "as dev or test texts of another task of the family: train rows 7 of second."
         in (found.folder / "README.md").read_text()
