@@ -27,7 +27,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads
+from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads, train_taught_on_trunk
 from benchmarks.limbs.page import page, summary
 from benchmarks.limbs.shapes import MAX_LENGTH, SHAPES, TASKS, Records, Shape
 from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
@@ -127,6 +127,9 @@ def run(
         # Small tasks first.
         for task in reversed(shape.on_it) if "heads" in steps else ():
             train_heads(shape, task, "limb", branch, seeds, records, tell)
+        for task in shape.others if "heads" in steps else ():
+            if task in teachers:
+                train_taught_on_trunk(shape, task, teachers[task], experiment, seeds, records, tell)
     if "trunk" in steps and shape.trunk:
         for task in reversed(shape.family):
             train_heads(shape, task, "trunk", experiment, seeds, records, tell)

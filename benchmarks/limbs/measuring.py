@@ -11,6 +11,7 @@ from onetrunk.distill.settings import SearchSettings
 from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.limb import load_limb
 from onetrunk.progress import ProgressCallback
+from onetrunk.tasks import Recipe
 from onetrunk.tasks.examples import Texts, rows_elsewhere
 from onetrunk.tasks.records import SPLITS
 from onetrunk.training.experiment import Experiment
@@ -53,6 +54,28 @@ def teach(on_limb: Experiment, task: str, bundle: Bundle, experiment: Experiment
         chosen, teacher, (), experiment.trunk, max_length=MAX_LENGTH, train=train, dev=dev, progress=tell
     )
     on_limb.teach(task, lessons)
+
+
+def train_taught_on_trunk(
+    shape: Shape,
+    task: str,
+    bundle: Bundle,
+    experiment: Experiment,
+    seeds: int,
+    records: Records,
+    tell: ProgressCallback,
+) -> None:
+    """Train heads that stay on the trunk, of several layers, on what a finished head of other layers says."""
+    on_trunk = Experiment(experiment.config, experiment.trunk)
+    teach(on_trunk, task, bundle, experiment, tell)
+    tap, layers = shape.others[task]
+    recipe = Recipe(tap=tap, layers=layers, epochs=_EPOCHS_OF_HEADS, learning_rate=2e-4, max_length=MAX_LENGTH)
+    for seed in range(seeds):
+        key = shape.key(task, seed, where="trunk")
+        if key not in records.found:
+            spec = RunSpec(task=task, role="fork", recipe=recipe.model_copy(update={"seed": seed}))
+            run = execute(spec, on_trunk, weights=False, progress=tell)
+            records.add(key, {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds})
 
 
 def train_heads(

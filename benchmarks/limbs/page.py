@@ -43,12 +43,18 @@ def limb_summary(
             "seeds": len(on_limb),
         }
     kept = {task: one["kept"] for task, one in tasks.items()}
-    kept |= {task: quality["tasks"][task]["student"] / quality["tasks"][task]["full"] for task in shape.others}
+    for task in shape.others:
+        known = quality["tasks"][task]
+        own = _mean(records.scores(shape, task, where="trunk")) if task in shape.taught else known["student"]
+        kept[task] = None if own is None else own / known["full"]
     measured = None not in kept.values()
     return {
         "tap": shape.recipe.tap,
         "layers": shape.recipe.layers,
         "tasks": tasks,
+        "taught_on_trunk": {
+            task: _mean(records.scores(shape, task, where="trunk")) for task in shape.others if task in shape.taught
+        },
         "retention_average": fmean(kept.values()) if measured else None,
         "retention_without_rte": fmean(one for task, one in kept.items() if task != "rte") if measured else None,
         "retention_min": min(kept.values()) if measured else None,
@@ -162,12 +168,24 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
         f"{without}",
         *([note] if note is not None else []),
         "\n".join(table(columns, rows)),
+        *_taught_on_trunk(shape, found),
+    ]
+
+
+def _taught_on_trunk(shape: Shape, found: Mapping[str, Any]) -> list[str]:
+    """Return sentences about the tasks that stay on the trunk, and learn from their teachers there."""
+    return [
+        f"{task} stays on the trunk, with {layers} layers of its own on tap {tap}, taught by its head of the plan: "
+        f"{_score(found['taught_on_trunk'][task])}."
+        for task, (tap, layers) in shape.others.items()
+        if task in shape.taught
     ]
 
 
 def _about(shape: Shape) -> str:
     guests = f"; heads of {', '.join(shape.guests)} stand on it, too" if shape.guests else ""
-    taught = f"; these heads of {', '.join(shape.taught)} taught it and the heads on it" if shape.taught else ""
+    tasks = ", ".join(task for task in shape.taught if task in shape.on_it)
+    taught = f"; these heads of {tasks} taught it and the heads on it" if shape.taught else ""
     return guests + taught
 
 

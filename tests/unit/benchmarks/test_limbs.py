@@ -75,9 +75,12 @@ def test_heads_on_another_limb_are_forgotten(records):
 def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     for task in TAUGHT.on_it:
         records.add(TAUGHT.key(task, 0), {"score": QUALITY["tasks"][task]["full"]})
+    assert limb_summary(TAUGHT, records, None, QUALITY)["retention_average"] is None, "CoLA is taught on the trunk"
+    records.add(TAUGHT.key("cola", 0, where="trunk"), {"score": 0.33})
     found = limb_summary(TAUGHT, records, None, QUALITY)
     assert found["tasks"]["sst2"]["kept"] == pytest.approx(1.0)
     assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
     text = page(summary(records, {}, QUALITY), records)
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
+    assert "cola stays on the trunk, with 3 layers of its own on tap 2, taught by its head of the plan: 33.0." in text
     assert "; heads of sst2 stand on it, too; these heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
