@@ -72,7 +72,12 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def page(found: Mapping[str, Any], records: Records) -> str:
-    """Return README.md."""
+    """Return README.md: of the limbs of which any head was measured."""
+    measured = [
+        shape
+        for shape in SHAPES
+        if any(one["on_limb"] is not None for one in found["limbs"][shape.name]["tasks"].values())
+    ]
     rows = [
         (
             f"`{shape.name}`: {shape.recipe.layers} on tap {shape.recipe.tap}",
@@ -84,7 +89,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
             percent(one["cost_share"]),
             _times(one["against_one_model"]),
         )
-        for shape in SHAPES
+        for shape in measured
         for one in [found["limbs"][shape.name]]
     ]
     columns = (
@@ -100,7 +105,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "are of all eight tasks' models, one after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),
     ]
-    for shape in SHAPES:
+    for shape in measured:
         parts += _section(shape, found["limbs"][shape.name], records.found.get(f"{shape.name}: note"))
     if shared := records.found.get("shared texts", {}):
         parts += [
