@@ -145,7 +145,7 @@ class Experiment:
 
     def teach(self, name: str, lessons: Lessons) -> None:
         """Have a task's heads learn from a teacher outside; its lessons are the task's data from now on."""
-        if self.task(name).train:
+        if lessons.labelled:
             self._own_digests[name] = self.task_digest(name)
         self._lessons[name] = lessons
         self._examples[name, "train"], self._examples[name, "dev"] = lessons.train, lessons.dev

@@ -47,14 +47,15 @@ def new_model(spec: RunSpec, experiment: Experiment) -> nn.Module:
 def limb_start(spec: RunSpec, experiment: Experiment) -> Mapping[str, Tensor]:
     """Return the weights that a run's head on a limb starts from, which its task's head had when the limb was trained.
 
-    There are none for a task that was not of the family, or has other data now; for a head of another form than those
-    of a limb's training; and where those were not kept.
+    There are none for a task that was not of the family, or has other labelled data now; for a head of another form
+    than those of a limb's training; and where those were not kept.
     """
     lessons, recipe, task = experiment.lessons(spec.task), spec.recipe, experiment.task(spec.task)
     other_encoder = lessons is not None and lessons.encoder is not None
+    labelled = bool(task.train) if lessons is None else lessons.labelled > 0
     other_form = (recipe.layers, recipe.query) != (1, "cls")
     # A part of the texts is to show what it alone teaches, and the start has learned from all of them.
-    if other_encoder or other_form or spec.share != 1 or not task.train or not experiment.trunk.starts:
+    if other_encoder or other_form or spec.share != 1 or not labelled or not experiment.trunk.starts:
         return {}
     return experiment.trunk.starts.get((task.name, experiment.task_digest(task.name)), {})
 
