@@ -157,6 +157,8 @@ def _vs_best_peer(results: Results, folder: Path) -> Value:
 def _number(file: str, key: str) -> _Measure:
     def measure(results: Results, folder: Path) -> Value:
         values: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+        if values[key] is None:
+            raise KeyError(key)  # not measured, as bf16 where no processor computes in it
         return (float(values[key]),) * 3
 
     return measure
