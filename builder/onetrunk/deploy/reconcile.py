@@ -139,7 +139,7 @@ def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:
 def _expected_versions(state: RepositoryState) -> dict[str, set[int]]:
     """Return part -> the versions that a server of this state holds."""
     parts = {TOKENIZER: {pinned_version(state.tokenizer)}}
-    parts |= {segment.name: {version} for segment, version in state.segments.items()}
+    parts |= {segment.name: {version} for segment, version in state.segments_in_use.items()}
     parts |= {group.group.name: {group.version} for group in state.groups_in_use}
     parts |= {head_name(task): set(state.heads[task].loaded) for task in state.own_models}
     return parts

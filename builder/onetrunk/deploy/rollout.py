@@ -164,7 +164,7 @@ class Rollout:
         """Load what ``between`` names and the server lacks, and the new segments, which no ensemble names yet."""
         reconcile(self.change.between, server)
         held = server.loaded_versions()
-        for segment, version in self.change.after.segments.items():
+        for segment, version in self.change.after.segments_in_use.items():
             if version not in held.get(segment.name, set()):
                 server.load(segment.name)
 

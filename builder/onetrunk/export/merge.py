@@ -1,4 +1,4 @@
-"""Merging ONNX files into one that computes the same: heads of one tap into a group, or segments and a head.
+"""Merging ONNX files into one that computes the same: heads of one tap, and the limb below them, into a group.
 
 A model of its own costs every request a step in the ensemble: Triton passes the hidden state on, and another process
 wakes up and answers. For folded heads such a step costs as much as the head itself. Heads are merged from their ONNX
@@ -18,35 +18,43 @@ from onetrunk.export.errors import ExportError
 from onetrunk.export.release import OPSET, Release
 from onetrunk.export.sessions import ask_for_bf16, asks_for_bf16
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.names import HIDDEN_STATE
 
 # The limit of protobuf for one file, less a margin for the longer names in a merged file.
 _MAX_BYTES = 2**31 - 2**24
 
 
-def merge_heads(files: Mapping[str, Path], tap: int, path: Path, release: Release) -> None:
+def merge_heads(
+    files: Mapping[str, Path], tap: int, path: Path, release: Release, segment: tuple[str, Path] | None = None
+) -> None:
     """Write one file that answers as all of these heads do, each under the name of its own output.
 
     The file computes all of them, whichever outputs are requested.
 
     Args:
-        files: Task -> the file of its head. All of them ask for bf16, or none does.
+        files: Task -> the file of its head. All of them, and the segment, ask for bf16, or none does.
         tap: The tap that the heads read.
         path: The file to write.
         release: The Triton release that must be able to load the file.
+        segment: The name and the file of the segment whose state the heads read, if the file is to compute it, too. Its
+            input is the file's then.
 
     Raises:
         UserError: The heads are too large for one file.
         ExportError: The files cannot be merged, or the release could not load the result.
     """
-    size = sum(file.stat().st_size for file in files.values())
+    below = dict([segment] if segment is not None else [])
+    size = sum(file.stat().st_size for file in (*below.values(), *files.values()))
     if size > _MAX_BYTES:
         raise UserError(
             f"--group-heads: the {len(files)} heads of tap {tap} have {size / 1e9:.2f} GB together, and an ONNX file "
             f"holds {_MAX_BYTES / 1e9:.2f} GB: build without --group-heads, or with fewer heads of this tap"
         )
-    heads = {task: onnx.load(file) for task, file in files.items()}
-    model = merge_models(heads, list(files), path.parent.parent.name)
-    if all(map(asks_for_bf16, heads.values())):
+    parts = {name: onnx.load(file) for name, file in {**below, **files}.items()}
+    for name in below:
+        _rename_output(parts[name], HIDDEN_STATE)
+    model = merge_models(parts, list(files), path.parent.parent.name)
+    if all(map(asks_for_bf16, parts.values())):
         ask_for_bf16(model)
     release.check(model, path.name)
     onnx.save(model, path)
@@ -103,6 +111,15 @@ def merge_models(parts: Mapping[str, onnx.ModelProto], outputs: Sequence[str], n
     )
     onnx.checker.check_model(model)
     return model
+
+
+def _rename_output(model: onnx.ModelProto, name: str) -> None:
+    """Give a model's only output the name that the next model reads."""
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name if one == output.name else one for one in names]
+    output.name = name
 
 
 def _common_opsets(parts: Mapping[str, onnx.ModelProto]) -> dict[str, int]:

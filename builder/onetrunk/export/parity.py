@@ -56,11 +56,13 @@ class GroupFile:
         name: The model's name.
         path: The ONNX file.
         heads: The names of the heads' own models.
+        state: The hidden state that the file reads where it holds the heads' limb; None if it reads that of the heads.
     """
 
     name: str
     path: Path
     heads: Sequence[str]
+    state: str | None = None
 
 
 def check_parity(
@@ -157,9 +159,9 @@ def _differences(
         tensors[segment.output] = states[segment.output] = state
         found[segment.name] = _state_difference(segment.name, state, reference[segment.output].numpy())
 
-    def scores_of(model: str, head: HeadFile) -> Array:
-        feeds = {HIDDEN_STATE: states[head.spec.state], ATTENTION_MASK: batch[ATTENTION_MASK]}
-        return _run(sessions[model], model, feeds, head.spec.task, title)
+    def scores_of(model: str, head: HeadFile, below: str | None = None) -> Array:
+        state = {HIDDEN_STATE: states[head.spec.state]} if below is None else {below: states[below]}
+        return _run(sessions[model], model, {**state, ATTENTION_MASK: batch[ATTENTION_MASK]}, head.spec.task, title)
 
     own: dict[str, tuple[HeadFile, Array]] = {}
     for head in heads:
@@ -176,7 +178,7 @@ def _differences(
         found[head.name] = _score_difference(head.name, scores, expected, head.spec)
     for group in groups:
         differences = [
-            _score_difference(group.name, scores_of(group.name, head), scores, head.spec)
+            _score_difference(group.name, scores_of(group.name, head, group.state), scores, head.spec)
             for head, scores in (own[name] for name in group.heads)
         ]
         found[group.name] = float(np.max(differences))  # unlike max(), keeps NaN

@@ -102,7 +102,11 @@ class Artifacts:
             task: self.transaction.current(f"{head_name(task)}/{member.version}/{MODEL_FILE}")
             for task, member in sorted(group.heads.items())
         }
-        merge_heads(members, group.tap, file, self.release)
+        below = None
+        if group.segment is not None:
+            name, version = group.segment.name, group.segment.version
+            below = name, self.transaction.current(f"{name}/{version}/{MODEL_FILE}")
+        merge_heads(members, group.tap, file, self.release, below)
         record.write_text(group.text(), encoding="utf-8")
 
     @property
@@ -157,7 +161,12 @@ class Artifacts:
             ParityError: A file does not answer as the torch module from which it came.
         """
         groups = [
-            GroupFile(group.name, self.transaction.current(model.files[0]), [head_name(task) for task in group.heads])
+            GroupFile(
+                group.name,
+                self.transaction.current(model.files[0]),
+                [head_name(task) for task in group.heads],
+                group.state if group.segment is not None else None,
+            )
             for group, model in self.groups
         ]
         found = self._check(self.fp32, "checking against torch", progress, TOLERANCE, [] if self.is_reduced else groups)

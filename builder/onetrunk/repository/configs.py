@@ -167,13 +167,16 @@ def head_config(spec: HeadSpec, *, versions: Sequence[int], dtype: Dtype = "fp32
 
 
 def group_config(group: Group, *, width: int, version: int) -> pb.ModelConfig:
-    """Return the config of a model that holds several heads of one tap."""
+    """Return the config of a model that holds several heads of one tap, and maybe the limb below them."""
     config = _onnx_part(group.name, [version])
-    _add_state(config, width)
+    _add_state(config, width, group.input)
     for task, member in sorted(group.heads.items()):
         config.output.append(pb.ModelOutput(name=task, data_type=pb.TYPE_FP32, dims=[member.outputs]))
     heads = ",".join(f"{task}:{member.version}" for task, member in sorted(group.heads.items()))
-    _set_parameters(config, {"tap": str(group.tap), "trunk": group.trunk, "heads": heads})
+    parameters = {"tap": str(group.tap), "trunk": group.trunk, "heads": heads}
+    if group.segment is not None:
+        parameters["segment"] = f"{group.segment.name}:{group.segment.version}"
+    _set_parameters(config, parameters)
     return config
 
 
@@ -247,8 +250,8 @@ def _onnx_part(name: str, versions: Sequence[int]) -> pb.ModelConfig:
     return config
 
 
-def _add_state(config: pb.ModelConfig, width: int) -> None:
-    config.input.append(pb.ModelInput(name=HIDDEN_STATE, data_type=pb.TYPE_FP32, dims=[-1, width]))
+def _add_state(config: pb.ModelConfig, width: int, name: str = HIDDEN_STATE) -> None:
+    config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[-1, width]))
     config.input.append(pb.ModelInput(name=ATTENTION_MASK, data_type=pb.TYPE_INT64, dims=[-1]))
 
 

@@ -137,7 +137,7 @@ def ensemble_configs(
         OneTrunkError: A head belongs to another trunk, or no segment ends at its tap.
     """
     _check_parts(segments, heads)
-    used = _used(segments, heads)
+    used = _used(segments, heads, groups)
     return [
         _ensemble(MULTITASK, (TEXT,), (TEXT_PAIR,), tokenizer, used, heads, groups),
         _ensemble(MULTITASK_TOKENS, (INPUT_IDS,), (ATTENTION_MASK, TOKEN_TYPE_IDS), tokenizer, used, heads, groups),
@@ -172,9 +172,10 @@ def _check_parts(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> None:
             raise OneTrunkError(f"{head.config.name}: reads {head.state}, and segments end at {', '.join(states)}")
 
 
-def _used(segments: SegmentConfigs, heads: Sequence[HeadModel]) -> SegmentConfigs:
+def _used(segments: SegmentConfigs, heads: Sequence[HeadModel], groups: GroupConfigs = ()) -> SegmentConfigs:
     """Return the segments that the heads need; Triton refuses an ensemble with a step that nothing reads."""
-    needed = {segment for head in heads for segment in segments_below(segments, head.state)}
+    states = {next((group.state for group, _ in groups if head.is_in(group)), head.state) for head in heads}
+    needed = {segment for state in states for segment in segments_below(segments, state)}
     return {segment: config for segment, config in segments.items() if segment in needed}
 
 
@@ -216,10 +217,12 @@ def _ensemble(
         # A head that was updated after the group was made is not in it: its own model answers.
         members = {head.task: head.output for head in heads if head.is_in(group)}
         if members:
-            _add_step(config, part, pinned_version(part), _head_inputs(group.state), members)
+            feeds = {group.input: group.state, ATTENTION_MASK: PADDED[ATTENTION_MASK]}
+            _add_step(config, part, pinned_version(part), feeds, members)
     for head in heads:
         if not any(head.is_in(group) for group, _ in groups):
-            _add_step(config, head.config, head.version, _head_inputs(head.state), {head.task: head.output})
+            feeds = {HIDDEN_STATE: head.state, ATTENTION_MASK: PADDED[ATTENTION_MASK]}
+            _add_step(config, head.config, head.version, feeds, {head.task: head.output})
     config.parameters[ONETRUNK_PARAMETER].string_value = _info(tokenizer, segments, heads).text()
     return config
 
@@ -240,10 +243,6 @@ def _output_of(tokenizer: pb.ModelConfig, name: str) -> pb.ModelOutput:
     if found is None:
         raise UserError(f"the repository's tokenizer is of an older version and has no {name}: run build-repo first")
     return found
-
-
-def _head_inputs(state: str) -> dict[str, str]:
-    return {HIDDEN_STATE: state, ATTENTION_MASK: PADDED[ATTENTION_MASK]}
 
 
 def _add_step(

@@ -18,7 +18,7 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import LongTexts
 from onetrunk.protocol.manifest import FP32, Device, Manifest, Placement, Precision
-from onetrunk.protocol.names import TOKENIZER, Segment, head_name
+from onetrunk.protocol.names import TOKENIZER, Segment, head_name, segment_named
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.repository.artifacts import tokenizer_files
 from onetrunk.repository.buckets import BucketRequest, Buckets, rows_of_batch
@@ -30,6 +30,7 @@ from onetrunk.repository.tuning import TuningObjective
 from onetrunk.repository.versions import (
     EXPORT_FORMAT,
     Group,
+    GroupedSegment,
     Member,
     ModelVersion,
     is_whole,
@@ -160,6 +161,9 @@ def plan_repository(
         members = [
             f"{task} {member.version} {models[head_name(task)].source}" for task, member in sorted(group.heads.items())
         ]
+        if group.segment is not None:
+            name, version = group.segment.name, group.segment.version
+            members.insert(0, f"{name} {version} {models[name].source}")
         source = source_hash(EXPORT_FORMAT, *((group.limb,) if group.limb else ()), group.tap, trunk.identity, *members)
         models[group.name] = plan_version(repository, group.name, source, manifest)
     state = RepositoryState(
@@ -246,22 +250,40 @@ def _plan_groups(
 ) -> list[Group]:
     """Return one group for every tap, of the trunk or of a limb, with two heads or more that can be grouped.
 
+    If all heads on a limb are in its group, the group holds the limb as well: whoever asks one needs the other, and a
+    model less is a hop less.
+
     A head with other operators than ours cannot. A head that answers for every token is not: its answers have another
     shape, and it costs as much as whole layers, beside which the hop that a group saves is nothing. An embedding is
     not either: a group computes all its heads whichever is asked, and nearly nobody asks an embedding.
     """
     by_tap: dict[tuple[int, str], dict[str, Member]] = {}
+    apart = set()  # labels of limbs that other heads read, too
     for task, head in heads.items():
-        kind = get_kind(head.spec.kind)
+        kind, limb = get_kind(head.spec.kind), head.spec.limb_id
         # A file is computed in bf16 as a whole, and a head that was exported elsewhere is not.
         fits = not isinstance(head, ExportedHead) or (precision.heads != "bf16" and fits_group(head.file))
         if kind.has_weights and not kind.by_token and fits:
             outputs = kind.output.num_outputs(head.spec)
-            limb = head.spec.limb_id
             where = head.spec.tap, limb.label if limb is not None else ""
             by_tap.setdefault(where, {})[task] = Member(version=models[head_name(task)].version, outputs=outputs)
+        elif limb is not None:
+            apart.add(limb.label)
+    limbs = {segment.limb: model for model in models.values() if (segment := segment_named(model.name)) is not None}
+    # A file is computed in bf16 as a whole. Of one in fp16, ONNX Runtime leaves out casts between limb and head, and
+    # then it rounds otherwise.
+    both = {precision.trunk, precision.heads}
+    holds_limb = both == {"bf16"} or both <= {"fp32", "int8"}
     return [
-        Group(tap=tap, trunk=trunk, limb=limb, heads=members)
+        Group(
+            tap=tap,
+            trunk=trunk,
+            limb=limb,
+            segment=GroupedSegment(name=limbs[limb].name, version=limbs[limb].version)
+            if holds_limb and limb and limb not in apart
+            else None,
+            heads=members,
+        )
         for (tap, limb), members in sorted(by_tap.items())
         if len(members) > 1
     ]

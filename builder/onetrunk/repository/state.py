@@ -150,7 +150,7 @@ class RepositoryState:
         width: The size of its hidden states.
         triton_release: The Triton release that must be able to load the files.
         tokenizer: The tokenizer's config.
-        segments: Segment in use -> version, lowest segment first.
+        segments: Segment below a head in use -> version, lowest segment first.
         heads: Task -> head, also of tasks that were removed and not pruned.
         groups: The models that hold several heads of one tap, also those that answer for no head at the moment.
         precision: The dtypes of the segments, and of heads that are exported from now on.
@@ -244,6 +244,12 @@ class RepositoryState:
             )
             for segment, version in self.segments.items()
         }
+
+    @property
+    def segments_in_use(self) -> dict[Segment, int]:
+        """The segments that an ensemble names: not a limb that is part of the group of all of its heads."""
+        named = {step.model_name for config, _ in self.ensembles for step in config.ensemble_scheduling.step}
+        return {segment: version for segment, version in self.segments.items() if segment.name in named}
 
     def _group_configs(self) -> list[tuple[Group, pb.ModelConfig]]:
         return [

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.manifest import Dtype, Manifest, VersionEntry
 from onetrunk.protocol.names import (
+    HIDDEN_STATE,
     MODEL_FILE,
     TOKENIZER,
     Segment,
@@ -28,6 +29,7 @@ from onetrunk.protocol.names import (
     head_task,
     hidden_name,
     is_group,
+    segment_named,
 )
 from onetrunk.protocol.reading import read_json, sha256_file
 from onetrunk.tasks.head_spec import HeadSpec
@@ -85,8 +87,37 @@ class Member(BaseModel):
     outputs: int
 
 
+class GroupedSegment(BaseModel):
+    """The limb of a group's heads, in the group itself.
+
+    Attributes:
+        name: The limb's segment.
+        version: The version of the segment's own model from which it was taken.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        segment = segment_named(name)
+        if segment is None or not segment.limb:
+            raise ValueError(f"{name} is no segment of a limb")
+        return name
+
+    @property
+    def segment(self) -> Segment:
+        """The segment."""
+        segment = segment_named(self.name)
+        assert segment is not None  # the name was checked
+        return segment
+
+
 class Group(BaseModel):
-    """``group.json``: the heads of one tap that one model holds.
+    """``group.json``: the heads of one tap that one model holds, and the limb below them if nothing else reads it.
 
     A group answers for a head as long as it holds the version that is served. After a deployment the head's own model
     answers, and after a rollback the group does again; a build with ``--group-heads`` makes the group anew.
@@ -96,6 +127,7 @@ class Group(BaseModel):
         tap: The tap of its heads.
         trunk: The trunk's identity.
         limb: The label of the limb that they stand on; empty for the trunk itself.
+        segment: That limb, if the model computes it, too. None if it reads the limb's state.
         heads: Task -> its head.
     """
 
@@ -105,12 +137,18 @@ class Group(BaseModel):
     tap: int
     trunk: str
     limb: str = ""
+    segment: GroupedSegment | None = None
     heads: dict[str, Member]
 
     @property
     def state(self) -> str:
-        """The tensor of the hidden state that its heads read."""
-        return hidden_name(self.tap, self.limb)
+        """The tensor of the hidden state that the model reads: its heads' tap, or that below the limb in it."""
+        return hidden_name(self.tap, self.limb) if self.segment is None else hidden_name(self.segment.segment.start)
+
+    @property
+    def input(self) -> str:
+        """The model's input for that state: a head's, or a limb's."""
+        return HIDDEN_STATE if self.segment is None else self.state
 
     @property
     def name(self) -> str:
@@ -123,7 +161,8 @@ class Group(BaseModel):
 
     def text(self) -> str:
         """Return the file's content."""
-        return self.model_dump_json(indent=2, exclude=None if self.limb else {"limb"}) + "\n"
+        unused = {name for name in ("limb", "segment") if not getattr(self, name)}
+        return self.model_dump_json(indent=2, exclude=unused) + "\n"
 
 
 def read_group(folder: Path) -> Group:

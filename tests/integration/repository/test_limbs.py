@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,7 +16,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from benchmarks.compare.systems import Systems
-from onetrunk.export.onnx_file import ServedHead
+from onetrunk.deploy import Deployer
+from onetrunk.export.onnx_file import ServedHead, export_head
+from onetrunk.export.precision import parse_precision
+from onetrunk.export.release import get_release
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.limb import load_limb
 from onetrunk.nn.trunk import Trunk
@@ -73,9 +78,108 @@ def test_a_limb_is_one_segment_beside_the_trunks(request_: BuildRequest) -> None
 def test_heads_of_a_limb_are_grouped(request_: BuildRequest) -> None:
     report = build_repository(replace(request_, group_heads=True))
     (group,) = [name for name in report.models if name.startswith("heads_pairs_")]
+    (limb,) = [name for name in report.models if name.startswith("limb_pairs_")]
     assert report.differences[group] < 1e-5
-    assert set(steps(request_.output)) >= {group}
-    assert "head_urgent" not in steps(request_.output)
+    found = steps(request_.output)
+    assert found[group] == {"hidden_01": "hidden_01", "attention_mask": "padded_attention_mask"}
+    assert "head_urgent" not in found
+    assert limb not in found, "the group holds it"
+    state = read_state(request_.output)
+    assert limb in {segment.name for segment in state.segments}
+    assert limb not in {segment.name for segment in state.segments_in_use}
+    record = json.loads((request_.output / group / "1" / "group.json").read_text())
+    assert record["segment"] == {"name": limb, "version": 1}
+    assert not build_repository(replace(request_, group_heads=True)).changed
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "trunk=int8", "heads=int8"])
+def test_a_group_with_its_limb_answers_bit_for_bit_as_its_parts(request_: BuildRequest, precision: str) -> None:
+    gate = GateSettings(on=precision == "fp32")
+    build_repository(replace(request_, group_heads=True, precision=parse_precision(precision), gate=gate))
+    (limb,) = request_.output.glob("limb_pairs_*/1/model.onnx")
+    (group,) = request_.output.glob("heads_pairs_*/1/model.onnx")
+    mask = np.array([[1] * 9, [1] * 4 + [0] * 5, [1] + [0] * 8])
+    below = np.random.default_rng(1).normal(size=(3, 9, 32)).astype(np.float32)
+    feeds = {"hidden_01": below, "attention_mask": mask}
+    (state,) = onnxruntime.InferenceSession(limb).run(None, feeds)
+    together = onnxruntime.InferenceSession(group).run(["polite", "urgent"], feeds)
+    for task, found in zip(("polite", "urgent"), together, strict=True):
+        head = onnxruntime.InferenceSession(request_.output / f"head_{task}/1/model.onnx")
+        (alone,) = head.run(None, {"hidden_state": state, "attention_mask": mask})
+        np.testing.assert_array_equal(found, alone)
+
+
+def test_a_limb_in_fp16_stays_a_model(request_: BuildRequest) -> None:
+    """In one file its state would not be rounded as between two models."""
+    build_repository(
+        replace(request_, group_heads=True, precision=Precision(trunk="fp16"), gate=GateSettings(on=False))
+    )
+    found = steps(request_.output)
+    (limb,) = [name for name in found if name.startswith("limb_pairs_")]
+    (group,) = [name for name in found if name.startswith("heads_pairs_")]
+    assert found[group]["hidden_state"] == limb.replace("limb", "hidden", 1).replace("_01_02", "_02")
+
+
+def test_a_limb_that_a_head_outside_the_group_reads_stays_a_model(
+    request_: BuildRequest, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    """Were it in the group, it would run twice for a request of all tasks."""
+    limb = load_limb(request_.limbs / "pairs")
+    branch = limb.branch(tiny_trunk)
+    spec = random_head_on(limb, tiny_trunk, tmp_path / "made", "apart")
+    head, folder = load_bundle(tmp_path / "made" / "apart", trunk=branch).head(branch), request_.heads / "apart"
+    folder.mkdir()
+    export_head(head, spec, folder / "head.onnx", get_release("24.10"))
+    model = onnx.load(folder / "head.onnx")
+    model.opset_import.add(domain="ai.onnx.ml", version=3)  # ours have none of it
+    onnx.save(model, folder / "head.onnx")
+    (folder / "head.toml").write_text(
+        'task = "apart"\nkind = "classification"\nform = "single"\nlabels = ["no", "yes"]\nmetric = "accuracy"\n'
+        f'tap = 2\nlayers = 1\ntrunk = "{tiny_trunk.identity}"\nlimb = "{spec.limb}"\n'
+    )
+    build_repository(replace(request_, group_heads=True))
+    found = steps(request_.output)
+    (group,) = [name for name in found if name.startswith("heads_pairs_")]
+    (name,) = [name for name in found if name.startswith("limb_pairs_")]
+    assert found[group]["hidden_state"] == found["head_apart"]["hidden_state"] == limb.identity.segment.output
+    shutil.rmtree(folder)
+    build_repository(replace(request_, group_heads=True))
+    assert name not in steps(request_.output), "then it moves into the group"
+
+
+def test_a_deployed_head_reads_the_limb_beside_the_group(
+    request_: BuildRequest, tiny_trunk: Trunk, tiny_trunk_folder: Path, tmp_path: Path
+) -> None:
+    build_repository(replace(request_, group_heads=True))
+    (group,) = [name for name in steps(request_.output) if name.startswith("heads_pairs_")]
+    limb = load_limb(request_.limbs / "pairs")
+    random_head_on(limb, tiny_trunk, tmp_path / "new", "urgent", seed=9)
+    deployer = Deployer(request_.output, url=None, trunk=tiny_trunk_folder, limbs=request_.limbs)
+    deployer.deploy(tmp_path / "new" / "urgent")
+    found = steps(request_.output)
+    assert found["head_urgent"]["hidden_state"] == limb.identity.segment.output
+    assert {group, limb.identity.segment.name} <= found.keys()
+    deployer.rollback("urgent")
+    assert not {"head_urgent", limb.identity.segment.name} & steps(request_.output).keys()
+    assert deployer.verify() == []
+    deployer.candidate(tmp_path / "new" / "urgent")
+    assert limb.identity.segment.name in steps(request_.output, "candidate_urgent")
+    assert limb.identity.segment.name not in steps(request_.output)
+    deployer.discard("urgent")
+    deployer.prune()
+    assert deployer.verify() == []
+    assert (request_.output / limb.identity.segment.name / "1" / "model.onnx").exists(), "an update will need it"
+
+
+@pytest.mark.parametrize("name", ["trunk_00_02", "limb_pairs", "../limb_pairs_0123456789ab_01_02"])
+def test_a_group_that_names_no_limb_is_broken(request_: BuildRequest, name: str) -> None:
+    build_repository(replace(request_, group_heads=True))
+    (path,) = request_.output.glob("heads_pairs_*/1/group.json")
+    record = json.loads(path.read_text())
+    record["segment"]["name"] = name
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"group\.json is missing or broken .* run build-repo again"):
+        read_state(request_.output)
 
 
 def test_a_limb_is_reduced_like_the_trunk(request_: BuildRequest) -> None:

@@ -1,6 +1,8 @@
 """Grouped heads on a running server: subsets, an update that leaves the group under load, and the way back."""
 
+import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from onetrunk.admin import AdminClient
 from onetrunk.deploy import Deployer
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
+from tests.fixtures.limbs import random_head_on, random_limb
 
 pytestmark = pytest.mark.slow
 
@@ -70,4 +73,42 @@ def test_groups_answer_as_separate_heads_and_a_deployment_goes_by_without_a_fail
         assert not failures
         assert not np.allclose(updated, expected["mood"], atol=1e-3)
         assert seen == {expected["mood"].round(3).tobytes(), updated.round(3).tobytes()}
+        assert deployer.verify() == []
+
+
+def test_a_limb_in_a_group_is_loaded_for_a_head_that_left_it(tiny_heads, tiny_trunk, tiny_trunk_folder, tmp_path):
+    heads, limbs = shutil.copytree(tiny_heads, tmp_path / "heads"), tmp_path / "limbs"
+    limb = random_limb(tiny_trunk, limbs / "pairs", tap=1, layers=1)
+    for seed, task in enumerate(("urgent", "polite")):
+        random_head_on(limb, tiny_trunk, heads, task, seed=seed)
+    random_head_on(limb, tiny_trunk, tmp_path / "new", "urgent", seed=9)
+    request = BuildRequest(output=tmp_path / "apart", heads=heads, limbs=limbs, trunk=tiny_trunk_folder, max_length=32)
+    build_repository(request)
+    build_repository(replace(request, output=tmp_path / "grouped", group_heads=True))
+    segment, tasks = limb.identity.segment.name, ("mood", "urgent", "polite")
+    settings = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "admin_key": KEY, "probe_interval_s": None}
+    with Server(tmp_path / "apart", **settings) as server, AdminClient(server.grpc_url, KEY) as admin:
+        expected = admin.ask("multitask", ROWS, tasks)
+        assert segment in admin.loaded_versions()
+    with (
+        Server(tmp_path / "grouped", **settings) as server,
+        Deployer(
+            tmp_path / "grouped", url=server.grpc_url, trunk=tiny_trunk_folder, limbs=limbs, admin_key=KEY
+        ) as deployer,
+        AdminClient(server.grpc_url, KEY) as admin,
+    ):
+        for task, scores in admin.ask("multitask", ROWS, tasks).items():
+            np.testing.assert_array_equal(scores, expected[task])
+        assert segment not in admin.loaded_versions()
+        deployer.deploy(tmp_path / "new" / "urgent")
+        assert segment in admin.loaded_versions()
+        found = admin.ask("multitask", ROWS, tasks)
+        np.testing.assert_array_equal(found["polite"], expected["polite"])
+        assert not np.allclose(found["urgent"], expected["urgent"], atol=1e-3)
+        assert deployer.verify() == []
+        deployer.rollback("urgent")
+        np.testing.assert_array_equal(admin.ask("multitask", ROWS, ["urgent"])["urgent"], expected["urgent"])
+        deployer.candidate(tmp_path / "new" / "urgent")
+        deployer.promote("urgent")
+        np.testing.assert_array_equal(admin.ask("multitask", ROWS, ["urgent"])["urgent"], found["urgent"])
         assert deployer.verify() == []
