@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ Examples:
   train-head --tasks mnli,rte --limb limbs/pairs --teacher heads --heads on_limb
                                                each from its own
   train-head my/spam.toml --teacher said.jsonl what a language model or people said
+  train-head cola --teacher heads/cola --layers 2 --variants 3 --heads short
+                                               and what it makes of changed copies
 
 \b
 A task of your own is a table, JSON or another file of texts with labels, and a file
@@ -107,6 +110,14 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
     help="Texts without labels for the teacher: one a line, or a column of a table or of JSON lines.",
 )
 @click.option(
+    "--variants",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Copies of each train text, with words left out and replaced, that the teacher is asked about as well; each "
+    "takes as long as the texts.",
+)
+@click.option(
     "--curve",
     is_flag=True,
     help="Also train on an eighth, a quarter and a half of the texts, and say whether more labels would help.",
@@ -136,11 +147,10 @@ def train_head(
             raise UserError("--limb says where heads stand: leave --tap out")
         taught = options["teacher"] is not None
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
+        if options["variants"] and not taught:
+            raise UserError("--variants: changed copies of texts need a teacher: give --teacher too")
         teachers = _find_teachers(list(chosen.values()), options["teacher"], options["texts"])
-        said = {
-            name: _read_for_teacher(chosen[name], teacher, options["texts"], skip_bad_rows=options["skip_bad_rows"])
-            for name, teacher in teachers.items()
-        }
+        said = {name: _read_for_teacher(chosen[name], teacher, options) for name, teacher in teachers.items()}
         check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
         train_all(
             list(chosen),
@@ -239,9 +249,7 @@ def _find_teachers(tasks: list[Task], teacher: str | None, texts: Path | None) -
     return found
 
 
-def _read_for_teacher(
-    task: Task, teacher: str, texts: Path | None, *, skip_bad_rows: bool
-) -> SoftFile | TextRows | None:
+def _read_for_teacher(task: Task, teacher: str, options: dict[str, Any]) -> SoftFile | TextRows | None:
     """Read and check before torch is loaded what can be: a teacher that is a file of soft labels, or a model's texts.
 
     Raises:
@@ -251,10 +259,12 @@ def _read_for_teacher(
     from onetrunk.tasks.soft_file import open_soft_file
     from onetrunk.tasks.text_file import read_texts_for
 
-    if Path(teacher).is_file() and texts is not None:
+    texts, skip_bad_rows = options["texts"], options["skip_bad_rows"]
+    unused = "--texts" if texts is not None else "--variants" if options["variants"] else None
+    if Path(teacher).is_file() and unused is not None:
         raise UserError(
-            f"--texts: {teacher} is a file of soft labels, which brings its own texts and says nothing about others: "
-            "leave --texts out"
+            f"{unused}: {teacher} is a file of soft labels, which brings its own texts and says nothing about others: "
+            f"leave {unused} out"
         )
     if texts is None and not Path(teacher).is_file():
         if not task.train:
@@ -281,14 +291,15 @@ def _lesson(task: Task, source: str, said: SoftFile | TextRows | None, trunk: Tr
     teacher: HeadTeacher | ModelTeacher
     if os.path.lexists(Path(source) / HEAD_JSON):
         teacher = _head_teacher(task, Path(source), trunk, options)
-        if teacher.decodes and (said is not None or not task.train):
+        if teacher.decodes and (said is not None or options["variants"] or not task.train):
             raise UserError(
                 f"--teacher {source}: a CRF's head teaches beside labels alone, since what it says of a "
-                "text is not what its outputs say token by token: leave --texts out, and name train data"
+                "text is not what its outputs say token by token: leave --texts and --variants out, and name train data"
             )
     else:
         teacher = _model_teacher(task, source, options)
-    return Lesson(teacher) if said is None else Lesson(teacher, said.texts, said.source)  # type: ignore[arg-type]
+    lesson = Lesson(teacher, variants=options["variants"])
+    return lesson if said is None else replace(lesson, texts=said.texts, source=said.source)  # type: ignore[arg-type]
 
 
 def _head_teacher(task: Task, folder: Path, trunk: Trunk, options: dict[str, Any]) -> HeadTeacher:

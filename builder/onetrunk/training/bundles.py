@@ -191,11 +191,13 @@ class Lesson:
         teacher: The teacher.
         texts: Texts without labels.
         source: The file that they are from, for messages.
+        variants: The number of changed copies of each train text that it is asked about, too.
     """
 
     teacher: SoftTeacher
     texts: Texts = ()
     source: str = "texts"
+    variants: int = 0
 
 
 def _lessons(task: Task, lesson: Lesson, experiment: Experiment, progress: ProgressCallback) -> Lessons:
@@ -211,6 +213,7 @@ def _lessons(task: Task, lesson: Lesson, experiment: Experiment, progress: Progr
         train=train,
         dev=dev,
         dev_share=task.dev_share or DEV_SHARE,
+        variants=lesson.variants,
         source=lesson.source,
         progress=progress,
     )

@@ -54,6 +54,7 @@ class Lessons:
         states: Whether heads also learn that encoder's states after their layers.
         temperature: The temperature of distillation.
         source: The file of the texts without labels.
+        variants: The number of changed copies of each train text that are among the train texts.
     """
 
     train: Examples
@@ -66,18 +67,25 @@ class Lessons:
     states: bool = False
     temperature: float = TEMPERATURE
     source: str = "texts"
+    variants: int = 0
 
     def data(self, task: Task, split: Split) -> float | str:
-        """Return where the texts of train or dev are from, as the card says: what the task names, their file, or both.
+        """Return where the texts of train or dev are from, as the card says: what the task names, their file, copies.
 
         Args:
             task: The task.
             split: The split.
         """
-        own = self.labelled > 0 if split == "train" else self.dev_raw is None
-        more = len(self.train) > self.labelled if split == "train" else not own
         named: float | str = getattr(task, split)
-        return f"{named}, {self.source}" if own and more else named if own else self.source
+        if split == "dev":
+            return named if self.dev_raw is None else self.source
+        parts = [str(named)] if self.labelled else []
+        # Every text has as many copies, so that what is more than those of the labelled ones is of the file.
+        if len(self.train) > self.labelled * (1 + self.variants):
+            parts.append(self.source)
+        if self.variants:
+            parts.append(f"{self.variants} changed {'copy' if self.variants == 1 else 'copies'} of each text")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,7 @@ def make_lessons(
         dev: Labelled dev data; None keeps a share of the texts.
         dev_share: That share.
         encoder: See ``Lessons``.
-        variants: The number of changed copies of each train text without a label, which the teacher labels, too; see
-            ``varied``.
+        variants: The number of changed copies of each train text, which the teacher labels, too; see ``varied``.
         source: The file of the texts, for messages and the card.
         progress: Called as the teacher goes on.
 
@@ -131,7 +138,8 @@ def make_lessons(
     dev_texts = [] if dev is not None else [text for text in free if split_number(text) < dev_share]
     kept = set(dev_texts)
     learned = [text for text in free if text not in kept]
-    train_texts = [*(train.texts if train is not None else ()), *learned, *varied(learned, variants)]
+    own_texts = [*(train.texts if train is not None else ()), *learned]
+    train_texts = [*own_texts, *varied(own_texts, variants)]
 
     def ask(some: Sequence[Any], split: Split) -> _Answered:
         if not some:
@@ -176,7 +184,18 @@ def make_lessons(
         left_out = len(dev_texts) - len(about.texts)
         dev, dev_raw = _examples(source, about, labels(about), teacher, left_out, "dev"), about.raw
     states = encoder is not None and _read_alike(trunk, encoder, taught.texts, max_length)
-    return Lessons(taught, dev, labelled, answered.raw, dev_raw, teacher.facts, encoder, states, source=source)
+    return Lessons(
+        taught,
+        dev,
+        labelled,
+        answered.raw,
+        dev_raw,
+        teacher.facts,
+        encoder,
+        states,
+        source=source,
+        variants=variants,
+    )
 
 
 def _read_alike(trunk: Trunk, encoder: Trunk, texts: Texts, max_length: int) -> bool:

@@ -101,12 +101,22 @@ def test_a_file_of_soft_labels_teaches_a_task_without_data(invoke, tmp_path):
     refused = invoke("said", "--teacher", str(tmp_path / "said.jsonl"), "--texts", str(tmp_path / "train.jsonl"))
     assert refused.exit_code == 2
     assert "said.jsonl is a file of soft labels, which brings its own texts" in refused.stderr
+    refused = invoke("said", "--teacher", str(tmp_path / "said.jsonl"), "--variants", "2")
+    assert refused.exit_code == 2
+    assert "said.jsonl is a file of soft labels" in refused.stderr
+    assert "leave --variants out" in refused.stderr
     # A fault is told by the row, before torch is loaded.
     soft[1]["probabilities"] = {"good": 0.3}
     (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in soft))
     result = invoke("said", "--teacher", str(tmp_path / "said.jsonl"))
     assert result.exit_code == 2
     assert "line 2 (no 'label', and the probabilities sum to 0.3" in result.stderr
+
+
+def test_changed_copies_need_a_teacher(invoke):
+    refused = invoke("one", "--variants", "2")
+    assert refused.exit_code == 2
+    assert "--variants: changed copies of texts need a teacher" in refused.stderr
 
 
 def test_curve_is_told_and_written(invoke, tmp_path):

@@ -72,6 +72,24 @@ def test_changed_copies_are_learned_from_and_never_compared(mood, tiny_trunk):
     assert len(copies) / 2 < changed <= len(copies)
 
 
+def test_copies_of_labelled_texts_have_what_the_teacher_says(mood, tiny_trunk):
+    own, dev = read_examples(mood, "train"), read_examples(mood, "dev")
+    found = lessons(mood, tiny_trunk, texts=[], train=own, dev=dev, variants=2)
+    assert found.labelled == 200
+    assert len(found.train) == 600
+    assert found.train.texts[:200] == own.texts
+    assert found.train.targets[:200] == own.targets
+    copies = found.train.texts[200:]
+    assert list(found.train.targets[200:]) == [int("good" in text) for text in copies]
+    assert found.data(mood, "train") == f"{mood.train}, 2 changed copies of each text"
+    assert found.data(mood, "dev") == mood.dev
+    both = lessons(mood, tiny_trunk, train=own, dev=dev, variants=1, source="more.txt")
+    assert both.data(mood, "train") == f"{mood.train}, more.txt, 1 changed copy of each text"
+    alone = lessons(mood, tiny_trunk, variants=1, source="more.txt")
+    assert alone.data(mood, "train") == "more.txt, 1 changed copy of each text"
+    assert alone.data(mood, "dev") == "more.txt"
+
+
 def test_both_texts_of_a_pair_are_changed_and_none_is_left_empty():
     pairs = [("one", "a b c d e f g h"), ("two", "i j k l m n o p")] * 20
     copies = varied(pairs, 3)
