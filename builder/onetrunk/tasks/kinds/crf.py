@@ -71,7 +71,8 @@ def _decode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each text's likeliest tags (Viterbi), and each tag's probability over all sequences (forward-backward).
 
-    Both share one loop forwards and one backwards: in the exported file, a step of a loop is what costs.
+    In the exported file, a step of a loop costs more than its arithmetic. So the sums from the first token on and those
+    from the last are made in one loop, together with the likeliest sequences, and it ends with the batch's longest text.
 
     Args:
         emissions: The score of each tag at each token. *Shape:* (batch_size, tokens, tags)
@@ -82,39 +83,46 @@ def _decode(
         Tag indices, *Shape:* (batch_size, tokens), and probabilities, *Shape:* (batch_size, tokens, tags). The latter
         are exact to rounding as long as the scores of a token are less than 70 apart. Values at padding are undefined.
     """
+    longest = int(real.long().sum(dim=1).max().clamp(min=1))
+    padding = emissions.size(1) - longest
+    # Step by step: what a step reads is one row.
+    scores, here = emissions[:, :longest].transpose(0, 1), real[:, :longest].t().unsqueeze(2)
     # As in the loss, the sum of exponentials over all tags is a matrix product, and what is less likely than the
     # likeliest by e^69 is raised to that. Only differences matter, so each step subtracts the greatest value: sums stay
     # small, and exact even in a file that computes in fp16.
-    greatest = transitions.max(dim=0)[0]
-    weights = (transitions - greatest).exp()
+    greatest = torch.stack((transitions.max(dim=0)[0], transitions.max(dim=1)[0])).unsqueeze(1)
+    weights = (torch.stack((transitions, transitions.t())) - greatest).exp()
+    both_ways = torch.stack((scores, scores.flip(0)), dim=1)
+    moved = both_ways + greatest
+    # The sums from the last token on begin anew as long as there is padding behind the token.
+    behind = torch.cat((torch.zeros_like(here[:1]), here[1:].flip(0)))
+    goes_on = torch.stack((torch.ones_like(behind), behind), dim=1)
     # To and from, so that values that are compared are adjacent in memory.
     into = transitions.t().contiguous()
-    best = transitions[0].unsqueeze(0) + emissions[:, 0]
-    alpha = best
-    stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0)
+    best = transitions[0].unsqueeze(0) + scores[0]
+    sums = torch.stack((best, both_ways[0, 1]))
+    stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0).expand_as(best)
     sources: list[torch.Tensor] = []
-    forwards = [alpha]
-    for step in range(1, emissions.size(1)):
-        here, emission = real[:, step].unsqueeze(1), emissions[:, step]
+    found = [sums]
+    for step in range(1, longest):
         score, source = (best.unsqueeze(1) + into).max(dim=2)
-        best = torch.where(here, score - score.max(dim=1, keepdim=True)[0] + emission, best)
+        best = torch.where(here[step], score - score.max(dim=1, keepdim=True)[0] + scores[step], best)
         # Padding carries the last tag on, so that all texts can be traced back from the same place.
-        sources.append(torch.where(here, source, stay.expand_as(source)))
-        total = (alpha - alpha.max(dim=1, keepdim=True)[0]).exp().matmul(weights).clamp(min=1e-30)
-        alpha = torch.where(here, total.log() + greatest + emission, alpha)
-        forwards.append(alpha)
-    tag, beta = best.argmax(dim=1, keepdim=True), torch.zeros_like(alpha)
-    tags, backwards = [tag], [beta]
+        sources.append(torch.where(here[step], source, stay))
+        total = (sums - sums.max(dim=2, keepdim=True)[0]).exp().matmul(weights).clamp(min=1e-30)
+        sums = torch.where(goes_on[step], total.log() + moved[step], both_ways[step])
+        found.append(sums)
+    tag = best.argmax(dim=1, keepdim=True)
+    tags = [tag]
     for back in range(len(sources)):
-        step = len(sources) - back
-        tag = sources[step - 1].gather(1, tag)
+        tag = sources[len(sources) - 1 - back].gather(1, tag)
         tags.append(tag)
-        after = greatest + emissions[:, step] + beta
-        total = (after - after.max(dim=1, keepdim=True)[0]).exp().matmul(weights.t()).clamp(min=1e-30)
-        beta = torch.where(real[:, step].unsqueeze(1), total.log(), beta)
-        backwards.append(beta)
-    log_probabilities = torch.stack(forwards, dim=1) + torch.stack(backwards, dim=1).flip(1)
-    return torch.cat(tags, dim=1).flip(1), log_probabilities.softmax(dim=2)
+    from_both = torch.stack(found)
+    # Both sums have the token's own score in them.
+    log_probabilities = from_both[:, 0] + from_both[:, 1].flip(0) - scores
+    sequence = torch.nn.functional.pad(torch.cat(tags, dim=1).flip(1), [0, padding])
+    probabilities = log_probabilities.softmax(dim=2).transpose(0, 1)
+    return sequence, torch.nn.functional.pad(probabilities, [0, 0, 0, padding])
 
 
 with warnings.catch_warnings():
