@@ -27,9 +27,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads, train_taught_on_trunk
+from benchmarks.limbs.measuring import new_limb, shared_texts, teach, train_heads
 from benchmarks.limbs.page import page, summary
-from benchmarks.limbs.shapes import MAX_LENGTH, SHAPES, TASKS, Records, Shape
+from benchmarks.limbs.shapes import MAX_LENGTH, NOTHING_MORE, SHAPES, TASKS, Records, Shape
 from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
@@ -121,7 +121,9 @@ def run(
     trains = {"limb", "heads", "left-out"} & set(steps)
     teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk) if trains else {}
     if "limb" in steps or "heads" in steps:
-        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
+        branch, scores = new_limb(
+            shape.name, shape.family, shape.recipe, work, experiment, tell, teachers, shape.unlabelled
+        )
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
         # Small tasks first.
@@ -129,7 +131,9 @@ def run(
             train_heads(shape, task, "limb", branch, seeds, records, tell)
         for task in shape.others if "heads" in steps else ():
             if task in teachers:
-                train_taught_on_trunk(shape, task, teachers[task], experiment, seeds, records, tell)
+                on_trunk = Experiment(experiment.config, experiment.trunk)
+                teach(on_trunk, task, teachers[task], experiment, tell, shape.unlabelled.get(task, NOTHING_MORE))
+                train_heads(shape, task, "trunk", on_trunk, seeds, records, tell)
     if "trunk" in steps and shape.trunk:
         for task in reversed(shape.family):
             train_heads(shape, task, "trunk", experiment, seeds, records, tell)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.limbs.shapes import SHAPES, TASKS, Records, Shape
+from benchmarks.limbs.shapes import SHAPES, TASKS, Records, Shape, Unlabelled
 from benchmarks.study.measured_cost import MeasuredCost
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
 
@@ -165,7 +165,7 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     return [
         f"## `{shape.name}`",
         f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
-        f"{' in bf16' if recipe.mixed_precision else ''}{_about(shape)}. Dev scores in "
+        f"{' in bf16' if recipe.mixed_precision else ''}{_about(shape)}.{_unlabelled(shape)} Dev scores in "
         "hundredths, means over seeds, with their deviation"
         f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Heads on the trunk are those of "
         "the plan of [quality](../quality/), distilled, most with whole layers of their own. The epochs of limb and "
@@ -180,10 +180,23 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
 def _taught_on_trunk(shape: Shape, found: Mapping[str, Any]) -> list[str]:
     """Return sentences about the tasks that stay on the trunk, and learn from their teachers there."""
     return [
-        f"{task} stays on the trunk, with {layers} layers of its own on tap {tap}, taught by its head of the plan: "
-        f"{_score(found['taught_on_trunk'][task])}."
+        f"{task} stays on the trunk, with {layers} layer{'' if layers == 1 else 's'} of its own on tap {tap}, taught by "
+        f"its head of the plan: {_score(found['taught_on_trunk'][task])}."
         for task, (tap, layers) in shape.others.items()
         if task in shape.taught
+    ]
+
+
+def _unlabelled(shape: Shape) -> str:
+    """Return a sentence about the texts without labels that teachers were asked about; nothing without any."""
+    asked = [f"{' and '.join(_asked_about(more))} for {task}" for task, more in shape.unlabelled.items()]
+    return f" Teachers were also asked about {', and '.join(asked)}." if asked else ""
+
+
+def _asked_about(more: Unlabelled) -> list[str]:
+    return [
+        *([f"the texts of {more.texts} without their labels"] if more.texts else []),
+        *([f"{more.variants} changed copies of each train text"] if more.variants else []),
     ]
 
 

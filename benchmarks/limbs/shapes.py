@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onetrunk.distill.settings import SearchSettings
 from onetrunk.files import atomic_write_text
+from onetrunk.tasks import Recipe
 from onetrunk.training.limb import LimbRecipe
 
 PAIRS = ("mnli", "qnli", "qqp", "mrpc", "stsb", "rte")
 TASKS = ("cola", "sst2", *PAIRS)
 MAX_LENGTH = 128
+
+
+_EPOCHS_OF_HEADS = 6
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """What a finished head is asked about besides the train texts of its task.
+
+    Attributes:
+        variants: The number of changed copies of each of them.
+        texts: The data file of which it reads the texts alone; empty for none.
+        epochs: Passes over all of it.
+    """
+
+    variants: int = 0
+    texts: str = ""
+    epochs: int = _EPOCHS_OF_HEADS
+
+
+NOTHING_MORE = Unlabelled()
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,7 @@ class Shape:
         guests: Tasks that it is not trained on, whose heads stand on it as well.
         taught: The tasks whose heads of the plan in docs/results/quality teach the limb and the heads on it; the others
             learn from labels alone.
+        unlabelled: Task -> what its finished head is asked about besides its train texts, if anything.
     """
 
     name: str
@@ -41,6 +65,7 @@ class Shape:
     trunk: bool = False
     guests: tuple[str, ...] = ()
     taught: tuple[str, ...] = ()
+    unlabelled: Mapping[str, Unlabelled] = field(default_factory=dict)
 
     @property
     def on_it(self) -> tuple[str, ...]:
@@ -51,6 +76,13 @@ class Shape:
     def top(self) -> int:
         """The tap that heads on it have."""
         return self.recipe.tap + self.recipe.layers
+
+    def head_recipe(self, task: str) -> Recipe:
+        """How a head of a task is trained: of one layer like a probe of the search, for longer."""
+        epochs = self.unlabelled.get(task, NOTHING_MORE).epochs
+        tap, layers = self.others.get(task, (self.top, 1))
+        probing = SearchSettings().probing(tap=tap, seed=0, max_length=MAX_LENGTH, epochs=epochs)
+        return probing if layers == 1 else probing.model_copy(update={"layers": layers, "learning_rate": 2e-4})
 
     def key(self, task: str, seed: int, *, where: str = "limb") -> str:
         """The key of a head's record."""
@@ -64,11 +96,15 @@ SHAPES = (
         "taught",
         PAIRS,
         _ONE_LAYER.model_copy(update={"mixed_precision": True}),
-        others={"cola": (2, 3)},
-        left_out=(("rte",),),
+        others={"cola": (2, 1)},
+        left_out=(("rte",), ("mrpc",), ("stsb",)),
         guests=("sst2",),
         # RTE's own head is little better than chance, and so is what it would teach.
         taught=("mnli", "qnli", "qqp", "mrpc", "stsb", "sst2", "cola"),
+        unlabelled={
+            "sst2": Unlabelled(texts="glue/sst2/train_full.jsonl.gz", epochs=4),
+            "cola": Unlabelled(variants=12, epochs=8),
+        },
     ),
     Shape(
         "all",

@@ -107,7 +107,8 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
     "--texts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Texts without labels for the teacher: one a line, or a column of a table or of JSON lines.",
+    help="Texts without labels for the teacher: one a line, or a column of a table or of JSON lines. Looked for here, "
+    "then where the task's data are.",
 )
 @click.option(
     "--variants",
@@ -270,14 +271,28 @@ def _read_for_teacher(task: Task, teacher: str, options: dict[str, Any]) -> Soft
         if not task.train:
             raise UserError(f"task {task.name}: it names no train data, so give texts for the teacher by --texts")
         return None
-    said = (
-        open_soft_file(Path(teacher), task, skip_bad_rows=skip_bad_rows)
-        if texts is None
-        else read_texts_for(task, texts, skip_bad_rows=skip_bad_rows)
-    )
+    said: SoftFile | TextRows
+    if texts is None:
+        said = open_soft_file(Path(teacher), task, skip_bad_rows=skip_bad_rows)
+    else:
+        said = read_texts_for(task, _find_texts(task, texts, options["data"]), skip_bad_rows=skip_bad_rows)
+        said = replace(said, source=str(texts))  # the card names it as the user did
     for note in said.notes:
         click.echo(f"note: {note}", err=True)
     return said
+
+
+def _find_texts(task: Task, texts: Path, data: Path | None) -> Path:
+    """Return a file of texts that is here, or where the data of the task are looked for."""
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks.task_file import locate
+
+    if texts.exists() or texts.is_absolute():
+        return texts
+    try:
+        return Path(locate(task.model_copy(update={"train": str(texts)}), "train", data))
+    except UserError:
+        return texts  # whose absence is told as that of a file of texts
 
 
 def _lesson(task: Task, source: str, said: SoftFile | TextRows | None, trunk: Trunk, options: dict[str, Any]) -> Lesson:

@@ -36,6 +36,17 @@ def test_a_model_alone_teaches_a_head(folder, tiny_trunk_folder, mood_classifier
     assert found["task"] == "mood"
 
 
+def test_texts_are_also_found_where_the_data_are(folder, tiny_trunk_folder, mood_classifier):
+    (folder / "data" / "more").mkdir(parents=True)
+    (folder / "texts.txt").rename(folder / "data" / "more" / "texts.txt")
+    taught = ("--teacher", mood_classifier, "--texts", "more/texts.txt")
+    result = run(folder, tiny_trunk_folder, *taught, "--data", folder / "data")
+    assert result.exit_code == 0, result.output
+    assert load_bundle(folder / "heads" / "mood").spec.data["train"] == "more/texts.txt", "no folder of this machine"
+    none = run(folder, tiny_trunk_folder, *taught, "--data", folder, "--force")
+    assert "more/texts.txt: no such file of texts" in none.stderr.splitlines()[-1]
+
+
 def test_labels_and_a_model_teach_together(folder, tiny_trunk_folder, mood_classifier):
     (folder / "mood.toml").write_text(f'train = "train.jsonl"\ndev = 0.3\n{TASK}')
     result = run(folder, tiny_trunk_folder, "--teacher", mood_classifier, "--texts", folder / "texts.txt")

@@ -72,7 +72,7 @@ def _decode(
     """Return each text's likeliest tags (Viterbi), and each tag's probability over all sequences (forward-backward).
 
     In the exported file, a step of a loop costs more than its arithmetic. So the sums from the first token on and those
-    from the last are made in one loop, together with the likeliest sequences, and it ends with the batch's longest text.
+    from the last are made in one loop, beside the likeliest sequences, and it ends with the batch's longest text.
 
     Args:
         emissions: The score of each tag at each token. *Shape:* (batch_size, tokens, tags)
