@@ -180,8 +180,8 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
 def _taught_on_trunk(shape: Shape, found: Mapping[str, Any]) -> list[str]:
     """Return sentences about the tasks that stay on the trunk, and learn from their teachers there."""
     return [
-        f"{task} stays on the trunk, with {layers} layer{'' if layers == 1 else 's'} of its own on tap {tap}, taught by "
-        f"its head of the plan: {_score(found['taught_on_trunk'][task])}."
+        f"{task} stays on the trunk, with {layers} layer{'' if layers == 1 else 's'} of its own on tap {tap}, taught "
+        f"by its head of the plan: {_score(found['taught_on_trunk'][task])}."
         for task, (tap, layers) in shape.others.items()
         if task in shape.taught
     ]

@@ -63,7 +63,7 @@ def test_what_teachers_were_asked_about_besides_is_said(records):
     text = page(summary(records, {}, QUALITY), records)
     assert "asked about the texts of glue/sst2/train_full.jsonl.gz without their labels for sst2" in text
     assert "changed copies of each train text for cola" in text
-    assert TAUGHT.head_recipe("cola").layers == 1
+    assert TAUGHT.head_recipe("cola").layers == 2
     assert TAUGHT.head_recipe("cola").tap == 2
     assert TAUGHT.head_recipe("mnli").tap == 3
 
@@ -91,5 +91,5 @@ def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
     text = page(summary(records, {}, QUALITY), records)
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
-    assert "cola stays on the trunk, with 1 layer of its own on tap 2, taught by its head of the plan: 33.0." in text
+    assert "cola stays on the trunk, with 2 layers of its own on tap 2, taught by its head of the plan: 33.0." in text
     assert "; heads of sst2 stand on it, too; these heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
