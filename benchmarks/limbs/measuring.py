@@ -90,11 +90,11 @@ def train_heads(
     Each is trained in the recipe that the shape has for the task, from what the experiment has it learn from.
     """
     for seed in range(seeds):
-        key = shape.key(task, seed, where=where)
-        if key not in records.found:
+        if not records.has_head(shape, task, seed, where=where):
             spec = RunSpec(task=task, role="fork", recipe=shape.head_recipe(task).model_copy(update={"seed": seed}))
             run = execute(spec, experiment, weights=False, progress=tell)
-            records.add(key, {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds})
+            facts = {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds}
+            records.add_head(shape, task, seed, where=where, **facts)
 
 
 def shared_texts(task: str, experiment: Experiment) -> dict[str, tuple[int, int]]:

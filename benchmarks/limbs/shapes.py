@@ -84,6 +84,12 @@ class Shape:
         probing = SearchSettings().probing(tap=tap, seed=0, max_length=MAX_LENGTH, epochs=epochs)
         return probing.model_copy(update={"layers": layers})
 
+    def how(self, task: str) -> dict[str, Any]:
+        """How a head of a task is trained, beside its record: one that was trained otherwise is no record of this."""
+        recipe, more = self.head_recipe(task), self.unlabelled.get(task, NOTHING_MORE)
+        there = {"tap": recipe.tap, "layers": recipe.layers, "epochs": recipe.epochs, "rate": recipe.learning_rate}
+        return {**there, "variants": more.variants, "texts": more.texts}
+
     def key(self, task: str, seed: int, *, where: str = "limb") -> str:
         """The key of a head's record."""
         return f"{self.name}: {task} on {where} seed {seed}"
@@ -138,7 +144,20 @@ class Records:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self._path, json.dumps(dict(sorted(self.found.items())), indent=1) + "\n")
 
+    def add_head(self, shape: Shape, task: str, seed: int, *, where: str = "limb", **measured: object) -> None:
+        """Keep a head's record, and how it was trained."""
+        self.add(shape.key(task, seed, where=where), {**measured, "how": shape.how(task)})
+
+    def has_head(self, shape: Shape, task: str, seed: int, *, where: str = "limb") -> bool:
+        """Return whether there is a record of a head that was trained as the shape says."""
+        return bool(self.found.get(shape.key(task, seed, where=where), {}).get("how") == shape.how(task))
+
     def scores(self, shape: Shape, task: str, *, where: str = "limb") -> list[float]:
         """Return the scores of all seeds of a head."""
         start = shape.key(task, 0, where=where).removesuffix("0")
-        return [value["score"] for key, value in self.found.items() if key.startswith(start)]
+        seeds = [int(key.removeprefix(start)) for key in self.found if key.startswith(start)]
+        return [
+            self.found[shape.key(task, seed, where=where)]["score"]
+            for seed in sorted(seeds)
+            if self.has_head(shape, task, seed, where=where)
+        ]

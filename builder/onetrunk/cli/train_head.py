@@ -150,6 +150,11 @@ def train_head(
         chosen = {task.name: task for task in load_named_tasks(tasks, task_list, task_dir, needs_data=not taught)}
         if options["variants"] and not taught:
             raise UserError("--variants: changed copies of texts need a teacher: give --teacher too")
+        if options["variants"] and options["curve"]:
+            raise UserError(
+                "--curve tells whether more labels would help, and changed copies of texts have none: leave --variants "
+                "out"
+            )
         teachers = _find_teachers(list(chosen.values()), options["teacher"], options["texts"])
         said = {name: _read_for_teacher(chosen[name], teacher, options) for name, teacher in teachers.items()}
         check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
@@ -285,9 +290,10 @@ def _read_for_teacher(task: Task, teacher: str, options: dict[str, Any]) -> Soft
 def _find_texts(task: Task, texts: Path, data: Path | None) -> Path:
     """Return a file of texts that is here, or where the data of the task are looked for."""
     from onetrunk.protocol.errors import UserError
+    from onetrunk.tasks.formats import is_data_folder
     from onetrunk.tasks.task_file import locate
 
-    if texts.exists() or texts.is_absolute():
+    if texts.is_absolute() or texts.is_file() or is_data_folder(texts):
         return texts
     try:
         return Path(locate(task.model_copy(update={"train": str(texts)}), "train", data))

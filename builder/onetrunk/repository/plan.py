@@ -156,7 +156,7 @@ def plan_repository(
     segments = segments_for([head.spec for head in heads.values()])
     _check_sizes(trunk, segments, heads)
     models = _plan_versions(repository, trunk, heads, segments, precision, manifest)
-    groups = _plan_groups(trunk.identity, heads, models, precision) if request.group_heads else []
+    groups = _plan_groups(trunk, heads, models, precision) if request.group_heads else []
     for group in groups:
         members = [
             f"{task} {member.version} {models[head_name(task)].source}" for task, member in sorted(group.heads.items())
@@ -246,7 +246,7 @@ def _plan_versions(
 
 
 def _plan_groups(
-    trunk: str, heads: Mapping[str, HeadSource], models: Mapping[str, ModelVersion], precision: Precision
+    trunk: Trunk, heads: Mapping[str, HeadSource], models: Mapping[str, ModelVersion], precision: Precision
 ) -> list[Group]:
     """Return one group for every tap, of the trunk or of a limb, with two heads or more that can be grouped.
 
@@ -270,23 +270,24 @@ def _plan_groups(
         elif limb is not None:
             apart.add(limb.label)
     limbs = {segment.limb: model for model in models.values() if (segment := segment_named(model.name)) is not None}
-    # A file is computed in bf16 as a whole. Of one in fp16, ONNX Runtime leaves out casts between limb and head, and
-    # then it rounds otherwise.
-    both = {precision.trunk, precision.heads}
-    holds_limb = both == {"bf16"} or both <= {"fp32", "int8"}
-    return [
+    # In fp16 and bf16 a state within a file is not rounded as between two. In some families the difference is one of
+    # fp32 too, which quantising the state may enlarge; they are those whose states do not fit int8.
+    dtypes = {precision.trunk, precision.heads}
+    holds_limb = dtypes == {"fp32"} or (dtypes <= {"fp32", "int8"} and trunk.encoder.fits_int8)
+    groups = [
         Group(
             tap=tap,
-            trunk=trunk,
+            trunk=trunk.identity,
             limb=limb,
             segment=GroupedSegment(name=limbs[limb].name, version=limbs[limb].version)
             if holds_limb and limb and limb not in apart
             else None,
             heads=members,
         )
-        for (tap, limb), members in sorted(by_tap.items())
+        for (tap, limb), members in by_tap.items()
         if len(members) > 1
     ]
+    return sorted(groups, key=lambda group: group.name)  # as they are read back
 
 
 def _head_versions(repository: Path, spec: HeadSpec, model: ModelVersion, manifest: Manifest | None) -> HeadVersions:

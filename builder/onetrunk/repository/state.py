@@ -404,7 +404,7 @@ def read_state(repository: Path) -> RepositoryState:
         tokenizer=_read_tokenizer(repository),
         segments=dict(sorted(segments.items())),
         heads=heads,
-        groups=tuple(_read_groups(repository, manifest, notes)),
+        groups=tuple(_read_groups(repository, manifest, heads, notes)),
         precision=manifest.precision,
         placement=manifest.placement,
         gate=manifest.gate,
@@ -447,13 +447,16 @@ def _read_head(repository: Path, name: str, entry: ModelEntry, trunk: str) -> He
     return HeadVersions(versions, entry.served, loaded, entry.candidate, entry.previous, entry.split)
 
 
-def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iterator[GroupVersion]:
+def _read_groups(
+    repository: Path, manifest: Manifest, heads: Mapping[str, HeadVersions], notes: list[str]
+) -> Iterator[GroupVersion]:
     for name, entry in sorted(manifest.models.items()):
         if is_group(name) and entry.versions:
             # A group that answers for no head may do so again after a rollback.
             version = entry.served or max(entry.versions)
             try:
                 group = read_group(repository / name / str(version))
+                _check_limb(group, heads, repository / name / str(version))
             except UserError as error:
                 if entry.served is not None:
                     raise
@@ -461,6 +464,21 @@ def _read_groups(repository: Path, manifest: Manifest, notes: list[str]) -> Iter
                 continue
             if group.trunk == manifest.trunk and group.name == name:
                 yield GroupVersion(group, version)
+
+
+def _check_limb(group: Group, heads: Mapping[str, HeadVersions], folder: Path) -> None:
+    """Check that the limb in a group is that of the heads which it holds.
+
+    Raises:
+        UserError: It is another one.
+    """
+    for task, member in group.heads.items():
+        versions = heads[task].versions if task in heads else {}
+        limb = versions[member.version].spec.limb_id if member.version in versions else None
+        if group.segment is not None and limb is not None and limb.segment != group.segment.segment:
+            raise UserError(
+                f"{folder}: it holds {group.segment.name}, and {task} stands on {limb}: run build-repo again"
+            )
 
 
 def _read_tokenizer(repository: Path) -> pb.ModelConfig:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.protocol.errors import UserError
@@ -98,7 +98,7 @@ class GroupedSegment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    version: int
+    version: int = Field(ge=1)
 
     @field_validator("name")
     @classmethod
@@ -139,6 +139,12 @@ class Group(BaseModel):
     limb: str = ""
     segment: GroupedSegment | None = None
     heads: dict[str, Member]
+
+    @model_validator(mode="after")
+    def _check_segment(self) -> Group:
+        if self.segment is not None and (self.segment.segment.limb, self.segment.segment.stop) != (self.limb, self.tap):
+            raise ValueError(f"{self.segment.name} is not the limb of heads on {hidden_name(self.tap, self.limb)}")
+        return self
 
     @property
     def state(self) -> str:

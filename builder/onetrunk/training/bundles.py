@@ -166,9 +166,11 @@ def _with_tap(
         return on(0), ()
     if rows > MOST_ROWS:
         tap = min(depth // 2, depth - recipe.layers)
+        lessons = experiment.lessons(name)
+        copies = ", changed copies included" if lessons is not None and lessons.variants else ""
         return on(tap), (
-            f"the head stands on tap {tap}, in the middle of the trunk: with {rows:,} texts, taps are not compared "
-            "unasked; --tap gives another, and search-heads compares them",
+            f"the head stands on tap {tap}, in the middle of the trunk: with {rows:,} texts{copies}, taps are not "
+            "compared unasked; --tap gives another, and search-heads compares them",
         )
     scores = probe_taps(name, experiment, recipe, progress)
     tap, metric = best_tap(scores), experiment.task(name).metric

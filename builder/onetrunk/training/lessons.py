@@ -54,7 +54,8 @@ class Lessons:
         states: Whether heads also learn that encoder's states after their layers.
         temperature: The temperature of distillation.
         source: The file of the texts without labels.
-        variants: The number of changed copies of each train text that are among the train texts.
+        variants: The number of changed copies of each train text that the teacher was asked about.
+        more: The number of train texts that have no label of their own, and are no copies.
     """
 
     train: Examples
@@ -68,6 +69,7 @@ class Lessons:
     temperature: float = TEMPERATURE
     source: str = "texts"
     variants: int = 0
+    more: int = 0
 
     def data(self, task: Task, split: Split) -> float | str:
         """Return where the texts of train or dev are from, as the card says: what the task names, their file, copies.
@@ -80,8 +82,7 @@ class Lessons:
         if split == "dev":
             return named if self.dev_raw is None else self.source
         parts = [str(named)] if self.labelled else []
-        # Every text has as many copies, so that what is more than those of the labelled ones is of the file.
-        if len(self.train) > self.labelled * (1 + self.variants):
+        if self.more:
             parts.append(self.source)
         if self.variants:
             parts.append(f"{self.variants} changed {'copy' if self.variants == 1 else 'copies'} of each text")
@@ -139,7 +140,10 @@ def make_lessons(
     kept = set(dev_texts)
     learned = [text for text in free if text not in kept]
     own_texts = [*(train.texts if train is not None else ()), *learned]
-    train_texts = [*own_texts, *varied(own_texts, variants)]
+    # A copy may come out as another text: dev texts must not be learned, and what is learned already has its label.
+    there = known | {normalized(text) for text in free}
+    copies = [text for text in varied(own_texts, variants) if normalized(text) not in there]
+    train_texts = [*own_texts, *copies]
 
     def ask(some: Sequence[Any], split: Split) -> _Answered:
         if not some:
@@ -195,6 +199,7 @@ def make_lessons(
         states,
         source=source,
         variants=variants,
+        more=int(given[labelled : labelled + len(learned)].sum()),
     )
 
 

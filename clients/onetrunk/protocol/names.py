@@ -175,7 +175,7 @@ class Segment:
 
 def segment_named(model: str) -> Segment | None:
     """Return the segment that a model of this name is, or None if the model is something else."""
-    match = re.fullmatch(rf"(?:trunk|limb_(?P<limb>{_LIMB_LABEL}))_(?P<start>\d+)_(?P<stop>\d+)", model)
+    match = re.fullmatch(rf"(?:trunk|limb_(?P<limb>{_LIMB_LABEL}))_(?P<start>[0-9]+)_(?P<stop>[0-9]+)", model)
     return Segment(int(match["start"]), int(match["stop"]), match["limb"] or "") if match else None
 
 

@@ -117,6 +117,9 @@ def test_changed_copies_need_a_teacher(invoke):
     refused = invoke("one", "--variants", "2")
     assert refused.exit_code == 2
     assert "--variants: changed copies of texts need a teacher" in refused.stderr
+    refused = invoke("one", "--variants", "2", "--curve", "--teacher", "anything")
+    assert refused.exit_code == 2
+    assert "changed copies of texts have none: leave --variants out" in refused.stderr
 
 
 def test_curve_is_told_and_written(invoke, tmp_path):

@@ -130,7 +130,8 @@ def test_each_of_several_heads_learns_from_its_own_in_a_folder(invoke: Invoke, t
     assert "teacher_name" not in data["two"]
     more = ("one", "--tap", "2", "--teacher", "heads", "--variants", "2", "--heads", "more", "--json")
     (found,) = json.loads(invoke(train_head, *more).stdout)
-    assert found["data"]["train_rows"] == 3 * data["one"]["train_rows"] == 3 * found["data"]["train_rows_labelled"]
+    rows = data["one"]["train_rows"]
+    assert rows == found["data"]["train_rows_labelled"] < found["data"]["train_rows"] < 3 * rows
     assert found["data"]["train"] == "train.jsonl, 2 changed copies of each text"
     (tmp_path / "texts.txt").write_text("a fine film\n")
     none = invoke(train_head, "two", "--tap", "2", "--teacher", "heads", "--heads", "taught")

@@ -89,6 +89,7 @@ def test_heads_of_a_limb_are_grouped(request_: BuildRequest) -> None:
     assert limb not in {segment.name for segment in state.segments_in_use}
     record = json.loads((request_.output / group / "1" / "group.json").read_text())
     assert record["segment"] == {"name": limb, "version": 1}
+    assert Deployer(request_.output, url=None).verify() == []
     assert not build_repository(replace(request_, group_heads=True)).changed
 
 
@@ -109,11 +110,11 @@ def test_a_group_with_its_limb_answers_bit_for_bit_as_its_parts(request_: BuildR
         np.testing.assert_array_equal(found, alone)
 
 
-def test_a_limb_in_fp16_stays_a_model(request_: BuildRequest) -> None:
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_limb_of_16_bits_stays_a_model(request_: BuildRequest, dtype: str) -> None:
     """In one file its state would not be rounded as between two models."""
-    build_repository(
-        replace(request_, group_heads=True, precision=Precision(trunk="fp16"), gate=GateSettings(on=False))
-    )
+    precision = parse_precision(dtype)
+    build_repository(replace(request_, group_heads=True, precision=precision, gate=GateSettings(on=False)))
     found = steps(request_.output)
     (limb,) = [name for name in found if name.startswith("limb_pairs_")]
     (group,) = [name for name in found if name.startswith("heads_pairs_")]
@@ -171,15 +172,33 @@ def test_a_deployed_head_reads_the_limb_beside_the_group(
     assert (request_.output / limb.identity.segment.name / "1" / "model.onnx").exists(), "an update will need it"
 
 
-@pytest.mark.parametrize("name", ["trunk_00_02", "limb_pairs", "../limb_pairs_0123456789ab_01_02"])
-def test_a_group_that_names_no_limb_is_broken(request_: BuildRequest, name: str) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "trunk_00_02"},
+        {"name": "limb_pairs"},
+        {"name": "../limb_pairs_0123456789ab_01_02"},
+        {"name": "limb_pairs_0123456789ab_01_02"},
+        {"from": "_01_02", "to": "_97_98"},
+        {"from": "_01_02", "to": "_00_02"},
+        {"from": "_01_02", "to": "_01_٠٢"},
+        {"version": 0},
+    ],
+)
+def test_a_group_that_names_another_limb_is_broken(request_: BuildRequest, wrong: dict[str, object]) -> None:
     build_repository(replace(request_, group_heads=True))
     (path,) = request_.output.glob("heads_pairs_*/1/group.json")
     record = json.loads(path.read_text())
-    record["segment"]["name"] = name
+    if "from" in wrong:
+        wrong = {"name": record["segment"]["name"].replace(wrong["from"], wrong["to"])}
+    record["segment"] |= wrong
     path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"group\.json is missing or broken .* run build-repo again"):
+    with pytest.raises(
+        UserError, match=r"(group\.json is missing or broken|it holds limb_pairs.* stands on).* run build-repo"
+    ):
         read_state(request_.output)
+    assert build_repository(replace(request_, group_heads=True)).changed
+    assert len(read_state(request_.output).groups_in_use) == 2
 
 
 def test_a_limb_is_reduced_like_the_trunk(request_: BuildRequest) -> None:

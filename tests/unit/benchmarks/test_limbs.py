@@ -22,9 +22,9 @@ def records(tmp_path):
     found = Records(tmp_path)
     for task in PAIRS:
         for seed, score in enumerate((0.79, 0.81)):
-            found.add(SHAPE.key(task, seed), {"score": score})
-            found.add(SHAPE.key(task, seed, where="trunk"), {"score": 0.7})
-    found.add(SHAPE.key("rte", 0, where="limb without it"), {"score": 0.75})
+            found.add_head(SHAPE, task, seed, score=score)
+            found.add_head(SHAPE, task, seed, where="trunk", score=0.7)
+    found.add_head(SHAPE, "rte", 0, where="limb without it", score=0.75)
     return found
 
 
@@ -52,14 +52,14 @@ def test_seeds_are_averaged_and_kept_on_disk(records, tmp_path):
 def test_all_eight_stand_on_a_limb_for_all(records):
     assert limb_summary(DEEP, records, None, QUALITY)["retention_average"] is None
     for task in TASKS:
-        records.add(DEEP.key(task, 0), {"score": QUALITY["tasks"][task]["full"]})
+        records.add_head(DEEP, task, 0, score=QUALITY["tasks"][task]["full"])
     assert limb_summary(DEEP, records, None, QUALITY)["retention_average"] == pytest.approx(1.0)
     assert limb_summary(SHAPE, records, None, QUALITY)["retention_average"] == pytest.approx((6 + 1.1 + 1) / 8)
 
 
 def test_what_teachers_were_asked_about_besides_is_said(records):
     for task in TAUGHT.on_it:
-        records.add(TAUGHT.key(task, 0), {"score": 0.8})
+        records.add_head(TAUGHT, task, 0, score=0.8)
     text = page(summary(records, {}, QUALITY), records)
     assert "asked about the texts of glue/sst2/train_full.jsonl.gz without their labels for sst2" in text
     assert "changed copies of each train text for cola" in text
@@ -73,7 +73,7 @@ def test_heads_on_another_limb_are_forgotten(records):
     assert records.scores(SHAPE, "rte") == []
     assert records.scores(SHAPE, "rte", where="trunk") == [0.7, 0.7]
     assert records.scores(SHAPE, "rte", where="limb without it") == [0.75]
-    records.add(SHAPE.key("rte", 0), {"score": 0.6})
+    records.add_head(SHAPE, "rte", 0, score=0.6)
     records.begin(SHAPE, PAIRS, "limb", "pairs-2+1@000000000000")
     assert records.scores(SHAPE, "rte") == [0.6]
     records.begin(SHAPE, ("rte",), "limb without it", "pairs_without-2+1@000000000000")
@@ -83,9 +83,9 @@ def test_heads_on_another_limb_are_forgotten(records):
 
 def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     for task in TAUGHT.on_it:
-        records.add(TAUGHT.key(task, 0), {"score": QUALITY["tasks"][task]["full"]})
+        records.add_head(TAUGHT, task, 0, score=QUALITY["tasks"][task]["full"])
     assert limb_summary(TAUGHT, records, None, QUALITY)["retention_average"] is None, "CoLA is taught on the trunk"
-    records.add(TAUGHT.key("cola", 0, where="trunk"), {"score": 0.33})
+    records.add_head(TAUGHT, "cola", 0, where="trunk", score=0.33)
     found = limb_summary(TAUGHT, records, None, QUALITY)
     assert found["tasks"]["sst2"]["kept"] == pytest.approx(1.0)
     assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
@@ -93,3 +93,12 @@ def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
     assert "cola stays on the trunk, with 2 layers of its own on tap 2, taught by its head of the plan: 33.0." in text
     assert "; heads of sst2 stand on it, too; these heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
+
+
+def test_a_head_that_was_trained_otherwise_has_no_record(records):
+    old = {"score": 0.5, "how": {**TAUGHT.how("cola"), "layers": 3}}
+    records.add(TAUGHT.key("cola", 0, where="trunk"), old)
+    assert not records.has_head(TAUGHT, "cola", 0, where="trunk")
+    assert records.scores(TAUGHT, "cola", where="trunk") == []
+    records.add_head(TAUGHT, "cola", 0, where="trunk", score=0.6)
+    assert records.scores(TAUGHT, "cola", where="trunk") == [0.6]

@@ -79,6 +79,22 @@ def test_a_tags_probability_is_over_all_sequences():
         np.testing.assert_allclose(found[row, :length], expected / expected.sum(axis=1, keepdims=True), atol=1e-9)
 
 
+def test_texts_without_tokens_and_tags_that_cannot_be_are_decoded():
+    emissions, transitions = (torch.from_numpy(some).float() for some in chains(3, 4, 3, 7))
+    real = torch.tensor([[True, True, False, False], [False] * 4, [True, False, False, False]])
+    emissions[0, 1, 2] = -torch.inf
+    tags, chances = decode(emissions, transitions, real)
+    assert tags.shape == (3, 4)
+    assert chances.shape == (3, 4, 3)
+    assert chances[0, 1, 2] == 0
+    torch.testing.assert_close(chances.sum(dim=2)[real], torch.ones(3))
+    assert tags[0, 1] != 2
+    for texts, tokens in ((0, 4), (2, 1)):
+        tags, chances = decode(emissions[:texts, :tokens], transitions, real[:texts, :tokens])
+        assert tags.shape == (texts, tokens)
+        assert chances.shape == (texts, tokens, 3)
+
+
 def test_likelihoods_of_all_sequences_sum_to_one():
     emissions, transitions = (torch.from_numpy(some) for some in chains(1, 4, 3, 1))
     total = sum(

@@ -64,19 +64,19 @@ def test_changed_copies_are_learned_from_and_never_compared(mood, tiny_trunk):
     assert more.train.texts[: len(plain.train)] == plain.train.texts
     copies = more.train.texts[len(plain.train) :]
     # Some copies have lost the word that the teacher goes by and got another; it is asked about each.
-    assert len(copies) == 2 * len(plain.train)
+    assert len(plain.train) < len(copies) < 2 * len(plain.train), "those that came out as another text are left out"
+    assert not set(copies) & {*plain.train.texts, *plain.dev.texts}
     assert len(more.raw) == len(more.train)
     words = {word for text in TEXTS for word in text.split()}
     assert {word for text in copies for word in text.split()} <= words
-    changed = sum(copy != text for copy, text in zip(copies, [*plain.train.texts] * 2, strict=True))
-    assert len(copies) / 2 < changed <= len(copies)
 
 
 def test_copies_of_labelled_texts_have_what_the_teacher_says(mood, tiny_trunk):
     own, dev = read_examples(mood, "train"), read_examples(mood, "dev")
     found = lessons(mood, tiny_trunk, texts=[], train=own, dev=dev, variants=2)
     assert found.labelled == 200
-    assert len(found.train) == 600
+    assert 300 < len(found.train) < 600
+    assert not set(found.train.texts[200:]) & {*own.texts, *dev.texts}
     assert found.train.texts[:200] == own.texts
     assert found.train.targets[:200] == own.targets
     copies = found.train.texts[200:]

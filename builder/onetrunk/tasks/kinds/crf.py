@@ -83,7 +83,7 @@ def _decode(
         Tag indices, *Shape:* (batch_size, tokens), and probabilities, *Shape:* (batch_size, tokens, tags). The latter
         are exact to rounding as long as the scores of a token are less than 70 apart. Values at padding are undefined.
     """
-    longest = int(real.long().sum(dim=1).max().clamp(min=1))
+    longest = int(real.any(dim=0).sum().clamp(min=1))
     padding = emissions.size(1) - longest
     # Step by step: what a step reads is one row.
     scores, here = emissions[:, :longest].transpose(0, 1), real[:, :longest].t().unsqueeze(2)
@@ -93,33 +93,35 @@ def _decode(
     greatest = torch.stack((transitions.max(dim=0)[0], transitions.max(dim=1)[0])).unsqueeze(1)
     weights = (torch.stack((transitions, transitions.t())) - greatest).exp()
     both_ways = torch.stack((scores, scores.flip(0)), dim=1)
-    moved = both_ways + greatest
     # The sums from the last token on begin anew as long as there is padding behind the token.
     behind = torch.cat((torch.zeros_like(here[:1]), here[1:].flip(0)))
     goes_on = torch.stack((torch.ones_like(behind), behind), dim=1)
     # To and from, so that values that are compared are adjacent in memory.
     into = transitions.t().contiguous()
     best = transitions[0].unsqueeze(0) + scores[0]
-    sums = torch.stack((best, both_ways[0, 1]))
+    # What is before a token, from either end, and the same with the token's own score.
+    nothing = torch.zeros_like(both_ways[0])
+    before = torch.stack((transitions[0].unsqueeze(0).expand_as(best), nothing[1]))
+    sums = before + both_ways[0]
     stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0).expand_as(best)
     sources: list[torch.Tensor] = []
-    found = [sums]
+    found = [before]
     for step in range(1, longest):
         score, source = (best.unsqueeze(1) + into).max(dim=2)
         best = torch.where(here[step], score - score.max(dim=1, keepdim=True)[0] + scores[step], best)
         # Padding carries the last tag on, so that all texts can be traced back from the same place.
         sources.append(torch.where(here[step], source, stay))
         total = (sums - sums.max(dim=2, keepdim=True)[0]).exp().matmul(weights).clamp(min=1e-30)
-        sums = torch.where(goes_on[step], total.log() + moved[step], both_ways[step])
-        found.append(sums)
+        before = torch.where(goes_on[step], total.log() + greatest, nothing)
+        sums = before + both_ways[step]
+        found.append(before)
     tag = best.argmax(dim=1, keepdim=True)
     tags = [tag]
     for back in range(len(sources)):
         tag = sources[len(sources) - 1 - back].gather(1, tag)
         tags.append(tag)
     from_both = torch.stack(found)
-    # Both sums have the token's own score in them.
-    log_probabilities = from_both[:, 0] + from_both[:, 1].flip(0) - scores
+    log_probabilities = from_both[:, 0] + from_both[:, 1].flip(0) + scores
     sequence = torch.nn.functional.pad(torch.cat(tags, dim=1).flip(1), [0, padding])
     probabilities = log_probabilities.softmax(dim=2).transpose(0, 1)
     return sequence, torch.nn.functional.pad(probabilities, [0, 0, 0, padding])

@@ -374,3 +374,20 @@ def test_a_task_needs_its_limb_and_the_segments_below_its_tap(shown: Callable[..
             assert await tab.evaluate(script % (steps, json.dumps(task))) == below
 
     shown(test)
+
+
+@needs_browser
+def test_a_group_that_holds_a_limb_stands_for_it(shown: Callable[..., None]) -> None:
+    async def test(tab: Browser, pretended: Pretended) -> None:
+        group, limb = "heads_pairs_0123456789ab_02", "limb_pairs_0123456789ab_01_02"
+        outputs = {"output_map": {"mnli": "mnli"}}
+        script = "readParts({ensemble_scheduling: {step: %s}}).segments.map((one) => [one.model, one.start, one.stop])"
+        for steps, found in [
+            ([{"model_name": group, "input_map": {"hidden_01": "hidden_01"}, **outputs}], [[group, 1, 2]]),
+            ([{"model_name": group, "input_map": {"hidden_state": "hidden_pairs"}, **outputs}], []),
+            ([{"model_name": limb}, {"model_name": group, "input_map": {"hidden_01": "x"}, **outputs}], [[limb, 1, 2]]),
+            ([{"model_name": "heads_02", "input_map": {"hidden_state": "hidden_02"}, **outputs}], []),
+        ]:
+            assert await tab.evaluate(script % json.dumps(steps)) == found
+
+    shown(test)

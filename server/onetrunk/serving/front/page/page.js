@@ -144,6 +144,14 @@ function readParts(config) {
     if (stop) parts.segments.push({ model: step.model_name, limb, start: Number(start), stop: Number(stop) });
     else for (const output of Object.values(step.output_map)) parts.models[output] = step.model_name;
   }
+  // A group of heads may hold their limb. It then reads the state below that, and its model stands for the limb.
+  for (const step of config.ensemble_scheduling?.step ?? []) {
+    const [, limb, stop] = /^heads_(\w+_[0-9a-f]{12})_(\d+)$/.exec(step.model_name) ?? [];
+    const below = Object.keys(step.input_map ?? {}).map((name) => /^hidden_(\d+)$/.exec(name)?.[1]).find(Boolean);
+    if (limb && below && !parts.segments.some((segment) => segment.limb === limb)) {
+      parts.segments.push({ model: step.model_name, limb, start: Number(below), stop: Number(stop) });
+    }
+  }
   parts.segments.sort((one, other) => one.start - other.start || one.stop - other.stop);
   return parts;
 }
