@@ -91,7 +91,16 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "dev score", "test score", "temperature", "ECE before", "ECE after", "reference"):
+    for column in (
+        "task",
+        "dev score",
+        "test score",
+        "temperature",
+        "ECE before",
+        "ECE after",
+        "by chance",
+        "reference",
+    ):
         table.add_column(column, no_wrap=True, justify="left" if column == "task" else "right")
     for result in results:
         spec, fitted = result.spec, result.spec.fitted
@@ -101,7 +110,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
             f"{spec.metric} {100 * spec.scores[spec.metric]:.1f}",
             f"{100 * spec.test.scores[spec.metric]:.1f}" if spec.test is not None else "",
             f"{fitted['temperature']:g}" if "temperature" in fitted else "",
-            *(f"{100 * error[when]:.1f} %" if when in error else "" for when in ("before", "after")),
+            *(f"{100 * error[when]:.1f} %" if when in error else "" for when in ("before", "after", "by_chance")),
             f"{spec.reference.rows:,} texts" if spec.reference is not None else "none",
         )
     console = Console(highlight=False)

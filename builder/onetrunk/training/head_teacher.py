@@ -20,6 +20,7 @@ from onetrunk.tasks import Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec, limbs_of
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
+from onetrunk.tasks.kinds.classification import calibrated
 from onetrunk.tasks.soft_targets import RawTargets, raw_above
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
@@ -130,10 +131,9 @@ class HeadTeacher:
             UserError: See ``outputs``.
             OneTrunkError: See ``outputs``.
         """
-        raw = np.asarray(self.outputs(texts, self._compute.exact, progress).numpy(), dtype=np.float32)
         fitted = _fitted(self.bundle.spec)
-        if (temperature := fitted.get("temperature")) is not None:
-            raw = raw / np.float32(temperature)
+        outputs = calibrated(self.outputs(texts, self._compute.exact, progress), fitted)
+        raw = np.asarray(outputs.numpy(), dtype=np.float32)
         if (thresholds := fitted.get("thresholds")) is not None:
             raw = raw_above(raw, thresholds)
         return raw.astype(np.float32)
@@ -141,4 +141,5 @@ class HeadTeacher:
 
 def _fitted(spec: HeadSpec) -> dict[str, Any]:
     """Return what was fitted to the dev data and changes what a head says."""
-    return {key: spec.fitted[key] for key in ("temperature", "thresholds") if key in spec.fitted}
+    changing = ("temperature", "entropy_power", "thresholds")
+    return {key: spec.fitted[key] for key in changing if key in spec.fitted}

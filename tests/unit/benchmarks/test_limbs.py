@@ -58,13 +58,13 @@ def test_all_eight_stand_on_a_limb_for_all(records):
 
 
 def test_what_teachers_were_asked_about_besides_is_said(records):
-    for task in TAUGHT.on_it:
-        records.add_head(TAUGHT, task, 0, score=0.8)
+    for task in DEEP.on_it:
+        records.add_head(DEEP, task, 0, score=0.8)
     text = page(summary(records, {}, QUALITY), records)
     assert "asked about the texts of glue/sst2/train_full.jsonl.gz without their labels for sst2" in text
     assert "changed copies of each train text for cola" in text
-    assert TAUGHT.head_recipe("cola").layers == 2
-    assert TAUGHT.head_recipe("cola").tap == 2
+    assert [TAUGHT.head_recipe("cola").layers, DEEP.head_recipe("cola").layers] == [3, 1]
+    assert [TAUGHT.head_recipe("cola").tap, DEEP.head_recipe("cola").tap] == [2, 3]
     assert TAUGHT.head_recipe("mnli").tap == 3
 
 
@@ -91,12 +91,12 @@ def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
     text = page(summary(records, {}, QUALITY), records)
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
-    assert "cola stays on the trunk, with 2 layers of its own on tap 2, taught by its head of the plan: 33.0." in text
+    assert "cola stays on the trunk, with 3 layers of its own on tap 2, taught by its head of the plan: 33.0." in text
     assert "; heads of sst2 stand on it, too; these heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
 
 
 def test_a_head_that_was_trained_otherwise_has_no_record(records):
-    old = {"score": 0.5, "how": {**TAUGHT.how("cola"), "layers": 3}}
+    old = {"score": 0.5, "how": {**TAUGHT.how("cola"), "layers": 2}}
     records.add(TAUGHT.key("cola", 0, where="trunk"), old)
     assert not records.has_head(TAUGHT, "cola", 0, where="trunk")
     assert records.scores(TAUGHT, "cola", where="trunk") == []

@@ -173,6 +173,10 @@ def space(labels=("a", "b", "c"), options=None, fitted=None):
             ("classification", {"temperature": wrong}, "fitted.temperature must be a number from 0.1 to 10; found ")
             for wrong in ("x", None, 0, -1, 1e-30, 11, True, [1.0], float("nan"), float("inf"), 10**400)
         ),
+        *(
+            ("classification", {"entropy_power": wrong}, "fitted.entropy_power must be a number from 0 to 2; found ")
+            for wrong in ("x", None, -0.1, 2.1, True, float("nan"), 10**400)
+        ),
     ],
 )
 def test_what_no_fit_comes_to_is_refused(kind, fitted, message):
@@ -186,6 +190,7 @@ def test_what_no_fit_comes_to_is_refused(kind, fitted, message):
     [
         ("multilabel", {"thresholds": [0.5, 1e-6, 1 - 1e-6]}),
         ("classification", {"temperature": 10}),
+        ("classification", {"temperature": 1.5, "entropy_power": 2}),
         ("multilabel", {}),
     ],
 )
@@ -251,6 +256,44 @@ def test_temperature_makes_an_overconfident_head_calibrated():
     torch.testing.assert_close(
         kind.output.scores(3 * true, space(fitted={"temperature": 3.0})), torch.softmax(true, -1)
     )
+
+
+def test_a_temperature_follows_the_entropy_where_labels_do():
+    """Labels drawn from probabilities that are surer where the head is sure, and less sure elsewhere."""
+    draw, kind = np.random.default_rng(1), get_kind("classification")
+    raw = torch.from_numpy(2 * draw.normal(size=(4000, 3))).float()
+    true = space(fitted={"temperature": 1.6, "entropy_power": 0.6})
+    chances = kind.output.scores(raw, true).double().numpy()
+    targets = np.array([draw.choice(3, p=row / row.sum()) for row in chances])
+    fitted = kind.training.fit_on_dev(raw, targets, space())
+    assert fitted["temperature"] == pytest.approx(1.6, rel=0.1)
+    assert fitted["entropy_power"] == pytest.approx(0.6, rel=0.2)
+    error = fitted["calibration_error"]
+    assert error["before"] > 0.03 > error["after"]
+    assert 0.005 < error["by_chance"] < 0.02
+    found = kind.output.scores(raw, space(fitted=fitted))
+    assert torch.equal(found.argmax(dim=1), raw.argmax(dim=1))
+    np.testing.assert_allclose(found.numpy(), chances, atol=0.05)
+    # By hand: of two labels at odds of e to 1.
+    odds = np.exp(1.0) / (1 + np.exp(1.0))
+    entropy = -(odds * np.log(odds) + (1 - odds) * np.log(1 - odds)) / np.log(2)
+    (row,) = kind.output.scores(
+        torch.tensor([[1.0, 0.0]]), space("ab", fitted={"temperature": 2, "entropy_power": 0.5})
+    )
+    assert row[0].item() == pytest.approx(1 / (1 + np.exp(-1 / (2 * np.sqrt(entropy)))), abs=1e-6)
+    # Raw outputs that are as far apart as can be do not overflow.
+    sure = torch.tensor([[3e4, -3e4, 0.0], [0.0, 0.0, 0.0]])
+    assert torch.isfinite(kind.output.scores(sure, true)).all()
+
+
+def test_a_well_calibrated_head_has_the_error_of_chance():
+    draw, kind = np.random.default_rng(0), get_kind("classification")
+    true = torch.from_numpy(draw.normal(size=(1000, 3))).float()
+    targets = np.array([draw.choice(3, p=row / row.sum()) for row in torch.softmax(true.double(), -1).numpy()])
+    fitted = kind.training.fit_on_dev(true, targets, space())
+    assert "entropy_power" not in fitted, "one temperature does"
+    error = fitted["calibration_error"]
+    assert abs(error["after"] - error["by_chance"]) < 0.015
 
 
 def test_calibration_error_by_hand():

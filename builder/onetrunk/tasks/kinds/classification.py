@@ -1,13 +1,17 @@
 """Classification: one label of several, with calibrated probabilities.
 
 Sources: Guo et al. 2017, "On Calibration of Modern Neural Networks", sections 3 and 4.2, for temperature scaling and
-the expected calibration error. Smoothing the labels that something is fitted to is from Platt 1999, "Probabilistic
-Outputs for Support Vector Machines", section 2.2; here they are smoothed towards the head's own probabilities.
+the expected calibration error. A temperature that follows the entropy is from Balanya, Maroñas and Ramos 2022,
+"Adaptive Temperature Scaling for Robust Calibration of Deep Neural Networks". Smoothing the labels that something is
+fitted to is from Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2; here they are smoothed
+towards the head's own probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -41,9 +45,17 @@ _NEAR_BOUND = 1.01
 # This many rows, labelled by the head's own probabilities, are added to the dev rows. Without them, a few rows that are
 # all right would make a head certain, and a single wrong one would make it clueless.
 _PRIOR_ROWS = 10
+# A temperature that follows the entropy is kept if it makes unseen labels likelier by this share, of this many rows.
+_LEAST_GAIN, _LEAST_ROWS = 0.002, 200
+MAX_ENTROPY_POWER = 2.0
+_LEAST_ENTROPY = 1e-3
+_FIRST_POWER = 0.3
+# It is found on so many rows at most.
+_MOST_ROWS = 20_000
 _DIGITS = 4
 _CALIBRATION_BINS = 15
 _FOLDS = 5
+_CHANCE_DRAWS = 50
 _SUM_TOLERANCE = 1e-3
 
 # Strict, so that neither a text nor a boolean is taken for a number.
@@ -182,7 +194,7 @@ class ClassificationTraining(TrainingSpec):
         """Return the divergence of the calibrated probabilities. *Shape:* (rows,)."""
         import torch
 
-        ours = torch.log_softmax(raw / config.fitted.get("temperature", 1.0), dim=-1)
+        ours = torch.log_softmax(calibrated(raw, config.fitted), dim=-1)
         theirs = torch.log_softmax(teacher, dim=-1)
         return (theirs.exp() * (theirs - ours)).sum(dim=-1)
 
@@ -209,6 +221,11 @@ class ClassificationOutput(OutputSpec):
                 f"fitted.temperature must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}; "
                 f"found {temperature!r:.60}"
             )
+        power = config.fitted.get("entropy_power", 0.0)
+        if type(power) not in (int, float) or not 0 <= power <= MAX_ENTROPY_POWER:
+            raise ValueError(
+                f"fitted.entropy_power must be a number from 0 to {MAX_ENTROPY_POWER:g}; found {power!r:.60}"
+            )
 
     def num_outputs(self, config: KindConfig) -> int:
         """Return the number of labels."""
@@ -218,8 +235,7 @@ class ClassificationOutput(OutputSpec):
         """Return probabilities, calibrated if a temperature was fitted."""
         import torch
 
-        temperature = config.fitted.get("temperature")
-        return torch.softmax(raw / temperature if temperature else raw, dim=-1)
+        return torch.softmax(calibrated(raw, config.fitted), dim=-1)
 
     def client_info(self, config: KindConfig) -> dict[str, Any]:
         """Return the probability below which the answer is none of the labels."""
@@ -281,28 +297,70 @@ def _as_probabilities(targets: NDArray[Any], labels: int) -> NDArray[np.float64]
     return found
 
 
+def calibrated(raw: Tensor, fitted: Mapping[str, Any]) -> Tensor:
+    """Return raw outputs divided by the temperature that was fitted; unchanged if none was.
+
+    With an ``entropy_power``, a row's temperature is ``temperature * entropy ** entropy_power``, of the entropy of the
+    raw outputs' softmax as a share of the greatest there is: the surer a head is, the lower. It is at least
+    ``MIN_TEMPERATURE``. The likeliest label stays the same.
+
+    *Shape:* (..., labels)
+
+    Args:
+        raw: The raw outputs.
+        fitted: What was fitted; see ``calibrate``.
+    """
+    import torch
+
+    if (temperature := fitted.get("temperature")) is None:
+        return raw
+    divisor: float | Tensor = float(temperature)
+    if power := fitted.get("entropy_power"):
+        logs = torch.log_softmax(raw, dim=-1)
+        entropy = -(logs.exp() * logs).sum(dim=-1, keepdim=True) / math.log(raw.shape[-1])
+        divisor = (temperature * entropy.clamp(min=_LEAST_ENTROPY) ** power).clamp(min=MIN_TEMPERATURE)
+    found: Tensor = raw / divisor
+    return found
+
+
 def calibrate(raw: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
     """Find the temperature by which raw outputs must be divided so that the dev labels are likeliest.
+
+    It follows the entropy of each row (``calibrated``) if that makes labels likelier to which it was not fitted.
 
     Args:
         raw: Raw outputs. *Shape:* (rows, labels)
         targets: Label indices. *Shape:* (rows,); or the probabilities of labels. *Shape:* (rows, labels)
 
     Returns:
-        ``temperature``, ``calibration_error`` before and after, and a ``note`` if the temperature is at a bound. The
-        error after is cross-fitted: each fifth of the rows is measured with the temperature of the others. With soft
-        targets also ``soft_dev``; see ``_soft_scores``.
+        ``temperature``, ``entropy_power`` if it follows the entropy, ``calibration_error`` before and after, and a
+        ``note`` if the temperature is at a bound. The error after is cross-fitted: each fifth of the rows is measured
+        with the temperature of the others. With hard labels, ``by_chance`` beside it is the error that a perfectly
+        calibrated head would have on as many rows. With soft targets also ``soft_dev``; see ``_soft_scores``.
     """
     from scipy.special import softmax
 
     logits, expected = raw.astype(np.float64), _as_probabilities(targets, raw.shape[-1])
-    temperature = _best_temperature(logits, expected)
-    before = calibration_error(softmax(logits, axis=-1), expected)
-    after = calibration_error(softmax(logits / _cross_fitted(logits, expected)[:, None], axis=-1), expected)
-    error = {"before": round(before, _DIGITS), "after": round(after, _DIGITS)}
-    fitted: dict[str, Any] = {"temperature": temperature, "calibration_error": error}
+    unseen = _cross_fitted(logits, expected, _plain_fit)
+    fit = _plain_fit
+    if len(logits) >= _LEAST_ROWS:
+        other = _cross_fitted(logits, expected, _entropy_fit)
+        was, now = (_loss(one, expected) for one in (unseen, other))
+        if now < (1 - _LEAST_GAIN) * was:
+            fit, unseen = _entropy_fit, other
+    best = fit(logits, expected)
+    error = {
+        "before": round(calibration_error(softmax(logits, axis=-1), expected), _DIGITS),
+        "after": round(calibration_error(softmax(unseen, axis=-1), expected), _DIGITS),
+    }
+    if targets.ndim == 1:
+        error["by_chance"] = round(_error_by_chance(softmax(unseen, axis=-1)), _DIGITS)
+    fitted: dict[str, Any] = {"temperature": best.temperature, "calibration_error": error}
+    if best.entropy_power:
+        fitted["entropy_power"] = best.entropy_power
     if targets.ndim == 2:
-        fitted["soft_dev"] = _soft_scores(softmax(logits / temperature, axis=-1), expected)
+        fitted["soft_dev"] = _soft_scores(softmax(best.divide(logits), axis=-1), expected)
+    temperature = best.temperature
     if MIN_TEMPERATURE * _NEAR_BOUND < temperature < MAX_TEMPERATURE / _NEAR_BOUND:
         return fitted
     bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
@@ -328,39 +386,111 @@ def _soft_scores(probabilities: NDArray[np.float64], expected: NDArray[np.float6
     }
 
 
-def _cross_fitted(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each row the temperature that is fitted on the rows of all folds but its own. *Shape:* (rows,)."""
-    # Data may be sorted, so rows are put into folds at random; always in the same way.
-    folds = np.random.default_rng(0).permutation(len(logits)) % _FOLDS
-    found = np.ones(len(logits))
-    for fold in range(_FOLDS):
-        inside = folds == fold
-        if inside.any() and not inside.all():
-            found[inside] = _best_temperature(logits[~inside], targets[~inside])
+@dataclass(frozen=True)
+class _Fit:
+    """A temperature, and the power of the entropy that it follows."""
+
+    temperature: float
+    entropy_power: float = 0.0
+
+    def divide(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return logits divided by their rows' temperatures, as ``calibrated`` does. *Shape:* (rows, labels)."""
+        if not self.entropy_power:
+            return logits / self.temperature
+        temperatures = self.temperature * _entropy(logits) ** self.entropy_power
+        divided: NDArray[np.float64] = logits / np.maximum(temperatures, MIN_TEMPERATURE)
+        return divided
+
+
+def _entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the entropy of each row's softmax, as a share of the greatest there is. *Shape:* (rows, 1)."""
+    from scipy.special import log_softmax
+
+    logs = log_softmax(logits, axis=-1)
+    share = -(np.exp(logs) * logs).sum(axis=-1, keepdims=True) / math.log(logits.shape[-1])
+    found: NDArray[np.float64] = np.maximum(share, _LEAST_ENTROPY)
     return found
 
 
-def _best_temperature(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    """Return the temperature by which the labels are likeliest.
+def _cross_fitted(
+    logits: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    fit: Callable[[NDArray[np.float64], NDArray[np.float64]], _Fit],
+) -> NDArray[np.float64]:
+    """Return the logits divided by the temperatures that are fitted on the rows of all folds but their own.
 
-    Ten more rows count beside the given ones, labelled by the head's own probabilities, so that few rows hardly change
-    the temperature.
+    *Shape:* (rows, labels)
+    """
+    # Data may be sorted, so rows are put into folds at random; always in the same way.
+    folds = np.random.default_rng(0).permutation(len(logits)) % _FOLDS
+    found = logits.copy()
+    for fold in range(_FOLDS):
+        inside = folds == fold
+        if inside.any() and not inside.all():
+            found[inside] = fit(logits[~inside], targets[~inside]).divide(logits[inside])
+    return found
+
+
+def _plain_fit(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> _Fit:
+    """Return the one temperature by which the labels are likeliest.
 
     Args:
         logits: Raw outputs. *Shape:* (rows, labels)
         targets: The probabilities of labels. *Shape:* (rows, labels)
     """
     from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax, softmax
 
-    smoothed = softmax(logits, axis=-1) * _PRIOR_ROWS / len(logits) + targets
+    smoothed = _smoothed(logits, targets)
+    found = minimize_scalar(
+        lambda log_temperature: _loss(logits / np.exp(log_temperature), smoothed),
+        bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
+        method="bounded",
+    )
+    return _Fit(round(float(np.exp(found.x)), _DIGITS))
 
-    def negative_log_likelihood(log_temperature: float) -> float:
-        return -float(np.sum(smoothed * log_softmax(logits / np.exp(log_temperature), axis=-1)))
 
-    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
-    found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
-    return round(float(np.exp(found.x)), _DIGITS)
+def _entropy_fit(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> _Fit:
+    """Return the temperature and the power of the entropy by which the labels are likeliest.
+
+    *Shape of both:* (rows, labels)
+    """
+    from scipy.optimize import minimize
+
+    some = np.random.default_rng(0).permutation(len(logits))[:_MOST_ROWS]
+    logits, smoothed = logits[some], _smoothed(logits[some], targets[some])
+    found = minimize(
+        lambda both: _loss(_Fit(float(np.exp(both[0])), float(both[1])).divide(logits), smoothed),
+        x0=(np.log(_plain_fit(logits, targets[some]).temperature), _FIRST_POWER),
+        bounds=((np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), (0.0, MAX_ENTROPY_POWER)),
+        method="L-BFGS-B",
+    )
+    temperature = float(np.clip(np.exp(found.x[0]), MIN_TEMPERATURE, MAX_TEMPERATURE))
+    return _Fit(round(temperature, _DIGITS), round(float(found.x[1]), _DIGITS))
+
+
+def _smoothed(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add rows labelled by the head's own probabilities, so that few rows hardly change the temperature.
+
+    *Shape of all:* (rows, labels)
+    """
+    from scipy.special import softmax
+
+    found: NDArray[np.float64] = softmax(logits, axis=-1) * _PRIOR_ROWS / len(logits) + targets
+    return found
+
+
+def _loss(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    """Return the mean cross entropy. *Shape of both:* (rows, labels)."""
+    from scipy.special import log_softmax
+
+    return -float(np.sum(targets * log_softmax(logits, axis=-1))) / len(logits)
+
+
+def _error_by_chance(probabilities: NDArray[np.float64]) -> float:
+    """Return the mean calibration error of answers that are as often right as said. *Shape:* (rows, labels)."""
+    draw, confidence = np.random.default_rng(0), probabilities.max(axis=-1)
+    right = draw.random((_CHANCE_DRAWS, len(confidence))) < confidence
+    return float(np.mean([_binned_error(confidence, one.astype(np.float64)) for one in right]))
 
 
 def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[Any]) -> float:
@@ -374,7 +504,11 @@ def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[Any])
             its share. *Shape:* (rows, labels)
     """
     answers, expected = probabilities.argmax(axis=-1), _as_probabilities(targets, probabilities.shape[-1])
-    confidence, correct = probabilities.max(axis=-1), expected[np.arange(len(answers)), answers]
+    return _binned_error(probabilities.max(axis=-1), expected[np.arange(len(answers)), answers])
+
+
+def _binned_error(confidence: NDArray[np.float64], correct: NDArray[np.float64]) -> float:
+    """Return the error of confidences whose answers are right by these shares. *Shape of both:* (rows,)."""
     bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
     gaps = [abs(confidence[bins == one].sum() - correct[bins == one].sum()) for one in np.unique(bins)]
     return float(sum(gaps) / len(confidence))
