@@ -5,7 +5,8 @@
     python -m benchmarks.limbs --summary
 
 Three limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads of the
-plan in docs/results/quality teach it and the heads on it; ``all`` is so, too, for all eight tasks. For each:
+plan in docs/results/quality teach it and the heads on it; ``all`` is so, too, for all eight tasks, and it ships. For
+each:
 
 1. ``limb``: it is trained on its family together.
 2. ``heads``: each task gets heads of one layer on it, several seeds.
