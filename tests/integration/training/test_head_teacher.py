@@ -14,6 +14,7 @@ from onetrunk.nn.bundle import Bundle, load_bundle
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task
+from onetrunk.tasks.kinds import get_kind
 from onetrunk.training import train
 from onetrunk.training.bundles import Lesson
 from onetrunk.training.evaluation import raw_outputs
@@ -73,6 +74,16 @@ def test_a_teacher_reads_what_it_learned_from_and_says_what_it_serves(
     assert np.array_equal(own, short)
     fitted = finished.spec.fitted.get("temperature", 1.0)
     assert np.allclose(warm * 1.7, own * fitted, atol=1e-4)
+    power = spec.model_copy(update={"fitted": {**spec.fitted, "entropy_power": 0.5}})
+    follows = HeadTeacher(
+        dataclasses.replace(finished, spec=power), mood, tiny_trunk, experiment.compute, max_length=32, **where
+    )
+    said = torch.from_numpy(follows.raw(texts, mood))
+    outputs = follows.outputs(texts, experiment.compute)
+    served = get_kind("classification").output.scores(outputs, power)
+    torch.testing.assert_close(torch.softmax(said, dim=-1), served, atol=1e-6, rtol=1e-5)
+    assert not np.allclose(said, warm, atol=1e-3)
+    assert follows.identity != teachers[2].identity
     assert teachers[0].identity == teachers[1].identity != teachers[2].identity
 
 

@@ -45,8 +45,11 @@ _NEAR_BOUND = 1.01
 # This many rows, labelled by the head's own probabilities, are added to the dev rows. Without them, a few rows that are
 # all right would make a head certain, and a single wrong one would make it clueless.
 _PRIOR_ROWS = 10
-# A temperature that follows the entropy is kept if it makes unseen labels likelier by this share, of this many rows.
-_LEAST_GAIN, _LEAST_ROWS = 0.002, 200
+# A temperature that follows the entropy is kept if unseen labels get likelier by so many standard errors, the one-sided
+# bound of 95%, on so many rows. A few rows that are all surely right would have one that makes a single surely wrong one
+# very dear.
+_LEAST_ERRORS, _LEAST_ROWS = 1.645, 200
+_LEAST_GAIN_NATS = 1e-4
 MAX_ENTROPY_POWER = 2.0
 _LEAST_ENTROPY = 1e-3
 _FIRST_POWER = 0.3
@@ -345,8 +348,9 @@ def calibrate(raw: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
     fit = _plain_fit
     if len(logits) >= _LEAST_ROWS:
         other = _cross_fitted(logits, expected, _entropy_fit)
-        was, now = (_loss(one, expected) for one in (unseen, other))
-        if now < (1 - _LEAST_GAIN) * was:
+        gain = _losses(unseen, expected) - _losses(other, expected)
+        noise = float(gain.std(ddof=1)) / math.sqrt(len(gain))
+        if float(gain.mean()) > max(_LEAST_ERRORS * noise, _LEAST_GAIN_NATS):
             fit, unseen = _entropy_fit, other
     best = fit(logits, expected)
     error = {
@@ -479,11 +483,17 @@ def _smoothed(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> NDAr
     return found
 
 
-def _loss(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    """Return the mean cross entropy. *Shape of both:* (rows, labels)."""
+def _losses(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's cross entropy. *Shape of both:* (rows, labels)."""
     from scipy.special import log_softmax
 
-    return -float(np.sum(targets * log_softmax(logits, axis=-1))) / len(logits)
+    found: NDArray[np.float64] = -(targets * log_softmax(logits, axis=-1)).sum(axis=-1)
+    return found
+
+
+def _loss(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    """Return the mean cross entropy. *Shape of both:* (rows, labels)."""
+    return float(_losses(logits, targets).mean())
 
 
 def _error_by_chance(probabilities: NDArray[np.float64]) -> float:
