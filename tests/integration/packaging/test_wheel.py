@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 import zipfile
+from dataclasses import replace
 from email.parser import Parser
 from pathlib import Path
 
@@ -96,8 +97,9 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
         }
 
 
-def test_a_folder_without_heads_is_told_where_heads_come_from(installation: Installation) -> None:
-    result = installation.run("build-repo", "--tasks", "all")
+def test_a_folder_without_heads_is_told_where_heads_come_from(installation: Installation, tmp_path: Path) -> None:
+    # Other tests leave heads in the folder of the installation.
+    result = replace(installation, folder=tmp_path).run("build-repo", "--tasks", "all")
     assert result.returncode != 0
     assert "--heads" in result.stderr
     assert "Traceback" not in result.stderr
