@@ -46,7 +46,7 @@ _NEAR_BOUND = 1.01
 # all right would make a head certain, and a single wrong one would make it clueless.
 _PRIOR_ROWS = 10
 # A temperature that follows the entropy is kept if unseen labels get likelier by so many standard errors, the one-sided
-# bound of 95%, on so many rows. A few rows that are all surely right would have one by which a surely wrong one is dear.
+# bound of 95%, on so many rows. A few rows, all surely right, would have one by which a surely wrong one is dear.
 _LEAST_ERRORS, _LEAST_ROWS = 1.645, 200
 _LEAST_GAIN_NATS = 1e-4
 MAX_ENTROPY_POWER = 2.0
