@@ -472,10 +472,12 @@ def _check_limb(group: Group, heads: Mapping[str, HeadVersions], folder: Path) -
     Raises:
         UserError: It is another one.
     """
+    if group.segment is None:
+        return
     for task, member in group.heads.items():
         versions = heads[task].versions if task in heads else {}
         limb = versions[member.version].spec.limb_id if member.version in versions else None
-        if group.segment is not None and limb is not None and limb.segment != group.segment.segment:
+        if limb is not None and limb.segment != group.segment.segment:
             raise UserError(
                 f"{folder}: it holds {group.segment.name}, and {task} stands on {limb}: run build-repo again"
             )

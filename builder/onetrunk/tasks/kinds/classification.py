@@ -398,11 +398,15 @@ class _Fit:
 
     def divide(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return logits divided by their rows' temperatures, as ``calibrated`` does. *Shape:* (rows, labels)."""
-        if not self.entropy_power:
-            return logits / self.temperature
-        temperatures = self.temperature * _entropy(logits) ** self.entropy_power
-        divided: NDArray[np.float64] = logits / np.maximum(temperatures, MIN_TEMPERATURE)
-        return divided
+        return _divided(logits, _entropy(logits), self.temperature, self.entropy_power)
+
+
+def _divided(
+    logits: NDArray[np.float64], entropy: NDArray[np.float64], temperature: float, power: float
+) -> NDArray[np.float64]:
+    """Return logits divided by their rows' temperatures. *Shapes:* (rows, labels) and (rows, 1)."""
+    found: NDArray[np.float64] = logits / np.maximum(temperature * entropy**power, MIN_TEMPERATURE)
+    return found
 
 
 def _entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -461,8 +465,9 @@ def _entropy_fit(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> _
 
     some = np.random.default_rng(0).permutation(len(logits))[:_MOST_ROWS]
     logits, smoothed = logits[some], _smoothed(logits[some], targets[some])
+    entropy = _entropy(logits)  # does not depend on what is fitted
     found = minimize(
-        lambda both: _loss(_Fit(float(np.exp(both[0])), float(both[1])).divide(logits), smoothed),
+        lambda both: _loss(_divided(logits, entropy, float(np.exp(both[0])), float(both[1])), smoothed),
         x0=(np.log(_plain_fit(logits, targets[some]).temperature), _FIRST_POWER),
         bounds=((np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), (0.0, MAX_ENTROPY_POWER)),
         method="L-BFGS-B",
