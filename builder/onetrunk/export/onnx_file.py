@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.parser
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +20,13 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.names import ATTENTION_MASK, HIDDEN_STATE, INPUT_IDS, TOKEN_TYPE_IDS, Segment
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.kinds.crf import ONNX_FUNCTIONS
 
 # The exporter treats sizes 0 and 1 as constants, so the example must be larger.
 _EXAMPLE_BATCH, _EXAMPLE_TOKENS = 2, 5
+
+# The domain of the operators that ONNX has not, and that are functions of its own: loops, which tracing unrolls.
+_OURS = "onetrunk"
 
 
 def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release) -> None:
@@ -47,7 +53,7 @@ def export_segment(trunk: Trunk, segment: Segment, path: Path, release: Release)
     else:
         state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, trunk.width)
         module, example = StateSegment(trunk, segment), (state, tokens)
-    _export(module, example, path, segment.inputs(token_types=trunk.reads_types), segment.output, release)
+    export_module(module, example, path, segment.inputs(token_types=trunk.reads_types), segment.output, release)
 
 
 def export_head(head: Head | MeanHead, spec: HeadSpec, path: Path, release: Release) -> None:
@@ -64,7 +70,7 @@ def export_head(head: Head | MeanHead, spec: HeadSpec, path: Path, release: Rele
     """
     state = torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, spec.width)
     tokens = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64)
-    _export(ServedHead(head, spec), (state, tokens), path, (HIDDEN_STATE, ATTENTION_MASK), spec.task, release)
+    export_module(ServedHead(head, spec), (state, tokens), path, (HIDDEN_STATE, ATTENTION_MASK), spec.task, release)
 
 
 def export_single(
@@ -87,7 +93,7 @@ def export_single(
     module = SingleModel(trunk, ServedHead(head, spec), whole)
     types = {TOKEN_TYPE_IDS: torch.zeros_like(tokens)} if trunk.reads_types else {}
     example = {INPUT_IDS: tokens, ATTENTION_MASK: tokens, **types}
-    _export(module, tuple(example.values()), path, tuple(example), spec.task, release)
+    export_module(module, tuple(example.values()), path, tuple(example), spec.task, release)
 
 
 class TokenSegment(nn.Module):
@@ -185,7 +191,7 @@ class SingleModel(nn.Module):
         return result
 
 
-def _export(
+def export_module(
     module: nn.Module,
     example: tuple[Tensor, ...],
     path: Path,
@@ -193,6 +199,19 @@ def _export(
     output: str,
     release: Release,
 ) -> None:
+    """Export a module, for batches of any size and texts of any length.
+
+    Args:
+        module: The module.
+        example: A batch of at least two texts. *Shape of each tensor:* (batch_size, tokens, ...)
+        path: The file to write.
+        inputs: The names of its inputs.
+        output: The name of its only output.
+        release: The Triton release that must be able to load the file.
+
+    Raises:
+        ExportError: The release could not load the file, or an axis of the batch's is fixed.
+    """
     axes = {name: {0: "batch", 1: "tokens"} for name in inputs}
     with torch.no_grad():
         result = module.eval()(*example)
@@ -210,13 +229,22 @@ def _export(
             output_names=[output],
             dynamic_axes=axes,
             opset_version=OPSET,
+            custom_opsets={_OURS: 1},
             dynamo=False,
         )
     _check_file(path, axes, result.shape, release)
 
 
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with what our own operators compute in place of them."""
+    if not any(node.domain == _OURS for node in model.graph.node):
+        return model
+    model.functions.extend(onnx.parser.parse_function(text) for text in ONNX_FUNCTIONS)
+    return onnx.inliner.inline_local_functions(model)
+
+
 def _check_file(path: Path, axes: dict[str, dict[int, str]], shape: Sequence[int], release: Release) -> None:
-    model = onnx.load(path)
+    model = _inlined(onnx.load(path))
     model.ir_version = IR_VERSION
     (output,) = model.graph.output
     for axis, size in enumerate(shape):

@@ -35,7 +35,7 @@ from onetrunk.protocol.reading import read_json, sha256_file
 from onetrunk.tasks.head_spec import HeadSpec
 
 # Incremented when the builder writes another ONNX file for the same weights: every model then gets a new version.
-EXPORT_FORMAT = 3
+EXPORT_FORMAT = 4
 # The same for the files that are made from an fp32 file in a lower precision.
 REDUCTION_FORMAT = 1
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score as seqeval_f1
 from tokenizers import Tokenizer
 
+from onetrunk.export.onnx_file import export_module
 from onetrunk.export.precision import halve_file
+from onetrunk.export.release import DEFAULT_RELEASE, get_release
 from onetrunk.tasks.examples import Examples, in_windows, token_offsets
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.crf import TokenOutput, decode, negative_log_likelihood
@@ -162,10 +164,7 @@ def exported(tmp_path_factory):
             return KIND.output.scores(raw, space(), self.output)
 
     module, path = Scores().eval(), tmp_path_factory.mktemp("crf") / "crf.onnx"
-    torch.onnx.export(
-        module, (torch.ones(2, 5, 5),), str(path), input_names=["raw"], output_names=["scores"], opset_version=17,
-        dynamic_axes={"raw": {0: "batch", 1: "tokens"}, "scores": {0: "batch", 1: "tokens"}}, dynamo=False,
-    )  # fmt: skip
+    export_module(module, (torch.ones(2, 5, 5),), path, ["raw"], "scores", get_release(DEFAULT_RELEASE))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(raw):

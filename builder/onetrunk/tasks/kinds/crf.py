@@ -6,8 +6,7 @@ section 2.2. The place before the first token counts as tagged O, so a text may 
 
 from __future__ import annotations
 
-import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,13 +65,8 @@ def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor
     return (torch.logsumexp(alpha, dim=1) - score).sum()
 
 
-def _decode(
-    emissions: torch.Tensor, transitions: torch.Tensor, real: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def decode(emissions: Tensor, transitions: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Return each text's likeliest tags (Viterbi), and each tag's probability over all sequences (forward-backward).
-
-    In the exported file, a step of a loop costs more than its arithmetic. So the sums from the first token on and those
-    from the last are made in one loop, beside the likeliest sequences, and it ends with the batch's longest text.
 
     Args:
         emissions: The score of each tag at each token. *Shape:* (batch_size, tokens, tags)
@@ -83,52 +77,161 @@ def _decode(
         Tag indices, *Shape:* (batch_size, tokens), and probabilities, *Shape:* (batch_size, tokens, tags). The latter
         are exact to rounding as long as the scores of a token are less than 70 apart. Values at padding are undefined.
     """
-    longest = int(real.any(dim=0).sum().clamp(min=1))
-    padding = emissions.size(1) - longest
-    # Step by step: what a step reads is one row.
+    # Nothing is computed beyond the batch's longest text.
+    longest = real.any(dim=0).sum().clamp(min=1)
+    padding = torch.zeros_like(emissions[:, longest:])
     scores, here = emissions[:, :longest].transpose(0, 1), real[:, :longest].t().unsqueeze(2)
-    # As in the loss, the sum of exponentials over all tags is a matrix product, and what is less likely than the
-    # likeliest by e^69 is raised to that. Only differences matter, so each step subtracts the greatest value: sums stay
-    # small, and exact even in a file that computes in fp16.
-    greatest = torch.stack((transitions.max(dim=0)[0], transitions.max(dim=1)[0])).unsqueeze(1)
+    none = torch.zeros_like(here[:1])
+    behind = torch.cat((here[1:], none))
+    onward = torch.stack((torch.cat((none, torch.ones_like(here[1:]))), behind.flip(0)), dim=1)
+    # As in the loss, the sum of exponentials over all tags is a matrix product. What its weights leave out for each tag
+    # is added to the tag's own score.
+    greatest = torch.stack((transitions.max(dim=0).values, transitions.max(dim=1).values)).unsqueeze(1)
     weights = (torch.stack((transitions, transitions.t())) - greatest).exp()
-    both_ways = torch.stack((scores, scores.flip(0)), dim=1)
-    # The sums from the last token on begin anew as long as there is padding behind the token.
-    behind = torch.cat((torch.zeros_like(here[:1]), here[1:].flip(0)))
-    goes_on = torch.stack((torch.ones_like(behind), behind), dim=1)
-    # To and from, so that values that are compared are adjacent in memory.
-    into = transitions.t().contiguous()
-    best = transitions[0].unsqueeze(0) + scores[0]
-    # What is before a token, from either end, and the same with the token's own score.
-    nothing = torch.zeros_like(both_ways[0])
-    before = torch.stack((transitions[0].unsqueeze(0).expand_as(best), nothing[1]))
-    sums = before + both_ways[0]
-    stay = torch.arange(transitions.size(0), device=emissions.device).unsqueeze(0).expand_as(best)
-    sources: list[torch.Tensor] = []
-    found = [before]
-    for step in range(1, longest):
-        score, source = (best.unsqueeze(1) + into).max(dim=2)
-        best = torch.where(here[step], score - score.max(dim=1, keepdim=True)[0] + scores[step], best)
-        # Padding carries the last tag on, so that all texts can be traced back from the same place.
-        sources.append(torch.where(here[step], source, stay))
-        total = (sums - sums.max(dim=2, keepdim=True)[0]).exp().matmul(weights).clamp(min=1e-30)
-        before = torch.where(goes_on[step], total.log() + greatest, nothing)
-        sums = before + both_ways[step]
-        found.append(before)
-    tag = best.argmax(dim=1, keepdim=True)
-    tags = [tag]
-    for back in range(len(sources)):
-        tag = sources[len(sources) - 1 - back].gather(1, tag)
-        tags.append(tag)
-    from_both = torch.stack(found)
-    log_probabilities = from_both[:, 0] + from_both[:, 1].flip(0) + scores
-    sequence = torch.nn.functional.pad(torch.cat(tags, dim=1).flip(1), [0, padding])
+    own = torch.stack((scores, scores.flip(0)), dim=1) + greatest
+    begin = torch.stack((transitions[OUTSIDE_TAG], torch.zeros_like(transitions[OUTSIDE_TAG]))).unsqueeze(1) - greatest
+    sums, values = _Sweep.apply(own, onward, begin, weights, scores, behind, transitions)  # type: ignore[no-untyped-call]
+    tags = _Follow.apply(values, transitions)  # type: ignore[no-untyped-call]
+    log_probabilities = sums[:, 0] + sums[:, 1].flip(0) + scores + greatest.sum(dim=0)
     probabilities = log_probabilities.softmax(dim=2).transpose(0, 1)
-    return sequence, torch.nn.functional.pad(probabilities, [0, 0, 0, padding])
+    tags = torch.cat((tags.t(), padding[:, :, 0].long()), dim=1)
+    return tags, torch.cat((probabilities, padding), dim=1)
 
 
-with warnings.catch_warnings():
-    # torch deprecates scripting, but the exporter in use (docs/decisions/0002) reads it.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    # Scripted, so that a loop over the tokens of a text is a loop in the exported file too.
-    decode = torch.jit.script(_decode)
+class _Sweep(torch.autograd.Function):
+    """One pass over the tokens, which computes what both decodings need from either end of the texts.
+
+    In an exported file, a step of a loop costs more than its arithmetic. So the sums from the first token on and those
+    from the last are made in the same steps, beside the values of the likeliest sequences, and no step slices or
+    stacks: that is what a Scan does by itself. It does not store which tag a value came from: following the tags
+    finds that by one row of scores.
+    """
+
+    ONNX = """
+    <domain: "onetrunk", opset_import: ["" : 17]>
+    CrfSweep (own, onward, begin, weights, scores, behind, transitions) => (sums, values) {
+        axis = Constant <value_ints = [1]> ()
+        # What is less likely than the likeliest by e^69 is raised to that, so that the logarithm is finite.
+        least = Constant <value = float {1e-30}> ()
+        zero = Constant <value = float {0.0}> ()
+        each_way = Shape <start = 1> (own)
+        no_sums = ConstantOfShape <value = float[1] {0.0}> (each_way)
+        each = Shape <start = 1> (scores)
+        no_value = ConstantOfShape <value = float[1] {0.0}> (each)
+        last_sums, last_value, sums, values = Scan <
+            num_scan_inputs = 4, scan_input_directions = [0, 0, 1, 1], scan_output_directions = [0, 1],
+            body = step (
+                float[2, batch, tags] sum, float[batch, tags] future, float[2, batch, tags] own_here,
+                bool[2, batch, one] goes_on, float[batch, tags] score, bool[batch, one] has_future
+            ) => (
+                float[2, batch, tags] next_sum, float[batch, tags] next_future,
+                float[2, batch, tags] sum_here, float[batch, tags] value
+            ) {
+                sum_here = Where (goes_on, sum, begin)
+                with_own = Add (sum_here, own_here)
+                most = ReduceMax <axes = [-1]> (with_own)
+                below = Sub (with_own, most)
+                shares = Exp (below)
+                moved = MatMul (shares, weights)
+                raised = Clip (moved, least)
+                next_sum = Log (raised)
+                from_here = Where (has_future, future, zero)
+                value = Add (from_here, score)
+                to = Unsqueeze (value, axis)
+                choices = Add (to, transitions)
+                chosen = ReduceMax <axes = [-1], keepdims = 0> (choices)
+                highest = ReduceMax <axes = [-1]> (value)
+                next_future = Sub (chosen, highest)
+            }
+        > (no_sums, no_value, own, onward, scores, behind)
+    }
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        own: Tensor,
+        onward: Tensor,
+        begin: Tensor,
+        weights: Tensor,
+        scores: Tensor,
+        behind: Tensor,
+        transitions: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Sweep over the tokens from both ends. Only differences between tags matter in what is returned.
+
+        Args:
+            ctx: Unused: nothing is learned through decoding.
+            own: The tokens' own scores, from either end. *Shape:* (tokens, 2, batch_size, tags)
+            onward: Whether a token goes on from the one before it, from either end. *Shape:* (tokens, 2, batch_size, 1)
+            begin: The sums where it does not. *Shape:* (2, 1, tags)
+            weights: The exponentials of the moves, from and to, from either end. *Shape:* (2, tags, tags)
+            scores: The tokens' own scores. *Shape:* (tokens, batch_size, tags)
+            behind: Whether a token comes behind this one. *Shape:* (tokens, batch_size, 1)
+            transitions: The score of each tag after each tag. *Shape:* (tags, tags)
+
+        Returns:
+            The logarithms of the sums over all sequences that end before a token, from either end,
+            *Shape:* (tokens, 2, batch_size, tags), and the score of the best sequence that begins with a tag at a
+            token, *Shape:* (tokens, batch_size, tags).
+        """
+        sums, values = [], []
+        total, future = torch.zeros_like(own[0]), torch.zeros_like(scores[0])
+        for step in range(len(own)):
+            sums.append(torch.where(onward[step], total, begin))
+            with_own = sums[-1] + own[step]
+            shares = (with_own - with_own.max(dim=2, keepdim=True).values).exp()
+            total = (shares @ weights).clamp(min=_EPSILON).log()
+            place = len(own) - 1 - step
+            value = torch.where(behind[place], future, torch.zeros_like(future)) + scores[place]
+            values.append(value)
+            future = (value.unsqueeze(1) + transitions).max(dim=2).values - value.max(dim=1, keepdim=True).values
+        return torch.stack(sums), torch.stack(values[::-1])
+
+    @staticmethod
+    def symbolic(g: Any, own: Any, *others: Any) -> tuple[Any, Any]:
+        sums, values = g.op("onetrunk::CrfSweep", own, *others, outputs=2)
+        return sums.setType(own.type()), values.setType(others[3].type())
+
+
+class _Follow(torch.autograd.Function):
+    """The best sequence of tags, token by token, from what the best sequences behind each tag are worth."""
+
+    ONNX = """
+    <domain: "onetrunk", opset_import: ["" : 17]>
+    CrfFollow (values, transitions) => (tags) {
+        texts = Shape <start = 1, end = 2> (values)
+        outside = ConstantOfShape <value = int64[1] {0}> (texts)
+        last_tag, tags = Scan <
+            num_scan_inputs = 1,
+            body = step (int64[batch] before, float[batch, tags] value) => (int64[batch] tag, int64[batch] found) {
+                row = Gather (transitions, before)
+                choices = Add (row, value)
+                tag = ArgMax <axis = -1, keepdims = 0> (choices)
+                found = Identity (tag)
+            }
+        > (outside, values)
+    }
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, transitions: Tensor) -> Tensor:
+        """Return the tags.
+
+        *Shapes:* (tokens, batch_size, tags) and (tags, tags) to (tokens, batch_size)
+        """
+        tag = torch.full_like(values[0, :, 0], OUTSIDE_TAG, dtype=torch.int64)
+        tags = []
+        for value in values:
+            tag = (transitions[tag] + value).argmax(dim=1)
+            tags.append(tag)
+        return torch.stack(tags)
+
+    @staticmethod
+    def symbolic(g: Any, values: Any, transitions: Any) -> Any:
+        tags = g.op("onetrunk::CrfFollow", values, transitions)
+        return tags.setType(values.type().with_dtype(torch.int64).with_sizes([None, None]))
+
+
+ONNX_FUNCTIONS = (_Sweep.ONNX, _Follow.ONNX)
+"""What the operators of the domain ``onetrunk`` in an exported file compute, in ONNX's own notation."""
