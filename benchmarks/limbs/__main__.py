@@ -28,9 +28,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.limbs.measuring import new_limb, shared_texts, teach, train_heads
+from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads
 from benchmarks.limbs.page import page, summary
-from benchmarks.limbs.shapes import MAX_LENGTH, NOTHING_MORE, SHAPES, TASKS, Records, Shape
+from benchmarks.limbs.shapes import MAX_LENGTH, SHAPES, TASKS, Records, Shape
 from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
@@ -122,22 +122,19 @@ def run(
     trains = {"limb", "heads", "left-out"} & set(steps)
     teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk) if trains else {}
     if "limb" in steps or "heads" in steps:
-        branch, scores = new_limb(
-            shape.name, shape.family, shape.recipe, work, experiment, tell, teachers, shape.unlabelled
-        )
+        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
         # Small tasks first.
         for task in reversed(shape.on_it) if "heads" in steps else ():
-            train_heads(shape, task, "limb", branch, seeds, records, tell)
+            train_heads(shape, task, "limb", branch, experiment, teachers.get(task), seeds, records, tell)
         for task in shape.others if "heads" in steps else ():
             if task in teachers:
                 on_trunk = Experiment(experiment.config, experiment.trunk)
-                teach(on_trunk, task, teachers[task], experiment, tell, shape.unlabelled.get(task, NOTHING_MORE))
-                train_heads(shape, task, "trunk", on_trunk, seeds, records, tell)
+                train_heads(shape, task, "trunk", on_trunk, experiment, teachers[task], seeds, records, tell)
     if "trunk" in steps and shape.trunk:
         for task in reversed(shape.family):
-            train_heads(shape, task, "trunk", experiment, seeds, records, tell)
+            train_heads(shape, task, "trunk", experiment, experiment, None, seeds, records, tell)
     for group in shape.left_out if "left-out" in steps else ():
         others = [one for one in shape.family if one not in group]
         recipe = shape.recipe.model_copy(update={"epochs": 2})
@@ -145,7 +142,7 @@ def run(
         branch, _ = new_limb(name, others, recipe, work, experiment, tell, teachers)
         records.begin(shape, group, "limb without it", branch.trunk.identity)
         for task in group:
-            train_heads(shape, task, "limb without it", branch, seeds, records, tell)
+            train_heads(shape, task, "limb without it", branch, experiment, teachers.get(task), seeds, records, tell)
     if "cost" in steps:
         others: list[tuple[int, int, Query]] = [(tap, layers, "cls") for tap, layers in shape.others.values()]
         on_limb: list[tuple[int, int, Query]] = [(shape.top, 1, "cls")] * len(shape.on_it)

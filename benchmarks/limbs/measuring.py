@@ -29,15 +29,12 @@ def new_limb(
     experiment: Experiment,
     tell: ProgressCallback,
     teachers: Mapping[str, Bundle] = MappingProxyType({}),
-    unlabelled: Mapping[str, Unlabelled] = MappingProxyType({}),
 ) -> tuple[Experiment, dict[str, float]]:
     """Train a limb on some tasks, or find it, and return the experiment of heads on it, and its dev scores."""
     trunk, limbs = experiment.trunk, work / "limbs"
     of_family = {task: bundle for task, bundle in teachers.items() if task in tasks}
     trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=of_family, progress=tell)
     on_limb = Experiment(experiment.config, load_limb(trained.folder).branch(trunk))
-    for task, bundle in teachers.items():
-        teach(on_limb, task, bundle, experiment, tell, unlabelled.get(task, NOTHING_MORE))
     return on_limb, {task: one.score for task, one in trained.spec.tasks.items()}
 
 
@@ -83,18 +80,39 @@ def teach(
 
 
 def train_heads(
-    shape: Shape, task: str, where: str, experiment: Experiment, seeds: int, records: Records, tell: ProgressCallback
+    shape: Shape,
+    task: str,
+    where: str,
+    taught: Experiment,
+    experiment: Experiment,
+    teacher: Bundle | None,
+    seeds: int,
+    records: Records,
+    tell: ProgressCallback,
 ) -> None:
     """Train heads of one layer on the top of a limb, or on the same tap of the trunk; or those that stay on the trunk.
 
-    Each is trained in the recipe that the shape has for the task, from what the experiment has it learn from.
+    Each is trained in the recipe that the shape has for the task. What has a record is not done again.
+
+    Args:
+        shape: The limb that is measured.
+        task: The task.
+        where: What the heads stand on, as in the key of their records.
+        taught: The experiment of the heads.
+        experiment: The experiment of the trunk, on which teachers stand.
+        teacher: The finished head that they learn from, beside the labels, if any.
+        seeds: The number of heads.
+        records: The records.
+        tell: Called as the training goes on.
     """
-    for seed in range(seeds):
-        if not records.has_head(shape, task, seed, where=where):
-            spec = RunSpec(task=task, role="fork", recipe=shape.head_recipe(task).model_copy(update={"seed": seed}))
-            run = execute(spec, experiment, weights=False, progress=tell)
-            facts = {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds}
-            records.add_head(shape, task, seed, where=where, **facts)
+    missing = [seed for seed in range(seeds) if not records.has_head(shape, task, seed, where=where)]
+    if missing and teacher is not None:
+        teach(taught, task, teacher, experiment, tell, shape.unlabelled.get(task, NOTHING_MORE))
+    for seed in missing:
+        spec = RunSpec(task=task, role="fork", recipe=shape.head_recipe(task).model_copy(update={"seed": seed}))
+        run = execute(spec, taught, weights=False, progress=tell)
+        facts = {"score": run.score, "best_epoch": run.best_epoch, "cpu_seconds": run.cpu_seconds}
+        records.add_head(shape, task, seed, where=where, **facts)
 
 
 def shared_texts(task: str, experiment: Experiment) -> dict[str, tuple[int, int]]:
