@@ -4,8 +4,9 @@
     python -m benchmarks.limbs --work /tmp/limbs --limbs pairs --steps limb,heads --seeds 1
     python -m benchmarks.limbs --summary
 
-Three limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads of the
-plan in docs/results/quality teach it and the heads on it; ``all`` is so, too, for all eight tasks, and it ships. For
+Four limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads of the
+plan in docs/results/quality teach it and the heads on it; ``all`` is so, too, for all eight tasks, and it ships;
+``base`` is three layers on tap 3 of the base-size trunk, for all eight, taught by the plan in docs/results/base. For
 each:
 
 1. ``limb``: it is trained on its family together.
@@ -16,27 +17,28 @@ each:
 5. ``cost``: all eight tasks, those of the family on the limb, are timed beside eight single-task models in one run.
 
 Records, README.md and summary.json lie in docs/results/limbs. What was killed goes on. Needs the GLUE data (see
-tasks/sst2.toml), found by --data or ONETRUNK_DATA, and for ``taught`` the teachers: search-heads make
-docs/results/quality/plan.toml --heads DIR/teachers.
+tasks/sst2.toml), found by --data or ONETRUNK_DATA, and the teachers of those limbs that have some: search-heads make
+docs/results/quality/plan.toml --heads DIR/teachers; python -m benchmarks.base --make DIR/teachers-base.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads
 from benchmarks.limbs.page import page, summary
-from benchmarks.limbs.shapes import MAX_LENGTH, SHAPES, TASKS, Records, Shape
+from benchmarks.limbs.shapes import BASE, DEFAULT, MAX_LENGTH, SHAPES, TASKS, Records, Shape, Study
 from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
+from onetrunk.cli.search_heads import fetch_trunk
 from onetrunk.cli.training_options import load_tasks
 from onetrunk.files import atomic_write_text
-from onetrunk.nn.trunk import load_trunk
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
@@ -45,14 +47,21 @@ from onetrunk.training.compute import describe_machine
 from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDY = ROOT / "docs" / "results" / "limbs"
-QUALITY = ROOT / "docs" / "results" / "quality" / "summary.json"
+RESULTS = ROOT / "docs" / "results"
+STUDY = RESULTS / "limbs"
 STEPS = ("limb", "heads", "trunk", "left-out", "cost")
 
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--work", type=click.Path(path_type=Path), help="The folder of limbs and caches.")
-@click.option("--limbs", "names", default=",".join(shape.name for shape in SHAPES), show_default=True, metavar="A,B")
+@click.option(
+    "--limbs",
+    "names",
+    default=",".join(shape.name for shape in SHAPES if shape.study is DEFAULT),
+    show_default=True,
+    metavar="A,B",
+    help="Which; base takes hours.",
+)
 @click.option("--steps", default=",".join(STEPS), show_default=True, metavar="A,B")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Seeds of each head.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the data are. [default: $ONETRUNK_DATA]")
@@ -76,25 +85,37 @@ def main(
             if work is None:
                 raise UserError("--work: give a folder for limbs and caches")
             with progress_line() as tell:
-                experiment = open_experiment(
-                    ExperimentConfig(
-                        tasks=tuple(load_tasks(TASKS, ROOT / "tasks")),
-                        cache=work / "cache",
-                        runs=work / "runs",
-                        data_root=data,
-                        device="cpu",
-                        max_length=MAX_LENGTH,
-                    )
-                )
                 records.add("machine", describe_machine())
-                records.add("shared texts", {task: shared_texts(task, experiment) for task in TASKS})
                 for shape in shapes:
+                    experiment = _open(shape.study, work, data, tell)
+                    records.add("shared texts", {task: shared_texts(task, experiment) for task in TASKS})
                     run(shape, wanted, seeds, work, study, experiment, records, tell)
         costs = {shape.name: MeasuredCost.read(path) for shape in SHAPES if (path := _cost_file(study, shape)).exists()}
-        found = summary(records, costs, json.loads(QUALITY.read_text(encoding="utf-8")))
+        known = {
+            of.folder: json.loads((RESULTS / of.folder / "summary.json").read_text(encoding="utf-8"))
+            for of in (DEFAULT, BASE)
+        }
+        found = summary(records, costs, known)
         atomic_write_text(study / "summary.json", json.dumps(found, indent=1) + "\n")
         atomic_write_text(study / "README.md", page(found, records))
         click.echo(page(found, records))
+
+
+def _open(study: Study, work: Path, data: Path | None, tell: ProgressCallback) -> Experiment:
+    """Open the experiment of a study's trunk, which is fetched where it is not there yet."""
+    if study.trunk is not None:
+        fetch_trunk(study.trunk, tell)
+    config = ExperimentConfig(
+        tasks=tuple(load_tasks(TASKS, ROOT / "tasks")),
+        trunk=study.trunk,
+        cache=work / "cache",
+        runs=work / "runs",
+        data_root=data,
+        device="cpu",
+        trunk_dtype="bf16" if study.bf16 else "fp32",
+        max_length=MAX_LENGTH,
+    )
+    return open_experiment(config)
 
 
 def _chosen(option: str, given: str, allowed: Sequence[str]) -> list[str]:
@@ -120,7 +141,8 @@ def run(
 ) -> None:
     """Do the steps that are asked for; what has a record is not done again."""
     trains = {"limb", "heads", "left-out"} & set(steps)
-    teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk) if trains else {}
+    folder = work / ("teachers" if shape.study is DEFAULT else f"teachers-{shape.study.folder}")
+    teachers = load_teachers(folder, shape.taught, experiment.trunk, made_by=shape.study.make) if trains else {}
     if "limb" in steps or "heads" in steps:
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
@@ -132,14 +154,14 @@ def run(
             if task in teachers:
                 on_trunk = Experiment(experiment.config, experiment.trunk)
                 train_heads(shape, task, "trunk", on_trunk, experiment, teachers[task], seeds, records, tell)
-    if "trunk" in steps and shape.trunk:
+    if "trunk" in steps and shape.same_price:
         for task in reversed(shape.family):
             train_heads(shape, task, "trunk", experiment, experiment, None, seeds, records, tell)
     for group in shape.left_out if "left-out" in steps else ():
-        others = [one for one in shape.family if one not in group]
+        rest = [one for one in shape.family if one not in group]
         recipe = shape.recipe.model_copy(update={"epochs": 2})
         name = "_".join((shape.name, "without", *group))
-        branch, _ = new_limb(name, others, recipe, work, experiment, tell, teachers)
+        branch, _ = new_limb(name, rest, recipe, work, experiment, tell, teachers)
         records.begin(shape, group, "limb without it", branch.trunk.identity)
         for task in group:
             train_heads(shape, task, "limb without it", branch, experiment, teachers.get(task), seeds, records, tell)
@@ -147,7 +169,11 @@ def run(
         others: list[tuple[int, int, Query]] = [(tap, layers, "cls") for tap, layers in shape.others.values()]
         on_limb: list[tuple[int, int, Query]] = [(shape.top, 1, "cls")] * len(shape.on_it)
         limbs = {(shape.recipe.tap, shape.top): on_limb}
-        measured = measure_plan_cost(others, load_trunk(), limbs=limbs, progress=tell)
+        # As in each study's own table.
+        how: Mapping[str, Any] = (
+            {} if shape.study is DEFAULT else {"tokens": (MAX_LENGTH,), "batch_size": (1,), "repeats": 3}
+        )
+        measured = measure_plan_cost(others, experiment.trunk, limbs=limbs, progress=tell, **how)
         measured.write(_cost_file(study, shape))
 
 

@@ -6,17 +6,26 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.limbs.shapes import SHAPES, TASKS, Records, Shape, Unlabelled
+from benchmarks.limbs.shapes import DEFAULT, SHAPES, TASKS, Records, Shape, Unlabelled
 from benchmarks.study.measured_cost import MeasuredCost
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
 
 
 def summary(
-    records: Records, costs: Mapping[str, MeasuredCost], quality: Mapping[str, Any]
+    records: Records, costs: Mapping[str, MeasuredCost], known: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any] | Any]:
-    """Return what summary.json holds: the figures of each limb."""
+    """Return what summary.json holds: the figures of each limb.
+
+    Args:
+        records: What was measured.
+        costs: Limb -> measured cost.
+        known: Folder of a study -> its summary.
+    """
     return {
-        "limbs": {shape.name: limb_summary(shape, records, costs.get(shape.name), quality) for shape in SHAPES},
+        "limbs": {
+            shape.name: limb_summary(shape, records, costs.get(shape.name), known[shape.study.folder])
+            for shape in SHAPES
+        },
         "machine": records.found.get("machine"),
     }
 
@@ -39,7 +48,7 @@ def limb_summary(
             "plan": known["student"],
             "plan_layers": known["layers"],
             "full_fine_tuning": known["full"],
-            "kept": _mean(on_limb) / known["full"] if on_limb else None,
+            "kept": _mean(on_limb) / known["full"] if on_limb and known["full"] else None,
             "seeds": len(on_limb),
         }
     kept = {task: one["kept"] for task, one in tasks.items()}
@@ -80,7 +89,8 @@ def page(found: Mapping[str, Any], records: Records) -> str:
     ]
     rows = [
         (
-            f"`{shape.name}`: {shape.recipe.layers} on tap {shape.recipe.tap}",
+            f"`{shape.name}`: {shape.recipe.layers} on tap {shape.recipe.tap}"
+            + ("" if shape.study is DEFAULT else f" of the {shape.study.called}"),
             ", ".join(shape.family) if shape.others else "all eight",
             str(len(shape.on_it)),
             percent(one["retention_average"]),
@@ -98,11 +108,12 @@ def page(found: Mapping[str, Any], records: Records) -> str:
     )
     parts = [
         "# Limbs",
-        "Layers on a tap of the default trunk, trained on several tasks together and then frozen. Heads of one folded "
-        "layer stand on them, each trained alone, on labels unless it says otherwise. Tasks that a limb is not for "
-        "stay on the trunk, as in the plan of [quality](../quality/). Kept is a head's dev score over that of full "
-        "fine-tuning; that of RTE is little better than chance, so the average without it is the one to go by. Costs "
-        "are of all eight tasks' models, one after another, against as many single-task models, in one run.",
+        "Layers on a tap of the default trunk, unless it says otherwise, trained on several tasks together and then "
+        "frozen. Heads of one folded layer stand on them, each trained alone, on labels unless it says otherwise. "
+        "Tasks that a limb is not for stay on the trunk, as in the plan of [quality](../quality/). Kept is a head's "
+        "dev score over that of full fine-tuning of the same trunk; that of RTE is little better than chance on the "
+        "default trunk, so the average without it is the one to go by there. Costs are of all eight tasks' models, one "
+        "after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),
     ]
     for shape in measured:
@@ -132,7 +143,7 @@ def page(found: Mapping[str, Any], records: Records) -> str:
 def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[str]:
     """Return the part of the page about one limb."""
     recipe, columns, rows = shape.recipe, ["task", "metric"], []
-    columns += [f"one layer on tap {shape.top} of the trunk"] if shape.trunk else []
+    columns += [f"one layer on tap {shape.top} of the trunk"] if shape.same_price else []
     columns += [
         "trained jointly",
         "one layer on the limb",
@@ -150,10 +161,10 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
             (
                 task,
                 one["metric"],
-                *([_score(trunk)] if shape.trunk else []),
+                *([_score(trunk)] if shape.same_price else []),
                 _score(one["joint"]) if task in shape.family else "–",
                 f"{_score(one['on_limb'])}{spread}{more}",
-                f"{_score(one['plan'])} ({one['plan_layers']})",
+                NOT_YET if one["plan"] is None else f"{_score(one['plan'])} ({one['plan_layers']})",
                 _score(one["full_fine_tuning"]),
                 percent(one["kept"]),
                 *([_score(one["on_limb_that_never_saw_it"]) if task in never_seen else "–"] if never_seen else []),
@@ -164,12 +175,13 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
     without = f" A limb that never saw a task was trained without {groups}, for 2 epochs." if groups else ""
     return [
         f"## `{shape.name}`",
-        f"{layers} on tap {recipe.tap}, trained on {', '.join(shape.family)} for {recipe.epochs} epochs"
+        f"{layers} on tap {recipe.tap} of the {shape.study.called}, trained on {', '.join(shape.family)} for "
+        f"{recipe.epochs} epochs"
         f"{' in bf16' if recipe.mixed_precision else ''}{_about(shape)}.{_unlabelled(shape)} Dev scores in "
         "hundredths, means over seeds, with their deviation"
-        f"{', and the gain over a head that costs the same' if shape.trunk else ''}. Heads on the trunk are those of "
-        "the plan of [quality](../quality/), distilled, most with whole layers of their own. The epochs of limb and "
-        "heads were chosen on the same dev data."
+        f"{', and the gain over a head that costs the same' if shape.same_price else ''}. Heads on the trunk are those "
+        f"of the plan of [{shape.study.folder}](../{shape.study.folder}/), distilled, most with whole layers of their "
+        "own. The epochs of limb and heads were chosen on the same dev data."
         f"{without}",
         *([note] if note is not None else []),
         "\n".join(table(columns, rows)),

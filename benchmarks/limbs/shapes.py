@@ -16,9 +16,39 @@ from onetrunk.training.limb import LimbRecipe
 PAIRS = ("mnli", "qnli", "qqp", "mrpc", "stsb", "rte")
 TASKS = ("cola", "sst2", *PAIRS)
 MAX_LENGTH = 128
-
-
 _EPOCHS_OF_HEADS = 6
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a limb is compared with: the heads on its trunk, and full fine-tuning of it.
+
+    Attributes:
+        trunk: The trunk, as ``--trunk`` names it; None is the default one.
+        called: What the page calls it.
+        folder: Where the study is, below docs/results.
+        make: The command that makes the heads of its plan, up to their folder.
+        settings: The search's, for this trunk's width.
+        bf16: Whether the trunk's pass is in bf16.
+    """
+
+    trunk: str | None
+    called: str
+    folder: str
+    make: str
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    bf16: bool = False
+
+
+DEFAULT = Study(None, "default trunk", "quality", "search-heads make docs/results/quality/plan.toml --heads")
+BASE = Study(
+    "base",
+    "base-size trunk",
+    "base",
+    "python -m benchmarks.base --make",
+    SearchSettings.for_width(768),
+    bf16=True,
+)
 
 
 @dataclass(frozen=True)
@@ -47,14 +77,15 @@ class Shape:
         name: Its name.
         family: The tasks that it is trained on.
         recipe: How.
-        others: The tasks that stay on the trunk: their tap and layers, which are those of the plan in
-            docs/results/quality unless the task is taught.
+        others: The tasks that stay on the trunk: their tap and layers, which are those of the study's plan unless the
+            task is taught.
         left_out: Groups of tasks; for each, a limb is trained on the rest of the family, for two epochs.
-        trunk: Whether heads of the same price on the trunk are trained, too.
+        same_price: Whether heads of the same price on the trunk are trained, too.
         guests: Tasks that it is not trained on, whose heads stand on it as well.
-        taught: The tasks whose heads of the plan in docs/results/quality teach the limb and the heads on it; the others
-            learn from labels alone.
+        taught: The tasks whose heads of the study's plan teach the limb and the heads on it; the others learn from
+            labels alone.
         unlabelled: Task -> what its finished head is asked about besides its train texts, if anything.
+        study: What it is compared with.
     """
 
     name: str
@@ -62,10 +93,11 @@ class Shape:
     recipe: LimbRecipe
     others: Mapping[str, tuple[int, int]]
     left_out: tuple[tuple[str, ...], ...]
-    trunk: bool = False
+    same_price: bool = False
     guests: tuple[str, ...] = ()
     taught: tuple[str, ...] = ()
     unlabelled: Mapping[str, Unlabelled] = field(default_factory=dict)
+    study: Study = DEFAULT
 
     @property
     def on_it(self) -> tuple[str, ...]:
@@ -81,7 +113,7 @@ class Shape:
         """How a head of a task is trained: like a probe of the search, for longer."""
         epochs = self.unlabelled.get(task, NOTHING_MORE).epochs
         tap, layers = self.others.get(task, (self.top, 1))
-        probing = SearchSettings().probing(tap=tap, seed=0, max_length=MAX_LENGTH, epochs=epochs)
+        probing = self.study.settings.probing(tap=tap, seed=0, max_length=MAX_LENGTH, epochs=epochs)
         return probing if layers == 1 else probing.model_copy(update={"layers": layers, "learning_rate": 2e-4})
 
     def how(self, task: str) -> dict[str, Any]:
@@ -97,7 +129,7 @@ class Shape:
 
 _ONE_LAYER = LimbRecipe(tap=2, layers=1, epochs=4, max_length=MAX_LENGTH)
 SHAPES = (
-    Shape("pairs", PAIRS, _ONE_LAYER, others={"cola": (1, 3), "sst2": (3, 1)}, left_out=(("rte",),), trunk=True),
+    Shape("pairs", PAIRS, _ONE_LAYER, others={"cola": (1, 3), "sst2": (3, 1)}, left_out=(("rte",),), same_price=True),
     Shape(
         "taught",
         PAIRS,
@@ -121,6 +153,15 @@ SHAPES = (
             "cola": Unlabelled(variants=3),
             "stsb": Unlabelled(variants=3),
         },
+    ),
+    Shape(
+        "base",
+        TASKS,
+        LimbRecipe(tap=3, layers=3, epochs=4, max_length=MAX_LENGTH, learning_rate=1e-4, mixed_precision=True),
+        others={},
+        left_out=(),
+        taught=TASKS,
+        study=BASE,
     ),
 )
 

@@ -14,7 +14,8 @@ QUALITY = {
         "sst2": {"metric": "accuracy", "full": 0.9, "student": 0.9, "layers": 1},
     }
 }
-SHAPE, TAUGHT, DEEP = SHAPES
+KNOWN = {"quality": QUALITY, "base": QUALITY}
+SHAPE, TAUGHT, DEEP, BASE = SHAPES
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def records(tmp_path):
 
 
 def test_nothing_is_claimed_without_records(tmp_path):
-    found = summary(Records(tmp_path), {}, QUALITY)
+    found = summary(Records(tmp_path), {}, KNOWN)
     assert {one["retention_average"] for one in found["limbs"].values()} == {None}
     assert {one["cost_share"] for one in found["limbs"].values()} == {None}
     assert "`pairs`" not in page(found, Records(tmp_path)), "a limb of which nothing is known has no row"
@@ -37,7 +38,7 @@ def test_nothing_is_claimed_without_records(tmp_path):
 
 def test_seeds_are_averaged_and_kept_on_disk(records, tmp_path):
     again = Records(tmp_path)
-    found = summary(again, {}, QUALITY)
+    found = summary(again, {}, KNOWN)
     one = found["limbs"]["pairs"]
     assert one["tasks"]["rte"]["on_limb"] == pytest.approx(0.8)
     assert one["tasks"]["rte"]["on_limb_that_never_saw_it"] == 0.75
@@ -60,7 +61,7 @@ def test_all_eight_stand_on_a_limb_for_all(records):
 def test_what_teachers_were_asked_about_besides_is_said(records):
     for task in DEEP.on_it:
         records.add_head(DEEP, task, 0, score=0.8)
-    text = page(summary(records, {}, QUALITY), records)
+    text = page(summary(records, {}, KNOWN), records)
     assert "asked about the texts of glue/sst2/train_full.jsonl.gz without their labels for sst2" in text
     assert "changed copies of each train text for cola" in text
     assert [TAUGHT.head_recipe("cola").layers, DEEP.head_recipe("cola").layers] == [3, 1]
@@ -89,7 +90,7 @@ def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     found = limb_summary(TAUGHT, records, None, QUALITY)
     assert found["tasks"]["sst2"]["kept"] == pytest.approx(1.0)
     assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
-    text = page(summary(records, {}, QUALITY), records)
+    text = page(summary(records, {}, KNOWN), records)
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
     assert "cola stays on the trunk, with 3 layers of its own on tap 2, taught by its head of the plan: 33.0." in text
     assert "; heads of sst2 stand on it, too; these heads of mnli, qnli, qqp, mrpc, stsb, sst2 taught it" in text
@@ -102,3 +103,16 @@ def test_a_head_that_was_trained_otherwise_has_no_record(records):
     assert records.scores(TAUGHT, "cola", where="trunk") == []
     records.add_head(TAUGHT, "cola", 0, where="trunk", score=0.6)
     assert records.scores(TAUGHT, "cola", where="trunk") == [0.6]
+
+
+def test_a_limb_of_the_base_size_trunk_is_compared_with_that_trunks_study(records):
+    alone = {task: {"metric": "accuracy", "full": 0.9, "student": None, "layers": None} for task in TASKS}
+    for task in TASKS:
+        records.add_head(BASE, task, 0, score=0.88)
+    found = summary(records, {}, {**KNOWN, "base": {"tasks": alone}})
+    assert found["limbs"]["base"]["retention_min"] == pytest.approx(0.88 / 0.9)
+    text = page(found, records)
+    assert "`base`: 3 on tap 3 of the base-size trunk" in text
+    assert "the plan of [base](../base/)" in text
+    assert "| rte | accuracy | not measured yet | 88.0 | not measured yet | 90.0 | 97.8% |" in text
+    assert BASE.head_recipe("rte").learning_rate < DEEP.head_recipe("rte").learning_rate
