@@ -367,6 +367,17 @@ def test_a_temperature_at_its_bound_is_noted_on_the_card():
     assert "- note: the temperature is at its bound, 0.1 to 10: do not trust the probabilities\n" in card
 
 
+def test_a_temperature_that_follows_the_entropy_is_at_its_bound_only_where_rows_are():
+    """A temperature of 10 is that of a row that knows nothing; the others have a lower one."""
+    draw, kind = np.random.default_rng(2), get_kind("classification")
+    raw = torch.from_numpy(8 * draw.normal(size=(4000, 3))).float()
+    chances = kind.output.scores(raw, space(fitted={"temperature": 13.0, "entropy_power": 0.6})).double().numpy()
+    fitted = kind.training.fit_on_dev(raw, np.array([draw.choice(3, p=row / row.sum()) for row in chances]), space())
+    assert fitted["temperature"] > 9.9
+    assert fitted["entropy_power"] > 0.3
+    assert "note" not in fitted
+
+
 @pytest.mark.parametrize(
     ("labels", "written", "index"),
     [

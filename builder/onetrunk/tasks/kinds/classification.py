@@ -363,8 +363,9 @@ def calibrate(raw: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
         fitted["entropy_power"] = best.entropy_power
     if targets.ndim == 2:
         fitted["soft_dev"] = _soft_scores(softmax(best.divide(logits), axis=-1), expected)
-    temperature = best.temperature
-    if MIN_TEMPERATURE * _NEAR_BOUND < temperature < MAX_TEMPERATURE / _NEAR_BOUND:
+    # With a power, what is fitted says little by itself: what rows are divided by does.
+    usual = float(np.median(best.temperatures(_entropy(logits))))
+    if MIN_TEMPERATURE * _NEAR_BOUND < usual < MAX_TEMPERATURE / _NEAR_BOUND:
         return fitted
     bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
     return {**fitted, "note": f"the temperature is at its bound, {bound}: do not trust the probabilities"}
@@ -398,15 +399,13 @@ class _Fit:
 
     def divide(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return logits divided by their rows' temperatures, as ``calibrated`` does. *Shape:* (rows, labels)."""
-        return _divided(logits, _entropy(logits), self.temperature, self.entropy_power)
+        found: NDArray[np.float64] = logits / self.temperatures(_entropy(logits))
+        return found
 
-
-def _divided(
-    logits: NDArray[np.float64], entropy: NDArray[np.float64], temperature: float, power: float
-) -> NDArray[np.float64]:
-    """Return logits divided by their rows' temperatures. *Shapes:* (rows, labels) and (rows, 1)."""
-    found: NDArray[np.float64] = logits / np.maximum(temperature * entropy**power, MIN_TEMPERATURE)
-    return found
+    def temperatures(self, entropy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the rows' temperatures by what ``_entropy`` returns. *Shape:* (rows, 1)."""
+        found: NDArray[np.float64] = np.maximum(self.temperature * entropy**self.entropy_power, MIN_TEMPERATURE)
+        return found
 
 
 def _entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -467,7 +466,7 @@ def _entropy_fit(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> _
     logits, smoothed = logits[some], _smoothed(logits[some], targets[some])
     entropy = _entropy(logits)  # does not depend on what is fitted
     found = minimize(
-        lambda both: _loss(_divided(logits, entropy, float(np.exp(both[0])), float(both[1])), smoothed),
+        lambda both: _loss(logits / _Fit(float(np.exp(both[0])), float(both[1])).temperatures(entropy), smoothed),
         x0=(np.log(_plain_fit(logits, targets[some]).temperature), _FIRST_POWER),
         bounds=((np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), (0.0, MAX_ENTROPY_POWER)),
         method="L-BFGS-B",
