@@ -86,9 +86,14 @@ def main(
                 raise UserError("--work: give a folder for limbs and caches")
             with progress_line() as tell:
                 records.add("machine", describe_machine())
+                experiments = {
+                    study.folder: _open(study, work, data, tell)
+                    for study in {shape.study.folder: shape.study for shape in shapes}.values()
+                }
+                some = next(iter(experiments.values()))
+                records.add("shared texts", {task: shared_texts(task, some) for task in TASKS})
                 for shape in shapes:
-                    experiment = _open(shape.study, work, data, tell)
-                    records.add("shared texts", {task: shared_texts(task, experiment) for task in TASKS})
+                    experiment = experiments[shape.study.folder]
                     run(shape, wanted, seeds, work, study, experiment, records, tell)
         costs = {shape.name: MeasuredCost.read(path) for shape in SHAPES if (path := _cost_file(study, shape)).exists()}
         known = {

@@ -30,14 +30,19 @@ def summary(
     }
 
 
-def limb_summary(
-    shape: Shape, records: Records, cost: MeasuredCost | None, quality: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the figures of one limb, and of all eight tasks where those of its family stand on it."""
+def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of one limb, and of all eight tasks where those of its family stand on it.
+
+    Args:
+        shape: The limb.
+        records: What was measured.
+        cost: What its plan costs, if that was measured.
+        study: The summary of the study that it is compared with.
+    """
     tasks = {}
     for task in shape.on_it:
         on_limb = records.scores(shape, task)
-        known = quality["tasks"][task]
+        known = study["tasks"][task]
         tasks[task] = {
             "metric": known["metric"],
             "joint": records.found.get(f"{shape.name}: joint training", {}).get(task),
@@ -53,7 +58,7 @@ def limb_summary(
         }
     kept = {task: one["kept"] for task, one in tasks.items()}
     for task in shape.others:
-        known = quality["tasks"][task]
+        known = study["tasks"][task]
         own = _mean(records.scores(shape, task, where="trunk")) if task in shape.taught else known["student"]
         kept[task] = None if own is None else own / known["full"]
     measured = None not in kept.values()
@@ -110,10 +115,10 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "# Limbs",
         "Layers on a tap of the default trunk, unless it says otherwise, trained on several tasks together and then "
         "frozen. Heads of one folded layer stand on them, each trained alone, on labels unless it says otherwise. "
-        "Tasks that a limb is not for stay on the trunk, as in the plan of [quality](../quality/). Kept is a head's "
-        "dev score over that of full fine-tuning of the same trunk; that of RTE is little better than chance on the "
-        "default trunk, so the average without it is the one to go by there. Costs are of all eight tasks' models, one "
-        "after another, against as many single-task models, in one run.",
+        "Tasks that a limb of the default trunk is not for stay on it, as in the plan of [quality](../quality/). Kept "
+        "is a head's dev score over that of full fine-tuning of the same trunk; that of RTE is little better than "
+        "chance on the default trunk, so the average without it is the one to go by there. Costs are of all eight "
+        "tasks' models, one after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),
     ]
     for shape in measured:
@@ -151,8 +156,9 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
         "full fine-tuning",
         "kept on the limb",
     ]
-    columns += ["on a limb that never saw it"] if shape.left_out else []
-    never_seen = {task for group in shape.left_out for task in group}
+    groups = [group for group in shape.left_out if any(_never_seen(found, task) is not None for task in group)]
+    never_seen = {task for group in groups for task in group}
+    columns += ["on a limb that never saw it"] if groups else []
     for task, one in found["tasks"].items():
         spread = "" if one["on_limb_sd"] is None else f" ± {100 * one['on_limb_sd']:.1f}"
         trunk = one["on_trunk_same_price"]
@@ -160,19 +166,19 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
         rows.append(
             (
                 task,
-                one["metric"],
+                one["metric"] or NOT_YET,
                 *([_score(trunk)] if shape.same_price else []),
                 _score(one["joint"]) if task in shape.family else "–",
                 f"{_score(one['on_limb'])}{spread}{more}",
                 NOT_YET if one["plan"] is None else f"{_score(one['plan'])} ({one['plan_layers']})",
                 _score(one["full_fine_tuning"]),
                 percent(one["kept"]),
-                *([_score(one["on_limb_that_never_saw_it"]) if task in never_seen else "–"] if never_seen else []),
+                *([_score(_never_seen(found, task)) if task in never_seen else "–"] if never_seen else []),
             )
         )
     layers = "1 layer" if recipe.layers == 1 else f"{recipe.layers} layers"
-    groups = ", and another without ".join(" and ".join(group) for group in shape.left_out)
-    without = f" A limb that never saw a task was trained without {groups}, for 2 epochs." if groups else ""
+    others = ", and another without ".join(" and ".join(group) for group in groups)
+    without = f" A limb that never saw a task was trained without {others}, for 2 epochs." if groups else ""
     return [
         f"## `{shape.name}`",
         f"{layers} on tap {recipe.tap} of the {shape.study.called}, trained on {', '.join(shape.family)} for "
@@ -187,6 +193,12 @@ def _section(shape: Shape, found: Mapping[str, Any], note: str | None) -> list[s
         "\n".join(table(columns, rows)),
         *_taught_on_trunk(shape, found),
     ]
+
+
+def _never_seen(found: Mapping[str, Any], task: str) -> float | None:
+    """Return the score of a task's heads on a limb that never saw it."""
+    score: float | None = found["tasks"][task]["on_limb_that_never_saw_it"]
+    return score
 
 
 def _taught_on_trunk(shape: Shape, found: Mapping[str, Any]) -> list[str]:

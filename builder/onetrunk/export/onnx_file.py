@@ -25,7 +25,7 @@ from onetrunk.tasks.kinds.crf import ONNX_FUNCTIONS
 # The exporter treats sizes 0 and 1 as constants, so the example must be larger.
 _EXAMPLE_BATCH, _EXAMPLE_TOKENS = 2, 5
 
-# The domain of the operators that ONNX has not, and that are functions of its own: loops, which tracing unrolls.
+# The domain of our own operators, each a loop that tracing would unroll. In the file, functions take their place.
 _OURS = "onetrunk"
 
 
@@ -229,7 +229,6 @@ def export_module(
             output_names=[output],
             dynamic_axes=axes,
             opset_version=OPSET,
-            custom_opsets={_OURS: 1},
             dynamo=False,
         )
     _check_file(path, axes, result.shape, release)
@@ -240,7 +239,11 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.domain == _OURS for node in model.graph.node):
         return model
     model.functions.extend(onnx.parser.parse_function(text) for text in ONNX_FUNCTIONS)
-    return onnx.inliner.inline_local_functions(model)
+    found = onnx.inliner.inline_local_functions(model)
+    kept = [entry for entry in found.opset_import if entry.domain != _OURS]
+    del found.opset_import[:]
+    found.opset_import.extend(kept)
+    return found
 
 
 def _check_file(path: Path, axes: dict[str, dict[int, str]], shape: Sequence[int], release: Release) -> None:

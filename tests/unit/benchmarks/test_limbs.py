@@ -62,6 +62,12 @@ def test_what_teachers_were_asked_about_besides_is_said(records):
     for task in DEEP.on_it:
         records.add_head(DEEP, task, 0, score=0.8)
     text = page(summary(records, {}, KNOWN), records)
+    assert "| 80.0 | 100.0% |\n" in text
+    assert "never saw a task was trained without rte, for 2 epochs" in text.split("`pairs`\n")[1].split("## ")[0]
+    assert "never saw" not in text.split("## `all`")[1], "none has been trained"
+    records.add_head(DEEP, "cola", 0, where="limb without it", score=0.2)
+    text = page(summary(records, {}, KNOWN), records)
+    assert "never saw a task was trained without cola, for 2 epochs" in text.split("## `all`")[1]
     assert "asked about the texts of glue/sst2/train_full.jsonl.gz without their labels for sst2" in text
     assert "changed copies of each train text for cola" in text
     assert [TAUGHT.head_recipe("cola").layers, DEEP.head_recipe("cola").layers] == [3, 1]
@@ -107,12 +113,16 @@ def test_a_head_that_was_trained_otherwise_has_no_record(records):
 
 def test_a_limb_of_the_base_size_trunk_is_compared_with_that_trunks_study(records):
     alone = {task: {"metric": "accuracy", "full": 0.9, "student": None, "layers": None} for task in TASKS}
+    alone["qnli"] = {"metric": None, "full": None, "student": None, "layers": None}
     for task in TASKS:
         records.add_head(BASE, task, 0, score=0.88)
     found = summary(records, {}, {**KNOWN, "base": {"tasks": alone}})
-    assert found["limbs"]["base"]["retention_min"] == pytest.approx(0.88 / 0.9)
+    assert found["limbs"]["base"]["tasks"]["rte"]["kept"] == pytest.approx(0.88 / 0.9)
+    assert found["limbs"]["base"]["retention_min"] is None
     text = page(found, records)
     assert "`base`: 3 on tap 3 of the base-size trunk" in text
     assert "the plan of [base](../base/)" in text
-    assert "| rte | accuracy | not measured yet | 88.0 | not measured yet | 90.0 | 97.8% |" in text
+    not_yet = "not measured yet"
+    assert f"| rte | accuracy | {not_yet} | 88.0 | {not_yet} | 90.0 | 97.8% |" in text
+    assert f"| qnli | {not_yet} | {not_yet} | 88.0 | {not_yet} | {not_yet} | {not_yet} |" in text
     assert BASE.head_recipe("rte").learning_rate < DEEP.head_recipe("rte").learning_rate

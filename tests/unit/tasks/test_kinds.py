@@ -378,6 +378,15 @@ def test_a_temperature_that_follows_the_entropy_is_at_its_bound_only_where_rows_
     assert "note" not in fitted
 
 
+def test_a_temperature_of_sure_rows_at_the_least_there_is_is_no_bound():
+    draw, kind = np.random.default_rng(0), get_kind("classification")
+    raw = torch.from_numpy(20 * draw.normal(size=(3000, 3))).float()
+    chances = kind.output.scores(raw, space(fitted={"temperature": 2.0, "entropy_power": 0.6})).double().numpy()
+    fitted = kind.training.fit_on_dev(raw, np.array([draw.choice(3, p=row / row.sum()) for row in chances]), space())
+    assert fitted["entropy_power"] > 0.3
+    assert "note" not in fitted
+
+
 @pytest.mark.parametrize(
     ("labels", "written", "index"),
     [

@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -215,17 +216,48 @@ def test_an_exported_decoder_reads_any_number_of_tokens_and_texts(exported):
             np.testing.assert_allclose(run(raw), module(torch.from_numpy(raw)).numpy(), atol=1e-6)
 
 
-def test_in_fp16_a_long_text_is_decoded_as_in_fp32(exported, tmp_path):
+@pytest.mark.parametrize("ahead", [0, 6])
+def test_in_fp16_a_long_text_is_decoded_as_in_fp32(exported, tmp_path, ahead):
     """Where the best sequence is ahead by a little at each token, of sums that fp16 has no room for."""
     _, run = exported
-    halve_file(run.path, tmp_path / "fp16.onnx")
-    halved = onnxruntime.InferenceSession(str(tmp_path / "fp16.onnx"), providers=["CPUExecutionProvider"])
+    run_halved = halved(run, tmp_path)
     raw = np.random.default_rng(5).normal(size=(4, 512, 5)).astype(np.float32)
-    raw += 6 * np.eye(5, dtype=np.float32)[run(raw)[..., 0].astype(int)]
-    found, forbidden = halved.run(None, {"raw": raw})[0], forbidden_transitions(2)
+    raw += ahead * np.eye(5, dtype=np.float32)[run(raw)[..., 0].astype(int)]
+    found, forbidden = run_halved(raw), forbidden_transitions(2)
     assert (found[..., 0] != run(raw)[..., 0]).mean() < 0.002
     for tags in found[..., 0].astype(int).tolist():
         assert not any(forbidden[before, now] for before, now in zip((0, *tags), tags, strict=False))
+
+
+@pytest.mark.parametrize("spread", [1, 6, 10, 20])
+def test_in_fp16_probabilities_are_those_of_fp32(exported, tmp_path, spread):
+    """Also where most tags are next to impossible, which must not come back as likely as fp16's smallest number."""
+    _, run = exported
+    raw = spread * np.random.default_rng(0).normal(size=(4, 128, 5)).astype(np.float32)
+    one, other = run(raw), halved(run, tmp_path)(raw)
+    same = one[..., 0] == other[..., 0]
+    assert same.mean() > 0.99
+    np.testing.assert_allclose(other[same][:, 1], one[same][:, 1], atol=0.02)
+
+
+def test_the_file_knows_what_is_impossible_as_torch_does(exported):
+    module, run = exported
+    raw = np.random.default_rng(0).normal(size=(4, 40, 5)).astype(np.float32)
+    raw[:, ::3, 0] += 60
+    raw[:, 1::3, 1] += 55
+    with torch.no_grad():
+        np.testing.assert_allclose(run(raw), module(torch.from_numpy(raw)).numpy(), atol=1e-5)
+
+
+def test_an_exported_decoder_needs_no_operators_but_those_of_onnx(exported):
+    _, run = exported
+    assert {entry.domain for entry in onnx.load(run.path).opset_import} == {""}
+
+
+def halved(run, folder):
+    halve_file(run.path, folder / "fp16.onnx")
+    session = onnxruntime.InferenceSession(str(folder / "fp16.onnx"), providers=["CPUExecutionProvider"])
+    return lambda raw: session.run(None, {"raw": raw})[0]
 
 
 @given(

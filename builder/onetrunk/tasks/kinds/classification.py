@@ -363,9 +363,9 @@ def calibrate(raw: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
         fitted["entropy_power"] = best.entropy_power
     if targets.ndim == 2:
         fitted["soft_dev"] = _soft_scores(softmax(best.divide(logits), axis=-1), expected)
-    # With a power, what is fitted says little by itself: what rows are divided by does.
+    # With a power, the one fitted is that of a row that knows nothing, and sure rows may have the least there is.
     usual = float(np.median(best.temperatures(_entropy(logits))))
-    if MIN_TEMPERATURE * _NEAR_BOUND < usual < MAX_TEMPERATURE / _NEAR_BOUND:
+    if best.temperature > MIN_TEMPERATURE * _NEAR_BOUND and usual < MAX_TEMPERATURE / _NEAR_BOUND:
         return fitted
     bound = f"{MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
     return {**fitted, "note": f"the temperature is at its bound, {bound}: do not trust the probabilities"}

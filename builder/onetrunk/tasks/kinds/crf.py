@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 OUTSIDE_TAG = 0
-_EPSILON = 1e-30
+_EPSILON, _LEAST_LOGARITHM = 1e-30, -69.0
 
 
 class TokenOutput(nn.Linear):
@@ -33,7 +33,7 @@ class TokenOutput(nn.Linear):
 def negative_log_likelihood(emissions: Tensor, transitions: Tensor, tags: Tensor) -> Tensor:
     """Return the negative log-likelihood of the tags, summed over the batch.
 
-    It is exact to rounding as long as the scores of a token are less than 70 apart.
+    It is exact to rounding as long as the scores of a token and of a transition are together less than 69 apart.
 
     Args:
         emissions: The score of each tag at each token. *Shape:* (batch_size, tokens, tags)
@@ -75,7 +75,8 @@ def decode(emissions: Tensor, transitions: Tensor, real: Tensor) -> tuple[Tensor
 
     Returns:
         Tag indices, *Shape:* (batch_size, tokens), and probabilities, *Shape:* (batch_size, tokens, tags). The latter
-        are exact to rounding as long as the scores of a token are less than 70 apart. Values at padding are undefined.
+        are exact to rounding as long as the scores of a token and of a transition are together less than 69 apart.
+        Values at padding are undefined.
     """
     # Nothing is computed beyond the batch's longest text.
     longest = real.any(dim=0).sum().clamp(min=1)
@@ -111,8 +112,8 @@ class _Sweep(torch.autograd.Function):
     <domain: "onetrunk", opset_import: ["" : 17]>
     CrfSweep (own, onward, begin, weights, scores, behind, transitions) => (sums, values) {
         axis = Constant <value_ints = [1]> ()
-        # What is less likely than the likeliest by e^69 is raised to that, so that the logarithm is finite.
-        least = Constant <value = float {1e-30}> ()
+        # What is less likely than the likeliest by e^69 is raised to that, so that sums are finite, also in fp16.
+        least = Constant <value = float {-69.0}> ()
         zero = Constant <value = float {0.0}> ()
         each_way = Shape <start = 1> (own)
         no_sums = ConstantOfShape <value = float[1] {0.0}> (each_way)
@@ -133,8 +134,8 @@ class _Sweep(torch.autograd.Function):
                 below = Sub (with_own, most)
                 shares = Exp (below)
                 moved = MatMul (shares, weights)
-                raised = Clip (moved, least)
-                next_sum = Log (raised)
+                logarithm = Log (moved)
+                next_sum = Clip (logarithm, least)
                 from_here = Where (has_future, future, zero)
                 value = Add (from_here, score)
                 to = Unsqueeze (value, axis)
@@ -181,7 +182,7 @@ class _Sweep(torch.autograd.Function):
             sums.append(torch.where(onward[step], total, begin))
             with_own = sums[-1] + own[step]
             shares = (with_own - with_own.max(dim=2, keepdim=True).values).exp()
-            total = (shares @ weights).clamp(min=_EPSILON).log()
+            total = (shares @ weights).log().clamp(min=_LEAST_LOGARITHM)
             place = len(own) - 1 - step
             value = torch.where(behind[place], future, torch.zeros_like(future)) + scores[place]
             values.append(value)
@@ -234,4 +235,4 @@ class _Follow(torch.autograd.Function):
 
 
 ONNX_FUNCTIONS = (_Sweep.ONNX, _Follow.ONNX)
-"""What the operators of the domain ``onetrunk`` in an exported file compute, in ONNX's own notation."""
+"""What our own operators compute, in ONNX's notation. A new one belongs here, too, or its file loads nowhere."""
