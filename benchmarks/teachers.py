@@ -10,10 +10,12 @@ from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON
 
-_QUALITY = "search-heads make docs/results/quality/plan.toml --heads"
+QUALITY_HEADS = "search-heads make docs/results/quality/plan.toml --heads"
 
 
-def load_teachers(folder: Path, tasks: Iterable[str], trunk: Trunk, *, made_by: str = _QUALITY) -> dict[str, Bundle]:
+def load_teachers(
+    folder: Path, tasks: Iterable[str], trunk: Trunk, *, made_by: str = QUALITY_HEADS
+) -> dict[str, Bundle]:
     """Load the finished heads of some tasks.
 
     Args:

@@ -24,9 +24,8 @@ docs/results/quality/plan.toml --heads DIR/teachers; python -m benchmarks.base -
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -146,7 +145,7 @@ def run(
 ) -> None:
     """Do the steps that are asked for; what has a record is not done again."""
     trains = {"limb", "heads", "left-out"} & set(steps)
-    folder = work / ("teachers" if shape.study is DEFAULT else f"teachers-{shape.study.folder}")
+    folder = work / shape.study.teachers
     teachers = load_teachers(folder, shape.taught, experiment.trunk, made_by=shape.study.make) if trains else {}
     if "limb" in steps or "heads" in steps:
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
@@ -174,11 +173,7 @@ def run(
         others: list[tuple[int, int, Query]] = [(tap, layers, "cls") for tap, layers in shape.others.values()]
         on_limb: list[tuple[int, int, Query]] = [(shape.top, 1, "cls")] * len(shape.on_it)
         limbs = {(shape.recipe.tap, shape.top): on_limb}
-        # As in each study's own table.
-        how: Mapping[str, Any] = (
-            {} if shape.study is DEFAULT else {"tokens": (MAX_LENGTH,), "batch_size": (1,), "repeats": 3}
-        )
-        measured = measure_plan_cost(others, experiment.trunk, limbs=limbs, progress=tell, **how)
+        measured = measure_plan_cost(others, experiment.trunk, limbs=limbs, progress=tell, **shape.study.cost)
         measured.write(_cost_file(study, shape))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.teachers import QUALITY_HEADS
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.files import atomic_write_text
 from onetrunk.tasks import Recipe
@@ -30,6 +31,8 @@ class Study:
         make: The command that makes the heads of its plan, up to their folder.
         settings: The search's, for this trunk's width.
         bf16: Whether the trunk's pass is in bf16.
+        teachers: The folder of its plan's heads, below that of the work.
+        cost: How costs are measured, as in its own table; see ``measure_plan_cost``.
     """
 
     trunk: str | None
@@ -38,9 +41,11 @@ class Study:
     make: str
     settings: SearchSettings = field(default_factory=SearchSettings)
     bf16: bool = False
+    teachers: str = "teachers"
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
-DEFAULT = Study(None, "default trunk", "quality", "search-heads make docs/results/quality/plan.toml --heads")
+DEFAULT = Study(None, "default trunk", "quality", QUALITY_HEADS)
 BASE = Study(
     "base",
     "base-size trunk",
@@ -48,6 +53,8 @@ BASE = Study(
     "python -m benchmarks.base --make",
     SearchSettings.for_width(768),
     bf16=True,
+    teachers="teachers-base",
+    cost={"tokens": (MAX_LENGTH,), "batch_size": (1,), "repeats": 3},
 )
 
 

@@ -258,14 +258,20 @@ def test_temperature_makes_an_overconfident_head_calibrated():
     )
 
 
-def test_a_temperature_follows_the_entropy_where_labels_do():
-    """Labels drawn from probabilities that are surer where the head is sure, and less sure elsewhere."""
-    draw, kind = np.random.default_rng(1), get_kind("classification")
-    raw = torch.from_numpy(2 * draw.normal(size=(4000, 3))).float()
-    true = space(fitted={"temperature": 1.6, "entropy_power": 0.6})
+def fit_to_drawn(seed, rows, spread, temperature):
+    """Fit to labels that are drawn from probabilities which follow the entropy; return raw outputs and these, too."""
+    draw, kind = np.random.default_rng(seed), get_kind("classification")
+    raw = torch.from_numpy(spread * draw.normal(size=(rows, 3))).float()
+    true = space(fitted={"temperature": temperature, "entropy_power": 0.6})
     chances = kind.output.scores(raw, true).double().numpy()
     targets = np.array([draw.choice(3, p=row / row.sum()) for row in chances])
-    fitted = kind.training.fit_on_dev(raw, targets, space())
+    return kind.training.fit_on_dev(raw, targets, space()), raw, chances
+
+
+def test_a_temperature_follows_the_entropy_where_labels_do():
+    """Labels drawn from probabilities that are surer where the head is sure, and less sure elsewhere."""
+    kind, true = get_kind("classification"), space(fitted={"temperature": 1.6, "entropy_power": 0.6})
+    fitted, raw, chances = fit_to_drawn(1, 4000, 2, 1.6)
     assert fitted["temperature"] == pytest.approx(1.6, rel=0.1)
     assert fitted["entropy_power"] == pytest.approx(0.6, rel=0.2)
     error = fitted["calibration_error"]
@@ -369,20 +375,14 @@ def test_a_temperature_at_its_bound_is_noted_on_the_card():
 
 def test_a_temperature_that_follows_the_entropy_is_at_its_bound_only_where_rows_are():
     """A temperature of 10 is that of a row that knows nothing; the others have a lower one."""
-    draw, kind = np.random.default_rng(2), get_kind("classification")
-    raw = torch.from_numpy(8 * draw.normal(size=(4000, 3))).float()
-    chances = kind.output.scores(raw, space(fitted={"temperature": 13.0, "entropy_power": 0.6})).double().numpy()
-    fitted = kind.training.fit_on_dev(raw, np.array([draw.choice(3, p=row / row.sum()) for row in chances]), space())
+    fitted, _, _ = fit_to_drawn(2, 4000, 8, 13.0)
     assert fitted["temperature"] > 9.9
     assert fitted["entropy_power"] > 0.3
     assert "note" not in fitted
 
 
 def test_a_temperature_of_sure_rows_at_the_least_there_is_is_no_bound():
-    draw, kind = np.random.default_rng(0), get_kind("classification")
-    raw = torch.from_numpy(20 * draw.normal(size=(3000, 3))).float()
-    chances = kind.output.scores(raw, space(fitted={"temperature": 2.0, "entropy_power": 0.6})).double().numpy()
-    fitted = kind.training.fit_on_dev(raw, np.array([draw.choice(3, p=row / row.sum()) for row in chances]), space())
+    fitted, _, _ = fit_to_drawn(0, 3000, 20, 2.0)
     assert fitted["entropy_power"] > 0.3
     assert "note" not in fitted
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ from onetrunk.tasks.kinds.summary import histogram, mean_share, rounded
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+ArrayT = TypeVar("ArrayT", "Tensor", NDArray[np.float64])
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 # The bounded optimizer stops within this factor of a bound if the likelihood has no maximum between them.
@@ -320,9 +322,14 @@ def calibrated(raw: Tensor, fitted: Mapping[str, Any]) -> Tensor:
     if power := fitted.get("entropy_power"):
         logs = torch.log_softmax(raw, dim=-1)
         entropy = -(logs.exp() * logs).sum(dim=-1, keepdim=True) / math.log(raw.shape[-1])
-        divisor = (temperature * entropy.clamp(min=_LEAST_ENTROPY) ** power).clamp(min=MIN_TEMPERATURE)
+        divisor = _row_temperatures(entropy.clamp(min=_LEAST_ENTROPY), temperature, power)
     found: Tensor = raw / divisor
     return found
+
+
+def _row_temperatures(entropy: ArrayT, temperature: float, power: float) -> ArrayT:
+    """Return the rows' temperatures by their entropy, which is not 0. *Shape of both:* (..., 1)."""
+    return (temperature * entropy**power).clip(min=MIN_TEMPERATURE)
 
 
 def calibrate(raw: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
@@ -404,8 +411,7 @@ class _Fit:
 
     def temperatures(self, entropy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the rows' temperatures by what ``_entropy`` returns. *Shape:* (rows, 1)."""
-        found: NDArray[np.float64] = np.maximum(self.temperature * entropy**self.entropy_power, MIN_TEMPERATURE)
-        return found
+        return _row_temperatures(entropy, self.temperature, self.entropy_power)
 
 
 def _entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
