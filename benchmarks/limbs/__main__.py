@@ -6,7 +6,7 @@
 
 Four limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads of the
 plan in docs/results/quality teach it and the heads on it; ``all`` is so, too, for all eight tasks, and it ships;
-``base`` is three layers on tap 3 of the base-size trunk, for all eight, taught by the plan in docs/results/base. For
+``base`` is four layers on tap 3 of the base-size trunk, for all eight, taught by the plan in docs/results/base. For
 each:
 
 1. ``limb``: it is trained on its family together.

@@ -164,10 +164,11 @@ SHAPES = (
     Shape(
         "base",
         TASKS,
-        LimbRecipe(tap=3, layers=3, epochs=4, max_length=MAX_LENGTH, learning_rate=1e-4, mixed_precision=True),
+        # With the folded layer of a head, as many layers as the longest heads of the plan have on the same tap.
+        LimbRecipe(tap=3, layers=4, epochs=3, max_length=MAX_LENGTH, learning_rate=1e-4, mixed_precision=True),
         others={},
         left_out=(),
-        taught=TASKS,
+        taught=tuple(task for task in TASKS if task != "qnli"),
         study=BASE,
     ),
 )
