@@ -6,8 +6,7 @@
 
 Four limbs: ``pairs`` is one layer on tap 2, for all pair tasks of GLUE; ``taught`` is the same, and the heads of the
 plan in docs/results/quality teach it and the heads on it; ``all`` is so, too, for all eight tasks, and it ships;
-``base`` is four layers on tap 3 of the base-size trunk, for all eight, taught by the plan in docs/results/base. For
-each:
+``base`` is four layers on tap 3 of the base-size trunk, for all eight, from labels alone. For each:
 
 1. ``limb``: it is trained on its family together.
 2. ``heads``: each task gets heads of one layer on it, several seeds.
@@ -17,8 +16,8 @@ each:
 5. ``cost``: all eight tasks, those of the family on the limb, are timed beside eight single-task models in one run.
 
 Records, README.md and summary.json lie in docs/results/limbs. What was killed goes on. Needs the GLUE data (see
-tasks/sst2.toml), found by --data or ONETRUNK_DATA, and the teachers of those limbs that have some: search-heads make
-docs/results/quality/plan.toml --heads DIR/teachers; python -m benchmarks.base --make DIR/teachers-base.
+tasks/sst2.toml), found by --data or ONETRUNK_DATA, and the teachers of ``taught`` and ``all``: search-heads make
+docs/results/quality/plan.toml --heads DIR/teachers.
 """
 
 from __future__ import annotations

@@ -168,7 +168,6 @@ SHAPES = (
         LimbRecipe(tap=3, layers=4, epochs=3, max_length=MAX_LENGTH, learning_rate=1e-4, mixed_precision=True),
         others={},
         left_out=(),
-        taught=tuple(task for task in TASKS if task != "qnli"),
         study=BASE,
     ),
 )
