@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +24,8 @@ COST_SHARE, COST_AIM = 0.20, 0.15
 AGAINST_ONE, AGAINST_ONE_AIM = 0.75, 1.0
 SEARCH_RATIO = 2.0
 _TOKENS = 128
+# Its name in docs/results/limbs.
+_LIMB = "base"
 
 # BERT-base as transformers' example fine-tunes it: bert-base-cased, three epochs (MRPC five), one seed, dev sets. Where
 # a task has two metrics, their mean, as here.
@@ -76,12 +78,15 @@ class Study:
         results: The figures of the tasks in the plan.
         share: The plan's measured cost; None where it has not been measured, or was of another plan's heads.
         sizes: Rows and tokens of each task and the measured speed; None before they have been measured.
+        limb: What was measured of heads on a limb of this trunk, as in docs/results/limbs/summary.json; None before
+            all tasks' heads on it were.
     """
 
     tasks: tuple[str, ...]
     results: SearchResults
     share: MeasuredCost | None
     sizes: Mapping[str, Any] | None
+    limb: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: Path, tasks: Sequence[str]) -> Study:
@@ -98,7 +103,12 @@ class Study:
             share = found if (found.trunk, sorted(found.heads)) == (plan.trunk, planned) else None
         if (folder / "sizes.json").is_file():
             sizes = json.loads((folder / "sizes.json").read_bytes())
-        return cls(tuple(tasks), results, share, sizes)
+        limbs, limb = folder.parent / "limbs" / "summary.json", None
+        if limbs.is_file():
+            limb = json.loads(limbs.read_bytes())["limbs"].get(_LIMB)
+        return cls(
+            tuple(tasks), results, share, sizes, limb if limb and limb["retention_average"] is not None else None
+        )
 
     @property
     def finished(self) -> tuple[str, ...]:
@@ -137,6 +147,15 @@ class Study:
             "glue_average": fmean(scores) if scores else None,
             "glue_average_full": fmean(full) if full else None,
         }
+
+    @property
+    def limb_figures(self) -> dict[str, Any] | None:
+        """The same figures of heads on the limb, which no search chose; None before they were measured."""
+        if self.limb is None:
+            return None
+        scores = [one["on_limb"] for one in self.limb["tasks"].values()]
+        names = ("retention_average", "retention_min", "cost_share", "against_one_model")
+        return {**{name: self.limb[name] for name in names}, "glue_average": fmean(scores)}
 
 
 def write_plan_of(folder: Path, *, floor_task: float, floor_average: float) -> PlanFile | None:
@@ -189,6 +208,7 @@ def write_base_report(folder: Path, tasks: Sequence[str]) -> list[Path]:
         ("# A base-size trunk", _headline(study)),
         ("## Goals", _goals(study)),
         ("## Tasks", _task_table(study)),
+        ("## On a limb", _limb_table(study)),
         ("## What is in the embedding already", linear_table(study.results, read_linear(folder))),
         ("## Beside published figures", _published_table(study)),
         ("## The search", search_table(study.results)),
@@ -208,6 +228,7 @@ def summary_of(study: Study) -> dict[str, Any]:
         "complete": complete,
         "tasks_missing": study.missing,
         "finished": {"tasks": list(study.finished), **figures},
+        "on_limb": study.limb_figures,
         "tasks": {task: _task_values(task, study) for task in study.tasks},
         "trunk": "all-mpnet-base-v2",
         "machine": study.results.machines,
@@ -251,50 +272,87 @@ def _headline(study: Study) -> list[str]:
 
 
 def _goals(study: Study) -> list[str]:
-    figures = study.figures
-    average, least, share = figures["retention_average"], figures["retention_min"], figures["cost_share"]
-    one, search = figures["against_one_model"], figures["search_cost_ratio"]
-    rows = [
+    goals: tuple[tuple[str, str, str, Callable[[float | None], str], Callable[[float], bool]], ...] = (
         (
             "kept on average over the eight tasks",
             f"at least {percent(RETENTION_AVERAGE)}",
-            percent(average, 2),
-            _verdict(study, average, average is not None and average >= RETENTION_AVERAGE),
+            "retention_average",
+            lambda value: percent(value, 2),
+            lambda value: value >= RETENTION_AVERAGE,
         ),
         (
             "kept by the task that keeps least",
             f"at least {percent(RETENTION_MIN)}",
-            percent(least, 2),
-            _verdict(study, least, least is not None and least >= RETENTION_MIN),
+            "retention_min",
+            lambda value: percent(value, 2),
+            lambda value: value >= RETENTION_MIN,
         ),
         (
             "measured cost of all eight, against eight single-task models",
             f"at most {percent(COST_SHARE, 0)}, aim {percent(COST_AIM, 0)}",
-            percent(share),
-            _verdict(study, share, share is not None and share <= COST_SHARE),
+            "cost_share",
+            percent,
+            lambda value: value <= COST_SHARE,
         ),
         (
             "throughput of all eight, against ONE single-task model, 128 tokens",
             f"at least {times(AGAINST_ONE)}, aim {times(AGAINST_ONE_AIM)}",
-            times(one),
-            _verdict(study, one, one is not None and one >= AGAINST_ONE),
+            "against_one_model",
+            times,
+            lambda value: value >= AGAINST_ONE,
         ),
         (
             "the search, against one full fine-tuning of each",
             f"at most {times(SEARCH_RATIO, 0)}",
-            times(search),
-            _verdict(study, search, search is not None and search <= SEARCH_RATIO),
+            "search_cost_ratio",
+            times,
+            lambda value: value <= SEARCH_RATIO,
         ),
-    ]
-    return table(("what", "goal", "on the finished tasks", "verdict"), rows)
+    )
+    figures, on_limb = study.figures, study.limb_figures
+    rows = []
+    for what, goal, name, shown, is_met in goals:
+        row = [what, goal, shown(figures[name]), _verdict(figures[name], is_met, len(study.missing))]
+        if on_limb is not None:
+            value = on_limb.get(name)
+            row += [shown(value), _verdict(value, is_met)] if name in on_limb else ["–", "–"]
+        rows.append(row)
+    of = "the finished tasks" if study.missing else "all eight"
+    columns = ["what", "goal", f"heads on the trunk, {of}", "verdict"]
+    columns += ["heads on a limb, all eight", "verdict"] if on_limb is not None else []
+    return table(columns, rows)
 
 
-def _verdict(study: Study, value: float | None, met: bool) -> str:
+def _verdict(value: float | None, is_met: Callable[[float], bool], missing: int = 0) -> str:
     if value is None:
         return NOT_YET
-    if study.missing:
-        return f"unknown: {len(study.missing)} tasks are missing"
-    return "met" if met else "**missed**"
+    if missing:
+        return f"unknown: {missing} tasks are missing"
+    return "met" if is_met(value) else "**missed**"
+
+
+def _limb_table(study: Study) -> list[str]:
+    limb = study.limb
+    if limb is None:
+        return [f"Heads on a limb: {NOT_YET} (`python -m benchmarks.limbs --limbs base`)."]
+    layers = "one layer" if limb["layers"] == 1 else f"{limb['layers']} layers"
+    rows = [
+        (
+            task,
+            points(one["full_fine_tuning"]) if one["full_fine_tuning"] is not None else NOT_YET,
+            points(one["plan"]) if one["plan"] is not None else NOT_YET,
+            f"{points(one['on_limb'])} ({one['seeds']})",
+            percent(one["kept"]),
+        )
+        for task, one in limb["tasks"].items()
+    ]
+    return [
+        f"A limb is {layers} on tap {limb['tap']} that are trained on all eight tasks together and then frozen; a head "
+        "of one folded layer for each task stands on it, trained alone. It is a shared decision, as the trunk is: "
+        "heads still change one by one, and a task can leave it for the trunk. More about it: [limbs](../limbs/).",
+        "",
+        *table(("task", "full fine-tuning", "head on the trunk", "head on the limb (seeds)", "kept"), rows),
+    ]
 
 
 def _task_table(study: Study) -> list[str]:

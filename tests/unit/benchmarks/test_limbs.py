@@ -120,7 +120,7 @@ def test_a_limb_of_the_base_size_trunk_is_compared_with_that_trunks_study(record
     assert found["limbs"]["base"]["tasks"]["rte"]["kept"] == pytest.approx(0.88 / 0.9)
     assert found["limbs"]["base"]["retention_min"] is None
     text = page(found, records)
-    assert "`base`: 3 on tap 3 of the base-size trunk" in text
+    assert "`base`: 4 on tap 3 of the base-size trunk" in text
     assert "the plan of [base](../base/)" in text
     not_yet = "not measured yet"
     assert f"| rte | accuracy | {not_yet} | 88.0 | {not_yet} | 90.0 | 97.8% |" in text

@@ -67,6 +67,33 @@ def test_figures_are_those_of_all_tasks_once_all_are_finished(under_way):
     assert "Nothing: all tasks are finished." in page
 
 
+def test_heads_on_a_limb_stand_beside_those_on_the_trunk(under_way):
+    page = under_way.folder / "README.md"
+    assert summary_of(under_way, TASKS)["on_limb"] is None
+    assert "Heads on a limb: not measured yet" in page.read_text()
+    one = {"metric": "accuracy", "plan": 0.81, "full_fine_tuning": 0.82, "kept": 1.0, "seeds": 1}
+    tasks = {"rte": {**one, "on_limb": 0.82}, "cola": {**one, "plan": None, "on_limb": 0.5}}
+    limb = {"tap": 3, "layers": 4, "tasks": tasks, "retention_average": 0.996, "retention_min": 0.96}
+    known = {"limbs": {"base": {**limb, "cost_share": 0.09, "against_one_model": None}}}
+    limbs = under_way.folder.parent / "limbs" / "summary.json"
+    limbs.parent.mkdir()
+    limbs.write_text(json.dumps(known))
+    found = summary_of(under_way, TASKS)["on_limb"]
+    assert (found["retention_min"], found["cost_share"], found["against_one_model"]) == (0.96, 0.09, None)
+    assert found["glue_average"] == pytest.approx(0.66)
+    lines = page.read_text().splitlines()
+    verdicts = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines if line.startswith("| ")}
+    assert verdicts["kept on average over the eight tasks"] == "met"
+    assert verdicts["kept by the task that keeps least"] == "**missed**"
+    assert verdicts["measured cost of all eight, against eight single-task models"] == "met"
+    assert verdicts["throughput of all eight, against ONE single-task model, 128 tokens"] == "not measured yet"
+    assert verdicts["the search, against one full fine-tuning of each"] == "–"
+    assert "| cola | 82.0 | not measured yet | 50.0 (1) | 100.0% |" in lines
+    known["limbs"]["base"]["retention_average"] = None
+    limbs.write_text(json.dumps(known))
+    assert summary_of(under_way, TASKS)["on_limb"] is None, "a limb of which some heads are missing says nothing of all"
+
+
 def test_cost_of_other_heads_does_not_count(under_way):
     under_way.share(((0, 1, "cls"), (0, 3, "cls")))
     assert summary_of(under_way, TASKS)["finished"]["cost_share"] is None
