@@ -307,12 +307,19 @@ def promising_taps(scores: dict[int, float], count: int) -> list[int]:
 
 
 def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
-    """Return what a reader of the scores should know about the data."""
-    task = experiment.task(name)
+    """Return what a reader of the scores should know about the data, files named as the task file names them.
+
+    The records are read on other machines, too, where the data lie elsewhere.
+    """
+    task, notes = experiment.task(name), experiment.data_notes(name)
+    for split, written in (("train", task.train), ("dev", task.dev)):
+        if isinstance(written, str):
+            place = experiment.examples(name, split).source
+            notes = tuple(note.replace(place, written) for note in notes)
     targets = get_kind(task.kind).codec.hard(experiment.targets(name, "dev").numpy())
     # With the data's own labels as answers: a metric that is not defined for them is not defined for any answers.
     undefined = measure(task.metrics, get_kind(task.kind).answers.gold(targets), targets)[1]
-    return (*experiment.data_notes(name), *undefined)
+    return (*notes, *undefined)
 
 
 def _earlier_search(name: str, experiment: Experiment) -> Trials | None:

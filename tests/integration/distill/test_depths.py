@@ -272,6 +272,15 @@ def test_what_should_be_known_of_the_data_is_noted(new, tmp_path):
     )
 
 
+def test_notes_name_files_as_the_task_does(new, tmp_path):
+    """Records are read on machines where the data lie elsewhere."""
+    twice = [{"sentence": "so so", "label": label} for label in ("good", "bad")]
+    write_rows(tmp_path / "train.jsonl", mood_rows(40, 1) + twice)
+    notes = search_task("mood", new(), SETTINGS).notes
+    assert "train.jsonl: 1 text occurs with different labels: lines 41 and 42" in notes
+    assert not any(str(tmp_path) in note for note in notes)
+
+
 def test_broken_file_of_an_earlier_search_is_written_anew(new, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mood.search.json").write_text("{")
