@@ -312,7 +312,8 @@ def _data_notes(name: str, experiment: Experiment) -> tuple[str, ...]:
     The records are read on other machines, too, where the data lie elsewhere.
     """
     task, notes = experiment.task(name), experiment.data_notes(name)
-    for split, written in (("train", task.train), ("dev", task.dev)):
+    for split in SPLITS:
+        written = {"train": task.train, "dev": task.dev}[split]
         if isinstance(written, str):
             place = experiment.examples(name, split).source
             notes = tuple(note.replace(place, written) for note in notes)
