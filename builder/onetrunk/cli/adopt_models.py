@@ -61,13 +61,22 @@ command is given again. Next: build-repo --heads adopted/heads --tasks all."""
     show_default=True,
     help="The folder for heads, records and report.html.",
 )
-@click.option("--form", multiple=True, metavar="[NAME=]single|pair", help="What it reads. [default: as the texts are]")
+@click.option(
+    "--form",
+    multiple=True,
+    metavar="[NAME=]single|pair",
+    help="Whether it reads one text or two. [default: as the texts are]",
+)
 @click.option(
     "--kind", multiple=True, metavar="[NAME=]KIND", help="The kind of a task, where config.json lacks it or is wrong."
 )
 @click.option("--labels", multiple=True, metavar="[NAME=]A,B", help="Names of the outputs, in place of config.json's.")
 @click.option(
-    "--range", "ranges", multiple=True, metavar="[NAME=]LOW,HIGH", help="Of a number. [default: its answers']"
+    "--range",
+    "ranges",
+    multiple=True,
+    metavar="[NAME=]LOW,HIGH",
+    help="The least and the greatest number of a regression. [default: of its answers]",
 )
 @click.option("--text-field", metavar="COLUMN", help="The column of the text. [default: text, sentence, ...]")
 @click.option("--pair-field", metavar="COLUMN", help="The column of the second text. [default: sentence2, ...]")

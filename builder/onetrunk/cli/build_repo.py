@@ -54,8 +54,8 @@ Examples:
 
 \b
 In fewer bits:
-  build-repo --tasks all --precision bf16      for CPUs with AMX: 1.4 to 1.8 times as fast
-  build-repo --tasks all --precision int8      for CPUs, about twice as fast
+  build-repo --tasks all --precision bf16      faster on CPUs with AMX
+  build-repo --tasks all --precision int8      for CPUs: 1.4 to 2.4 times as fast
   build-repo --tasks all --precision fp16      for GPUs
   build-repo --tasks all --precision trunk=fp32,heads=int8
 A task that then loses more than --max-loss on its dev data stops the build.
@@ -138,7 +138,7 @@ Next: serve-repo, then ask-repo "a text"."""
     is_flag=False,
     flag_value="throughput",
     help="Measure every model on this machine, and give each the threads that suit: as few as keep all cores busy, or "
-    "as many as make one answer quick. [default: usual numbers; without a word behind it: throughput]",
+    "as many as make one answer quick. [default: one thread for each model; --tune alone: throughput]",
 )
 @click.option(
     "--device",

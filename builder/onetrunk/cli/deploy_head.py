@@ -47,7 +47,7 @@ Examples:
 
 \b
 Trying a head beside the live one:
-  deploy-head --candidate candidates/rte      served as rte_candidate, aside
+  deploy-head --candidate candidates/rte      beside it, by ensemble candidate_rte
   deploy-head --compare texts.jsonl           agreement, metric and latency
   deploy-head --candidate candidates/rte --share 5%
                                               answers 5% of live requests
@@ -198,7 +198,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]
     "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
 )
 @max_loss_option("Points that a head may lose by the repository's precision.", "as the repository was built")
-@task_dir_option("The folder of task files, which say where dev data for that are.")
+@task_dir_option("The folder of task files, which say where the dev data for --max-loss are.")
 @data_option
 @click.option(
     "--sign", metavar="KEY.pem", type=click.Path(path_type=Path), help="Sign the manifest by this ed25519 key."

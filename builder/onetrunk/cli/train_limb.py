@@ -59,7 +59,7 @@ NAME@HASH. A run that was killed continues when the same command is given again.
 @click.option(
     "--sampling",
     type=click.FloatRange(0, 1),
-    help="How often small tasks are passed: 1 takes each row once an epoch, 0 as many rows of each task. "
+    help="How often small tasks are passed: with 1 each row once an epoch, with 0 as many rows of every task. "
     "[default: 0.5]",
 )
 @click.option(

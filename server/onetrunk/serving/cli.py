@@ -48,7 +48,9 @@ Exit codes: 0 stopped, 1 the server failed, 2 the input was wrong.
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("repository", type=Place(), default=Path("model_repository"))
 @click.option("--host", default="127.0.0.1", help="Address or name to listen on.")
-@click.option("--http-port", default=8000, type=click.IntRange(0, 65535), help="0 for a free one, as for the others.")
+@click.option(
+    "--http-port", default=8000, type=click.IntRange(0, 65535), help="For HTTP. 0 takes a free port, here and below."
+)
 @click.option("--grpc-port", default=8001, type=click.IntRange(0, 65535), help="Where ask-repo asks.")
 @click.option("--metrics-port", default=8002, type=click.IntRange(0, 65535), help="For Prometheus.")
 @click.option(
