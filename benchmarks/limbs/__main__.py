@@ -144,8 +144,7 @@ def run(
 ) -> None:
     """Do the steps that are asked for; what has a record is not done again."""
     trains = {"limb", "heads", "left-out"} & set(steps)
-    folder = work / shape.study.teachers
-    teachers = load_teachers(folder, shape.taught, experiment.trunk, made_by=shape.study.make) if trains else {}
+    teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk) if trains else {}
     if "limb" in steps or "heads" in steps:
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.teachers import QUALITY_HEADS
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.files import atomic_write_text
 from onetrunk.tasks import Recipe
@@ -28,32 +27,26 @@ class Study:
         trunk: The trunk, as ``--trunk`` names it; None is the default one.
         called: What the page calls it.
         folder: Where the study is, below docs/results.
-        make: The command that makes the heads of its plan, up to their folder.
         settings: The search's, for this trunk's width.
         bf16: Whether the trunk's pass is in bf16.
-        teachers: The folder of its plan's heads, below that of the work.
         cost: How costs are measured, as in its own table; see ``measure_plan_cost``.
     """
 
     trunk: str | None
     called: str
     folder: str
-    make: str
     settings: SearchSettings = field(default_factory=SearchSettings)
     bf16: bool = False
-    teachers: str = "teachers"
     cost: Mapping[str, Any] = field(default_factory=dict)
 
 
-DEFAULT = Study(None, "default trunk", "quality", QUALITY_HEADS)
+DEFAULT = Study(None, "default trunk", "quality")
 BASE = Study(
     "base",
     "base-size trunk",
     "base",
-    "python -m benchmarks.base --make",
     SearchSettings.for_width(768),
     bf16=True,
-    teachers="teachers-base",
     cost={"tokens": (MAX_LENGTH,), "batch_size": (1,), "repeats": 3},
 )
 
@@ -89,8 +82,8 @@ class Shape:
         left_out: Groups of tasks; for each, a limb is trained on the rest of the family, for two epochs.
         same_price: Whether heads of the same price on the trunk are trained, too.
         guests: Tasks that it is not trained on, whose heads stand on it as well.
-        taught: The tasks whose heads of the study's plan teach the limb and the heads on it; the others learn from
-            labels alone.
+        taught: The tasks whose heads of the plan in docs/results/quality teach the limb and the heads on it; the others
+            learn from labels alone.
         unlabelled: Task -> what its finished head is asked about besides its train texts, if anything.
         study: What it is compared with.
     """
