@@ -186,7 +186,7 @@ def test_what_is_served_scores_as_the_card_says(client, trained, name):
     )
     predictions = get_kind(task.kind).answers.predictions(scores, result.spec)
     found, _ = measure(task.metrics, predictions, get_kind(task.kind).codec.targets(dev.targets, task))
-    assert found == pytest.approx(result.spec.scores, abs=1e-6)
+    assert found == pytest.approx(result.spec.scores, abs=TIES)
 
 
 def test_several_labels_are_told_by_their_thresholds(client, trained):
