@@ -186,6 +186,18 @@ class Task(BaseModel):
         found: dict[str, Any] = self.model_dump(include=keys, exclude_defaults=True)
         return found | ({"dev": self.dev} if self.dev_share is not None else {})
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are read, as far as the task names others than the usual ones."""
+        keys = {"text_field", "label_field", *(("text_pair_field",) if self.form == "pair" else ())}
+        found: dict[str, str] = self.model_dump(include=keys, exclude_defaults=True)
+        return found
+
+    @property
+    def answers(self) -> str:
+        """What is answered, and from which columns, as text. The same file teaches another task something else."""
+        return json.dumps([self.kind, self.form, self.labels, self.range, self.columns], sort_keys=True)
+
     @field_validator("dev", mode="before")
     @classmethod
     def _dev_is_a_place_or_a_share(cls, dev: object) -> object:

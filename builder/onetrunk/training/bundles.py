@@ -343,6 +343,7 @@ def _input_spec(spec: RunSpec, experiment: Experiment) -> HeadSpec:
         data[f"{split}_rows"] = len(rows)
         data[f"{split}_rows_left_out"] = rows.left_out
         data[f"{split}_sha256"] = rows.sha256
+    data |= task.columns
     if start := limb_start(spec, experiment):
         data["limb_start_sha256"] = start_digest(start)
     if lessons is not None:

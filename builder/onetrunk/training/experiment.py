@@ -193,7 +193,7 @@ class Experiment:
         if name in self._own_digests:
             return self._own_digests[name]
         task = self.task(name)
-        facts = [task.kind, task.form, task.labels, task.range, task.options, self.data_facts(name)]
+        facts = [task.kind, task.form, task.labels, task.range, task.options, self.data_facts(name) | task.columns]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def targets(self, name: str, split: Split) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onetrunk.nn.bundle import load_bundle, replace_spec
 from onetrunk.nn.trunk import Trunk
@@ -85,6 +87,12 @@ def refit(
             f"{folder}: its epoch was chosen on other dev data than {task.dev} (sha256 {trained_on}, found {found}): "
             "give those, or train it again"
         )
+    columns = {key: spec.data[key] for key in ("text_field", "text_pair_field", "label_field") if key in spec.data}
+    if columns != task.columns:
+        raise UserError(
+            f"{folder}: it was trained on {_listed(columns)}, and the task file names {_listed(task.columns)}: name "
+            "those, or train it again"
+        )
     experiment.states(task.name, "dev", [spec.tap], progress)
     dev = experiment.labelled_states(task.name, "dev", spec.tap)
     head = bundle.head(trunk).to(experiment.compute.device)
@@ -108,6 +116,10 @@ def refit(
     if not dry_run:
         replace_spec(folder, refitted)
     return RefitResult(folder, spec, refitted, (*_data_notes(experiment, task), *notes))
+
+
+def _listed(columns: Mapping[Any, str]) -> str:
+    return ", ".join(f"{key} {column!r}" for key, column in columns.items()) or "the usual columns"
 
 
 def _data_notes(experiment: Experiment, task: Task) -> tuple[str, ...]:

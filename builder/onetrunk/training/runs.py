@@ -99,6 +99,7 @@ class RunRecord(BaseModel):
         state: ``finished``, or ``stopped`` where a search stopped it early; such a run is resumed when it is needed
             whole.
         metric: The metric that chose the best epoch.
+        answers: What was answered, and from which columns; see ``Task.answers``. Empty in older records.
         scores: The dev scores after the best epoch by metric, as shares.
         best_epoch: The number of the best epoch, from 1.
         losses: The mean training loss of each epoch.
@@ -125,6 +126,7 @@ class RunRecord(BaseModel):
     spec: RunSpec
     state: Literal["finished", "stopped"]
     metric: str
+    answers: str = ""
     scores: dict[str, float]
     best_epoch: int
     losses: tuple[float, ...]

@@ -1,7 +1,7 @@
 """The trainer: one driver for every training, whatever is trained and wherever its result goes.
 
-It resumes a training that was killed from its last checkpoint, adds up what all sessions cost, stops early where it
-is told to, and leaves no checkpoint of a training that diverged.
+It resumes a training that was killed from its last checkpoint, adds up what all sessions cost, and leaves no checkpoint
+of a training that diverged.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, task: Task) -> None:
         self._path = path
-        self._answers = json.dumps([task.kind, task.form, task.labels, task.range, task.metrics])
+        self._answers = json.dumps([task.answers, task.metrics])
 
     def save(self, state: FitState, costs: Costs) -> None:
         """Write a checkpoint; the one before is kept until this one is complete.
@@ -223,6 +223,7 @@ class Trainer:
             spec=self._spec,
             state="finished",
             metric=self._task.metric,
+            answers=self._task.answers,
             scores=state.scores[best],
             best_epoch=best + 1,
             losses=state.losses,
@@ -242,7 +243,7 @@ class Trainer:
 
 
 def find_run(spec: RunSpec, experiment: Experiment) -> RunRecord | None:
-    """Return the record of a run; None where there is none, or one by another metric than the task's.
+    """Return the record of a run; None where there is none, or one of another metric or other answers than the task's.
 
     Raises:
         UserError: The record is broken, or the task's data have faults.
@@ -252,8 +253,10 @@ def find_run(spec: RunSpec, experiment: Experiment) -> RunRecord | None:
 
 def _find(spec: RunSpec, key: str, experiment: Experiment) -> RunRecord | None:
     record = experiment.store.find(spec, key)
-    # The key does not cover the metric, which chose the best epoch.
-    return record if record is not None and record.metric == experiment.task(spec.task).metric else None
+    task = experiment.task(spec.task)
+    # The key covers neither the metric, which chose the best epoch, nor what is answered.
+    same = record is not None and record.metric == task.metric and record.answers in ("", task.answers)
+    return record if same else None
 
 
 def execute(

@@ -80,6 +80,11 @@ def test_another_task_or_other_dev_data_are_refused(trained, mood, tiny_trunk, p
     with pytest.raises(UserError, match=r"labels \['bad', 'good'\].*\['good', 'bad'\]"):
         refit(mood.model_copy(update={"labels": ("good", "bad")}), tiny_trunk, **places)
     lines = (tmp_path / "dev.jsonl").read_text().splitlines()
+    twice = [json.dumps({**json.loads(line), "other": json.loads(line)["label"]}) for line in lines]
+    (tmp_path / "dev.jsonl").write_text("\n".join(twice) + "\n")
+    again = train(mood, tiny_trunk, heads=tmp_path / "others", cache=tmp_path / "cache", device="cpu")
+    with pytest.raises(UserError, match="trained on the usual columns, and the task file names label_field 'other'"):
+        refit(mood.model_copy(update={"label_field": "other"}), tiny_trunk, **{**places, "heads": again.bundle.parent})
     (tmp_path / "dev.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(UserError, match="other dev data"):
         refit(mood, tiny_trunk, **places)

@@ -14,7 +14,10 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import Recipe, Task, read_examples
 from onetrunk.training import train
 from onetrunk.training.evaluation import evaluate
+from onetrunk.training.experiment import Experiment, ExperimentConfig
 from onetrunk.training.loop import DivergedError
+from onetrunk.training.runs import RunSpec
+from onetrunk.training.trainer import execute, find_run
 
 
 @pytest.fixture
@@ -69,6 +72,31 @@ def test_bundle_says_all_about_its_head(run, mood, tiny_trunk):
     assert len(result.epoch_scores) == 3
     assert result.cache_bytes > 0
     assert "trunk_source" not in spec.recipe
+
+
+def test_other_columns_and_other_labels_of_the_same_file_are_learned_anew(run, mood, tiny_trunk, tmp_path):
+    """Only the file's bytes are hashed; what is read of it is another question."""
+    for name in ("train", "dev"):
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        other = {"good": "bad", "bad": "good"}
+        lines = [json.dumps({**row, "other": other[row["label"]], "copy": row["sentence"]}) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    run(mood)
+    assert run(mood).already_there
+    for changes in ({"label_field": "other"}, {"text_field": "copy"}, {"labels": ("good", "bad")}):
+        changed = mood.model_copy(update=changes)
+        result = run(changed)
+        assert not result.already_there, changes
+        assert result.spec.scores["accuracy"] > 0.6
+        assert {key: result.spec.data.get(key) for key in changed.columns} == changed.columns
+        config = ExperimentConfig(
+            tasks=(changed,), cache=tmp_path / "runs_cache", runs=tmp_path / "runs", max_length=32
+        )
+        spec = RunSpec(task="mood", role="fork", recipe=mood.recipe)
+        experiment = Experiment(config, tiny_trunk)
+        assert find_run(spec, experiment) is None, changes
+        execute(spec, experiment)
+        assert find_run(spec, experiment) is not None
 
 
 def test_bundle_records_the_commit_of_a_trunk_from_a_hub(run, mood, tiny_trunk, monkeypatch):
