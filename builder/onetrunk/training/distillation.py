@@ -34,6 +34,8 @@ from onetrunk.training.runs import Distillation, RunSpec
 from onetrunk.training.states import CachedStates, JoinedStates, SomeStates, States
 
 MASKED_SHARE = 0.2
+# As the families of encoders call it.
+_MASKS = ("[MASK]", "<mask>", "<|mask|>")
 # More texts would not make the fit better than training makes it afterwards.
 _MOST_FITTED = 1000
 # For each text: last states have a variance of about 1.
@@ -181,7 +183,7 @@ def other_tasks(experiment: Experiment, task: str) -> list[str]:
     return [name for name, other in experiment.tasks.items() if name != task and other.form == form]
 
 
-def masked(texts: Texts, seed: int, mask: str = "[MASK]") -> Texts:
+def masked(texts: Texts, seed: int, mask: str) -> Texts:
     """Replace some words of the texts by the mask token.
 
     Args:
@@ -214,11 +216,20 @@ def _other_texts(
     ]
 
 
+def _mask_token(experiment: Experiment) -> str:
+    tokenizer = experiment.trunk.tokenizer()
+    for token in _MASKS:
+        if tokenizer.token_to_id(token) is not None:
+            return token
+    raise UserError(f"masked_texts: the trunk's tokenizer has none of the tokens {', '.join(_MASKS)}; leave them out")
+
+
 def _masked_texts(
     experiment: Experiment, task: str, tap: int, wanted: int, seed: int
 ) -> tuple[CachedStates, NDArray[np.int64]]:
     texts = experiment.examples(task, "train").texts
     copies = -(-wanted // len(texts))
-    hidden = [text for copy in range(copies) for text in masked(texts, seed + copy)][:wanted]
+    mask = _mask_token(experiment)
+    hidden = [text for copy in range(copies) for text in masked(texts, seed + copy, mask)][:wanted]
     cached = experiment.text_states(hidden, [tap], what=f"{task}: trunk on masked texts")  # type: ignore[arg-type]
     return cached.states[tap], np.arange(len(hidden))

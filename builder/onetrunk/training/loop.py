@@ -249,10 +249,13 @@ def autocast(device: torch.device, *, mixed: bool) -> AbstractContextManager[obj
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Set the probability of every dropout of a model."""
+    """Set the probability of every dropout of a model, also of attentions that keep theirs as a number."""
+    module: Any
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = share
 
 
 def new_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

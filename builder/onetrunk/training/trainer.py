@@ -242,6 +242,27 @@ class Trainer:
         )
 
 
+def execute_with_teacher(spec: RunSpec, experiment: Experiment, progress: ProgressCallback = silent) -> RunRecord:
+    """Return the record of a run, trained again where its weights are missing, and after its teacher where it has one.
+
+    Args:
+        spec: What to train, and how.
+        experiment: The trunk, the data and the cache.
+        progress: Called after each step.
+
+    Raises:
+        UserError: See ``execute``; or the teacher has no record.
+        DivergedError: See ``execute``.
+        OneTrunkError: See ``execute``.
+    """
+    how = spec.distillation
+    if how is not None:
+        teacher = execute(experiment.store.by_key(how.teacher).spec, experiment, progress=progress)
+        # A run has another key on another device.
+        spec = spec.model_copy(update={"distillation": how.model_copy(update={"teacher": teacher.key})})
+    return execute(spec, experiment, progress=progress)
+
+
 def find_run(spec: RunSpec, experiment: Experiment) -> RunRecord | None:
     """Return the record of a run; None where there is none, or one of another metric or other answers than the task's.
 

@@ -10,7 +10,6 @@ from onetrunk.distill.pipeline import cache_states
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.training.experiment import ExperimentConfig
-from tests.fixtures.stand_ins import stand_in
 
 BACKENDS = [("local",), ("cloud",), ("ray",), ("ray://head:10001",), ("ray:head",)]
 
@@ -62,7 +61,7 @@ def test_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
 
 
 def test_jobs_share_the_cores(monkeypatch):
-    monkeypatch.setattr("onetrunk.distill.jobs.os", stand_in(os, cpu_count=lambda: 8))
+    monkeypatch.setattr("onetrunk.distill.jobs.usable_cores", lambda: 8)
     assert [threads_for(jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
     assert threads_for(1, "ray") == 1
 

@@ -1,12 +1,17 @@
 """Texts that a student learns from beyond its own: of which tasks, how many, and which."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from onetrunk.training.distillation import masked, other_tasks, student_states
+from onetrunk.protocol.errors import UserError
+from onetrunk.training.distillation import _mask_token, masked, other_tasks, student_states
 from onetrunk.training.runs import Distillation
 from onetrunk.training.states import tokenise
 
@@ -101,14 +106,26 @@ def test_masked_copies_follow_the_own_texts(experiment, tiny_trunk, mood):
     texts = experiment.examples("mood", "train").texts
     joined = student_states(experiment, "mood", tap=1, how=Distillation(teacher="", masked_texts=1.5), seed=4)
     assert len(joined.lengths) == 500
-    expected = [*masked(texts, 4), *masked(texts, 5)[:100]]
+    expected = [*masked(texts, 4, "[MASK]"), *masked(texts, 5, "[MASK]")[:100]]
     assert joined.lengths[200:].tolist() == tokenise(tiny_trunk, expected, 32).lengths.tolist()
+
+
+@pytest.mark.parametrize(("tokens", "mask"), [(["<s>", "<mask>"], "<mask>"), (["[CLS]", "[MASK]"], "[MASK]")])
+def test_masked_copies_have_the_trunks_own_mask(tokens, mask):
+    tokenizer = Tokenizer(WordLevel({"a": 0}))
+    tokenizer.add_special_tokens(tokens)
+    trunk = SimpleNamespace(tokenizer=lambda: tokenizer)
+    assert _mask_token(SimpleNamespace(trunk=trunk)) == mask
+    other = Tokenizer(WordLevel({"a": 0}))
+    trunk.tokenizer = lambda: other
+    with pytest.raises(UserError, match="the trunk's tokenizer has none of the tokens"):
+        _mask_token(SimpleNamespace(trunk=trunk))
 
 
 @given(texts=st.lists(st.text(alphabet="ab \t\u00e9", min_size=1), max_size=5), seed=st.integers(0, 99))
 def test_masking_keeps_the_number_of_words_and_depends_on_the_seed_alone(texts, seed):
-    hidden = masked(texts, seed)
-    assert hidden == masked(texts, seed)
+    hidden = masked(texts, seed, "[MASK]")
+    assert hidden == masked(texts, seed, "[MASK]")
     for text, other in zip(texts, hidden, strict=True):
         pairs = list(zip(text.split(), other.split(), strict=True))
         assert all(now in (word, "[MASK]") for word, now in pairs)
@@ -116,7 +133,7 @@ def test_masking_keeps_the_number_of_words_and_depends_on_the_seed_alone(texts, 
 
 def test_masking_hides_a_fifth_of_the_words_of_both_texts_of_a_pair():
     texts = [("one two three four five", "six seven eight")] * 400
-    hidden = masked(texts, 0)
+    hidden = masked(texts, 0, "[MASK]")
     for side, words in ((0, 2000), (1, 1200)):
         assert 0.16 < sum(pair[side].count("[MASK]") for pair in hidden) / words < 0.24
-    assert masked(texts, 0) != masked(texts, 1)
+    assert masked(texts, 0, "[MASK]") != masked(texts, 1, "[MASK]")

@@ -193,6 +193,13 @@ def test_a_head_learns_what_the_teacher_says(mood, tiny_trunk, tmp_path):
     assert learn().already_there
 
 
+def test_dropout_is_set_everywhere_also_where_an_attention_keeps_it_as_a_number():
+    model = torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Identity())
+    model[1].attention_dropout = 0.3
+    set_dropout(model, 0.0)
+    assert (model[0].p, model[1].attention_dropout) == (0.0, 0.0)
+
+
 def test_heads_that_start_from_the_teachers_layers_also_learn_its_states(
     mood, tiny_trunk, tiny_trunk_folder, tmp_path, new_experiment
 ):

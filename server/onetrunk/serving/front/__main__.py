@@ -16,10 +16,12 @@ import sys
 
 import uvloop
 
+from onetrunk.protocol.admin_key import MAX_KEY_BYTES
+from onetrunk.protocol.api_key import MAX_KEYS
 from onetrunk.protocol.errors import UserError
 from onetrunk.serving.front.observer import log_json_lines
 from onetrunk.serving.front.process import Front
-from onetrunk.serving.front.settings import FrontSettings, TritonAddress
+from onetrunk.serving.front.settings import MIB, FrontSettings, TritonAddress
 from onetrunk.serving.front.triton import Triton
 
 LIFE_S = 1.0
@@ -63,7 +65,8 @@ async def _show_life() -> None:
 
 
 async def _stdin() -> asyncio.StreamReader:
-    reader = asyncio.StreamReader()
+    # The settings are one line, in which all API keys are.
+    reader = asyncio.StreamReader(limit=MIB + MAX_KEYS * (MAX_KEY_BYTES + len('"",')))
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     return reader
 

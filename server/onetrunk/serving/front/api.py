@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from onetrunk.client.catalogue import Catalogue
@@ -24,8 +25,9 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.drift.comparison import Drift
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.observed import failure
+from onetrunk.serving.front.observed import StreamedResponse, failure
 from onetrunk.serving.front.operations import (
+    FIRST_FAULT,
     TEXT_EXAMPLES,
     Dialect,
     Example,
@@ -41,6 +43,7 @@ from onetrunk.serving.front.records import AnswerRecord
 NDJSON = "application/x-ndjson"
 # Lines of one NDJSON request that are asked together.
 LINES_AT_ONCE = 256
+_OF_ONE_TEXT = re.compile(r"^(text|text_pair) 0: ")
 
 
 class PredictRequest(BaseModel):
@@ -55,9 +58,9 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    texts: str | list[str]
-    pairs: str | list[str | None] | None = None
-    tasks: list[str] | None = Field(default=None, min_length=1)
+    texts: str | Annotated[list[str], FIRST_FAULT]
+    pairs: str | Annotated[list[str | None], FIRST_FAULT] | None = None
+    tasks: Annotated[list[str], FIRST_FAULT] | None = Field(default=None, min_length=1)
     top: int | None = Field(default=None, ge=1)
 
     def rows(self) -> tuple[list[str], list[str | None]]:
@@ -108,7 +111,7 @@ class TasksAnswer(BaseModel):
     drift: dict[str, Drift]
 
 
-class _Lines(StreamingResponse):
+class _Lines(StreamedResponse):
     """An answer line by line, during which the body of the request is held, and counted."""
 
     def __init__(self, lines: AsyncIterator[str], held: AbstractContextManager[None]) -> None:
@@ -116,13 +119,14 @@ class _Lines(StreamingResponse):
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with contextlib.ExitStack() as stack:
+        with self.observation, contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._held)
             except RefusedError as error:
+                self.refuse(error)
                 await failure(error)(scope, receive, send)
             else:
-                await super().__call__(scope, receive, send)
+                await self.stream(scope, receive, send)
 
 
 class Api(Dialect):
@@ -217,7 +221,14 @@ class Api(Dialect):
                 if None in faults:
                     faults = dict.fromkeys(range(len(lines)), faults[None])
             except Exception as error:
-                faults = dict.fromkeys(range(len(lines)), error_body(error)[1])
+                if _is_too_much(error) and len(lines) > 1:
+                    # The client did not put these lines together, and perhaps one alone is too long.
+                    half = len(lines) // 2
+                    halves = [await self._answered(some, tasks) for some in (lines[:half], lines[half:])]
+                    return records | halves[0] | halves[1]
+                message = error_body(error)[1]
+                # A line's only text has no number.
+                faults = dict.fromkeys(range(len(lines)), _OF_ONE_TEXT.sub(r"\1: ", message))
             else:
                 return records | {
                     line.number: answer_record(line, answer, top=None, numbered=True)
@@ -234,6 +245,10 @@ def _examples(catalogue: Catalogue) -> Mapping[str, Example]:
         text, *pair = TEXT_EXAMPLES[task.form]
         found[task.form] = Example({"texts": [text], **({"pairs": pair} if pair else {}), "tasks": [task.name]})
     return found
+
+
+def _is_too_much(error: Exception) -> bool:
+    return isinstance(error, RefusedError) and error.status == 413
 
 
 def _is_bad(line: Line | BadLine) -> TypeGuard[BadLine]:

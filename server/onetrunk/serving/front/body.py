@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import anyio
 from starlette.requests import Request
@@ -12,6 +11,8 @@ from onetrunk.serving.front.admission import Admission, RefusedError
 from onetrunk.serving.front.settings import Limits
 
 _DECOMPRESS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+# Of one body in gzip, as of files that were joined. Empty ones would be work without end.
+_MOST_MEMBERS = 1000
 
 
 async def read_body(request: Request, admission: Admission, limits: Limits) -> bytes:
@@ -31,7 +32,7 @@ async def read_body(request: Request, admission: Admission, limits: Limits) -> b
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limits.max_body_bytes:
         raise _too_large(limits.max_body_bytes)
-    inflate = zlib.decompressobj(_DECOMPRESS[encoding]) if encoding in _DECOMPRESS else None
+    inflate = _Inflate(encoding, limits.max_body_bytes) if encoding in _DECOMPRESS else None
     # A body without an announced size may become as large as is allowed.
     size = int(announced) if announced.isdecimal() and inflate is None else limits.max_body_bytes
     with admission.holding(size if _has_body(request) else 0):
@@ -48,7 +49,38 @@ def _has_body(request: Request) -> bool:
     return "content-length" in request.headers or "transfer-encoding" in request.headers
 
 
-async def _read(request: Request, inflate: Any, most: int) -> bytes:
+class _Inflate:
+    """A body that is decompressed as it comes. One in gzip may be of several members, one after another."""
+
+    def __init__(self, encoding: str, most: int) -> None:
+        self._encoding, self._left, self._members = encoding, most + 1, 1
+        self._member = zlib.decompressobj(_DECOMPRESS[encoding])
+
+    def decompress(self, chunk: bytes) -> bytes:
+        """Return what a chunk adds, up to one byte more than is allowed of all.
+
+        Raises:
+            zlib.error: It is not in that encoding.
+        """
+        parts = []
+        while chunk and self._left:
+            if self._member.eof:
+                if self._encoding != "gzip" or self._members == _MOST_MEMBERS:
+                    raise zlib.error("something comes after its end")
+                self._members += 1
+                self._member = zlib.decompressobj(_DECOMPRESS[self._encoding])
+            parts.append(self._member.decompress(chunk, self._left))
+            self._left -= len(parts[-1])
+            chunk = self._member.unused_data
+        return b"".join(parts)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has ended where a member ends."""
+        return self._member.eof
+
+
+async def _read(request: Request, inflate: _Inflate | None, most: int) -> bytes:
     """Read a body, and inflate it as it comes.
 
     Raises:
@@ -56,12 +88,12 @@ async def _read(request: Request, inflate: Any, most: int) -> bytes:
     """
     parts, size = [], 0
     async for chunk in request.stream():
-        part = chunk if inflate is None else inflate.decompress(chunk, most + 1 - size)
+        part = chunk if inflate is None else inflate.decompress(chunk)
         size += len(part)
         if size > most:
             raise _too_large(most)
         parts.append(part)
-    if inflate is not None and not inflate.eof:
+    if inflate is not None and not inflate.is_complete:
         raise RefusedError(400, "the compressed body ends too early")
     return b"".join(parts)
 

@@ -153,13 +153,15 @@ class Gateway:
 
     async def remember_tasks(self) -> None:
         """Read the tasks again every few seconds, for ever, so that `known_tasks` are those that are served."""
-        last: TritonAddress | None = None
+        last: tuple[TritonAddress, tuple[int, int] | None] | None = None
         while True:
             pause_s = CATALOGUE_AGE_S
             try:
                 await self.catalogue()
-                if last != self.triton.address:
-                    last, self.arrivals = self.triton.address, self.arrivals + 1
+                address = self.triton.address
+                now = (address, address.start()) if address is not None else None
+                if last != now:
+                    last, self.arrivals = now, self.arrivals + 1
             except TritonDownError:
                 last, pause_s = None, CATALOGUE_AGE_S if self._known else RETRY_S
             except Exception:

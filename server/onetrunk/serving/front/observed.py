@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.errors import ErrorForm, hints, plain_error
 from onetrunk.serving.front.metrics import HTTP
 from onetrunk.serving.front.observer import REQUEST_ID, Observer, Record
+
+
+class StreamedResponse(StreamingResponse):
+    """An answer that is sent bit by bit, and observed until its end.
+
+    Attributes:
+        record: The record of its request.
+        observation: What ends with the answer.
+    """
+
+    record: Record | None = None
+    observation: AbstractContextManager[object] = nullcontext()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, and end its observation."""
+        with self.observation:
+            await self.stream(scope, receive, send)
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        await super().__call__(scope, receive, send)
+
+    def refuse(self, error: RefusedError) -> None:
+        """Record that the request was refused after all."""
+        if self.record is not None:
+            self.record.status, self.record.reason = str(error.status), str(error)
 
 
 async def observed(
@@ -26,7 +55,8 @@ async def observed(
         answer: Answers it.
         errors: Puts a failure into the form of the endpoint's protocol.
     """
-    with observer.request(HTTP, f"{request.method} {request.url.path}", request.headers) as record:
+    with ExitStack() as stack:
+        record = stack.enter_context(observer.request(HTTP, f"{request.method} {request.url.path}", request.headers))
         try:
             response = await answer(record)
         except ClientDisconnect:
@@ -37,6 +67,8 @@ async def observed(
         if response.status_code >= 400:
             record.status = str(response.status_code)
         response.headers[REQUEST_ID] = record.request_id
+        if isinstance(response, StreamedResponse):
+            response.record, response.observation = record, stack.pop_all()
         return response
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 from onetrunk.client.catalogue import Catalogue
@@ -21,6 +22,11 @@ from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
 from onetrunk.serving.front.service import Endpoint, Service
 
 T = TypeVar("T")
+
+FIRST_FAULT: Any = Field(fail_fast=True)
+"""Of a list, the first fault is told. One for each entry would take the event loop seconds, and much memory."""
+# The same of objects, which pydantic checks to the end.
+_MOST_FAULTS = 1000
 
 JSON = "application/json"
 # How long an answer that is made row by row keeps others waiting.
@@ -97,9 +103,22 @@ def parse(model: type[BaseModel], body: bytes) -> Any:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = faults_of(error)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RefusedError(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def faults_of(error: ValidationError) -> list[ErrorDetails]:
+    """Return what is wrong with a request.
+
+    Raises:
+        RefusedError: It is too much to be told one by one.
+    """
+    if (count := error.error_count()) > _MOST_FAULTS:
+        raise RefusedError(
+            422, f"{count:,} of its values do not fit; /docs on this server has the form of each request"
+        )
+    return error.errors(include_url=False, include_input=False)
 
 
 async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:

@@ -289,7 +289,9 @@ def _no_number(constant: str) -> None:
 
 
 def _first_too_long(sizes: Iterable[int], limits: Limits) -> tuple[int, int] | None:
-    return next(((row, size) for row, size in enumerate(sizes) if size > limits.max_text_bytes), None)
+    # More than the tensor's shape may say are refused by Triton, and are not worth the time.
+    some = islice(sizes, limits.max_texts + 1)
+    return next(((row, size) for row, size in enumerate(some) if size > limits.max_text_bytes), None)
 
 
 def _objects(value: Any) -> bool:

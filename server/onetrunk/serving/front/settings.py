@@ -54,7 +54,10 @@ class Limits(BaseModel):
     def shared_by(self, workers: int) -> Limits:
         """Return the limits of each of several processes, so that together they keep to these."""
         counts = ("max_in_flight", "max_waiting", "max_pending_bytes", "max_connections")
-        return self.model_copy(update={name: -(-getattr(self, name) // workers) for name in counts})
+        shares = {name: -(-getattr(self, name) // workers) for name in counts}
+        # A body without an announced size is counted as the largest there may be, until it has been read.
+        shares["max_pending_bytes"] = max(shares["max_pending_bytes"], 2 * self.max_body_bytes)
+        return self.model_copy(update=shares)
 
 
 class TritonAddress(BaseModel):
@@ -82,6 +85,14 @@ class TritonAddress(BaseModel):
     def metrics_socket(self) -> Path:
         """The socket for Triton's metrics."""
         return self.folder / METRICS_SOCKET
+
+    def start(self) -> tuple[int, int] | None:
+        """Return what tells one start of Triton from another: its socket, made anew each time; None without one."""
+        try:
+            found = self.http_socket.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def is_open(self) -> bool:
         """Return whether Triton listens on all three. gRPC's socket is the first."""

@@ -180,8 +180,7 @@ class Trials:
 
     def reports(self) -> dict[str, TrialReport]:
         """Return task -> how its candidate does."""
-        tasks = self._gateway.last_tasks.values()
-        found = {task.name: self._trial(task) for task in tasks if task.candidate is not None}
+        found = {task.name: self._trial(task) for task in self._gateway.last_tasks.values()}
         return {name: trial.report() for name, trial in found.items() if trial is not None}
 
     def chosen(self, tasks: Iterable[str], key: str = "") -> list[tuple[TaskInfo, Trial]]:
@@ -194,10 +193,8 @@ class Trials:
         found = []
         for name in tasks:
             task = self._gateway.last_tasks.get(name)
-            if task is None or task.candidate is None:
-                continue
-            trial = self._trial(task)
-            if trial is None or trial.stopped is not None:
+            trial = self._trial(task) if task is not None else None
+            if task is None or trial is None or trial.stopped is not None:
                 continue
             if _draw(name, sticky_key() or key) < trial.split.share:
                 found.append((task, trial))
@@ -269,6 +266,7 @@ class Trials:
     def _trial(self, task: TaskInfo) -> Trial | None:
         """Return what is known of a task's candidate; begin anew if it is another one, or is to be judged otherwise."""
         if task.candidate is None:
+            self._forget(task.name)
             return None
         trial = self._known.get(task.name)
         if trial is None or (trial.version, trial.split) != (task.candidate.version, task.candidate.split):
@@ -278,6 +276,12 @@ class Trials:
             trial = self._known[task.name] = Trial(candidate.version, candidate.split, file)
         trial.look()
         return trial
+
+    def _forget(self, task: str) -> None:
+        """Forget a candidate that is no more: if the same head is tried again, it has a new chance."""
+        trial = self._known.pop(task, None)
+        if trial is not None and trial.stop_file is not None:
+            trial.stop_file.unlink(missing_ok=True)
 
     def _begin(self, task: TaskInfo, trial: Trial, rows: Sequence[int], work: Any) -> Tried:
         began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,6 +40,10 @@ class HttpAnswer:
     body: bytes
 
 
+# How long calls may go on that were under way to a Triton that is left.
+_MOVE_GRACE_S = 60.0
+
+
 class Triton:
     """Triton, as the front reaches it. Its address changes when it is restarted.
 
@@ -60,11 +65,14 @@ class Triton:
         return self._address
 
     def move(self, address: TritonAddress | None) -> None:
-        """Use another Triton from now on; None if there is none for a while. Calls in progress are not touched."""
+        """Use another Triton from now on; None if there is none for a while.
+
+        Calls over gRPC that are in progress may end; those over HTTP end with `TritonDownError`.
+        """
         old = [self._channel, self._http, self._metrics]
         self._address, self._calls = address, {}
         self._channel = self._http = self._metrics = None
-        self._keep(self._close(old))
+        self._keep(self._close(old, _MOVE_GRACE_S))
 
     async def call(self, method: str, request: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
         """Send one gRPC call and wait for the answer.
@@ -113,9 +121,11 @@ class Triton:
 
     async def close(self, grace_s: float) -> None:
         """Wait until the calls in progress are answered, at most so many seconds, and close the connections."""
+        began = time.monotonic()
         if self._running:
             await asyncio.wait(self._running, timeout=grace_s)
-        await self._close([self._channel, self._http, self._metrics])
+        left_s = max(0.0, grace_s - (time.monotonic() - began))
+        await self._close([self._channel, self._http, self._metrics], left_s)
 
     def _known(self) -> TritonAddress:
         if self._address is None:
@@ -158,13 +168,13 @@ class Triton:
         if not task.cancelled():
             task.exception()  # seen, also if nobody waits any more
 
-    async def _close(self, connections: Sequence[Any]) -> None:
+    async def _close(self, connections: Sequence[Any], grace_s: float) -> None:
         for connection in connections:
             if isinstance(connection, aiohttp.ClientSession):
                 await connection.close()
             elif connection is not None:
                 # With a grace, since calls may be in progress.
-                await connection.close(grace=60.0)
+                await connection.close(grace=grace_s)
 
 
 def _unix_session(socket: str) -> aiohttp.ClientSession:

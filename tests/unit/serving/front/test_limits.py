@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import zlib
 from collections.abc import Callable
 
 import grpc
 import pytest
 
+from onetrunk.serving.front.body import _Inflate
 from onetrunk.serving.front.settings import Limits
 from tests.fixtures.doors import Doors, bytes_input, code_of, question, until
 
@@ -87,6 +89,20 @@ def test_a_message_of_many_tiny_parts_is_refused_before_it_is_parsed(run: Callab
     run(test, Limits(max_body_bytes=1 << 20))
 
 
+def test_each_process_of_a_front_can_hold_the_largest_body() -> None:
+    limits = Limits(max_body_bytes=100 << 20)
+    assert limits.shared_by(1).max_pending_bytes == 256 << 20
+    assert limits.shared_by(4).max_pending_bytes == 200 << 20
+    assert Limits(max_body_bytes=1 << 20).shared_by(4).max_pending_bytes == 64 << 20
+
+
+def test_a_body_of_very_many_members_is_refused() -> None:
+    inflate = _Inflate("gzip", 4096)
+    assert inflate.decompress(gzip.compress(b"a") * 900) == b"a" * 900
+    with pytest.raises(zlib.error, match="something comes after its end"):
+        inflate.decompress(gzip.compress(b"") * 101)
+
+
 def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
     async def test(doors: Doors) -> None:
         path = "/v2/models/multitask/infer"
@@ -96,6 +112,9 @@ def test_bodies_are_bounded_over_http(run: Callable[..., None]) -> None:
             (bomb, {"Content-Encoding": "gzip"}, 413, "decompression"),
             (gzip.compress(b"a text")[:20], {"Content-Encoding": "gzip"}, 400, "ends too early"),
             (b"plain", {"Content-Encoding": "gzip"}, 400, "not in gzip"),
+            (gzip.compress(b"{") + b"no gzip", {"Content-Encoding": "gzip"}, 400, "not in gzip"),
+            (zlib.compress(b"{") * 2, {"Content-Encoding": "deflate"}, 400, "something comes after its end"),
+            (gzip.compress(b"x" * 4000) * 2, {"Content-Encoding": "gzip"}, 413, "decompression"),
             (b"{}", {"Content-Encoding": "br"}, 400, "unknown"),
             (b"{}", {"Inference-Header-Content-Length": "9"}, 400, "2 bytes"),
             (b"{}", {"Inference-Header-Content-Length": "-1"}, 400, "number of bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Callable
@@ -38,6 +39,45 @@ def test_numbers_of_lines_count_blank_ones(served: Served) -> None:
     assert (status, first["line"], second["line"]) == (200, 301, 303)
     assert "predictions" in first
     assert "error" in second
+
+
+def test_a_body_of_several_members_is_read_to_its_end(served: Served) -> None:
+    """As of compressed files that were joined."""
+    body = b"".join(gzip.compress(b'{"text": "%d"}\n' % number) for number in range(300))
+    status, content, _ = served.raw("POST", "/v1/predict", body, **NDJSON, **{"Content-Encoding": "gzip"})
+    lines = [json.loads(line) for line in content.splitlines()]
+    assert (status, [line["line"] for line in lines]) == (200, list(range(1, 301)))
+    assert all("predictions" in line for line in lines)
+
+
+def test_a_line_that_is_too_long_fails_alone(make_served: Callable[..., Served]) -> None:
+    served = make_served(limits=Limits(max_text_bytes=100))
+    texts = ["a" * (101 if number == 5 else 100) for number in range(8)]
+    body = "\n".join(json.dumps({"text": text}) for text in texts).encode()
+    status, content, _ = served.raw("POST", "/v1/predict", body, **NDJSON)
+    lines = [json.loads(line) for line in content.splitlines()]
+    assert (status, [line["line"] for line in lines if "error" in line]) == (200, [6])
+    assert lines[5]["error"] == "text: 101 bytes, and at most 100 are allowed: shorten it"
+
+
+def test_more_lines_than_a_request_may_have_texts_are_answered(make_served: Callable[..., Served]) -> None:
+    served = make_served(limits=Limits(max_texts=100))
+    status, content, _ = served.raw("POST", "/v1/predict", b'{"text": "a"}\n' * 120, **NDJSON)
+    lines = [json.loads(line) for line in content.splitlines()]
+    assert (status, len(lines)) == (200, 120)
+    assert all("predictions" in line for line in lines)
+
+
+def test_lines_are_observed_until_the_last_is_sent(served: Served) -> None:
+    served.triton.delay_s = 0.3
+    served.raw("POST", "/v1/predict", b'{"text": "a"}\n', **NDJSON)
+    metrics = served.raw("GET", "/metrics")[1].decode()
+    (total,) = (
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if line.startswith("onetrunk_front_request_seconds_sum") and 'door="http"' in line
+    )
+    assert total >= 0.3
 
 
 def test_lines_that_nobody_takes_are_counted(make_served: Callable[..., Served]) -> None:

@@ -1,6 +1,7 @@
 """Candidates that answer a share of the traffic: which requests, what happens if they fail, and what stops them."""
 
 import logging
+import time
 
 import grpc
 import pytest
@@ -122,6 +123,27 @@ def test_a_candidate_that_fails_is_not_noticed_and_is_stopped(served, monkeypatc
     served.triton.candidate = lambda task, row: SURE
     set_split(served, **split() | {"version": 8})
     assert is_candidates(asked_for(served)), "another candidate begins anew"
+
+
+def test_a_candidate_that_was_stopped_and_discarded_has_a_new_chance(served, monkeypatch):
+    monkeypatch.setattr(trials_module, "LEAST_REQUESTS", 5)
+    served.triton.candidate = fail
+    for _ in range(6):
+        asked_for(served)
+    served.triton.candidate = lambda task, row: SURE
+    assert not is_candidates(asked_for(served)), "it is stopped"
+    del served.triton.tasks["sst2"]["candidate"]
+    with AdminClient(served.grpc_url) as client:
+        wait_for(lambda: "sst2" not in client.trials())
+    set_split(served, **split())
+    assert is_candidates(asked_for(served)), "the same version again"
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_candidate_that_hangs_is_not_waited_for(served, monkeypatch):

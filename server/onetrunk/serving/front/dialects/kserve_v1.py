@@ -13,6 +13,7 @@ from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.names import MULTITASK
 from onetrunk.serving.front.operations import (
+    FIRST_FAULT,
     TEXT_EXAMPLES,
     Dialect,
     Example,
@@ -49,7 +50,9 @@ class InstancesRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     instances: Annotated[
-        list[str | Annotated[list[str], Field(min_length=2, max_length=2)] | Instance], Field(min_length=1)
+        list[str | Annotated[list[str], Field(min_length=2, max_length=2), FIRST_FAULT] | Instance],
+        Field(min_length=1),
+        FIRST_FAULT,
     ]
 
     def rows(self) -> list[Instance]:

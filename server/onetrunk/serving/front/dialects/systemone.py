@@ -17,7 +17,7 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.decisions import Decision, NoHeadError, Question, decide
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, faults_of
 
 JEV = "jev-"
 """What the names of System One's models begin with. Its clients send `jev-latest` unless they are told otherwise."""
@@ -249,12 +249,12 @@ def _parse(body: bytes) -> SystemOneRequest:
 
     Raises:
         FaultyRequestError: It does not fit.
+        RefusedError: It has more faults than can be told.
     """
     try:
         return SystemOneRequest.model_validate_json(body)
     except ValidationError as error:
-        faults = [(one["loc"], one["msg"], one["type"]) for one in error.errors(include_url=False, include_input=False)]
-        raise FaultyRequestError(faults) from None
+        raise FaultyRequestError([(one["loc"], one["msg"], one["type"]) for one in faults_of(error)]) from None
 
 
 def _decisions(asked: SystemOneRequest, catalogue: Catalogue) -> dict[str, Decision]:
