@@ -32,8 +32,12 @@ class StreamedResponse(StreamingResponse):
             await self.stream(scope, receive, send)
 
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        await super().__call__(scope, receive, send)
+        """Send the answer, as far as its client takes it."""
+        try:
+            await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            if self.record is not None:
+                self.record.status = "499"
 
     def refuse(self, error: RefusedError) -> None:
         """Record that the request was refused after all."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from onetrunk.serving.front.observed import StreamedResponse
+from onetrunk.serving.front.observer import Record
 from onetrunk.serving.front.settings import MIB, Limits
 from tests.unit.serving.front.conftest import Served
 
@@ -78,6 +82,25 @@ def test_lines_are_observed_until_the_last_is_sent(served: Served) -> None:
         if line.startswith("onetrunk_front_request_seconds_sum") and 'door="http"' in line
     )
     assert total >= 0.3
+
+
+def test_a_client_that_hangs_up_is_no_fault_of_the_front() -> None:
+    """By servers of ASGI 2.4, which tell it as an error of sending."""
+
+    async def hangs_up(message: Any) -> None:
+        raise OSError
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def lines() -> AsyncIterator[str]:
+        yield "a line"
+
+    response = StreamedResponse(lines())
+    response.record = Record("an id")
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+    asyncio.run(response(scope, receive, hangs_up))
+    assert response.record.status == "499"
 
 
 def test_lines_that_nobody_takes_are_counted(make_served: Callable[..., Served]) -> None:
