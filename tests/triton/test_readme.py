@@ -134,12 +134,17 @@ def write_urgent(folder, shift):
 
 @pytest.mark.slow
 def test_change_a_running_server(built, monkeypatch):
-    key = re.search(r"^    export (ONETRUNK_ADMIN_KEY)=\$\((.*)\) ", README, re.MULTILINE)
-    value = subprocess.run(["sh", "-c", key.group(2)], capture_output=True, text=True, check=True).stdout.strip()
-    monkeypatch.setenv(key.group(1), value)
+    make_key = re.search(r"^    (\(umask .*)$", README, re.MULTILINE).group(1)
+    subprocess.run(["sh", "-c", make_key], cwd=built, check=True)
+    variable, file = re.search(r"^    export (ONETRUNK_ADMIN_KEY_FILE)=(.*)$", README, re.MULTILINE).groups()
+    monkeypatch.setenv(variable, file)
+    (serve,) = [line for line in documented("serve-repo") if "--admin-key-file" in line]
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     server = subprocess.Popen(
-        [Path(sys.executable).parent / "serve-repo", "--json", *ports], cwd=built, stdout=subprocess.PIPE, text=True
+        [Path(sys.executable).parent / serve[0], *serve[1:], "--json", *ports],
+        cwd=built,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         url = ["--url", json.loads(server.stdout.readline())["grpc"]]
