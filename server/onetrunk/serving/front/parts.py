@@ -6,6 +6,7 @@ What is left of a request's time is the front's own. With tracing, each part is 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,15 +23,38 @@ OWN = "own"
 class Parts:
     """The parts of one request.
 
+    A request may ask several things at once. While parts of several kinds run, the time is that of the last of them in
+    a request's course, and counts once however many there are, so that all parts are never longer than the request.
+
     Attributes:
         span: The request's span, if it is recorded.
         seconds: Part -> how long it took so far.
-        running: The number of parts that have begun and not ended.
+        running: Part -> how many of this kind have begun and not ended.
     """
 
     span: Span | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    running: int = 0
+    running: Counter[str] = field(default_factory=Counter)
+    _since: float = 0.0
+
+    def begin(self, name: str) -> None:
+        """Note that a part begins."""
+        self._count()
+        self.running[name] += 1
+        self.seconds.setdefault(name, 0.0)
+
+    def end(self, name: str) -> None:
+        """Note that a part ends."""
+        self._count()
+        self.running[name] -= 1
+
+    def _count(self) -> None:
+        """Count the time since a part has begun or ended."""
+        now = time.perf_counter()
+        last = next((name for name in (TRITON, TURN, COLLECTING) if self.running[name]), None)
+        if last is not None:
+            self.seconds[last] += now - self._since
+        self._since = now
 
     def whole(self) -> Mapping[str, float]:
         """Return the seconds of the parts if they and what is left are the whole of a request that Triton has ended.
@@ -38,7 +62,7 @@ class Parts:
         There is nothing to tell of a request that was refused before it reached Triton, nor of one whose client has
         hung up while Triton still works on it.
         """
-        return self.seconds if TRITON in self.seconds and not self.running else {}
+        return self.seconds if TRITON in self.seconds and not self.running.total() else {}
 
 
 _CURRENT: ContextVar[Parts | None] = ContextVar("onetrunk_parts", default=None)
@@ -63,19 +87,17 @@ def part(name: str) -> Iterator[None]:
     """Count the time of the block as a part of the current request, also in a task that the request has started.
 
     Args:
-        name: The part. Only one of them may run at a time.
+        name: The part.
     """
     parts = _CURRENT.get()
     if parts is None:
         yield
         return
     span = parts.span.child(name) if parts.span is not None else None
-    parts.running += 1
-    began = time.perf_counter()
+    parts.begin(name)
     try:
         yield
     finally:
-        parts.running -= 1
-        parts.seconds[name] = parts.seconds.get(name, 0.0) + time.perf_counter() - began
+        parts.end(name)
         if span is not None:
             span.end()
