@@ -193,6 +193,17 @@ def test_what_an_alias_names_is_fetched_and_who_registered_it_is_known(registry,
         find_bundle("models:/mood@other")
 
 
+def test_a_model_that_was_registered_anew_is_fetched_anew(registry):
+    """MLflow counts versions of a name from 1 again once the model was deleted."""
+    first = find_bundle("models:/mood@champion").folder
+    fetched = len(registry.seen)
+    assert find_bundle("models:/mood@champion").folder == first
+    assert len(registry.seen) == fetched + 1, "only what the alias names was asked"
+    version = {"name": "mood", "version": "3", "user_id": "ada", "run_id": "r2"}
+    registry[ALIAS] = lambda request: request.answer(json.dumps({"model_version": version}).encode())
+    assert find_bundle("models:/mood@champion").folder != first
+
+
 @pytest.mark.hostile
 def test_a_token_follows_no_redirect_and_is_in_no_message(registry, monkeypatch):
     with pytest.raises(OneTrunkError, match="status 302") as caught:
