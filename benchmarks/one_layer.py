@@ -24,11 +24,10 @@ from typing import Any
 
 import click
 
-from benchmarks.limbs.measuring import teach
-from benchmarks.limbs.shapes import Records, Unlabelled
+from benchmarks.limbs.measuring import chosen, open_study, teach
+from benchmarks.limbs.shapes import DEFAULT, MAX_LENGTH, Records, Unlabelled
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
-from onetrunk.cli.training_options import load_tasks
 from onetrunk.distill.markdown import NOT_YET, gain, points, table
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.files import atomic_write_text
@@ -36,7 +35,7 @@ from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.compute import describe_machine
-from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
+from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
 
@@ -46,7 +45,6 @@ STUDY = RESULTS / "one_layer"
 # A task that wants a deep head, one of pairs, and one whose answers are numbers.
 TASKS = ("cola", "mrpc", "stsb")
 TAP = 3
-MAX_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -86,25 +84,15 @@ WAYS: Mapping[str, Way] = {
 def main(work: Path | None, task_list: str, seeds: int, data: Path | None, study: Path, only_summary: bool) -> None:
     """Train the heads, and write the page."""
     with errors_end_command():
-        tasks = [name.strip() for name in task_list.split(",")]
-        if unknown := [name for name in tasks if name not in TASKS]:
-            raise UserError(f"--tasks {unknown[0]}: allowed are {', '.join(TASKS)}")
+        tasks = chosen("--tasks", task_list, TASKS)
         records = Records(study)
         if not only_summary:
             if work is None:
                 raise UserError("--work: give a folder with teachers in it")
             with progress_line() as tell:
                 records.add("machine", describe_machine())
-                config = ExperimentConfig(
-                    tasks=tuple(load_tasks(TASKS, ROOT / "tasks")),
-                    cache=work / "cache",
-                    runs=work / "runs",
-                    data_root=data,
-                    device="cpu",
-                    trunk_dtype="fp32",
-                    max_length=MAX_LENGTH,
-                )
-                run(tasks, seeds, work / "teachers", open_experiment(config), records, tell)
+                experiment = open_study(DEFAULT, TASKS, work, data, tell)
+                run(tasks, seeds, work / "teachers", experiment, records, tell)
         plan = json.loads((RESULTS / "quality" / "summary.json").read_text(encoding="utf-8"))
         found = summary(records, plan["tasks"])
         atomic_write_text(study / "summary.json", json.dumps(found, indent=1) + "\n")

@@ -28,21 +28,19 @@ from pathlib import Path
 
 import click
 
-from benchmarks.limbs.measuring import new_limb, shared_texts, train_heads
+from benchmarks.limbs.measuring import chosen, new_limb, open_study, shared_texts, train_heads
 from benchmarks.limbs.page import page, summary
-from benchmarks.limbs.shapes import BASE, DEFAULT, MAX_LENGTH, SHAPES, TASKS, Records, Shape, Study
+from benchmarks.limbs.shapes import BASE, DEFAULT, SHAPES, TASKS, Records, Shape
 from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
-from onetrunk.cli.search_heads import fetch_trunk
-from onetrunk.cli.training_options import load_tasks
 from onetrunk.files import atomic_write_text
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import Query
 from onetrunk.training.compute import describe_machine
-from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
+from onetrunk.training.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -76,8 +74,8 @@ def main(
 ) -> None:
     """Measure what limbs are worth, and write the page."""
     with errors_end_command():
-        shapes = [shape for shape in SHAPES if shape.name in _chosen("--limbs", names, [one.name for one in SHAPES])]
-        wanted = _chosen("--steps", steps, STEPS)
+        shapes = [shape for shape in SHAPES if shape.name in chosen("--limbs", names, [one.name for one in SHAPES])]
+        wanted = chosen("--steps", steps, STEPS)
         records = Records(study)
         if not only_summary:
             if work is None:
@@ -85,7 +83,7 @@ def main(
             with progress_line() as tell:
                 records.add("machine", describe_machine())
                 experiments = {
-                    study.folder: _open(study, work, data, tell)
+                    study.folder: open_study(study, TASKS, work, data, tell)
                     for study in {shape.study.folder: shape.study for shape in shapes}.values()
                 }
                 some = next(iter(experiments.values()))
@@ -102,30 +100,6 @@ def main(
         atomic_write_text(study / "summary.json", json.dumps(found, indent=1) + "\n")
         atomic_write_text(study / "README.md", page(found, records))
         click.echo(page(found, records))
-
-
-def _open(study: Study, work: Path, data: Path | None, tell: ProgressCallback) -> Experiment:
-    """Open the experiment of a study's trunk, which is fetched where it is not there yet."""
-    if study.trunk is not None:
-        fetch_trunk(study.trunk, tell)
-    config = ExperimentConfig(
-        tasks=tuple(load_tasks(TASKS, ROOT / "tasks")),
-        trunk=study.trunk,
-        cache=work / "cache",
-        runs=work / "runs",
-        data_root=data,
-        device="cpu",
-        trunk_dtype="bf16" if study.bf16 else "fp32",
-        max_length=MAX_LENGTH,
-    )
-    return open_experiment(config)
-
-
-def _chosen(option: str, given: str, allowed: Sequence[str]) -> list[str]:
-    wanted = [one.strip() for one in given.split(",")]
-    if unknown := [one for one in wanted if one not in allowed]:
-        raise UserError(f"{option} {unknown[0]}: allowed are {', '.join(allowed)}")
-    return wanted
 
 
 def _cost_file(study: Path, shape: Shape) -> Path:

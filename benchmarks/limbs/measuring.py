@@ -6,19 +6,61 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.limbs.shapes import MAX_LENGTH, NOTHING_MORE, TASKS, Records, Shape, Unlabelled
+from benchmarks.limbs.shapes import MAX_LENGTH, NOTHING_MORE, TASKS, Records, Shape, Study, Unlabelled
+from onetrunk.cli.search_heads import fetch_trunk
+from onetrunk.cli.training_options import load_tasks
 from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.limb import load_limb
 from onetrunk.progress import ProgressCallback
+from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import read_examples
 from onetrunk.tasks.examples import Texts, rows_elsewhere
 from onetrunk.tasks.records import SPLITS
-from onetrunk.training.experiment import Experiment
+from onetrunk.training.experiment import Experiment, ExperimentConfig, open_experiment
 from onetrunk.training.head_teacher import HeadTeacher
 from onetrunk.training.lessons import make_lessons
 from onetrunk.training.limb import LimbRecipe, train_limb
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def open_study(study: Study, tasks: Sequence[str], work: Path, data: Path | None, tell: ProgressCallback) -> Experiment:
+    """Open the experiment of a study's trunk, which is fetched where it is not there yet.
+
+    Args:
+        study: The study.
+        tasks: The tasks.
+        work: The folder of caches and runs.
+        data: Where the data are.
+        tell: Called as the trunk is fetched.
+    """
+    if study.trunk is not None:
+        fetch_trunk(study.trunk, tell)
+    config = ExperimentConfig(
+        tasks=tuple(load_tasks(tasks, ROOT / "tasks")),
+        trunk=study.trunk,
+        cache=work / "cache",
+        runs=work / "runs",
+        data_root=data,
+        device="cpu",
+        trunk_dtype="bf16" if study.bf16 else "fp32",
+        max_length=MAX_LENGTH,
+    )
+    return open_experiment(config)
+
+
+def chosen(option: str, given: str, allowed: Sequence[str]) -> list[str]:
+    """Return the names that an option lists.
+
+    Raises:
+        UserError: One is none of those that are allowed.
+    """
+    wanted = [one.strip() for one in given.split(",")]
+    if unknown := [one for one in wanted if one not in allowed]:
+        raise UserError(f"{option} {unknown[0]}: allowed are {', '.join(allowed)}")
+    return wanted
 
 
 def new_limb(
