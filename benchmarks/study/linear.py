@@ -35,6 +35,7 @@ from onetrunk.training.compute import describe_machine
 from onetrunk.training.evaluation import raw_outputs
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.objective import output_of
+from onetrunk.training.states import CachedStates
 
 FILE = "linear.json"
 _BATCH = 256
@@ -118,12 +119,18 @@ def _linear_scores(task: str, experiment: Experiment, progress: ProgressCallback
 def _features(task: str, split: Split, experiment: Experiment, progress: ProgressCallback) -> NDArray[np.float32]:
     """Return the embeddings of texts; of pairs u and v those of both, ``|u - v|`` and ``u * v``."""
     texts = experiment.examples(task, split).texts
+
+    def embeddings(texts: Sequence[Any]) -> NDArray[np.float32]:
+        # What is scored is computed in fp32, whatever the train texts are computed in.
+        compute = experiment.compute.exact if split == "dev" else experiment.compute
+        what = f"{task}: trunk on {split} texts"
+        depth = experiment.trunk.depth
+        found = experiment.text_states(texts, [depth], what=what, compute=compute, progress=progress)
+        return _means(found.states[depth], experiment.trunk.width)
+
     if experiment.task(task).form == "single":
-        return _embeddings(texts, f"{task}: trunk on {split} texts", experiment, progress)
-    u, v = (
-        _embeddings([text[place] for text in texts], f"{task}: trunk on {split} texts", experiment, progress)
-        for place in (0, 1)
-    )
+        return embeddings(texts)
+    u, v = (embeddings([text[place] for text in texts]) for place in (0, 1))
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
@@ -139,12 +146,9 @@ def _head_predictions(folder: Path, experiment: Experiment, progress: ProgressCa
     return kind.answers.predictions(served.numpy(), spec)
 
 
-def _embeddings(
-    texts: Sequence[Any], what: str, experiment: Experiment, progress: ProgressCallback
-) -> NDArray[np.float32]:
-    depth = experiment.trunk.depth
-    states = experiment.text_states(texts, [depth], what=what, progress=progress).states[depth]
-    found = np.empty((len(states.lengths), experiment.trunk.width), dtype=np.float32)
+def _means(states: CachedStates, width: int) -> NDArray[np.float32]:
+    """Return the mean state of each text. *Shape:* (texts, width)."""
+    found = np.empty((len(states.lengths), width), dtype=np.float32)
     order = np.argsort(states.lengths, kind="stable")
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]

@@ -110,6 +110,8 @@ def adopt_model(
         if adopting.is_enough(attempt):
             break
     best = adopting.choose(attempts)
+    # A record is of the bundle that lies there: without this one, a kill between both would leave that of another.
+    _record_path(workshop, request.classifier.name).unlink(missing_ok=True)
     record = adopting.write(key, runs[best], attempts[best], attempts, time.monotonic() - began)
     atomic_write_text(_record_path(workshop, record.name), record.model_dump_json(indent=1) + "\n")
     return record

@@ -72,7 +72,7 @@ class Comparison:
             task: The task, as the teacher answers it.
         """
         answers = get_kind(task.kind).answers
-        apart = answers.distance(self.teacher, self.head, self.config)
+        apart = answers.distance(self.teacher, self.head, task, self.config)
         rank = apart + (0 if self.divergence is None else 1e-3 * np.minimum(self.divergence, 1))
         return [
             Difference(
@@ -97,10 +97,7 @@ def agreement_of(theirs: Scores, ours: Scores, task: Task, config: FittedTask) -
     """
     answers = get_kind(task.kind).answers
     # What was fitted concerns the head alone: a teacher has thresholds of its own, which its outputs are moved by.
-    if task.kind == "multilabel":
-        one, other = answers.predictions(theirs, task) >= 0, answers.predictions(ours, config) >= 0
-        return float((one == other).all(axis=-1).mean())
-    found = answers.agreement(theirs, ours, config)
+    found = answers.agreement(theirs, ours, task, config)
     # Answers that are all alike have no correlation, and nothing that could be kept.
     return 0.0 if found is None else found
 

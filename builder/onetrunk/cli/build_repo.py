@@ -204,7 +204,7 @@ def build_repo(
             from onetrunk.repository.gate_settings import GateSettings
             from onetrunk.repository.working_copy import working_copy
 
-            with working_copy(output, dry_run=dry_run) as copy:
+            with working_copy(output, dry_run=dry_run, new=True) as copy:
                 report = build_repository(
                     BuildRequest(
                         output=copy.folder,

@@ -107,6 +107,7 @@ def compare(
     if head.candidate is None:
         raise UserError(f"task {task} has no candidate")
     spec, ensemble = head.spec(head.candidate), candidate_ensemble(task)
+    live = spec if head.served is None else head.spec(head.served)
     texts = _read(file, spec)
     outputs = [candidate_output(task)] if head.served is None else [task, candidate_output(task)]
     answers: dict[str, list[NDArray[np.float32]]] = {output: [] for output in outputs}  # a row each
@@ -125,17 +126,17 @@ def compare(
         candidate_version=head.candidate,
         rows=len(texts.rows),
         labelled=len(known),
-        agreement=None if old is None else kind.answers.agreement(old, new, spec),
+        agreement=None if old is None else kind.answers.agreement(old, new, live, spec),
         agreement_is=kind.answers.agreement_measure,
         mean_difference=None if old is None else kind.answers.mean_difference(old, new, spec),
         metric=spec.metric,
-        live_score=None if old is None or not known else metric_of(old[known], targets, spec),
+        live_score=None if old is None or not known else metric_of(old[known], targets, live),
         candidate_score=metric_of(new[known], targets, spec) if known else None,
         live_p50_ms=_percentile(times.get(task), 50),
         candidate_p50_ms=_percentile(times[candidate_output(task)], 50) or 0.0,
         live_p99_ms=_percentile(times.get(task), 99),
         candidate_p99_ms=_percentile(times[candidate_output(task)], 99) or 0.0,
-        disagreements=() if old is None else _disagreements(texts.rows, old, new, spec),
+        disagreements=() if old is None else _disagreements(texts.rows, old, new, live, spec),
     )
 
 
@@ -193,7 +194,12 @@ def _targets(
 
 
 def _disagreements(
-    rows: Sequence[Row], old: NDArray[np.float32], new: NDArray[np.float32], spec: HeadSpec, most: int = 5
+    rows: Sequence[Row],
+    old: NDArray[np.float32],
+    new: NDArray[np.float32],
+    live: HeadSpec,
+    spec: HeadSpec,
+    most: int = 5,
 ) -> tuple[tuple[str, str, str], ...]:
     """Return the texts on which two heads differ most, with both answers.
 
@@ -201,15 +207,16 @@ def _disagreements(
         rows: The texts.
         old: The live head's scores. *Shape:* (rows, dims of the head)
         new: The candidate's scores. *Shape:* (rows, dims of the head)
+        live: The live head.
         spec: The candidate.
         most: The number of texts to return.
     """
     kind = get_kind(spec.kind)
     # A row without a distance is one that a head answers with NaN: no row differs more.
-    distance = np.nan_to_num(kind.answers.distance(old, new, spec), nan=np.inf, posinf=np.inf)
+    distance = np.nan_to_num(kind.answers.distance(old, new, live, spec), nan=np.inf, posinf=np.inf)
     order = [int(row) for row in np.argsort(-distance, kind="stable")[:most] if distance[row] > 0]
     return tuple(
-        (" | ".join(filter(None, rows[row])), kind.answers.format(old[row], spec), kind.answers.format(new[row], spec))
+        (" | ".join(filter(None, rows[row])), kind.answers.format(old[row], live), kind.answers.format(new[row], spec))
         for row in order
     )
 

@@ -24,7 +24,7 @@ from onetrunk.deploy.operations import (
     Rollback,
     find_candidate,
 )
-from onetrunk.deploy.reconcile import ReplicaState, reconcile, replica_state, silent_replica, verify
+from onetrunk.deploy.reconcile import ReplicaState, load_rewritten, reconcile, replica_state, silent_replica, verify
 from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.admin_key import read_admin_key
@@ -248,7 +248,8 @@ class Deployer:
         """
         self._need_server("--sync is about a server: leave --offline out")
         began = time.monotonic()
-        with self._held(False, unfailed="done") as (_, settled):
+        with self._held(False, unfailed="done") as (state, settled):
+            self.fleet.each("load what was rewritten", lambda server: load_rewritten(state, server))
             seconds = {"all": time.monotonic() - began}
             replicas = self.fleet.answers()
             return DeploymentReport(
@@ -394,4 +395,7 @@ class Deployer:
             with contextlib.suppress(OneTrunkError):
                 self.history.add(**fields, result="failed", reason=str(error) or type(error).__name__)
             raise
-        self.history.add(**fields, result="done", **result)
+        try:
+            self.history.add(**fields, result="done", **result)
+        except OneTrunkError as error:
+            raise OneTrunkError(f"the change is made and served, but the log does not say so: {error}") from error

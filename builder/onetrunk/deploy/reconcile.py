@@ -136,6 +136,19 @@ def reconcile(state: RepositoryState, server: AdminClient) -> list[Difference]:
     return done
 
 
+def load_rewritten(state: RepositoryState, server: AdminClient) -> None:
+    """Make the server load the parts whose files are others than when it loaded them, by versions of equal number.
+
+    A store that went back to an older release gives numbers again, and no config tells two such versions apart. Triton
+    loads a model again if its files are newer, and otherwise ignores the request.
+
+    Raises:
+        OneTrunkError: The server cannot load something.
+    """
+    for model in sorted(_expected_versions(state)):
+        server.load(model)
+
+
 def _expected_versions(state: RepositoryState) -> dict[str, set[int]]:
     """Return part -> the versions that a server of this state holds."""
     parts = {TOKENIZER: {pinned_version(state.tokenizer)}}

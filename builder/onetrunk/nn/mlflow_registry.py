@@ -27,6 +27,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from onetrunk.protocol.command import printable
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.reading import open_regular
+from onetrunk.protocol.redirects import NoRedirect
 
 SCHEME = "models:/"
 _MODEL = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>[0-9]+))", re.ASCII)
@@ -82,13 +83,6 @@ def parse_model(text: str) -> ModelName:
     return ModelName(found["name"], found["alias"], found["version"])
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the token to another host."""
-
-    def redirect_request(self, *arguments: Any, **options: Any) -> None:
-        return None
-
-
 class Registry:
     """A registry behind an HTTP address."""
 
@@ -110,7 +104,7 @@ class Registry:
             )
         self.url = url.rstrip("/")
         self._headers = headers
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = urllib.request.build_opener(NoRedirect)
 
     @classmethod
     def from_environment(cls) -> Registry:

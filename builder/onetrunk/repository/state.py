@@ -58,6 +58,7 @@ from onetrunk.repository.configs import (
 from onetrunk.repository.ensemble import HeadModel, candidate_config, ensemble_configs
 from onetrunk.repository.versions import Group, read_group
 from onetrunk.tasks.head_spec import HeadSpec, read_spec
+from onetrunk.tasks.kinds import get_kind
 
 _MAX_CONFIG_BYTES = 2**20  # of the tokenizer
 
@@ -125,7 +126,10 @@ class HeadVersions:
     def _split_of(self, version: int) -> CandidateInfo | None:
         if version != self.served or self.candidate is None or self.split is None:
             return None
-        return CandidateInfo(version=self.candidate, split=self.split)
+        spec = self.spec(self.candidate)
+        return CandidateInfo(
+            version=self.candidate, split=self.split, reads=get_kind(spec.kind).output.client_info(spec)
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from onetrunk.files import cache_root
 from onetrunk.protocol.signature import Verifier
 from onetrunk.protocol.transaction import locked
-from onetrunk.releases.release import Published, publish, pull, read_pointer
+from onetrunk.releases.release import Published, publish, pull, read_pointer, required_pointer
 from onetrunk.releases.store import StoreUrl, open_store
 
 
@@ -31,7 +32,12 @@ class WorkingCopy:
 
 @contextmanager
 def working_copy(
-    place: Path | StoreUrl, *, verify_key: Path | None = None, dry_run: bool = False, wait_s: float = 0.0
+    place: Path | StoreUrl,
+    *,
+    verify_key: Path | None = None,
+    dry_run: bool = False,
+    wait_s: float = 0.0,
+    new: bool = False,
 ) -> Iterator[WorkingCopy]:
     """Yield a folder with a repository in it; what was changed there is published when the block has ended well.
 
@@ -41,9 +47,10 @@ def working_copy(
         verify_key: The file of the public key by which the release must be signed; None for no signature.
         dry_run: Whether nothing is published.
         wait_s: The seconds to wait for another process of this machine that works on the same copy.
+        new: Whether the store may be empty, for what is built in the folder to be its first release.
 
     Raises:
-        UserError: The release is not as its manifest says, or not signed by the key.
+        UserError: Nothing has been published in the store; or the release is not as its manifest says, or not signed by the key.
         ChangedMeanwhileError: Somebody else has published meanwhile. Their release is served, and nothing of this one.
         OneTrunkError: The store does not answer, or refuses.
     """
@@ -55,9 +62,11 @@ def working_copy(
     with locked(root, wait_s=wait_s):
         copy = WorkingCopy(root / "repository", place)
         found = read_pointer(store)
-        if found.pointer is not None:
+        if found.pointer is None and new:
+            shutil.rmtree(copy.folder, ignore_errors=True)  # of a store that was emptied, or of another endpoint
+        else:
             verifier = None if verify_key is None else Verifier(verify_key)
-            pull(store, copy.folder, pointer=found.pointer, verifier=verifier)
+            pull(store, copy.folder, pointer=required_pointer(store, found), verifier=verifier)
         yield copy
         if not dry_run:
             copy.published = publish(copy.folder, store, found)

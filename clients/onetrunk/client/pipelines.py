@@ -1,15 +1,18 @@
-"""Calls in the form of transformers' pipelines, answered by a server over HTTP. It needs the standard library only."""
+"""Calls in the form of transformers' pipelines, answered by a server over HTTP."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from onetrunk.client.core import check_timeout
 from onetrunk.protocol.api_key import check_api_key
 from onetrunk.protocol.errors import (
     BadInput,
@@ -21,6 +24,7 @@ from onetrunk.protocol.errors import (
     UnknownTask,
     UserError,
 )
+from onetrunk.protocol.redirects import NoRedirect
 from onetrunk.protocol.tls import Tls
 
 _KINDS = {
@@ -31,6 +35,9 @@ _KINDS = {
 }
 """Name of a pipeline -> the kinds of task that answer it."""
 
+# Far more than the answers to so many texts.
+_MAX_ANSWER_BYTES = 2**28
+_MAX_ERROR_BYTES = 2**16
 # Texts of one request. The front takes 1,024, and 8 MiB.
 _TEXTS_AT_ONCE = 256
 _DEFAULT: Any = object()
@@ -73,8 +80,9 @@ def pipeline(
     if task not in _KINDS:
         raise BadInput.of_call(f"no pipeline {task!r}: there are {', '.join(_KINDS)}")
     server = _Server(url, timeout_s, tls, api_key)
-    served = server.call("/v1/tasks", None)["tasks"]
-    fitting = [name for name, about in served.items() if (about["reads_as"] or about["kind"]) in _KINDS[task]]
+    with server.understood():
+        served = server.call("/v1/tasks", None)["tasks"]
+        fitting = [name for name, about in served.items() if (about["reads_as"] or about["kind"]) in _KINDS[task]]
     if model is None and len(fitting) != 1:
         raise BadInput.of_call(f"name the task as `model`: {', '.join(fitting) or 'none'} can answer {task}")
     name = fitting[0] if model is None else model
@@ -87,16 +95,22 @@ class _Server:
     """A front, asked over HTTP."""
 
     def __init__(self, url: str, timeout_s: float, tls: Tls | None, api_key: str | None) -> None:
-        if not url.startswith(("http://", "https://")):
+        try:
+            urllib.parse.urlsplit(url).port  # noqa: B018 - reading it checks it
+            named = url.startswith(("http://", "https://"))
+        except ValueError:
+            named = False
+        if not named:
             raise BadInput.of_call(f"url is {url!r}: give the front's address for HTTP, such as http://127.0.0.1:8000")
         if tls is not None and not url.startswith("https://"):
             raise BadInput.of_call(f"url is {url!r}, and tls was given: give an address that begins with https://")
         self._url = url.rstrip("/")
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}),  # a named server is not asked through the environment's http_proxy
+            NoRedirect,
             *([_Https(tls)] if tls is not None else []),
         )
-        self._timeout_s = timeout_s
+        self._timeout_s = check_timeout(timeout_s)
         self._headers = {"content-type": "application/json"}
         if api_key is not None:
             try:
@@ -113,11 +127,25 @@ class _Server:
         """
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self._url + path, data, self._headers)
+        status, content = self._answer(request)
+        if status is not None:
+            raise _error_of(status, content)
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            raise _error_of(error.code, error.read()) from None
+            if len(content) > _MAX_ANSWER_BYTES:
+                raise ValueError(f"more than {_MAX_ANSWER_BYTES:,} bytes")
+            return json.loads(content)
+        except ValueError as error:
+            raise self._no_front(error) from None
+
+    def _answer(self, request: urllib.request.Request) -> tuple[int | None, bytes]:
+        """Return the status of an error, or None, and the body."""
+        try:
+            try:
+                with self._opener.open(request, timeout=self._timeout_s) as response:
+                    return None, response.read(_MAX_ANSWER_BYTES + 1)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.read(_MAX_ERROR_BYTES)
         except TimeoutError:
             raise DeadlineExceeded(f"{self._url} did not answer within {self._timeout_s:g} s") from None
         except OSError as error:
@@ -131,7 +159,26 @@ class _Server:
             hint = "; it may want a certificate of the client: tls=Tls(certificate=..., key=...)" if ended else ""
             raise NotReady(f"no server answers at {self._url}: {reason}{hint}") from None
         except (ValueError, http.client.HTTPException) as error:
-            raise ServerError(f"{self._url} does not answer in JSON, so it is no OneTrunk front: {error}") from None
+            raise self._no_front(error) from None
+
+    def _no_front(self, error: Exception) -> ServerError:
+        what = str(error) or type(error).__name__
+        return ServerError(f"{self._url} does not answer in JSON, so it is no OneTrunk front: {what}")
+
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Turn what is missing in an answer into an error that says so.
+
+        Raises:
+            ServerError: The answer is not that of a OneTrunk front.
+        """
+        try:
+            yield
+        except OneTrunkError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ServerError(f"{self._url} answers otherwise than a OneTrunk front: {what:.200}") from None
 
 
 class _Https(urllib.request.HTTPSHandler):
@@ -176,6 +223,8 @@ def _error_of(status: int, body: bytes) -> OneTrunkError:
         message = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         message = f"the server answered with the status {status}"
+    if status < 400:
+        return ServerError(f"{message}, which sends to another address: give that one")
     if status == 404 and message.startswith("unknown task"):
         return UnknownTask(message)
     if status == 404:
@@ -202,8 +251,11 @@ class _Pipeline:
         for at in range(0, len(rows), _TEXTS_AT_ONCE):
             part = slice(at, at + _TEXTS_AT_ONCE)
             body = {"texts": texts[part], "pairs": pairs[part], "tasks": [self.model]}
-            answers = self._server.call("/v1/predict", body)["answers"]
-            found += [answer["predictions"][self.model] for answer in answers]
+            with self._server.understood():
+                answers = self._server.call("/v1/predict", body)["answers"]
+                found += [answer["predictions"][self.model] for answer in answers]
+                if len(found) != at + len(texts[part]):
+                    raise ValueError(f"{len(answers)} answers for {len(texts[part])} texts")
         return found
 
 

@@ -69,6 +69,19 @@ class TaskInfo(BaseModel):
         """The kind as which its answers are read."""
         return self.reads_as or self.kind
 
+    @property
+    def as_candidate(self) -> TaskInfo:
+        """The task by which the scores of its candidate are read; itself if there is none."""
+        if self.candidate is None or self.candidate.reads is None:
+            return self
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate({**own, **self.candidate.reads})
+
+    @property
+    def candidate_reads_alike(self) -> bool:
+        """Whether who knows the live head alone reads the candidate's scores right."""
+        return self.as_candidate.model_extra == self.model_extra
+
     def record(self) -> dict[str, Any]:
         """Return the task as JSON values, without its name."""
         absent = {

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from onetrunk.protocol.commit import Commit, read_commit
@@ -144,8 +144,12 @@ class Transaction:
                 after it, the next call of ``finish_transaction`` completes the new one.
         """
         try:
+            folders = {self.staging}
             for name in self._moves:
                 _sync(self.staging / "files" / name)
+                folders |= {self.staging / "files" / parent for parent in PurePath(name).parents}
+            for folder in sorted(folders):
+                _sync(folder)
             decided = Commit(moves=tuple(self._moves), removed=tuple(removed), loadable=loadable)
             _write_commit(self.staging / COMMIT, decided)
             finish_transaction(self.repository)
@@ -195,7 +199,8 @@ def finish_transaction(repository: Path) -> bool:
     folders = {repository}
     for name in decided.moves:
         source, target = staging / "files" / name, repository / name
-        folders |= {target.parent, target.parent.parent}
+        # Those inside the repository: what lies above it may be somebody else's, who lets nobody read it.
+        folders |= {repository / parent for parent in PurePath(name).parents}
         # An earlier attempt may have moved it before it was cut off.
         if source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

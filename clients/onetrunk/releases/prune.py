@@ -94,6 +94,12 @@ def prune(store: Store, keep: int, *, dry_run: bool = False, now: float | None =
                 raise ChangedMeanwhileError(
                     f"{store.url}: somebody has published meanwhile: give the same command again"
                 )
-            manifest_first = sorted(files[one.release], key=lambda file: (file != MANIFEST, file))
+            # Somebody may be publishing it again, and have sent its manifest since.
+            there = store.written(f"releases/{one.release}")
+            if max(there.values(), default=0.0) >= settled:
+                raise ChangedMeanwhileError(
+                    f"{store.url}: somebody is writing release {one.release[:12]}...: give the same command again"
+                )
+            manifest_first = sorted(there, key=lambda file: (file != MANIFEST, file))
             store.remove(f"releases/{one.release}/{file}" for file in manifest_first)
     return Pruned(kept, removed, count)

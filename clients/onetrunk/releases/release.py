@@ -170,7 +170,7 @@ def publish(repository: Path, store: Store, before: Found | None = None) -> Publ
             return "sent", (repository / file).stat().st_size
 
         # Of a release that is complete, no file is touched: servers may be reading it.
-        done = {} if {MANIFEST, *files} <= there else _each(write, files)
+        done = {} if {MANIFEST, *files} <= there else _each(store, write, files)
         _send_signature(store, folder, repository)
         # Its time is when it was published last: whoever removes old releases goes by that.
         store.upload(repository / MANIFEST, f"{folder}/{MANIFEST}", release)
@@ -236,7 +236,7 @@ def pull(store: Store, repository: Path, *, pointer: Pointer | None = None, veri
                     )
                 return targets[file].stat().st_size
 
-            received = _each(fetch, targets)
+            received = _each(store, fetch, targets)
             removed = _removed(old, manifest)
             written = [*targets, *_stage_rest(store, pointer, transaction, content, Path(aside))]
             signed = (Path(aside) / SIGNATURE).exists()
@@ -360,14 +360,18 @@ def _log_hash(repository: Path) -> str | None:
     return sha256_file(path, inside=repository)
 
 
-def _each(work: Callable[[str], T], files: Iterable[str]) -> dict[str, T]:
-    """Do something with each of some files, several at a time; the first failure ends it."""
+def _each(store: Store, work: Callable[[str], T], files: Iterable[str]) -> dict[str, T]:
+    """Do something with each of some files, several at a time; the first failure, or Ctrl-C, ends it."""
     files = list(files)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(work, file) for file in files]
-        try:
-            return {file: future.result() for file, future in zip(files, futures, strict=True)}
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            futures = [pool.submit(work, file) for file in files]
+            try:
+                return {file: future.result() for file, future in zip(files, futures, strict=True)}
+            except BaseException:
+                store.unwanted.set()
+                for future in futures:
+                    future.cancel()
+                raise
+    finally:
+        store.unwanted.clear()

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
-from onetrunk.releases.store import MAX_FILE_BYTES, ChangedMeanwhileError, Store, StoreUrl
+from onetrunk.releases.store import BLOCK_BYTES, MAX_FILE_BYTES, ChangedMeanwhileError, Store, StoreUrl
 
-_BLOCK_BYTES = 2**20
 # Some thousand releases. A store that lists names for ever must not fill the memory.
 _MOST_NAMES = 1_000_000
 # What S3 removes in one request.
@@ -44,8 +43,11 @@ class S3Store(Store):
         except ImportError:
             raise UserError(f"{url}: object stores need the package boto3: pip install 'onetrunk[s3]'") from None
         config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 4})
-        with self._told("the client"):
-            self._client: Any = boto3.session.Session().client("s3", config=config)
+        try:
+            with self._told("the client"):
+                self._client: Any = boto3.session.Session().client("s3", config=config)
+        except ValueError as error:  # of an endpoint that is no address
+            raise UserError(f"{url}: {error}: set AWS_ENDPOINT_URL to an address such as http://HOST:PORT") from None
 
     def read(self, name: str, max_bytes: int) -> tuple[bytes, str] | None:
         """See `Store.read`."""
@@ -89,7 +91,8 @@ class S3Store(Store):
             if found is None:
                 return False
             with path.open("wb") as target:
-                for block in found["Body"].iter_chunks(_BLOCK_BYTES):
+                for block in found["Body"].iter_chunks(BLOCK_BYTES):
+                    self.check_wanted()
                     target.write(block)
         return True
 

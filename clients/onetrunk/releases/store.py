@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import stat
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ PARTIAL = ".partial"
 """The folder of a store in a folder where what a write has not finished lies, until it is moved into its place."""
 MAX_FILE_BYTES = 5 * 2**30
 """The largest file of a release, which is the largest that S3 takes in one request."""
+BLOCK_BYTES = 2**20
+"""Of a download."""
 # The time for another writer to replace a small file.
 _LOCK_WAIT_S = 60.0
 
@@ -66,7 +69,7 @@ def parse_store(text: str) -> StoreUrl:
         UserError: It names none, or has a key or another option in it. The message does not repeat such a text.
     """
     scheme, separator, rest = text.partition("://")
-    if scheme == "s3" and any(mark in rest for mark in "@?#"):
+    if scheme != "file" and any(mark in rest for mark in "@?#"):
         raise UserError(
             "the address of a store has a bucket and a prefix only: put keys into the environment "
             "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or ~/.aws, and the endpoint into AWS_ENDPOINT_URL"
@@ -113,6 +116,17 @@ class Store(ABC):
 
     def __init__(self, url: StoreUrl) -> None:
         self.url = url
+        self.unwanted = threading.Event()
+        """Set when nobody wants any more what is being downloaded."""
+
+    def check_wanted(self) -> None:
+        """Check, between the blocks of a download, that it is wanted.
+
+        Raises:
+            OneTrunkError: It is not.
+        """
+        if self.unwanted.is_set():
+            raise OneTrunkError(f"{self.url}: ended")
 
     @abstractmethod
     def read(self, name: str, max_bytes: int) -> tuple[bytes, str] | None:
@@ -229,7 +243,8 @@ class FolderStore(Store):
             with suppress(FileNotFoundError):  # somebody moves or removes it at this moment
                 status = path.lstat()
                 if not stat.S_ISDIR(status.st_mode):
-                    found[path.relative_to(root).as_posix()] = status.st_mtime
+                    # A link to a file of an older release has the time when that was written, and its own here.
+                    found[path.relative_to(root).as_posix()] = max(status.st_mtime, status.st_ctime)
         return found
 
     def holds(self, name: str, sha256: str) -> bool:
@@ -246,7 +261,9 @@ class FolderStore(Store):
                 open_regular(self.folder / name, max_bytes=max_bytes, inside=self.folder) as source,
                 path.open("wb") as target,
             ):
-                shutil.copyfileobj(source, target)
+                while block := source.read(BLOCK_BYTES):
+                    self.check_wanted()
+                    target.write(block)
         except FileNotFoundError:
             return False
         return True
@@ -301,6 +318,12 @@ class FolderStore(Store):
             with aside.open("rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(aside, target)
+            # A pointer must not outlive, in a power cut, the entries of the files that it is about.
+            descriptor = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise OneTrunkError(f"{target}: cannot be written: {error.strerror}") from error
         finally:

@@ -170,8 +170,13 @@ def _fill(runtime: Runtime, installation: Installation) -> None:
         (runtime.libraries / installation.libpython.name).symlink_to(installation.libpython)
 
 
+_OF_THE_LAUNCHER = ("ONETRUNK_", "AWS_")
+
+
 def environment(installation: Installation, runtime: Runtime, base: Mapping[str, str]) -> dict[str, str]:
     """Build the environment of the Triton process from the caller's."""
+    # The models' code needs none of the launcher's settings, and must not find its keys.
+    base = {name: value for name, value in base.items() if not name.startswith(_OF_THE_LAUNCHER)}
     libraries = [str(runtime.libraries), str(installation.libraries), base.get("LD_LIBRARY_PATH", "")]
     return {
         **base,

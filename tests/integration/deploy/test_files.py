@@ -553,7 +553,7 @@ def test_a_share_of_the_traffic_is_in_the_ensembles_until_the_trial_ends(reposit
     assert '"split"' not in before
     new = bundle(shift=2.0)
     deployer.candidate(new, TrafficSplit(share=0.05, latency=None))
-    assert told() == CandidateInfo(version=2, split=TrafficSplit(share=0.05, latency=None))
+    assert told() == CandidateInfo(version=2, split=TrafficSplit(share=0.05, latency=None), reads={})
     assert deployer.tasks()[2].split == TrafficSplit(share=0.05, latency=None)
     deployer.candidate(new, TrafficSplit(share=0.5))
     assert told().split.share == 0.5

@@ -28,6 +28,8 @@ from onetrunk.export.onnx_file import ServedHead
 from onetrunk.export.parity import HeadFile
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.protocol.errors import NotReady, OneTrunkError, UserError
+from onetrunk.releases.release import publish, pull
+from onetrunk.releases.store import open_store, parse_store
 from onetrunk.repository import BuildRequest, build_repository
 from onetrunk.serving import Server
 from tests.fixtures.stand_ins import stand_in
@@ -290,6 +292,23 @@ def test_sync_brings_a_server_up_to_date_after_a_build(
     assert near(ask("mood")["mood"], reference(heads / "mood"))
     assert live.verify() == []
     assert not live.sync().changed
+
+
+def test_sync_loads_a_version_whose_number_a_store_has_given_twice(
+    live, repository, ask, bundle, reference, tiny_trunk_folder, tmp_path
+):
+    earlier = shutil.copytree(repository, tmp_path / "earlier")
+    first, second = (shutil.copytree(bundle(shift=shift), tmp_path / f"of {shift}") for shift in (1.5, -1.5))
+    assert live.deploy(first).to_version == 2
+    assert near(ask("mood")["mood"], reference(first))
+    with Deployer(earlier, url=None, trunk=tiny_trunk_folder) as offline:
+        assert offline.deploy(second).to_version == 2
+    store = open_store(parse_store(f"file://{tmp_path / 'store'}"))
+    publish(earlier, store)
+    pull(store, repository)
+    live.sync()
+    assert near(ask("mood")["mood"], reference(second))
+    assert live.verify() == []
 
 
 def test_killed_deployers_are_cleaned_up_after(server, live, repository, ask, bundle, chain, tiny_trunk_folder):

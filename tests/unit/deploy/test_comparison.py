@@ -76,3 +76,25 @@ def test_a_text_that_is_answered_with_nan_differs_most(tiny_trunk_folder, tmp_pa
     state = SimpleNamespace(heads={"names": head}, max_length=SERVED)
     found = compare(state, NaNOnTheLast(), "names", tmp_path / "texts.jsonl", tiny_trunk_folder / "tokenizer.json")
     assert [text for text, _, _ in found.disagreements] == ["no number", "far", "near"]
+
+
+class Alike:
+    """A server whose heads give the first label each time, by thresholds of their own."""
+
+    def ask(self, ensemble, rows, outputs):
+        scores = {"names": [0.9, 0.3], "names_candidate": [0.3, 0.1]}
+        return {output: np.array([scores[output]] * len(rows), dtype=np.float32) for output in outputs}
+
+
+def test_each_head_is_read_by_its_own_thresholds(tiny_trunk_folder, tmp_path):
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a text", "label": ["a"]}) + "\n")
+    fields = {"kind": "multilabel", "labels": ("a", "b"), "metric": "micro_f1"}
+    live, candidate = (
+        HeadVersion(tagger(SERVED).model_copy(update={**fields, "fitted": {"thresholds": [one, one]}}))
+        for one in (0.5, 0.2)
+    )
+    head = HeadVersions({1: live, 2: candidate}, served=1, loaded=(1, 2), candidate=2)
+    state = SimpleNamespace(heads={"names": head}, max_length=SERVED)
+    found = compare(state, Alike(), "names", tmp_path / "texts.jsonl", tiny_trunk_folder / "tokenizer.json")
+    assert (found.live_score, found.candidate_score, found.agreement) == (1.0, 1.0, 1.0)
+    assert found.disagreements == ()

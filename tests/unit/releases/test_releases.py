@@ -17,6 +17,7 @@ from onetrunk.releases.cli import prune_releases, pull_repo
 from onetrunk.releases.prune import SETTLED_S, prune
 from onetrunk.releases.release import POINTER, Found, Pointer, publish, pull, read_pointer
 from onetrunk.releases.store import ChangedMeanwhileError, FolderStore, open_store, parse_store
+from onetrunk.repository.working_copy import working_copy
 
 OLD = {"a": ["a1"], "b": ["b1"]}
 NEW = {"a": ["a1", "a2"], "c": ["c1"]}
@@ -110,8 +111,11 @@ def killed_at(step, store, work):
 
 
 def chosen_steps(total, store):
-    """All steps of work on a folder; of an object store, the first, some, and the last three, as requests take long."""
-    return range(1, total + 1) if isinstance(store, FolderStore) else [1, total // 2, *range(total - 2, total + 1)]
+    """All steps of work on a folder; of an object store, the first, some, and the last three, as requests take long.
+
+    The last step on a folder only makes sure that the pointer, which is there already, survives a power cut.
+    """
+    return range(1, total) if isinstance(store, FolderStore) else [1, total // 2, *range(total - 2, total + 1)]
 
 
 @pytest.mark.hostile
@@ -342,6 +346,36 @@ def test_prune_removes_what_dead_writers_left_and_what_it_left_itself(tmp_path, 
     assert outside.read_text() == "precious"
 
 
+def test_prune_leaves_a_release_that_is_being_written_out_of_old_files(tmp_path, old, new):
+    store = open_store(parse_store(f"file://{tmp_path / 'store'}"))
+    publish(old[0], store)
+    ago = time.time() - 10 * LATER
+    for path in (store.folder / f"releases/{old[1]}").rglob("*"):
+        os.utime(path, (ago, ago))
+    copied = next(name for name in store.written(f"releases/{old[1]}") if name != MANIFEST)
+    store.copy(f"releases/{old[1]}/{copied}", f"releases/{new[1]}/{copied}")
+    assert prune(store, 1).removed == ()
+    assert releases_of(store) == {old[1], new[1]}
+
+
+def test_prune_stops_if_a_release_is_published_again(store, old, new, monkeypatch):
+    publish(old[0], store)
+    publish(new[0], store)
+    written, asked, later = store.written, [], time.time() + LATER
+
+    def published_again(under):
+        found = written(under)
+        asked.append(under)
+        older = {path: at - 60 * (old[1] in path) for path, at in found.items()}
+        return {path: later for path in found} if under == f"releases/{old[1]}" else older
+
+    monkeypatch.setattr(store, "written", published_again)
+    with pytest.raises(ChangedMeanwhileError, match="somebody is writing release"):
+        prune(store, 1, now=later)
+    assert f"releases/{old[1]}" in asked
+    assert releases_of(store) == {old[1], new[1]}
+
+
 def test_prune_stops_if_somebody_publishes(store, old, new, monkeypatch):
     publish(old[0], store)
     publish(new[0], store)
@@ -397,9 +431,10 @@ def test_addresses_that_are_none_are_refused(text, why):
         parse_store(text)
 
 
-def test_a_key_in_an_address_is_refused_and_not_repeated():
+@pytest.mark.parametrize("scheme", ["s3", "S3", "https"])
+def test_a_key_in_an_address_is_refused_and_not_repeated(scheme):
     with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY") as caught:
-        parse_store("s3://AKIA:geheim@bucket/one")
+        parse_store(f"{scheme}://AKIA:geheim@bucket/one")
     assert "geheim" not in str(caught.value)
 
 
@@ -443,3 +478,34 @@ def test_refused_credentials_and_missing_ones_are_told_in_one_line_without_them(
     for one in (done, unreachable, missing):
         assert len(one.output.splitlines()) == 1
         assert SECRET not in one.output
+
+
+def test_an_endpoint_that_is_no_address(s3_environment, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(UserError, match="Invalid endpoint: 127.0.0.1:9000: set AWS_ENDPOINT_URL to an address"):
+        open_store(parse_store("s3://bucket/prefix"))
+
+
+def test_a_download_that_nobody_wants_any_more_ends(store, old, tmp_path, monkeypatch):
+    publish(old[0], store)
+    store.unwanted.set()
+    with pytest.raises(OneTrunkError, match="ended"):
+        store.download(f"releases/{old[1]}/{MANIFEST}", tmp_path / "file")
+    store.unwanted.clear()
+    monkeypatch.setattr(store, "download", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pull(store, tmp_path / "here")
+    assert not store.unwanted.is_set(), "the next one begins anew"
+
+
+def test_a_store_that_is_empty_has_no_working_copy_of_an_earlier_time(tmp_path, old, monkeypatch):
+    monkeypatch.setenv("ONETRUNK_CACHE", str(tmp_path / "cache"))
+    url = parse_store(f"file://{tmp_path / 'store'}")
+    publish(old[0], open_store(url))
+    with working_copy(url, dry_run=True) as copy:
+        assert (copy.folder / MANIFEST).exists()
+    (tmp_path / "store" / POINTER).unlink()
+    with pytest.raises(UserError, match="nothing has been published there: build-repo"), working_copy(url):
+        pass
+    with working_copy(url, dry_run=True, new=True) as copy:
+        assert not copy.folder.exists()

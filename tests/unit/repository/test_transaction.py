@@ -63,8 +63,8 @@ def test_transaction(repository):
 # Every call by which transaction.py touches the disk, and how often it comes in one transaction.
 CALLS = {
     (os, "replace"): 4,
-    (os, "open"): 10,
-    (os, "fsync"): 9,
+    (os, "open"): 13,
+    (os, "fsync"): 12,
     (shutil, "rmtree"): 5,
     (Path, "mkdir"): 8,
     (Path, "write_text"): 4,
@@ -182,3 +182,16 @@ def test_a_lock_that_is_a_link_is_not_followed(repository, tmp_path_factory):
     with pytest.raises(UserError, match="cannot be created or written"), locked(repository):
         pass
     assert not outside.exists()
+
+
+def test_nothing_above_the_repository_is_opened(repository, monkeypatch):
+    """It may be a folder that the user must not read."""
+    opened, sync = [], module._sync
+    monkeypatch.setattr(module, "_sync", lambda path: (opened.append(path), sync(path)))
+    with Transaction(repository) as transaction:
+        for name, text in CHANGE.items():
+            transaction.write(name, text)
+        transaction.commit(["head_b"])
+    assert tree(repository) == NEW
+    assert {repository, repository / "head_a", repository / "head_a/2"} <= set(opened)
+    assert all(path.is_relative_to(repository) for path in opened)

@@ -80,7 +80,8 @@ def test_the_folder_of_the_sockets_is_closed_to_others_and_short_enough(
 
 
 def test_the_environment_leads_to_our_libraries_and_python() -> None:
-    made = environment(HERE, RUNTIME, {"PATH": "/bin", "LD_LIBRARY_PATH": "/own", "OTHER": "kept"})
+    ours = {"ONETRUNK_ADMIN_KEY": "secret", "AWS_SECRET_ACCESS_KEY": "secret"}
+    made = environment(HERE, RUNTIME, {"PATH": "/bin", "LD_LIBRARY_PATH": "/own", "OTHER": "kept", **ours})
     assert made == {
         "PATH": f"{sys.prefix}/bin:/bin",
         "LD_LIBRARY_PATH": "/private/lib:/triton/libs:/own",

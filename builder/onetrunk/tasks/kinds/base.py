@@ -429,28 +429,35 @@ class AnswerSpec(ABC):
         """
         return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
-    def agreement(self, first: Scores, second: Scores, config: KindConfig) -> float | None:
+    def agreement(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> float | None:
         """Return how far two heads agree on the same texts, or None if that is undefined.
 
         Args:
             first: *Shape:* (rows, *dims)
             second: *Shape:* (rows, *dims)
-            config: The task's configuration.
+            config: The task's configuration, with what was fitted for the first.
+            other: That of the second; None if it is the same.
         """
-        return float(self._same(first, second, config).mean())
+        return float(self._same(first, second, config, other or config).mean())
 
-    def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
+    def distance(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> NDArray[np.float32]:
         """Return how far two heads disagree on each text; 0 where they agree.
 
         Args:
             first: *Shape:* (rows, *dims)
             second: *Shape:* (rows, *dims)
-            config: The task's configuration.
+            config: The task's configuration, with what was fitted for the first.
+            other: That of the second; None if it is the same.
 
         Returns:
             *Shape:* (rows,)
         """
-        found: NDArray[np.float32] = np.abs(first - second).max(axis=-1) * ~self._same(first, second, config)
+        apart = np.abs(first - second).max(axis=-1)
+        found: NDArray[np.float32] = np.where(self._same(first, second, config, other or config), 0, apart)
         return found
 
     def labels_held(self, scores: Scores, config: KindConfig) -> NDArray[np.bool_] | None:
@@ -475,10 +482,10 @@ class AnswerSpec(ABC):
         """
         return float(np.abs(first - second).mean())
 
-    def _same(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.bool_]:
+    def _same(self, first: Scores, second: Scores, config: KindConfig, other: KindConfig) -> NDArray[np.bool_]:
         """Return on which rows both heads predict the same. *Shape:* (rows,)."""
-        one, other = (self.predictions(scores, config) for scores in (first, second))
-        same: NDArray[np.bool_] = (one == other).reshape(len(one), -1).all(axis=-1)
+        one, two = self.predictions(first, config), self.predictions(second, other)
+        same: NDArray[np.bool_] = (one == two).reshape(len(one), -1).all(axis=-1)
         return same
 
 

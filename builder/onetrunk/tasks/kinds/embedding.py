@@ -120,11 +120,15 @@ class EmbeddingAnswers(AnswerSpec):
         """Return the first numbers of the vector."""
         return f"[{', '.join(f'{number:.3f}' for number in scores[:3])}, ...]"
 
-    def agreement(self, first: Scores, second: Scores, config: KindConfig) -> float | None:
+    def agreement(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> float | None:
         """Return the mean cosine."""
         return float(1 - self.distance(first, second, config).mean())
 
-    def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
+    def distance(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> NDArray[np.float32]:
         """Return 1 less the cosine of each text's vectors. *Shape:* (rows, width) to (rows,)."""
         found: NDArray[np.float32] = (1 - (first * second).sum(axis=-1)).astype(np.float32)
         return found

@@ -212,9 +212,9 @@ class MultilabelAnswers(AnswerSpec):
             return "its scores are not probabilities from 0 to 1: export it with its sigmoid"
         return fault
 
-    def _same(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.bool_]:
-        one, other = (self.predictions(scores, config) >= 0 for scores in (first, second))
-        same: NDArray[np.bool_] = (one == other).all(axis=-1)
+    def _same(self, first: Scores, second: Scores, config: KindConfig, other: KindConfig) -> NDArray[np.bool_]:
+        one, two = self.predictions(first, config) >= 0, self.predictions(second, other) >= 0
+        same: NDArray[np.bool_] = (one == two).all(axis=-1)
         return same
 
 

@@ -149,14 +149,18 @@ class RegressionAnswers(AnswerSpec):
         low, high = _range(config)
         return super().difference(found, expected, config) / (high - low)
 
-    def agreement(self, first: Scores, second: Scores, config: KindConfig) -> float | None:
+    def agreement(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> float | None:
         """Return the correlation of both, or None if one of them is constant."""
-        one, other = self.predictions(first, config), self.predictions(second, config)
-        if len(one) < 2 or one.std() == 0 or other.std() == 0:
+        one, two = self.predictions(first, config), self.predictions(second, other or config)
+        if len(one) < 2 or one.std() == 0 or two.std() == 0:
             return None
-        return float(np.corrcoef(one, other)[0, 1])
+        return float(np.corrcoef(one, two)[0, 1])
 
-    def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
+    def distance(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> NDArray[np.float32]:
         """Return the absolute difference of the numbers. *Shape:* (rows, 1) to (rows,)."""
         found: NDArray[np.float32] = np.abs(first - second)[:, 0]
         return found

@@ -345,7 +345,9 @@ class TaggingAnswers(AnswerSpec):
         # Unlike max(), this keeps NaN.
         return float(np.maximum(other_tag, np.abs(one[..., 1] - other[..., 1])[real].max(initial=0)))
 
-    def distance(self, first: Scores, second: Scores, config: KindConfig) -> NDArray[np.float32]:
+    def distance(
+        self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
+    ) -> NDArray[np.float32]:
         """Return the share of each text's tokens that are tagged differently. *Shape:* (rows, tokens, 2) to (rows,)."""
         tokens = np.maximum((first[..., 0] >= 0).sum(axis=-1), 1)
         found: NDArray[np.float32] = ((first[..., 0] != second[..., 0]).sum(axis=-1) / tokens).astype(np.float32)

@@ -31,7 +31,14 @@ from tritonclient.grpc import service_pb2
 from onetrunk.client.answer import Answer, Prediction, TokenizedText
 from onetrunk.client.catalogue import read_catalogue
 from onetrunk.client.readers import reader_of
-from onetrunk.client.wire import bytes_tensor, request_message, response_arrays, task_scores, token_words
+from onetrunk.client.wire import (
+    bytes_tensor,
+    request_message,
+    response_arrays,
+    task_scores,
+    token_words,
+    truncated_rows,
+)
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.errors import OneTrunkError
 from onetrunk.protocol.names import (
@@ -39,6 +46,7 @@ from onetrunk.protocol.names import (
     TEXT,
     TEXT_PAIR,
     TOKEN_WORDS,
+    TRUNCATED,
     candidate_ensemble,
     candidate_output,
 )
@@ -216,7 +224,7 @@ class Trials:
         """Return the answers to a request, those of candidates in place of the live heads'."""
         found, ended = list(live), time.perf_counter()
         for one in tried:
-            answered = await self._ended(one, ended - one.began)
+            answered = await self._ended(one, ended)
             if answered is None:
                 continue
             predictions, seconds = answered
@@ -245,21 +253,25 @@ class Trials:
         ]
 
     async def message(self, live: bytes, tried: Sequence[Tried]) -> bytes:
-        """Return a ``ModelInferResponse`` with the outputs of candidates in place of the live heads'."""
+        """Return a ``ModelInferResponse`` with the outputs of candidates in place of the live heads'.
+
+        Who receives it reads it as the live heads' answers are read. A candidate whose answers are read otherwise, by
+        other thresholds, is compared all the same, and the live head answers.
+        """
         if not tried:
             return live
         response, ended = service_pb2.ModelInferResponse.FromString(live), time.perf_counter()
         for one in tried:
-            answered = await self._ended(one, ended - one.began)
+            answered = await self._ended(one, ended)
             if answered is None:
                 continue
             found, seconds = answered
             try:
-                differ = _take_over(response, found, one.task)
+                differ, compared = _compare_and_take_over(response, found, one.task)
             except (ValueError, OneTrunkError) as error:
                 self._fail(one, ended - one.began, error)
             else:
-                self._note(one, _Sample(False, seconds, ended - one.began, differ, len(one.rows)))
+                self._note(one, _Sample(False, seconds, ended - one.began, differ, compared))
         merged: bytes = response.SerializeToString()
         return merged
 
@@ -298,10 +310,13 @@ class Trials:
     async def _texts_answered(self, task: TaskInfo, sent: Sequence[tuple[str, str | None]]) -> list[Prediction]:
         """Ask a candidate about texts, in batches that Triton takes."""
         most = (await self._gateway.catalogue()).max_batch_size
+        task = task.as_candidate
         reader, found = reader_of(task), []
         assert reader is not None, "tasks without a reader are never asked"
+        if missing := reader.missing(task):
+            raise ValueError(missing)
         asked = task.model_copy(update={"name": candidate_output(task.name)})
-        outputs = [asked.name, *([TOKEN_WORDS] if reader.needs_words else [])]
+        outputs = [asked.name, *([TOKEN_WORDS, TRUNCATED] if reader.needs_words else [])]
         for start in range(0, len(sent), most):
             batch = sent[start : start + most]
             columns = [bytes_tensor(TEXT, [text.encode("utf-8", "replace") for text, _ in batch])]
@@ -311,8 +326,9 @@ class Trials:
             arrays = response_arrays(await self._sent(message, message.ByteSize()))
             scores = task_scores(arrays, [asked], len(batch))[asked.name].tolist()
             words = token_words(arrays, len(batch)) if reader.needs_words else None
+            truncated = truncated_rows(arrays, len(batch)) if reader.needs_words else []
             for row, (text, _) in enumerate(batch):
-                tokenized = TokenizedText(text, False, words[row]) if words is not None else None
+                tokenized = TokenizedText(text, truncated[row], words[row]) if words is not None else None
                 found.append(reader.read(task, scores[row], tokenized))
         return found
 
@@ -321,17 +337,20 @@ class Trials:
         answer = await self._gateway.infer(size, lambda: self._gateway.triton.call(INFER, request))
         return service_pb2.ModelInferResponse.FromString(answer)
 
-    async def _ended(self, tried: Tried, live_seconds: float) -> tuple[Any, float] | None:
+    async def _ended(self, tried: Tried, live_ended: float) -> tuple[Any, float] | None:
         """Return a candidate's answer and its seconds; None if it is not to be used.
 
         Args:
             tried: The question to the candidate.
-            live_seconds: How long the live answer took, by which the candidate's is waited for.
+            live_ended: The reading of the clock when the live answer had come. How long that took is how long the
+                candidate's is waited for, from then on, however many candidates a request waits for.
         """
         if tried.trial.stopped is not None:
             return None
+        live_seconds = live_ended - tried.began
         patience = max(LEAST_PATIENCE_S, PATIENCE * live_seconds)
-        done, _ = await asyncio.wait([tried.answer], timeout=patience)
+        left = max(0.0, live_ended + patience - time.perf_counter())
+        done, _ = await asyncio.wait([tried.answer], timeout=left)
         if not done:
             self._note(tried, _Sample(True, patience, live_seconds))
             return None
@@ -419,8 +438,11 @@ def _as_candidates(message: Any, task: str) -> Any:
     return found
 
 
-def _take_over(response: Any, found: Any, task: TaskInfo) -> int:
-    """Put a candidate's output in place of the live head's; return the number of rows that both answer differently.
+def _compare_and_take_over(response: Any, found: Any, task: TaskInfo) -> tuple[int, int]:
+    """Put a candidate's output in place of the live head's, if it is read in the same way.
+
+    Returns:
+        The number of rows that both answer differently, and of how many that is known.
 
     Raises:
         ValueError: A response has no such output, or not in raw bytes.
@@ -430,17 +452,18 @@ def _take_over(response: Any, found: Any, task: TaskInfo) -> int:
     at, other = names.index(task.name), [one.name for one in found.outputs].index(candidate_output(task.name))
     if len(names) != len(response.raw_output_contents) or len(found.outputs) != len(found.raw_output_contents):
         raise ValueError("it is not in raw bytes")
-    differ = _rows_that_differ(response, at, found, other, task)
-    response.outputs[at].CopyFrom(found.outputs[other])
-    response.outputs[at].name = task.name
-    response.raw_output_contents[at] = found.raw_output_contents[other]
-    return differ
+    differ_of = _rows_that_differ(response, at, found, other, task)
+    if task.candidate_reads_alike:
+        response.outputs[at].CopyFrom(found.outputs[other])
+        response.outputs[at].name = task.name
+        response.raw_output_contents[at] = found.raw_output_contents[other]
+    return differ_of
 
 
-def _rows_that_differ(response: Any, at: int, found: Any, other: int, task: TaskInfo) -> int:
-    reader = reader_of(task)
+def _rows_that_differ(response: Any, at: int, found: Any, other: int, task: TaskInfo) -> tuple[int, int]:
+    reader, candidate = reader_of(task), task.as_candidate
     if response.outputs[at].datatype != "FP32" or reader is None or reader.needs_words:
-        return 0  # labels of the classification extension, or spans, which are not read here
+        return 0, 0  # labels of the classification extension, or spans, which are not read here
     before, after = (
         np.frombuffer(one.raw_output_contents[place], "<f4").reshape(tuple(one.outputs[place].shape))
         for one, place in ((response, at), (found, other))
@@ -449,8 +472,10 @@ def _rows_that_differ(response: Any, at: int, found: Any, other: int, task: Task
         raise ValueError("it has scores that are not finite numbers")
     if before.shape != after.shape:
         raise ValueError(f"it has shape {after.shape}, expected {before.shape}")
+    if missing := reader.missing(candidate):
+        raise ValueError(missing)
     pairs = zip(before.tolist(), after.tolist(), strict=True)
-    return sum(differs(task, reader.read(task, old), reader.read(task, new)) for old, new in pairs)
+    return sum(differs(task, reader.read(task, old), reader.read(candidate, new)) for old, new in pairs), len(before)
 
 
 def _mark_as_seen(task: asyncio.Task[Any]) -> None:

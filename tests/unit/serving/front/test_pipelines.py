@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,3 +136,65 @@ def test_tls(make_served: Callable[..., Served], tmp_path: Path) -> None:
         pipeline("text-classification", url.replace("https:", "http:"), model="sst2", tls=Tls())
     with pytest.raises(BadInput, match="api_key: the API key has a blank"):
         pipeline("text-classification", url, model="sst2", api_key="two words")
+
+
+@contextlib.contextmanager
+def answering(content: bytes, hangs_s: float = 0.0) -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a server that sends this to whoever asks, and what it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        asked.append(connection.recv(2**16))
+                        connection.sendall(content)
+                        time.sleep(hangs_s)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+
+
+def test_a_key_is_sent_nowhere_else() -> None:
+    with answering(b"") as (elsewhere, stolen):
+        redirect = f"HTTP/1.1 302 Found\r\nlocation: {elsewhere}/\r\ncontent-length: 0\r\n\r\n"
+        with answering(redirect.encode()) as (url, asked):
+            with pytest.raises(ServerError, match="status 302, which sends to another address"):
+                pipeline("text-classification", url, api_key="secret-secret-secret")
+            assert b"secret-secret-secret" in asked[0]
+        assert stolen == []
+
+
+def of(status: str, body: str, length: int | None = None) -> bytes:
+    return f"HTTP/1.1 {status}\r\ncontent-length: {length or len(body)}\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "hangs_s", "error", "message"),
+    [
+        (of("500 x", "abc", 100), 0.0, ServerError, "the server answered with the status 500"),
+        (of("500 x", "abc", 100), 3.0, DeadlineExceeded, "did not answer within 1 s"),
+        (of("200 OK", "[]"), 0.0, ServerError, "answers otherwise than a OneTrunk front"),
+        (of("200 OK", "{}"), 0.0, ServerError, "answers otherwise than a OneTrunk front"),
+        (of("200 OK", '{"tasks": {"sst2": []}}'), 0.0, ServerError, "answers otherwise than a OneTrunk front"),
+        (of("200 OK", "what"), 0.0, ServerError, "does not answer in JSON"),
+        (of("504 x", '{"error": "too late"}'), 0.0, DeadlineExceeded, "too late"),
+        (of("400 x", '{"error": "no text"}'), 0.0, BadInput, "no text"),
+    ],
+)
+def test_what_no_front_would_answer_is_one_of_the_errors(
+    content: bytes, hangs_s: float, error: type[Exception], message: str
+) -> None:
+    with answering(content, hangs_s) as (url, _), pytest.raises(error, match=message):
+        pipeline("text-classification", url, timeout_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "timeout_s"),
+    [("http://127.0.0.1:abc", 1.0), ("http://[::1", 1.0), ("http://127.0.0.1:9", -1), ("http://127.0.0.1:9", "5")],
+)
+def test_wrong_arguments(url: str, timeout_s: float) -> None:
+    with pytest.raises(BadInput, match="url is|timeout_s is"):
+        pipeline("text-classification", url, timeout_s=timeout_s)

@@ -60,7 +60,7 @@ def asked_over_grpc(served, *metadata, name="", outputs=("sst2", "cola")):
         from tritonclient.grpc import service_pb2_grpc
 
         answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, metadata=metadata)
-    return {output: float(scores[0, 0]) for output, scores in response_arrays(answer).items()}
+    return {output: float(scores[0].flat[0]) for output, scores in response_arrays(answer).items()}
 
 
 def is_candidates(probability):
@@ -165,6 +165,38 @@ def test_a_candidate_that_answers_otherwise_too_often_is_stopped(served, monkeyp
         asked_over_grpc(served)
     with AdminClient(served.grpc_url) as client:
         assert client.trials()["sst2"]["disagreement"] in (0.0, None)
+
+
+def test_a_candidate_is_read_by_what_was_fitted_for_it(served):
+    served.triton.candidate = lambda task, row: [0.3, 0.7]  # as the live head says, with another label
+    live = score(served.triton.tasks["sst2"], ("a text",))
+    set_split(served, **split() | {"version": 8, "reads": {"none_below": 0.8}})
+    found = served.ask("POST", "/v1/predict", {"texts": ["a text"], "tasks": ["sst2"]})[1]["answers"][0]
+    assert found["predictions"]["sst2"]["none_of_these"] is True
+    # Over gRPC, the client reads by what the catalogue says of the live head, so that this one answers.
+    assert asked_over_grpc(served)["sst2"] == pytest.approx(live[0])
+    with AdminClient(served.grpc_url) as client:
+        told = client.trials()["sst2"]
+    assert (told["requests"], told["errors"], told["disagreement"]) == (2, 0.0, 1.0)
+
+
+def test_a_candidate_whose_description_is_broken_fails_and_the_live_head_answers(served):
+    served.triton.tasks["sst2"].update(kind="multilabel", thresholds=[0.5, 0.5])
+    set_split(served, **split() | {"version": 8, "reads": {}})
+    assert not is_candidates(asked_for(served))
+    assert not is_candidates(asked_over_grpc(served)["sst2"])
+    with AdminClient(served.grpc_url) as client:
+        assert client.trials()["sst2"]["errors"] == 1.0
+
+
+def test_what_is_not_compared_is_not_told_as_agreement(served):
+    served.triton.tasks["sst2"].update(kind="tagging", labels=["name"], scheme="BIO", metric="span_f1")
+    served.triton.candidate = lambda task, row: [[1.0, 0.9]] * 2
+    set_split(served, **split(disagreement=0.1) | {"version": 8})
+    asked_over_grpc(served, outputs=("sst2",))
+    with AdminClient(served.grpc_url) as client:
+        told = client.trials()["sst2"]
+    assert (told["requests"], told["errors"], told["disagreement"]) == (1, 0.0, None)
 
 
 def test_an_ensemble_that_a_restarted_triton_does_not_hold_is_loaded(served):
