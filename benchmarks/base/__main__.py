@@ -42,7 +42,7 @@ Examples:
   python -m benchmarks.base --tasks all --steps full --seeds 3
   python -m benchmarks.base --cost                   time trunk, heads and single-task models
   python -m benchmarks.base --make heads-base        bundles of the plan's heads
-  python -m benchmarks.base --summary                the page and summary.json, from the records
+  python -m benchmarks.base --summary                plan, page and summary.json, from the records
 
 \b
 What has a record in the study's folder is not done again, whatever is left in the cache; a training
@@ -62,7 +62,7 @@ that was killed goes on from a checkpoint that is at most ten minutes old."""
     "--batches", default="1,8", show_default=True, metavar="A,B", help="Batch sizes that costs are measured at."
 )
 @click.option("--make", type=click.Path(path_type=Path, file_okay=False), help="Make the plan's heads in this folder.")
-@click.option("--summary", is_flag=True, help="Only write the page and summary.json.")
+@click.option("--summary", is_flag=True, help="Only choose the plan and write the page and summary.json.")
 @click.option(
     "--study", type=click.Path(path_type=Path, file_okay=False), default=STUDY, help="[default: docs/results/base]"
 )

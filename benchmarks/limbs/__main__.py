@@ -35,6 +35,7 @@ from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
 from onetrunk.files import atomic_write_text
+from onetrunk.nn.limb import load_limb
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
@@ -123,6 +124,7 @@ def run(
         branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
         records.add(f"{shape.name}: joint training", scores)
+        records.add(f"{shape.name}: seconds of it", load_limb(work / "limbs" / shape.name).spec.recipe["seconds"])
         # Small tasks first.
         for task in reversed(shape.on_it) if "heads" in steps else ():
             train_heads(shape, task, "limb", branch, experiment, teachers.get(task), seeds, records, tell)

@@ -40,6 +40,7 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
         study: The summary of the study that it is compared with.
     """
     tasks = {}
+    pairs: dict[str, tuple[float | None, float | None]] = {}
     for task in shape.on_it:
         on_limb = records.scores(shape, task)
         known = study["tasks"][task]
@@ -56,12 +57,15 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
             "kept": _mean(on_limb) / known["full"] if on_limb and known["full"] else None,
             "seeds": len(on_limb),
         }
-    kept = {task: one["kept"] for task, one in tasks.items()}
+        pairs[task] = (tasks[task]["on_limb"], known["full"])
     for task in shape.others:
         known = study["tasks"][task]
         own = _mean(records.scores(shape, task, where="trunk")) if task in shape.taught else known["student"]
-        kept[task] = None if own is None else own / known["full"]
-    measured = None not in kept.values()
+        pairs[task] = (own, known["full"])
+    measured = [(score, full) for score, full in pairs.values() if score is not None and full is not None]
+    whole = len(measured) == len(pairs)
+    seconds = records.found.get(f"{shape.name}: seconds of it")
+    of_heads = [_mean(records.scores(shape, task, what="cpu_seconds")) for task in shape.on_it]
     return {
         "tap": shape.recipe.tap,
         "layers": shape.recipe.layers,
@@ -69,12 +73,18 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
         "taught_on_trunk": {
             task: _mean(records.scores(shape, task, where="trunk")) for task in shape.others if task in shape.taught
         },
-        "retention_average": fmean(kept.values()) if measured else None,
-        "retention_without_rte": fmean(one for task, one in kept.items() if task != "rte") if measured else None,
-        "retention_min": min(kept.values()) if measured else None,
+        "retention_average": _kept(measured) if whole else None,
+        "retention_without_rte": _kept([pairs[task] for task in pairs if task != "rte"]) if whole else None,
+        "retention_min": min(score / full for score, full in measured) if whole else None,
+        "train_seconds": None if seconds is None or None in of_heads else seconds + sum(filter(None, of_heads)),
         "cost_share": cost.share if cost else None,
         "against_one_model": cost.against_one if cost else None,
     }
+
+
+def _kept(pairs: Sequence[tuple[Any, Any]]) -> float:
+    """Return the mean score over full fine-tuning's mean score, as a plan counts what it keeps."""
+    return fmean(score for score, _ in pairs) / fmean(full for _, full in pairs)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -116,7 +126,8 @@ def page(found: Mapping[str, Any], records: Records) -> str:
         "Layers on a tap of the default trunk, unless it says otherwise, trained on several tasks together and then "
         "frozen. Heads of one folded layer stand on them, each trained alone, on labels unless it says otherwise. "
         "Tasks that a limb of the default trunk is not for stay on it, as in the plan of [quality](../quality/). Kept "
-        "is a head's dev score over that of full fine-tuning of the same trunk; that of RTE is little better than "
+        "is a head's dev score over that of full fine-tuning of the same trunk, and on average the mean score over the "
+        "mean score; that of RTE is little better than "
         "chance on the default trunk, so the average without it is the one to go by there. Costs are of all eight "
         "tasks' models, one after another, against as many single-task models, in one run.",
         "\n".join(table(columns, rows)),

@@ -195,12 +195,12 @@ class Records:
         """Return whether there is a record of a head that was trained as the shape says."""
         return bool(self.found.get(shape.key(task, seed, where=where), {}).get("how") == shape.how(task))
 
-    def scores(self, shape: Shape, task: str, *, where: str = "limb") -> list[float]:
-        """Return the scores of all seeds of a head."""
+    def scores(self, shape: Shape, task: str, *, where: str = "limb", what: str = "score") -> list[float]:
+        """Return the scores of all seeds of a head, or what else was measured of it."""
         start = shape.key(task, 0, where=where).removesuffix("0")
         seeds = [int(key.removeprefix(start)) for key in self.found if key.startswith(start)]
         return [
-            self.found[shape.key(task, seed, where=where)]["score"]
+            self.found[shape.key(task, seed, where=where)][what]
             for seed in sorted(seeds)
             if self.has_head(shape, task, seed, where=where)
         ]

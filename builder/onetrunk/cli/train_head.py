@@ -176,6 +176,7 @@ def _trainer(
 ) -> Callable[[str, ProgressCallback], TrainResult]:
     # Imported here: --help and a mistyped option need no torch.
     from onetrunk.nn.trunk import load_trunk
+    from onetrunk.protocol.errors import UserError
     from onetrunk.tasks.head_spec import limbs_of
     from onetrunk.training import train
 
@@ -187,6 +188,11 @@ def _trainer(
         from onetrunk.nn.limb import load_limb
 
         trunk = load_limb(options["limb"]).branch(trunk)
+        if options["curve"] and (known := sorted(tasks.keys() & trunk.family.keys())):
+            raise UserError(
+                f"--curve: the limb has learned from the texts of {', '.join(known)} already, so a part of them shows "
+                "nothing: leave --curve out, or --limb"
+            )
 
     def train_one(name: str, progress: ProgressCallback) -> TrainResult:
         return train(

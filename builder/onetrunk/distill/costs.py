@@ -318,19 +318,6 @@ class CostTable(BaseModel):
             )
         return _mean(chosen)
 
-    def cost(self, heads: Collection[HeadShape]) -> Cost:
-        """Return the cost of these heads together for one text, mean over all buckets.
-
-        Raises:
-            UserError: There is no head, or one does not fit the trunk.
-        """
-        return self.per_text().cost(heads)
-
-    @property
-    def single_model_ms(self) -> float:
-        """The cost of a single-task model of the usual kind for one text, mean over all buckets."""
-        return self.per_text().single_ms
-
     def write(self, path: Path) -> None:
         """Write the table as JSON, atomically.
 

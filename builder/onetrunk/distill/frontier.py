@@ -5,6 +5,9 @@ whole head layers, each counted as often as its task is asked. So for every set 
 a limb), a table over tasks holds the best sum of scores for each number of whole layers, and the best of all sets form
 the frontier. A combination that does not use all allowed places is charged too much there, and correctly where its
 smaller set has its turn, so nothing is lost and nothing is approximated.
+
+Of very many places, as on a trunk of 24 layers, not all sets are tried: of the taps, only all up to some depth. The
+trunk runs that far in any case, and only the step from one segment to the next makes fewer taps cheaper.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ Objective = Literal["cost", "quality"]
 
 # 2 to the power of this many sets of places are tried, which takes a second or two.
 _MOST_PLACES = 13
+_MOST_LIMBS = 8
 
 # A tap, and the limb whose top it is; empty for a tap of the trunk.
 _Place = tuple[int, str]
@@ -127,14 +131,21 @@ class _State(NamedTuple):
 
 def _sets_of_places(tasks: Mapping[str, Sequence[Option]]) -> Iterator[frozenset[_Place]]:
     places = sorted({(option.tap, option.limb) for group in tasks.values() for option in group})
-    if len(places) > _MOST_PLACES:
+    if len(places) <= _MOST_PLACES:
+        for count in range(1, len(places) + 1):
+            for chosen in combinations(places, count):
+                yield frozenset(chosen)
+        return
+    taps, limbs = ([place for place in places if bool(place[1]) is on_limb] for on_limb in (False, True))
+    if len(limbs) > _MOST_LIMBS:
         raise UserError(
-            f"students use {len(places)} different taps and limbs, and all sets of at most {_MOST_PLACES} can be "
-            "tried: search with fewer limbs"
+            f"students use {len(taps)} taps and {len(limbs)} limbs, and beside so many taps all sets of at most "
+            f"{_MOST_LIMBS} limbs can be tried: search with fewer limbs"
         )
-    for count in range(1, len(places) + 1):
-        for chosen in combinations(places, count):
-            yield frozenset(chosen)
+    for count in range(len(limbs) + 1):
+        for on_limbs in combinations(limbs, count):
+            for most in range(len(taps) + 1):
+                yield frozenset((*taps[:most], *on_limbs))
 
 
 def _best_by_layers(

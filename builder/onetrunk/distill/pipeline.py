@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -255,10 +255,19 @@ def make_plan(
     written = plan_file(
         plan, table, floor_task=floor_task, floor_average=floor_average, most_share=most_share, traffic=traffic
     )
-    if path.is_file() and read_plan(path).tasks != written.tasks:
-        os.replace(path, path.with_name(f"{path.name}.old"))
+    if path.is_file() and not _has_heads_of(path, written):
+        shutil.copyfile(path, path.with_name(f"{path.name}.old"))
     write_plan(path, written)
     return written
+
+
+def _has_heads_of(path: Path, plan: PlanFile) -> bool:
+    """Return whether a plan file has the same heads. One that was changed by hand may not be readable."""
+    try:
+        there = read_plan(path).tasks
+    except UserError:
+        return False
+    return {task: one.run for task, one in there.items()} == {task: one.run for task, one in plan.tasks.items()}
 
 
 def _options(search: Trials, full: float) -> list[Option]:

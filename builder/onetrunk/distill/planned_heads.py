@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,10 +14,10 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.experiment import Experiment
-from onetrunk.training.models import trained_head
+from onetrunk.training.models import trained_head, weights_file
 from onetrunk.training.results import TrainResult
 from onetrunk.training.runs import RunRecord, RunStore
-from onetrunk.training.trainer import execute_with_teacher
+from onetrunk.training.trainer import execute_with_teacher, is_current
 
 
 def make_head(
@@ -38,7 +39,8 @@ def make_head(
         OneTrunkError: The bundle cannot be written; the one before is kept.
     """
     planned = plan.tasks[task]
-    spec = experiment.store.by_key(planned.run).spec
+    record = experiment.store.by_key(planned.run)
+    spec = record.spec
     found = (spec.task, spec.recipe.resolved_tap, spec.recipe.layers, spec.recipe.query, spec.limb)
     if spec.role == "full" or found != (task, planned.tap, planned.layers, planned.query, planned.limb):
         limb = f", limb {spec.limb}" if spec.limb else ""
@@ -56,9 +58,18 @@ def make_head(
         experiment.branch(spec.limb)
     except UserError as error:
         raise UserError(f"task {task}: {error}") from error
-    record = execute_with_teacher(spec, experiment, progress)
+    notes = []
+    # The planned run's own weights come first, on whatever device and in whatever data type it was trained.
+    if not (is_current(record, experiment) and weights_file(task, record.key, experiment).is_file()):
+        record = execute_with_teacher(spec, experiment, progress)
+        if record.key != planned.run:
+            notes.append(
+                f"trained anew on {record.device}: {record.metric} {100 * record.score:.1f}; the plan was made with "
+                f"{100 * planned.score:.1f}"
+            )
     head = trained_head(record, experiment)
-    return write_bundle(head, record, experiment, heads=heads, story=_story(record, experiment))
+    result = write_bundle(head, record, experiment, heads=heads, story=_story(record, experiment))
+    return dataclasses.replace(result, notes=(*notes, *result.notes))
 
 
 def planned_length(plan: PlanFile, runs: Path) -> int:

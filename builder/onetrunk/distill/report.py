@@ -254,6 +254,12 @@ def search_table(results: SearchResults) -> list[str]:
     )
     studies = results.records.studies["search"]
     notes = [f"- {search.task}: {note}" for search in results.searches for note in studies[search.task].notes]
+    if mixed := [search.task for search in results.searches if len(_processors(search, results.records)) > 1]:
+        notes.insert(
+            0,
+            f"- {', '.join(mixed)}: the search and full fine-tuning ran on processors of several kinds, so that the "
+            "ratio compares them, too",
+        )
     return [
         *table(columns, rows),
         "",
@@ -372,6 +378,13 @@ def _plan_cells(plan: Plan) -> tuple[str, ...]:
         percent(plan.share),
         f"{plan.cost.total_ms:.2f}",
     )
+
+
+def _processors(search: TaskSearch, records: SearchRecords) -> set[str]:
+    """Return the processors on which a task's search and its full fine-tuning ran."""
+    trials = [*search.trials, *records.trials("baseline", search.task)]
+    machines = (records.runs[trial.key].machine for trial in trials if trial.key in records.runs)
+    return {machine.split(" (")[0] for machine in machines}
 
 
 def _search_row(search: TaskSearch) -> tuple[str, ...]:

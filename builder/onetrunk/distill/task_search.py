@@ -15,7 +15,7 @@ from onetrunk.tasks.metrics import measure
 from onetrunk.tasks.records import SPLITS
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import RunRecord, RunSpec
-from onetrunk.training.trainer import execute, find_run
+from onetrunk.training.trainer import execute, find_run, is_current, run_key
 
 
 def baseline_spec(task: str, experiment: Experiment, settings: SearchSettings, *, seed: int = 0) -> RunSpec:
@@ -69,13 +69,17 @@ def save_seeds(spec: RunSpec, experiment: Experiment) -> Trials:
 
 def _save_all_seeds(study: Literal["baseline", "seeds"], spec: RunSpec, experiment: Experiment) -> Trials:
     metric = experiment.task(spec.task).metric
-    found = [
-        record
-        for record in experiment.store
-        if (record.state, record.metric) == ("finished", metric)
-        and record.spec == spec.with_seed(record.spec.recipe.seed)
-    ]
-    found.sort(key=lambda record: record.spec.recipe.seed)
+    of_seed: dict[int, RunRecord] = {}
+    for record in experiment.store:
+        seed = record.spec.recipe.seed
+        same = (record.state, record.metric) == ("finished", metric) and record.spec == spec.with_seed(seed)
+        # One a seed, although it may have been trained in two data types; that of this search before all others.
+        # A study's folder may also hold runs on data that have changed since.
+        if (same and is_current(record, experiment)) and (
+            seed not in of_seed or record.key == run_key(record.spec, experiment)
+        ):
+            of_seed[seed] = record
+    found = [of_seed[seed] for seed in sorted(of_seed)]
     stage: Stage = "baseline" if study == "baseline" else "student"
     trials = Trials(
         study=study,

@@ -134,8 +134,9 @@ def replace_spec(folder: Path, spec: HeadSpec) -> None:
     Raises:
         OneTrunkError: The disk is full, or the folder cannot be written for another reason.
     """
-    atomic_write_text(folder / HEAD_JSON, _spec_text(spec))
-    atomic_write_text(folder / CARD, card_text(spec))
+    text, card = _spec_text(spec), card_text(spec)
+    atomic_write_text(folder / HEAD_JSON, text)
+    atomic_write_text(folder / CARD, card)
 
 
 def _spec_text(spec: HeadSpec) -> str:
@@ -238,7 +239,7 @@ def card_text(spec: HeadSpec) -> str:
         "",
         *(_test(spec.test) if spec.test is not None else []),
         *(["## Fitted to the dev data", "", *_fitted(spec), ""] if spec.fitted else []),
-        *(["## How it came about", "", *_story(spec.story), ""] if spec.story else []),
+        *(["## How it came about", "", *story, ""] if (story := _story(spec.story)) else []),
         "## Data",
         "",
         *_items(spec.data),
@@ -268,6 +269,14 @@ def _test(test: HeldOutScores) -> list[str]:
 
 
 def _story(story: dict[str, Any]) -> list[str]:
+    """Return what is told of a head's making; nothing, where other software wrote what nothing here reads."""
+    try:
+        return _told(story) if story else []
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _told(story: dict[str, Any]) -> list[str]:
     """Describe what was trained before this head. Scores are of the metric that selected the epoch."""
     if adopted := story.get("adopted"):
         return _items(adopted)

@@ -153,7 +153,8 @@ class Limb:
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise UserError(f"{self.folder}: {WEIGHTS} does not fit {LIMB_JSON}: {first}") from error
-        return grafted(trunk, own, self.identity, self.starts)
+        family = {task: one.sha256 for task, one in spec.tasks.items()}
+        return grafted(trunk, own, self.identity, self.starts, family)
 
 
 def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
@@ -173,7 +174,13 @@ def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
     return copy.deepcopy(trunk.layers[tap : tap + layers])
 
 
-def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId, starts: Starts | None = None) -> Trunk:
+def grafted(
+    trunk: Trunk,
+    layers: nn.ModuleList,
+    identity: LimbId,
+    starts: Starts | None = None,
+    family: Mapping[str, str] | None = None,
+) -> Trunk:
     """Return a trunk with other layers in place of its own, from a limb's tap on. All other layers are shared.
 
     Args:
@@ -181,6 +188,7 @@ def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId, starts: Start
         layers: The limb's layers.
         identity: The limb's identity, which is the branch's, too: states on it are cached under this name.
         starts: See `Trunk.starts`.
+        family: See `Trunk.family`.
     """
     encoder = copy.copy(trunk.encoder)
     encoder.layers = nn.ModuleList([*trunk.layers[: identity.start], *layers, *trunk.layers[identity.stop :]])
@@ -194,6 +202,7 @@ def grafted(trunk: Trunk, layers: nn.ModuleList, identity: LimbId, starts: Start
         root=trunk,
         limb=identity,
         starts=starts,
+        family=family,
     )
 
 

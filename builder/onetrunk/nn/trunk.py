@@ -47,6 +47,7 @@ class Trunk(nn.Module):
         limbs: The folders in which limbs are looked for that heads name.
         starts: Task and the hash over it and its data -> the weights that its one-layer head on the limb starts from,
             which it had when the limb was trained. Any other head starts from the trunk's own layer.
+        family: Task that the limb was trained on -> the hash over it and its data then.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Trunk(nn.Module):
         root: Trunk | None = None,
         limb: LimbId | None = None,
         starts: Starts | None = None,
+        family: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -76,6 +78,7 @@ class Trunk(nn.Module):
         self.limb = limb
         self.limbs: tuple[Path, ...] = (DEFAULT_LIMBS,)
         self.starts: Starts = {} if starts is None else starts  # not asked whether it is empty: it is read late
+        self.family: Mapping[str, str] = family or {}
         self._branches: dict[LimbId, Trunk] = {}
         self.requires_grad_(False)
         self.eval()

@@ -103,8 +103,10 @@ def _keep_tokens(embeddings: nn.Module, vocab_size: int, kept: Tensor) -> None:
     """
     row_of_token = torch.zeros(vocab_size, dtype=torch.long)
     row_of_token[kept] = torch.arange(len(kept))
-    for module in embeddings.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings == vocab_size:
+    for name, module in embeddings.named_modules():
+        # There may be as many positions, or types, as token ids.
+        of_tokens = not any(other in name for other in ("position", "type"))
+        if isinstance(module, nn.Embedding) and module.num_embeddings == vocab_size and of_tokens:
             module.weight = nn.Parameter(module.weight[kept].clone())
             module.num_embeddings, module.padding_idx = len(kept), None
             module.register_buffer("row_of_token", row_of_token.clone(), persistent=False)

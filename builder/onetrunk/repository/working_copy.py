@@ -50,7 +50,8 @@ def working_copy(
         new: Whether the store may be empty, for what is built in the folder to be its first release.
 
     Raises:
-        UserError: Nothing has been published in the store; or the release is not as its manifest says, or not signed by the key.
+        UserError: Nothing has been published in the store; or the release is not as its manifest says, or not signed
+            by the key.
         ChangedMeanwhileError: Somebody else has published meanwhile. Their release is served, and nothing of this one.
         OneTrunkError: The store does not answer, or refuses.
     """

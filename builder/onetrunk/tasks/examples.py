@@ -136,13 +136,13 @@ def _part(
 ) -> tuple[list[Text], list[Any]]:
     """Return the rows of a split of which the other is the rest: which one a text is in depends on the text alone."""
     share = task.dev_share or 0.0
-    chosen = [row for row, text in enumerate(texts) if (split_number(text) < share) == (split == "dev")]
+    chosen = [row for row, text in enumerate(texts) if (split_number(_either_way(text)) < share) == (split == "dev")]
     if not chosen:
         raise UserError(f"{place}: dev = {share:g} leaves no rows for {split}: give more rows, or another share")
     return [texts[row] for row in chosen], [targets[row] for row in chosen]
 
 
-def split_number(text: Text, salt: str = "") -> float:
+def split_number(text: str | tuple[str, ...], salt: str = "") -> float:
     """Return a number from 0 to 1 for a text, equal for texts that differ only in white space or in case."""
     digest = hashlib.sha256((salt + "\0".join(normalized(text))).encode()).digest()
     return float(int.from_bytes(digest[:8], "big") / 2**64)
@@ -167,7 +167,8 @@ def part_of(texts: Texts, share: float) -> NDArray[np.int64]:
 def overlap_notes(seen: Examples, rows: Examples, split: Split = "dev", among: Split = "train") -> tuple[str, ...]:
     """Return a note on how many texts or pairs are also among others, which a head has learned from, or was chosen by.
 
-    Texts that differ only in white space or in case count as the same.
+    Texts that differ only in white space or in case count as the same, and so do pairs of which the other text comes
+    first.
 
     Args:
         seen: The others.
@@ -178,15 +179,20 @@ def overlap_notes(seen: Examples, rows: Examples, split: Split = "dev", among: S
     Returns:
         No note, if there are none.
     """
-    known = {normalized(text) for text in seen.texts}
-    count = sum(normalized(text) in known for text in rows.texts)
+    known = {_either_way(text) for text in seen.texts}
+    count = sum(_either_way(text) in known for text in rows.texts)
     return (f"{count:,} of {len(rows):,} {split} texts are also in {among}",) if count else ()
 
 
-def normalized(text: Text) -> tuple[str, ...]:
+def normalized(text: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return a text, or both of a pair, without what does not make it another text: case and white space."""
     parts = (text,) if isinstance(text, str) else text
     return tuple(" ".join(part.casefold().split()) for part in parts)
+
+
+def _either_way(text: Text) -> tuple[str, ...]:
+    """Return a text as normalized; of a pair, whichever comes first."""
+    return tuple(sorted(normalized(text)))
 
 
 def rows_elsewhere(texts: Texts, elsewhere: Iterable[Texts]) -> NDArray[np.bool_]:

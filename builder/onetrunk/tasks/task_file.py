@@ -128,14 +128,18 @@ def locate(task: Task, split: Split, data_root: Path | None = None) -> Path | st
     if location.startswith(HUB_PREFIX):
         return location
     # Joining an absolute location to a folder leaves it unchanged.
-    relative = Path(location).expanduser()
-    places = list(dict.fromkeys(root / relative for root in _roots(task.folder.resolve(), data_root)))
-    # A folder of the same name that is no data may be in the way of a file further on.
-    for place in (
-        *(one for one in places if one.is_file() or is_data_folder(one)),
-        *(one for one in places if one.is_dir()),
-    ):
-        return place
+    try:
+        relative = Path(location).expanduser()
+        places = list(dict.fromkeys(root / relative for root in _roots(task.folder.resolve(), data_root)))
+        # A folder of the same name that is no data may be in the way of a file further on.
+        for place in (
+            *(one for one in places if one.is_file() or is_data_folder(one)),
+            *(one for one in places if one.is_dir()),
+        ):
+            return place
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, or ~ of a user who is not there
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"task {task.name}: {split} {location!r:.200}: no path of a file: {why}") from error
     searched = ", ".join(str(place) for place in places[:4]) + (", ..." if len(places) > 4 else "")
     raise UserError(
         f"task {task.name}: no {split} data {location!r}; looked for {searched}; "

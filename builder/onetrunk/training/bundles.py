@@ -206,6 +206,7 @@ def _lessons(task: Task, lesson: Lesson, experiment: Experiment, progress: Progr
     """Ask the teacher about the task's own train texts, if there are any, and about those without labels."""
     train = experiment.examples(task.name, "train") if task.train else None
     dev = experiment.examples(task.name, "dev") if task.train or task.dev_share is None else None
+    test = experiment.examples(task.name, "test") if task.test is not None else None
     return make_lessons(
         task,
         lesson.teacher,
@@ -214,6 +215,7 @@ def _lessons(task: Task, lesson: Lesson, experiment: Experiment, progress: Progr
         max_length=experiment.config.max_length,
         train=train,
         dev=dev,
+        test=test,
         dev_share=task.dev_share or DEV_SHARE,
         variants=lesson.variants,
         source=lesson.source,
@@ -243,7 +245,7 @@ def write_bundle(
     evaluation = evaluate(head.to(experiment.compute.device), dev, task)
     test, test_notes = scores_on_test(head, experiment, task, tap, evaluation.fitted, task.metrics)
     trunk_seconds = sum(states.pass_seconds for states in cached.values())
-    plan = _input_spec(record.spec, experiment)
+    plan, overlaps = _input_spec(record.spec, experiment), experiment.overlaps(name)
     outcome: dict[str, Any] = {
         "best_epoch": record.best_epoch,
         "device": experiment.compute.device,
@@ -261,6 +263,7 @@ def write_bundle(
             "test": test,
             "recipe": {**plan.recipe, **outcome},
             "story": story or {},
+            "data": plan.data | ({"overlap": "; ".join(overlaps)} if overlaps else {}),
             "created": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         }
     )
@@ -381,7 +384,9 @@ def _finished_bundle(folder: Path, plan: HeadSpec) -> HeadSpec | None:
     try:
         spec = read_spec(folder)
         same_recipe = all(spec.recipe.get(key) == value for key, value in plan.recipe.items())
-        same_rest = spec.model_dump(exclude=_OUTCOME) == plan.model_dump(exclude=_OUTCOME)
+        found, planned = (one.model_dump(exclude=_OUTCOME) for one in (spec, plan))
+        found["data"].pop("overlap", None)  # bundles of earlier versions have none
+        same_rest = found == planned
         if not (same_recipe and same_rest and set(spec.scores) == set(plan.scores)):
             return None
         return load_bundle(folder).spec

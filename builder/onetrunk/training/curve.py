@@ -9,6 +9,7 @@ from typing import Any
 
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.tasks.head_spec import HeadSpec
+from onetrunk.training.evaluation import commonest_score
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.runs import RunSpec
 from onetrunk.training.trainer import execute
@@ -91,7 +92,9 @@ def learning_curve(
     points.append(CurvePoint(1.0, rows, score, spec.recipe.epochs, head.recipe["train_seconds"]))
     dev_rows = head.data["dev_rows"]
     noise = noise_of(score, dev_rows)
-    return LearningCurve(head.metric, tuple(points), noise, curve_note(points, head.metric, noise, dev_rows))
+    dev = experiment.branch(spec.limb).labelled_states(spec.task, "dev", spec.recipe.resolved_tap)
+    commonest = commonest_score(experiment.task(spec.task), dev.targets)
+    return LearningCurve(head.metric, tuple(points), noise, curve_note(points, head.metric, noise, dev_rows, commonest))
 
 
 def noise_of(score: float, rows: int) -> float:
@@ -100,7 +103,9 @@ def noise_of(score: float, rows: int) -> float:
     return math.sqrt(likely * (1 - likely) / rows)
 
 
-def curve_note(points: Sequence[CurvePoint], metric: str, noise: float, dev_rows: int) -> str:
+def curve_note(
+    points: Sequence[CurvePoint], metric: str, noise: float, dev_rows: int, commonest: float = -math.inf
+) -> str:
     """Return how many texts were needed, and whether more labels would help.
 
     Args:
@@ -108,8 +113,14 @@ def curve_note(points: Sequence[CurvePoint], metric: str, noise: float, dev_rows
         metric: The metric of the scores.
         noise: See ``noise_of``.
         dev_rows: The number of dev rows.
+        commonest: The score of a head that gives the commonest answer to every text.
     """
     *_, half, full = points
+    if full.score <= commonest:
+        return (
+            f"{metric} {100 * full.score:.1f} of all {full.texts:,} texts is no better than the commonest answer "
+            f"alone, {100 * commonest:.1f}, so nothing can be said about more labels yet"
+        )
     gain = full.score - half.score
     doubt = f"the noise of {dev_rows:,} dev rows is about {100 * noise:.1f}"
     rise = f"from {half.texts:,} to {full.texts:,} texts, {metric} changed by {100 * gain:+.1f} points; {doubt}"

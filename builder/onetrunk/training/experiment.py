@@ -173,12 +173,23 @@ class Experiment:
 
     def data_notes(self, name: str) -> tuple[str, ...]:
         """Return what a reader of the scores should know about a task's data, such as texts in train and dev alike."""
+        splits = (*SPLITS, *self.task(name).test_splits)
+        return (*(note for split in splits for note in self.examples(name, split).notes), *self.overlaps(name))
+
+    def overlaps(self, name: str) -> tuple[str, ...]:
+        """Return how many of a task's texts are in two of its splits, or may be because of the limb below it."""
         train, dev = self.examples(name, "train"), self.examples(name, "dev")
-        notes = (*train.notes, *dev.notes, *overlap_notes(train, dev))
-        if self.task(name).test is None:
-            return notes
-        test = self.examples(name, "test")
-        return (*notes, *test.notes, *overlap_notes(train, test, "test"), *overlap_notes(dev, test, "test", "dev"))
+        notes = overlap_notes(train, dev)
+        if self.task(name).test is not None:
+            test = self.examples(name, "test")
+            notes = (*notes, *overlap_notes(train, test, "test"), *overlap_notes(dev, test, "test", "dev"))
+        if self.trunk.family.get(name, digest := self.task_digest(name)) != digest:
+            notes = (
+                *notes,
+                f"limb {self.trunk.limb} was trained on other data of {name}, in which dev or test texts of these may "
+                "be: the scores may be too good",
+            )
+        return notes
 
     def data_facts(self, name: str) -> dict[str, str | int]:
         """Return the row counts and hashes of a task's data, for a record."""

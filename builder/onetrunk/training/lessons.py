@@ -105,6 +105,7 @@ def make_lessons(
     max_length: int,
     train: Examples | None = None,
     dev: Examples | None = None,
+    test: Examples | None = None,
     dev_share: float = DEV_SHARE,
     encoder: Trunk | None = None,
     variants: int = 0,
@@ -123,6 +124,7 @@ def make_lessons(
         max_length: The longest text in tokens.
         train: Labelled train data, if there are any.
         dev: Labelled dev data; None keeps a share of the texts.
+        test: Labelled test data, whose texts are left out of what is learned.
         dev_share: That share.
         encoder: See ``Lessons``.
         variants: The number of changed copies of each train text, which the teacher labels, too; see ``varied``.
@@ -133,7 +135,7 @@ def make_lessons(
         UserError: No text is left for train or dev, or the teacher does not fit the task.
     """
     kind = get_kind(task.kind)
-    known = {normalized(text) for rows in (train, dev) if rows is not None for text in rows.texts}
+    known = {normalized(text) for rows in (train, dev, test) if rows is not None for text in rows.texts}
     unlabelled = {normalized(text): text for text in [*texts, *teacher.texts]}
     free = [text for key, text in unlabelled.items() if key not in known]
     dev_texts = [] if dev is not None else [text for text in free if split_number(text) < dev_share]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def trained_head(record: RunRecord, experiment: Experiment) -> Head:
     Raises:
         UserError: Its weights are no longer in the cache.
     """
-    return head_with_weights(record.spec, load_weights(record.key, experiment), experiment)
+    return head_with_weights(record.spec, load_weights(record.spec.task, record.key, experiment), experiment)
 
 
 def fine_tuned_model(record: RunRecord, experiment: Experiment) -> WholeModel:
@@ -134,32 +135,38 @@ def fine_tuned_model(record: RunRecord, experiment: Experiment) -> WholeModel:
         experiment.trunk,
         outputs=get_kind(task.kind).output.build_layer(experiment.trunk.width, task),
         vocabulary=_vocabulary(task.name, experiment),
-        weights=load_weights(record.key, experiment),
+        weights=load_weights(task.name, record.key, experiment),
     )
 
 
-def weights_file(key: str, experiment: Experiment) -> Path:
-    """Return the path of a run's weights in the cache."""
-    return experiment.cache_root / "runs" / f"{key}.safetensors"
+def weights_file(task: str, key: str, experiment: Experiment) -> Path:
+    """Return the path of a run's weights in the cache.
+
+    The key covers neither what the task answers nor the metric that chose the best epoch. Several studies share the
+    cache, in which equal data may teach tasks of one name different things, so the file's name covers both.
+    """
+    about = experiment.task(task)
+    answers = hashlib.sha256(json.dumps([about.answers, about.metric]).encode()).hexdigest()[:8]
+    return experiment.cache_root / "runs" / f"{key}-{answers}.safetensors"
 
 
-def save_weights(key: str, weights: Weights, experiment: Experiment) -> None:
+def save_weights(task: str, key: str, weights: Weights, experiment: Experiment) -> None:
     """Write a run's weights to the cache in fp16.
 
     Raises:
         OneTrunkError: The file cannot be written; the one before is kept.
     """
-    with atomic_write(weights_file(key, experiment)) as aside:
+    with atomic_write(weights_file(task, key, experiment)) as aside:
         save_file({name: tensor.half().contiguous() for name, tensor in weights.items()}, aside)
 
 
-def load_weights(key: str, experiment: Experiment) -> Weights:
+def load_weights(task: str, key: str, experiment: Experiment) -> Weights:
     """Read a run's weights from the cache.
 
     Raises:
         UserError: The file is missing or broken.
     """
-    path = weights_file(key, experiment)
+    path = weights_file(task, key, experiment)
     try:
         weights = load_file(path)
     except FileNotFoundError:

@@ -274,10 +274,22 @@ def find_run(spec: RunSpec, experiment: Experiment) -> RunRecord | None:
 
 def _find(spec: RunSpec, key: str, experiment: Experiment) -> RunRecord | None:
     record = experiment.store.find(spec, key)
-    task = experiment.task(spec.task)
-    # The key covers neither the metric, which chose the best epoch, nor what is answered.
-    same = record is not None and record.metric == task.metric and record.answers in ("", task.answers)
-    return record if same else None
+    return record if record is not None and is_of_task(record, experiment) else None
+
+
+def is_current(record: RunRecord, experiment: Experiment) -> bool:
+    """Return whether a record is of the experiment's trunk, of its data as they are now, and of its task."""
+    facts = (experiment.trunk.root.identity, experiment.data_facts(record.spec.task))
+    return (record.trunk, record.data) == facts and is_of_task(record, experiment)
+
+
+def is_of_task(record: RunRecord, experiment: Experiment) -> bool:
+    """Return whether a record is about what its task is now.
+
+    A run's key covers neither the metric, which chose the best epoch, nor what is answered.
+    """
+    task = experiment.task(record.spec.task)
+    return record.metric == task.metric and record.answers in ("", task.answers)
 
 
 def execute(
@@ -305,11 +317,11 @@ def execute(
     trainer = Trainer(spec, experiment)
     found = _find(spec, trainer.key, experiment)
     # Nothing is computed from a whole encoder's weights, so they may be missing.
-    has_weights = not weights or spec.role == "full" or weights_file(trainer.key, experiment).is_file()
-    if found is not None and has_weights and found.state == "finished":
+    there = not weights or spec.role == "full" or weights_file(spec.task, trainer.key, experiment).is_file()
+    if found is not None and there and found.state == "finished":
         return found
     run = trainer.train(progress)
-    save_weights(trainer.key, run.weights, experiment)
+    save_weights(spec.task, trainer.key, run.weights, experiment)
     experiment.store.save(run.record)
     trainer.checkpoint.remove()
     return run.record

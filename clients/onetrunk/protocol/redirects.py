@@ -11,4 +11,3 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *arguments: Any, **options: Any) -> None:
         """Follow none."""
-        return None

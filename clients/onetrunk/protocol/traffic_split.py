@@ -31,8 +31,8 @@ class CandidateInfo(BaseModel):
     Attributes:
         version: The candidate's version.
         split: The share, and its bounds.
-        reads: What its kind adds to a task's description (see `TaskInfo`), as its own version has it: its thresholds, for
-            example. By these its scores are read, not by those of the live head. None says that they are the same.
+        reads: What its kind adds to a task's description (see `TaskInfo`), as its own version has it: its thresholds,
+            for example. By these its scores are read, not by those of the live head. None says that they are the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -21,7 +21,7 @@ def test_costs_are_measured_part_by_part(tiny_trunk):
         parts = [*bucket.trunk_ms, bucket.folded_ms, bucket.step_ms, bucket.single_ms, bucket.folded_single_ms]
         assert all(0 < part.low <= part.median <= part.high < float("inf") for part in parts)
         assert np.isfinite(bucket.layer_ms.median)
-    assert table.single_model_ms > 0
+    assert table.per_text().single_ms > 0
     assert set(table.versions) == {"onetrunk", "onnxruntime", "python", "torch"}
 
 

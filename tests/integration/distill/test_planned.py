@@ -75,3 +75,11 @@ def test_a_baseline_that_is_nan_leaves_nothing_to_keep(runs, monkeypatch):
     monkeypatch.setattr(pipeline, "fmean", lambda scores: math.nan)
     with pytest.raises(UserError, match="task one: full fine-tuning scores nan by accuracy"):
         servable_options(runs, ["one"])
+
+
+def test_a_plan_that_was_changed_by_hand_into_none_is_kept_beside_the_new_one(runs, tmp_path):
+    path, options = tmp_path / "plan.toml", servable_options(runs, ["one"])
+    path.write_text("[tasks.one\n")
+    made = make_plan(path, options, table(), floor_task=0.97, floor_average=0.996, most_share=None)
+    assert read_plan(path).tasks == made.tasks
+    assert path.with_name("plan.toml.old").read_text() == "[tasks.one\n"

@@ -62,3 +62,8 @@ def test_what_follows_from_a_curve(scores, words):
 
 def test_noise_of_a_perfect_score_is_not_none():
     assert [noise_of(1.0, 100), noise_of(0.0, 100)] == pytest.approx([0.0218, 0.0218], abs=1e-4)
+
+
+def test_nothing_follows_from_a_head_that_has_learned_nothing():
+    points = [CurvePoint(0.5, 100, 0.4, 2, 1.0), CurvePoint(1.0, 200, 0.4, 1, 1.0)]
+    assert "is no better than the commonest answer alone, 67.5" in curve_note(points, "accuracy", 0.03, 225, 0.675)

@@ -407,3 +407,21 @@ def test_a_tap_without_room_is_told_before_data_are_read(
     recipe = RECIPE.model_copy(update={"tap": 3})
     with pytest.raises(UserError, match="has fewer than 2 layers above it on this trunk: give 0 to 2"):
         trained(new_experiment, tmp_path / "limbs", missing, recipe=recipe)
+
+
+def test_a_head_on_a_limb_that_has_learned_from_other_data_of_its_task_says_so(
+    new_experiment: NewExperiment, mood: Task, tiny_trunk: Trunk, tmp_path: Path
+) -> None:
+    found = trained(new_experiment, tmp_path / "limbs", mood)
+    write_rows(tmp_path / "other.jsonl", mood_rows(60, 9))
+    recipe = Recipe(tap=2, layers=1, epochs=1, max_length=32)
+    places = {"heads": tmp_path / "heads", "cache": tmp_path / "cache"}
+    said = "was trained on other data of mood"
+    branch = load_limb(found.folder).branch(tiny_trunk)
+    assert said not in " ".join(train(mood, branch, recipe=recipe, **places).notes)
+    other = mood.model_copy(update={"dev": str(tmp_path / "other.jsonl")})
+    result = train(other, branch, recipe=recipe, **places)
+    assert said in " ".join(result.notes)
+    assert said in result.spec.data["overlap"]
+    assert said in (result.bundle / "README.md").read_text()
+    assert train(other, branch, recipe=recipe, **places).already_there

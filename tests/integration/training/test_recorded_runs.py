@@ -3,14 +3,18 @@
 import dataclasses
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from onetrunk.distill.settings import SearchSettings
+from onetrunk.distill.task_search import run_baseline, save_baselines
 from onetrunk.protocol.errors import UserError
 from onetrunk.training.loop import DivergedError
 from onetrunk.training.models import trained_head
 from onetrunk.training.runs import Distillation
 from onetrunk.training.trainer import Checkpoint, Costs, Trainer, execute, find_run
 from tests.fixtures.recorded_runs import ROLES, kill_at, same, spec_of
+from tests.fixtures.tasks import mood_rows, write_rows
 
 
 @pytest.fixture
@@ -202,3 +206,26 @@ def test_spec_of_an_unknown_task_is_refused(new):
     spec = spec_of("fork", new()).model_copy(update={"task": "mod"})
     with pytest.raises(UserError, match=r"'mod' .*mood, second"):
         execute(spec, new())
+
+
+def test_weights_are_those_of_what_the_task_answers(new_experiment, mood, tmp_path):
+    """Studies share the cache; a run has the same key where equal data teach a task of one name something else."""
+    turned = mood.model_copy(update={"labels": tuple(reversed(mood.labels))})
+    one, other = (elsewhere(new_experiment(task), tmp_path, "both") for task in (mood, turned))
+    other.config = dataclasses.replace(other.config, runs=tmp_path / "others")
+    first, second = (execute(spec_of("fork", experiment), experiment) for experiment in (one, other))
+    assert first.key == second.key
+    of_first, of_second = (trained_head(first, experiment).state_dict() for experiment in (one, other))
+    assert any(not torch.equal(of_first[name], of_second[name]) for name in of_first)
+
+
+def test_a_study_counts_the_baselines_of_its_data_as_they_are_now(new_experiment, mood, tmp_path):
+    settings = SearchSettings(epochs=1)
+    place = tmp_path / "changing.jsonl"
+    scores = []
+    for seed in (1, 2):
+        write_rows(place, mood_rows(80, seed))
+        experiment = new_experiment(mood.model_copy(update={"dev": str(place)}))
+        scores.append(run_baseline("mood", experiment, settings).score)
+        found = save_baselines("mood", experiment, settings)
+        assert [trial.score for trial in found.trials] == scores[-1:]

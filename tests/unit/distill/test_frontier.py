@@ -241,3 +241,17 @@ def test_a_plan_whose_cost_is_nan_misses_the_share():
     plan = choose([option("a", 1, 1, 0.8)], unmeasured, most_share=0.9)
     assert math.isnan(plan.share)
     assert not plan.meets_floor
+
+
+def test_on_a_trunk_of_many_layers_taps_are_tried_up_to_a_depth():
+    rates = dataclasses.replace(RATES, trunk_ms=tuple(float(tap) for tap in range(25)), step_ms=0.01)
+    tops = (3, 6, 9, 12, 15, 18, 21, 22)
+    options = [option(f"t{top}", top - less, 1, 0.8 - 0.01 * less) for top in tops for less in range(3)]
+    plan = choose(options, rates, floor_average=1.0)
+    assert plan.meets_floor
+    assert max(plan.taps) == 22
+    cheapest = choose(options, rates, floor_task=0.9, floor_average=0.9)
+    assert max(cheapest.taps) == 20
+    limbs = [option("t3", 2, 1, 0.7, limb=f"l{number}-1+1@000000000000") for number in range(9)]
+    with pytest.raises(UserError, match="22 taps and 9 limbs, and beside so many taps all sets of at most 8 limbs"):
+        frontier(options + limbs, rates)

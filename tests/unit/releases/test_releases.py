@@ -367,7 +367,7 @@ def test_prune_stops_if_a_release_is_published_again(store, old, new, monkeypatc
         found = written(under)
         asked.append(under)
         older = {path: at - 60 * (old[1] in path) for path, at in found.items()}
-        return {path: later for path in found} if under == f"releases/{old[1]}" else older
+        return dict.fromkeys(found, later) if under == f"releases/{old[1]}" else older
 
     monkeypatch.setattr(store, "written", published_again)
     with pytest.raises(ChangedMeanwhileError, match="somebody is writing release"):
@@ -482,7 +482,7 @@ def test_refused_credentials_and_missing_ones_are_told_in_one_line_without_them(
 
 def test_an_endpoint_that_is_no_address(s3_environment, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
-    with pytest.raises(UserError, match="Invalid endpoint: 127.0.0.1:9000: set AWS_ENDPOINT_URL to an address"):
+    with pytest.raises(UserError, match=r"Invalid endpoint: 127\.0\.0\.1:9000: set AWS_ENDPOINT_URL to an address"):
         open_store(parse_store("s3://bucket/prefix"))
 
 

@@ -176,3 +176,9 @@ def test_absolute_place_and_hub_address_stay_as_they_are(make_task, tmp_path):
     task = make_task([GOOD], train=str(tmp_path / "rows.jsonl"), dev="hub:glue/cola", folder=tmp_path / "elsewhere")
     assert locate(task, "train") == tmp_path / "rows.jsonl"
     assert locate(task, "dev") == "hub:glue/cola"
+
+
+@pytest.mark.parametrize("place", ["~nobody_has_this_name/t.jsonl", f"{'x' * 300}/t.jsonl"])
+def test_a_place_that_can_be_none(mood, place):
+    with pytest.raises(UserError, match=r"task mood: train '[~x].*: no path of a file: "):
+        locate(mood.model_copy(update={"train": place}), "train")

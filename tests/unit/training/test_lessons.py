@@ -239,3 +239,14 @@ def test_heads_that_start_from_the_teachers_layers_also_learn_its_states(
     tokenizer["post_processor"] = None
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert isinstance(loss(2, load_trunk(other))[0], DistilObjective)
+
+
+def test_test_texts_are_not_learned(mood, tiny_trunk, tmp_path):
+    rows = mood_rows(50, 7)
+    place = tmp_path / "test.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    test = read_examples(mood.model_copy(update={"test": str(place)}), "test")
+    found = lessons(mood, tiny_trunk, test=test)
+    assert not {*found.train.texts, *found.dev.texts} & {row["sentence"] for row in rows}
+    without = lessons(mood, tiny_trunk)
+    assert {row["sentence"] for row in rows} & {*without.train.texts, *without.dev.texts}

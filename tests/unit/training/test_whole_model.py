@@ -1,5 +1,7 @@
 """The whole encoder, fine-tuned: what its reduced vocabulary changes (nothing), and what it must leave alone."""
 
+import copy
+
 import pytest
 import torch
 
@@ -82,3 +84,16 @@ def test_untrained_it_answers_as_a_head_on_tap_0(tiny_trunk, data):
     input_ids, type_ids, mask = data.states.batch(torch.arange(5).numpy())
     state = tiny_trunk.states(input_ids, type_ids, mask, [0])[0]
     torch.testing.assert_close(model(input_ids, type_ids, mask), model.head(state, mask))
+
+
+def test_positions_stay_where_there_are_as_many_as_tokens(tiny_trunk, mood, data):
+    trunk = copy.deepcopy(tiny_trunk)
+    embeddings = trunk.embeddings
+    positions, tokens = embeddings.position_embeddings, embeddings.word_embeddings
+    assert positions.num_embeddings != tokens.num_embeddings
+    more = torch.randn(tokens.num_embeddings, trunk.width)
+    more[: positions.num_embeddings] = positions.weight[: tokens.num_embeddings]
+    embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(more)
+    reduced = new_whole_model(trunk, outputs=2, vocabulary=data.states.vocabulary)
+    assert reduced.embeddings.position_embeddings.num_embeddings == tokens.num_embeddings
+    assert reduced.embeddings.word_embeddings.num_embeddings < tokens.num_embeddings

@@ -196,5 +196,5 @@ def test_what_no_front_would_answer_is_one_of_the_errors(
     [("http://127.0.0.1:abc", 1.0), ("http://[::1", 1.0), ("http://127.0.0.1:9", -1), ("http://127.0.0.1:9", "5")],
 )
 def test_wrong_arguments(url: str, timeout_s: float) -> None:
-    with pytest.raises(BadInput, match="url is|timeout_s is"):
+    with pytest.raises(BadInput, match=r"url is|timeout_s is"):
         pipeline("text-classification", url, timeout_s=timeout_s)
