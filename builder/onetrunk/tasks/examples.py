@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
+# Its time of change in nanoseconds, and its size in bytes.
+FileVersion: TypeAlias = tuple[int, int]
 _TOKENIZER_BATCH = 2048
 # Of the labels that no row has, this many are named.
 _SHOWN = 10
@@ -74,15 +76,31 @@ def read_examples(task: Task, split: Split, *, data_root: Path | None = None, sk
             why, and where.
     """
     place = locate(task, split, data_root)
-    # A command that checks the data before it loads torch reads them twice. A folder's own time tells nothing.
-    if not isinstance(place, Path) or not place.is_file():
+    version = _version_of(place)
+    # A command that checks the data before it loads torch reads them twice.
+    if version is None:
         return _read(task, split, place, skip_bad_rows)
+    return _read_once(task, split, place, skip_bad_rows, version)
+
+
+def file_version(task: Task, split: Split, data_root: Path | None = None) -> FileVersion | None:
+    """Return what changes when a split's file is written again; None where that cannot be told."""
+    try:
+        return _version_of(locate(task, split, data_root))
+    except (OSError, UserError):  # whoever reads the data says so
+        return None
+
+
+def _version_of(place: Path | str) -> FileVersion | None:
+    # A folder's own time tells nothing.
+    if not isinstance(place, Path) or not place.is_file():
+        return None
     found = place.stat()
-    return _read_once(task, split, place, skip_bad_rows, (found.st_mtime_ns, found.st_size))
+    return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=3)  # all splits of one task
-def _read_once(task: Task, split: Split, place: Path, skip_bad_rows: bool, version: tuple[int, int]) -> Examples:
+def _read_once(task: Task, split: Split, place: Path | str, skip_bad_rows: bool, version: FileVersion) -> Examples:
     return _read(task, split, place, skip_bad_rows)
 
 

@@ -21,7 +21,7 @@ from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import LimbId
 from onetrunk.tasks import Examples, Split, Task, read_examples
-from onetrunk.tasks.examples import Texts, in_windows, overlap_notes
+from onetrunk.tasks.examples import FileVersion, Texts, file_version, in_windows, overlap_notes
 from onetrunk.tasks.head_spec import DEFAULT_LIMBS
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.records import SPLITS
@@ -341,13 +341,20 @@ def labels_windows(task: Task) -> bool:
     return task.long_texts == "windows" and get_kind(task.kind).by_token
 
 
-@lru_cache(maxsize=2)
 def open_experiment(config: ExperimentConfig) -> Experiment:
     """Open an experiment; within a process, the same configuration returns the same one with what it has read.
+
+    A configuration is not the same any more once a data file was written again.
 
     Raises:
         UserError: The trunk cannot be loaded, or CUDA was requested and is not available.
     """
+    splits = ((task, split) for task in config.tasks for split in (*SPLITS, *task.test_splits))
+    return _opened(config, tuple(file_version(task, split, config.data_root) for task, split in splits))
+
+
+@lru_cache(maxsize=2)
+def _opened(config: ExperimentConfig, versions: tuple[FileVersion | None, ...]) -> Experiment:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     trunk = load_trunk(config.trunk, cache=config.cache)

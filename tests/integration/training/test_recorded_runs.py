@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import run_baseline, save_baselines
 from onetrunk.protocol.errors import UserError
+from onetrunk.training.experiment import ExperimentConfig, open_experiment
 from onetrunk.training.loop import DivergedError
 from onetrunk.training.models import trained_head
 from onetrunk.training.runs import Distillation
@@ -229,3 +230,15 @@ def test_a_study_counts_the_baselines_of_its_data_as_they_are_now(new_experiment
         scores.append(run_baseline("mood", experiment, settings).score)
         found = save_baselines("mood", experiment, settings)
         assert [trial.score for trial in found.trials] == scores[-1:]
+
+
+def test_an_experiment_is_opened_anew_once_its_data_were_written_again(mood, tiny_trunk_folder, tmp_path):
+    place = tmp_path / "changing.jsonl"
+    write_rows(place, mood_rows(80, 1))
+    task = mood.model_copy(update={"dev": str(place)})
+    places = {"trunk": tiny_trunk_folder, "cache": tmp_path / "cache", "runs": tmp_path / "runs"}
+    config = ExperimentConfig(tasks=(task,), max_length=32, device="cpu", trunk_dtype="fp32", **places)
+    first = open_experiment(config)
+    assert open_experiment(config) is first
+    write_rows(place, mood_rows(90, 2))
+    assert len(open_experiment(config).examples("mood", "dev")) == 90
