@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from rich.table import Table
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.cache import cache_root
 from onetrunk.protocol.command import errors_end_command
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
 from onetrunk.releases.store import Place, StoreUrl
 from onetrunk.serving.front.options import front_options, take_front_options
@@ -126,6 +128,7 @@ def find_repository(repository: Path | StoreUrl, local: Path | None, verify_key:
 
     Raises:
         UserError: Nothing has been published, the release is not as its manifest says, or is not signed by the key.
+            Or another server of this machine serves from the same folder, which a pull would change below it.
         OneTrunkError: The store does not answer, or the disk is full.
     """
     from onetrunk.protocol.signature import Verifier
@@ -140,11 +143,27 @@ def find_repository(repository: Path | StoreUrl, local: Path | None, verify_key:
     if isinstance(store, FolderStore) and local is None:
         return release_folder(store)  # no server changes it, so all may share it, and mount it for reading only
     path = local or cache_root() / "served" / repository.key
+    _hold(path)
     with console.status(f"Fetching the release of {repository}"):
         report = pull(store, path, verifier=None if verify_key is None else Verifier(verify_key))
     size = f"{report.bytes_received / 1e6:,.1f} MB"
     console.print(f"Release {report.release[:12]} of {repository}: fetched {size} into {path}", highlight=False)
     return path
+
+
+def _hold(folder: Path) -> None:
+    """Keep a folder for this process, until it ends."""
+    mark = folder.parent / f".{folder.name}.served"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{folder}: another serve-repo serves from it: end that one, or give another by --local"
+        ) from None
+    except OSError as error:
+        raise OneTrunkError(f"{mark}: cannot be written: {error.strerror}") from error
 
 
 def start(server: Server, console: Console) -> None:

@@ -77,6 +77,8 @@ def test_a_folder_is_served_where_it_is_and_a_store_can_be_served_from_a_copy(pu
     check_files(folder, ENSEMBLES)
     assert find_repository(published.url, tmp_path / "local", None, console) == tmp_path / "local"
     check_files(tmp_path / "local", ENSEMBLES)
+    with pytest.raises(UserError, match="another serve-repo serves from it: end that one, or give another by --local"):
+        find_repository(published.url, tmp_path / "local", None, console)
     assert find_repository(tmp_path, None, None, console) == tmp_path
     with pytest.raises(UserError, match="--local is for an object store"):
         find_repository(tmp_path, tmp_path / "local", None, console)
