@@ -294,9 +294,10 @@ def _print_outcome(result: TrainResult) -> None:
     if result.already_there:
         click.echo(f"{spec.task}: finished earlier, {score} (--force trains it again)", err=True)
     else:
-        seconds = result.trunk_seconds + result.train_seconds
-        size = f"{result.cache_bytes / 1e6:.0f} MB of states cached"
-        click.echo(f"{spec.task}: {score} in {seconds:.0f} s, {size}; wrote {result.bundle}", err=True)
+        trunk = f"{result.trunk_seconds:.0f} s of the trunk's pass and {result.cache_bytes / 1e6:.0f} MB are cached"
+        click.echo(
+            f"{spec.task}: {score}, trained in {result.train_seconds:.0f} s ({trunk}); wrote {result.bundle}", err=True
+        )
     for note in result.notes:
         click.echo(f"{spec.task}: note: {note}", err=True)
 
