@@ -96,7 +96,7 @@ def test_a_file_of_soft_labels_teaches_a_task_without_data(invoke, tmp_path):
     assert said["best_accuracy"] == 0.9
     assert said["divergence_nats"] < 0.2, "even odds are 0.37 away from the file"
     agreement = f"accuracy {100 * head['scores']['accuracy']:.1f} (agreement with the teacher)"
-    assert f"said: {agreement} in " in result.stderr
+    assert f"said: {agreement}, trained in " in result.stderr
     # It brings its texts, so others are of no use.
     refused = invoke("said", "--teacher", str(tmp_path / "said.jsonl"), "--texts", str(tmp_path / "train.jsonl"))
     assert refused.exit_code == 2
