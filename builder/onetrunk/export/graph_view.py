@@ -75,13 +75,13 @@ class GraphView:
     def is_gelu(self, tensor: str) -> bool:
         """Return whether a tensor is the output of a GELU, and so never below -0.17."""
         # Exporters write 0.5 * (x * (1 + erf(x / sqrt 2))), with the factors in any order.
-        return any(
-            sum_.op_type == "Add" and any(self._op(name) == "Erf" for name in sum_.input)
-            for half in self._factors(tensor)
-            for inner in self._factors(half)
-            for sum_ in [self.producers.get(inner)]
-            if sum_ is not None
-        )
+        factors = self._all_factors(tensor)
+        sources = [source for factor in factors if (source := self._source_of_erf(factor)) is not None]
+        constants = [factor for factor in factors if factor in self.constants]
+        if len(factors) != 3 or len(sources) != 1 or len(constants) != 1:
+            return False
+        half = self.constants[constants[0]]
+        return half.size == 1 and float(half.reshape(())) == 0.5 and sources[0] in factors
 
     def is_state(self, tensor: str) -> bool:
         """Return whether a tensor is a hidden state, which is normalised except for a few features of large values."""
@@ -103,6 +103,20 @@ class GraphView:
         node = self.producers.get(tensor)
         return "" if node is None else node.op_type
 
-    def _factors(self, tensor: str) -> list[str]:
+    def _all_factors(self, tensor: str) -> list[str]:
+        """Return the factors of a product, and of the products in it."""
         node = self.producers.get(tensor)
-        return list(node.input) if node is not None and node.op_type == "Mul" else []
+        if node is None or node.op_type != "Mul":
+            return [tensor]
+        return [factor for name in node.input for factor in self._all_factors(name)]
+
+    def _source_of_erf(self, tensor: str) -> str | None:
+        """Return x where a tensor is 1 + erf(x / sqrt 2), or None."""
+        node = self.producers.get(tensor)
+        erf = [name for name in node.input if self._op(name) == "Erf"] if node is not None else []
+        if node is None or node.op_type != "Add" or not erf:
+            return None
+        scaled = self.producers.get(self.producers[erf[0]].input[0])
+        if scaled is None or scaled.op_type not in ("Div", "Mul"):
+            return None
+        return next((name for name in scaled.input if name not in self.constants), None)

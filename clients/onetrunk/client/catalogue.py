@@ -13,6 +13,8 @@ from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
 from onetrunk.protocol.errors import ServerError, UnknownTask
 from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKEN_COUNT
 
+_LONGEST_NAME = 64
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -43,10 +45,13 @@ class Catalogue:
         wanted = dict.fromkeys([names] if isinstance(names, str) else names)
         unknown = [name for name in wanted if name not in self.tasks]
         if unknown:
-            known = sorted(self.tasks)
-            close = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            known, name = sorted(self.tasks), str(unknown[0])
+            if len(name) > _LONGEST_NAME:  # which is neither compared nor repeated
+                name, close = f"{name[:_LONGEST_NAME]}...", []
+            else:
+                close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise UnknownTask(f"unknown task {unknown[0]!r}{hint} Served: {', '.join(known) or 'none'}")
+            raise UnknownTask(f"unknown task {name!r}{hint} Served: {', '.join(known) or 'none'}")
         return tuple(self.tasks[name] for name in wanted)
 
 

@@ -26,7 +26,7 @@ from onetrunk.client.wire import Arrays, UnexpectedResponse, float_column, reque
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.protocol.head_json import OVERLAP
 from onetrunk.protocol.names import TOKENIZER, WINDOW_OVERLAP, WINDOWS
-from onetrunk.protocol.words import is_readable, words_of
+from onetrunk.protocol.words import WINDOWED_TEXTS, is_readable, words_of
 
 Allow = Callable[[int, int], None]
 """Called with the number of windows that a call is about to ask about, and their bytes; it may refuse them."""
@@ -177,9 +177,8 @@ class WindowFinder(Scheduler):
         long_texts = [one.long_text for one in texts]
         pairs = tuple(None if one.pair is None else one.pair.encode() for one in long_texts)
         self._rows = TextRows(tuple(one.text.encode() for one in long_texts), pairs)
-        batches = plan_batches(
-            [Group(tuple(range(len(texts))), ())], self._rows.sizes, max_rows=catalogue.max_batch_size
-        )
+        most = min(WINDOWED_TEXTS, catalogue.max_batch_size)
+        batches = plan_batches([Group(tuple(range(len(texts))), ())], self._rows.sizes, max_rows=most)
         super().__init__(batches, terms, [one.row for one in long_texts])
 
     def _request(self, batch: Batch) -> Any:

@@ -121,11 +121,15 @@ class FrontProcess:
         self._process.kill()
         self._close()
 
-    def stop(self) -> None:
-        """End the process after it has answered what is in flight."""
+    def end(self) -> None:
+        """Tell the process to end after it has answered what is in flight."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone already
             self._process.stdin.close()
+
+    def stop(self) -> None:
+        """End the process after it has answered what is in flight."""
+        self.end()
         try:
             self._process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -217,10 +221,19 @@ class FrontKeeper:
             self._stop_all()
 
     def _stop_all(self) -> None:
+        # All at once: each has the same time.
+        for process in self._processes:
+            process.end()
         for process in self._processes:
             process.stop()
         if self._metrics is not None:
             self._metrics.cleanup()
+
+    def _forget_gauges(self, pid: int) -> None:
+        """Remove what a process that is no more had in work, which would be counted for ever."""
+        if self._metrics is not None:
+            for file in Path(self._metrics.name).glob(f"gauge_live*_{pid}.db"):
+                file.unlink(missing_ok=True)
 
     def _started(self) -> FrontProcess:
         folder = Path(self._metrics.name) if self._metrics is not None else None
@@ -246,6 +259,7 @@ class FrontKeeper:
             log.warning("the front %s; starting another", fault)
             with self._lock:
                 process.kill()
+                self._forget_gauges(process.pid)
                 self._processes[place] = self._started()
                 self._processes[place].move(self._folder)
             log.warning("the front answers again after %.1f s", time.monotonic() - began)

@@ -117,3 +117,24 @@ def test_workers_share_ports_limits_and_metrics(tmp_path: Path) -> None:
     finally:
         keeper.stop()
     assert {status(keeper) for _ in range(3)} == {0}
+
+
+def test_what_a_dead_process_had_in_work_is_counted_no_more(tmp_path: Path) -> None:
+    running = FrontKeeper(settings(), tmp_path / "front.log", workers=2)
+    try:
+        assert running._metrics is not None
+        folder, before = Path(running._metrics.name), running.pids
+
+        def of(pid: int) -> list[Path]:
+            return list(folder.glob(f"gauge_live*_{pid}.db"))
+
+        def both_have_answered() -> bool:
+            status(running)
+            return all(map(of, before))
+
+        until(both_have_answered)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: before[0] not in running.pids)
+        assert of(before[0]) == []
+    finally:
+        running.stop()

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 
 from onetrunk.export.chain import open_session
 from onetrunk.export.errors import ExportError
+from onetrunk.export.graph_view import GraphView
 from onetrunk.export.onnx_file import export_head, export_segment
 from onetrunk.export.quantization import quantize_file
 from onetrunk.export.release import IR_VERSION, get_release
@@ -119,3 +120,35 @@ def test_embeddings_alone_are_refused(tiny_trunk, tmp_path):
     export_segment(tiny_trunk, Segment(0, 0), tmp_path / "embeddings.onnx", RELEASE)
     with pytest.raises(ExportError, match="no product that can be quantised"):
         quantize_file(tmp_path / "embeddings.onnx", tmp_path / "int8.onnx", thorough=True)
+
+
+@pytest.mark.parametrize(
+    ("factors", "is_gelu"),
+    [
+        (("x", "half", "sum"), True),
+        (("sum", "x", "half"), True),
+        (("half", "sum", "gate"), False),
+        (("x", "two", "sum"), False),
+        (("x", "half", "sum", "gate"), False),
+    ],
+)
+def test_a_gelu_times_something_else_is_none(factors, is_gelu):
+    """It may have any values, and those of a GELU are never below -0.17."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Div", ["x", "root"], ["scaled"]),
+        node("Erf", ["scaled"], ["erf"]),
+        node("Add", ["erf", "one"], ["sum"]),
+    ]
+    product = factors[0]
+    for number, factor in enumerate(factors[1:]):
+        nodes.append(node("Mul", [product, factor], [f"product{number}"]))
+        product = f"product{number}"
+    values = {"root": 2**0.5, "one": 1.0, "half": 0.5, "two": 2.0}
+    constants = [
+        onnx.numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in values.items()
+    ]
+    given = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in ("x", "gate")]
+    made = [onnx.helper.make_tensor_value_info(product, onnx.TensorProto.FLOAT, [1, 4])]
+    view = GraphView(onnx.helper.make_graph(nodes, "graph", given, made, constants))
+    assert view.is_gelu(product) is is_gelu

@@ -414,3 +414,9 @@ def test_who_asks_for_everything_gets_windows_of_texts_and_none_of_token_ids(mod
     texts, ids = model.execute(requests)
     assert texts.values()["windows"].tolist() == [[[0, 3, 0, 0]]]
     assert ids.values()["windows"].tolist() == [[[-1] * 4]]
+
+
+def test_windows_of_few_texts_are_told_at_once(windows: Callable[..., Any]) -> None:
+    """Each may take a third of a second, in which nobody else's text is read."""
+    assert windows(text=["a long text"] * 4).error is None
+    assert "windows of 5 texts; allowed: 4 a request" in windows(text=["a long text"] * 5).error.message

@@ -27,7 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
-from onetrunk_words import is_readable, token_places, windows_of
+from onetrunk_words import WINDOWED_TEXTS, is_readable, token_places, windows_of
 from tokenizers import Encoding, Tokenizer
 
 TEXT_INPUTS = ("text", "text_pair")
@@ -572,6 +572,11 @@ class TritonPythonModel:
                 continue
             if isinstance(texts_or_answer, Padded):
                 responses[i] = self._respond(request, texts_or_answer)
+            elif "windows" in request.requested_output_names() and len(texts_or_answer.rows) > WINDOWED_TEXTS:
+                responses[i] = bad_input(
+                    f"windows of {len(texts_or_answer.rows)} texts; allowed: {WINDOWED_TEXTS} a request, since others "
+                    "wait meanwhile: send several"
+                )
             elif set(request.requested_output_names()) == {"windows"}:
                 # Its texts are not counted: they were read before, or are read after this, window by window.
                 places = window_places(self.encoder, texts_or_answer)

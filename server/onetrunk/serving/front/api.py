@@ -27,7 +27,7 @@ from onetrunk.serving.front.drift.comparison import Drift
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.observed import StreamedResponse, failure
 from onetrunk.serving.front.operations import (
-    FIRST_FAULT,
+    ROWS,
     TEXT_EXAMPLES,
     Dialect,
     Example,
@@ -43,6 +43,8 @@ from onetrunk.serving.front.records import AnswerRecord
 NDJSON = "application/x-ndjson"
 # Lines of one NDJSON request that are asked together.
 LINES_AT_ONCE = 256
+# Of one NDJSON request that cannot be used. What is said of a line may be a hundred times as long as the line.
+MOST_BAD_LINES = 10_000
 _OF_ONE_TEXT = re.compile(r"^(text|text_pair) 0: ")
 
 
@@ -58,9 +60,9 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    texts: str | Annotated[list[str], FIRST_FAULT]
-    pairs: str | Annotated[list[str | None], FIRST_FAULT] | None = None
-    tasks: Annotated[list[str], FIRST_FAULT] | None = Field(default=None, min_length=1)
+    texts: str | Annotated[list[str], ROWS]
+    pairs: str | Annotated[list[str | None], ROWS] | None = None
+    tasks: Annotated[list[str], ROWS] | None = Field(default=None, min_length=1)
     top: int | None = Field(default=None, ge=1)
 
     def rows(self) -> tuple[list[str], list[str | None]]:
@@ -192,9 +194,15 @@ class Api(Dialect):
 
     async def _answered_lines(self, body: bytes, tasks: Sequence[str] | None) -> AsyncIterator[str]:
         lines: list[Line | BadLine] = []
+        bad = 0
         for number, line in enumerate(io.BytesIO(body), start=1):
             if line.strip():
                 lines.append(read_line(number, line, plain=False))
+                bad += _is_bad(lines[-1])
+            if bad > MOST_BAD_LINES:
+                why = f"it is one of more than {MOST_BAD_LINES:,} that cannot be used: no more of the lines are read"
+                lines[-1] = BadLine(number, why)
+                break
             if number % LINES_AT_ONCE == 0:
                 yield await self._answers_to(lines, tasks)
                 lines = []
@@ -236,6 +244,13 @@ class Api(Dialect):
                 }
             records |= {lines[row].number: _fault(lines[row], text) for row, text in faults.items() if row is not None}
             lines = [line for row, line in enumerate(lines) if row not in faults]
+            if len(lines) > 1:
+                # Of what only the tokenizer refuses, one line is told at a time: the others are asked again in halves,
+                # so that many such lines do not make each of the others be asked as often.
+                half = len(lines) // 2
+                for some in (lines[:half], lines[half:]):
+                    records |= await self._answered(some, tasks)
+                return records
         return records
 
 

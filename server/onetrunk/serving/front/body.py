@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 
 import anyio
 from starlette.requests import Request
 
 from onetrunk.serving.front.admission import Admission, RefusedError
-from onetrunk.serving.front.settings import Limits
+from onetrunk.serving.front.settings import MOST_TEXTS, Limits
 
 _DECOMPRESS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # Of one body in gzip, as of files that were joined. Empty ones would be work without end.
 _MOST_MEMBERS = 1000
+# Lists and objects of a body in JSON. A row is one of them at most.
+MOST_PARTS = 2 * MOST_TEXTS
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 async def read_body(request: Request, admission: Admission, limits: Limits) -> bytes:
@@ -30,11 +34,12 @@ async def read_body(request: Request, admission: Admission, limits: Limits) -> b
     if encoding not in ("identity", *_DECOMPRESS):
         raise RefusedError(400, f"Content-Encoding {encoding[:40]!r} is unknown: send gzip, deflate, or none")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limits.max_body_bytes:
+    known = _number(announced, limits.max_body_bytes)
+    if known is not None and known > limits.max_body_bytes:
         raise _too_large(limits.max_body_bytes)
     inflate = _Inflate(encoding, limits.max_body_bytes) if encoding in _DECOMPRESS else None
     # A body without an announced size may become as large as is allowed.
-    size = int(announced) if announced.isdecimal() and inflate is None else limits.max_body_bytes
+    size = known if known is not None and inflate is None else limits.max_body_bytes
     with admission.holding(size if _has_body(request) else 0):
         try:
             with anyio.fail_after(limits.body_timeout_s):
@@ -43,6 +48,28 @@ async def read_body(request: Request, admission: Admission, limits: Limits) -> b
             raise RefusedError(408, f"the body did not come within {limits.body_timeout_s:g} s") from None
         except zlib.error as error:
             raise RefusedError(400, f"the body is not in {encoding}: {error}") from None
+
+
+def check_parts(body: bytes) -> None:
+    """Check how many lists and objects a body in JSON has, before it is read: two bytes may become a hundred.
+
+    Raises:
+        RefusedError: They are more than any request has.
+    """
+    if _parts(body) > MOST_PARTS and _parts(_STRING.sub(b"", body)) > MOST_PARTS:  # texts may have brackets
+        raise RefusedError(413, f"the body has more than {MOST_PARTS:,} lists and objects: send fewer at a time")
+
+
+def _parts(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
+
+
+def _number(announced: str, most: int) -> int | None:
+    """Return a size, or one more than is allowed if it has too many digits to be made a number; None if it is none."""
+    if not announced.isdecimal():
+        return None
+    digits = announced.lstrip("0")
+    return int(digits or "0") if len(digits) < 19 else most + 1
 
 
 def _has_body(request: Request) -> bool:

@@ -43,9 +43,27 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._advanced = False
         self._stray_bytes = 0
+        self._held_back = b""
+        self._idle_since = time.monotonic()
+        self._make_room()
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
         self._unread_timer: asyncio.TimerHandle | None = None
         self._unread_since = float("inf")
+
+    def _make_room(self) -> None:
+        """End the connection that has asked nothing for the longest, if there would be more than are allowed."""
+        most = self.config.limit_concurrency
+        if most is None or len(self.connections) < most:
+            return
+        staying = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+        idle = [one for one in staying if one is not self and one.is_idle]
+        if len(staying) >= most and idle:
+            min(idle, key=lambda one: one._idle_since).transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being read or answered."""
+        return self._in_head and (self.cycle is None or self.cycle.response_complete)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End all timers."""
@@ -57,8 +75,14 @@ class Connection(HttpToolsProtocol):
         """Take some bytes, unless too many lead to nothing."""
         self._advanced = False
         if self._in_head:
+            data, self._held_back = self._held_back + data, b""
             head, end, rest = data.partition(b"\r\n\r\n")
+            if not end and (cut := head.rfind(b"\r")) >= 0 and len(head) - cut < MAX_HEAD_BYTES:
+                # The name of the next header may not have come as a whole.
+                head, self._held_back = head[:cut], head[cut:]
             data = _UPGRADE.sub(_NO_UPGRADE, head) + end + rest
+        if not data:
+            return
         super().data_received(data)
         # Bytes that neither complete a head or a request nor belong to a body, such as those of trailers.
         self._stray_bytes = 0 if self._advanced else self._stray_bytes + len(data)
@@ -99,6 +123,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End a connection whose body nobody will read, but not at once."""
         super().on_response_complete()
+        self._idle_since = time.monotonic()
         if self.cycle.response_complete and self.cycle.more_body:
             # It was answered before its body had come, which nobody reads. The client has some time to end it: if the
             # connection were closed at once, many a client would see that in place of the answer.

@@ -71,6 +71,8 @@ STREAM_DEPTH = 8
 MOST_SILENT = 256
 # How long a connection that has reached its age is left to its requests.
 AGE_GRACE_MS = 60_000
+# How long a connection without a call is left open. Its client connects again when it needs to.
+IDLE_MS = 300_000
 
 # What answers without an API key.
 PUBLIC = {f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", CHECK, WATCH}
@@ -222,7 +224,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
         with gateway.admission.holding(len(request)):
             question = _question(request, gateway.settings.limits)
         trace = tuple(record.trace.items())
-        with self._observer.metrics.asked(gateway.known_tasks(question), question.rows):
+        with self._observer.metrics.asked(dict.fromkeys(gateway.known_tasks(question), question.rows)):
             await gateway.check(question)
             tried = self._trials.ask_message(question, request)
             answer = await gateway.infer(len(request), lambda: gateway.triton.call(INFER, request, trace))
@@ -390,6 +392,11 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
             ("grpc.server_handshake_timeout_ms", 10_000),
             # Clients of several servers ask every ten seconds whether one that works for long is still there.
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            # A connection over which nothing is asked takes a place, and one whose client has vanished for ever.
+            ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
             *_age(limits.max_connection_age_s),
         ),
         handlers=(GrpcDoor(gateway, observer, trials),),

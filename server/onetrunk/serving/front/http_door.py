@@ -127,7 +127,7 @@ class HttpDoor:
         limits = self._gateway.settings.limits
         question = read_json(model, body, int(length) if length is not None else None, limits)
         headers = {**_passed_on(request), **record.trace}
-        with self._observer.metrics.asked(self._gateway.known_tasks(question), question.rows) as ended:
+        with self._observer.metrics.asked(dict.fromkeys(self._gateway.known_tasks(question), question.rows)) as ended:
             await self._gateway.check(question)
             found = await self._gateway.infer(len(body), lambda: self._gateway.triton.ask("POST", path, headers, body))
             ended.value = outcome_of_status(found.status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,12 +107,12 @@ class Metrics:
             self._parts.labels(OWN).observe(max(0.0, seconds - sum(parts.values())))
 
     @contextmanager
-    def asked(self, tasks: Iterable[str], texts: int) -> Iterator[Outcome]:
+    def asked(self, tasks: Mapping[str, int]) -> Iterator[Outcome]:
         """Count one request about tasks, which the block answers.
 
         Args:
-            tasks: The tasks. They must be known ones: each becomes a label of the metrics.
-            texts: The number of texts.
+            tasks: Task -> the number of texts that it is asked about; the block may change what it says. The tasks must
+                be known ones: each becomes a label of the metrics.
         """
         ended, began = Outcome(), time.perf_counter()
         try:
@@ -122,7 +122,7 @@ class Metrics:
             raise
         finally:
             seconds = time.perf_counter() - began
-            for task in tasks:
+            for task, texts in tasks.items():
                 self._task_requests.labels(task, ended.value).inc()
                 if ended.value == OK:
                     self._task_texts.labels(task).inc(texts)

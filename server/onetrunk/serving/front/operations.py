@@ -18,13 +18,17 @@ from starlette.responses import Response
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.body import check_parts
 from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
 from onetrunk.serving.front.service import Endpoint, Service
+from onetrunk.serving.front.settings import MOST_TEXTS
 
 T = TypeVar("T")
 
 FIRST_FAULT: Any = Field(fail_fast=True)
 """Of a list, the first fault is told. One for each entry would take the event loop seconds, and much memory."""
+ROWS: Any = Field(fail_fast=True, max_length=MOST_TEXTS)
+"""The same of a list of texts. More of them than a front can be told to take are not even made into objects."""
 # The same of objects, which pydantic checks to the end.
 _MOST_FAULTS = 1000
 
@@ -100,6 +104,7 @@ def parse(model: type[BaseModel], body: bytes) -> Any:
     Raises:
         RefusedError: It is not JSON, or does not fit; the message names the field.
     """
+    check_parts(body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from onetrunk.protocol.names import ENSEMBLES, TEXT, TEXT_PAIR
 from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.body import check_parts
 from onetrunk.serving.front.settings import Limits
 
 CLASSIFICATION = "classification"
@@ -151,8 +152,9 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise RefusedError(400, f"Inference-Header-Content-Length is {header_bytes}, and the body {len(body)} bytes")
+    check_parts(body[:header_bytes])
     try:
-        request = json.loads(body[:header_bytes], parse_constant=_no_number, object_pairs_hook=_unique)
+        request = json.loads(body[:header_bytes], parse_constant=_no_number, object_pairs_hook=_Objects().take)
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"the request is not JSON: {str(error)[:200]}") from None
     inputs = request.get("inputs") if isinstance(request, dict) else None
@@ -162,6 +164,11 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
             'the request has no list of inputs: it must be an object such as {"inputs": [{"name": "text", '
             '"datatype": "BYTES", "shape": [1, 1], "data": ["A text."]}]}',
         )
+    given = request.get("outputs") or []
+    outputs = given if _objects(given) else []
+    for what, tensors in (("inputs", inputs), ("outputs", outputs)):
+        if any(not isinstance(tensor.get("name"), str) for tensor in tensors):
+            raise RefusedError(400, f'one of the {what} has no name: give each one, such as {{"name": "text"}}')
     columns, at = [], header_bytes or len(body)
     for tensor in inputs:
         size = _parameter(tensor, "binary_data_size")
@@ -174,8 +181,6 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
         elif tensor.get("datatype") == "BYTES" and "data" in tensor:
             too_long = _first_too_long(_text_sizes(str(tensor.get("name")), tensor.get("data")), limits)
         columns.append(Column(str(tensor.get("name")), _rows(tensor), too_long))
-    given = request.get("outputs") or []
-    outputs = given if _objects(given) else []
     classified = [str(output.get("name")) for output in outputs if _parameter(output, CLASSIFICATION) is not None]
     return Question(model, columns, classified, [str(output.get("name")) for output in outputs])
 
@@ -212,9 +217,14 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str | None], limits: Limit
         raise RefusedError(400, "texts is empty: give at least one text")
     columns = []
     for name, values in ((TEXT, texts), (TEXT_PAIR, pairs)):
-        sizes = (len(value.encode("utf-8", "surrogatepass")) if value is not None else 0 for value in values)
+        sizes = (utf8_bytes(value) if value is not None else 0 for value in values)
         columns.append(Column(name, len(values), _first_too_long(sizes, limits)))
     check_sizes(Question("", columns, ()), limits)
+
+
+def utf8_bytes(text: str) -> int:
+    """Return the size of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def check_windows(windows: int, size: int, limits: Limits) -> None:
@@ -276,12 +286,25 @@ def _rows(tensor: Any) -> int:
     return shape[0] if shape else 0
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object with a key twice: Triton might read the other value than was checked here."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is in one object twice")
-    return found
+class _Objects:
+    """Makes the objects of a request in JSON."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def take(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object.
+
+        Raises:
+            ValueError: It is one too many, or has a key twice: Triton might read the other value than was checked here.
+        """
+        self._count += 1
+        if self._count > MOST_FIELDS:
+            raise ValueError(f"it has more than {MOST_FIELDS:,} objects")
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key is in one object twice")
+        return found
 
 
 def _no_number(constant: str) -> None:

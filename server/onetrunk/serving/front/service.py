@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -20,7 +21,7 @@ from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.observed import observed
 from onetrunk.serving.front.observer import Observer
-from onetrunk.serving.front.questions import Question, check_windows
+from onetrunk.serving.front.questions import Question, check_windows, utf8_bytes
 from onetrunk.serving.front.sample import Sample
 from onetrunk.serving.front.trials import Trials
 
@@ -69,6 +70,11 @@ class Service:
         """Return a request's body, read within the limits. See `read_body` for errors."""
         return await read_body(request, self._gateway.admission, self._gateway.settings.limits)
 
+    @property
+    def max_text_bytes(self) -> int:
+        """The size of one text in UTF-8."""
+        return self._gateway.settings.limits.max_text_bytes
+
     def holding(self, size: int) -> AbstractContextManager[None]:
         """Count bytes of a request that is answered bit by bit. See `Admission.holding`."""
         return self._gateway.admission.holding(size)
@@ -88,20 +94,29 @@ class Service:
             OneTrunkError: Any error of `AsyncClient.predict`.
             TritonDownError: Triton does not run.
         """
-        asked = list(self._gateway.known_tasks(Question(MULTITASK, (), (), tasks or self._gateway.unnamed_tasks())))
-        with self._observer.metrics.asked(asked, len(texts)):
+        asked = self._asked(pairs, tasks)
+        with self._observer.metrics.asked(asked):
             self._gateway.check_texts(texts, pairs)
-            size = sum(map(len, texts)) + sum(len(pair) for pair in pairs if pair is not None)
+            size = sum(map(utf8_bytes, texts)) + sum(utf8_bytes(pair) for pair in pairs if pair is not None)
             collector = self._collector()
             tried = self._trials.ask_texts(self._trials.chosen(asked), texts, pairs)
             live = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
             answers = await self._trials.answers(live, tried)
-            asked[:] = dict.fromkeys(task for answer in answers for task in answer.predictions)
+            asked.clear()
+            asked.update(Counter(task for answer in answers for task in answer.predictions))
         self._count_labels(answers)
         self._observer.drift.note(live)
         if self._sample is not None:
             self._sample.note(texts, pairs, answers)
         return answers
+
+    def _asked(self, pairs: Sequence[str | None], tasks: Sequence[str] | None) -> dict[str, int]:
+        """Return task -> the number of texts that it is asked about, as far as the tasks are known at the moment."""
+        known = self._gateway.last_tasks
+        of_form = Counter("single" if pair is None else "pair" for pair in pairs)
+        names = self._gateway.known_tasks(Question(MULTITASK, (), (), tasks or self._gateway.unnamed_tasks()))
+        # Who names none asks those that fit his texts.
+        return {name: of_form[known[name].form] for name in names if tasks or of_form[known[name].form]}
 
     def drifts(self) -> Mapping[str, Drift]:
         """Return task -> how far its answers are from those on the dev data, for the tasks with a reference."""
@@ -109,10 +124,14 @@ class Service:
 
     def _count_labels(self, answers: Sequence[Answer]) -> None:
         for prediction in (one for answer in answers for one in answer.predictions.values()):
-            if getattr(prediction, "none_of_these", False):
-                self._observer.metrics.answered(prediction.task, NONE_OF_THESE)
-            elif prediction.label is not None:
-                self._observer.metrics.answered(prediction.task, prediction.label)
+            labels = getattr(prediction, "labels", None)  # of a multilabel task, those that hold
+            if labels is None:
+                none = getattr(prediction, "none_of_these", False)
+                labels = [] if none or prediction.label is None else [prediction.label]
+                if not (none or labels):  # an answer without any label, such as a number
+                    continue
+            for label in labels or [NONE_OF_THESE]:
+                self._observer.metrics.answered(prediction.task, label)
 
     async def catalogue(self) -> Catalogue:
         """Return the tasks and limits of the server."""

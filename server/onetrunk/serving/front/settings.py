@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from onetrunk.protocol.errors import UserError
 
 MIB = 1 << 20
+MOST_TEXTS = 16_384
+"""The greatest ``max_texts``: what a request says of so many is read at once, while others wait."""
 
 # The variable by which prometheus-client learns where the processes of one front keep their metrics.
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -42,7 +44,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_body_bytes: int = Field(default=8 * MIB, ge=1024, le=1024 * MIB)
-    max_texts: int = Field(default=1024, ge=1)
+    max_texts: int = Field(default=1024, ge=1, le=MOST_TEXTS)
     max_text_bytes: int = Field(default=128 * 1024, ge=1)
     max_in_flight: int = Field(default=64, ge=1)
     max_waiting: int = Field(default=512, ge=0)

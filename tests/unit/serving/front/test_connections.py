@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 
 import pytest
 from aiohttp import web
 
+from onetrunk.client import Client
+from onetrunk.serving.front.settings import Limits
 from tests.fixtures.doors import Doors, StandIn
+from tests.unit.serving.front.conftest import Served
 
 pytestmark = pytest.mark.hostile
 
@@ -124,3 +128,35 @@ def test_an_answer_that_is_taken_slowly_comes_whole(run: Callable[..., None], mo
         writer.close()
 
     run(test)
+
+
+def test_silent_connections_keep_nobody_out(make_served: Callable[..., Served]) -> None:
+    served = make_served(limits=Limits(max_connections=8))
+    host, port = served.url.removeprefix("http://").split(":")
+    silent = [socket.create_connection((host, int(port)), timeout=60) for _ in range(20)]
+    for _ in range(3):
+        assert served.raw("GET", "/page.css")[0] == 200
+    assert served.ask("POST", "/v1/predict", {"texts": ["a"], "tasks": ["sst2"]})[0] == 200
+    for client in silent:
+        client.close()
+
+
+def test_connections_for_grpc_are_bounded_too(make_served: Callable[..., Served]) -> None:
+    """Otherwise they would take all of the process's open files, and so those of HTTP."""
+    served = make_served(limits=Limits(max_connections=8))
+    host, port = served.grpc_url.split(":")
+    many = [socket.create_connection((host, int(port)), timeout=60) for _ in range(40)]
+    ended = 0
+    for client in many:
+        with contextlib.suppress(OSError):
+            client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+    for client in many:
+        try:
+            ended += client.recv(1) == b""
+        except OSError:
+            ended += 1
+        client.close()
+    assert ended >= 30
+    assert served.raw("GET", "/page.css")[0] == 200
+    with Client(served.grpc_url) as client:
+        assert client.predict("abc", tasks=["sst2"])

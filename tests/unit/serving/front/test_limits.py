@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
+from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import _Inflate
+from onetrunk.serving.front.dialects.kserve_v1 import Instance
+from onetrunk.serving.front.gateway import Gateway
+from onetrunk.serving.front.questions import read_json
 from onetrunk.serving.front.settings import Limits
 from tests.fixtures.doors import Doors, bytes_input, code_of, question, until
+from tests.unit.serving.front.conftest import Served
 
 pytestmark = pytest.mark.hostile
 
@@ -157,3 +164,73 @@ def test_odd_requests_get_a_message_that_helps(run: Callable[..., None]) -> None
         assert message == "text_pair without text: send the first text of each pair as text"
 
     run(test)
+
+
+VERY_MANY = b",".join([b'""'] * 300_000)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/models/sst2:predict", b'{"instances": [%b]}'),
+        ("/v1/predict", b'{"texts": [%b]}'),
+        ("/v1/predict", b'{"texts": ["a"], "tasks": [%b]}'),
+        ("/classify", b'{"model": "sst2", "input": [%b]}'),
+        ("/v1/classify", b'{"model": "sst2", "input": [%b]}'),
+        ("/predict?task=sst2", b'{"inputs": [["a"],["a"],[%b]]}'),
+        ("/v1/systemone", b'{"model": "sst2", "state": [%b], "questions": {"a": {"type": "noul"}}}'),
+    ],
+)
+def test_very_many_texts_are_refused_before_they_are_made_into_objects(
+    served: Served, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Instance, "__init__", lambda *_, **__: 1 / 0)
+    status, content, _ = served.raw("POST", path, body % VERY_MANY)
+    assert status in (400, 413, 422)
+    assert len(content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (json.dumps({"inputs": [{"name": "text"}], "outputs": [{}] * 5000}), "it has more than 4,096 objects"),
+        (json.dumps({"inputs": [], "x": [[]] * 40_000}), "the body has more than 32,768 lists and objects"),
+        ('{"inputs": [{"name": "text", "shape": [1, 1]}], "outputs": [{}]}', "one of the outputs has no name"),
+        ('{"inputs": [{"shape": [1, 1]}]}', "one of the inputs has no name"),
+    ],
+)
+def test_what_is_asked_over_v2_has_names(body: str, why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        read_json("multitask", body.encode(), None, Limits())
+
+
+def test_texts_are_counted_in_bytes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    infer = Gateway.infer
+    monkeypatch.setattr(Gateway, "infer", lambda self, size, send: (sizes.append(size), infer(self, size, send))[1])
+    assert served.ask("POST", "/v1/predict", {"texts": ["\u4e00\u4e01"], "pairs": ["ab"], "tasks": ["mnli"]})[0] == 200
+    assert sizes[0] == 8
+
+
+@pytest.mark.parametrize("size", ["0" * 5000 + "27", "9" * 5000])
+def test_a_size_of_very_many_digits(served: Served, size: str) -> None:
+    address = urlsplit(served.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as client:
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
+        client.sendall(head.encode() + b'{"texts": "a", "tasks": []}')
+        status = int(client.recv(100).split()[1])
+    assert status < 500
+
+
+def test_the_name_of_an_unknown_task_is_not_repeated_at_any_length(served: Served) -> None:
+    status, found = served.ask("POST", "/v1/predict", {"texts": "a", "tasks": ["x" * 1_000_000]})
+    assert status == 404
+    assert len(found["error"]) < 300
+
+
+def test_brackets_in_texts_are_no_lists(served: Served) -> None:
+    text = '[{"' * 20_000
+    assert served.ask("POST", "/v1/predict", {"texts": [text], "tasks": ["sst2"]})[0] == 200
+    status, found = served.ask("POST", "/v1/predict", {"texts": [["[{"]] * 40_000})
+    assert (status, found["error"]) == (413, "the body has more than 32,768 lists and objects: send fewer at a time")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import urllib.request
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from onetrunk.serving.front.metrics import HTTP, Metrics
 from onetrunk.serving.front.observer import JsonLines, Observer
 from onetrunk.serving.front.parts import OWN, TRITON, TURN, part
 from onetrunk.serving.front.settings import Limits, Tracing
+from tests.unit.serving.front.conftest import Served
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -161,3 +163,23 @@ def test_contexts_nest() -> None:
 def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         Tracing(url=url)
+
+
+def test_each_task_counts_the_texts_that_it_answered_and_each_label_that_holds(served: Served) -> None:
+    served.triton.tasks["topic"] = {
+        **{"kind": "multilabel", "form": "single", "labels": ["a", "b"], "thresholds": [0.99, 0.99]},
+        **{"metric": "micro_f1", "tap": 1, "layers": 1, "version": 1},
+    }
+    body = {"texts": ["abc", "abc", "abc"], "pairs": [None, None, "a"]}
+    while "topic" not in served.ask("GET", "/v1/tasks")[1]["tasks"]:
+        pass
+    assert served.ask("POST", "/v1/predict", body)[0] == 200
+    assert served.ask("POST", "/v1/predict", {"texts": [" "]})[0] == 400
+    url = f"http://127.0.0.1:{served.metrics_port}/metrics"
+    text = urllib.request.urlopen(url, timeout=60).read().decode()
+    assert 'onetrunk_task_texts_total{task="mnli"} 1.0' in text
+    assert 'onetrunk_task_texts_total{task="sst2"} 2.0' in text
+    assert 'onetrunk_task_requests_total{outcome="client",task="sst2"} 1.0' in text
+    assert 'onetrunk_task_requests_total{outcome="client",task="mnli"}' not in text
+    assert 'onetrunk_task_labels_total{label="(none of these)",task="topic"} 2.0' in text
+    assert 'label="b",task="topic"' not in text

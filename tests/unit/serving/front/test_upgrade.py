@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -44,3 +45,19 @@ def test_an_offer_may_come_in_pieces_and_a_body_keeps_its_bytes(served: Served) 
         response.begin()
         assert response.status == 422
         assert "key must be a string at line 3 column 1" in json.load(response)["error"]
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("cut", range(0, 24, 3))
+def test_the_name_of_the_offer_may_come_in_pieces(served: Served, cut: int) -> None:
+    body = b'{"texts": "a", "tasks": ["sst2"]}'
+    address, offer = urlsplit(served.url), b"\r\nUpgrade: h2c\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nContent-Length: %d" % len(body)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in (head + offer[:cut], offer[cut:] + body):
+            client.sendall(piece)
+            time.sleep(0.05)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.status == 200

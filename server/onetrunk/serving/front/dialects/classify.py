@@ -19,11 +19,11 @@ from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.labelled import NUMBER_LABEL, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import FIRST_FAULT, Dialect, Example, Operation, parse
+from onetrunk.serving.front.operations import FIRST_FAULT, ROWS, Dialect, Example, Operation, parse
 from onetrunk.serving.front.service import Service
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2), FIRST_FAULT]
-Input = str | Annotated[Annotated[list[str], FIRST_FAULT] | Annotated[list[Pair], FIRST_FAULT], Field(min_length=1)]
+Input = str | Annotated[Annotated[list[str], ROWS] | Annotated[list[Pair], ROWS], Field(min_length=1)]
 
 # What infinity's clients send if they name no model.
 _NO_MODEL = "default/not-specified"

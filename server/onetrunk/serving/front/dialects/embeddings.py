@@ -23,8 +23,8 @@ from onetrunk.serving.front.dialects.classify import OpenAiError, Usage, openai_
 from onetrunk.serving.front.dialects.labelled import ask
 from onetrunk.serving.front.dialects.tei import TeiError, check_truncation, tei_error
 from onetrunk.serving.front.operations import (
-    FIRST_FAULT,
     JSON,
+    ROWS,
     TEXT_EXAMPLES,
     Dialect,
     Example,
@@ -41,7 +41,7 @@ def _no_token_ids(value: Any) -> Any:
     return value
 
 
-Texts = Annotated[str | Annotated[list[str], Field(min_length=1), FIRST_FAULT], BeforeValidator(_no_token_ids)]
+Texts = Annotated[str | Annotated[list[str], Field(min_length=1), ROWS], BeforeValidator(_no_token_ids)]
 
 
 class EmbeddingsRequest(BaseModel):

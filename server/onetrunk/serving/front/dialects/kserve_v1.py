@@ -14,6 +14,7 @@ from onetrunk.client.readers import READERS
 from onetrunk.protocol.names import MULTITASK
 from onetrunk.serving.front.operations import (
     FIRST_FAULT,
+    ROWS,
     TEXT_EXAMPLES,
     Dialect,
     Example,
@@ -52,7 +53,7 @@ class InstancesRequest(BaseModel):
     instances: Annotated[
         list[str | Annotated[list[str], Field(min_length=2, max_length=2), FIRST_FAULT] | Instance],
         Field(min_length=1),
-        FIRST_FAULT,
+        ROWS,
     ]
 
     def rows(self) -> list[Instance]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,10 +16,13 @@ from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
+from onetrunk.serving.front.body import check_parts
 from onetrunk.serving.front.dialects.decisions import Decision, NoHeadError, Question, decide
 from onetrunk.serving.front.errors import error_body
 from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, faults_of
 
+_QUESTIONS_BYTES = 256 * 1024
+"""What a request may have beside its state."""
 JEV = "jev-"
 """What the names of System One's models begin with. Its clients send `jev-latest` unless they are told otherwise."""
 
@@ -41,6 +45,11 @@ class SystemOneRequest(BaseModel):
     questions: dict[Annotated[str, Field(min_length=1)], Question] = Field(min_length=1, max_length=64)
     assets: dict[str, Any] = Field(default_factory=dict, max_length=0)
 
+    @cached_property
+    def _as_text(self) -> str:
+        """The state as one text. Up to as many questions as are allowed ask for it."""
+        return self.state if isinstance(self.state, str) else json.dumps(self.state, ensure_ascii=False)
+
     def texts(self, form: str) -> tuple[str, str | None]:
         """Return the text, or two of them for a task on pairs.
 
@@ -48,8 +57,7 @@ class SystemOneRequest(BaseModel):
             NoHeadError: The state is not two texts.
         """
         if form == "single":
-            state = self.state
-            return (state if isinstance(state, str) else json.dumps(state, ensure_ascii=False)), None
+            return self._as_text, None
         if isinstance(self.state, dict):
             two = [self.state.get("text"), self.state.get("text_pair")]
         else:
@@ -223,7 +231,11 @@ class SystemOne(Dialect):
 
     async def decide(self, request: Request) -> Response:
         """Answer every question, or none."""
-        asked = _parse(await self._service.body(request))
+        body = await self._service.body(request)
+        # As JSON, six bytes may stand for one. Of what is longer than that, no text could be read in any case.
+        if len(body) > (most := 6 * self._service.max_text_bytes + _QUESTIONS_BYTES):
+            raise RefusedError(413, f"the request has {len(body):,} bytes, and {most:,} are allowed: shorten the state")
+        asked = _parse(body)
         decisions = _decisions(asked, await self._service.catalogue())
         forms = dict.fromkeys(decision.task.form for decision in decisions.values())
         answers = dict(zip(forms, await asyncio.gather(*(self._ask(asked, decisions, f) for f in forms)), strict=True))
@@ -251,6 +263,7 @@ def _parse(body: bytes) -> SystemOneRequest:
         FaultyRequestError: It does not fit.
         RefusedError: It has more faults than can be told.
     """
+    check_parts(body)
     try:
         return SystemOneRequest.model_validate_json(body)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.labelled import WrongKindError, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import FIRST_FAULT, Dialect, Example, Operation, parse
+from onetrunk.serving.front.operations import FIRST_FAULT, ROWS, Dialect, Example, Operation, parse
 
 Sequence1or2 = Annotated[list[str], Field(min_length=1, max_length=2), FIRST_FAULT]
 
@@ -31,7 +31,7 @@ class TeiRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    inputs: str | Sequence1or2 | Annotated[list[Sequence1or2], Field(min_length=1), FIRST_FAULT]
+    inputs: str | Sequence1or2 | Annotated[list[Sequence1or2], Field(min_length=1), ROWS]
     raw_scores: bool = False
     truncate: bool | None = None
 
