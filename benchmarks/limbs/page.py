@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.limbs.shapes import DEFAULT, SHAPES, TASKS, Records, Shape, Unlabelled
 from benchmarks.study.measured_cost import MeasuredCost
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
+from onetrunk.distill.results import kept_on_average
 
 
 def summary(
@@ -62,8 +63,8 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
         known = study["tasks"][task]
         own = _mean(records.scores(shape, task, where="trunk")) if task in shape.taught else known["student"]
         pairs[task] = (own, known["full"])
-    measured = [(score, full) for score, full in pairs.values() if score is not None and full is not None]
-    whole = len(measured) == len(pairs)
+    known = {task: (score, full) for task, (score, full) in pairs.items() if score is not None and full is not None}
+    whole = len(known) == len(pairs)
     seconds = records.found.get(f"{shape.name}: seconds of it")
     of_heads = [_mean(records.scores(shape, task, what="cpu_seconds")) for task in shape.on_it]
     return {
@@ -73,18 +74,13 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
         "taught_on_trunk": {
             task: _mean(records.scores(shape, task, where="trunk")) for task in shape.others if task in shape.taught
         },
-        "retention_average": _kept(measured) if whole else None,
-        "retention_without_rte": _kept([pairs[task] for task in pairs if task != "rte"]) if whole else None,
-        "retention_min": min(score / full for score, full in measured) if whole else None,
+        "retention_average": kept_on_average(known.values()) if whole else None,
+        "retention_without_rte": kept_on_average(known[task] for task in known if task != "rte") if whole else None,
+        "retention_min": min(score / full for score, full in known.values()) if whole else None,
         "train_seconds": None if seconds is None or None in of_heads else seconds + sum(filter(None, of_heads)),
         "cost_share": cost.share if cost else None,
         "against_one_model": cost.against_one if cost else None,
     }
-
-
-def _kept(pairs: Sequence[tuple[Any, Any]]) -> float:
-    """Return the mean score over full fine-tuning's mean score, as a plan counts what it keeps."""
-    return fmean(score for score, _ in pairs) / fmean(full for _, full in pairs)
 
 
 def _mean(values: Sequence[float]) -> float | None:

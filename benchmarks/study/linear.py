@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from onetrunk.distill.markdown import NOT_YET, gain, percent, points, table
-from onetrunk.distill.results import SearchResults
+from onetrunk.distill.results import SearchResults, kept_on_average
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.progress import ProgressCallback, silent
@@ -238,7 +237,7 @@ def linear_summary(results: SearchResults, scores: Mapping[str, LinearComparison
     """
     known = [one for one in results.tasks if one.task in scores and one.full is not None]
     helped = [one for one in known if one.full is not None and one.full.mean > scores[one.task].linear]
-    kept = [one.retention for one in helped if one.retention is not None]
+    pairs = [(one.student.mean, one.full.mean) for one in helped if one.student is not None and one.full is not None]
     return {
         "linear": {task: round(one.linear, 6) for task, one in sorted(scores.items())},
         "head_beyond_linear": {
@@ -247,5 +246,5 @@ def linear_summary(results: SearchResults, scores: Mapping[str, LinearComparison
             if one.head is not None and one.low is not None and one.high is not None
         },
         "tuning_does_not_help": sorted({one.task for one in known} - {one.task for one in helped}),
-        "retention_average_where_tuning_helps": round(fmean(kept), 6) if kept else None,
+        "retention_average_where_tuning_helps": round(kept_on_average(pairs), 6) if pairs else None,
     }

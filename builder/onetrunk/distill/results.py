@@ -308,11 +308,10 @@ class SearchResults:
     @property
     def retention_average(self) -> float | None:
         """The mean score over full fine-tuning's mean score; None until every task has both."""
-        full = [result.full.mean for result in self.tasks if result.full]
-        students = [result.student.mean for result in self.tasks if result.student]
-        if not self.tasks or not len(full) == len(students) == len(self.tasks) or not fmean(full) > 0:
+        pairs = [(one.student.mean, one.full.mean) for one in self.tasks if one.student and one.full]
+        if not self.tasks or len(pairs) < len(self.tasks) or not fmean(full for _, full in pairs) > 0:
             return None
-        return fmean(students) / fmean(full)
+        return kept_on_average(pairs)
 
     @property
     def worst(self) -> TaskResult | None:
@@ -333,6 +332,16 @@ class SearchResults:
         """The machines that runs and cost measurements were done on."""
         measured = [self.records.costs.machine] if self.records.costs else []
         return sorted({record.machine for record in self.records.runs.values()} | set(measured))
+
+
+def kept_on_average(pairs: Iterable[tuple[float, float]]) -> float:
+    """Return the mean score over the mean score of full fine-tuning, which is what a plan's floor is of.
+
+    Args:
+        pairs: The two scores of each task.
+    """
+    scores, full = zip(*pairs, strict=True)
+    return fmean(scores) / fmean(full)
 
 
 def best_teacher(trials: Iterable[Trial]) -> Trial | None:
