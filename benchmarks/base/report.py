@@ -342,7 +342,13 @@ def _goals(study: Study) -> list[str]:
     of = "the finished tasks" if study.missing else "all eight"
     columns = ["what", "goal", f"heads on the trunk, {of}", "verdict"]
     columns += ["heads on a limb, all eight", "verdict"] if on_limb is not None else []
-    return table(columns, rows)
+    return [
+        *table(columns, rows),
+        "",
+        "Kept on average is the mean score over full fine-tuning's mean score. The last row compares processor time; "
+        "of a limb's own training it is the time by the clock, on another kind of processor than some of the "
+        "fine-tunings ran on. The trunk's passes are in neither.",
+    ]
 
 
 def _verdict(goal: Goal, value: float | None, missing: int = 0) -> str:

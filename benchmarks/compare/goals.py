@@ -168,7 +168,7 @@ _BASE = "BERT-base shape, 128 tokens, 4 at a time: eight tasks against"
 _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
     (
         "vs_one",
-        f"{_BASE} one single-task model",
+        f"{_BASE} one single-task model, heads in int8 and the rest in fp32",
         1.3,
         None,
         _against("base", names.INT8_HEADS, names.SINGLE, 128),
@@ -182,7 +182,7 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
     ),
     (
         "vs_eight",
-        f"{_BASE} eight single-task models",
+        f"{_BASE} eight single-task models, heads in int8 and the rest in fp32",
         10.0,
         None,
         _against("base", names.INT8_HEADS, names.SINGLES, 128),
@@ -194,7 +194,13 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
         None,
         _against("base", names.GROUPED, names.SINGLES, 128),
     ),
-    ("vs_trunk", f"{_BASE} the trunk alone", 0.9, None, _against("base", names.INT8_HEADS, names.TRUNK, 128)),
+    (
+        "vs_trunk",
+        f"{_BASE} the trunk alone, heads in int8 and the rest in fp32",
+        0.9,
+        None,
+        _against("base", names.INT8_HEADS, names.TRUNK, 128),
+    ),
     (
         "vs_trunk_fp32",
         "the same with heads in fp32",
@@ -204,7 +210,8 @@ _GOALS: tuple[tuple[str, str, float | None, float | None, _Measure], ...] = (
     ),
     (
         "small_vs_one",
-        "default trunk, one-layer heads, 32 tokens: eight tasks against one single-task model",
+        "default trunk, one-layer heads, 32 tokens: eight tasks against one single-task model, heads in int8 and the "
+        "rest in fp32",
         1.0,
         None,
         _against("small", names.INT8_HEADS, names.SINGLE, 32),

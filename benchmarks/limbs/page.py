@@ -66,7 +66,7 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
     known = {task: (score, full) for task, (score, full) in pairs.items() if score is not None and full is not None}
     whole = len(known) == len(pairs)
     seconds = records.found.get(f"{shape.name}: seconds of it")
-    of_heads = [_mean(records.scores(shape, task, what="cpu_seconds")) for task in shape.on_it]
+    of_heads = [_mean(records.scores(shape, task, what="cpu_seconds")) for task in shape.on_it] if seconds else [None]
     return {
         "tap": shape.recipe.tap,
         "layers": shape.recipe.layers,

@@ -27,6 +27,8 @@ from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.names import MANIFEST
 from onetrunk.releases.store import Place, StoreUrl
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from onetrunk.protocol.manifest import Device, GateResult
     from onetrunk.repository import BuildReport
     from onetrunk.repository.tuning import TuningObjective
+
+_OUTPUT = "model_repository"
 
 _EPILOG = """\b
 Examples:
@@ -74,7 +78,7 @@ Next: serve-repo, then ask-repo "a text"."""
 @click.option(
     "--output",
     type=Place(),
-    default="model_repository",
+    default=_OUTPUT,
     show_default=True,
     metavar="FOLDER|STORE",
     help="The repository to write or bring up to date: a folder, or a store as s3://BUCKET/PREFIX or file:///FOLDER.",
@@ -196,6 +200,7 @@ def build_repo(
         wanted = parse_precision(precision)
         _refuse_unused_gate_options(precision, gate, wanted.is_reduced)
         _check_bundles(heads, names)
+        _check_output(output)
         with _gate_shown(), progress_line() as progress:
             progress("loading torch", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
@@ -243,7 +248,7 @@ def build_repo(
             fields["published"] = dataclasses.asdict(copy.published)
         click.echo(json.dumps({**fields, "dry_run": dry_run}, indent=2))
     else:
-        _print_report(report, dry_run, gate != "off")
+        _print_report(report, output, dry_run, gate != "off")
         print_published(copy)
 
 
@@ -285,6 +290,20 @@ def _check_bundles(heads: Path, names: list[str] | None) -> None:
         # A head that another tool exported is described by its head.toml, whatever else is there.
         if (names is None or folder.name in names) and not (folder / "head.toml").exists():
             read_spec(folder)
+
+
+def _check_output(output: Path | StoreUrl) -> None:
+    """Refuse to write a repository among bundles.
+
+    Raises:
+        UserError: The folder has some, and is no repository.
+    """
+    if isinstance(output, Path) and not (output / MANIFEST).exists():
+        found = (path.parent.name for name in (HEAD_JSON, "limb.json") for path in output.glob(f"*/{name}"))
+        if (bundle := next(found, None)) is not None:
+            raise UserError(
+                f"--output {output}: found the bundle {bundle} there, allowed is a repository: name another"
+            )
 
 
 def _print_buckets(report: BuildReport) -> None:
@@ -339,7 +358,7 @@ def _print_placement(report: BuildReport) -> None:
         click.echo(report.placement.measured)
 
 
-def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
+def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, gate_on: bool) -> None:
     if report.finished_earlier:
         click.echo(f"{report.output}: completed an earlier transaction that had been interrupted", err=True)
     for note in report.notes:
@@ -365,7 +384,8 @@ def _print_report(report: BuildReport, dry_run: bool, gate_on: bool) -> None:
     gone = f", removed {len(report.removed)} models" if report.removed else ""
     click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")
     if not dry_run:
-        click.echo('next: serve-repo, then ask-repo "a text"', err=True)
+        where = "" if str(output) == _OUTPUT else f" {output}"
+        click.echo(f'next: serve-repo{where}, then ask-repo "a text"', err=True)
 
 
 def _print_gate(report: BuildReport, gate_on: bool) -> None:

@@ -195,7 +195,11 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.option("--trunk", metavar=TRUNK_METAVAR, help=f"The trunk. {TRUNK_HELP}")
 @limbs_option
 @click.option(
-    "--wait", metavar="SECONDS", default=0.0, help="Wait for another deployment to end, instead of giving up."
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Wait for another deployment to end, instead of giving up.",
 )
 @max_loss_option("Points that a head may lose by the repository's precision.", "as the repository was built")
 @task_dir_option("The folder of task files, which say where the dev data for --max-loss are.")
@@ -314,6 +318,10 @@ def _replicas_of_failure(as_json: bool) -> Iterator[None]:
         raise
 
 
+def _goes_with(option: str) -> str:
+    return f"--{option.replace('_', '-')} goes with {' or '.join(f'--{owner}' for owner in _OWNERS[option])} only"
+
+
 def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
     """Return the one action that was asked for.
 
@@ -326,15 +334,15 @@ def _chosen_action(asked: dict[str, Any], dry_run: bool) -> str:
         chosen = ["compare"]
     if asked["share"] is not None and asked["candidate"] is None:
         raise UserError("--share goes with --candidate only: give the candidate's bundle again to change its share")
+    if not chosen and (lone := next((option for option in _OWNERS if asked[option] is not None), None)) is not None:
+        raise UserError(_goes_with(lone))
     if len(chosen) != 1:
         found = " and ".join("a bundle" if name == "bundle" else f"--{name}" for name in chosen) or "nothing to do"
         raise UserError(f"{found}: give one bundle, or one of {', '.join(f'--{name}' for name in _ACTIONS[1:])}")
     (name,) = chosen
     for option, owners in _OWNERS.items():
         if asked[option] is not None and name not in owners:
-            raise UserError(
-                f"--{option.replace('_', '-')} goes with {' or '.join(f'--{owner}' for owner in owners)} only"
-            )
+            raise UserError(_goes_with(option))
     if name != "embed" and asked["bundle"] is None and asked["candidate"] is None:
         for option in ("max_loss", "task_dir", "data"):
             if option in typed_options():

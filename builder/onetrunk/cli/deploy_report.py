@@ -77,7 +77,8 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         if report.diff:
             click.echo(report.diff, nl=False)
         moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
-        click.echo(f"{moves}{len(report.written)} files; no server was asked, nothing exported", err=True)
+        gone = f", {len(report.removed)} folders removed" if report.removed else ""
+        click.echo(f"{moves}{len(report.written)} files written{gone}; no server was asked, nothing exported", err=True)
         _show_notes(report)
         return
     former = f" (before: {before})" if before not in (None, version) else ""

@@ -27,6 +27,7 @@ from onetrunk.distill.results import PlanChoices, SearchRecords, SearchResults, 
 from onetrunk.distill.tensorboard import write_events
 from onetrunk.distill.trials import Stage, Study, Trial
 from onetrunk.files import atomic_write_text
+from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import LimbId
 
 CHOSEN_PLAN = "chosen plan"
@@ -72,7 +73,10 @@ def write_report(folder: Path, *, tensorboard: Path | None = None) -> list[Path]
     Raises:
         UserError: The folder does not exist, a file in it is malformed, or a file cannot be written.
     """
-    results = SearchResults.of(SearchRecords.read(folder))
+    records = SearchRecords.read(folder)
+    if not (records.runs or records.plan):
+        raise UserError(f"{folder}: found no records of a search: name its folder, or run search-heads run first")
+    results = SearchResults.of(records)
     chosen = results.choices.chosen if results.choices else None
     marks = [mark_plan(chosen, CHOSEN_PLAN, "*", CHOSEN, size=15)] if chosen else []
     plots = draw_plots(results, marks, {CHOSEN_PLAN: chosen} if chosen else {})

@@ -182,5 +182,7 @@ def _plain_lines(file: Path) -> Iterator[Record | BrokenLine]:
                     continue
                 if text.strip():
                     yield Record(number, {_TEXT[0]: text})
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: cannot be read beyond line {number}: {error}") from error

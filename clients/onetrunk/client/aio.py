@@ -73,9 +73,10 @@ class AsyncClient:
         """See `Client.tasks`."""
         return (await self.catalogue()).tasks
 
-    async def catalogue(self) -> Catalogue:
+    async def catalogue(self, *, fresh: bool = False) -> Catalogue:
         """See `Client.catalogue`."""
-        return await self._catalogue(self._core.deadline(None))
+        deadline = self._core.deadline(None)
+        return await (self._read_catalogue(deadline) if fresh else self._catalogue(deadline))
 
     async def predict(
         self,

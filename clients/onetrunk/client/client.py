@@ -97,9 +97,14 @@ class Client:
         """
         return self.catalogue().tasks
 
-    def catalogue(self) -> Catalogue:
-        """Return the tasks with the server's limits: batch size, buckets, longest row. See `tasks` for the errors."""
-        return self._catalogue(self._core.deadline(None))
+    def catalogue(self, *, fresh: bool = False) -> Catalogue:
+        """Return the tasks with the server's limits: batch size, buckets, longest row. See `tasks` for the errors.
+
+        Args:
+            fresh: Whether the server is asked although it told them some seconds ago.
+        """
+        deadline = self._core.deadline(None)
+        return self._read_catalogue(deadline) if fresh else self._catalogue(deadline)
 
     def predict(
         self,

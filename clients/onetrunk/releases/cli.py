@@ -113,6 +113,11 @@ def prune_releases(store: Path | StoreUrl, keep: int, dry_run: bool, as_json: bo
         state = "current" if one.current else gone if one in report.removed else ""
         click.echo(f"{one.release}  {at}  {state}".rstrip())
     click.echo(f"{store}: {gone}: {len(report.removed)} releases, {report.files} files", err=True)
+    if (more := len(report.kept) - keep) > 0:
+        click.echo(
+            f"note: {more} more than --keep {keep} stay: the current release, and what was written within the last day",
+            err=True,
+        )
 
 
 def _utc(seconds: float) -> str:

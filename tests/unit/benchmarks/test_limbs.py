@@ -42,7 +42,7 @@ def test_seeds_are_averaged_and_kept_on_disk(records, tmp_path):
     one = found["limbs"]["pairs"]
     assert one["tasks"]["rte"]["on_limb"] == pytest.approx(0.8)
     assert one["tasks"]["rte"]["on_limb_that_never_saw_it"] == 0.75
-    assert one["retention_average"] == pytest.approx((6 * 1.0 + 1.1 + 1.0) / 8)
+    assert one["retention_average"] == pytest.approx((6 * 0.8 + 0.33 + 0.9) / (6 * 0.8 + 0.3 + 0.9))
     assert one["retention_min"] == pytest.approx(1.0)
     text = page(found, again)
     not_yet = "not measured yet"
@@ -55,7 +55,9 @@ def test_all_eight_stand_on_a_limb_for_all(records):
     for task in TASKS:
         records.add_head(DEEP, task, 0, score=QUALITY["tasks"][task]["full"])
     assert limb_summary(DEEP, records, None, QUALITY)["retention_average"] == pytest.approx(1.0)
-    assert limb_summary(SHAPE, records, None, QUALITY)["retention_average"] == pytest.approx((6 + 1.1 + 1) / 8)
+    assert limb_summary(SHAPE, records, None, QUALITY)["retention_average"] == pytest.approx(
+        (6 * 0.8 + 0.33 + 0.9) / (6 * 0.8 + 0.3 + 0.9)
+    )
 
 
 def test_what_teachers_were_asked_about_besides_is_said(records):
@@ -95,7 +97,7 @@ def test_a_guest_of_a_limb_counts_with_its_head_there(records):
     records.add_head(TAUGHT, "cola", 0, where="trunk", score=0.33)
     found = limb_summary(TAUGHT, records, None, QUALITY)
     assert found["tasks"]["sst2"]["kept"] == pytest.approx(1.0)
-    assert found["retention_average"] == pytest.approx((7 + 1.1) / 8)
+    assert found["retention_average"] == pytest.approx((6 * 0.8 + 0.33 + 0.9) / (6 * 0.8 + 0.3 + 0.9))
     text = page(summary(records, {}, KNOWN), records)
     assert "| sst2 | accuracy | – | 90.0 | 90.0 (1) | 90.0 | 100.0% |" in text
     assert "cola stays on the trunk, with 3 layers of its own on tap 2, taught by its head of the plan: 33.0." in text

@@ -83,6 +83,8 @@ def read_records(path: Path, reading: Reading | None = None) -> Records:
             for record in reader(stream, path, reading):
                 line = record.line
                 yield record
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         # A truncated file is not one bad row: whatever came after this line is unknown.
         raise UserError(f"{path}: cannot be read beyond line {line}: {error}") from error

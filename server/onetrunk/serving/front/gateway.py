@@ -157,7 +157,7 @@ class Gateway:
         while True:
             pause_s = CATALOGUE_AGE_S
             try:
-                await self.catalogue()
+                await self.catalogue(fresh=True)  # of what was read just before, this would be the second ten seconds
                 address = self.triton.address
                 now = (address, address.start()) if address is not None else None
                 if last != now:
@@ -168,14 +168,17 @@ class Gateway:
                 log.exception("the tasks were not read; they will be read again in %g s", pause_s)
             await asyncio.sleep(pause_s)
 
-    async def catalogue(self) -> Catalogue:
+    async def catalogue(self, *, fresh: bool = False) -> Catalogue:
         """Return the tasks and limits of the server, which its client reads again every few seconds.
+
+        Args:
+            fresh: Whether they are read now, however long ago that was.
 
         Raises:
             TritonDownError: Triton does not run, or does not tell them.
         """
         try:
-            found = await self.triton.uncancelled(self.client().catalogue())
+            found = await self.triton.uncancelled(self.client().catalogue(fresh=fresh))
         except OneTrunkError as error:
             raise TritonDownError from error
         self._known = found.tasks

@@ -74,6 +74,7 @@ def test_heads_on_a_limb_stand_beside_those_on_the_trunk(under_way):
     one = {"metric": "accuracy", "plan": 0.81, "full_fine_tuning": 0.82, "kept": 1.0, "seeds": 1}
     tasks = {"rte": {**one, "on_limb": 0.82}, "cola": {**one, "plan": None, "on_limb": 0.5}}
     limb = {"tap": 3, "layers": 4, "tasks": tasks, "retention_average": 0.996, "retention_min": 0.96}
+    limb["train_seconds"] = 100.0
     known = {"limbs": {"base": {**limb, "cost_share": 0.09, "against_one_model": None}}}
     limbs = under_way.folder.parent / "limbs" / "summary.json"
     limbs.parent.mkdir()
@@ -87,7 +88,10 @@ def test_heads_on_a_limb_stand_beside_those_on_the_trunk(under_way):
     assert verdicts["kept by the task that keeps least"] == "**missed**"
     assert verdicts["measured cost of all eight, against eight single-task models"] == "met"
     assert verdicts["throughput of all eight, against ONE single-task model, 128 tokens"] == "not measured yet"
-    assert verdicts["the search, against one full fine-tuning of each"] == "–"
+    assert (
+        verdicts["the search (of a limb: its training and that of its heads), against one full fine-tuning of each"]
+        == "–"
+    )
     assert "| cola | 82.0 | not measured yet | 50.0 (1) | 100.0% |" in lines
     known["limbs"]["base"]["retention_average"] = None
     limbs.write_text(json.dumps(known))

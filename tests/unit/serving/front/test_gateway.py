@@ -21,8 +21,9 @@ def test_the_tasks_are_read_again_after_any_failure(
         gateway = Gateway(FrontSettings(host="127.0.0.1", http_port=1, grpc_port=2, metrics_port=3), Triton())
         tries, again = 0, asyncio.Event()
 
-        async def catalogue() -> None:
+        async def catalogue(*, fresh: bool) -> None:
             nonlocal tries
+            assert fresh, "what was read just before would be the second ten seconds"
             tries += 1
             if tries == 1:
                 raise OverflowError("a fault of our own")
