@@ -153,6 +153,12 @@ def weights_file(task: str, key: str, experiment: Experiment) -> Path:
 def save_weights(task: str, key: str, weights: Weights, experiment: Experiment) -> None:
     """Write a run's weights to the cache in fp16.
 
+    Args:
+        task: The run's task.
+        key: The run's key.
+        weights: The weights.
+        experiment: The experiment, which has the cache.
+
     Raises:
         OneTrunkError: The file cannot be written; the one before is kept.
     """

@@ -36,7 +36,7 @@ _MOST_CLASSES = 2**17
 # Characters of a text, in which most often there is a word.
 _BEGINNING = 64
 WINDOWED_TEXTS = 4
-"""The most texts of which a request may ask for the windows: each may take the tokenizer a third of a second."""
+"""The long texts of which a request asks for the windows: each may take the tokenizer a third of a second."""
 _CHINESE = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),

@@ -416,7 +416,8 @@ def test_who_asks_for_everything_gets_windows_of_texts_and_none_of_token_ids(mod
     assert ids.values()["windows"].tolist() == [[[-1] * 4]]
 
 
-def test_windows_of_few_texts_are_told_at_once(windows: Callable[..., Any]) -> None:
-    """Each may take a third of a second, in which nobody else's text is read."""
-    assert windows(text=["a long text"] * 4).error is None
-    assert "windows of 5 texts; allowed: 4 a request" in windows(text=["a long text"] * 5).error.message
+def test_so_many_windows_that_others_would_wait_are_not_told_at_once(windows: Callable[..., Any]) -> None:
+    long = " ".join(["film"] * 10_000)  # of which there are 128 windows at most
+    assert windows(text=["a text"] * 32).error is None
+    assert windows(text=[long] * 4).error is None
+    assert "more than 512 windows together" in windows(text=["a text", *[long] * 4]).error.message

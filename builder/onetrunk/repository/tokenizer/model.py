@@ -405,8 +405,18 @@ def window_places(encoder: TextEncoder, texts: Texts) -> Array:
 
     The four numbers are the window's first character and the one after its last, in the text and in the second text.
     They are -1 behind the windows of texts that have fewer.
+
+    Raises:
+        BadInputError: There are too many, for which others would wait.
     """
-    found = [encoder.windows(row, float(share)) for row, share in zip(texts.rows, texts.overlap, strict=True)]
+    found: list[list[tuple[int, int, int, int]]] = []
+    most = WINDOWED_TEXTS * encoder.settings.max_windows
+    for row, share in zip(texts.rows, texts.overlap, strict=True):
+        found.append(encoder.windows(row, float(share)))
+        if sum(map(len, found)) > most:
+            raise BadInputError(
+                f"the texts have more than {most} windows together, for which others would wait: ask about fewer"
+            )
     places = np.full((len(found), max(map(len, found)), 4), -1, dtype=np.int64)
     for row, windows in enumerate(found):
         places[row, : len(windows)] = windows
@@ -572,15 +582,9 @@ class TritonPythonModel:
                 continue
             if isinstance(texts_or_answer, Padded):
                 responses[i] = self._respond(request, texts_or_answer)
-            elif "windows" in request.requested_output_names() and len(texts_or_answer.rows) > WINDOWED_TEXTS:
-                responses[i] = bad_input(
-                    f"windows of {len(texts_or_answer.rows)} texts; allowed: {WINDOWED_TEXTS} a request, since others "
-                    "wait meanwhile: send several"
-                )
             elif set(request.requested_output_names()) == {"windows"}:
                 # Its texts are not counted: they were read before, or are read after this, window by window.
-                places = window_places(self.encoder, texts_or_answer)
-                responses[i] = pb_utils.InferenceResponse([pb_utils.Tensor("windows", places)])
+                responses[i] = self._respond_with_windows(texts_or_answer)
             else:
                 texts_of[i] = texts_or_answer
         encodings = iter(self.encoder.encode([row for texts in texts_of.values() for row in texts.rows]))
@@ -588,11 +592,16 @@ class TritonPythonModel:
             of_request = [next(encodings) for _ in texts.rows]
             try:
                 padded = padded_texts(texts.rows, of_request, self.settings)
+                responses[i] = self._respond(requests[i], padded, texts)
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
-            else:
-                responses[i] = self._respond(requests[i], padded, texts)
         return responses
+
+    def _respond_with_windows(self, texts: Texts) -> Any:
+        try:
+            return pb_utils.InferenceResponse([pb_utils.Tensor("windows", window_places(self.encoder, texts))])
+        except BadInputError as error:
+            return bad_input(str(error))
 
     def _read(self, request: Any) -> Texts | Padded:
         """Return a request's texts, checked and still to be encoded, or its token ids, checked and padded."""

@@ -123,13 +123,13 @@ class EmbeddingAnswers(AnswerSpec):
     def agreement(
         self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
     ) -> float | None:
-        """Return the mean cosine."""
+        """See `AnswerSpec.agreement`: the mean cosine."""
         return float(1 - self.distance(first, second, config).mean())
 
     def distance(
         self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
     ) -> NDArray[np.float32]:
-        """Return 1 less the cosine of each text's vectors. *Shape:* (rows, width) to (rows,)."""
+        """See `AnswerSpec.distance`: 1 less the cosine of each text's vectors."""
         found: NDArray[np.float32] = (1 - (first * second).sum(axis=-1)).astype(np.float32)
         return found
 

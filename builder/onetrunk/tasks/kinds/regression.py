@@ -152,7 +152,7 @@ class RegressionAnswers(AnswerSpec):
     def agreement(
         self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
     ) -> float | None:
-        """Return the correlation of both, or None if one of them is constant."""
+        """See `AnswerSpec.agreement`: the correlation of both, or None if one of them is constant."""
         one, two = self.predictions(first, config), self.predictions(second, other or config)
         if len(one) < 2 or one.std() == 0 or two.std() == 0:
             return None
@@ -161,7 +161,7 @@ class RegressionAnswers(AnswerSpec):
     def distance(
         self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
     ) -> NDArray[np.float32]:
-        """Return the absolute difference of the numbers. *Shape:* (rows, 1) to (rows,)."""
+        """See `AnswerSpec.distance`: the absolute difference of the numbers."""
         found: NDArray[np.float32] = np.abs(first - second)[:, 0]
         return found
 

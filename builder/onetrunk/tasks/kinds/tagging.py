@@ -348,7 +348,7 @@ class TaggingAnswers(AnswerSpec):
     def distance(
         self, first: Scores, second: Scores, config: KindConfig, other: KindConfig | None = None
     ) -> NDArray[np.float32]:
-        """Return the share of each text's tokens that are tagged differently. *Shape:* (rows, tokens, 2) to (rows,)."""
+        """See `AnswerSpec.distance`: the share of each text's tokens that are tagged differently."""
         tokens = np.maximum((first[..., 0] >= 0).sum(axis=-1), 1)
         found: NDArray[np.float32] = ((first[..., 0] != second[..., 0]).sum(axis=-1) / tokens).astype(np.float32)
         return found
