@@ -161,7 +161,12 @@ def list_tasks(
                 since=since,
                 drift=(drifts or {}).get(task) if head.served else None,
                 split=head.split,
-                trials={address: found[task] for address, found in (trials or {}).items() if task in found},
+                # For some seconds after a trial has ended, a front still tells of it.
+                trials={
+                    address: found[task]
+                    for address, found in (trials or {}).items()
+                    if task in found and found[task].get("version") == head.candidate
+                },
             )
         )
     return rows

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tritonclient.grpc import model_config_pb2 as pb
 
 from onetrunk.deploy import Deployer
+from onetrunk.deploy.history import list_tasks
 from onetrunk.export.errors import ParityError
 from onetrunk.protocol import transaction
 from onetrunk.protocol.ensemble_info import read_ensemble_info
@@ -561,8 +562,13 @@ def test_a_share_of_the_traffic_is_in_the_ensembles_until_the_trial_ends(reposit
     deployer.candidate(new)
     assert told() is None
     deployer.candidate(new, TrafficSplit(share=0.05))
+    report = {"127.0.0.1:8001": {"mood": {"version": 2, "requests": 3}}}
+    (row,) = [row for row in list_tasks(repository, trials=report) if row.task == "mood"]
+    assert row.trials == {"127.0.0.1:8001": {"version": 2, "requests": 3}}
     deployer.promote()
     assert told() is None
+    (row,) = [row for row in list_tasks(repository, trials=report) if row.task == "mood"]
+    assert row.trials == {}, "the trial has ended, and the front does not know it yet"
     assert read_state(repository).heads["mood"].split is None
     with pytest.raises(UserError, match="task urgent has no live head, whose traffic could be split"):
         deployer.candidate(bundle(task="urgent"), TrafficSplit(share=0.05))
