@@ -411,8 +411,8 @@ def window_places(encoder: TextEncoder, texts: Texts) -> Array:
     """
     found: list[list[tuple[int, int, int, int]]] = []
     most = WINDOWED_TEXTS * encoder.settings.max_windows
-    for row, share in zip(texts.rows, texts.overlap, strict=True):
-        found.append(encoder.windows(row, float(share)))
+    for text, share in zip(texts.rows, texts.overlap, strict=True):
+        found.append(encoder.windows(text, float(share)))
         if sum(map(len, found)) > most:
             raise BadInputError(
                 f"the texts have more than {most} windows together, for which others would wait: ask about fewer"
