@@ -35,7 +35,6 @@ from benchmarks.study.measured_cost import MeasuredCost, measure_plan_cost
 from benchmarks.teachers import load_teachers
 from onetrunk.cli.console import progress_line
 from onetrunk.files import atomic_write_text
-from onetrunk.nn.limb import load_limb
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
@@ -121,10 +120,10 @@ def run(
     trains = {"limb", "heads", "left-out"} & set(steps)
     teachers = load_teachers(work / "teachers", shape.taught, experiment.trunk) if trains else {}
     if "limb" in steps or "heads" in steps:
-        branch, scores = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
+        branch, spec = new_limb(shape.name, shape.family, shape.recipe, work, experiment, tell, teachers)
         records.begin(shape, shape.on_it, "limb", branch.trunk.identity)
-        records.add(f"{shape.name}: joint training", scores)
-        records.add(f"{shape.name}: seconds of it", load_limb(work / "limbs" / shape.name).spec.recipe["seconds"])
+        records.add(f"{shape.name}: joint training", {task: one.score for task, one in spec.tasks.items()})
+        records.add(f"{shape.name}: seconds of it", spec.recipe["seconds"])
         # Small tasks first.
         for task in reversed(shape.on_it) if "heads" in steps else ():
             train_heads(shape, task, "limb", branch, experiment, teachers.get(task), seeds, records, tell)

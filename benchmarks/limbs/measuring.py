@@ -10,7 +10,7 @@ from benchmarks.limbs.shapes import MAX_LENGTH, NOTHING_MORE, TASKS, Records, Sh
 from onetrunk.cli.search_heads import fetch_trunk
 from onetrunk.cli.training_options import load_tasks
 from onetrunk.nn.bundle import Bundle
-from onetrunk.nn.limb import load_limb
+from onetrunk.nn.limb import LimbSpec, load_limb
 from onetrunk.progress import ProgressCallback
 from onetrunk.protocol.errors import UserError
 from onetrunk.tasks import read_examples
@@ -71,13 +71,13 @@ def new_limb(
     experiment: Experiment,
     tell: ProgressCallback,
     teachers: Mapping[str, Bundle] = MappingProxyType({}),
-) -> tuple[Experiment, dict[str, float]]:
-    """Train a limb on some tasks, or find it, and return the experiment of heads on it, and its dev scores."""
+) -> tuple[Experiment, LimbSpec]:
+    """Train a limb on some tasks, or find it, and return the experiment of heads on it, and what limb.json says."""
     trunk, limbs = experiment.trunk, work / "limbs"
     of_family = {task: bundle for task, bundle in teachers.items() if task in tasks}
     trained = train_limb(name, tasks, recipe, experiment, limbs=limbs, teachers=of_family, progress=tell)
     on_limb = Experiment(experiment.config, load_limb(trained.folder).branch(trunk))
-    return on_limb, {task: one.score for task, one in trained.spec.tasks.items()}
+    return on_limb, trained.spec
 
 
 def teach(

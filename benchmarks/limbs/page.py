@@ -63,8 +63,8 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
         known = study["tasks"][task]
         own = _mean(records.scores(shape, task, where="trunk")) if task in shape.taught else known["student"]
         pairs[task] = (own, known["full"])
-    known = {task: (score, full) for task, (score, full) in pairs.items() if score is not None and full is not None}
-    whole = len(known) == len(pairs)
+    both = {task: (score, full) for task, (score, full) in pairs.items() if score is not None and full is not None}
+    whole = len(both) == len(pairs)
     seconds = records.found.get(f"{shape.name}: seconds of it")
     of_heads = [_mean(records.scores(shape, task, what="cpu_seconds")) for task in shape.on_it] if seconds else [None]
     return {
@@ -74,9 +74,9 @@ def limb_summary(shape: Shape, records: Records, cost: MeasuredCost | None, stud
         "taught_on_trunk": {
             task: _mean(records.scores(shape, task, where="trunk")) for task in shape.others if task in shape.taught
         },
-        "retention_average": kept_on_average(known.values()) if whole else None,
-        "retention_without_rte": kept_on_average(known[task] for task in known if task != "rte") if whole else None,
-        "retention_min": min(score / full for score, full in known.values()) if whole else None,
+        "retention_average": kept_on_average(both.values()) if whole else None,
+        "retention_without_rte": kept_on_average(both[task] for task in both if task != "rte") if whole else None,
+        "retention_min": min(score / full for score, full in both.values()) if whole else None,
         "train_seconds": None if seconds is None or None in of_heads else seconds + sum(filter(None, of_heads)),
         "cost_share": cost.share if cost else None,
         "against_one_model": cost.against_one if cost else None,

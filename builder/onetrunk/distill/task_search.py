@@ -72,12 +72,11 @@ def _save_all_seeds(study: Literal["baseline", "seeds"], spec: RunSpec, experime
     of_seed: dict[int, RunRecord] = {}
     for record in experiment.store:
         seed = record.spec.recipe.seed
-        same = (record.state, record.metric) == ("finished", metric) and record.spec == spec.with_seed(seed)
-        # One a seed, although it may have been trained in two data types; that of this search before all others.
         # A study's folder may also hold runs on data that have changed since.
-        if (same and is_current(record, experiment)) and (
-            seed not in of_seed or record.key == run_key(record.spec, experiment)
-        ):
+        if record.state != "finished" or record.spec != spec.with_seed(seed) or not is_current(record, experiment):
+            continue
+        # One a seed, although it may have been trained in two data types; that of this search before all others.
+        if seed not in of_seed or record.key == run_key(record.spec, experiment):
             of_seed[seed] = record
     found = [of_seed[seed] for seed in sorted(of_seed)]
     stage: Stage = "baseline" if study == "baseline" else "student"

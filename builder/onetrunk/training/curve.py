@@ -92,8 +92,7 @@ def learning_curve(
     points.append(CurvePoint(1.0, rows, score, spec.recipe.epochs, head.recipe["train_seconds"]))
     dev_rows = head.data["dev_rows"]
     noise = noise_of(score, dev_rows)
-    dev = experiment.branch(spec.limb).labelled_states(spec.task, "dev", spec.recipe.resolved_tap)
-    commonest = commonest_score(experiment.task(spec.task), dev.targets)
+    commonest = commonest_score(experiment.task(spec.task), experiment.targets(spec.task, "dev"))
     return LearningCurve(head.metric, tuple(points), noise, curve_note(points, head.metric, noise, dev_rows, commonest))
 
 

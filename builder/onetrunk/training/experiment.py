@@ -183,7 +183,8 @@ class Experiment:
         if self.task(name).test is not None:
             test = self.examples(name, "test")
             notes = (*notes, *overlap_notes(train, test, "test"), *overlap_notes(dev, test, "test", "dev"))
-        if self.trunk.family.get(name, digest := self.task_digest(name)) != digest:
+        of_limb = self.trunk.family.get(name)
+        if of_limb is not None and of_limb != self.task_digest(name):
             notes = (
                 *notes,
                 f"limb {self.trunk.limb} was trained on other data of {name}, in which dev or test texts of these may "

@@ -317,8 +317,8 @@ def execute(
     trainer = Trainer(spec, experiment)
     found = _find(spec, trainer.key, experiment)
     # Nothing is computed from a whole encoder's weights, so they may be missing.
-    there = not weights or spec.role == "full" or weights_file(spec.task, trainer.key, experiment).is_file()
-    if found is not None and there and found.state == "finished":
+    has_weights = not weights or spec.role == "full" or weights_file(spec.task, trainer.key, experiment).is_file()
+    if found is not None and has_weights and found.state == "finished":
         return found
     run = trainer.train(progress)
     save_weights(spec.task, trainer.key, run.weights, experiment)

@@ -146,10 +146,10 @@ class Transaction:
         try:
             folders = {self.staging}
             for name in self._moves:
-                _sync(self.staging / "files" / name)
+                sync(self.staging / "files" / name)
                 folders |= {self.staging / "files" / parent for parent in PurePath(name).parents}
             for folder in sorted(folders):
-                _sync(folder)
+                sync(folder)
             decided = Commit(moves=tuple(self._moves), removed=tuple(removed), loadable=loadable)
             _write_commit(self.staging / COMMIT, decided)
             finish_transaction(self.repository)
@@ -209,7 +209,7 @@ def finish_transaction(repository: Path) -> bool:
         shutil.rmtree(repository / name, ignore_errors=True)
     # A power cut must not lose a move and keep the record that all were made.
     for folder in sorted(folders):
-        _sync(folder)
+        sync(folder)
     # The decision goes first: without it, whatever is left below .staging is garbage.
     (staging / COMMIT).unlink()
     shutil.rmtree(staging)
@@ -219,12 +219,13 @@ def finish_transaction(repository: Path) -> bool:
 def _write_commit(path: Path, decided: Commit) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(decided.model_dump_json(), encoding="utf-8")
-    _sync(aside)
+    sync(aside)
     os.replace(aside, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the entries of a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

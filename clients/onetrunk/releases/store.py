@@ -20,7 +20,7 @@ import click
 
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.reading import open_regular, read_regular, resolve_inside, sha256_file
-from onetrunk.protocol.transaction import locked
+from onetrunk.protocol.transaction import locked, sync
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[\w.=+-]+(/[\w.=+-]+)*", re.ASCII)
@@ -315,15 +315,10 @@ class FolderStore(Store):
             for folder in (target.parent, aside.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             yield aside
-            with aside.open("rb") as stream:
-                os.fsync(stream.fileno())
+            sync(aside)
             os.replace(aside, target)
             # A pointer must not outlive, in a power cut, the entries of the files that it is about.
-            descriptor = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(target.parent)
         except OSError as error:
             raise OneTrunkError(f"{target}: cannot be written: {error.strerror}") from error
         finally:

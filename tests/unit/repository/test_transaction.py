@@ -186,8 +186,8 @@ def test_a_lock_that_is_a_link_is_not_followed(repository, tmp_path_factory):
 
 def test_nothing_above_the_repository_is_opened(repository, monkeypatch):
     """It may be a folder that the user must not read."""
-    opened, sync = [], module._sync
-    monkeypatch.setattr(module, "_sync", lambda path: (opened.append(path), sync(path)))
+    opened, sync = [], module.sync
+    monkeypatch.setattr(module, "sync", lambda path: (opened.append(path), sync(path)))
     with Transaction(repository) as transaction:
         for name, text in CHANGE.items():
             transaction.write(name, text)

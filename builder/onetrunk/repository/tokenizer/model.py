@@ -577,16 +577,16 @@ class TritonPythonModel:
         for i, request in enumerate(requests):
             try:
                 texts_or_answer = self._read(request)
+                if isinstance(texts_or_answer, Padded):
+                    responses[i] = self._respond(request, texts_or_answer)
+                elif set(request.requested_output_names()) == {"windows"}:
+                    # Its texts are not counted: they were read before, or are read after this, window by window.
+                    places = window_places(self.encoder, texts_or_answer)
+                    responses[i] = pb_utils.InferenceResponse([pb_utils.Tensor("windows", places)])
+                else:
+                    texts_of[i] = texts_or_answer
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
-                continue
-            if isinstance(texts_or_answer, Padded):
-                responses[i] = self._respond(request, texts_or_answer)
-            elif set(request.requested_output_names()) == {"windows"}:
-                # Its texts are not counted: they were read before, or are read after this, window by window.
-                responses[i] = self._respond_with_windows(texts_or_answer)
-            else:
-                texts_of[i] = texts_or_answer
         encodings = iter(self.encoder.encode([row for texts in texts_of.values() for row in texts.rows]))
         for i, texts in texts_of.items():
             of_request = [next(encodings) for _ in texts.rows]
@@ -596,12 +596,6 @@ class TritonPythonModel:
             except BadInputError as error:
                 responses[i] = bad_input(str(error))
         return responses
-
-    def _respond_with_windows(self, texts: Texts) -> Any:
-        try:
-            return pb_utils.InferenceResponse([pb_utils.Tensor("windows", window_places(self.encoder, texts))])
-        except BadInputError as error:
-            return bad_input(str(error))
 
     def _read(self, request: Any) -> Texts | Padded:
         """Return a request's texts, checked and still to be encoded, or its token ids, checked and padded."""

@@ -217,40 +217,32 @@ class Api(Dialect):
 
     async def _answered(self, lines: list[Line], tasks: Sequence[str] | None) -> dict[int, dict[str, Any]]:
         """Return line number -> answer, or what is wrong with the line."""
-        records: dict[int, dict[str, Any]] = {}
-        while lines:
-            faults: dict[int | None, str] = {}
-            try:
-                answers = await self._service.predict(
-                    [line.text for line in lines], [line.pair for line in lines], tasks
-                )
-            except BadInput as error:
-                faults = {problem.row: problem.message for problem in error.problems}
-                if None in faults:
-                    faults = dict.fromkeys(range(len(lines)), faults[None])
-            except Exception as error:
-                if _is_too_much(error) and len(lines) > 1:
-                    # The client did not put these lines together, and perhaps one alone is too long.
-                    half = len(lines) // 2
-                    halves = [await self._answered(some, tasks) for some in (lines[:half], lines[half:])]
-                    return records | halves[0] | halves[1]
-                message = error_body(error)[1]
+        if not lines:
+            return {}
+        faults: dict[int | None, str] = {}
+        try:
+            answers = await self._service.predict([line.text for line in lines], [line.pair for line in lines], tasks)
+        except BadInput as error:
+            faults = {problem.row: problem.message for problem in error.problems}
+            if None in faults:
+                faults = dict.fromkeys(range(len(lines)), faults[None])
+        except Exception as error:
+            # The client did not put these lines together, and perhaps one alone is too long.
+            if not _is_too_much(error) or len(lines) == 1:
                 # A line's only text has no number.
-                faults = dict.fromkeys(range(len(lines)), _OF_ONE_TEXT.sub(r"\1: ", message))
-            else:
-                return records | {
-                    line.number: answer_record(line, answer, top=None, numbered=True)
-                    async for line, answer in in_turns(zip(lines, answers, strict=True))
-                }
-            records |= {lines[row].number: _fault(lines[row], text) for row, text in faults.items() if row is not None}
-            lines = [line for row, line in enumerate(lines) if row not in faults]
-            if len(lines) > 1:
-                # Of what only the tokenizer refuses, one line is told at a time: the others are asked again in halves,
-                # so that many such lines do not make each of the others be asked as often.
-                half = len(lines) // 2
-                for some in (lines[:half], lines[half:]):
-                    records |= await self._answered(some, tasks)
-                return records
+                faults = dict.fromkeys(range(len(lines)), _OF_ONE_TEXT.sub(r"\1: ", error_body(error)[1]))
+        else:
+            return {
+                line.number: answer_record(line, answer, top=None, numbered=True)
+                async for line, answer in in_turns(zip(lines, answers, strict=True))
+            }
+        records = {lines[row].number: _fault(lines[row], text) for row, text in faults.items() if row is not None}
+        left = [line for row, line in enumerate(lines) if row not in faults]
+        # The others are asked again in halves: of what only the tokenizer refuses, one line is told at a time, and many
+        # such lines must not make each of the others be asked as often.
+        half = len(left) // 2
+        for some in (left[:half], left[half:]):
+            records |= await self._answered(some, tasks)
         return records
 
 

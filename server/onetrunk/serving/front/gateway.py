@@ -96,9 +96,9 @@ class Gateway:
                         f"`classification` out, and read the numbers of the labels from {output}'s scores",
                     )
 
-    def check_texts(self, texts: Sequence[str], pairs: Sequence[str | None]) -> None:
-        """Check texts against the limits: see `questions.check_texts`."""
-        check_texts(texts, pairs, self.settings.limits)
+    def check_texts(self, texts: Sequence[str], pairs: Sequence[str | None]) -> int:
+        """Check texts against the limits, and return their size in bytes: see `questions.check_texts`."""
+        return check_texts(texts, pairs, self.settings.limits)
 
     async def infer(self, size: int, send: Callable[[], Awaitable[T]]) -> T:
         """Wait for a turn, and send an inference request.

@@ -207,23 +207,27 @@ def check_sizes(question: Question, limits: Limits) -> None:
         raise RefusedError(400, f"{TEXT_PAIR} without {TEXT}: send the first text of each pair as {TEXT}")
 
 
-def check_texts(texts: Sequence[str], pairs: Sequence[str | None], limits: Limits) -> None:
+def check_texts(texts: Sequence[str], pairs: Sequence[str | None], limits: Limits) -> int:
     """Check the texts of a request in JSON.
+
+    Returns:
+        The size of all of them in bytes.
 
     Raises:
         RefusedError: There are too many, or one is too long.
     """
     if not texts:
         raise RefusedError(400, "texts is empty: give at least one text")
-    columns = []
+    columns, total = [], 0
     for name, values in ((TEXT, texts), (TEXT_PAIR, pairs)):
-        sizes = (utf8_bytes(value) if value is not None else 0 for value in values)
+        sizes = [_utf8_bytes(value) if value is not None else 0 for value in values]
         columns.append(Column(name, len(values), _first_too_long(sizes, limits)))
+        total += sum(sizes)
     check_sizes(Question("", columns, ()), limits)
+    return total
 
 
-def utf8_bytes(text: str) -> int:
-    """Return the size of a text in UTF-8."""
+def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 

@@ -21,7 +21,7 @@ from onetrunk.serving.front.errors import ErrorForm, plain_error
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.observed import observed
 from onetrunk.serving.front.observer import Observer
-from onetrunk.serving.front.questions import Question, check_windows, utf8_bytes
+from onetrunk.serving.front.questions import Question, check_windows
 from onetrunk.serving.front.sample import Sample
 from onetrunk.serving.front.trials import Trials
 
@@ -96,8 +96,7 @@ class Service:
         """
         asked = self._asked(pairs, tasks)
         with self._observer.metrics.asked(asked):
-            self._gateway.check_texts(texts, pairs)
-            size = sum(map(utf8_bytes, texts)) + sum(utf8_bytes(pair) for pair in pairs if pair is not None)
+            size = self._gateway.check_texts(texts, pairs)
             collector = self._collector()
             tried = self._trials.ask_texts(self._trials.chosen(asked), texts, pairs)
             live = await self._gateway.infer(size, lambda: collector.predict(texts, pairs, tasks))
