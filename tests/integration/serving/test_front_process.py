@@ -18,17 +18,13 @@ from onetrunk.serving import front_process
 from onetrunk.serving.command import PortTakenError
 from onetrunk.serving.front.settings import FrontSettings
 from onetrunk.serving.front_process import FrontKeeper
+from tests.fixtures.ports import free_ports
 
 pytestmark = pytest.mark.hostile
 
 
 def settings(**ports: int) -> FrontSettings:
-    found = {}
-    for name in ("http_port", "grpc_port", "metrics_port"):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            found[name] = probe.getsockname()[1]
-    return FrontSettings(host="127.0.0.1", admin_key=SecretStr("a-key-that-shows"), **(found | ports))
+    return FrontSettings(host="127.0.0.1", admin_key=SecretStr("a-key-that-shows"), **(free_ports() | ports))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from onetrunk.protocol.names import ADMIN_HEADER
 from onetrunk.serving.installation import environment, find_triton, make_runtime
 from onetrunk.serving.process import TritonProcess
 from tests.fixtures.compose import FRONT, ROOT, SERVE
+from tests.fixtures.ports import free_port
 
 TIMEOUT_S = 90.0
 KEY = "a-key-for-this-test"
@@ -53,16 +53,6 @@ class Composed:
             return error.code
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
-
-
 def wait_until(done: Callable[[], bool]) -> None:
     """Waits for something, and fails where it does not come."""
     deadline = time.monotonic() + TIMEOUT_S
@@ -84,7 +74,7 @@ def composed(services: dict[str, Any], tiny_repository: Path, tmp_path: Path) ->
     sockets.mkdir(mode=0o700)
     # In a container the repository is mounted for reading; here Triton would leave byte code in that of other tests.
     models = shutil.copytree(tiny_repository, tmp_path / "models")
-    ports = dict(zip(("8000", "8001", "8002"), free_ports(3), strict=True))
+    ports = {port: free_port() for port in ("8000", "8001", "8002")}
     here = {
         "/opt/onetrunk/serve.sh": str(SERVE),
         "/opt/onetrunk/healthy.py": str(FRONT.parent / "healthy.py"),

@@ -19,8 +19,8 @@ import yaml
 
 from onetrunk.client import Client
 from onetrunk.serving import Server
-from tests.fixtures.doors import free_port
 from tests.fixtures.manifests import DEPLOY, debian
+from tests.fixtures.ports import free_port
 from tests.fixtures.tasks import mood_rows
 
 TIMEOUT_S = 120.0

@@ -14,6 +14,7 @@ from onetrunk.client import Client, DeadlineExceeded, NotReady, OneTrunkError, S
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo
 from tests.fixtures.fake_triton import EMBEDDING, TASKS
+from tests.fixtures.ports import free_port
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Server is stopping")
 DEAD_STUB = (grpc.StatusCode.INTERNAL, "in ensemble 'multitask', Stub process 'head_sst2_0_0' is not healthy.")
@@ -330,9 +331,7 @@ def test_no_server(make_client):
 
 
 def test_a_client_finds_a_server_that_comes_later(start_fake, make_client):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     later = threading.Timer(0.6, start_fake, args=(port,))
     later.start()
     try:

@@ -19,6 +19,7 @@ from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.bundle_source import find_bundle, pull_bundle, push_bundle
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from tests.fixtures.limbs import random_head_on, random_limb
+from tests.fixtures.ports import free_port
 
 COMMIT = "c" * 40
 
@@ -303,7 +304,7 @@ def test_a_real_mlflow_server(monkeypatch, cache, tiny_heads, tmp_path):
     if program is None:
         pytest.skip("there is no program mlflow; ONETRUNK_MLFLOW names one")
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         options = [
             "--backend-store-uri",
@@ -359,13 +360,6 @@ def test_a_real_mlflow_server(monkeypatch, cache, tiny_heads, tmp_path):
         with suppress(ProcessLookupError):  # it has ended, as its log tells
             os.killpg(process.pid, 15)
         process.wait(60)
-
-
-def _free_port():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def _healthy(url):

@@ -20,6 +20,7 @@ from onetrunk.protocol.errors import UserError
 from onetrunk.serving import installation
 from onetrunk.serving.command import Address, PortTakenError, choose_ports, resolve_host, triton_command
 from onetrunk.serving.installation import Installation, Runtime, environment, find_libpython, find_triton, make_runtime
+from tests.fixtures.ports import free_port
 from tests.fixtures.stand_ins import stand_in
 
 HERE = Installation(
@@ -188,9 +189,7 @@ def taken() -> Iterator[int]:
 
 
 def test_free_ports_are_chosen_and_named_ones_kept() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_port()
     chosen = choose_ports(Address("127.0.0.1", 0, free, 0))
     assert chosen.grpc_port == free
     assert len(chosen.ports) == 3

@@ -16,8 +16,9 @@ import pytest
 from onetrunk.serving.front.process import Front
 from onetrunk.serving.front.settings import FrontSettings, Limits, TritonAddress
 from onetrunk.serving.front.triton import Triton
-from tests.fixtures.doors import LIMITS, Doors, doors, free_port
+from tests.fixtures.doors import LIMITS, Doors, doors
 from tests.fixtures.fake_triton import FakeTriton
+from tests.fixtures.ports import free_ports
 
 
 class Served:
@@ -62,8 +63,7 @@ def make_served(
     def make(**options: Any) -> Served:
         address = TritonAddress(folder=tmp_path)
         fake = start_fake(url=address.grpc)
-        ports = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
-        settings = FrontSettings(host="127.0.0.1", **ports, **options)
+        settings = FrontSettings(host="127.0.0.1", **free_ports(), **options)
         loop, opened, over = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
         async def serve() -> None:
@@ -73,7 +73,13 @@ def make_served(
             await over.wait()
             await front.close()
 
-        thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+        def run() -> None:
+            try:
+                loop.run_until_complete(serve())
+            finally:
+                opened.set()
+
+        thread = threading.Thread(target=run)
         thread.start()
 
         def end() -> None:
@@ -83,6 +89,7 @@ def make_served(
 
         ends.append(end)
         assert opened.wait(60)
+        assert loop.is_running(), "the front did not open"
         return Served(fake, settings)
 
     yield make

@@ -16,7 +16,8 @@ from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER
 from onetrunk.serving.front.process import Front
 from onetrunk.serving.front.settings import FrontSettings
 from onetrunk.serving.front.triton import Triton
-from tests.fixtures.doors import KEY, Doors, code_of, free_port, question, until
+from tests.fixtures.doors import KEY, Doors, code_of, question, until
+from tests.fixtures.ports import free_ports
 from tests.unit.serving.front.conftest import Served
 
 pytestmark = pytest.mark.hostile
@@ -85,9 +86,7 @@ def test_without_triton_it_says_so_and_comes_back(run: Callable[..., None], tmp_
     run(test)
 
     async def nobody_behind() -> None:
-        settings = FrontSettings(
-            host="127.0.0.1", http_port=free_port(), grpc_port=free_port(), metrics_port=free_port()
-        )
+        settings = FrontSettings(host="127.0.0.1", **free_ports())
         front = Front(settings, Triton())
         await front.open()
         async with (

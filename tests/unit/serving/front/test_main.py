@@ -5,13 +5,12 @@ import sys
 
 from onetrunk.protocol.admin_key import MAX_KEY_BYTES
 from onetrunk.serving.front.settings import FrontSettings
-from tests.fixtures.doors import free_port
+from tests.fixtures.ports import free_ports
 
 
 def test_as_many_and_as_long_keys_as_are_allowed_fit_into_the_settings():
-    ports = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
     keys = tuple(f"{number:03}".ljust(MAX_KEY_BYTES, "k") for number in range(1000))
-    settings = FrontSettings(host="127.0.0.1", **ports, api_keys=keys)
+    settings = FrontSettings(host="127.0.0.1", **free_ports(), api_keys=keys)
     front = subprocess.run(
         [sys.executable, "-m", "onetrunk.serving.front"],
         input=settings.line(),
