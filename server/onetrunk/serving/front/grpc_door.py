@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, DRIFT_METHOD, ENSEMBLES, TRIALS_METHOD
 from onetrunk.serving.front.admission import RefusedError, UnauthorizedError
 from onetrunk.serving.front.gateway import SERVICE, Gateway
+from onetrunk.serving.front.grpc_calls import MOST_SILENT, MOST_UNTAKEN, Context, SilentCalls, UntakenAnswers
 from onetrunk.serving.front.metrics import GRPC
 from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
 from onetrunk.serving.front.questions import Question, check_fields, read_message
@@ -67,8 +68,6 @@ ADMIN = {
 }
 # The requests of one stream that are worked on at a time. Their answers keep the order.
 STREAM_DEPTH = 8
-# The calls, streams among them, that may wait for the next request of their client.
-MOST_SILENT = 256
 # How long a connection that has reached its age is left to its requests.
 AGE_GRACE_MS = 60_000
 # How long a connection without a call is left open. Its client connects again when it needs to.
@@ -92,64 +91,6 @@ _READ = {*READ_HEADERS, ADMIN_GRPC_HEADER, AUTHORIZATION}
 Metadata = dict[str, Any]
 """The headers of a call that are read."""
 
-Context = Any
-"""A ``grpc.aio.ServicerContext``."""
-
-
-class _SilentCalls:
-    """The calls that wait for their clients. If they are too many, the one that has waited the longest is ended.
-
-    Otherwise a client that opens calls and sends nothing would shut all others out.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[bytes], None] = {}
-        self._expired: set[asyncio.Future[bytes]] = set()
-
-    async def next_of(self, requests: AsyncIterator[bytes], timeout_s: float | None = None) -> bytes | None:
-        """Return the next request of a call, or None if there will be none.
-
-        Args:
-            requests: The requests of the call.
-            timeout_s: The time in which it must come; None for any.
-
-        Raises:
-            RefusedError: The call is to be ended.
-            TimeoutError: It did not come in time.
-        """
-        coming = asyncio.ensure_future(anext(requests))
-        # Cheaper than a time-out of asyncio's or anyio's, and every request comes through here.
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, coming) if timeout_s else None
-        self._waiting[coming] = None
-        if len(self._waiting) > MOST_SILENT:
-            oldest = next(iter(self._waiting))
-            del self._waiting[oldest]
-            oldest.cancel()
-        try:
-            return await coming
-        except StopAsyncIteration:
-            return None
-        except asyncio.CancelledError:
-            if coming in self._waiting:  # the call itself ends
-                coming.cancel()
-                raise
-            if coming in self._expired:
-                raise TimeoutError from None
-            raise RefusedError(
-                429, f"more than {MOST_SILENT} calls wait for their clients, and this one was silent for the longest"
-            ) from None
-        finally:
-            self._waiting.pop(coming, None)
-            self._expired.discard(coming)
-            if timer is not None:
-                timer.cancel()
-
-    def _expire(self, coming: asyncio.Future[bytes]) -> None:
-        if coming in self._waiting:
-            del self._waiting[coming]
-            self._expired.add(coming)
-            coming.cancel()
-
 
 class GrpcDoor(grpc.GenericRpcHandler):
     """Answers every method of the service. Messages stay bytes, apart from those that are checked."""
@@ -158,11 +99,12 @@ class GrpcDoor(grpc.GenericRpcHandler):
         self._gateway = gateway
         self._observer = observer
         self._trials = trials
-        self._silent = _SilentCalls()
+        self._silent = SilentCalls()
+        self._untaken = UntakenAnswers(gateway.settings.grpc_port)
         self._watchers = 0
 
     def service(self, details: Any) -> Any:
-        """Return the handler of a method, or None if there is no such method."""
+        """Return the handler of a method."""
         method = details.method
         # Read now: in the context of a call that has ended, gRPC frees the metadata, and returns other memory.
         metadata = {key: value for key, value in details.invocation_metadata or () if key in _READ}
@@ -185,7 +127,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
             return self._unary(partial(self._pass, method, metadata))
         if method in ADMIN:
             return self._unary(partial(self._administer, method, metadata))
-        return None
+        return grpc.stream_stream_rpc_method_handler(self._unknown)
 
     def _unary(self, answer: Callable[[bytes, Context], Awaitable[bytes]]) -> Any:
         """Return the handler of a method with one request.
@@ -198,22 +140,32 @@ class GrpcDoor(grpc.GenericRpcHandler):
             try:
                 request = await self._silent.next_of(requests, self._gateway.settings.limits.body_timeout_s)
             except RefusedError as error:
-                await context.abort(_STATUS[error.status], str(error))
+                await self._abort(context, _STATUS[error.status], str(error))
             except TimeoutError:
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
+                await self._abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
             if request is None:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
-            assert request is not None  # `abort` does not return
-            return await answer(request, context)
+                await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
+            found = await answer(request, context)
+            self._untaken.sending(context, len(found))
+            return found
 
         return grpc.stream_unary_rpc_method_handler(read_and_answer)
+
+    async def _abort(self, context: Context, code: grpc.StatusCode, reason: str) -> NoReturn:
+        """End a call, by an exception."""
+        self._untaken.sending(context)
+        await context.abort(code, reason)
+        raise AssertionError("abort does not return")
+
+    async def _unknown(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await self._abort(context, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
     async def _refuse(
         self, method: str, metadata: Metadata, error: RefusedError, requests: AsyncIterator[bytes], context: Context
     ) -> None:
         with self._observer.request(GRPC, method, metadata) as record:
             record.status = str(error.status)
-            await context.abort(_STATUS[error.status], str(error))
+            await self._abort(context, _STATUS[error.status], str(error))
 
     async def _infer(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._observer.request(GRPC, INFER, metadata) as record:
@@ -257,7 +209,8 @@ class GrpcDoor(grpc.GenericRpcHandler):
         with self._observer.request(GRPC, method, metadata) as record:
             if not self._gateway.is_admin(metadata.get(ADMIN_GRPC_HEADER)):
                 record.status = "403"
-                await context.abort(
+                await self._abort(
+                    context,
                     grpc.StatusCode.PERMISSION_DENIED,
                     f"this protocol is restricted, expecting the admin key in the header '{ADMIN_GRPC_HEADER}'",
                 )
@@ -269,7 +222,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
         These calls are not counted: they last for as long as a client likes.
         """
         if self._watchers >= MOST_WATCHERS:
-            await context.abort(_STATUS[429], f"{MOST_WATCHERS} clients watch already: call Check instead")
+            await self._abort(context, _STATUS[429], f"{MOST_WATCHERS} clients watch already: call Check instead")
         self._watchers += 1
         try:
             request = await self._silent.next_of(requests, self._gateway.settings.limits.body_timeout_s)
@@ -277,12 +230,14 @@ class GrpcDoor(grpc.GenericRpcHandler):
             while request is not None:
                 if (found := await self._health(request)) != told:
                     told = found
+                    self._untaken.sending(context, len(found))
                     yield found
+                    self._untaken.taken(context)
                 await asyncio.sleep(WATCH_EVERY_S)
         except RefusedError as error:
-            await context.abort(_STATUS[error.status], str(error))
+            await self._abort(context, _STATUS[error.status], str(error))
         except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
+            await self._abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
         finally:
             self._watchers -= 1
 
@@ -300,12 +255,10 @@ class GrpcDoor(grpc.GenericRpcHandler):
         try:
             return await send()
         except _FAILURES as error:
-            code = _note(record, error)
+            await self._abort(context, _note(record, error), record.reason)
         except asyncio.CancelledError:
             record.status = "499"
             raise
-        await context.abort(code, record.reason)
-        raise AssertionError("abort does not return")
 
     async def _stream(
         self, metadata: Metadata, requests: AsyncIterator[bytes], context: Context
@@ -324,12 +277,16 @@ class GrpcDoor(grpc.GenericRpcHandler):
         refused: list[RefusedError] = []
         reader = asyncio.create_task(read())
         try:
-            while (answer := await pending.get()) is not None:
-                yield await answer
+            while (waiting := await pending.get()) is not None:
+                answer = await waiting
+                self._untaken.sending(context, len(answer))
+                yield answer
+                self._untaken.taken(context)
         finally:
             reader.cancel()
         if refused:
-            await context.abort(_STATUS[refused[0].status], str(refused[0]))
+            await self._abort(context, _STATUS[refused[0].status], str(refused[0]))
+        self._untaken.sending(context)
 
     async def _stream_answer(self, metadata: Metadata, request: bytes) -> bytes:
         """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
@@ -400,8 +357,8 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
             *_age(limits.max_connection_age_s),
         ),
         handlers=(GrpcDoor(gateway, observer, trials),),
-        # Each may hold a message before it is counted. Some room is left for calls that ask no model.
-        maximum_concurrent_rpcs=limits.max_in_flight + limits.max_waiting + 64,
+        # Those that wait for their clients take no place of the others. Some room is left for calls that ask no model.
+        maximum_concurrent_rpcs=limits.max_in_flight + limits.max_waiting + MOST_SILENT + MOST_UNTAKEN + 64,
     )
     address = join_address(settings.host, settings.grpc_port)
     try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Callable
 
 import grpc
@@ -10,7 +13,7 @@ import grpc.aio
 import pytest
 from tritonclient.grpc import service_pb2
 
-from onetrunk.serving.front import grpc_door
+from onetrunk.serving.front import grpc_calls, grpc_door
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.triton import TritonDownError
 from tests.fixtures.doors import Doors, code_of, question, until
@@ -40,7 +43,7 @@ def test_a_stream_is_answered_in_order_and_never_opened_to_triton(run: Callable[
 def test_calls_that_send_nothing_shut_nobody_out(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("onetrunk.serving.front.grpc_door.MOST_SILENT", 10)
+    monkeypatch.setattr("onetrunk.serving.front.grpc_calls.MOST_SILENT", 10)
 
     async def test(doors: Doors) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
@@ -142,3 +145,135 @@ def test_health_is_watched_until_the_client_hangs_up(run: Callable[..., None], m
         raise AssertionError("a place of a client that has hung up is not given to another one")
 
     run(test)
+
+
+class RawClient:
+    """A client for gRPC that opens calls, and gives leave for no byte of an answer."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        no_window = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
+        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self._frame(4, 0, 0, no_window))
+        self._next_stream = 1
+
+    @staticmethod
+    def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+        return len(body).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + body
+
+    def call(self, method: str, message: bytes) -> None:
+        headers = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "a", "te": "trailers"}
+        headers["content-type"] = "application/grpc"
+        block = b"".join(
+            b"\x10" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+            for name, value in headers.items()
+        )
+        body = b"\0" + struct.pack(">I", len(message)) + message
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        self._socket.sendall(self._frame(1, 4, stream, block) + self._frame(0, 1, stream, body))
+
+    def is_closed(self) -> bool:
+        """Whether the server has ended the connection. What it sends is thrown away."""
+        self._socket.settimeout(0.01)
+        try:
+            while self._socket.recv(1 << 16):
+                pass
+            return True
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_calls_whose_answers_nobody_takes_shut_nobody_out(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(grpc_calls, "MOST_UNTAKEN", 20)
+    monkeypatch.setattr(grpc_door, "MOST_UNTAKEN", 20)
+
+    async def test(doors: Doors) -> None:
+        asking = question("untaken").SerializeToString()
+        greedy = [RawClient(doors.settings.grpc_port) for _ in range(3)]
+        for _ in range(3):
+            for client in greedy:
+                for _ in range(10):
+                    with contextlib.suppress(OSError):
+                        client.call(f"/inference.GRPCInferenceService/{method}", asking)
+                    await asyncio.sleep(0.01)
+            assert (await doors.infer("a good one")).id == "a good one"
+        closed = [client.is_closed() for client in greedy]
+        assert any(closed)
+        for client in greedy:
+            client.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_a_client_that_takes_no_answer_is_hung_up_on(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(grpc_calls, "UNREAD_TIMEOUT_S", 1.0)
+
+    async def test(doors: Doors) -> None:
+        client = RawClient(doors.settings.grpc_port)
+        client.call(f"/inference.GRPCInferenceService/{method}", question("untaken").SerializeToString())
+        await until(lambda: doors.triton.asked == ["untaken"])
+        assert not client.is_closed()
+        await until(client.is_closed)
+        client.close()
+        assert (await doors.infer("a good one")).id == "a good one", "another connection of the same address goes on"
+
+    run(test)
+
+
+def test_answers_that_are_taken_leave_nothing_behind(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_calls, "UNREAD_TIMEOUT_S", 0.2)
+    made: list[grpc_calls.UntakenAnswers] = []
+    begin = grpc_calls.UntakenAnswers.__init__
+
+    def note(answers: grpc_calls.UntakenAnswers, port: int) -> None:
+        begin(answers, port)
+        made.append(answers)
+
+    monkeypatch.setattr(grpc_calls.UntakenAnswers, "__init__", note)
+
+    async def test(doors: Doors) -> None:
+        for number in range(3):
+            assert (await doors.infer(str(number))).id == str(number)
+        assert len([found async for found in doors.stub.ModelStreamInfer(iter([question("a"), question("b")]))]) == 2
+        unknown = doors.channel.unary_unary("/inference.GRPCInferenceService/Unknown")
+        assert (await code_of(unknown(b"")))[0] is grpc.StatusCode.UNIMPLEMENTED
+        cancelled = doors.stub.ModelStreamInfer(iter([question("c")]))
+        await cancelled.read()
+        cancelled.cancel()
+        (answers,) = made
+        await until(lambda: not answers._calls and not answers._waiting and answers._size == 0)
+        await asyncio.sleep(0.5)
+        assert (await doors.infer("later")).id == "later", "nobody was hung up on"
+
+    run(test)
+
+
+def test_endpoints_as_grpc_names_them() -> None:
+    assert grpc_calls.endpoint_of("ipv4:127.0.0.1:8001") == ("127.0.0.1", 8001)
+    assert grpc_calls.endpoint_of("ipv6:%5B::1%5D:443") == ("::1", 443)
+    assert grpc_calls.endpoint_of("unix:/a/socket") is None
+
+
+def test_the_connection_of_one_peer_is_shut_down() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(2)]
+        accepted = [listener.accept()[0] for _ in range(2)]
+        first, second = (client.getsockname() for client in clients)
+        assert grpc_calls.shut_down({first}, port + 1) == 0, "a connection to another port"
+        assert grpc_calls.shut_down({first}, port) == 1
+        assert clients[0].recv(1) == b""
+        accepted[1].sendall(b"a")
+        assert clients[1].recv(1) == b"a", second
+        for one in (*clients, *accepted):
+            one.close()
