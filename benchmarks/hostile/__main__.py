@@ -17,7 +17,7 @@ from benchmarks.hostile import faults, load, report, starts
 from benchmarks.hostile.clients import idle_answers
 from benchmarks.hostile.target import Target
 
-ON_ONE_SERVER = {"mixed": load.mixed, "storm": load.storm, "memory": load.memory}
+ON_ONE_SERVER = {"mixed": load.mixed, "storm": load.storm, "greed": load.greed, "memory": load.memory}
 PARTS = (*ON_ONE_SERVER, "rest", "faults", "launcher", "starts", "disk", "spy", "tamper")
 
 _EPILOG = """\b

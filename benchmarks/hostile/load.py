@@ -15,11 +15,14 @@ from rich.console import Console
 
 from benchmarks.hostile.bad import HEAD, KINDS, SERVICE, BadClient, BadTally, bomb, message
 from benchmarks.hostile.clients import GoodClient, References, Tally, good_clients
+from benchmarks.hostile.greedy import GreedyClient
 from benchmarks.hostile.target import MB, PeakMemory, Target
 
 CLIENTS = 64
 BAD_SHARE = 0.1
 STORMERS = 8
+GREEDY = 4
+GREED_PAUSE_S = 0.01
 SETTLE_S = 5.0
 BOMB_MIB = 600
 TEXT_MB = 800
@@ -126,21 +129,60 @@ def storm_clients(ready: dict, total: int) -> dict:
 
 def storm(target: Target, references: References, total: int) -> dict:
     """10,000 requests with deadlines of 1 to 30 ms from 8 clients, and 8 well-behaved clients beside them."""
+    return beside_good_clients(target, references, storm_clients, total)
+
+
+def beside_good_clients(target: Target, references: References, attack: Callable, total: int) -> dict:
+    """Let so many requests or calls attack a server that 8 well-behaved clients ask."""
     began, pid = time.monotonic(), target.processes()["triton"].pid
     stop = threading.Event()
     tallies: list[Tally] = []
     beside = threading.Thread(target=lambda: tallies.append(good_clients(target.ready, references, 8, stop)))
     beside.start()
-    outcomes = in_another_process(storm_clients, target.ready, total)()
+    outcomes = in_another_process(attack, target.ready, total)()
     time.sleep(SETTLE_S)
     stop.set()
     beside.join()
     return {
-        "storm": outcomes,
+        "attack": outcomes,
         "good": tallies[0].record(),
         "seconds": round(time.monotonic() - began),
         "triton_restarted": target.processes()["triton"].pid != pid,
     }
+
+
+def greedy_clients(ready: dict, total: int) -> dict:
+    """Open so many calls and take no answer. A client whose connection is ended connects again."""
+    host, _, port = ready["grpc"].partition(":")
+    found: Counter = Counter()
+    lock = threading.Lock()
+
+    def run() -> None:
+        client = GreedyClient(host, int(port))
+        for _ in range(total // GREEDY):
+            try:
+                client.call(f"{SERVICE}ServerMetadata", b"")
+                outcome = "calls"
+            except OSError:
+                client.close()
+                client = GreedyClient(host, int(port))
+                outcome = "connections_ended"
+            with lock:
+                found[outcome] += 1
+            time.sleep(GREED_PAUSE_S)
+        client.close()
+
+    threads = [threading.Thread(target=run) for _ in range(GREEDY)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return dict(found)
+
+
+def greed(target: Target, references: References, total: int) -> dict:
+    """10,000 calls whose answers four clients do not take, and 8 well-behaved clients beside them."""
+    return beside_good_clients(target, references, greedy_clients, total) | {"clients": GREEDY}
 
 
 def gzip_bombs(target: Target) -> list[str]:

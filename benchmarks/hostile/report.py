@@ -1,4 +1,4 @@
-"""What was found, as the nine figures of summary.json and as a page."""
+"""What was found, as the ten figures of summary.json and as a page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ KEYS = (
     "good_sent",
     "good_failed",
     "cancel_storm_failed",
+    "greed_failed",
     "hang_noticed_s",
     "hang_neighbours_failed",
     "gzip_peak_mb",
@@ -23,6 +24,7 @@ MEANING = {
     "good_sent": "good requests among 10,000 from 64 clients, of which 10% were bad",
     "good_failed": "of these, not answered, or otherwise than by an idle server (1e-5)",
     "cancel_storm_failed": "failures of 8 well-behaved clients beside 10,000 requests with deadlines of 1 to 30 ms",
+    "greed_failed": "failures of 8 well-behaved clients beside 10,000 calls over gRPC whose answers nobody takes",
     "hang_noticed_s": "the longest time until the log named a model whose process was stopped (SIGSTOP), in seconds",
     "hang_neighbours_failed": "failures of the tasks that need no stopped process, over all stopped models",
     "gzip_peak_mb": "growth of the server's memory under gzip bombs of 600 MB, all processes together",
@@ -33,8 +35,8 @@ MEANING = {
 
 
 def summary(details: dict) -> dict:
-    """The nine figures; None for what was not measured."""
-    mixed, storm = details.get("mixed"), details.get("storm")
+    """The ten figures; None for what was not measured."""
+    mixed, storm, greed = details.get("mixed"), details.get("storm"), details.get("greed")
     memory, rest = details.get("memory"), details.get("rest")
     hangs = [one for name, one in details.get("faults", {}).items() if name.startswith("SIGSTOP") and is_model(name)]
     spied, tampered = details.get("spy"), details.get("tamper")
@@ -45,6 +47,7 @@ def summary(details: dict) -> dict:
                 mixed and mixed["good"]["sent"],
                 mixed and mixed["good"]["failed"] + mixed["good"]["wrong"],
                 storm and storm["good"]["failed"] + storm["good"]["wrong"],
+                greed and greed["good"]["failed"] + greed["good"]["wrong"],
                 # A hang that the log never named counts as long as was waited for it.
                 max(LIMIT_S if one["noticed_s"] is None else one["noticed_s"] for one in hangs) if hangs else None,
                 sum(one["neighbours_failed"] for one in hangs) if hangs else None,
@@ -110,15 +113,28 @@ def mixed_section(found: dict) -> list[str]:
 
 def storm_section(found: dict) -> list[str]:
     """The storm of cancelled requests."""
-    good = found["good"]
-    outcomes = ", ".join(f"{name} {count:,}" for name, count in sorted(found["storm"].items()))
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in sorted(found["attack"].items()))
+    return ["## A storm of cancelled requests", "", f"The storm: {outcomes}, in {found['seconds']} s. {beside(found)}"]
+
+
+def greed_section(found: dict) -> list[str]:
+    """Calls whose answers nobody takes."""
+    attack = found["attack"]
     return [
-        "## A storm of cancelled requests",
+        "## Answers that nobody takes",
         "",
-        f"The storm: {outcomes}, in {found['seconds']} s. Beside it, {good['sent']:,} requests of well-behaved "
-        f"clients: {good['failed']} failed, {good['wrong']} answered wrongly, p99 {good['p99_ms']} ms. Triton was"
-        f"{'' if found['triton_restarted'] else ' not'} restarted.",
+        f"{found['clients']} clients opened {attack['calls']:,} calls over gRPC in {found['seconds']} s, and took no byte "
+        f"of an answer; {attack.get('connections_ended', 0)} of their connections were ended. {beside(found)}",
     ]
+
+
+def beside(found: dict) -> str:
+    """What well-behaved clients saw beside an attack."""
+    good = found["good"]
+    return (
+        f"Beside it, {good['sent']:,} requests of well-behaved clients: {good['failed']} failed, {good['wrong']} answered "
+        f"wrongly, p99 {good['p99_ms']} ms. Triton was{'' if found['triton_restarted'] else ' not'} restarted."
+    )
 
 
 def memory_section(found: dict) -> list[str]:
@@ -200,6 +216,7 @@ def tamper_section(found: dict) -> list[str]:
 SECTIONS = {
     "mixed": mixed_section,
     "storm": storm_section,
+    "greed": greed_section,
     "memory": memory_section,
     "rest": rest_section,
     "faults": faults_section,

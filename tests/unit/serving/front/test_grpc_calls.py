@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Callable
 
 import grpc
@@ -13,6 +12,7 @@ import grpc.aio
 import pytest
 from tritonclient.grpc import service_pb2
 
+from benchmarks.hostile.greedy import GreedyClient
 from onetrunk.serving.front import grpc_calls, grpc_door
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.triton import TritonDownError
@@ -147,46 +147,6 @@ def test_health_is_watched_until_the_client_hangs_up(run: Callable[..., None], m
     run(test)
 
 
-class RawClient:
-    """A client for gRPC that opens calls, and gives leave for no byte of an answer."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        no_window = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
-        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self._frame(4, 0, 0, no_window))
-        self._next_stream = 1
-
-    @staticmethod
-    def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
-        return len(body).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + body
-
-    def call(self, method: str, message: bytes) -> None:
-        headers = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "a", "te": "trailers"}
-        headers["content-type"] = "application/grpc"
-        block = b"".join(
-            b"\x10" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-            for name, value in headers.items()
-        )
-        body = b"\0" + struct.pack(">I", len(message)) + message
-        stream, self._next_stream = self._next_stream, self._next_stream + 2
-        self._socket.sendall(self._frame(1, 4, stream, block) + self._frame(0, 1, stream, body))
-
-    def is_closed(self) -> bool:
-        """Whether the server has ended the connection. What it sends is thrown away."""
-        self._socket.settimeout(0.01)
-        try:
-            while self._socket.recv(1 << 16):
-                pass
-            return True
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 def test_calls_whose_answers_nobody_takes_shut_nobody_out(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
@@ -196,7 +156,7 @@ def test_calls_whose_answers_nobody_takes_shut_nobody_out(
 
     async def test(doors: Doors) -> None:
         asking = question("untaken").SerializeToString()
-        greedy = [RawClient(doors.settings.grpc_port) for _ in range(3)]
+        greedy = [GreedyClient("127.0.0.1", doors.settings.grpc_port) for _ in range(3)]
         for _ in range(3):
             for client in greedy:
                 for _ in range(10):
@@ -219,7 +179,7 @@ def test_a_client_that_takes_no_answer_is_hung_up_on(
     monkeypatch.setattr(grpc_calls, "UNREAD_TIMEOUT_S", 1.0)
 
     async def test(doors: Doors) -> None:
-        client = RawClient(doors.settings.grpc_port)
+        client = GreedyClient("127.0.0.1", doors.settings.grpc_port)
         client.call(f"/inference.GRPCInferenceService/{method}", question("untaken").SerializeToString())
         await until(lambda: doors.triton.asked == ["untaken"])
         assert not client.is_closed()
