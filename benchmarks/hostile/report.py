@@ -123,8 +123,8 @@ def greed_section(found: dict) -> list[str]:
     return [
         "## Answers that nobody takes",
         "",
-        f"{found['clients']} clients opened {attack['calls']:,} calls over gRPC in {found['seconds']} s, and took no byte "
-        f"of an answer; {attack.get('connections_ended', 0)} of their connections were ended. {beside(found)}",
+        f"{found['clients']} clients opened {attack['calls']:,} calls over gRPC in {found['seconds']} s, and took no "
+        f"byte of an answer; {attack.get('connections_ended', 0)} of their connections were ended. {beside(found)}",
     ]
 
 
@@ -132,8 +132,8 @@ def beside(found: dict) -> str:
     """What well-behaved clients saw beside an attack."""
     good = found["good"]
     return (
-        f"Beside it, {good['sent']:,} requests of well-behaved clients: {good['failed']} failed, {good['wrong']} answered "
-        f"wrongly, p99 {good['p99_ms']} ms. Triton was{'' if found['triton_restarted'] else ' not'} restarted."
+        f"Beside it, {good['sent']:,} requests of well-behaved clients: {good['failed']} failed, {good['wrong']} "
+        f"answered wrongly, p99 {good['p99_ms']} ms. Triton was{'' if found['triton_restarted'] else ' not'} restarted."
     )
 
 

@@ -6,6 +6,7 @@ Each kind is bounded, so that a client that opens calls and goes no further cann
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -17,6 +18,8 @@ from urllib.parse import unquote
 
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.connection import LEAST_READ_BYTES, MAX_UNREAD_BYTES, UNREAD_TIMEOUT_S
+
+log = logging.getLogger(__name__)
 
 # The calls, streams among them, that may wait for the next request of their client.
 MOST_SILENT = 256
@@ -150,7 +153,10 @@ class UntakenAnswers:
         """End the connections of these peers, and forget the calls that wait for them."""
         for context in [context for context, answer in self._waiting.items() if answer.peer in peers]:
             self.taken(context)
-        shut_down({peer for peer in map(endpoint_of, peers) if peer is not None}, self._port)
+        try:
+            shut_down({peer for peer in map(endpoint_of, peers) if peer is not None}, self._port)
+        except OSError:  # no file can be opened now; the call that is sent at this moment can do nothing for that
+            log.exception("connections whose clients take no answers stay open")
 
 
 def endpoint_of(peer: str) -> Endpoint | None:
@@ -167,12 +173,30 @@ def shut_down(peers: Collection[Endpoint], port: int) -> int:
     """
     closed = 0
     for name in os.listdir("/proc/self/fd"):
-        # Copies of the descriptors, which are closed here: the library's own stay as they are. An error is one that was
-        # closed meanwhile, or no socket, or one without a peer.
-        with suppress(OSError, ValueError), socket.socket(fileno=os.dup(int(name))) as found:
-            host, of_peer, *_ = found.getpeername()
-            # A client over IPv4 of a server that listens on IPv6 has an address of both.
-            if (host.removeprefix("::ffff:"), of_peer) in peers and found.getsockname()[1] == port:
-                found.shutdown(socket.SHUT_RDWR)
-                closed += 1
+        with suppress(OSError):  # closed meanwhile, or no socket, or one without a peer
+            closed += _shut_down(int(name), peers, port)
     return closed
+
+
+def _shut_down(descriptor: int, peers: Collection[Endpoint], port: int) -> bool:
+    """Shut down a socket, if it is a connection from one of these peers to this port.
+
+    Raises:
+        OSError: It is no socket that has a peer.
+    """
+    copy = os.dup(descriptor)  # the library may close its own at any moment, and the next file has its number
+    try:
+        found = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with found:
+        address = found.getpeername()
+        if found.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        # A client over IPv4 of a server that listens on IPv6 has an address of both.
+        host, of_peer = address[0].removeprefix("::ffff:"), address[1]
+        if (host, of_peer) not in peers or found.getsockname()[1] != port:
+            return False
+        found.shutdown(socket.SHUT_RDWR)
+        return True

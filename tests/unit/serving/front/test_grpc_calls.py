@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 
@@ -230,10 +231,12 @@ def test_the_connection_of_one_peer_is_shut_down() -> None:
         clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(2)]
         accepted = [listener.accept()[0] for _ in range(2)]
         first, second = (client.getsockname() for client in clients)
+        descriptors = set(os.listdir("/proc/self/fd"))
         assert grpc_calls.shut_down({first}, port + 1) == 0, "a connection to another port"
         assert grpc_calls.shut_down({first}, port) == 1
         assert clients[0].recv(1) == b""
         accepted[1].sendall(b"a")
         assert clients[1].recv(1) == b"a", second
+        assert set(os.listdir("/proc/self/fd")) == descriptors, "no copy is left open"
         for one in (*clients, *accepted):
             one.close()
