@@ -385,7 +385,7 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether an error of gRPC's own is worth a line: an answer that could not be sent since its client is gone is not."""
+    """Whether an error of gRPC's own is worth a line. An answer that its client is no more there to take is not."""
     return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 
