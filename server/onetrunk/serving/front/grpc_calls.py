@@ -26,14 +26,14 @@ from onetrunk.serving.front.settings import MIB
 
 log = logging.getLogger(__name__)
 
-# The calls, streams among them, that may wait for the next request of their client.
-MOST_SILENT = 256
-# The calls whose answers may wait for their clients for longer than a moment, and the size of all answers that wait.
-# gRPC holds each of them twice.
+# Calls that wait for no longer than this are no fault of their clients: many may come at a time.
+MOMENT_S = 1.0
+# The calls, streams among them, that may wait for the next request of their client. Of each, gRPC may have received all
+# but a byte, which nobody can see: 512 MiB together.
+MOST_SILENT = 64
+# The calls whose answers may wait for their clients, and the size of all such answers. gRPC holds each of them twice.
 MOST_UNTAKEN = 256
 MAX_UNTAKEN_BYTES = 128 * MIB
-# How often is looked at them. An answer that is younger is on its way.
-LOOK_EVERY_S = 1.0
 
 Context = Any
 """A ``grpc.aio.ServicerContext``."""
@@ -46,10 +46,10 @@ _BYTES_ACKED = struct.Struct("=120xQ")
 
 
 class SilentCalls:
-    """The calls that wait for requests. If they are too many, the one that has waited the longest is ended."""
+    """The calls that wait for requests. If they are too many, those that have waited the longest are ended."""
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[Any], None] = {}
+        self._waiting: dict[asyncio.Future[Any], float] = {}  # since when
         self._expired: set[asyncio.Future[Any]] = set()
 
     async def next_of(self, context: Context, timeout_s: float | None = None) -> bytes | None:
@@ -67,9 +67,12 @@ class SilentCalls:
         coming: asyncio.Future[Any] = asyncio.ensure_future(context.read())
         # Cheaper than a time-out of asyncio's or anyio's, and every request comes through here.
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, coming) if timeout_s else None
-        self._waiting[coming] = None
-        if len(self._waiting) > MOST_SILENT:
-            oldest = next(iter(self._waiting))
+        now = time.monotonic()
+        self._waiting[coming] = now
+        while len(self._waiting) > MOST_SILENT:
+            oldest, since = next(iter(self._waiting.items()))
+            if now - since < MOMENT_S:
+                break
             del self._waiting[oldest]
             oldest.cancel()
         try:
@@ -162,7 +165,7 @@ class UntakenAnswers:
         call.size += size
         self._size += size
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(MOMENT_S, self._look)
 
     def taken(self, context: Context, size: int) -> None:
         """Note that the client of a stream has an answer of so many bytes."""
@@ -186,11 +189,11 @@ class UntakenAnswers:
     def _look(self) -> None:
         """Hang up on the clients that let answers wait for too long, or too many of them."""
         going_on = any(call.answers for call in self._calls.values())
-        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look) if going_on else None
+        self._timer = asyncio.get_running_loop().call_later(MOMENT_S, self._look) if going_on else None
         now = time.monotonic()
         waiting: defaultdict[str, list[_Call]] = defaultdict(list)
         for call in self._calls.values():
-            if call.answers and now - call.since >= LOOK_EVERY_S:
+            if call.answers and now - call.since >= MOMENT_S:
                 waiting[call.peer].append(call)
         ended = self._late(waiting, now)
         for peer in ended:

@@ -42,18 +42,28 @@ def test_a_stream_is_answered_in_order_and_never_opened_to_triton(run: Callable[
     run(test)
 
 
+def bounds(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:
+    for name, value in values.items():
+        for module in (grpc_calls, grpc_door):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+
+
 @pytest.mark.parametrize("method", ["ModelStreamInfer", "ModelInfer"])
 def test_calls_that_send_nothing_shut_nobody_out(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("onetrunk.serving.front.grpc_calls.MOST_SILENT", 10)
+    bounds(monkeypatch, MOST_SILENT=10, MOMENT_S=0.3)
 
     async def test(doors: Doors) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{doors.settings.grpc_port}") as channel:
             silent = [channel.stream_stream(f"/inference.GRPCInferenceService/{method}")() for _ in range(100)]
-            await until(lambda: sum(call.done() for call in silent) == 90)
-            assert {await call.code() for call in silent if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             assert (await doors.infer("a good one")).id == "a good one"
+            assert not any(call.done() for call in silent), "as many may come at a time"
+            await asyncio.sleep(0.4)
+            assert (await doors.infer("a good one")).id == "a good one"
+            await until(lambda: sum(call.done() for call in silent) == 91)
+            assert {await call.code() for call in silent if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             for call in silent:
                 call.cancel()
 
@@ -184,18 +194,11 @@ def hung_up(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 METHODS = pytest.mark.parametrize("method", [f"/inference.GRPCInferenceService/Model{x}Infer" for x in ("", "Stream")])
 
 
-def bounds(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:
-    for name, value in values.items():
-        for module in (grpc_calls, grpc_door):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
-
-
 @METHODS
 def test_calls_whose_answers_nobody_takes_shut_nobody_out(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    bounds(monkeypatch, MOST_UNTAKEN=20, MOST_SILENT=10, LOOK_EVERY_S=0.3)
+    bounds(monkeypatch, MOST_UNTAKEN=20, MOST_SILENT=10, MOMENT_S=0.3)
 
     async def test(doors: Doors) -> None:
         asking = question("untaken").SerializeToString()
@@ -238,7 +241,7 @@ def test_calls_that_wait_for_their_clients_take_no_place_of_others(
 def test_a_client_that_takes_no_answer_is_hung_up_on(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, large_answers: None, method: str
 ) -> None:
-    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.5, LOOK_EVERY_S=0.1)
+    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.5, MOMENT_S=0.1)
 
     async def test(doors: Doors) -> None:
         assert (await doors.infer("large")).id == "large"
@@ -257,7 +260,7 @@ def test_a_client_that_takes_no_answer_is_hung_up_on(
 def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, large_answers: None, method: str
 ) -> None:
-    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.5, LOOK_EVERY_S=0.1, LEAST_READ_BYTES=2_000)
+    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.5, MOMENT_S=0.1, LEAST_READ_BYTES=2_000)
 
     async def test(doors: Doors) -> None:
         client = GreedyClient("127.0.0.1", doors.settings.grpc_port)
@@ -276,7 +279,7 @@ def test_a_client_that_takes_other_answers_may_let_one_wait(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, hung_up: list[set[str]]
 ) -> None:
     """As behind a proxy, which has calls of many users on one connection."""
-    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.5, LOOK_EVERY_S=0.1)
+    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.5, MOMENT_S=0.1)
 
     async def test(doors: Doors) -> None:
         client = GreedyClient("127.0.0.1", doors.settings.grpc_port)
@@ -298,7 +301,7 @@ def test_the_bytes_of_answers_that_nobody_takes_are_bounded(
 ) -> None:
     """A stream's answers count from when they are known, not from when they are sent."""
     most = LARGE * requests + LARGE // 2
-    bounds(monkeypatch, MAX_UNTAKEN_BYTES=most, LOOK_EVERY_S=1.0)
+    bounds(monkeypatch, MAX_UNTAKEN_BYTES=most, MOMENT_S=1.0)
 
     async def test(doors: Doors) -> None:
         client = GreedyClient("127.0.0.1", doors.settings.grpc_port)
@@ -329,6 +332,40 @@ def test_one_answer_may_be_larger_than_all_together(
     run(test)
 
 
+class FakeCall:
+    """A call of a client of that name."""
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def peer(self) -> str:
+        return self._peer
+
+    def add_done_callback(self, callback: Callable[..., None]) -> None:
+        pass
+
+
+def test_only_those_that_wait_for_longer_than_a_moment_count_and_the_greediest_goes(
+    monkeypatch: pytest.MonkeyPatch, hung_up: list[set[str]]
+) -> None:
+    bounds(monkeypatch, MOST_UNTAKEN=10)
+
+    async def test() -> None:
+        answers = grpc_calls.UntakenAnswers(1)
+        for peer, number in (("ipv4:127.0.0.1:1", 4), ("ipv4:127.0.0.1:2", 9)):
+            for call in [FakeCall(peer) for _ in range(number)]:
+                answers.watch(call)
+                answers.add(call)
+        answers._look()
+        assert hung_up == []
+        for waiting in answers._calls.values():
+            waiting.since -= grpc_calls.MOMENT_S
+        answers._look()
+        assert hung_up == [{"ipv4:127.0.0.1:2"}]
+
+    asyncio.run(test())
+
+
 def test_many_answers_at_a_time_are_no_fault_of_their_clients(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, hung_up: list[set[str]]
 ) -> None:
@@ -346,7 +383,7 @@ def test_many_answers_at_a_time_are_no_fault_of_their_clients(
 def test_answers_that_are_taken_leave_nothing_behind(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, hung_up: list[set[str]]
 ) -> None:
-    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.2, LOOK_EVERY_S=0.05)
+    bounds(monkeypatch, UNREAD_TIMEOUT_S=0.2, MOMENT_S=0.05)
     made: list[grpc_calls.UntakenAnswers] = []
     begin = grpc_calls.UntakenAnswers.__init__
 
