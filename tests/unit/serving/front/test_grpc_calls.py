@@ -404,15 +404,16 @@ def test_answers_that_are_taken_leave_nothing_behind(
         cancelled.cancel()
         # A stream that is cancelled while Triton works for it has its answer when it is over.
         doors.triton.free.clear()
-        left = doors.stub.ModelStreamInfer(iter([question("d")]))
-        await until(lambda: doors.triton.asked[-1] == "d")
+        left = doors.stub.ModelStreamInfer(iter([question("d"), question("e")]))
+        await until(lambda: doors.triton.asked[-1] == "e")
         left.cancel()
         await asyncio.sleep(0.1)
         doors.triton.free.set()
+        await asyncio.sleep(0.1)
         (answers,) = made
         await until(lambda: not answers._calls and not answers._readers and answers._size == 0)
         open_stream = doors.stub.ModelStreamInfer()
-        await open_stream.write(question("e"))
+        await open_stream.write(question("f"))
         await open_stream.read()
         await asyncio.sleep(1)  # a stream that waits for its client's next request lets no answer wait
         assert hung_up == []
