@@ -340,9 +340,11 @@ def _counted(progress: Callable[[str, int, int], None], number: int, total: int)
 
 
 def _outcome(one: AdoptedModel) -> str:
+    from onetrunk.tasks.records import counted
+
     measure = "correlation" if one.agreement_measure == "correlation" else "agreement"
     return (
-        f"{measure} {100 * one.agreement:.1f}, tap {one.tap}, {one.layers} layer(s), "
+        f"{measure} {100 * one.agreement:.1f}, tap {one.tap}, {counted(one.layers, 'layer', 'layers')}, "
         f"{'the floor is reached' if one.reached else 'the floor is missed'}"
     )
 

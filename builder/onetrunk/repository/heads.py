@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.embedding import EMBEDDING
+from onetrunk.toml_file import did_you_mean
 
 _SHOWN = 5
 
@@ -55,9 +55,8 @@ def select_heads(
         raise UserError(f"{heads}: no head in it; train one with train-head, or give --heads")
     for task in tasks or ():
         if task not in folders:
-            close = difflib.get_close_matches(task, folders, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"no head for task {task!r} in {heads}; there are: {', '.join(folders)}{hint}")
+            hint = did_you_mean(task, folders)
+            raise UserError(f"no head for task {task!r}{hint} in {heads}; there are: {', '.join(folders)}")
     found = {task: load_head(folders[task], trunk) for task in tasks or folders}
     if embed is not None:
         if DEFAULT_TASK in found:

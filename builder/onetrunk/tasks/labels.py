@@ -23,6 +23,7 @@ from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.span_tags import bio_tags
 from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.offset_spans import Alignment, OffsetSpan, is_spans, read_offsets
+from onetrunk.tasks.records import counted
 from onetrunk.tasks.task import Task, folded
 from onetrunk.toml_file import did_you_mean
 
@@ -310,7 +311,7 @@ class _Spelling:
         if not advice and sum(unknown.values()) <= _FEW:
             return None
         shown = ", ".join(f"{written(one)} ({count:,})" for one, count in unknown.most_common(_SHOWN))
-        more = f", and {len(unknown) - _SHOWN:,} others" if len(unknown) > _SHOWN else ""
+        more = f", and {counted(len(unknown) - _SHOWN, 'other', 'others')}" if len(unknown) > _SHOWN else ""
         return f"labels that the task does not have, with their rows: {shown}{more}{advice}"
 
     def _known(self) -> frozenset[str]:

@@ -17,6 +17,7 @@ from onetrunk.tasks.kinds.base import text_or_words
 from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors
 from onetrunk.tasks.rows import Text, text_of
 from onetrunk.tasks.task import Task
+from onetrunk.toml_file import did_you_mean
 
 TEXT_FIELDS = ("text", "sentence", "sentence1", "question", "question1", "premise", "words", "tokens")
 PAIR_FIELDS = ("text_pair", "text2", "sentence2", "question2", "hypothesis")
@@ -121,8 +122,7 @@ def _read(
     notes = [f"{path}: {note}" for note in reading.notes]
     if errors.total:
         hints = [reading.encoding_hint()]
-        summary = errors.summary(path, used=len(found), hints=hints, skip_bad_rows=skip_bad_rows)
-        notes.append(f"left out {summary}")
+        notes.append(errors.summary(path, used=len(found), hints=hints, skip_bad_rows=skip_bad_rows))
     texts = tuple(dict.fromkeys(found))
     if not texts:
         raise UserError(f"{path}: it has no text: give a file with one text a line, or a column of texts")
@@ -225,7 +225,8 @@ def _fields(
             if column_key(name) in by_key:
                 return by_key[column_key(name)]
         if given is not None:
-            raise UserError(f"{path}: no column {given!r:.60}; there are: {_shown(columns)}: give another by {option}")
+            found = f"no column {given!r:.60}{did_you_mean(given, columns)}"
+            raise UserError(f"{path}: {found}; there are: {_shown(columns)}: give another by {option}")
         return None
 
     text = find(text_field, TEXT_FIELDS, named_by[0])

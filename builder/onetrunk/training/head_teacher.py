@@ -21,6 +21,7 @@ from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec, limbs_of
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
 from onetrunk.tasks.kinds.classification import calibrated
+from onetrunk.tasks.records import counted
 from onetrunk.tasks.soft_targets import RawTargets, raw_above
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig
@@ -87,9 +88,12 @@ class HeadTeacher:
     def facts(self) -> Mapping[str, Any]:
         """See ``SoftTeacher.facts``."""
         spec = self.bundle.spec
-        layers = "1 layer" if spec.layers == 1 else f"{spec.layers} layers"
         where = f"limb {spec.limb}" if spec.limb else f"tap {spec.tap}"
-        found = {"name": spec.task, "sha256": self.sha256, "family": f"a head of {layers} on {where}"}
+        found = {
+            "name": spec.task,
+            "sha256": self.sha256,
+            "family": f"a head of {counted(spec.layers, 'layer', 'layers')} on {where}",
+        }
         return found | {key: str(value) for key, value in _fitted(spec).items()}
 
     @property

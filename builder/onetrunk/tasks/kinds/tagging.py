@@ -40,6 +40,7 @@ from onetrunk.tasks.kinds.span_tags import (
     tag_indices,
 )
 from onetrunk.tasks.kinds.summary import mean_share, rounded
+from onetrunk.tasks.records import counted
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class TaggingCodec(LabelCodec):
             if not isinstance(tag, str):
                 raise ValueError(f"tag {place}: {tag!r:.40} is not a tag, as O and B-{types[0]:.40} are")
         if len(tags) != len(words):
-            raise ValueError(f"{len(tags)} tags for {len(words)} words")
+            raise ValueError(f"{counted(len(tags), 'tag', 'tags')} for {counted(len(words), 'word', 'words')}")
         spans = read_spans(tags, types, TaggingOptions.read(config.options).scheme)
         found, end = [], 0
         for word, index in zip(words, tag_indices(len(words), spans, types).tolist(), strict=True):
