@@ -39,6 +39,12 @@ def plain(result: Any) -> Any:
     return dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
 
 
+def with_server(rows: list[ListedTask], single: ReplicaState) -> list[dict[str, Any]]:
+    """Return the tasks as what JSON can hold, each with what the server serves of it, as far as it says."""
+    served = [{} if single.serves is None else {single.address: single.serves.get(row.task)} for row in rows]
+    return [{**plain(row), "serves": one} for row, one in zip(rows, served, strict=True)]
+
+
 def show(result: Any, dry_run: bool) -> None:
     """Show what an operation did, found or compared.
 
