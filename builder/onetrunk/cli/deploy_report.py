@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onetrunk.protocol.command import printable
+from onetrunk.protocol.command import print_on_stdout, printable
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
@@ -68,6 +67,8 @@ def show(result: Any, dry_run: bool) -> None:
 
 
 def _show_report(report: DeploymentReport, dry_run: bool) -> None:
+    from onetrunk.tasks.records import counted
+
     for line in report.settled:
         click.echo(f"first: {line}", err=True)
     version, before = report.to_version, report.from_version
@@ -83,8 +84,9 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         if report.diff:
             click.echo(report.diff, nl=False)
         moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
-        gone = f", {len(report.removed)} folders removed" if report.removed else ""
-        click.echo(f"{moves}{len(report.written)} files written{gone}; no server was asked, nothing exported", err=True)
+        written = f"{counted(len(report.written), 'file', 'files')} would be written"
+        gone = f", {counted(len(report.removed), 'folder', 'folders')} removed" if report.removed else ""
+        click.echo(f"{moves}{written}{gone}; no server was asked, nothing exported", err=True)
         _show_notes(report)
         return
     former = f" (before: {before})" if before not in (None, version) else ""
@@ -97,7 +99,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         "discard": f"candidate version {before} of {report.task} is discarded; "
         + (f"version {version} is live" if version else "none is live"),
         "remove": f"{report.task} is no longer served{former}",
-        "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
+        "prune": f"removed {counted(len(report.removed), 'folder', 'folders')}: {', '.join(report.removed)}",
         "sync": f"the server{'s serve' if report.replicas else ' serves'} what the files say",
     }[report.action]
     click.echo(f"{done}, {report.seconds['all']:.2f} s")
@@ -119,7 +121,7 @@ def show_answers(answers: Sequence[ReplicaAnswer]) -> None:
     for answer in answers:
         seconds = [_shown(answer.seconds.get(step), ".2f", "") for step in steps]
         table.add_row(answer.address, _STATES[answer.state], *seconds, escape(printable(answer.reason)))
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
 
 
 def show_replicas(replicas: Sequence[ReplicaState]) -> None:
@@ -135,7 +137,7 @@ def show_replicas(replicas: Sequence[ReplicaState]) -> None:
             "not known" if replica.serves is None else serves,
             escape(printable("; ".join(replica.differences))),
         )
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
 
 
 def _table(*columns: str) -> Table:
@@ -156,21 +158,20 @@ def _show_comparison(result: Comparison) -> None:
         )
     table.add_row("ms, median", _shown(result.live_p50_ms, ".1f"), _shown(result.candidate_p50_ms, ".1f"))
     table.add_row("ms, 99 %", _shown(result.live_p99_ms, ".1f"), _shown(result.candidate_p99_ms, ".1f"))
-    console = Console(highlight=False)
-    console.print(table)
+    print_on_stdout(table)
     if result.agreement is not None:
         share = f"agree on {result.agreement:.1%} of {result.rows} texts"
         number = f"correlate by {result.agreement:.3f} over {result.rows} texts"
         agreed = share if result.agreement_is == "share" else number
         click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
     for text, live, candidate in result.disagreements:
-        console.print(f"  {live} -> {candidate}   {text:.100}", markup=False, soft_wrap=True)
+        click.echo(printable(f"  {live} -> {candidate}   {text:.100}"))
 
 
 def _show_tasks(rows: list[ListedTask]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "PSI", "since (UTC)"):
-        table.add_column(column, no_wrap=column == "task")
+        table.add_column(column, no_wrap=column in ("task", "since (UTC)"))
     for row in rows:
         since = "" if row.since is None else row.since[:16].replace("T", " ")
         numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
@@ -178,7 +179,7 @@ def _show_tasks(rows: list[ListedTask]) -> None:
             row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
             _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), _psi(row), since,
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
     for row in rows:
         if row.limb is not None:
             click.echo(f"{row.task}: stands on limb {row.limb}")

@@ -1,6 +1,7 @@
 """The command: what a user types, reads, and gets as exit code."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,14 @@ def test_dry_run_shows_files_and_config_changes(run, bundle):
     assert result.exit_code == 0
     assert "would write head_mood/2/model.onnx\n" in result.stdout
     assert "-    model_version: 1\n+    model_version: 2\n" in result.stdout
+    assert "mood: version 1 -> 2; 5 files would be written; no server was asked, nothing exported\n" in result.stderr
     assert json.loads(run("--list", "--json").stdout)[2]["versions"] == [1]
+
+
+def test_a_list_that_is_no_terminals_has_a_line_for_each_task(run):
+    lines = run("--list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["task", "grade", "match", "mood", "topic"]
+    assert all(re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d$", line) for line in lines[1:])
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

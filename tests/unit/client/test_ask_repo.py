@@ -187,6 +187,16 @@ def test_list_shows_the_tasks(ask):
     assert listed["stsb"]["range"] == [0.0, 5.0]
 
 
+def test_list_shows_whole_values_and_only_the_tasks_that_are_named(ask, fake):
+    labels = [f"Label{number}OfAnIntent" for number in range(20)]
+    fake.tasks = {**fake.tasks, "intent": {**fake.tasks["sst2"], "labels": labels}}
+    listed = ask("--list", "--tasks", "intent,cola").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["task", "intent", "cola"]
+    assert listed[1].endswith(", ".join(labels))
+    assert [record["name"] for record in records(ask("--list", "--json", "--tasks", "cola"))] == ["cola"]
+    assert "did you mean 'cola'?" in ask("--list", "--tasks", "colla").stderr
+
+
 def test_without_a_server_it_says_how_to_start_one():
     result = CliRunner().invoke(ask_repo, ["text", "--url", "127.0.0.1:1"])
     assert result.exit_code == 1

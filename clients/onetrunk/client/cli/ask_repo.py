@@ -19,7 +19,7 @@ from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 from onetrunk.protocol.api_key import api_key_file_option
-from onetrunk.protocol.command import errors_end_command, is_unicode
+from onetrunk.protocol.command import errors_end_command, is_unicode, print_on_stdout
 from onetrunk.protocol.tls import Tls, tls_options
 
 # So many broken lines are named; further ones are only counted.
@@ -115,7 +115,7 @@ def ask_repo(
     ):
         check_tls(url, tls)
         if list_tasks:
-            _list(client, as_json=as_json)
+            _list(client, tasks, as_json=as_json)
         elif file is not None:
             bad = _ask_file(client, file, form, tasks, top)
             if bad:
@@ -124,12 +124,13 @@ def ask_repo(
             _ask_texts(client, texts, pairs or None, tasks, top, as_json=as_json)
 
 
-def _list(client: Client, *, as_json: bool) -> None:
+def _list(client: Client, tasks: Sequence[str] | None, *, as_json: bool) -> None:
     catalogue = client.catalogue()
+    listed = catalogue.named(tasks or catalogue.tasks)
     if as_json:
-        _write_json([task_record(task) for task in catalogue.tasks.values()])
+        _write_json([task_record(task) for task in listed])
     else:
-        Console().print(task_table(catalogue))
+        print_on_stdout(task_table(listed))
 
 
 def _ask_texts(
@@ -148,7 +149,7 @@ def _ask_texts(
             answer_record(line, answer, top=top, numbered=False) for line, answer in zip(lines, answers, strict=True)
         )
     else:
-        Console().print(answer_table(zip(lines, answers, strict=True), top=top or 1))
+        print_on_stdout(answer_table(zip(lines, answers, strict=True), top=top or 1))
 
 
 def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None, top: int | None) -> int:
