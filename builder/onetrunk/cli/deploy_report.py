@@ -107,7 +107,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
     show_answers(report.replicas)
 
 
-def _show_notes(report: DeploymentReport) -> None:
+def _show_notes(report: DeploymentReport | Comparison) -> None:
     for note in report.notes:
         click.echo(note, err=True)
 
@@ -166,6 +166,7 @@ def _show_comparison(result: Comparison) -> None:
         click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
     for text, live, candidate in result.disagreements:
         click.echo(printable(f"  {live} -> {candidate}   {text:.100}"))
+    _show_notes(result)
 
 
 def _show_tasks(rows: list[ListedTask]) -> None:
