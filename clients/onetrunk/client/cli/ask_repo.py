@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, names
+from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, key_errors, names
 from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
@@ -112,6 +112,7 @@ def ask_repo(
         errors_end_command(if_not_ready=START_A_SERVER),
         Client(url, timeout_s=timeout_s, retries=3, tls=tls, api_key=first_key(api_key_file)) as client,
         errors_end_command(if_not_ready=START_A_SERVER),
+        key_errors(api_key_file),
     ):
         check_tls(url, tls)
         if list_tasks:
