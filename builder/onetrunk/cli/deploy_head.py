@@ -117,7 +117,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             found = 0.0
         if not 0 < found <= 1:
-            self.fail(f"{value!r} is no share above 0% and at most 100%: give 5% or 0.05", param, ctx)
+            self.fail(f"{value!r}: give a share above 0% and up to 100%, as 5% or 0.05", param, ctx)
         return found
 
 
