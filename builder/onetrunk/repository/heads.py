@@ -151,7 +151,8 @@ def _what_is_meant(folder: Path) -> str:
     found = _find_heads(parent) if parent.is_dir() else {}
     if is_name and folder.name in found:
         return f": give {found[folder.name]}"
-    return did_you_mean(folder.name, found)
+    hint = did_you_mean(folder.name, found)
+    return f"{hint}: heads are in {_HEADS}/" if is_name and found else hint
 
 
 def _what_it_is(folder: Path) -> str:

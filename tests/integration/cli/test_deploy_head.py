@@ -99,6 +99,7 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
         ("", "nothing to do: give one bundle, or one of --embed, --candidate"),
         ("nowhere", "nowhere: no such folder"),
         ("sst2", "sst2: no such folder: give heads/sst2"),
+        ("sst", "sst: no such folder (did you mean sst2?): heads are in heads/"),
         ("heads/sst", "heads/sst: no such folder (did you mean sst2?)"),
         ("tests", "nor a head that was exported elsewhere (head.toml) is in it: give a folder that train-head wrote"),
         ("heads", "(head.toml) is in it: give one of the heads in it, such as heads/cola"),
