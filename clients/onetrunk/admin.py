@@ -24,7 +24,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from onetrunk.protocol.address import address_fault, stays_on_this_machine
-from onetrunk.protocol.admin_key import check_admin_key
+from onetrunk.protocol.admin_key import AdminKey, check_admin_key
 from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key
 from onetrunk.protocol.errors import NotReady, OneTrunkError, ServerError, TlsError, UserError
 from onetrunk.protocol.names import (
@@ -120,7 +120,13 @@ class AdminClient:
             channel_args=[*CHANNEL_OPTIONS, *(tls.channel_options if tls is not None else ())],
         )
         self._headers: dict[str, str] = {}
+        self._key_fault = (
+            f"no key was given: give --admin-key-file FILE, or set {ADMIN_KEY_VARIABLE}, with the key that it was "
+            "started with"
+        )
         if admin_key:
+            whose = f"in {admin_key.source}" if isinstance(admin_key, AdminKey) else "that was given"
+            self._key_fault = f"the key {whose} is not its key: give the one that it was started with"
             self._headers[ADMIN_GRPC_HEADER] = check_admin_key(admin_key, "admin_key")
         if api_key is not None:
             self._headers[AUTHORIZATION] = f"Bearer {check_api_key(api_key, 'api_key')}"
@@ -399,17 +405,17 @@ class AdminClient:
         except InferenceServerException as error:
             message = " ".join((error.message() or str(error)).split())[:400]
             if "restricted" in message and "header" in message:
-                given = ADMIN_GRPC_HEADER in self._headers
                 raise UserError(
-                    f"{self.url}: the server keeps its model-control endpoints locked, and "
-                    f"{'the key that was given is not its key' if given else 'no key was given'}: set "
-                    f"{ADMIN_KEY_VARIABLE} to the key that it was started with"
+                    f"{self.url}: the server keeps its model-control endpoints locked, and {self._key_fault}"
                 ) from error
             if "unknown model" in message or "is not found" in message:
                 raise _NoSuchModelError(f"{self.url}: {doing}: {message}") from error
             status = str(error.status()).removeprefix("StatusCode.")
             if status == "UNAVAILABLE" and (fault := tls_fault(self.url, self._tls, message)) is not None:
                 raise TlsError(fault) from error
+            if status == "UNAUTHENTICATED" and AUTHORIZATION not in self._headers:
+                # The server names the header of an API key; the admin key is enough by itself.
+                message = f"{message.partition(':')[0]}, and {self._key_fault}"
             if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise NotReady(
                     f"{self.url}: no answer while {doing} ({message}): is the server running, and --url right?"

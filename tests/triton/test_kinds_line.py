@@ -206,7 +206,7 @@ def test_a_kind_that_reads_as_another_needs_nothing_in_the_client(client):
     served = client.tasks()["rating"]
     assert (served.kind, served.reads_as) == ("stars", "regression")
     assert 0 <= client.predict("please the film", tasks=["rating"])[0]["rating"].score <= 3
-    assert task_table(client.catalogue()).row_count == len(TASKS)
+    assert task_table(client.tasks().values()).row_count == len(TASKS)
 
 
 def test_a_hundred_and_more_labels_with_weights_and_none_of_these(client, trained):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from onetrunk.progress import progress_counts, split_unit
-from onetrunk.protocol.command import as_printed
+from onetrunk.protocol.command import as_printed, print_on_stdout
 
 if TYPE_CHECKING:
     from onetrunk.repository.working_copy import WorkingCopy
@@ -54,10 +54,6 @@ def progress_line() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-# A pipe has no width that a row must fit into.
-_PIPE_WIDTH = 200
-
-
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, texts: Sequence[str] = ()
 ) -> None:
@@ -74,10 +70,7 @@ def print_table(
         table.add_column(column, no_wrap=title is None, justify="left" if column in texts else "right")
     for row in rows:
         table.add_row(*(escape(as_printed(cell, sys.stdout)) for cell in row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(table)
+    print_on_stdout(table)
 
 
 def print_published(copy: WorkingCopy) -> None:

@@ -20,11 +20,11 @@ from onetrunk.cli.data_options import (
     max_loss_option,
     task_dir_option,
 )
-from onetrunk.cli.deploy_report import plain, show, show_answers, show_replicas
+from onetrunk.cli.deploy_report import plain, show, show_answers, show_replicas, with_server
 from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
-from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.command import errors_end_command, printable
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.tls import Tls, tls_options
 from onetrunk.protocol.traffic_split import TrafficSplit
@@ -117,7 +117,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             found = 0.0
         if not 0 < found <= 1:
-            self.fail(f"{value!r} is no share above 0% and at most 100%: give 5% or 0.05", param, ctx)
+            self.fail(f"{value!r}: give a share above 0% and up to 100%, as 5% or 0.05", param, ctx)
         return found
 
 
@@ -284,8 +284,9 @@ def deploy_head(
         ):
             result = _carry_out(action, asked, deployer, dry_run)
             replicas = deployer.replicas() if action in ("list", "verify") else ()
+            single = deployer.single() if action == "list" else None
     if as_json:
-        told = plain(result)
+        told = plain(result) if single is None else with_server(result, single)
         if servers is not None and action in ("list", "verify"):
             told = {("tasks" if action == "list" else "differences"): told, "replicas": plain(list(replicas))}
         click.echo(json.dumps(told, indent=2))
@@ -294,6 +295,8 @@ def deploy_head(
         show_replicas(replicas)
         if action not in ("list", "log", "verify"):
             print_published(copy)
+    for line in single.differences if single is not None else ():
+        click.echo(f"note: {printable(line)}", err=True)
     if action == "verify" and not result and not as_json:
         whom = "disk" if offline else "disk and server" if servers is None else "disk and servers"
         click.echo(f"manifest{' and' if offline else ','} {whom} agree")

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onetrunk.protocol.command import printable
+from onetrunk.protocol.command import print_on_stdout, printable
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
@@ -37,6 +36,12 @@ def plain(result: Any) -> Any:
     if isinstance(result, ListedTask) and result.split is not None:
         return plain(dataclasses.replace(result, split=None)) | {"split": result.split.model_dump()}
     return dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+
+
+def with_server(rows: list[ListedTask], single: ReplicaState) -> list[dict[str, Any]]:
+    """Return the tasks as what JSON can hold, each with what the server serves of it, as far as it says."""
+    served = [{} if single.serves is None else {single.address: single.serves.get(row.task)} for row in rows]
+    return [{**plain(row), "serves": one} for row, one in zip(rows, served, strict=True)]
 
 
 def show(result: Any, dry_run: bool) -> None:
@@ -81,8 +86,8 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
             click.echo(report.diff, nl=False)
         moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
         gone = f", {folders} removed" if report.removed else ""
-        written = counted(len(report.written), "file", "files")
-        click.echo(f"{moves}{written} written{gone}; no server was asked, nothing exported", err=True)
+        written = f"{counted(len(report.written), 'file', 'files')} would be written"
+        click.echo(f"{moves}{written}{gone}; no server was asked, nothing exported", err=True)
         _show_notes(report)
         return
     former = f" (before: {before})" if before not in (None, version) else ""
@@ -103,7 +108,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
     show_answers(report.replicas)
 
 
-def _show_notes(report: DeploymentReport) -> None:
+def _show_notes(report: DeploymentReport | Comparison) -> None:
     for note in report.notes:
         click.echo(note, err=True)
 
@@ -117,7 +122,7 @@ def show_answers(answers: Sequence[ReplicaAnswer]) -> None:
     for answer in answers:
         seconds = [_shown(answer.seconds.get(step), ".2f", "") for step in steps]
         table.add_row(answer.address, _STATES[answer.state], *seconds, escape(printable(answer.reason)))
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
 
 
 def show_replicas(replicas: Sequence[ReplicaState]) -> None:
@@ -133,7 +138,7 @@ def show_replicas(replicas: Sequence[ReplicaState]) -> None:
             "not known" if replica.serves is None else serves,
             escape(printable("; ".join(replica.differences))),
         )
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
 
 
 def _table(*columns: str) -> Table:
@@ -158,8 +163,7 @@ def _show_comparison(result: Comparison) -> None:
         )
     table.add_row("ms, median", _shown(result.live_p50_ms, ".1f"), _shown(result.candidate_p50_ms, ".1f"))
     table.add_row("ms, 99 %", _shown(result.live_p99_ms, ".1f"), _shown(result.candidate_p99_ms, ".1f"))
-    console = Console(highlight=False)
-    console.print(table)
+    print_on_stdout(table)
     if result.agreement is not None:
         texts = counted(result.rows, "text", "texts")
         share = f"agree on {result.agreement:.1%} of {texts}"
@@ -167,13 +171,14 @@ def _show_comparison(result: Comparison) -> None:
         agreed = share if result.agreement_is == "share" else number
         click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
     for text, live, candidate in result.disagreements:
-        console.print(f"  {live} -> {candidate}   {text:.100}", markup=False, soft_wrap=True)
+        click.echo(printable(f"  {live} -> {candidate}   {text:.100}"))
+    _show_notes(result)
 
 
 def _show_tasks(rows: list[ListedTask]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("task", "served", "on disk", "loaded", "tried", "tap", "layers", "dev score", "PSI", "since (UTC)"):
-        table.add_column(column, no_wrap=column == "task")
+        table.add_column(column, no_wrap=column in ("task", "since (UTC)"))
     for row in rows:
         since = "" if row.since is None else row.since[:16].replace("T", " ")
         numbers = [", ".join(map(str, versions)) for versions in (row.versions, row.loaded)]
@@ -181,7 +186,7 @@ def _show_tasks(rows: list[ListedTask]) -> None:
             row.task, _shown(row.served, "d", "removed"), *numbers, _shown(row.candidate, "d", ""),
             _shown(row.tap, "d", ""), _shown(row.layers, "d", ""), _shown(row.score, nothing=""), _psi(row), since,
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
     for row in rows:
         if row.limb is not None:
             click.echo(f"{row.task}: stands on limb {row.limb}")

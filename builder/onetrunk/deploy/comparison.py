@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from onetrunk.admin import AdminClient, Row
+from onetrunk.deploy.fleet import first_of
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import candidate_ensemble, candidate_output
@@ -30,6 +31,8 @@ from onetrunk.tasks.records import BrokenLine
 _BATCH = 16
 _TEXT, _PAIR = ("text", "sentence", "sentence1", "tokens", "words"), ("text_pair", "pair", "sentence2")
 _LABEL = ("label", "score", "tags", "labels")
+# So many columns are named.
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Comparison:
         live_p99_ms: The 99th percentile of that time.
         candidate_p99_ms: The candidate's.
         disagreements: The texts on which they differ most, with both answers.
+        notes: Remarks on the file.
     """
 
     task: str
@@ -71,12 +75,14 @@ class Comparison:
     live_p99_ms: float | None
     candidate_p99_ms: float
     disagreements: tuple[tuple[str, str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Texts:
     rows: list[Row]
     labels: list[object]
+    notes: tuple[str, ...] = ()
 
 
 def compare(
@@ -94,7 +100,8 @@ def compare(
         state: The repository's state.
         server: The server on the repository.
         task: A task that has a candidate.
-        file: Texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` if it is known.
+        file: Texts, as JSON lines, CSV or TSV: ``text``, ``text_pair`` for pairs, and ``label`` if it is known; or in
+            the columns on which the candidate was trained.
         tokenizer: The ``tokenizer.json`` that is served, by which labels of words are put on tokens.
         progress: Called as texts are asked about.
         most_timed: The number of texts on which latency is measured, one request at a time, both heads in turn.
@@ -137,6 +144,7 @@ def compare(
         live_p99_ms=_percentile(times.get(task), 99),
         candidate_p99_ms=_percentile(times[candidate_output(task)], 99) or 0.0,
         disagreements=() if old is None else _disagreements(texts.rows, old, new, live, spec),
+        notes=texts.notes,
     )
 
 
@@ -144,27 +152,44 @@ def _read(file: Path, spec: HeadSpec) -> _Texts:
     """Read the texts of a file, and their labels as they are."""
     rows: list[Row] = []
     labels: list[object] = []
+    columns: dict[str, None] = {}
+    if file.name.removesuffix(".gz").endswith(".txt"):
+        raise UserError(f'{file}: .txt is not read: give JSON lines with "text" in each, and "label" where it is known')
     kind = get_kind(spec.kind)
+    names = {
+        key: ((spec.data[key],) if key in spec.data else ()) + usual
+        for key, usual in (("text_field", _TEXT), ("text_pair_field", _PAIR), ("label_field", _LABEL))
+    }
     for record in read_records(file):
         if isinstance(record, BrokenLine):
             raise UserError(f"{file}, {record.place}: {record.why}")
-        text, pair = (_field(record.values, names) for names in (_TEXT, _PAIR))
+        columns |= dict.fromkeys(record.values)
+        text, pair = (_field(record.values, names[key]) for key in ("text_field", "text_pair_field"))
         try:
             text = kind.codec.read_text(text) if text is not None else ""
         except ValueError as error:
             raise UserError(f"{file}, {record.place}: the text {error}") from error
         if not is_readable(text):
-            raise UserError(f"{file}, {record.place}: no text; its field is one of {', '.join(_TEXT)}")
+            raise UserError(f"{file}, {record.place}: no text; {_advice(record.values, names['text_field'], 'texts')}")
         if spec.form == "pair" and not (isinstance(pair, str) and is_readable(pair)):
-            raise UserError(
-                f"{file}, {record.place}: no second text, and {spec.task} reads pairs; its field is one of "
-                f"{', '.join(_PAIR)}"
-            )
+            advice = _advice(record.values, names["text_pair_field"], "second texts")
+            raise UserError(f"{file}, {record.place}: no second text, and {spec.task} reads pairs; {advice}")
         rows.append((text, pair if spec.form == "pair" and isinstance(pair, str) else ""))
-        labels.append(_field(record.values, _LABEL))
+        labels.append(_field(record.values, names["label_field"]))
     if not rows:
         raise UserError(f"{file}: no texts in it")
-    return _Texts(rows, labels)
+    if columns.keys() & set(names["label_field"]):
+        return _Texts(rows, labels)
+    note = f"no label column (found {first_of(list(columns), _SHOWN)}), so no metric; name it {names['label_field'][0]}"
+    return _Texts(rows, labels, (f"note: {note}",))
+
+
+def _advice(values: dict[str, object], names: Sequence[str], of: str) -> str:
+    """Return what to do about a row without a text."""
+    if there := [name for name in names if name in values]:
+        return f"its {there[0]} is empty: fill it, or leave the row out"
+    found = first_of(list(values), _SHOWN) or "nothing"
+    return f"found {found}: rename the column of the {of} to {names[0]}"
 
 
 def _field(values: dict[str, object], names: Sequence[str]) -> object:

@@ -24,7 +24,15 @@ from onetrunk.deploy.operations import (
     Rollback,
     find_candidate,
 )
-from onetrunk.deploy.reconcile import ReplicaState, load_rewritten, reconcile, replica_state, silent_replica, verify
+from onetrunk.deploy.reconcile import (
+    ReplicaState,
+    load_rewritten,
+    reconcile,
+    replica_state,
+    server_state,
+    silent_replica,
+    verify,
+)
 from onetrunk.deploy.rollout import clear_ended_candidates
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol.admin_key import read_admin_key
@@ -308,6 +316,16 @@ class Deployer:
         self.fleet.refresh()
         state = read_state(self.repository)
         return self.fleet.look(lambda server: replica_state(state, server), silent_replica)
+
+    def single(self) -> ReplicaState | None:
+        """Return what the single server serves; see `reconcile.server_state`. None for several, or none.
+
+        Raises:
+            UserError: There is no repository, or it cannot be read.
+        """
+        if self.fleet.is_several or self.server is None:
+            return None
+        return server_state(read_state(self.repository), self.server)
 
     def _need_server(self, otherwise: str) -> None:
         if not (self.fleet or self.fleet.is_several):

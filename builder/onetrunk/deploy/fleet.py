@@ -309,7 +309,7 @@ class Fleet:
                 if (waited := time.monotonic() - began) >= _SLOW_S:
                     slow = [address for address, future in futures.items() if future in waiting]
                     done = len(futures) - len(slow)
-                    self._progress(f"{step}: {_names(slow)} for {waited:.0f} s", done, len(futures))
+                    self._progress(f"{step}: {first_of(slow)} for {waited:.0f} s", done, len(futures))
         return _collect(futures)
 
     def _error(self, step: str, failed: Mapping[str, BaseException]) -> FleetError:
@@ -346,6 +346,7 @@ def reason_at(address: str, error: BaseException) -> str:
     return str(error).removeprefix(f"{address}: ") or type(error).__name__
 
 
-def _names(addresses: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(addresses) - most} more" if len(addresses) > most else ""
-    return ", ".join(addresses[:most]) + more
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

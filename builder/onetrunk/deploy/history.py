@@ -93,7 +93,7 @@ class ListedTask:
         task: The task.
         served: The version that is served; None if the task was removed.
         versions: The versions on disk.
-        loaded: The versions that the server holds.
+        loaded: The versions that a server of these files holds.
         candidate: The version that is tried beside the served one.
         tap: The tap of the served head.
         limb: The identity of the limb that it stands on; None for the trunk itself.

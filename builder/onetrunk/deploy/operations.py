@@ -19,6 +19,7 @@ from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
 from onetrunk.repository.versions import ModelVersion, is_whole, plan_version, segments_for
 from onetrunk.tasks.head_spec import HeadSpec, limbs_of
+from onetrunk.toml_file import did_you_mean
 
 if TYPE_CHECKING:
     from onetrunk.nn.embedding import EmbeddingTap
@@ -315,12 +316,16 @@ def find_candidate(state: RepositoryState, task: str | None) -> tuple[str, int]:
     Raises:
         UserError: The task has no candidate; or no task was named, and there is not exactly one candidate.
     """
-    tried = ", ".join(state.candidates) or "none"
+    tried = ", ".join(state.candidates)
+    if task is not None:
+        _find_head(state, task)
+    if not tried:
+        raise UserError("no candidate is being tried: deploy-head --candidate BUNDLE first")
     if task is None:
         if len(state.candidates) != 1:
             raise UserError(f"which candidate is meant? Being tried: {tried}; name one by --task")
         task = state.candidates[0]
-    version = _find_head(state, task).candidate
+    version = state.heads[task].candidate
     if version is None:
         raise UserError(f"task {task} has no candidate; being tried: {tried}")
     return task, version
@@ -328,7 +333,9 @@ def find_candidate(state: RepositoryState, task: str | None) -> tuple[str, int]:
 
 def _find_head(state: RepositoryState, task: str) -> HeadVersions:
     if task not in state.heads:
-        raise UserError(f"no task {task!r} in this repository; there are: {', '.join(sorted(state.heads))}")
+        known = sorted(state.heads)
+        hint = did_you_mean(task, known)
+        raise UserError(f"no task {task!r} in this repository{hint}; there are: {', '.join(known)}")
     return state.heads[task]
 
 

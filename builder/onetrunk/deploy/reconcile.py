@@ -14,12 +14,15 @@ from onetrunk.admin import AdminClient
 from onetrunk.deploy.fleet import reason_at
 from onetrunk.deploy.proof import PROOF
 from onetrunk.protocol.ensemble_info import read_ensemble_info
-from onetrunk.protocol.errors import OneTrunkError
+from onetrunk.protocol.errors import NotReady, OneTrunkError
 from onetrunk.protocol.integrity import compare
 from onetrunk.protocol.names import MULTITASK, ONETRUNK_PARAMETER, TOKENIZER, candidate_ensemble, head_name, is_part
 from onetrunk.repository.configs import pinned_version
 from onetrunk.repository.state import RepositoryState, changed_texts, read_state, required_manifest
 from onetrunk.repository.transaction import is_decided
+
+# A list of tasks waits no longer for what a server says beside it.
+_LOOK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,51 @@ def replica_state(state: RepositoryState, server: AdminClient) -> ReplicaState:
     Raises:
         NotReady: It does not answer.
     """
+    serves = _served_versions(server)
+    lines = [f"{difference.model} {difference.what}" for difference in differences(state, server)]
+    return ReplicaState(server.url, serves, tuple(lines))
+
+
+def server_state(state: RepositoryState, server: AdminClient) -> ReplicaState:
+    """Return what a single server serves, and in one line how that differs from the files, or why it did not say.
+
+    It raises nothing, and needs no admin key: without one, only the versions that are served are compared.
+    """
+    try:
+        with server.within(_LOOK_TIMEOUT_S):
+            serves = _served_versions(server)
+            try:
+                found = differences(state, server)
+            except OneTrunkError:  # what is loaded is told only to who has the key, and to nobody while models load
+                found = []
+    except OneTrunkError as error:
+        unknown = f"the server at {server.url} does not say what it serves ({reason_at(server.url, error)})"
+        what = f"no server answers at {server.url}" if isinstance(error, NotReady) else unknown
+        return ReplicaState(server.url, None, (f"{what}; this is what the files say",))
+    files = {task: head.served for task, head in state.heads.items() if head.served is not None}
+    other = [
+        f"{task} {serves.get(task, 'none')}, the files say {files.get(task, 'none')}"
+        for task in sorted(serves.keys() | files.keys())
+        if serves.get(task) != files.get(task)
+    ]
+    if other:
+        told = f"the server at {server.url} serves {'; '.join(other)}"
+    elif found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        told = f"the server at {server.url} differs from the files ({found[0].model} {found[0].what}{more})"
+    else:
+        return ReplicaState(server.url, serves)
+    return ReplicaState(server.url, serves, (f"{told}: run deploy-head --sync",))
+
+
+def _served_versions(server: AdminClient) -> dict[str, int]:
+    """Return task -> the version that a server serves; nothing if it has no ensemble that says so."""
     config = server.config(MULTITASK)
     text = config.parameters[ONETRUNK_PARAMETER].string_value if config is not None else ""
     try:
-        serves = {task: info.version for task, info in read_ensemble_info(text).tasks.items()} if text else {}
+        return {task: info.version for task, info in read_ensemble_info(text).tasks.items()} if text else {}
     except ValueError:
-        serves = {}
-    lines = [f"{difference.model} {difference.what}" for difference in differences(state, server)]
-    return ReplicaState(server.url, serves, tuple(lines))
+        return {}
 
 
 def silent_replica(address: str, error: Exception) -> ReplicaState:

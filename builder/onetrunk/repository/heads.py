@@ -9,6 +9,7 @@ from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import WEIGHTS, Bundle, load_bundle
 from onetrunk.nn.embedding import DEFAULT_TASK, EmbeddingTap, embedding_spec
+from onetrunk.nn.limb import LIMB_JSON
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.head_json import HEAD_JSON, LongTexts
@@ -22,6 +23,7 @@ from onetrunk.tasks.kinds.embedding import EMBEDDING
 from onetrunk.toml_file import did_you_mean
 
 _SHOWN = 5
+_HEADS = Path("heads")
 
 HeadSource = Bundle | ExportedHead
 """A head that was trained here, or one that was exported elsewhere."""
@@ -127,7 +129,7 @@ def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSo
     """
     head: HeadSource
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder{_what_is_meant(folder)}")
     if not folder.name:
         folder = folder.resolve()  # `.` has no name that could be compared with the task's
     if (folder / HEAD_TOML).exists():
@@ -135,11 +137,31 @@ def load_head(folder: Path, trunk: Trunk, *, any_folder: bool = False) -> HeadSo
     elif (folder / HEAD_JSON).exists():
         head = load_bundle(folder, any_folder=any_folder, trunk=trunk)
     else:
-        raise UserError(
-            f"{folder}: neither a bundle ({HEAD_JSON}) nor a head that was exported elsewhere ({HEAD_TOML}) is in it"
-        )
+        raise UserError(f"{folder}: {_what_it_is(folder)}")
     head.check_trunk(trunk)
     return head
+
+
+def _what_is_meant(folder: Path) -> str:
+    """Return what may be meant by a folder that is not there, after the words that it is not."""
+    is_name = len(folder.parts) == 1
+    parent = _HEADS if is_name else folder.parent
+    found = _find_heads(parent) if parent.is_dir() else {}
+    if is_name and folder.name in found:
+        return f": give {found[folder.name]}"
+    hint = did_you_mean(folder.name, found)
+    return f"{hint}: heads are in {_HEADS}/" if is_name and found else hint
+
+
+def _what_it_is(folder: Path) -> str:
+    """Return what a folder is that is no head, and what to give instead."""
+    if (folder / LIMB_JSON).exists():
+        return "it is a limb, and no head: give the folder of a head, which finds its limb by itself"
+    within = list(_find_heads(folder).values())
+    instead = f"one of the heads in it, such as {within[0]}" if within else "a folder that train-head wrote"
+    return (
+        f"neither a bundle ({HEAD_JSON}) nor a head that was exported elsewhere ({HEAD_TOML}) is in it: give {instead}"
+    )
 
 
 def head_dtype(head: HeadSource, precision: Precision) -> Dtype:

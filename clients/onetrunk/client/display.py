@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onetrunk.client.answer import Answer, Prediction
-from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.lines import Line
-from onetrunk.client.readers import reader_of
+from onetrunk.client.readers import answers_of
 from onetrunk.protocol.command import as_printed
 from onetrunk.protocol.ensemble_info import TaskInfo
 
@@ -116,9 +115,11 @@ def task_record(task: TaskInfo) -> dict[str, Any]:
     return task.model_dump(mode="json")
 
 
-def task_table(catalogue: Catalogue) -> Table:
-    """Return a table of the tasks that a server has. ``at`` is the tap and the head's layers."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+def task_table(tasks: Iterable[TaskInfo]) -> Table:
+    """Return a table of tasks. ``at`` is the tap and the head's layers."""
+    # Without lines between them, the columns leave room for a label in a terminal of 80 columns.
+    most = _MOST_ANSWERS if sys.stdout.isatty() else sys.maxsize - 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("form", no_wrap=True)
     table.add_column("kind", no_wrap=True)
@@ -126,14 +127,9 @@ def task_table(catalogue: Catalogue) -> Table:
     table.add_column("at", no_wrap=True)
     table.add_column("v.", justify="right", no_wrap=True)
     table.add_column("answers", overflow="fold")
-    for task in catalogue.tasks.values():
+    for task in tasks:
         table.add_row(
             *(task.name, task.form, task.kind, task.metric),
-            *(f"{task.tap}+{task.layers}", str(task.version), escape(_readable(_answers(task), _MOST_ANSWERS))),
+            *(f"{task.tap}+{task.layers}", str(task.version), escape(_readable(answers_of(task), most))),
         )
     return table
-
-
-def _answers(task: TaskInfo) -> str:
-    reader = reader_of(task)
-    return reader.answers(task) if reader else "(this client cannot read it)"

@@ -17,6 +17,7 @@ from onetrunk.protocol.api_key import check_api_key
 from onetrunk.protocol.errors import (
     BadInput,
     DeadlineExceeded,
+    KeyRefused,
     NotReady,
     OneTrunkError,
     ServerError,
@@ -225,6 +226,8 @@ def _error_of(status: int, body: bytes) -> OneTrunkError:
         message = f"the server answered with the status {status}"
     if status < 400:
         return ServerError(f"{message}, which sends to another address: give that one")
+    if status == 401:
+        return KeyRefused.of_call(f"{message.partition(':')[0]}: give one that it knows as api_key")
     if status == 404 and message.startswith("unknown task"):
         return UnknownTask(message)
     if status == 404:

@@ -240,3 +240,9 @@ READERS: dict[str, Reader] = {
 def reader_of(task: TaskInfo) -> Reader | None:
     """Return the reader of a task's scores, or None if this client has none."""
     return READERS.get(task.read_kind)
+
+
+def answers_of(task: TaskInfo) -> str:
+    """Return what a task answers, for a list of tasks."""
+    reader = reader_of(task)
+    return reader.answers(task) if reader else "(this client cannot read it)"

@@ -11,7 +11,15 @@ from typing import Any
 
 import grpc
 
-from onetrunk.protocol.errors import BadInput, DeadlineExceeded, NotReady, OneTrunkError, Problem, ServerError
+from onetrunk.protocol.errors import (
+    BadInput,
+    DeadlineExceeded,
+    KeyRefused,
+    NotReady,
+    OneTrunkError,
+    Problem,
+    ServerError,
+)
 
 # The tokenizer names the row within the request: "in ensemble 'multitask', text 3: nothing to read".
 ROW_MESSAGE = re.compile(r"\b(text|text_pair|input_ids|attention_mask|token_type_ids) (\d+): (.*)", re.DOTALL)
@@ -147,7 +155,8 @@ def classify_error(error: Any, *, url: str, timeout_s: float, rows: Sequence[int
         final = ServerError(message, status=status) if stale else _bad_input(message, rows)
         return Failure(final, stale_catalogue=stale)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return Failure(BadInput.of_call(message))
+        # The server names the header, which the client sends.
+        return Failure(KeyRefused.of_call(f"{message.partition(':')[0]}: give one that it knows as api_key"))
     return Failure(ServerError(f"{message} ({status})", status=status))
 
 

@@ -29,7 +29,19 @@ admin_key_file_option = click.option(
 """The option of every command that uses the key: its value is what `read_admin_key` takes."""
 
 
-def read_admin_key(file: Path | None = None) -> str | None:
+class AdminKey(str):
+    """A key that knows where it was read, for the message of who finds that it is wrong."""
+
+    source: str
+
+    def __new__(cls, key: str, source: str) -> AdminKey:
+        """Return a key with its source, such as a file's name."""
+        made = super().__new__(cls, key)
+        made.source = source
+        return made
+
+
+def read_admin_key(file: Path | None = None) -> AdminKey | None:
     """Return the admin key, or None if there is none.
 
     Args:
@@ -48,7 +60,9 @@ def read_admin_key(file: Path | None = None) -> str | None:
         raise UserError(f"{ADMIN_KEY_VARIABLE} and {ADMIN_KEY_FILE_VARIABLE} are both set: unset one of them")
     if named:
         return _read_file(Path(named), f"{ADMIN_KEY_FILE_VARIABLE}={named}")
-    return check_admin_key(variable.removesuffix("\n"), ADMIN_KEY_VARIABLE) if variable else None
+    if not variable:
+        return None
+    return AdminKey(check_admin_key(variable.removesuffix("\n"), ADMIN_KEY_VARIABLE), ADMIN_KEY_VARIABLE)
 
 
 def check_admin_key(key: str, source: str) -> str:
@@ -83,10 +97,13 @@ def key_fault(key: str) -> str | None:
     return None
 
 
-def _read_file(file: Path, source: str) -> str:
+def _read_file(file: Path, source: str) -> AdminKey:
     content = read_secret_file(file, source, MAX_KEY_BYTES + 2)  # for the newline, and to tell that it is too long
     # Latin-1 takes every byte to a character; those beyond ASCII are refused with all the others.
-    return check_admin_key(content.removesuffix(b"\n").decode("latin-1"), source)
+    key = content.removesuffix(b"\n").decode("latin-1")
+    if "\n" in key and len(key) <= MAX_KEY_BYTES:
+        raise UserError(f"{source}: it has {key.count(chr(10)) + 1} lines: give one key")
+    return AdminKey(check_admin_key(key, source), str(file))
 
 
 def read_secret_file(file: Path, source: str, most_bytes: int) -> bytes:

@@ -7,11 +7,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from onetrunk.protocol.errors import NotReady, OneTrunkError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -37,6 +40,25 @@ def as_printed(text: str, stream: TextIO) -> str:
 def printable(text: str) -> str:
     """Return a text without what a terminal obeys: a message may quote a server, a store or a file of somebody else."""
     return _CONTROLS.sub("?", text)
+
+
+# A pipe or a file has no width that a row must fit into.
+_PIPE_WIDTH = 10_000
+
+
+def print_on_stdout(table: Table) -> None:
+    """Print a table. Values are wrapped or shortened in a terminal that has no room for them, and nowhere else."""
+    # Imported here: many commands print no table.
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _PIPE_WIDTH
+    with console.capture() as printed:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 @contextmanager

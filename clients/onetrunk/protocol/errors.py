@@ -61,6 +61,10 @@ class BadInput(UserError, ValueError):  # noqa: N818 - named as a state, not a m
         return cls([Problem(None, message)])
 
 
+class KeyRefused(BadInput):
+    """The server answers only who sends one of its API keys."""
+
+
 class TlsError(UserError):
     """Client and server do not agree on TLS: one of them uses none, or a certificate is not accepted."""
 

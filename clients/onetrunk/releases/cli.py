@@ -62,7 +62,7 @@ def pull_repo(
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "repository": str(repository)}, indent=2))
     elif not report.written and not report.removed:
-        click.echo(f"{repository}: is release {report.release[:12]} already")
+        click.echo(f"{repository} is release {report.release[:12]} already")
     else:
         gone = f", removed {len(report.removed)} folders" if report.removed else ""
         size = f"{report.bytes_received / 1e6:,.1f} MB"

@@ -319,10 +319,15 @@ def required_pointer(store: Store, found: Found) -> Pointer:
     """Return the pointer that was found.
 
     Raises:
-        UserError: Nothing has been published.
+        UserError: Nothing has been published, or it is the folder of a repository.
     """
+    if found.pointer is None and isinstance(store, FolderStore) and (store.folder / MANIFEST).is_file():
+        raise UserError(
+            f"{store.url}: this is a repository, and no store of releases: serve-repo and deploy-head --repository "
+            f"take it as {store.folder}"
+        )
     if found.pointer is None:
-        raise UserError(f"{store.url}: nothing has been published there: build-repo --output {store.url}")
+        raise UserError(f"{store.url}: nothing has been published there: build-repo --tasks all --output {store.url}")
     return found.pointer
 
 

@@ -7,17 +7,19 @@ import json
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from onetrunk.protocol.admin_key import admin_key_file_option, read_admin_key
 from onetrunk.protocol.cache import cache_root
-from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.command import as_printed, errors_end_command
 from onetrunk.protocol.errors import OneTrunkError, UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER, ADMIN_KEY_VARIABLE
 from onetrunk.releases.store import Place, StoreUrl
@@ -87,7 +89,7 @@ def serve_repo(
     console = Console(stderr=True)
     logging.getLogger("onetrunk.serving").addHandler(RichHandler(console=console, show_path=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-    with errors_end_command("serve-repo"):
+    with errors_end_command():
         if options["verify_key"] is not None and not options["verify"]:
             raise UserError("--verify-key and --no-verify: a signature is about files that are compared; leave one out")
         front = take_front_options(options)
@@ -199,12 +201,12 @@ def announce(server: Server, repository: Path, console: Console, as_json: bool) 
         }
         click.echo(json.dumps(ready))
         return
+    # Imported here: neither --help nor a script needs it.
+    from onetrunk.client.readers import answers_of
+
     table = Table("task", "kind", "form", "answers", box=None, pad_edge=False)
     for name, task in sorted(server.tasks.items()):
-        answers = ", ".join(task.labels) if task.labels else "a number"
-        if task.range:
-            answers += " from {:g} to {:g}".format(*task.range)
-        table.add_row(name, task.kind, task.form, answers)
+        table.add_row(name, task.kind, task.form, escape(as_printed(answers_of(task), sys.stderr)))
     console.print(f"[green]Ready[/]: {len(server.tasks)} tasks of {repository}")
     console.print(table)
     url = "" if server.grpc_url == "127.0.0.1:8001" else f" --url {server.grpc_url}"

@@ -1,6 +1,7 @@
 """The command: what a user types, reads, and gets as exit code."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,14 @@ def test_dry_run_shows_files_and_config_changes(run, bundle):
     assert result.exit_code == 0
     assert "would write head_mood/2/model.onnx\n" in result.stdout
     assert "-    model_version: 1\n+    model_version: 2\n" in result.stdout
+    assert "mood: version 1 -> 2; 5 files would be written; no server was asked, nothing exported\n" in result.stderr
     assert json.loads(run("--list", "--json").stdout)[2]["versions"] == [1]
+
+
+def test_a_list_that_is_no_terminals_has_a_line_for_each_task(run):
+    lines = run("--list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["task", "grade", "match", "mood", "topic"]
+    assert all(re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d$", line) for line in lines[1:])
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
@@ -90,7 +98,15 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
     [
         ("", "nothing to do: give one bundle, or one of --embed, --candidate"),
         ("nowhere", "nowhere: no such folder"),
-        ("tests", "neither a bundle (head.json) nor a head that was exported elsewhere (head.toml) is in it"),
+        ("sst2", "sst2: no such folder: give heads/sst2"),
+        ("sst", "sst: no such folder (did you mean sst2?): heads are in heads/"),
+        ("heads/sst", "heads/sst: no such folder (did you mean sst2?)"),
+        ("tests", "nor a head that was exported elsewhere (head.toml) is in it: give a folder that train-head wrote"),
+        ("heads", "(head.toml) is in it: give one of the heads in it, such as heads/cola"),
+        (
+            "limbs/all",
+            "limbs/all: it is a limb, and no head: give the folder of a head, which finds its limb by itself",
+        ),
         ("heads/mood --list", "a bundle and --list: give one bundle, or one of"),
         ("--promote --discard", "--promote and --discard: give one"),
         ("--list --to 3", "--to goes with --rollback only"),
@@ -99,9 +115,13 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
         ("--list --task-dir elsewhere", "--task-dir is for a head that comes in"),
         ("--remove mood --task mood", "--task goes with --compare or --promote or --discard or --log only"),
         ("--verify --dry-run", "--verify has no --dry-run"),
-        ("--rollback moood", "no task 'moood' in this repository; there are: grade, match, mood, topic"),
+        (
+            "--rollback moood",
+            "no task 'moood' in this repository (did you mean mood?); there are: grade, match, mood, topic",
+        ),
         ("--compare texts.jsonl", "--compare asks a server: leave --offline out"),
-        ("--promote", "which candidate is meant? Being tried: none"),
+        ("--promote", "no candidate is being tried: deploy-head --candidate BUNDLE first"),
+        ("--discard --task mood", "no candidate is being tried: deploy-head --candidate BUNDLE first"),
         ("--promote --share 5%", "--share goes with --candidate only"),
         ("--candidate nowhere --stop-errors 5%", "--stop-errors goes with --share only"),
         ("--list --embed-long-texts windows", "--embed-long-texts goes with --embed only"),
@@ -125,7 +145,7 @@ def test_a_share_is_listed_and_read_as_people_write_it(run, bundle):
     for share in ("5", "0", "-1%", "101%", "nan", "half"):
         result = run("--candidate", bundle(shift=3.0), "--share", share)
         assert result.exit_code == 2
-        assert "is no share above 0% and at most 100%: give 5% or 0.05" in result.stderr
+        assert f"{share!r}: give a share above 0% and up to 100%, as 5% or 0.05" in result.stderr
 
 
 def test_url_with_a_protocol_is_refused(repository):

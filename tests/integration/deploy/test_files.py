@@ -395,10 +395,10 @@ def test_bad_head_is_refused_and_nothing_is_touched(deployer, repository, bundle
     [
         (lambda d: d.rollback("mood"), "task mood has no earlier version on disk; there are: 1"),
         (lambda d: d.rollback("mood", to=7), "task mood has no version 7 on disk; there are: 1"),
-        (lambda d: d.rollback("moot"), "no task 'moot' in this repository; there are: grade, match, mood, topic"),
+        (lambda d: d.rollback("moot"), "did you mean mood.*; there are: grade, match, mood, topic"),
         (lambda d: d.remove("moot"), "no task 'moot'"),
-        (lambda d: d.promote(), "which candidate is meant\\? Being tried: none"),
-        (lambda d: d.discard("mood"), "task mood has no candidate; being tried: none"),
+        (lambda d: d.promote(), "no candidate is being tried: deploy-head --candidate BUNDLE first"),
+        (lambda d: d.discard("mood"), "no candidate is being tried: deploy-head --candidate BUNDLE first"),
         (lambda d: d.prune(0), "--keep 0: at least 1"),
         (lambda d: d.sync(), "leave --offline out"),
     ],

@@ -323,6 +323,50 @@ def test_the_command_shows_a_table_and_ends_with_1_if_replicas_differ(fleet, new
     assert run("--list").exit_code == 0
 
 
+def drop_head(server):
+    server.versions["head_mood"] = {2}
+
+
+def go_down(server):
+    server.is_down = True
+
+
+def ask_for_a_key(server):
+    def refuse(server):
+        raise ServerError(f"{server.url}: this server asks for a key")
+
+    server.fault = refuse
+
+
+@pytest.mark.parametrize(
+    ("happens", "arguments", "note", "serves"),
+    [
+        (None, None, "", 1),
+        (None, ["--remove", "mood"], "the server at {} serves mood 1, the files say none: run deploy-head --sync", 1),
+        (drop_head, None, "the server at {} differs from the files (head_mood version 1 is not loaded, and 1 more): "
+         "run deploy-head --sync", 1),
+        (go_down, None, "no server answers at {}; this is what the files say", None),
+        (ask_for_a_key, None, "the server at {} does not say what it serves (this server asks for a key); this is what "
+         "the files say", None),
+    ],
+)  # fmt: skip
+def test_the_list_tells_where_the_single_server_differs(fleet, happens, arguments, note, serves):
+    def run(*arguments):
+        return CliRunner().invoke(deploy_head, [*arguments, "--repository", str(fleet.repository)])
+
+    if arguments is not None:
+        assert run("--offline", *arguments).exit_code == 0
+    if happens is not None:
+        happens(fleet.faulty)
+    listed = run("--list", "--url", FAULTY)
+    told = f"note: {note.format(FAULTY)}\n" if note else ""
+    assert (listed.exit_code, listed.stderr) == (0, told)
+    told_json = run("--list", "--json", "--url", FAULTY)
+    assert told_json.stderr == told
+    (mood,) = [row for row in json.loads(told_json.stdout) if row["task"] == "mood"]
+    assert mood["serves"] == ({} if serves is None else {FAULTY: serves})
+
+
 @pytest.mark.parametrize(
     ("servers", "message"),
     [

@@ -177,7 +177,7 @@ def test_a_broken_model_is_reported_by_name_and_reason(repository: Path) -> None
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("serve-repo: ")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "head_topic: ONNX Runtime" in line
     assert "cannot load model.onnx" in line
     assert "head_mood: output mood: the ONNX file has no such output, only ['match']" in line

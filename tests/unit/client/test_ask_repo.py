@@ -101,6 +101,8 @@ def test_a_file_of_json_lines(ask, tmp_path):
     assert answers[1]["text_pair"] == "y"
     assert answers[1]["predictions"]["stsb"]["score"] == 2.0
     assert "40 rows answered, 0 could not be" in result.stderr
+    path.write_bytes(gzip.compress(b'{"text": "one"}\n'))
+    assert "1 row answered, 0 could not be" in ask("--file", str(path)).stderr
 
 
 def test_a_file_of_words(ask, tmp_path):
@@ -141,7 +143,8 @@ def test_many_broken_lines_are_counted(ask, tmp_path):
     path.write_text("nope\n" * 1000)
     result = ask("--file", str(path))
     assert result.stderr.count("not JSON") == 20
-    assert "1,000 could not be" in result.stderr
+    assert f"{path}: ... and 980 more\n" in result.stderr
+    assert "0 rows answered, 1,000 could not be" in result.stderr
 
 
 def test_stdin_is_read_as_what_it_looks_like(ask):
@@ -187,6 +190,16 @@ def test_list_shows_the_tasks(ask):
     assert listed["stsb"]["range"] == [0.0, 5.0]
 
 
+def test_list_shows_whole_values_and_only_the_tasks_that_are_named(ask, fake):
+    labels = [f"Label{number}OfAnIntent" for number in range(20)]
+    fake.tasks = {**fake.tasks, "intent": {**fake.tasks["sst2"], "labels": labels}}
+    listed = ask("--list", "--tasks", "intent,cola").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["task", "intent", "cola"]
+    assert listed[1].endswith(", ".join(labels))
+    assert [record["name"] for record in records(ask("--list", "--json", "--tasks", "cola"))] == ["cola"]
+    assert "did you mean 'cola'?" in ask("--list", "--tasks", "colla").stderr
+
+
 def test_without_a_server_it_says_how_to_start_one():
     result = CliRunner().invoke(ask_repo, ["text", "--url", "127.0.0.1:1"])
     assert result.exit_code == 1
@@ -228,8 +241,12 @@ def test_failures_of_the_server_are_no_mistakes_of_the_user(ask, fake):
         (["--file", "/no/such/file.jsonl"], "/no/such/file.jsonl: No such file"),
         (["text", "--tasks", " , "], "--tasks"),
         (["text", "--tasks", "stts"], "did you mean 'stsb'?"),
-        (["text", "--tasks", "stsb"], "row 0: task 'stsb' reads a pair"),
-        ([" "], "row 0: text has nothing to read"),
+        (["text", "--tasks", "sst2,stsb"], "error: task 'stsb' reads a pair: give its second text by --pair\n"),
+        (["a", "--pair", "b", "--tasks", "sst2"], "error: task 'sst2' reads one text: leave --pair out\n"),
+        ([" "], "error: text has nothing to read"),
+        ([""], "error: text is empty\n"),
+        (["one", ""], "error: row 1: text is empty\n"),
+        (["one", "--pair", "x", "--pair", "y"], "2 --pair for 1 text: give"),
         (["text", "--top", "0"], "--top"),
         (["text", "--timeout", "0"], "--timeout"),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from onetrunk.deploy.comparison import compare
+from onetrunk.protocol.errors import UserError
 from onetrunk.repository.state import HeadVersion, HeadVersions
 from onetrunk.tasks.head_spec import HeadSpec
 
@@ -98,3 +99,64 @@ def test_each_head_is_read_by_its_own_thresholds(tiny_trunk_folder, tmp_path):
     found = compare(state, Alike(), "names", tmp_path / "texts.jsonl", tiny_trunk_folder / "tokenizer.json")
     assert (found.live_score, found.candidate_score, found.agreement) == (1.0, 1.0, 1.0)
     assert found.disagreements == ()
+
+
+def compare_alike(file, tokenizer, **changes):
+    """The comparison of a head for which everything is "a" with another one, on a file."""
+    fields = {"kind": "classification", "labels": ("a", "b"), "metric": "accuracy", **changes}
+    version = HeadVersion(tagger(SERVED).model_copy(update=fields))
+    head = HeadVersions({1: version, 2: version}, served=1, loaded=(1, 2), candidate=2)
+    state = SimpleNamespace(heads={"names": head}, max_length=SERVED)
+    return compare(state, Alike(), "names", file, tokenizer)
+
+
+COLUMNS = {"text_field": "message", "label_field": "urgent"}
+
+
+@pytest.mark.parametrize(
+    ("header", "changes", "labelled", "notes"),
+    [
+        ("text,label", {}, 2, ()),
+        ("message,urgent", {"data": COLUMNS}, 2, ()),
+        ("text,label", {"data": COLUMNS}, 2, ()),
+        ("text,urgent", {}, 0, ("note: no label column (found text, urgent), so no metric; name it label",)),
+        ("text,x", {"data": COLUMNS}, 0, ("note: no label column (found text, x), so no metric; name it urgent",)),
+    ],
+)
+def test_columns_are_those_of_the_task_or_the_usual_ones(tiny_trunk_folder, tmp_path, header, changes, labelled, notes):
+    (tmp_path / "dev.csv").write_text(f"{header}\none,a\ntwo,b\n")
+    found = compare_alike(tmp_path / "dev.csv", tiny_trunk_folder / "tokenizer.json", **changes)
+    assert (found.rows, found.labelled, found.notes) == (2, labelled, notes)
+    assert found.live_score == (0.5 if labelled else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "changes", "message"),
+    [
+        (
+            *("dev.csv", "message,urgent\none,a\n", {}),
+            "line 2: no text; found message, urgent: rename the column of the texts to text",
+        ),
+        (
+            *("dev.csv", "note,urgent\none,a\n", {"data": COLUMNS}),
+            "line 2: no text; found note, urgent: rename the column of the texts to message",
+        ),
+        ("dev.csv", "text,label\n ,a\n", {}, "line 2: no text; its text is empty: fill it, or leave the row out"),
+        (
+            *("dev.csv", "text,second\none,two\n", {"form": "pair"}),
+            "line 2: no second text, and names reads pairs; found text, second: rename the column of the second texts "
+            "to text_pair",
+        ),
+        (
+            "dev.txt",
+            "one\n",
+            {},
+            '.txt is not read: give JSON lines with "text" in each, and "label" where it is known',
+        ),
+    ],
+)
+def test_a_file_without_texts_is_told_with_what_it_has(tmp_path, name, content, changes, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as error:
+        compare_alike(tmp_path / name, tmp_path, **changes)
+    assert str(error.value).removeprefix(str(tmp_path / name)).lstrip(":, ") == message

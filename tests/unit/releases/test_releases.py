@@ -398,11 +398,21 @@ def test_prune_stops_if_somebody_publishes(store, old, new, monkeypatch):
     assert releases_of(store) == {old[1], new[1]}
 
 
+@pytest.mark.parametrize("command", [pull_repo, prune_releases])
+def test_a_repository_is_told_from_a_store(tmp_path, old, command):
+    done = CliRunner().invoke(
+        command, [f"file://{old[0]}", *([str(tmp_path / "here")] if command is pull_repo else [])]
+    )
+    advice = f"serve-repo and deploy-head --repository take it as {old[0]}"
+    told = f"error: file://{old[0]}: this is a repository, and no store of releases: {advice}\n"
+    assert (done.exit_code, done.stderr) == (2, told)
+
+
 def test_prune_releases(store_url, store, old):
     run = CliRunner()
     nothing = run.invoke(prune_releases, [str(store_url)])
     assert nothing.exit_code == 2
-    assert "nothing has been published there" in nothing.output
+    assert f"nothing has been published there: build-repo --tasks all --output {store_url}\n" in nothing.output
     publish(old[0], store)
     done = run.invoke(prune_releases, [str(store_url), "--dry-run"])
     assert done.exit_code == 0, done.output
@@ -445,7 +455,7 @@ def test_pull_repo(store_url, store, old, tmp_path):
     assert report["release"] == old[1]
     assert tree(tmp_path / "here") == tree(old[0])
     done = run.invoke(pull_repo, [str(store_url), str(tmp_path / "here")])
-    assert done.output == f"{tmp_path / 'here'}: is release {old[1][:12]} already\n"
+    assert done.output == f"{tmp_path / 'here'} is release {old[1][:12]} already\n"
     for arguments, why in (
         (["--release", "f" * 64], "there is no release ffff"),
         (["--release", "../x"], "a release is named by the 64 digits of its hash"),

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,12 +15,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, names
+from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, key_errors, names
 from onetrunk.client.client import Client
 from onetrunk.client.display import answer_record, answer_table, task_record, task_table
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 from onetrunk.protocol.api_key import api_key_file_option
-from onetrunk.protocol.command import errors_end_command, is_unicode
+from onetrunk.protocol.command import errors_end_command, is_unicode, print_on_stdout
+from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.tls import Tls, tls_options
 
 # So many broken lines are named; further ones are only counted.
@@ -101,7 +103,7 @@ def ask_repo(
         raise click.UsageError("give either TEXTS, or --file (- for stdin), or --list")
     if pairs and len(pairs) != len(texts):
         raise click.UsageError(
-            f"{len(pairs)} --pair for {len(texts)} texts: give --pair once for each text, or not at all"
+            f"{len(pairs)} --pair for {_counted(len(texts), 'text')}: give --pair once for each text, or not at all"
         )
     if file is not None and file.removesuffix(".gz").endswith((".csv", ".tsv")):
         raise click.UsageError(
@@ -112,10 +114,11 @@ def ask_repo(
         errors_end_command(if_not_ready=START_A_SERVER),
         Client(url, timeout_s=timeout_s, retries=3, tls=tls, api_key=first_key(api_key_file)) as client,
         errors_end_command(if_not_ready=START_A_SERVER),
+        key_errors(api_key_file),
     ):
         check_tls(url, tls)
         if list_tasks:
-            _list(client, as_json=as_json)
+            _list(client, tasks, as_json=as_json)
         elif file is not None:
             bad = _ask_file(client, file, form, tasks, top)
             if bad:
@@ -124,12 +127,13 @@ def ask_repo(
             _ask_texts(client, texts, pairs or None, tasks, top, as_json=as_json)
 
 
-def _list(client: Client, *, as_json: bool) -> None:
+def _list(client: Client, tasks: Sequence[str] | None, *, as_json: bool) -> None:
     catalogue = client.catalogue()
+    listed = catalogue.named(tasks or catalogue.tasks)
     if as_json:
-        _write_json([task_record(task) for task in catalogue.tasks.values()])
+        _write_json([task_record(task) for task in listed])
     else:
-        Console().print(task_table(catalogue))
+        print_on_stdout(task_table(listed))
 
 
 def _ask_texts(
@@ -141,14 +145,38 @@ def _ask_texts(
     *,
     as_json: bool,
 ) -> None:
-    answers = client.predict(texts, pairs, tasks)
+    _check_form(client, pairs, tasks)
+    try:
+        answers = client.predict(texts, pairs, tasks)
+    except BadInput as error:
+        if len(texts) > 1 or error.problems[0].row is None:
+            raise
+        raise BadInput([replace(problem, row=None) for problem in error.problems]) from error
     lines = [Line(at + 1, text, pairs[at] if pairs else None) for at, text in enumerate(texts)]
     if as_json:
         _write_json(
             answer_record(line, answer, top=top, numbered=False) for line, answer in zip(lines, answers, strict=True)
         )
     else:
-        Console().print(answer_table(zip(lines, answers, strict=True), top=top or 1))
+        print_on_stdout(answer_table(zip(lines, answers, strict=True), top=top or 1))
+
+
+def _check_form(client: Client, pairs: Sequence[str] | None, tasks: Sequence[str] | None) -> None:
+    """Check that the texts can ask the tasks, as the client does, which knows no option.
+
+    Raises:
+        BadInput: A task that is named reads texts of the other form, or all tasks that there are do.
+    """
+    catalogue = client.catalogue()
+    asked = catalogue.named(tasks or catalogue.tasks)
+    others = [task.name for task in asked if task.form != ("pair" if pairs else "single")]
+    if others and (tasks or len(others) == len(asked)):
+        what = "one text: leave --pair out" if pairs else "a pair: give its second text by --pair"
+        raise BadInput.of_call(f"task {others[0]!r} reads {what}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None, top: int | None) -> int:
@@ -169,10 +197,11 @@ def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None,
                 answered += 1
                 _write_json([answer_record(*result, top=top, numbered=True)])
             progress.update(bar, completed=raw.tell() if file != "-" else answered, lines=answered + bad)
+    if bad > NAMED_LINES:
+        console.print(f"{name}: ... and {bad - NAMED_LINES:,} more", markup=False, soft_wrap=True)
     seconds = time.monotonic() - began
-    console.print(
-        f"{answered:,} rows answered, {bad:,} could not be, in {seconds:.1f} s ({answered / seconds:,.0f} a second)"
-    )
+    rate = f"{seconds:.1f} s ({answered / seconds:,.0f} a second)"
+    console.print(f"{_counted(answered, 'row')} answered, {bad:,} could not be, in {rate}")
     return bad
 
 

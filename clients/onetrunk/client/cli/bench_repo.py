@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onetrunk.client.bench.report import load_table, part_table, report_record, save_report
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
-from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, names, numbers
+from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, key_errors, names, numbers
 from onetrunk.protocol.api_key import api_key_file_option
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import BadInput
@@ -116,7 +116,7 @@ def bench_repo(
     unknown = [model for model in models if model not in ENSEMBLES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(ENSEMBLES)}", param_hint="--models")
-    with errors_end_command(if_not_ready=START_A_SERVER):
+    with errors_end_command(if_not_ready=START_A_SERVER), key_errors(api_key_file):
         plan = BenchPlan(url, models, concurrency, seconds, texts, buckets, program, tls, first_key(api_key_file))
         check_tls(url, tls)
         report = _run(plan)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from onetrunk.protocol.address import client_addresses
 from onetrunk.protocol.api_key import read_api_keys
-from onetrunk.protocol.errors import TlsError
+from onetrunk.protocol.errors import KeyRefused, TlsError, UserError
 from onetrunk.protocol.tls import Tls, tls_fault
 
 START_A_SERVER = "start a server with: serve-repo"
@@ -35,6 +37,24 @@ def check_tls(url: str, tls: Tls | None) -> None:
 def first_key(file: Path | None) -> str | None:
     """Return the first key of a file, if one was given. See `read_api_keys` for errors."""
     return read_api_keys(file)[0] if file is not None else None
+
+
+@contextmanager
+def key_errors(file: Path | None) -> Iterator[None]:
+    """Say of a key that is missing or wrong what a user of the command can do about it.
+
+    Args:
+        file: The file of keys that was given.
+
+    Raises:
+        UserError: The server refused the key.
+    """
+    try:
+        yield
+    except KeyRefused:
+        wrong = f"the key of --api-key-file {file} is not one of the server's: put one of them into its first line"
+        missing = "this server asks for a key: give --api-key-file FILE"
+        raise UserError(missing if file is None else wrong) from None
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -19,7 +19,7 @@ from onetrunk.admin import AdminClient
 from onetrunk.client import BadInput, Client, ServerError, pipeline
 from onetrunk.client.bench.load import run_own_load
 from onetrunk.client.bench.samples import Sample
-from onetrunk.client.cli.ask_repo import ask_repo
+from onetrunk.client.cli import ask_repo, bench_repo
 from onetrunk.protocol.api_key import read_api_keys
 from onetrunk.protocol.errors import UserError
 from onetrunk.protocol.names import ADMIN_GRPC_HEADER, ADMIN_HEADER
@@ -117,10 +117,11 @@ def test_clients_send_it(locked: Served, make_client: type[Client], tmp_path: Pa
     with make_client(locked.grpc_url, api_key=KEYS[1]) as client:
         (answer,) = client.predict("abc", tasks=["sst2"])
         assert answer["sst2"].label == "positive"
-    with make_client(locked.grpc_url) as client, pytest.raises(BadInput, match="this server asks for a key"):
+    advice = "^this server asks for a key: give one that it knows as api_key$"
+    with make_client(locked.grpc_url) as client, pytest.raises(BadInput, match=advice):
         client.predict("abc", tasks=["sst2"])
     assert pipeline("text-classification", locked.url, model="sst2", api_key=KEYS[0])("abc")[0]["label"] == "positive"
-    with pytest.raises(BadInput, match="this server asks for a key"):
+    with pytest.raises(BadInput, match=advice):
         pipeline("text-classification", locked.url, model="sst2")
     file = tmp_path / "keys"
     file.write_text(f"{KEYS[0]}\n")
@@ -128,9 +129,15 @@ def test_clients_send_it(locked: Served, make_client: type[Client], tmp_path: Pa
     command = ["abc", "--tasks", "sst2", "--url", locked.grpc_url, "--json"]
     done = CliRunner().invoke(ask_repo, [*command, "--api-key-file", str(file)])
     assert json.loads(done.stdout)["predictions"]["sst2"]["label"] == "positive"
-    done = CliRunner().invoke(ask_repo, command)
-    assert done.exit_code == 2
-    assert done.stderr.count("\n") == 1
+    file.write_text("unknown\n")
+    wrong = f"the key of --api-key-file {file} is not one of the server's: put one of them into its first line"
+    for asks in ([ask_repo, *command], [bench_repo, "--url", locked.grpc_url]):
+        for options, message in (
+            ([], "this server asks for a key: give --api-key-file FILE"),
+            (["--api-key-file", str(file)], wrong),
+        ):
+            done = CliRunner().invoke(asks[0], [*asks[1:], *options])
+            assert (done.exit_code, done.stderr) == (2, f"error: {message}\n")
 
 
 @needs_browser
@@ -166,7 +173,12 @@ def test_the_admin_key_is_enough_for_all_that_deploying_asks(locked: Served) -> 
     with AdminClient(locked.grpc_url, ADMIN) as admin:
         assert admin.config("multitask") is not None
         assert admin.ask("multitask", [("abc", "")], ["sst2"])["sst2"].shape == (1, 2)
-    with AdminClient(locked.grpc_url) as nobody, pytest.raises(ServerError, match="this server asks for a key"):
+    with (
+        AdminClient(locked.grpc_url) as nobody,
+        pytest.raises(
+            ServerError, match="this server asks for a key, and no key was given: give --admin-key-file FILE"
+        ),
+    ):
         nobody.config("multitask")
 
 
