@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.reading import read_regular
 
 if sys.version_info >= (3, 11):
@@ -81,9 +80,3 @@ def explain(path: Path, fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{path}: key {key} is missing"
     return f"{path}: key {key}: found {fault['input']!r:.80}: {rule[0].lower()}{rule[1:]}"
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return `` (did you mean X?)`` if a known word is similar, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

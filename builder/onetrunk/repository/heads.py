@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import WEIGHTS, Bundle, load_bundle
 from onetrunk.nn.embedding import DEFAULT_TASK, EmbeddingTap, embedding_spec
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.head_json import HEAD_JSON, LongTexts
 from onetrunk.protocol.manifest import Dtype, Precision
 from onetrunk.protocol.names import Segment, segments_below
@@ -55,9 +54,8 @@ def select_heads(
         raise UserError(f"{heads}: no head in it; train one with train-head, or give --heads")
     for task in tasks or ():
         if task not in folders:
-            close = difflib.get_close_matches(task, folders, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"no head for task {task!r} in {heads}; there are: {', '.join(folders)}{hint}")
+            hint = did_you_mean(task, folders)
+            raise UserError(f"no head for task {task!r} in {heads}{hint}; there are: {', '.join(folders)}")
     found = {task: load_head(folders[task], trunk) for task in tasks or folders}
     if embed is not None:
         if DEFAULT_TASK in found:

@@ -5,8 +5,25 @@ A message is one line: what was found, what is allowed, what to do. A command pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+# Below it, words have little more in common than some letters, such as `text` and `intent`.
+_ALIKE = 0.7
+# What is longer is no name that was mistyped, and to compare it would take long.
+_LONGEST_WORD = 64
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return `` (did you mean X?)`` if a known word is similar, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=_ALIKE) if len(word) <= _LONGEST_WORD else []
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count with its noun and verb, such as ``1 row has`` or ``1,200 rows have``."""
+    return f"1 {one}" if count == 1 else f"{count:,} {several}"
 
 
 class OneTrunkError(Exception):
@@ -52,7 +69,7 @@ class BadInput(UserError, ValueError):  # noqa: N818 - named as a state, not a m
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         more = len(self.problems) - 1
-        tail = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
+        tail = f" (and {counted(more, 'more problem', 'more problems')})" if more else ""
         super().__init__(f"{self.problems[0]}{tail}")
 
     @classmethod

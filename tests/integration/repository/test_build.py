@@ -189,7 +189,10 @@ def test_manifest_that_names_other_places_is_refused(build, repository, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ["moood"]}, "no head for task 'moood'.*there are: grade, match, mood, topic; did you mean mood"),
+        (
+            {"tasks": ["moood"]},
+            r"'moood' in .* \(did you mean mood\?\); there are: grade, match, mood, topic",
+        ),
         ({"max_length": 65}, "--max-length 65: this trunk reads 5 to 64 tokens"),
         ({"max_length": 2}, "this trunk reads 5 to 64"),
         ({"triton_release": "99.1"}, "'99.1' is not known"),

@@ -227,7 +227,7 @@ def test_failures_of_the_server_are_no_mistakes_of_the_user(ask, fake):
         (["one", "two", "--pair", "x"], "1 --pair for 2 texts"),
         (["--file", "/no/such/file.jsonl"], "/no/such/file.jsonl: No such file"),
         (["text", "--tasks", " , "], "--tasks"),
-        (["text", "--tasks", "stts"], "did you mean 'stsb'?"),
+        (["text", "--tasks", "stts"], "unknown task 'stts' (did you mean stsb?). Served: "),
         (["text", "--tasks", "stsb"], "row 0: task 'stsb' reads a pair"),
         ([" "], "row 0: text has nothing to read"),
         (["text", "--top", "0"], "--top"),
