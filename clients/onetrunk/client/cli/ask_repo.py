@@ -20,6 +20,7 @@ from onetrunk.client.display import answer_record, answer_table, task_record, ta
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 from onetrunk.protocol.api_key import api_key_file_option
 from onetrunk.protocol.command import errors_end_command, is_unicode
+from onetrunk.protocol.errors import counted
 from onetrunk.protocol.tls import Tls, tls_options
 
 # So many broken lines are named; further ones are only counted.
@@ -101,7 +102,8 @@ def ask_repo(
         raise click.UsageError("give either TEXTS, or --file (- for stdin), or --list")
     if pairs and len(pairs) != len(texts):
         raise click.UsageError(
-            f"{len(pairs)} --pair for {len(texts)} texts: give --pair once for each text, or not at all"
+            f"{len(pairs)} --pair for {counted(len(texts), 'text', 'texts')}: give --pair once for each text, or not "
+            "at all"
         )
     if file is not None and file.removesuffix(".gz").endswith((".csv", ".tsv")):
         raise click.UsageError(
@@ -171,7 +173,8 @@ def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None,
             progress.update(bar, completed=raw.tell() if file != "-" else answered, lines=answered + bad)
     seconds = time.monotonic() - began
     console.print(
-        f"{answered:,} rows answered, {bad:,} could not be, in {seconds:.1f} s ({answered / seconds:,.0f} a second)"
+        f"{counted(answered, 'row', 'rows')} answered, {bad:,} could not be, in {seconds:.1f} s "
+        f"({answered / seconds:,.0f} a second)"
     )
     return bad
 
