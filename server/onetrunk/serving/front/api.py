@@ -171,6 +171,8 @@ class Api(Dialect):
         """Answer texts: one JSON object, or line by line if the request is NDJSON."""
         if request.headers.get("content-type", "").partition(";")[0].strip() in (NDJSON, "application/jsonl"):
             return await self._predict_lines(request)
+        if "tasks" in request.query_params:
+            raise RefusedError(422, "tasks: this parameter is for a body in NDJSON; give tasks as a field of the body")
         asked: PredictRequest = parse(PredictRequest, await self._service.body(request))
         texts, pairs = asked.rows()
         answers = await self._service.predict(texts, pairs, asked.tasks)

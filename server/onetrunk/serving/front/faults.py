@@ -195,7 +195,7 @@ def _sentence(found: _Found, model: type[RequestBody]) -> str:
         case "too_short" | "too_long":
             return f"{place}: {_size(found, model)}"
         case "union_tag_invalid":
-            tag = _short(found.limits["tag"])
+            tag = shortened(found.limits["tag"])
             wanted = found.limits["expected_tags"]
             return f"{place}.{found.limits['discriminator'][1:-1]}: found the text {tag!r}; give one of {wanted}"
     return f"{place}: {found.details['msg'].removeprefix('Value error, ')}"
@@ -226,7 +226,7 @@ def _written(path: Iterable[str | int]) -> str:
         if isinstance(part, int):
             written += f", {'row' if at == 1 and before not in _NAMES else 'entry'} {part}"
         else:
-            written += f"{'' if before is None else ', ' if isinstance(before, int) else '.'}{_short(part)}"
+            written += f"{'' if before is None else ', ' if isinstance(before, int) else '.'}{shortened(part)}"
         before = part
     return written
 
@@ -236,9 +236,9 @@ def _described(value: Any, *, shown: bool) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):
-        return f"the number {_short(str(value))}"
+        return f"the number {shortened(str(value))}"
     if isinstance(value, str):
-        return f"the text {_short(value)!r}" if shown else "a text" if value else "an empty text"
+        return f"the text {shortened(value)!r}" if shown else "a text" if value else "an empty text"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
     return "an object" if value else "an empty object"
@@ -248,11 +248,12 @@ def _names(values: Mapping[str, Any]) -> str:
     """Return the names of an object's fields."""
     if not values:
         return "an empty object"
-    names = [_short(name) for _, name in zip(range(_SHOWN_NAMES), values, strict=False)]
+    names = [shortened(name) for _, name in zip(range(_SHOWN_NAMES), values, strict=False)]
     return ", ".join(names) + (f" and {len(values) - len(names):,} more" if len(values) > len(names) else "")
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return the beginning of a name that others gave, as it can be written in a line."""
     short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return short if short.isprintable() else repr(short)[1:-1]
 

@@ -12,13 +12,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import did_you_mean
+from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import check_parts
 from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
-from onetrunk.serving.front.faults import FaultyRequestError, RequestBody, faults_of
+from onetrunk.serving.front.faults import FaultyRequestError, RequestBody, faults_of, shortened
 from onetrunk.serving.front.service import Endpoint, Service
 from onetrunk.serving.front.settings import MOST_TEXTS
 
@@ -107,6 +110,24 @@ def parse(model: type[RequestBody], body: bytes) -> Any:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise FaultyRequestError(faults_of(error, model, body)) from None
+
+
+def check_query(operation: Operation, query: QueryParams) -> None:
+    """Check the names of the parameters of a request's query, if its endpoint reads any.
+
+    The others' clients may send some to endpoints that read none, such as `api-version`.
+
+    Raises:
+        RefusedError: One is not known, or is there twice; the message names the first.
+    """
+    known = list(operation.query)
+    for name, _ in query.multi_items() if known else ():
+        if name not in known:
+            raise RefusedError(
+                422, f"{shortened(name)}: no such parameter{did_you_mean(name, known)}; allowed: {', '.join(known)}"
+            )
+        if len(query.getlist(name)) > 1:
+            raise RefusedError(422, f"{name}: the parameter is there {len(query.getlist(name))} times; give it once")
 
 
 async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:

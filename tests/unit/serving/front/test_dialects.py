@@ -196,7 +196,7 @@ class TestKserveV1:
         ("method", "path", "body", "status", "says"),
         [
             ("GET", "/v1/models/moon", None, 404, "unknown task 'moon'"),
-            ("GET", "/v1/models/sst2:predict", None, 404, "unknown task"),
+            ("GET", "/v1/models/sst2:predict", None, 405, "send POST"),
             ("POST", "/v1/models/moon:predict", {"instances": ["a"]}, 404, "unknown task 'moon'"),
             ("POST", "/v1/models/sst2:explain", {"instances": ["a"]}, 404, "there is nothing here"),
             (
