@@ -16,9 +16,13 @@ _LONGEST_WORD = 64
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return `` (did you mean X?)`` if a known word is similar, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=_ALIKE) if len(word) <= _LONGEST_WORD else []
-    return f" (did you mean {close[0]}?)" if close else ""
+    """Return `` (did you mean X?)`` if a known word, or a part of one such as ``class_weights``, is similar."""
+    if len(word) > _LONGEST_WORD:
+        return ""
+    for meant in ({one: one for one in known}, {part: one for one in known for part in one.split("_")}):
+        if close := difflib.get_close_matches(word, meant, n=1, cutoff=_ALIKE):
+            return f" (did you mean {meant[close[0]]}?)"
+    return ""
 
 
 def counted(count: int, one: str, several: str) -> str:

@@ -15,6 +15,8 @@ from onetrunk.protocol.errors import BadInput, Problem, counted, did_you_mean
         ("multilable", ["classification", "multilabel"], "multilabel"),
         ("stts", ["sst2", "stsb"], "stsb"),
         ("on", ["one", "two"], "one"),
+        ("wights", ["class_weights", "none_below"], "class_weights"),
+        ("label", ["labels", "label_separator"], "labels"),
         ("text", ["intent", "sst2"], None),
         ("zzz", ["cola", "sst2"], None),
         ("sst2" * 1000, ["sst2" * 999], None),
