@@ -130,9 +130,10 @@ def full_disk_at_restart(repository: Path, work: Path) -> dict:
 
 def tampered(repository: Path, work: Path) -> dict:
     """Change one file of each kind in turn; a server must refuse each, and name the file."""
+    segment = min(path.name for path in repository.glob("trunk_*"))
     changes = {
         "a head's model": "head_sst2/1/model.onnx",
-        "a segment's model": "trunk_00_01/1/model.onnx",
+        "a segment's model": f"{segment}/1/model.onnx",
         "the tokenizer's code": "tokenizer/1/model.py",
         "the tokenizer's vocabulary": "tokenizer/1/tokenizer.json",
         "labels": "multitask/labels_sst2.txt",

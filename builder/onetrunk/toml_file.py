@@ -79,4 +79,8 @@ def explain(path: Path, fault: Any) -> str:
         return f"{path}: {rule}"
     if fault["type"] == "missing":
         return f"{path}: key {key} is missing"
-    return f"{path}: key {key}: found {fault['input']!r:.80}: {rule[0].lower()}{rule[1:]}"
+    hint = ""
+    if fault["type"] == "literal_error":
+        # The values that are allowed are only in a text: 'single' or 'pair'.
+        hint = did_you_mean(str(fault["input"]), re.findall("'([^']+)'", fault["ctx"]["expected"]))
+    return f"{path}: key {key}: found {fault['input']!r:.80}{hint}: {rule[0].lower()}{rule[1:]}"

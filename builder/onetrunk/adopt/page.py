@@ -13,6 +13,7 @@ from onetrunk.adopt.records import AdoptedModel
 from onetrunk.adopt.serving_cost import ServingCost
 from onetrunk.distill.plots import CHOSEN, HEADS, TRUNK, plot_style
 from onetrunk.protocol import __version__
+from onetrunk.protocol.errors import counted
 
 COUNTS = (8, 21, 64)
 """The numbers of models for which costs are computed."""
@@ -54,7 +55,7 @@ def _row(one: AdoptedModel) -> tuple[str, ...]:
     return (
         one.name,
         f"{one.kind}, {one.form}",
-        f"tap {one.tap}, {one.layers} layer{'s' if one.layers > 1 else ''}",
+        f"tap {one.tap}, {counted(one.layers, 'layer', 'layers')}",
         "answers and states" if one.learned_states else "answers",
         f"{one.dev_texts:,}",
         _share(one, one.agreement),

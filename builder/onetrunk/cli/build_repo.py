@@ -21,12 +21,14 @@ from onetrunk.cli.data_options import (
     data_option,
     limbs_option,
     max_loss_option,
+    refuse_repeated,
+    split_names,
     task_dir_option,
 )
 from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
-from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.errors import OneTrunkError, UserError, counted
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.names import MANIFEST
 from onetrunk.releases.store import Place, StoreUrl
@@ -270,11 +272,12 @@ def _refuse_unused_gate_options(precision: str, gate: str, reduced: bool) -> Non
 
 
 def _task_names(tasks: str) -> list[str] | None:
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    names = split_names(tasks)
     if not names:
         raise UserError("--tasks is empty: give all, or names with commas, as in --tasks sst2,cola")
     if "all" in names and len(names) > 1:
         raise UserError(f"--tasks {tasks}: give all, or names with commas, not both")
+    refuse_repeated(names)
     return None if names == ["all"] else names
 
 
@@ -369,6 +372,7 @@ def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, g
             _print_buckets(report)
         _print_gate(report, gate_on)
         return
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
     table.add_column("state")
@@ -381,8 +385,10 @@ def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, g
     _print_gate(report, gate_on)
     _print_placement(report)
     verb = "would write" if dry_run else "wrote"
-    gone = f", removed {len(report.removed)} models" if report.removed else ""
-    click.echo(f"{report.output}: {verb} {len(report.written)} files{gone} in {report.seconds:.1f} s")
+    gone = f", removed {counted(len(report.removed), 'model', 'models')}" if report.removed else ""
+    click.echo(
+        f"{report.output}: {verb} {counted(len(report.written), 'file', 'files')}{gone} in {report.seconds:.1f} s"
+    )
     if not dry_run:
         where = "" if str(output) == _OUTPUT else f" {output}"
         click.echo(f'next: serve-repo{where}, then ask-repo "a text"', err=True)

@@ -12,9 +12,10 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from onetrunk.progress import progress_counts, split_unit
 from onetrunk.protocol.command import as_printed
 
 if TYPE_CHECKING:
@@ -35,17 +36,19 @@ PLAIN_EVERY_S = 5.0
 def progress_line() -> Iterator[Callable[[str, int, int], None]]:
     """Show progress on stderr; yield the ``ProgressCallback`` that updates it."""
     shown_at = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
     console = Console(stderr=True)
     # Where nothing is drawn, rich would still end its drawing with an empty line.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("starting", total=1)
+        bar = progress.add_task("starting", total=1, counts="")
 
         def show(what: str, done: int, total: int) -> None:
             nonlocal shown_at
-            progress.update(bar, description=what, completed=done, total=total)
+            what, unit = split_unit(what)
+            counts = progress_counts(done, total, unit)
+            progress.update(bar, description=what, completed=done, total=total, counts=counts)
             if not console.is_terminal and time.monotonic() - shown_at >= PLAIN_EVERY_S:
-                console.print(f"{what}: {done} of {total}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"{what}: {counts}", highlight=False, markup=False, soft_wrap=True)
                 shown_at = time.monotonic()
 
         yield show

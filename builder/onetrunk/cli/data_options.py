@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,22 @@ def task_dir_option(what_for: str) -> Callable[[Command], Command]:
         show_default=True,
         help=what_for,
     )
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names of an option such as ``--tasks A,B``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def refuse_repeated(names: Sequence[str]) -> None:
+    """Check that no task is named twice, which is mostly a slip for another one.
+
+    Raises:
+        UserError: One is; the message names the first.
+    """
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UserError(f"{name} is named twice: name each task once")
 
 
 def max_loss_option(what_for: str, default: float | str = 0.5) -> Callable[[Command], Command]:

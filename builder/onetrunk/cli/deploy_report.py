@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onetrunk.protocol.command import printable
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
@@ -62,6 +63,7 @@ def show(result: Any, dry_run: bool) -> None:
 
 
 def _show_report(report: DeploymentReport, dry_run: bool) -> None:
+
     for line in report.settled:
         click.echo(f"first: {line}", err=True)
     version, before = report.to_version, report.from_version
@@ -69,6 +71,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         served = f"{report.task}: version {version} is served already; " if report.task else ""
         click.echo(f"{served}nothing to do")
         return
+    folders = counted(len(report.removed), "folder", "folders")
     if dry_run:
         for name in report.written:
             click.echo(f"would write {name}")
@@ -77,8 +80,9 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         if report.diff:
             click.echo(report.diff, nl=False)
         moves = f"{report.task}: version {before or 'none'} -> {version or 'none'}; " if report.task else ""
-        gone = f", {len(report.removed)} folders removed" if report.removed else ""
-        click.echo(f"{moves}{len(report.written)} files written{gone}; no server was asked, nothing exported", err=True)
+        gone = f", {folders} removed" if report.removed else ""
+        written = counted(len(report.written), "file", "files")
+        click.echo(f"{moves}{written} written{gone}; no server was asked, nothing exported", err=True)
         _show_notes(report)
         return
     former = f" (before: {before})" if before not in (None, version) else ""
@@ -91,7 +95,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
         "discard": f"candidate version {before} of {report.task} is discarded; "
         + (f"version {version} is live" if version else "none is live"),
         "remove": f"{report.task} is no longer served{former}",
-        "prune": f"removed {len(report.removed)} folders: {', '.join(report.removed)}",
+        "prune": f"removed {folders}: {', '.join(report.removed)}",
         "sync": f"the server{'s serve' if report.replicas else ' serves'} what the files say",
     }[report.action]
     click.echo(f"{done}, {report.seconds['all']:.2f} s")
@@ -140,21 +144,25 @@ def _table(*columns: str) -> Table:
 
 
 def _show_comparison(result: Comparison) -> None:
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (result.task, "live", "candidate"):
         table.add_column(column, justify="left" if column == result.task else "right")
     table.add_row("version", _shown(result.live_version, "d"), str(result.candidate_version))
     if result.labelled:
         table.add_row(
-            f"{result.metric}, {result.labelled} texts", _shown(result.live_score), _shown(result.candidate_score)
+            f"{result.metric}, {counted(result.labelled, 'text', 'texts')}",
+            _shown(result.live_score),
+            _shown(result.candidate_score),
         )
     table.add_row("ms, median", _shown(result.live_p50_ms, ".1f"), _shown(result.candidate_p50_ms, ".1f"))
     table.add_row("ms, 99 %", _shown(result.live_p99_ms, ".1f"), _shown(result.candidate_p99_ms, ".1f"))
     console = Console(highlight=False)
     console.print(table)
     if result.agreement is not None:
-        share = f"agree on {result.agreement:.1%} of {result.rows} texts"
-        number = f"correlate by {result.agreement:.3f} over {result.rows} texts"
+        texts = counted(result.rows, "text", "texts")
+        share = f"agree on {result.agreement:.1%} of {texts}"
+        number = f"correlate by {result.agreement:.3f} over {texts}"
         agreed = share if result.agreement_is == "share" else number
         click.echo(f"{agreed}; scores differ by {result.mean_difference:.3f} on average")
     for text, live, candidate in result.disagreements:

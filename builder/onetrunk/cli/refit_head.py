@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from onetrunk.cli.console import progress_line
-from onetrunk.cli.training_options import load_named_tasks, print_trunk_notes, refit_options, task_arguments
+from onetrunk.cli.training_options import echo_notes, load_named_tasks, refit_options, task_arguments
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.training import RefitResult
@@ -63,7 +64,7 @@ def refit_head(
 
             loaded = load_trunk(trunk, progress, cache=cache)
             loaded.limbs = limbs_of(heads, limbs)
-            print_trunk_notes(loaded.notes)
+            echo_notes(loaded.notes)
             done: list[RefitResult] = []
             try:
                 for task in chosen:
@@ -90,6 +91,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
     if as_json:
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "task",
@@ -111,7 +113,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
             f"{100 * spec.test.scores[spec.metric]:.1f}" if spec.test is not None else "",
             f"{fitted['temperature']:g}" if "temperature" in fitted else "",
             *(f"{100 * error[when]:.1f} %" if when in error else "" for when in ("before", "after", "by_chance")),
-            f"{spec.reference.rows:,} texts" if spec.reference is not None else "none",
+            counted(spec.reference.rows, "text", "texts") if spec.reference is not None else "none",
         )
     console = Console(highlight=False)
     if not console.is_terminal:

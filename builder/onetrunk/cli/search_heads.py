@@ -14,14 +14,15 @@ from onetrunk.cli.search_output import job_table, print_notes, print_plan
 from onetrunk.cli.training_options import (
     bundle_options,
     check_data,
+    echo_notes,
     experiment_options,
     load_named_tasks,
     load_tasks,
-    print_trunk_notes,
     task_arguments,
     train_all,
 )
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.distill.costs import Traffic
@@ -176,7 +177,7 @@ def run(
     with errors_end_command():
         chosen = load_named_tasks(tasks, task_list, task_dir)
         _check_quick(quick)
-        check_data(chosen, options["data"], options["skip_bad_rows"])
+        echo_notes(check_data(chosen, options["data"], options["skip_bad_rows"]))
         _print_recipes(chosen)
         if quick:
             _search_quickly(chosen, study, heads, as_json, options)
@@ -199,7 +200,7 @@ def run(
 
             # The same that the search opens, which is opened once.
             opened = open_experiment(study_config(config, study, jobs=jobs, backend=backend))
-            print_trunk_notes(opened.trunk.notes)
+            echo_notes(opened.trunk.notes)
             for identity in identities:
                 opened.branch(identity)  # one that does not fit the trunk is told before anything is trained
             asked = _read_traffic(traffic, names, opened)
@@ -282,7 +283,7 @@ def _search_quickly(tasks: Sequence[Task], study: Path, heads: Path, as_json: bo
 
         fetch_trunk(config.trunk, progress, config.cache)
         experiment = open_experiment(config)
-        print_trunk_notes(experiment.trunk.notes)
+        echo_notes(experiment.trunk.notes)
         settings = SearchSettings.for_width(experiment.trunk.width)
         _print_time(experiment, [task.name for task in tasks], 1, quick=True)
         return lambda name, progress: quick_head(name, experiment, settings, heads=heads, progress=progress)
@@ -303,7 +304,7 @@ def _print_time(experiment: Experiment, tasks: Sequence[str], seeds: int, *, qui
     settings = SearchSettings.for_width(experiment.trunk.width)
     found = estimate_time(left, experiment, settings, seeds=seeds)
     search, short = (_duration(one) for one in (found.search_seconds, found.quick_seconds))
-    count = f"{len(left)} task{'s' if len(left) > 1 else ''}"
+    count = counted(len(left), "task", "tasks")
     here = "here, by a few batches that were timed"
     # On a trunk that is soon fine-tuned as a whole, there is nothing to be saved.
     saves = found.quick_seconds < found.search_seconds
@@ -411,7 +412,7 @@ def _maker(
     config = experiment_config(tasks, study, {**options, "max_length": max_length, "limbs": limbs})
     fetch_trunk(config.trunk, progress, config.cache)
     experiment = open_experiment(config)
-    print_trunk_notes(experiment.trunk.notes)
+    echo_notes(experiment.trunk.notes)
     plan.check_trunk(experiment.trunk)
     return lambda name, progress: make_head(name, plan, experiment, heads=options["heads"], progress=progress)
 
@@ -421,7 +422,7 @@ def fetch_trunk(trunk: str | Path | None, progress: ProgressCallback, cache: Pat
     from onetrunk.nn.trunk_source import find_trunk
 
     if (note := find_trunk(trunk, progress, cache=cache).note) is not None:
-        print_trunk_notes([note])
+        echo_notes([note])
 
 
 def experiment_config(tasks: Sequence[Task], study: Path, options: dict[str, Any]) -> ExperimentConfig:

@@ -68,7 +68,7 @@ def job_table(
     """
     from onetrunk.distill.jobs import StatusBoard
     from onetrunk.files import cache_root
-    from onetrunk.progress import silent
+    from onetrunk.progress import progress_counts, silent, split_unit
 
     console = Console(stderr=True)
 
@@ -83,7 +83,8 @@ def job_table(
 
     def progress(what: str, done: int, total: int) -> None:
         nonlocal caption
-        caption = f"{what}: {done} of {total}" if done < total else ""
+        what, unit = split_unit(what)
+        caption = f"{what}: {progress_counts(done, total, unit)}" if done < total else ""
 
     with Live(_table(board, config.runs, tasks), console=console, refresh_per_second=2, transient=True) as live:
 
@@ -103,6 +104,7 @@ def job_table(
 def _table(board: StatusBoard, runs: Path, tasks: Sequence[str], caption: str = "") -> Table:
     """Return a row per task: its step, how long that still takes, the best scores so far and their cost."""
     from onetrunk.distill.trials import load_trials
+    from onetrunk.progress import split_unit
 
     working = {status.job.partition(":")[0]: status for status in board.read()}
     searches = {study.task: study for study in load_trials(runs, ["search"])}
@@ -116,7 +118,7 @@ def _table(board: StatusBoard, runs: Path, tasks: Sequence[str], caption: str = 
         if status is not None:
             left = status.left_seconds
             share = f"{status.done / max(status.total, 1):.0%}"
-            cells = [task, status.step, share, "" if left is None else f"{left:.0f} s"]
+            cells = [task, split_unit(status.step)[0], share, "" if left is None else f"{left:.0f} s"]
         cells.append(str(len(trials) or ""))
         for stage in ("teacher", "student"):
             of_stage = [trial for trial in trials if trial.stage == stage]

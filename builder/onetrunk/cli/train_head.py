@@ -14,9 +14,10 @@ from onetrunk.cli.old_spellings import OldSpellings
 from onetrunk.cli.training_options import (
     bundle_options,
     check_data,
+    echo_notes,
     experiment_options,
     load_named_tasks,
-    print_trunk_notes,
+    option_error,
     task_arguments,
     train_all,
 )
@@ -90,7 +91,12 @@ To find the best tap and layers for each task: search-heads run --tasks all."""
     "tagging. [default: the task's recipe]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the train data. [default: the task's recipe]")
-@click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: the task's recipe]")
+@click.option(
+    "--lr",
+    "learning_rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Peak learning rate. [default: the task's recipe]",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per training step. [default: the task's recipe]")
 @click.option(
     "--seed",
@@ -157,7 +163,7 @@ def train_head(
             )
         teachers = _find_teachers(list(chosen.values()), options["teacher"], options["texts"])
         said = {name: _read_for_teacher(chosen[name], teacher, options) for name, teacher in teachers.items()}
-        check_data(list(chosen.values()), options["data"], options["skip_bad_rows"])
+        echo_notes(check_data(list(chosen.values()), options["data"], options["skip_bad_rows"]))
         train_all(
             list(chosen),
             lambda progress: _trainer(chosen, trunk, teachers, said, options, progress),
@@ -181,7 +187,7 @@ def _trainer(
     from onetrunk.training import train
 
     trunk = load_trunk(trunk_name, progress, cache=options["cache"])
-    print_trunk_notes(trunk.notes)
+    echo_notes(trunk.notes)
     trunk.limbs = limbs_of(options["heads"], options["limbs"])
     lessons = {name: _lesson(tasks[name], one, said[name], trunk, options) for name, one in teachers.items()}
     if options["limb"] is not None:
@@ -248,6 +254,7 @@ def _find_teachers(tasks: list[Task], teacher: str | None, texts: Path | None) -
                 f"--teacher {teacher}: neither a folder of heads of {', '.join(of_task)}, nor can one teacher know "
                 f"{len(tasks)} tasks: name one task; adopt-models takes many models"
             )
+        _check_alone(teacher)
         return {tasks[0].name: teacher}
     if len(tasks) > 1:
         if texts is not None:
@@ -259,6 +266,32 @@ def _find_teachers(tasks: list[Task], teacher: str | None, texts: Path | None) -
             f"note: from labels alone: {', '.join(task.name for task in alone)} (no head in {teacher})", err=True
         )
     return found
+
+
+def _check_alone(teacher: str) -> None:
+    """Check that something is there that may teach one task. What is in a model's folder is checked by who reads it.
+
+    Raises:
+        UserError: There is nothing, or it is a folder of something else.
+    """
+    from onetrunk.protocol.errors import UserError
+    from onetrunk.protocol.head_json import HEAD_JSON
+
+    place = Path(teacher)
+    files = (HEAD_JSON, "config.json", "adapter_config.json")
+    is_hub_id = not place.is_absolute() and teacher.partition("@")[0].count("/") == 1
+    if place.is_file() or any(os.path.lexists(place / one) for one in files) or (is_hub_id and not place.exists()):
+        return
+    if (place / "limb.json").exists():
+        raise UserError(
+            f"--teacher {teacher}: a limb, which answers nothing: heads stand on it by --limb {teacher}; give a "
+            "finished head, as in heads/cola"
+        )
+    found = "neither a head nor a model is in it" if place.exists() else "no such folder or file"
+    raise UserError(
+        f"--teacher {teacher}: {found}; give the folder of a finished head, a folder of such folders, a classifier's "
+        "folder that save_pretrained has written, a hub id as owner/name, or a file of soft labels"
+    )
 
 
 def _read_for_teacher(task: Task, teacher: str, options: dict[str, Any]) -> SoftFile | TextRows | None:
@@ -364,7 +397,6 @@ def _model_teacher(task: Task, source: str, options: dict[str, Any]) -> ModelTea
 def _recipe(task: Task, options: dict[str, float | str | None], trunk: Trunk) -> Recipe:
     from pydantic import ValidationError
 
-    from onetrunk.protocol.errors import UserError
     from onetrunk.tasks import Recipe
 
     given = {key: value for key in Recipe.model_fields if (value := options.get(key)) is not None}
@@ -374,5 +406,4 @@ def _recipe(task: Task, options: dict[str, float | str | None], trunk: Trunk) ->
     try:
         return Recipe.model_validate({**task.recipe.model_dump(), **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from error
+        raise option_error(error) from error

@@ -12,9 +12,10 @@ import click
 from onetrunk.cli.console import print_table, progress_line
 from onetrunk.cli.training_options import (
     check_data,
+    echo_notes,
     experiment_options,
     load_named_tasks,
-    print_trunk_notes,
+    option_error,
 )
 from onetrunk.protocol.command import errors_end_command
 
@@ -54,7 +55,9 @@ NAME@HASH. A run that was killed continues when the same command is given again.
     "all tasks of its form, beside the labels. May be given several times.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the largest task. [default: 4]")
-@click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: 2e-4]")
+@click.option(
+    "--lr", "learning_rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate. [default: 2e-4]"
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per training step, all of one task. [default: 32]")
 @click.option(
     "--sampling",
@@ -102,17 +105,24 @@ def train_limb(
         except ValueError as error:
             raise UserError(f"{name}: {error}".replace("a task's name", "a limb's name")) from None
         family = load_named_tasks((), task_list, task_dir)
-        check_data(family, options["data"], options["skip_bad_rows"])
+        notes = check_data(family, options["data"], options["skip_bad_rows"])
+        if len(family) == 1:
+            notes.append("a limb of one task: train-head does that")
         with progress_line() as progress:
             progress("loading torch and the trunk", 0, 1)
             # Imported here: --help and a mistyped option need no torch.
+            from onetrunk.nn.limb import check_layers
             from onetrunk.nn.trunk import load_trunk
             from onetrunk.training.experiment import Experiment, ExperimentConfig
             from onetrunk.training.limb import train_limb as train
 
             recipe = _recipe(options)
+            taught_by = _find_teachers(teachers, [task.name for task in family])
             loaded = load_trunk(trunk, progress, cache=options["cache"])
-            print_trunk_notes(loaded.notes)
+            check_layers(loaded, recipe.tap, recipe.layers)
+            for bundle in taught_by.values():
+                bundle.check_trunk(loaded)
+            echo_notes([*loaded.notes, *notes])
             loaded.limbs = (limbs,)
             config = ExperimentConfig(
                 tasks=tuple(family),
@@ -129,7 +139,7 @@ def train_limb(
                 recipe,
                 Experiment(config, loaded),
                 limbs=limbs,
-                teachers=_find_teachers(teachers, [task.name for task in family]),
+                teachers=taught_by,
                 force=options["force"],
                 progress=progress,
             )
@@ -139,6 +149,7 @@ def train_limb(
 def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bundle]:
     """Return the heads of a family's tasks that are in some folders, or are these folders."""
     from onetrunk.nn.bundle import load_bundle
+    from onetrunk.nn.limb import LIMB_JSON
     from onetrunk.protocol.errors import UserError
     from onetrunk.protocol.head_json import HEAD_JSON
 
@@ -154,6 +165,10 @@ def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bu
             bundles = [bundle]
         else:
             bundles = [load_bundle(folder / name) for name in family if os.path.lexists(folder / name / HEAD_JSON)]
+            if not bundles and os.path.lexists(folder / LIMB_JSON):
+                raise UserError(
+                    f"--teacher {folder}: a limb, which answers nothing: give the folder of a finished head"
+                )
             if not bundles:
                 raise UserError(
                     f"--teacher {folder}: no head of {', '.join(family)} is there: give the folder of a finished head, "
@@ -170,15 +185,13 @@ def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bu
 def _recipe(options: dict[str, Any]) -> LimbRecipe:
     from pydantic import ValidationError
 
-    from onetrunk.protocol.errors import UserError
     from onetrunk.training.limb import LimbRecipe
 
     given = {key: value for key in LimbRecipe.model_fields if (value := options.get(key)) is not None}
     try:
         return LimbRecipe.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from error
+        raise option_error(error) from error
 
 
 def _show(trained: TrainedLimb, as_json: bool) -> None:

@@ -15,10 +15,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from onetrunk.cli.console import print_table
-from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR, data_option, limbs_option, task_dir_option
+from onetrunk.cli.data_options import (
+    TRUNK_HELP,
+    TRUNK_METAVAR,
+    data_option,
+    limbs_option,
+    refuse_repeated,
+    split_names,
+    task_dir_option,
+)
+from onetrunk.progress import split_unit
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from onetrunk.progress import ProgressCallback
+    from onetrunk.protocol.errors import UserError
     from onetrunk.tasks import Task
     from onetrunk.training import TrainResult
 
@@ -115,8 +127,8 @@ def bundle_options(command: Command) -> Command:
     return _add(_BUNDLE_OPTIONS, command)
 
 
-def print_trunk_notes(notes: Sequence[str]) -> None:
-    """Print on stderr what a user should know about how the trunk was loaded."""
+def echo_notes(notes: Sequence[str]) -> None:
+    """Print on stderr what a user should know about how the trunk was loaded, or about a training."""
     for note in notes:
         click.echo(f"note: {note}", err=True)
 
@@ -127,10 +139,20 @@ def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> C
     return command
 
 
+def option_error(error: ValidationError) -> UserError:
+    """Return the first fault of a recipe that options make, by the name of its option."""
+    from onetrunk.protocol.errors import UserError
+
+    first = error.errors()[0]
+    options = {one.name: one.opts[0] for one in click.get_current_context().command.params}
+    key = str(first["loc"][0])
+    return UserError(f"{options.get(key, key)} {first['input']:g} {first['msg'].removeprefix('Input ')}")
+
+
 def load_named_tasks(
     arguments: Sequence[str], task_list: str | None, task_dir: Path, *, needs_data: bool = True
 ) -> list[Task]:
-    """Load the tasks that were named, each once.
+    """Load the tasks that were named.
 
     Args:
         arguments: Names of tasks, or paths of task files.
@@ -139,16 +161,17 @@ def load_named_tasks(
         needs_data: Whether each must name train data.
 
     Raises:
-        UserError: No task or an unknown one was named, or a task file is wrong.
+        UserError: No task, an unknown one, or one twice was named, or a task file is wrong.
     """
     from onetrunk.protocol.errors import UserError
 
-    listed = [name.strip() for name in (task_list or "").split(",") if name.strip()]
+    listed = split_names(task_list or "")
     if listed == ["all"] and not arguments:
         return load_tasks(None, task_dir, needs_data=needs_data)
-    names = list(dict.fromkeys([*arguments, *listed]))
+    names = [*arguments, *listed]
     if not names or "all" in names:
         raise UserError("name the tasks, or give --tasks all")
+    refuse_repeated(names)
     return load_tasks(names, task_dir, needs_data=needs_data)
 
 
@@ -176,15 +199,16 @@ def load_tasks(names: Sequence[str] | None, task_dir: Path, *, needs_data: bool 
     return tasks
 
 
-def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: bool) -> None:
+def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: bool) -> list[str]:
     """Read the data of tasks, so that a fault is told before torch is imported, which takes many times as long.
-
-    A note on stderr says where the kind of a task makes its training slow.
 
     Args:
         tasks: The tasks.
         data_root: The folder in which relative files are looked for first.
         skip_bad_rows: Whether rows that cannot be used may be left out.
+
+    Returns:
+        Notes on tasks whose kind makes their training slow.
 
     Raises:
         UserError: Data are not there, or have faults.
@@ -193,18 +217,19 @@ def check_data(tasks: Sequence[Task], data_root: Path | None, skip_bad_rows: boo
     from onetrunk.tasks.kinds import get_kind
     from onetrunk.tasks.records import SPLITS
 
+    notes = []
     for task in tasks:
         # A task without train data has a teacher, and perhaps labelled dev data.
         splits = SPLITS if task.train else SPLITS[1:] if task.dev_share is None else ()
         for split in (*splits, *task.test_splits):
             rows = len(read_examples(task, split, data_root=data_root, skip_bad_rows=skip_bad_rows))
             if split == "train" and rows >= _MANY_ROWS and get_kind(task.kind).output.has_loops(task):
-                click.echo(
-                    f'note: {task.name}: output = "crf", the default, learns the tags of a text one after the other; '
+                notes.append(
+                    f'{task.name}: output = "crf", the default, learns the tags of a text one after the other; '
                     f"with {rows:,} rows that takes long, and several times as long where others keep the cores busy: "
-                    'OMP_NUM_THREADS=1 helps, and options = {output = "softmax"} in the task file is quicker',
-                    err=True,
+                    'OMP_NUM_THREADS=1 helps, and options = {output = "softmax"} in the task file is quicker'
                 )
+    return notes
 
 
 def train_all(
@@ -281,7 +306,7 @@ def _progress_bars(tasks: int) -> Iterator[tuple[Callable[[str], None], Progress
             if total != bar.total or done < bar.completed:
                 # Another step, with a speed of its own.
                 bars.reset(within, total=total, completed=done, visible=True)
-            bars.update(within, description=what, completed=done)
+            bars.update(within, description=split_unit(what)[0], completed=done)
 
         yield begin, show
 

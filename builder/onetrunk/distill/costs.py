@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.files import atomic_write_text
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.names import LimbId
 from onetrunk.protocol.reading import read_regular
 from onetrunk.training.runs import MAX_RECORD_BYTES
@@ -128,8 +128,8 @@ class PartCosts:
         """
         if not (head.tap >= 0 and head.layers >= 1 and head.tap + head.layers <= self.depth):
             raise UserError(
-                f"a head of {head.layers} layers on tap {head.tap}: the trunk that was measured has {self.depth} "
-                f"layers, so tap and layers together are {self.depth} at most"
+                f"a head of {counted(head.layers, 'layer', 'layers')} on tap {head.tap}: the trunk "
+                f"that was measured has {self.depth} layers, so tap and layers together are {self.depth} at most"
             )
 
     def cost(self, heads: Collection[HeadShape]) -> Cost:

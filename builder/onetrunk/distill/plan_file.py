@@ -12,7 +12,7 @@ from onetrunk.distill.costs import CostTable, Traffic
 from onetrunk.distill.plan import Option, Plan
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import Limb, Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
@@ -168,9 +168,10 @@ class PlanFile(_Table):
             )
         for task, head in self.tasks.items():
             if head.tap + head.layers > trunk.depth:
+                most = counted(trunk.depth - head.tap, "layer", "layers")
                 raise UserError(
-                    f"tasks.{task}: {head.layers} layers on tap {head.tap}: this trunk has {trunk.depth} layers, so "
-                    f"give at most {trunk.depth - head.tap} layers there"
+                    f"tasks.{task}: {counted(head.layers, 'layer', 'layers')} on tap {head.tap}: this trunk has "
+                    f"{trunk.depth} layers, so give at most {most} there"
                     if head.tap < trunk.depth
                     else f"tasks.{task}: tap {head.tap}: this trunk has a layer above taps 0 to {trunk.depth - 1} only"
                 )
@@ -257,7 +258,7 @@ def read_plan(path: Path) -> PlanFile:
         UserError: The file is missing or not TOML, or a key in it is unknown, missing or has a value that is not
             allowed.
     """
-    values = read_toml(path, "plan file")
+    values = read_toml(path, "plan file; search-heads run writes one")
     refuse_unknown_keys(path, values, tuple(PlanFile.model_fields))
     for name, table in _TABLES.items():
         _refuse_unknown(path, values.get(name), table, f"{name}.")

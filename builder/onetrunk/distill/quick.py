@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import baseline_spec
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import counted
 from onetrunk.tasks import Recipe
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.experiment import Experiment
@@ -73,8 +74,8 @@ def quick_head(
     # Of equal ones the first, which is the cheaper.
     chosen = max(records, key=lambda record: record.score)
     tried = [
-        f"{record.spec.recipe.layers} layer(s) on tap {record.spec.recipe.tap}: {100 * record.score:.1f}"
-        for record in records
+        f"{counted(one.spec.recipe.layers, 'layer', 'layers')} on tap {one.spec.recipe.tap}: {100 * one.score:.1f}"
+        for one in records
     ]
     probed = [f"probe on tap {tap}: {100 * score:.1f}" for tap, score in scores.items()]
     story = {

@@ -27,7 +27,7 @@ from onetrunk.distill.results import PlanChoices, SearchRecords, SearchResults, 
 from onetrunk.distill.tensorboard import write_events
 from onetrunk.distill.trials import Stage, Study, Trial
 from onetrunk.files import atomic_write_text
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.names import LimbId
 
 CHOSEN_PLAN = "chosen plan"
@@ -315,7 +315,8 @@ def provenance(results: SearchResults, command: str) -> list[str]:
     lines += [f"- Machine: {machine}" for machine in results.machines]
     if costs:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(costs.versions.items()))
-        lines.append(f"- Costs: {versions}, {costs.threads} thread(s) a session, {costs.repeats} rounds")
+        threads, rounds = counted(costs.threads, "thread", "threads"), counted(costs.repeats, "round", "rounds")
+        lines.append(f"- Costs: {versions}, {threads} a session, {rounds}")
     if plan:
         floors = plan.floors
         lines.append(f"- Trunk: `{plan.trunk}`")

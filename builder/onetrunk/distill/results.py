@@ -51,7 +51,7 @@ class SearchRecords:
             UserError: The folder does not exist, or a file in it is malformed.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; give the folder of a search, or run search-heads first")
+            raise UserError(f"{folder}: no such folder; give the folder of a search, or run search-heads run first")
         runs, plan, costs = (folder / name for name in ("runs", "plan.toml", "costs.json"))
         return cls(
             folder=folder,

@@ -16,7 +16,7 @@ from onetrunk.nn.embedding import MeanHead
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Task
 from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec, read_spec
@@ -191,8 +191,9 @@ def _check_trunk(folder: Path, spec: HeadSpec, trunk: Trunk) -> None:
         raise UserError(f"{folder}: {error}") from error
     trunk.check_tap(spec.tap)
     if spec.width != trunk.width or spec.tap + spec.layers > trunk.depth:
+        found = counted(spec.layers, "layer", "layers")
         raise UserError(
-            f"{folder}/head.json: found {spec.layers} layers of width {spec.width} on tap {spec.tap}; on this trunk, "
+            f"{folder}/head.json: found {found} of width {spec.width} on tap {spec.tap}; on this trunk, "
             f"tap and layers together are {trunk.depth} at most, of width {trunk.width}: train the head again"
         )
 
@@ -221,7 +222,7 @@ def card_text(spec: HeadSpec) -> str:
         f"# Head `{spec.task}`",
         "",
         f"A {spec.kind} head for {reads}: {get_kind(spec.kind).output.describe(spec)}.",
-        f"{_count(spec.layers, 'layer')} on tap {spec.tap} of {where}, up to {spec.max_length} tokens.",
+        f"{counted(spec.layers, 'layer', 'layers')} on tap {spec.tap} of {where}, up to {spec.max_length} tokens.",
         *([f"The query of its last layer is {query} below it, not [CLS]."] if query else []),
         "",
         "## Scores on the dev data",
@@ -284,7 +285,7 @@ def _told(story: dict[str, Any]) -> list[str]:
     if full := story.get("full_fine_tuning"):
         lines.append(f"| full fine-tuning of the whole encoder | {_over_seeds(full)} |")
     if teacher := story.get("teacher"):
-        where = f"{_count(teacher['layers'], 'layer')} on tap {teacher['tap']}"
+        where = f"{counted(teacher['layers'], 'layer', 'layers')} on tap {teacher['tap']}"
         lines.append(f"| its teacher: {where} | {100 * teacher['score']:.1f} |")
     lines.append(f"| this head | {_over_seeds(story['student'])} |")
     if how := story.get("distillation"):
@@ -319,7 +320,3 @@ def _over_seeds(result: dict[str, Any]) -> str:
 
 def _items(mapping: dict[str, Any]) -> list[str]:
     return [f"- {name.replace('_', ' ')}: {value}" for name, value in mapping.items()] or ["- not recorded"]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -63,7 +63,10 @@ def find_bundle(source: str | Path) -> BundleSource:
         return _from_hub(text)
     if text.startswith(MLFLOW):
         return _from_registry(text)
-    return BundleSource(Path(source))
+    folder = Path(source)
+    if not folder.exists() and _HUB_ID.fullmatch(f"{HUB}{text}"):
+        raise UserError(f"{text}: no such folder; a repository of a hub is {HUB}{text}")
+    return BundleSource(folder)
 
 
 def pull_bundle(source: str, heads: Path) -> Path:

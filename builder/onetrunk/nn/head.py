@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from onetrunk.nn.encoder import Encoder, LayerContext, SharedParts
 from onetrunk.nn.fold import folded_state, query_state
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import Query
 
 
@@ -116,7 +116,8 @@ def new_head(trunk: Trunk, *, outputs: int | nn.Linear, tap: int, layers: int, q
     trunk.check_tap(tap, above=1)
     most = trunk.depth - tap
     if not 1 <= layers <= most:
-        raise UserError(f"a head on tap {tap} of this trunk has 1 to {most} layers, not {layers}")
+        count = counted(most, "layer", "layers")
+        raise UserError(f"a head on tap {tap} of this trunk has {count} at most, not {layers}")
     own, shared = _copy_layers(trunk, tap, layers)
     own.requires_grad_(True)
     shared.requires_grad_(True)

@@ -23,7 +23,7 @@ from onetrunk.files import replaced_folder
 from onetrunk.nn.bundle import head_limits
 from onetrunk.nn.tensor_file import Limits, check_header, read_tensors
 from onetrunk.nn.trunk import Starts, Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_LABELS, MAX_WIDTH, Layers, Name, Tap
 from onetrunk.protocol.names import LimbId, check_task_name
 from onetrunk.protocol.reading import read_json, sha256_file
@@ -143,8 +143,9 @@ class Limb:
             )
         stop = self.identity.stop
         if spec.width != trunk.width or stop >= trunk.depth:
+            found = counted(spec.layers, "layer", "layers")
             raise UserError(
-                f"{self.folder}/{LIMB_JSON}: found {spec.layers} layers of width {spec.width} on tap {spec.tap}; this "
+                f"{self.folder}/{LIMB_JSON}: found {found} of width {spec.width} on tap {spec.tap}; this "
                 f"trunk has {trunk.depth} layers of width {trunk.width}, one of which heads need: train the limb again"
             )
         own = new_layers(trunk, spec.tap, spec.layers)
@@ -157,8 +158,8 @@ class Limb:
         return grafted(trunk, own, self.identity, self.starts, family)
 
 
-def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
-    """Return copies of the trunk's layers above a tap, to be trained as a limb.
+def check_layers(trunk: Trunk, tap: int, layers: int) -> None:
+    """Check that a limb of so many layers fits on a tap.
 
     Raises:
         UserError: The trunk has no such tap, or not that many layers and one more above it.
@@ -166,10 +167,20 @@ def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
     trunk.check_tap(tap, above=2)
     most = trunk.depth - tap - 1
     if not 1 <= layers <= most:
+        count = counted(most, "layer", "layers")
         raise UserError(
-            f"a limb on tap {tap} of this trunk of {trunk.depth} layers has 1 to {most} layers, so that heads have one "
-            f"above it; found {layers}"
+            f"a limb on tap {tap} of this trunk of {trunk.depth} layers has {count} at most, so that heads have one "
+            f"above it, not {layers}"
         )
+
+
+def new_layers(trunk: Trunk, tap: int, layers: int) -> nn.ModuleList:
+    """Return copies of the trunk's layers above a tap, to be trained as a limb.
+
+    Raises:
+        UserError: See ``check_layers``.
+    """
+    check_layers(trunk, tap, layers)
     # In one pass, so that layers with the weights of one stay so.
     return copy.deepcopy(trunk.layers[tap : tap + layers])
 
@@ -374,11 +385,11 @@ def find_limb(places: Sequence[Path], identity: LimbId) -> Limb:
 
 def card_text(spec: LimbSpec, identity: LimbId) -> str:
     """Return the card in Markdown: what a person should know before putting a head on the limb."""
-    layers = "1 layer" if spec.layers == 1 else f"{spec.layers} layers"
     lines = [
         f"# Limb `{spec.name}`",
         "",
-        f"{layers} on tap {spec.tap} of trunk `{spec.trunk}`, trained on {len(spec.tasks)} tasks together and frozen: "
+        f"{counted(spec.layers, 'layer', 'layers')} on tap {spec.tap} of trunk `{spec.trunk}`, trained on "
+        f"{counted(len(spec.tasks), 'task', 'tasks together')} and frozen: "
         f"`{identity}`. Heads stand on it as on tap {identity.stop}, also those of other tasks.",
         "",
         "| task | metric | with a one-layer head, trained jointly | train rows | dev rows | licence of the data |",

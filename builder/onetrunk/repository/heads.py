@@ -55,7 +55,7 @@ def select_heads(
     for task in tasks or ():
         if task not in folders:
             hint = did_you_mean(task, folders)
-            raise UserError(f"no head for task {task!r} in {heads}{hint}; there are: {', '.join(folders)}")
+            raise UserError(f"no head for task {task!r}{hint} in {heads}; there are: {', '.join(folders)}")
     found = {task: load_head(folders[task], trunk) for task in tasks or folders}
     if embed is not None:
         if DEFAULT_TASK in found:

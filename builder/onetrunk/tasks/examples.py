@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.words import token_places, windows_of
 from onetrunk.tasks.formats import read_hub, read_records, sha256_of
 from onetrunk.tasks.kinds import get_kind
@@ -118,10 +118,11 @@ def _read(task: Task, split: Split, place: Path | str, skip_bad_rows: bool) -> E
         sha256 = hashlib.sha256(json.dumps([sha256, split, task.how_read], sort_keys=True).encode()).hexdigest()
     rows = check_rows(task, records)
     notes = [f"{place}: {note}" for note in (*reading.notes, *rows.notes)]
+    if rows.no_column is not None and not rows.targets:
+        raise UserError(f"{place}: {rows.no_column}")
     if rows.errors.total:
         hints = [*rows.hints, reading.encoding_hint()]
-        summary = rows.errors.summary(place, used=len(rows.targets), hints=hints, skip_bad_rows=skip_bad_rows)
-        notes.append(f"left out {summary}")
+        notes.append(rows.errors.summary(place, used=len(rows.targets), hints=hints, skip_bad_rows=skip_bad_rows))
     texts, targets = rows.texts, rows.targets
     if not targets:
         raise UserError(f"{place}: it has no rows that can be used")
@@ -132,7 +133,7 @@ def _read(task: Task, split: Split, place: Path | str, skip_bad_rows: bool) -> E
         notes, left_out = (notes, left_out) if split == "train" else ([], 0)
     if unused := get_kind(task.kind).codec.unused_labels(targets, task):
         noun = "label" if len(unused) == 1 else "labels"
-        more = f", and {len(unused) - _SHOWN:,} others" if len(unused) > _SHOWN else ""
+        more = f", and {counted(len(unused) - _SHOWN, 'other', 'others')}" if len(unused) > _SHOWN else ""
         notes.append(f"no row of the {split} data has the {noun} {', '.join(map(repr, unused[:_SHOWN]))}{more}")
     return Examples(str(place), tuple(texts), tuple(targets), sha256, left_out, tuple(notes))  # type: ignore[arg-type]
 
@@ -199,7 +200,8 @@ def overlap_notes(seen: Examples, rows: Examples, split: Split = "dev", among: S
     """
     known = {_either_way(text) for text in seen.texts}
     count = sum(_either_way(text) in known for text in rows.texts)
-    return (f"{count:,} of {len(rows):,} {split} texts are also in {among}",) if count else ()
+    are = "is" if count == 1 else "are"
+    return (f"{count:,} of {len(rows):,} {split} texts {are} also in {among}",) if count else ()
 
 
 def normalized(text: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -276,8 +278,8 @@ def in_windows(
     if not long_texts:
         return examples
     note = (
-        f"{long_texts:,} of {len(examples):,} {split} texts are longer than {max_length} tokens, and read in "
-        f"{windows:,} windows"
+        f"{long_texts:,} of {len(examples):,} {split} texts {'is' if long_texts == 1 else 'are'} longer than "
+        f"{max_length} tokens, and read in {counted(windows, 'window', 'windows')}"
     )
     return replace(examples, texts=tuple(texts), targets=tuple(targets), notes=(*examples.notes, note))
 

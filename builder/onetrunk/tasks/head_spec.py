@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import ValidationError, model_validator
@@ -64,6 +65,8 @@ def read_spec(folder: Path, *, any_folder: bool = False) -> HeadSpec:
     try:
         spec = HeadSpec.model_validate(read_json(path, max_bytes=MAX_HEAD_JSON_BYTES, inside=folder))
     except FileNotFoundError:
+        if not os.path.lexists(folder):
+            raise UserError(f"{folder}: no such folder; give the folder of a head") from None
         raise UserError(f"{folder}: no head.json in it, so it is not a bundle") from None
     except ValidationError as error:
         first = error.errors()[0]

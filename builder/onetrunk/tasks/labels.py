@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onetrunk.protocol.errors import did_you_mean
+from onetrunk.protocol.errors import counted, did_you_mean
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import label_spellings, listed, written
 from onetrunk.tasks.kinds.classification import CLASSIFICATION
@@ -310,7 +310,7 @@ class _Spelling:
         if not advice and sum(unknown.values()) <= _FEW:
             return None
         shown = ", ".join(f"{written(one)} ({count:,})" for one, count in unknown.most_common(_SHOWN))
-        more = f", and {len(unknown) - _SHOWN:,} others" if len(unknown) > _SHOWN else ""
+        more = f", and {counted(len(unknown) - _SHOWN, 'other', 'others')}" if len(unknown) > _SHOWN else ""
         return f"labels that the task does not have, with their rows: {shown}{more}{advice}"
 
     def _known(self) -> frozenset[str]:

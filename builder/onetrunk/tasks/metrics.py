@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.errors import did_you_mean
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import Kind, get_kind
 from onetrunk.tasks.kinds.span_tags import spans_of
@@ -81,7 +82,10 @@ def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:
         ValueError: It cannot.
     """
     if name not in kind.metrics:
-        raise ValueError(f"metric {name} does not fit kind {kind.name}; allowed are {', '.join(kind.metrics)}")
+        # Those of another kind, and of two labels where there are more, would be refused next.
+        fit = [one for one in kind.metrics if len(labels or ()) == 2 or not METRICS[one].exactly_two_labels]
+        fault = f"does not fit kind {kind.name}" if name in METRICS else f"is not known{did_you_mean(name, fit)}"
+        raise ValueError(f"metric {name} {fault}; allowed are {', '.join(fit)}")
     if METRICS[name].exactly_two_labels and len(labels or ()) != 2:
         raise ValueError(f"metric {name} is about the second of two labels; for more labels, use macro_f1")
 

@@ -213,7 +213,7 @@ class RowErrors:
         return sum(self.counts.values())
 
     def summary(self, place: Path | str, *, used: int, hints: Iterable[str | None], skip_bad_rows: bool) -> str:
-        """Return what is wrong with the rows that cannot be used, if they may be left out.
+        """Return a note on the rows that are left out since they cannot be used.
 
         Args:
             place: The file or hub address, for the message.
@@ -222,19 +222,21 @@ class RowErrors:
             skip_bad_rows: Whether they are to be left out.
 
         Raises:
-            UserError: They are not to be, or too many of them are lost by a quotation mark.
+            UserError: They are not to be, no other row is there, or too many of them are lost by a quotation mark.
         """
         total = used + self.total
-        found = [f"{place}: {self.total:,} of {counted(total, 'row', 'rows')} cannot be used:", *self.lines()]
-        summary = "\n".join([*found, *(f"  {hint}" for hint in hints if hint is not None)])
+        what = "\n".join([*self.lines(), *(f"  {hint}" for hint in hints if hint is not None)])
+        summary = f"{place}: {self.total:,} of {counted(total, 'row', 'rows')} cannot be used:\n{what}"
         if self.swallowed > _MOST_SWALLOWED * total:
             raise UserError(
                 f"{summary}\nfix the quotation mark: --skip-bad-rows leaves out at most {_MOST_SWALLOWED:.0%} of the "
                 "rows because of one"
             )
+        if not used:
+            raise UserError(f"{summary}\nfix them: without them there is no row")
         if not skip_bad_rows:
             raise UserError(f"{summary}\nfix them, or give --skip-bad-rows to continue without them")
-        return summary
+        return f"left out {self.total:,} of {counted(total, 'row', 'rows')} of {place}:\n{what}"
 
     def lines(self) -> list[str]:
         """Return one line for each kind of fault, with its count and its first rows."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from onetrunk.protocol.errors import counted
+from onetrunk.protocol.errors import counted, did_you_mean
 from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
@@ -38,6 +38,7 @@ class Rows:
         errors: All other rows.
         notes: What a user should know about how the rows were read.
         hints: What may be done about columns and labels that were not found.
+        no_column: What is wrong with all rows, if it is that no row has a column that is read.
     """
 
     texts: list[Text]
@@ -45,6 +46,7 @@ class Rows:
     errors: RowErrors
     notes: list[str]
     hints: list[str]
+    no_column: str | None = None
 
 
 def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
@@ -95,7 +97,9 @@ def check_rows(task: Task, records: Iterable[Record | BrokenLine]) -> Rows:
     accepts = codec.accepts_soft
     soft = soft_notes(read.values, accepts == "one", labels=codec.uses_labels) if accepts is not None else []
     notes = [*columns.notes(), *soft, *read.notes, *_contradictions(task, kept, targets, kept_lines, unit)]
-    return Rows(kept, targets, errors, notes, [hint for hint in (columns.hint(), read.hint) if hint is not None])
+    hints = [hint for hint in (columns.hint(), read.hint) if hint is not None]
+    no_column = columns.missing() if set(errors.counts) == {"missing field"} else None
+    return Rows(kept, targets, errors, notes, hints, no_column)
 
 
 def text_of(value: object, column: str, read: Callable[[object], str]) -> str:
@@ -142,7 +146,8 @@ class _Columns:
         self._only_exact = {key for key, named in _by_key(fields).items() if len(named) > 1}
         self._one_hot = False
         self._there: set[str] = set()
-        self._missing: set[str] = set()
+        # What was found where a column was first missing.
+        self._missing: dict[str, str] = {}
         self._accepts_soft = get_kind(task.kind).codec.accepts_soft
         self._also_soft = self._both_soft = 0
         self._no_header = False
@@ -207,11 +212,13 @@ class _Columns:
 
     def _no_column(self, record: Record, more: str = "", field: str | None = None) -> RowError:
         field = field or self._task.label_field
-        self._missing.add(field)
+        there = f"there are: {', '.join(list(record.values)[:6])!s:.200}{more}"
+        if field not in self._missing:
+            self._missing[field] = f"no column {field!r:.60}{did_you_mean(field, record.values)}; {there}"
         known = (self._name(record, one) for one in (self._task.text_field, self._task.label_field))
         is_table = all(isinstance(value, str) for value in record.values.values())
         self._no_header = is_table and not any(name is not None for name in known)
-        return RowError("missing field", f"no {field!r}; there are: {', '.join(list(record.values)[:6])!s:.200}{more}")
+        return RowError("missing field", f"no {field!r}; {there}")
 
     def _name(self, record: Record, field: str) -> str | None:
         """Return the name of a column as the row spells it."""
@@ -270,9 +277,14 @@ class _Columns:
             self._own = (names, found)
         return self._own[1]
 
+    def missing(self) -> str | None:
+        """Return what was found in the place of a column that no row has, and what to do; None if there is none."""
+        first = next((found for field, found in self._missing.items() if field not in self._there), None)
+        return None if first is None else f"{first}; {self.hint()}"
+
     def hint(self) -> str | None:
         """Return which keys name the columns that no row has; None if each is in some row."""
-        never = self._missing - self._there
+        never = self._missing.keys() - self._there
         keys = [key for key in ("text_field", "text_pair_field", "label_field") if getattr(self._task, key) in never]
         if not keys:
             return None

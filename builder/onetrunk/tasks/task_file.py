@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from onetrunk.protocol.errors import UserError, did_you_mean
-from onetrunk.tasks.formats import is_data_folder
+from onetrunk.tasks.formats import is_data_folder, is_data_name
 from onetrunk.tasks.records import HUB_PREFIX, Split
 from onetrunk.tasks.task import Recipe, Task
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
@@ -95,7 +95,7 @@ def find_tasks(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("*.toml"))
     if not files:
-        raise UserError(f"{folder}: no task files (*.toml) here; give --task-dir")
+        raise UserError(f"{folder}: no task files (*.toml) here; give --task-dir, or the path of a task file")
     return files
 
 
@@ -105,12 +105,25 @@ def find_task(name: str, folder: Path) -> Path:
     Raises:
         UserError: There is no such task.
     """
-    if name.endswith(".toml"):
-        return Path(name)
+    given = Path(name)
+    if given.suffix == ".toml":
+        if not given.exists():
+            # By their names alone: paths of one folder are all alike.
+            alike = [str(file) for file in sorted(given.parent.glob("*.toml")) if did_you_mean(given.stem, [file.stem])]
+            raise UserError(f"{given}: no such task file{did_you_mean(name, alike)}")
+        return given
+    if is_data_name(name) or is_data_folder(given):
+        raise UserError(
+            f"{name} is a data file, not a task file: write a .toml with labels, train and dev (train-head --help has "
+            "one) and give that"
+        )
     path = folder / f"{name}.toml"
     if not path.is_file():
         known = [file.stem for file in find_tasks(folder)]
-        raise UserError(f"{folder}: no task {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+        raise UserError(
+            f"{folder}: no task {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}; a task file "
+            f"elsewhere is given by its path, as in my/{given.name}.toml"
+        )
     return path
 
 

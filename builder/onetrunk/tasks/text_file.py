@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.formats import read_records
@@ -121,8 +121,7 @@ def _read(
     notes = [f"{path}: {note}" for note in reading.notes]
     if errors.total:
         hints = [reading.encoding_hint()]
-        summary = errors.summary(path, used=len(found), hints=hints, skip_bad_rows=skip_bad_rows)
-        notes.append(f"left out {summary}")
+        notes.append(errors.summary(path, used=len(found), hints=hints, skip_bad_rows=skip_bad_rows))
     texts = tuple(dict.fromkeys(found))
     if not texts:
         raise UserError(f"{path}: it has no text: give a file with one text a line, or a column of texts")
@@ -225,7 +224,8 @@ def _fields(
             if column_key(name) in by_key:
                 return by_key[column_key(name)]
         if given is not None:
-            raise UserError(f"{path}: no column {given!r:.60}; there are: {_shown(columns)}: give another by {option}")
+            found = f"no column {given!r:.60}{did_you_mean(given, columns)}"
+            raise UserError(f"{path}: {found}; there are: {_shown(columns)}: give another by {option}")
         return None
 
     text = find(text_field, TEXT_FIELDS, named_by[0])

@@ -16,12 +16,13 @@ from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import OWN_LABELS, TEACHERS_LABELS, HeadSpec, read_spec
-from onetrunk.tasks.records import SPLITS
+from onetrunk.tasks.kinds import get_kind
+from onetrunk.tasks.records import SPLITS, Split
 from onetrunk.tasks.soft_targets import SoftTeacher
 from onetrunk.tasks.task_file import DEV_SHARE
 from onetrunk.training.compute import DeviceName, TrunkDtype
@@ -269,8 +270,7 @@ def write_bundle(
     )
     notes = [*experiment.data_notes(name)]
     notes += [
-        f"{cached[split].cut:,} of {len(experiment.examples(name, split)):,} {split} texts were cut at "
-        f"{record.spec.recipe.max_length} tokens"
+        _cut_note(cached[split].cut, len(experiment.examples(name, split)), split, record.spec.recipe.max_length)
         for split in SPLITS
         if cached[split].cut
     ]
@@ -282,7 +282,7 @@ def write_bundle(
     notes += [
         *evaluation.notes,
         *test_notes,
-        *_unfinished_note(record, commonest_score(task, dev.targets)),
+        *_unfinished_note(record, commonest_score(task, dev.targets), few_labels=_lacks_labels(name, experiment)),
         *_replacement_note(heads / name),
     ]
     if "note" in spec.fitted:
@@ -329,7 +329,7 @@ def scores_on_test(
         return None, ()
     rows = experiment.examples(task.name, "test")
     cut = experiment.states(task.name, "test", [tap], progress).cut
-    notes = [f"{cut:,} of {len(rows):,} test texts were cut at {experiment.config.max_length} tokens"] if cut else []
+    notes = [_cut_note(cut, len(rows), "test", experiment.config.max_length)] if cut else []
     scores, undefined = score(head, experiment.labelled_states(task.name, "test", tap), task, fitted, metrics)
     found = HeldOutScores(data=task.test, rows=len(rows), sha256=rows.sha256, scores=scores)
     return found, (*notes, *(f"test data: {note}" for note in undefined))
@@ -405,7 +405,13 @@ def _outdated_test(spec: HeadSpec, task: Task, experiment: Experiment) -> Iterat
         )
 
 
-def _unfinished_note(record: RunRecord, commonest: float) -> Iterator[str]:
+def _lacks_labels(name: str, experiment: Experiment) -> bool:
+    """Return whether some label is in no train row, which a note says and no other training can mend."""
+    task, targets = experiment.task(name), experiment.examples(name, "train").targets
+    return bool(targets and get_kind(task.kind).codec.unused_labels(targets, task))
+
+
+def _unfinished_note(record: RunRecord, commonest: float, *, few_labels: bool = False) -> Iterator[str]:
     """Say so where a training ended too early.
 
     That is where the head answers no better than one that always gives the same answer, or where the loss was still
@@ -415,13 +421,14 @@ def _unfinished_note(record: RunRecord, commonest: float) -> Iterator[str]:
     Args:
         record: The training.
         commonest: See ``commonest_score``.
+        few_labels: Whether the train data lack labels, so that more of the same training would not help.
     """
     scores, epochs = [scores[record.metric] for scores in record.epoch_scores], len(record.losses)
     best = max(scores)
     if best <= commonest:
         yield (
-            f"{record.metric} {100 * best:.1f} is no better than the commonest answer alone, {100 * commonest:.1f}: "
-            "more epochs (--epochs), another learning rate or tap may be better"
+            f"{record.metric} {100 * best:.1f} is no better than the commonest answer alone, {100 * commonest:.1f}"
+            + ("" if few_labels else ": more epochs (--epochs), another learning rate or tap may be better")
         )
         return
     if epochs < 2 or record.best_epoch <= _LATE * epochs or scores[-1] < best - noise_of(best, record.data["dev_rows"]):
@@ -434,6 +441,10 @@ def _unfinished_note(record: RunRecord, commonest: float) -> Iterator[str]:
         )
 
 
+def _cut_note(cut: int, rows: int, split: Split, max_length: int) -> str:
+    return f"{cut:,} of {rows:,} {split} texts {'was' if cut == 1 else 'were'} cut at {max_length} tokens"
+
+
 def _replacement_note(folder: Path) -> Iterator[str]:
     """Say which head a new bundle replaces: it may have been better."""
     try:
@@ -442,4 +453,4 @@ def _replacement_note(folder: Path) -> Iterator[str]:
         return
     score = f"{old.metric} {100 * old.scores[old.metric]:.1f}" if old.metric in old.scores else "no score"
     where = f"limb {old.limb}" if old.limb else f"tap {old.tap}"
-    yield f"replaces a head on {where} with {old.layers} layer(s): {score}"
+    yield f"replaces a head on {where} with {counted(old.layers, 'layer', 'layers')}: {score}"

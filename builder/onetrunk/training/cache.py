@@ -226,7 +226,7 @@ class StatePass:
         Raises:
             OneTrunkError: The disk is full, and partial files are removed; or a state does not fit fp16.
         """
-        total = int(self._rows.lengths.sum())
+        what, total = f"{what}, in tokens", int(self._rows.lengths.sum())
         batches, done = self._remaining_batches()
         home = next(self._trunk.parameters()).device
         self._trunk.to(self._compute.device)

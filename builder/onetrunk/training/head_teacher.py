@@ -14,7 +14,7 @@ from onetrunk.nn.bundle import WEIGHTS, Bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks import Task
 from onetrunk.tasks.examples import Texts
@@ -87,9 +87,12 @@ class HeadTeacher:
     def facts(self) -> Mapping[str, Any]:
         """See ``SoftTeacher.facts``."""
         spec = self.bundle.spec
-        layers = "1 layer" if spec.layers == 1 else f"{spec.layers} layers"
         where = f"limb {spec.limb}" if spec.limb else f"tap {spec.tap}"
-        found = {"name": spec.task, "sha256": self.sha256, "family": f"a head of {layers} on {where}"}
+        found = {
+            "name": spec.task,
+            "sha256": self.sha256,
+            "family": f"a head of {counted(spec.layers, 'layer', 'layers')} on {where}",
+        }
         return found | {key: str(value) for key, value in _fitted(spec).items()}
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec
 
 # torch is imported where it computes: the table of results does not need it.
@@ -133,7 +133,7 @@ def write_report(path: Path, results: Sequence[TrainResult], *, command: str, ma
         f"|{'---|' * len(COLUMNS)}",
         *(f"| {' | '.join(row_cells(result))} |" for result in results),
         "",
-        f"Mean of the first metric over {len(results)} tasks: {100 * mean:.1f}. "
+        f"Mean of the first metric over {counted(len(results), 'task', 'tasks')}: {100 * mean:.1f}. "
         "The best epoch is chosen on the same dev data, so the scores are a little optimistic.",
         "Trunk s: the trunk's pass over train and dev texts, once, whatever is trained on it; "
         "head s: all epochs on its cached states.",

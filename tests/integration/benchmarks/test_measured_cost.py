@@ -36,5 +36,5 @@ def test_heads_on_a_limb_read_its_state_and_the_trunk_ends_below_it(tiny_trunk, 
 
 
 def test_a_head_that_does_not_fit_is_refused(tiny_trunk):
-    with pytest.raises(UserError, match="has 1 to 2 layers, not 3"):
+    with pytest.raises(UserError, match="has 2 layers at most, not 3"):
         measure_plan_cost([(2, 3, "cls")], tiny_trunk, repeats=1)

@@ -163,6 +163,8 @@ def test_a_recipe_that_a_search_does_not_follow_is_named(invoke, folder):
 def test_make_looks_for_the_plan_in_the_folder_that_is_given(invoke, folder):
     assert "study/plan.toml: no such plan file" in one_line(invoke("make"))
     assert "nope/plan.toml: no such plan file" in one_line(invoke("make", "--study", "nope"))
+    reported = CliRunner().invoke(search_heads, ["report", "--study", "nope"])
+    assert reported.stderr.strip().endswith("give the folder of a search, or run search-heads run first")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_plan_without_its_records_is_refused(invoke, small_plan, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("make none.toml", "none.toml: no such plan file"),
+        ("make none.toml", "none.toml: no such plan file; search-heads run writes one"),
         ("make broken.toml", "broken.toml: not TOML"),
         ("run mood --backend cloud", "--backend cloud: allowed are local, ray, ray://HOST:PORT"),
         ("run", "--tasks all"),

@@ -169,7 +169,15 @@ def test_data_of_all_tasks_are_checked_before_one_is_trained(invoke, tmp_path):
         (["one", "--tasks", "all"], "--tasks all"),
         (["on"], "no task 'on' (did you mean one?); there are: one, two"),
         (["one", "tasks/again.toml"], "its task one is also that of"),
-        (["one", "--lr", "0"], "learning_rate 0.0: input should be greater than 0"),
+        (["one", "--lr", "nan"], "--lr nan should be "),
+        (["one", "--tasks", "two,one"], "one is named twice"),
+        (["one", "--tap", "2", "--layers", "3"], "a head on tap 2 of this trunk has 2 layers at most, not 3"),
+        (
+            ["one", "--teacher", "nofolder"],
+            "nofolder: no such folder or file; give the folder of a finished head, a",
+        ),
+        (["one", "--teacher", "tasks"], "--teacher tasks: neither a head nor a model is in it; give the folder of a "),
+        (["one", "--teacher", "limbs/all"], "--teacher limbs/all: a limb, which answers nothing"),
         (["one", "--tap", "4"], "tap 4 has no layer above it"),
         (["one", "--results", "heads.txt"], "--results heads.txt: give a file *.md"),
     ],
@@ -178,6 +186,8 @@ def test_mistakes_are_one_line_and_exit_code_2(invoke, tmp_path, arguments, mess
     (tmp_path / "tasks" / "again.toml").write_text('name = "one"\n' + TOML)
     if "on" in arguments:
         (tmp_path / "tasks" / "again.toml").unlink()
+    (tmp_path / "limbs" / "all").mkdir(parents=True)
+    (tmp_path / "limbs" / "all" / "limb.json").write_text("{}")
     result = invoke(*arguments)
     assert result.exit_code == 2
     [line] = [line for line in result.stderr.splitlines() if line.strip()]

@@ -168,13 +168,31 @@ def test_each_of_several_heads_learns_from_its_own_in_a_folder(invoke: Invoke, t
             ("pairs", "--tasks", "one", "--tap", "4"),
             "tap 4 has fewer than 2 layers above it on this trunk: give 0 to 2",
         ),
-        (train_limb, ("pairs", "--tasks", "one", "--lr", "-1"), "learning_rate -1.0"),
+        (train_limb, ("pairs", "--tasks", "one", "--lr", "-1"), "'--lr': -1.0 is not in the range x>0"),
+        (train_limb, ("pairs", "--tasks", "one,one"), "one is named twice: name each task once"),
+        (
+            train_limb,
+            ("pairs", "--tasks", "one", "--teacher", "limbs/all"),
+            "limbs/all: a limb, which answers nothing",
+        ),
+        (train_limb, ("pairs", "--tasks", "one", "--tap", "2", "--layers", "2"), "has 1 layer at most, so that heads"),
         (train_head, ("one", "--limb", "limbs/none"), "limbs/none: no limb.json in it"),
         (train_head, ("one", "--limb", "limbs/none", "--tap", "2"), "--limb says where heads stand: leave --tap out"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(invoke: Invoke, command: object, arguments: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_told_in_one_line(
+    invoke: Invoke, tmp_path: Path, command: object, arguments: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "limbs" / "all").mkdir(parents=True)
+    (tmp_path / "limbs" / "all" / "limb.json").write_text("{}")
     result = invoke(command, *arguments)
     assert result.exit_code == 2
     assert said in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.output
+    assert "note:" not in result.output, "what is wrong comes before what is worth knowing"
+
+
+def test_a_limb_of_one_task_gets_a_note(invoke: Invoke) -> None:
+    result = invoke(train_limb, "pairs", "--tasks", "one", "--tap", "1", "--epochs", "1", "--max-length", "32")
+    assert result.exit_code == 0, result.output
+    assert "note: a limb of one task: train-head does that" in result.stderr.splitlines()

@@ -267,7 +267,7 @@ def test_what_should_be_known_of_the_data_is_noted(new, tmp_path):
     assert notes[:4] == (
         "no row of the train data has the label 'bad'",
         "no row of the dev data has the label 'bad'",
-        "1 of 1 dev texts are also in train",
+        "1 of 1 dev texts is also in train",
         "matthews is undefined and counts as 0: a correlation needs two rows or more",
     )
 

@@ -35,10 +35,10 @@ def test_the_better_head_is_written_and_of_equal_ones_the_cheaper(
     bundle = load_bundle(tmp_path / "heads" / "mood", trunk=tiny_trunk)
     assert bundle.spec.story["tried"] == [
         *("probe on tap 0: 50.0", "probe on tap 1: 60.0", "probe on tap 2: 65.0", "probe on tap 3: 55.0"),
-        *("1 layer(s) on tap 2: 70.0", f"2 layer(s) on tap 1: {100 * two:.1f}"),
+        *("1 layer on tap 2: 70.0", f"2 layers on tap 1: {100 * two:.1f}"),
     ]
     said, left_out = result.notes[-2:]
-    assert said.startswith("accuracy of the probes by tap: 0 50.0, 1 60.0, 2 65.0, 3 55.0; of the heads: 1 layer(s) on")
+    assert said.startswith("accuracy of the probes by tap: 0 50.0, 1 60.0, 2 65.0, 3 55.0; of the heads: 1 layer on")
     assert left_out.startswith("left out: full fine-tuning as the reference, teachers and their students")
     assert not list((tmp_path / "heads").glob("*/*full*"))
 

@@ -268,7 +268,7 @@ def test_recipe_without_a_tap_stands_in_the_middle(run, mood, tiny_trunk):
     [
         ({"tap": 7}, "tap 7 is not on this trunk of 4 layers: give 0 to 3"),
         ({"tap": 4}, "tap 4 has no layer above it on this trunk: give 0 to 3"),
-        ({"tap": 2, "layers": 3}, "a head on tap 2 of this trunk has 1 to 2 layers, not 3"),
+        ({"tap": 2, "layers": 3}, "a head on tap 2 of this trunk has 2 layers at most, not 3"),
         ({"max_length": 100}, "max_length 100: this trunk reads 3 to 64 tokens"),
     ],
 )
@@ -283,7 +283,7 @@ def test_notes_say_what_to_know_about_the_data(run, mood, tmp_path):
     (tmp_path / "dev.jsonl").write_text('{"sentence": "a good film", "label": "good"}\n')
     result = run(mood, skip_bad_rows=True, recipe=mood.recipe.model_copy(update={"max_length": 5}))
     left_out, absent, cut, advice = result.notes
-    assert "1 of 201 rows cannot be used" in left_out
+    assert left_out.startswith("left out 1 of 201 rows of ")
     assert absent == "no row of the dev data has the label 'bad'"
     assert cut.endswith("train texts were cut at 5 tokens")
     assert 'long_texts = "windows" in the task file' in advice

@@ -83,6 +83,7 @@ def test_what_is_no_bundle_is_not_replaced_by_one(hub, cache, tmp_path):
 @pytest.mark.parametrize(
     ("source", "why"),
     [
+        ("me/urgent", "^me/urgent: no such folder; a repository of a hub is hf:me/urgent$"),
         ("hf:mood", "give hf:OWNER/NAME"),
         ("hf:../../x", "give hf:OWNER/NAME"),
         ("models:/mood", "give models:/NAME@ALIAS"),
@@ -92,6 +93,11 @@ def test_what_is_no_bundle_is_not_replaced_by_one(hub, cache, tmp_path):
 def test_texts_that_name_nothing_are_refused(source, why):
     with pytest.raises(UserError, match=why):
         find_bundle(source)
+
+
+def test_a_push_of_a_folder_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(UserError, match="heads/nope: no such folder; give the folder of a head"):
+        push_bundle(tmp_path / "heads" / "nope", "hf:me/x")
 
 
 def test_what_a_hub_does_not_have_is_told_in_one_line(hub, cache):

@@ -139,12 +139,13 @@ def test_skipping_says_how_many_of_how_many(make_task):
     examples = read_examples(make_task([GOOD, "{", BAD]), "train", skip_bad_rows=True)
     assert examples.texts == ("a film", "a plot")
     assert examples.left_out == 1
-    assert "1 of 3 rows cannot be used" in examples.notes[0]
+    assert examples.notes[0].startswith(f"left out 1 of 3 rows of {examples.source}:\n")
 
 
 def test_nothing_left_is_refused_even_when_skipping(make_task):
-    with pytest.raises(UserError, match="it has no rows that can be used"):
+    with pytest.raises(UserError, match="1 of 1 row cannot be used") as error:
         read_examples(make_task(["{"]), "train", skip_bad_rows=True)
+    assert "--skip-bad-rows" not in str(error.value)
     with pytest.raises(UserError, match="it has no rows that can be used"):
         read_examples(make_task([]), "train")
 

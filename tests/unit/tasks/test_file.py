@@ -1,5 +1,7 @@
 """Task files: three lines are enough, and whatever is wrong is named with file, key, value and what is allowed."""
 
+from pathlib import Path
+
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -93,8 +95,13 @@ REGRESSION = 'kind = "regression"\ntrain = "a.csv"\ndev = "b.csv"\n'
         (MINIMAL + "[recipe]\nepochs = 0", ["key recipe.epochs:", "found 0:", " 1"]),
         (MINIMAL + "[recipe]\nlearning_rate = nan", ["key recipe.learning_rate:", "found nan"]),
         (MINIMAL + 'kind = "poetry"', ["key kind:", "found 'poetry'", "classification, regression"]),
+        (MINIMAL + 'kind = "multilable"', ["key kind:", "not known (did you mean multilabel?); allowed are "]),
+        (MINIMAL + 'form = "pairs"', ["key form: found 'pairs' (did you mean pair?): "]),
         (MINIMAL + 'form = "triple"', ["key form:", "found 'triple'", "'single'", "'pair'"]),
-        (MINIMAL + 'metrics = ["acuracy"]', ["key metrics:", "'acuracy'", "accuracy"]),
+        (
+            MINIMAL + 'metrics = ["acuracy"]',
+            ["metric acuracy is not known (did you mean accuracy?); allowed"],
+        ),
         (MINIMAL + 'metrics = ["pearson"]', ["metric pearson ", "kind classification", "accuracy"]),
         (MINIMAL + 'name = "Spam!"', ["key name:", "found 'Spam!'", "lowercase"]),
         (MINIMAL + 'name = "text"', ["key name:", "found 'text'", "tensor"]),
@@ -173,6 +180,50 @@ def test_tasks_are_found_by_name_and_by_path(write, tmp_path):
         find_task("span", tmp_path)
     with pytest.raises(UserError, match="no task files"):
         find_tasks(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "my/spam_train.csv",
+            "my/spam_train.csv is a data file, not a task file: write a .toml with",
+        ),
+        ("my/span.toml", "my/span.toml: no such task file (did you mean my/spam.toml?)"),
+        ("my/other.toml", "my/other.toml: no such task file"),
+        (
+            "heads/spam",
+            "'heads/spam'; there are: one; a task file elsewhere is given by its path, as in my/spam.toml",
+        ),
+    ],
+)
+def test_what_is_no_task_is_told_apart(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    for folder, file in (
+        ("my", "spam.toml"),
+        ("my", "spam_train.csv"),
+        ("tasks", "one.toml"),
+        ("heads/spam", "head.json"),
+    ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / file).write_text(MINIMAL)
+    with pytest.raises(UserError) as error:
+        find_task(name, Path("tasks"))
+    assert message in str(error.value)
+    assert str(error.value).count("did you mean") == message.count("did you mean")
+
+
+@pytest.mark.parametrize(
+    ("labels", "metrics"),
+    [
+        ('["a", "b"]', "accuracy, f1, macro_f1, matthews, f1_accuracy"),
+        ('["a", "b", "c"]', "accuracy, macro_f1, matthews"),
+    ],
+)
+def test_the_metrics_of_the_kind_and_its_labels_are_named(write, labels, metrics):
+    task = f'labels = {labels}\ntrain = "a.csv"\ndev = 0.2\nmetrics = ["mean"]\n'
+    with pytest.raises(UserError, match=f"metric mean is not known; allowed are {metrics}$"):
+        load_task(write(task))
 
 
 def test_every_task_file_of_the_project_is_a_task(pytestconfig):

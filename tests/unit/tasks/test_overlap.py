@@ -17,14 +17,14 @@ def examples(*texts):
     ("train", "dev", "note"),
     [
         (["a", "b"], ["c"], []),
-        (["a", "b"], ["b", "c"], ["1 of 2 dev texts are also in train"]),
+        (["a", "b"], ["b", "c"], ["1 of 2 dev texts is also in train"]),
         # Every dev row counts, however often its text is in train.
         (["a", "a"], ["a", "a", "b"], ["2 of 3 dev texts are also in train"]),
-        (["A  good\tfilm "], ["a good film"], ["1 of 1 dev texts are also in train"]),
+        (["A  good\tfilm "], ["a good film"], ["1 of 1 dev texts is also in train"]),
         (["agood film"], ["a good film"], []),
         # Of a pair, both texts, whichever comes first.
-        ([("a", "b")], [("a", "c"), ("b", "A"), ("ab", "")], ["1 of 3 dev texts are also in train"]),
-        ([("a", "b")], [("a", "c"), ("a", "b")], ["1 of 2 dev texts are also in train"]),
+        ([("a", "b")], [("a", "c"), ("b", "A"), ("ab", "")], ["1 of 3 dev texts is also in train"]),
+        ([("a", "b")], [("a", "c"), ("a", "b")], ["1 of 2 dev texts is also in train"]),
     ],
 )
 def test_dev_texts_in_train_are_counted(train, dev, note):

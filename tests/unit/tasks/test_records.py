@@ -108,7 +108,7 @@ def test_broken_table_rows_are_named_and_the_others_read(folder):
         10: "seven",
     }
     assert {r.line: r.why for r in records if isinstance(r, BrokenLine)} == {
-        5: "1 columns, but the header has 2",
+        5: "1 column, but the header has 2",
         6: "3 columns, but the header has 2",
         7: "invalid UTF-8",
         8: "',' expected after '\"'",

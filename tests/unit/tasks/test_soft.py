@@ -189,7 +189,7 @@ def test_numbers_are_averaged(examples):
 
 
 def test_kinds_that_take_none_refuse_them_as_before(examples):
-    with pytest.raises(UserError, match="no 'label'; there are: sentence, probabilities"):
+    with pytest.raises(UserError, match="no column 'label'; there are: sentence, probabilities"):
         examples([{"probabilities": {"bug": 1.0}}], kind="tagging")
 
 

@@ -467,7 +467,7 @@ def test_long_rows_are_taken_apart_into_windows_with_the_tags_of_their_words(for
     )  # fmt: skip
     assert (found.texts[-1], found.targets[-1]) == ("café", ((0, 4, 1),))
     assert len(found.texts) > 5
-    assert f"1 of 2 {split} texts are longer than 24 tokens, and read in {len(found) - 1} windows" in found.notes
+    assert f"1 of 2 {split} texts is longer than 24 tokens, and read in {len(found) - 1} windows" in found.notes
     seen = 0
     for part, tags in zip(found.texts, found.targets, strict=True):
         seen += len(tags)

@@ -62,7 +62,12 @@ def test_parquet(tmp_path):
         ("t.txt", "a\n", {"form": "pair"}, "a file of lines has no pairs"),
         ("t.csv", "id,body\n1,a\n", {}, "which column has the texts. there are: id, body: name it by --text-field"),
         ("t.csv", "id,text\n1,a\n", {"form": "pair"}, "which column has the second texts"),
-        ("t.csv", "id,text\n1,a\n", {"text_field": "txt"}, "no column 'txt'; there are: id, text"),
+        (
+            "t.csv",
+            "id,text\n1,a\n",
+            {"text_field": "txt"},
+            r"'txt' \(did you mean text\?\); there are: id, text",
+        ),
         ("t.jsonl", '{"text": 3}\n{"text": "a"}\n', {}, "1 of 2 rows cannot be used"),
         ("t.xlsx", "x", {}, "save it as CSV UTF-8"),
     ],

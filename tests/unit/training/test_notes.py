@@ -23,7 +23,9 @@ def notes(tiny_trunk, tmp_path):
 
 def test_label_that_never_occurs_in_train(mood, notes, tmp_path):
     write_rows(tmp_path / "train.jsonl", [row for row in mood_rows(80, 1) if row["label"] == "good"])
-    assert notes(mood)[0] == "no row of the train data has the label 'bad'"
+    found = notes(mood)
+    assert found[0] == "no row of the train data has the label 'bad'"
+    assert "--epochs" not in "".join(found)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "matthews"])
@@ -72,6 +74,11 @@ def test_a_training_that_ended_too_early(losses, scores, said):
     )
     assert len(found) == len(expected)
     assert all(part in note and "more epochs (--epochs)" in note for part, note in zip(expected, found, strict=True))
+
+
+def test_where_labels_are_missing_no_other_training_is_advised():
+    (note,) = _unfinished_note(curve((0.686,), (56,)), 0.56, few_labels=True)
+    assert note == "accuracy 56.0 is no better than the commonest answer alone, 56.0"
 
 
 @pytest.mark.parametrize(

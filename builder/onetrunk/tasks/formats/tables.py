@@ -235,7 +235,7 @@ def _table(lines: _TextLines, delimiter: str, quotes: bool, reading: Reading) ->
         elif any(is_not_utf8(cell) for cell in row):
             yield reading.not_decoded(line, "".join(lines.row).encode("utf-8", "surrogateescape"))
         elif len(row) != header.width:
-            yield BrokenLine(line, f"{len(row)} columns, but the header has {header.width}")
+            yield BrokenLine(line, f"{counted(len(row), 'column', 'columns')}, but the header has {header.width}")
         else:
             yield Record(line, header.values(row))
     if header is None:

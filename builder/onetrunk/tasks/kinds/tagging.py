@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.errors import counted
 from onetrunk.protocol.reference import Reference
 from onetrunk.protocol.words import words_of
 from onetrunk.tasks.kinds.base import (
@@ -114,7 +115,7 @@ class TaggingCodec(LabelCodec):
             if not isinstance(tag, str):
                 raise ValueError(f"tag {place}: {tag!r:.40} is not a tag, as O and B-{types[0]:.40} are")
         if len(tags) != len(words):
-            raise ValueError(f"{len(tags)} tags for {len(words)} words")
+            raise ValueError(f"{counted(len(tags), 'tag', 'tags')} for {counted(len(words), 'word', 'words')}")
         spans = read_spans(tags, types, TaggingOptions.read(config.options).scheme)
         found, end = [], 0
         for word, index in zip(words, tag_indices(len(words), spans, types).tolist(), strict=True):

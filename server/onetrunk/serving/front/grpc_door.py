@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, NoReturn
@@ -135,33 +136,33 @@ class GrpcDoor(grpc.GenericRpcHandler):
         To gRPC it is a stream of one, since otherwise gRPC itself would wait for the request, for ever.
         """
 
-        async def read_and_answer(requests: AsyncIterator[bytes], context: Context) -> bytes:
+        async def read_and_answer(_: AsyncIterator[bytes], context: Context) -> bytes:
+            self._untaken.watch(context)
             request = None
             try:
-                request = await self._silent.next_of(requests, self._gateway.settings.limits.body_timeout_s)
+                request = await self._silent.next_of(context, self._gateway.settings.limits.body_timeout_s)
             except RefusedError as error:
                 await self._abort(context, _STATUS[error.status], str(error))
             except TimeoutError:
                 await self._abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come in time")
             if request is None:
                 await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
-            found = await answer(request, context)
-            self._untaken.sending(context, len(found))
-            return found
+            return await answer(request, context)
 
         return grpc.stream_unary_rpc_method_handler(read_and_answer)
 
     async def _abort(self, context: Context, code: grpc.StatusCode, reason: str) -> NoReturn:
         """End a call, by an exception."""
-        self._untaken.sending(context)
+        self._untaken.watch(context)
+        self._untaken.add(context)
         await context.abort(code, reason)
         raise AssertionError("abort does not return")
 
-    async def _unknown(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def _unknown(self, _: AsyncIterator[bytes], context: Context) -> None:
         await self._abort(context, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
     async def _refuse(
-        self, method: str, metadata: Metadata, error: RefusedError, requests: AsyncIterator[bytes], context: Context
+        self, method: str, metadata: Metadata, error: RefusedError, _: AsyncIterator[bytes], context: Context
     ) -> None:
         with self._observer.request(GRPC, method, metadata) as record:
             record.status = str(error.status)
@@ -197,9 +198,13 @@ class GrpcDoor(grpc.GenericRpcHandler):
 
     async def _tell_trials(self, metadata: Metadata, request: bytes, context: Context) -> bytes:
         """Return task -> how its candidate does, as JSON."""
-        with self._observer.request(GRPC, TRIALS_METHOD, metadata):
+
+        async def tell() -> bytes:
             reports = self._trials.reports()
             return json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}).encode()
+
+        with self._observer.request(GRPC, TRIALS_METHOD, metadata) as record:
+            return await self._answer(context, record, tell)
 
     async def _pass(self, method: str, metadata: Metadata, request: bytes, context: Context) -> bytes:
         with self._observer.request(GRPC, method, metadata) as record:
@@ -216,7 +221,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
                 )
             return await self._answer(context, record, lambda: self._gateway.call(method, request))
 
-    async def _watch(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, _: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Tell a client the health of a service now, and whenever it changes, until the client hangs up.
 
         These calls are not counted: they last for as long as a client likes.
@@ -224,15 +229,16 @@ class GrpcDoor(grpc.GenericRpcHandler):
         if self._watchers >= MOST_WATCHERS:
             await self._abort(context, _STATUS[429], f"{MOST_WATCHERS} clients watch already: call Check instead")
         self._watchers += 1
+        self._untaken.watch(context)
         try:
-            request = await self._silent.next_of(requests, self._gateway.settings.limits.body_timeout_s)
+            request = await self._silent.next_of(context, self._gateway.settings.limits.body_timeout_s)
             told = None
             while request is not None:
                 if (found := await self._health(request)) != told:
                     told = found
-                    self._untaken.sending(context, len(found))
+                    self._untaken.add(context, len(found))
                     yield found
-                    self._untaken.taken(context)
+                    self._untaken.taken(context, len(found))
                 await asyncio.sleep(WATCH_EVERY_S)
         except RefusedError as error:
             await self._abort(context, _STATUS[error.status], str(error))
@@ -253,48 +259,54 @@ class GrpcDoor(grpc.GenericRpcHandler):
     async def _answer(self, context: Context, record: Record, send: Callable[[], Awaitable[bytes]]) -> bytes:
         """Send a request, and end the call with the right status if it fails."""
         try:
-            return await send()
+            found = await send()
+            self._untaken.add(context, len(found))
+            return found
         except _FAILURES as error:
             await self._abort(context, _note(record, error), record.reason)
         except asyncio.CancelledError:
             record.status = "499"
             raise
 
-    async def _stream(
-        self, metadata: Metadata, requests: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    async def _stream(self, metadata: Metadata, _: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer the requests of a stream one by one. Triton itself never sees the stream, which could be cancelled."""
-        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_DEPTH)
+        pending: asyncio.Queue[asyncio.Task[tuple[bytes, int]] | None] = asyncio.Queue(STREAM_DEPTH)
 
         async def read() -> None:
             try:
-                while (request := await self._silent.next_of(requests)) is not None:
-                    await pending.put(asyncio.create_task(self._stream_answer(metadata, request)))
+                while (request := await self._silent.next_of(context)) is not None:
+                    await pending.put(asyncio.create_task(self._stream_answer(metadata, request, context)))
             except RefusedError as error:
                 refused.append(error)
             await pending.put(None)
 
         refused: list[RefusedError] = []
+        self._untaken.watch(context)
         reader = asyncio.create_task(read())
         try:
-            while (waiting := await pending.get()) is not None:
-                answer = await waiting
-                self._untaken.sending(context, len(answer))
+            while (task := await pending.get()) is not None:
+                answer, counted = await task
                 yield answer
-                self._untaken.taken(context)
+                self._untaken.taken(context, counted)
         finally:
             reader.cancel()
         if refused:
             await self._abort(context, _STATUS[refused[0].status], str(refused[0]))
-        self._untaken.sending(context)
+        self._untaken.add(context)
 
-    async def _stream_answer(self, metadata: Metadata, request: bytes) -> bytes:
-        """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well."""
+    async def _stream_answer(self, metadata: Metadata, request: bytes, context: Context) -> tuple[bytes, int]:
+        """Return a serialized ``ModelStreamInferResponse``, in which an error is a message as well, and what it counts.
+
+        It waits for its client from now on, also if others of the stream come first.
+        """
         found = b""
         with self._observer.request(GRPC, STREAM, metadata) as record:
             try:
                 found = await self._send(record, request)
+                self._untaken.add(context, len(found))
             except _FAILURES as error:
+                found = b""
+                self._untaken.add(context)
                 _note(record, error)
             except asyncio.CancelledError:
                 record.status = "499"
@@ -307,7 +319,7 @@ class GrpcDoor(grpc.GenericRpcHandler):
         else:
             response.infer_response.ParseFromString(found)
         answer: bytes = response.SerializeToString()
-        return answer
+        return answer, len(found)
 
 
 def _note(record: Record, error: Exception) -> grpc.StatusCode:
@@ -339,6 +351,7 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
     """
     settings = gateway.settings
     limits = settings.limits
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", int(settings.share_ports)),
@@ -369,6 +382,11 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
     except RuntimeError:
         raise port_taken(settings.grpc_port) from None
     return server
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether an error of gRPC's own is worth a line. An answer that its client is no more there to take is not."""
+    return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 
 def _age(seconds: float) -> tuple[tuple[str, int], ...]:

@@ -23,6 +23,8 @@ CLASSIFICATION = "classification"
 
 # More than all outputs of hundreds of tasks.
 MOST_FIELDS = 4096
+# The name that a client gives a request. Triton repeats it in the answer.
+MAX_ID_CHARACTERS = 4096
 
 _LENGTH = struct.Struct("<I")
 
@@ -68,7 +70,12 @@ class Question:
 
 
 def read_message(request: Any, limits: Limits) -> Question:
-    """Read a ``ModelInferRequest``."""
+    """Read a ``ModelInferRequest``.
+
+    Raises:
+        RefusedError: Its id is too long.
+    """
+    _check_id(request.id)
     columns = []
     for index, tensor in enumerate(request.inputs):
         too_long = None
@@ -148,7 +155,7 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
         limits: The limits.
 
     Raises:
-        RefusedError: It is not an object in JSON, or not one with inputs.
+        RefusedError: It is not an object in JSON, or not one with inputs, or its id is too long.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise RefusedError(400, f"Inference-Header-Content-Length is {header_bytes}, and the body {len(body)} bytes")
@@ -164,6 +171,7 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
             'the request has no list of inputs: it must be an object such as {"inputs": [{"name": "text", '
             '"datatype": "BYTES", "shape": [1, 1], "data": ["A text."]}]}',
         )
+    _check_id(request.get("id"))
     given = request.get("outputs") or []
     outputs = given if _objects(given) else []
     for what, tensors in (("inputs", inputs), ("outputs", outputs)):
@@ -183,6 +191,13 @@ def read_json(model: str, body: bytes, header_bytes: int | None, limits: Limits)
         columns.append(Column(str(tensor.get("name")), _rows(tensor), too_long))
     classified = [str(output.get("name")) for output in outputs if _parameter(output, CLASSIFICATION) is not None]
     return Question(model, columns, classified, [str(output.get("name")) for output in outputs])
+
+
+def _check_id(name: Any) -> None:
+    if isinstance(name, str) and len(name) > MAX_ID_CHARACTERS:
+        raise RefusedError(
+            413, f"the id has {len(name):,} characters, and at most {MAX_ID_CHARACTERS:,} are allowed: shorten it"
+        )
 
 
 def check_sizes(question: Question, limits: Limits) -> None:
