@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.reading import read_regular
 
 if sys.version_info >= (3, 11):
@@ -85,9 +84,3 @@ def explain(path: Path, fault: Any) -> str:
         # The values that are allowed are only in a text: 'single' or 'pair'.
         hint = did_you_mean(str(fault["input"]), re.findall("'([^']+)'", fault["ctx"]["expected"]))
     return f"{path}: key {key}: found {fault['input']!r:.80}{hint}: {rule[0].lower()}{rule[1:]}"
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return `` (did you mean X?)`` if a known word is similar, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -13,7 +13,7 @@ from onetrunk.adopt.records import AdoptedModel
 from onetrunk.adopt.serving_cost import ServingCost
 from onetrunk.distill.plots import CHOSEN, HEADS, TRUNK, plot_style
 from onetrunk.protocol import __version__
-from onetrunk.tasks.records import counted
+from onetrunk.protocol.errors import counted
 
 COUNTS = (8, 21, 64)
 """The numbers of models for which costs are computed."""

@@ -13,6 +13,7 @@ import click
 from onetrunk.cli.console import print_table, progress_line
 from onetrunk.cli.data_options import TRUNK_HELP, TRUNK_METAVAR
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.adopt.classifier import Adoptable
@@ -340,7 +341,6 @@ def _counted(progress: Callable[[str, int, int], None], number: int, total: int)
 
 
 def _outcome(one: AdoptedModel) -> str:
-    from onetrunk.tasks.records import counted
 
     measure = "correlation" if one.agreement_measure == "correlation" else "agreement"
     return (

@@ -28,7 +28,7 @@ from onetrunk.cli.data_options import (
 from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
 from onetrunk.protocol.command import errors_end_command
-from onetrunk.protocol.errors import OneTrunkError, UserError
+from onetrunk.protocol.errors import OneTrunkError, UserError, counted
 from onetrunk.protocol.head_json import HEAD_JSON
 from onetrunk.protocol.names import MANIFEST
 from onetrunk.releases.store import Place, StoreUrl
@@ -372,7 +372,6 @@ def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, g
             _print_buckets(report)
         _print_gate(report, gate_on)
         return
-    from onetrunk.tasks.records import counted
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onetrunk.protocol.command import print_on_stdout, printable
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.deploy.comparison import Comparison
@@ -67,7 +68,6 @@ def show(result: Any, dry_run: bool) -> None:
 
 
 def _show_report(report: DeploymentReport, dry_run: bool) -> None:
-    from onetrunk.tasks.records import counted
 
     for line in report.settled:
         click.echo(f"first: {line}", err=True)
@@ -149,7 +149,6 @@ def _table(*columns: str) -> Table:
 
 
 def _show_comparison(result: Comparison) -> None:
-    from onetrunk.tasks.records import counted
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (result.task, "live", "candidate"):

@@ -13,6 +13,7 @@ from rich.table import Table
 from onetrunk.cli.console import progress_line
 from onetrunk.cli.training_options import echo_notes, load_named_tasks, refit_options, task_arguments
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.training import RefitResult
@@ -90,7 +91,6 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
     if as_json:
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
-    from onetrunk.tasks.records import counted
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (

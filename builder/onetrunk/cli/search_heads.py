@@ -22,6 +22,7 @@ from onetrunk.cli.training_options import (
     train_all,
 )
 from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.distill.costs import Traffic
@@ -295,7 +296,6 @@ def _print_time(experiment: Experiment, tasks: Sequence[str], seeds: int, *, qui
     from onetrunk.distill.quick import LEFT_OUT, estimate_time
     from onetrunk.distill.settings import SearchSettings
     from onetrunk.distill.trials import load_trials
-    from onetrunk.tasks.records import counted
 
     done = {study.task for study in load_trials(experiment.config.runs, ["search"]) if study.complete}
     left = [task for task in tasks if task not in done]

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onetrunk.deploy.change import Change, Context, PruneChange, plan_head_change
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.manifest import ModelEntry
 from onetrunk.protocol.names import head_name, head_task, is_group, segment_named
 from onetrunk.protocol.traffic_split import TrafficSplit
 from onetrunk.repository.state import HeadVersion, HeadVersions, RepositoryState, required_manifest
 from onetrunk.repository.versions import ModelVersion, is_whole, plan_version, segments_for
 from onetrunk.tasks.head_spec import HeadSpec, limbs_of
-from onetrunk.toml_file import did_you_mean
 
 if TYPE_CHECKING:
     from onetrunk.nn.embedding import EmbeddingTap

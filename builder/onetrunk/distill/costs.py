@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onetrunk.files import atomic_write_text
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.names import LimbId
 from onetrunk.protocol.reading import read_regular
-from onetrunk.tasks.records import counted
 from onetrunk.training.runs import MAX_RECORD_BYTES
 
 

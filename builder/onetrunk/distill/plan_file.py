@@ -12,10 +12,9 @@ from onetrunk.distill.costs import CostTable, Traffic
 from onetrunk.distill.plan import Option, Plan
 from onetrunk.files import atomic_write_text
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import Limb, Query
 from onetrunk.protocol.names import check_task_name
-from onetrunk.tasks.records import counted
 from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 
 _HEADER = """\

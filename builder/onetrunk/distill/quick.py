@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onetrunk.distill.settings import SearchSettings
 from onetrunk.distill.task_search import baseline_spec
 from onetrunk.progress import ProgressCallback, silent
+from onetrunk.protocol.errors import counted
 from onetrunk.tasks import Recipe
-from onetrunk.tasks.records import counted
 from onetrunk.training.bundles import write_bundle
 from onetrunk.training.experiment import Experiment
 from onetrunk.training.loop import training_threads

@@ -27,9 +27,8 @@ from onetrunk.distill.results import PlanChoices, SearchRecords, SearchResults, 
 from onetrunk.distill.tensorboard import write_events
 from onetrunk.distill.trials import Stage, Study, Trial
 from onetrunk.files import atomic_write_text
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.names import LimbId
-from onetrunk.tasks.records import counted
 
 CHOSEN_PLAN = "chosen plan"
 PLAN_COLUMNS = (

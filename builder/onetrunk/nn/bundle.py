@@ -16,12 +16,11 @@ from onetrunk.nn.embedding import MeanHead
 from onetrunk.nn.head import Head, empty_head
 from onetrunk.nn.tensor_file import Limits, read_tensors
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Task
 from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.records import counted
 
 # What a head answers; a task file that says otherwise needs another head.
 _ANSWER = ("kind", "form", "labels", "range")

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from onetrunk.nn.encoder import Encoder, LayerContext, SharedParts
 from onetrunk.nn.fold import folded_state, query_state
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import Query
-from onetrunk.tasks.records import counted
 
 
 class Head(nn.Module):

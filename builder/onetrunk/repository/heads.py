@@ -11,7 +11,7 @@ from onetrunk.nn.bundle import WEIGHTS, Bundle, load_bundle
 from onetrunk.nn.embedding import DEFAULT_TASK, EmbeddingTap, embedding_spec
 from onetrunk.nn.limb import LIMB_JSON
 from onetrunk.nn.trunk import Trunk
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.head_json import HEAD_JSON, LongTexts
 from onetrunk.protocol.manifest import Dtype, Precision
 from onetrunk.protocol.names import Segment, segments_below
@@ -20,7 +20,6 @@ from onetrunk.repository.versions import EXPORT_FORMAT, reduction_source, source
 from onetrunk.tasks.head_spec import HeadSpec, find_bundles
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.embedding import EMBEDDING
-from onetrunk.toml_file import did_you_mean
 
 _SHOWN = 5
 _HEADS = Path("heads")

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.words import token_places, windows_of
 from onetrunk.tasks.formats import read_hub, read_records, sha256_of
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import Kind, KindConfig, Offsets
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Split, counted
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Split
 from onetrunk.tasks.rows import Text, check_rows
 from onetrunk.tasks.task import Task
 from onetrunk.tasks.task_file import locate

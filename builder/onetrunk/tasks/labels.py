@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onetrunk.protocol.errors import counted, did_you_mean
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import label_spellings, listed, written
 from onetrunk.tasks.kinds.classification import CLASSIFICATION
@@ -23,9 +24,7 @@ from onetrunk.tasks.kinds.soft import SoftLabel
 from onetrunk.tasks.kinds.span_tags import bio_tags
 from onetrunk.tasks.kinds.tagging import TAGGING
 from onetrunk.tasks.offset_spans import Alignment, OffsetSpan, is_spans, read_offsets
-from onetrunk.tasks.records import counted
 from onetrunk.tasks.task import Task, folded
-from onetrunk.toml_file import did_you_mean
 
 _COMMA = re.compile(r"-?\d+(,\d+)?")
 _THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})?")

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.errors import did_you_mean
 from onetrunk.tasks.head_spec import HeadSpec
 from onetrunk.tasks.kinds import Kind, get_kind
 from onetrunk.tasks.kinds.span_tags import spans_of
-from onetrunk.toml_file import did_you_mean
 
 Array: TypeAlias = NDArray[Any]
 WordSpan: TypeAlias = tuple[int, int, str]

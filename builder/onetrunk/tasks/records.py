@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 
 Split = Literal["train", "dev", "test"]
 Unit = Literal["line", "row"]
@@ -167,11 +167,6 @@ def _decodes(content: bytes, encoding: str) -> bool:
 def is_not_utf8(text: str) -> bool:
     """Return whether a text contains a lone surrogate, which UTF-8 cannot encode and no tokenizer accepts."""
     return any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
-
-
-def counted(count: int, one: str, several: str) -> str:
-    """Return a count with its noun and verb, such as ``1 row has`` or ``1,200 rows have``."""
-    return f"1 {one}" if count == 1 else f"{count:,} {several}"
 
 
 RowFault = Literal["broken line", "missing field", "not a text", "empty text", "bad label"]

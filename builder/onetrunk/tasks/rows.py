@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from onetrunk.protocol.errors import counted, did_you_mean
 from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.multilabel import MULTILABEL
 from onetrunk.tasks.kinds.soft import COUNTS, PROBABILITIES, SOFT_COLUMNS, read_soft, soft_notes
 from onetrunk.tasks.labels import BadLabel, read_labels
-from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, counted, is_not_utf8
+from onetrunk.tasks.records import BrokenLine, Record, RowError, RowErrors, Unit, is_not_utf8
 from onetrunk.tasks.task import Task
-from onetrunk.toml_file import did_you_mean
 
 Text = str | tuple[str, str]
 

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.tasks.examples import Examples, Texts, normalized, read_examples
 from onetrunk.tasks.formats import read_records
 from onetrunk.tasks.formats.tables import column_key
 from onetrunk.tasks.kinds import get_kind
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
-from onetrunk.tasks.records import Reading, Record, counted
+from onetrunk.tasks.records import Reading, Record
 from onetrunk.tasks.soft_targets import RawTargets, raw_of_probabilities
 from onetrunk.tasks.task import Task
 from onetrunk.tasks.text_file import PAIR_FIELDS, TEXT_FIELDS

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from onetrunk.protocol.errors import did_you_mean
 from onetrunk.protocol.head_json import OVERLAP, LongTexts, Overlap, Query
 from onetrunk.protocol.names import check_task_name
 from onetrunk.tasks.data_file import check_encoding
 from onetrunk.tasks.kinds import KINDS, get_kind
 from onetrunk.tasks.metrics import check_metric
-from onetrunk.toml_file import did_you_mean
 
 
 class Recipe(BaseModel):

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.tasks.formats import is_data_folder, is_data_name
 from onetrunk.tasks.records import HUB_PREFIX, Split
 from onetrunk.tasks.task import Recipe, Task
-from onetrunk.toml_file import did_you_mean, explain, read_toml, refuse_unknown_keys
+from onetrunk.toml_file import explain, read_toml, refuse_unknown_keys
 
 DATA_VARIABLE = "ONETRUNK_DATA"
 DEV_SHARE = 0.1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, did_you_mean
 from onetrunk.protocol.words import is_readable
 from onetrunk.tasks.data_file import open_data, row_lines
 from onetrunk.tasks.formats import read_records
@@ -17,7 +17,6 @@ from onetrunk.tasks.kinds.base import text_or_words
 from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, RowError, RowErrors
 from onetrunk.tasks.rows import Text, text_of
 from onetrunk.tasks.task import Task
-from onetrunk.toml_file import did_you_mean
 
 TEXT_FIELDS = ("text", "sentence", "sentence1", "question", "question1", "premise", "words", "tokens")
 PAIR_FIELDS = ("text_pair", "text2", "sentence2", "question2", "hypothesis")

@@ -16,13 +16,13 @@ from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.head_json import HEAD_JSON, HeldOutScores
 from onetrunk.tasks import Recipe, Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import OWN_LABELS, TEACHERS_LABELS, HeadSpec, read_spec
 from onetrunk.tasks.kinds import get_kind
-from onetrunk.tasks.records import SPLITS, Split, counted
+from onetrunk.tasks.records import SPLITS, Split
 from onetrunk.tasks.soft_targets import SoftTeacher
 from onetrunk.tasks.task_file import DEV_SHARE
 from onetrunk.training.compute import DeviceName, TrunkDtype

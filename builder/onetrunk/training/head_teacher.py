@@ -14,14 +14,13 @@ from onetrunk.nn.bundle import WEIGHTS, Bundle
 from onetrunk.nn.head import Head
 from onetrunk.nn.trunk import Trunk
 from onetrunk.progress import ProgressCallback, silent
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.protocol.reading import sha256_file
 from onetrunk.tasks import Task
 from onetrunk.tasks.examples import Texts
 from onetrunk.tasks.head_spec import HeadSpec, limbs_of
 from onetrunk.tasks.kinds.base import KindConfig, Offsets
 from onetrunk.tasks.kinds.classification import calibrated
-from onetrunk.tasks.records import counted
 from onetrunk.tasks.soft_targets import RawTargets, raw_above
 from onetrunk.training.cache import StateCache
 from onetrunk.training.compute import ComputeConfig

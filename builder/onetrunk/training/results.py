@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.tasks.head_spec import TEACHERS_LABELS, HeadSpec
-from onetrunk.tasks.records import counted
 
 # torch is imported where it computes: the table of results does not need it.
 if TYPE_CHECKING:

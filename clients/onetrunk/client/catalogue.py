@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from onetrunk.client.readers import reader_of
 from onetrunk.protocol.ensemble_info import TaskInfo, read_ensemble_info
-from onetrunk.protocol.errors import ServerError, UnknownTask
+from onetrunk.protocol.errors import ServerError, UnknownTask, did_you_mean
 from onetrunk.protocol.names import ONETRUNK_PARAMETER, TOKEN_COUNT
 
 _LONGEST_NAME = 64
@@ -45,14 +44,20 @@ class Catalogue:
         wanted = dict.fromkeys([names] if isinstance(names, str) else names)
         unknown = [name for name in wanted if name not in self.tasks]
         if unknown:
-            known, name = sorted(self.tasks), str(unknown[0])
-            if len(name) > _LONGEST_NAME:  # which is neither compared nor repeated
-                name, close = f"{name[:_LONGEST_NAME]}...", []
-            else:
-                close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise UnknownTask(f"unknown task {name!r}{hint} Served: {', '.join(known) or 'none'}")
+            raise unknown_task(unknown[0], self.tasks)
         return tuple(self.tasks[name] for name in wanted)
+
+
+def unknown_task(name: object, served: Collection[str]) -> UnknownTask:
+    """Return the error for a name that is no task's.
+
+    Args:
+        name: The name, or what was given in its place. Of a long one, the beginning is repeated.
+        served: The tasks that are served.
+    """
+    known, word = sorted(served), str(name)
+    shown = word if len(word) <= _LONGEST_NAME else f"{word[:_LONGEST_NAME]}..."
+    return UnknownTask(f"unknown task {shown!r}{did_you_mean(word, known)}. Served: {', '.join(known) or 'none'}")
 
 
 def read_catalogue(config: Any) -> Catalogue:

@@ -15,7 +15,7 @@ from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import reader_of
 from onetrunk.client.wire import Tensor, bytes_tensor, int64_tensor
 from onetrunk.protocol.ensemble_info import TaskInfo
-from onetrunk.protocol.errors import BadInput, Problem
+from onetrunk.protocol.errors import BadInput, Problem, counted
 from onetrunk.protocol.names import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -111,12 +111,13 @@ class TextRows:
             second: list[object] = [None] * len(first)
         elif isinstance(pairs, str):
             if not isinstance(texts, str):
-                _refuse(f"pairs is one string for a list of {len(first)} texts: give a list")
+                _refuse(f"pairs is one string for a list of {counted(len(first), 'text', 'texts')}: give a list")
             second = [pairs]
         else:
             second = _listed(pairs, "pairs", expected)
         if len(second) != len(first):
-            _refuse(f"{len(second)} pairs for {len(first)} texts: give one pair, or None, for each text")
+            found = f"{counted(len(second), 'pair', 'pairs')} for {counted(len(first), 'text', 'texts')}"
+            _refuse(f"{found}: give one pair, or None, for each text")
         problems: list[Problem] = []
         encoded = [_attempt(problems, row, _encode, text, "text") for row, text in enumerate(first)]
         encoded_pairs = [
@@ -192,7 +193,8 @@ class TokenRows:
         rows = _listed(input_ids, INPUT_IDS, expected)
         types = None if token_type_ids is None else _listed(token_type_ids, TOKEN_TYPE_IDS, expected)
         if types is not None and len(types) != len(rows):
-            _refuse(f"{len(types)} rows of token_type_ids for {len(rows)} of input_ids: give one row for each")
+            found = counted(len(types), "row", "rows")
+            _refuse(f"{found} of token_type_ids for {len(rows)} of input_ids: give one row for each")
         problems: list[Problem] = []
         ids = [_attempt(problems, row, _token_ids, found) for row, found in enumerate(rows)]
         if types is None:

@@ -5,8 +5,29 @@ A message is one line: what was found, what is allowed, what to do. A command pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+# Below it, words have little more in common than some letters, such as `text` and `intent`.
+_ALIKE = 0.7
+# What is longer is no name that was mistyped, and to compare it would take long.
+_LONGEST_WORD = 64
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return `` (did you mean X?)`` if a known word, or a part of one such as ``class_weights``, is similar."""
+    if len(word) > _LONGEST_WORD:
+        return ""
+    for meant in ({one: one for one in known}, {part: one for one in known for part in one.split("_")}):
+        if close := difflib.get_close_matches(word, meant, n=1, cutoff=_ALIKE):
+            return f" (did you mean {meant[close[0]]}?)"
+    return ""
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count with its noun and verb, such as ``1 row has`` or ``1,200 rows have``."""
+    return f"1 {one}" if count == 1 else f"{count:,} {several}"
 
 
 class OneTrunkError(Exception):
@@ -52,7 +73,7 @@ class BadInput(UserError, ValueError):  # noqa: N818 - named as a state, not a m
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         more = len(self.problems) - 1
-        tail = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
+        tail = f" (and {counted(more, 'more problem', 'more problems')})" if more else ""
         super().__init__(f"{self.problems[0]}{tail}")
 
     @classmethod

@@ -240,7 +240,7 @@ def test_failures_of_the_server_are_no_mistakes_of_the_user(ask, fake):
         (["one", "two", "--pair", "x"], "1 --pair for 2 texts"),
         (["--file", "/no/such/file.jsonl"], "/no/such/file.jsonl: No such file"),
         (["text", "--tasks", " , "], "--tasks"),
-        (["text", "--tasks", "stts"], "did you mean 'stsb'?"),
+        (["text", "--tasks", "stts"], "unknown task 'stts' (did you mean stsb?). Served: "),
         (["text", "--tasks", "sst2,stsb"], "error: task 'stsb' reads a pair: give its second text by --pair\n"),
         (["a", "--pair", "b", "--tasks", "sst2"], "error: task 'sst2' reads one text: leave --pair out\n"),
         ([" "], "error: text has nothing to read"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.tasks.formats.tables import column_key
-from onetrunk.tasks.records import Reading, counted
+from onetrunk.tasks.records import Reading
 
 _SHOWN = 8
 

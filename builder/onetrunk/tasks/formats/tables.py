@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.tasks.data_file import MAX_ROW_BYTES, open_data, row_too_long
-from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, counted, is_not_utf8
+from onetrunk.tasks.records import BrokenLine, Reading, Record, Records, is_not_utf8
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Excel's own first line, which is none of the table.

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from onetrunk.protocol.errors import did_you_mean
 from onetrunk.protocol.head_json import MAX_LABEL_CHARACTERS, MAX_LABELS
 from onetrunk.protocol.reference import Reference
-from onetrunk.toml_file import did_you_mean
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onetrunk.tasks.records import JsonReader, counted
+from onetrunk.protocol.errors import counted
+from onetrunk.tasks.records import JsonReader
 
 PROBABILITIES: Final = "probabilities"
 COUNTS: Final = "counts"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onetrunk.protocol.errors import counted
 from onetrunk.protocol.reference import Reference
 from onetrunk.protocol.words import words_of
 from onetrunk.tasks.kinds.base import (
@@ -40,7 +41,6 @@ from onetrunk.tasks.kinds.span_tags import (
     tag_indices,
 )
 from onetrunk.tasks.kinds.summary import mean_share, rounded
-from onetrunk.tasks.records import counted
 
 # torch is imported where it computes: reading what a head answers does not need it.
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from onetrunk.client.display import answer_record, answer_table, task_record, ta
 from onetrunk.client.lines import BadLine, Line, answer_lines, is_plain, open_lines, read_lines
 from onetrunk.protocol.api_key import api_key_file_option
 from onetrunk.protocol.command import errors_end_command, is_unicode, print_on_stdout
-from onetrunk.protocol.errors import BadInput
+from onetrunk.protocol.errors import BadInput, counted
 from onetrunk.protocol.tls import Tls, tls_options
 
 # So many broken lines are named; further ones are only counted.
@@ -103,7 +103,8 @@ def ask_repo(
         raise click.UsageError("give either TEXTS, or --file (- for stdin), or --list")
     if pairs and len(pairs) != len(texts):
         raise click.UsageError(
-            f"{len(pairs)} --pair for {_counted(len(texts), 'text')}: give --pair once for each text, or not at all"
+            f"{len(pairs)} --pair for {counted(len(texts), 'text', 'texts')}: give --pair once for each text, or not "
+            "at all"
         )
     if file is not None and file.removesuffix(".gz").endswith((".csv", ".tsv")):
         raise click.UsageError(
@@ -175,10 +176,6 @@ def _check_form(client: Client, pairs: Sequence[str] | None, tasks: Sequence[str
         raise BadInput.of_call(f"task {others[0]!r} reads {what}")
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None, top: int | None) -> int:
     """Stream a file's answers to stdout; return the number of lines that could not be answered."""
     raw, lines = _open(file, form)
@@ -201,7 +198,7 @@ def _ask_file(client: Client, file: str, form: str, tasks: Sequence[str] | None,
         console.print(f"{name}: ... and {bad - NAMED_LINES:,} more", markup=False, soft_wrap=True)
     seconds = time.monotonic() - began
     rate = f"{seconds:.1f} s ({answered / seconds:,.0f} a second)"
-    console.print(f"{_counted(answered, 'row')} answered, {bad:,} could not be, in {rate}")
+    console.print(f"{counted(answered, 'row', 'rows')} answered, {bad:,} could not be, in {rate}")
     return bad
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from onetrunk.protocol.errors import counted
 from onetrunk.serving.front.settings import Limits
 
 
@@ -83,8 +84,8 @@ class Admission:
         if self._turns.locked() and self.waiting >= self._limits.max_waiting:
             raise RefusedError(
                 429,
-                f"too many requests at a time: {self.in_flight} are in flight and {self.waiting} wait; "
-                "send it again later",
+                f"too many requests at a time: {counted(self.in_flight, 'is', 'are')} in flight and "
+                f"{counted(self.waiting, 'waits', 'wait')}; send it again later",
             )
         with self.holding(size):
             self.waiting += 1

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, ClassVar, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -21,10 +21,11 @@ from onetrunk.client.display import answer_record, task_record
 from onetrunk.client.lines import BadLine, Line, read_line
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.ensemble_info import TaskInfo
-from onetrunk.protocol.errors import BadInput
+from onetrunk.protocol.errors import BadInput, counted
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.drift.comparison import Drift
 from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.faults import RequestBody
 from onetrunk.serving.front.observed import StreamedResponse, failure
 from onetrunk.serving.front.operations import (
     ROWS,
@@ -48,7 +49,7 @@ MOST_BAD_LINES = 10_000
 _OF_ONE_TEXT = re.compile(r"^(text|text_pair) 0: ")
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(RequestBody):
     """A request to `/v1/predict`.
 
     Attributes:
@@ -58,7 +59,14 @@ class PredictRequest(BaseModel):
         top: The number of labels whose scores come; by default all.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
+
+    such_as: ClassVar[str] = '{"texts": ["A text."]}'
+    meant: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("input", "inputs", "instances", "sentence", "sentences"), "texts"),
+        **dict.fromkeys(("text_pair", "text_pairs"), "pairs"),
+        "model": "tasks",
+    }
 
     texts: str | Annotated[list[str], ROWS]
     pairs: str | Annotated[list[str | None], ROWS] | None = None
@@ -77,7 +85,8 @@ class PredictRequest(BaseModel):
             return texts, [None] * len(texts)
         seconds: list[str | None] = [pairs] if isinstance(pairs, str) else pairs
         if len(seconds) != len(texts):
-            raise BadInput.of_call(f"{len(seconds)} pairs for {len(texts)} texts: give one, or null, for each text")
+            found = f"{counted(len(seconds), 'pair', 'pairs')} for {counted(len(texts), 'text', 'texts')}"
+            raise BadInput.of_call(f"{found}: give one, or null, for each text")
         return texts, seconds
 
 
@@ -162,6 +171,8 @@ class Api(Dialect):
         """Answer texts: one JSON object, or line by line if the request is NDJSON."""
         if request.headers.get("content-type", "").partition(";")[0].strip() in (NDJSON, "application/jsonl"):
             return await self._predict_lines(request)
+        if "tasks" in request.query_params:
+            raise RefusedError(422, "tasks: this parameter is for a body in NDJSON; give tasks as a field of the body")
         asked: PredictRequest = parse(PredictRequest, await self._service.body(request))
         texts, pairs = asked.rows()
         answers = await self._service.predict(texts, pairs, asked.tasks)

@@ -66,7 +66,7 @@ class HttpDoor:
                 *self._routes,
                 Route("/v2{path:path}", self.protocol_v2, methods=["GET", "POST"]),
             ],
-            exception_handlers={404: _not_found, 405: _not_found, 500: _failed},
+            exception_handlers={404: _not_found, 405: _other_method, 500: _failed},
         )
 
     def metrics_app(self) -> Starlette:
@@ -155,6 +155,15 @@ def _response(found: HttpAnswer) -> Response:
 async def _not_found(request: Request, error: Any) -> Response:
     message = f"{request.method} {request.url.path[:200]}: there is nothing here"
     return JSONResponse({"error": message}, 404)
+
+
+async def _other_method(request: Request, error: Any) -> Response:
+    # Of protocol v2, which paths there are depends on the method.
+    if request.url.path.startswith("/v2"):
+        return await _not_found(request, error)
+    allowed = sorted(error.headers["Allow"].split(", "))
+    message = f"{request.method} {request.url.path[:200]}: this path takes another method; send {allowed[0]}"
+    return JSONResponse({"error": message}, 405, {"Allow": ", ".join(allowed)})
 
 
 async def _failed(request: Request, error: Any) -> Response:

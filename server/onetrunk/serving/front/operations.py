@@ -12,14 +12,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import did_you_mean
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import check_parts
 from onetrunk.serving.front.errors import ErrorForm, PlainError, plain_error
+from onetrunk.serving.front.faults import FaultyRequestError, RequestBody, faults_of, shortened
 from onetrunk.serving.front.service import Endpoint, Service
 from onetrunk.serving.front.settings import MOST_TEXTS
 
@@ -29,8 +31,6 @@ FIRST_FAULT: Any = Field(fail_fast=True)
 """Of a list, the first fault is told. One for each entry would take the event loop seconds, and much memory."""
 ROWS: Any = Field(fail_fast=True, max_length=MOST_TEXTS)
 """The same of a list of texts. More of them than a front can be told to take are not even made into objects."""
-# The same of objects, which pydantic checks to the end.
-_MOST_FAULTS = 1000
 
 JSON = "application/json"
 # How long an answer that is made row by row keeps others waiting.
@@ -80,7 +80,7 @@ class Operation:
     tag: str
     summary: str
     answer: Any
-    request: type[BaseModel] | None = None
+    request: type[RequestBody] | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     examples: Callable[[Catalogue], Mapping[str, Example]] = _no_examples
     errors: ErrorForm = plain_error
@@ -98,32 +98,36 @@ class Dialect(ABC):
         """Return the endpoints."""
 
 
-def parse(model: type[BaseModel], body: bytes) -> Any:
+def parse(model: type[RequestBody], body: bytes) -> Any:
     """Return a request that was checked against its schema.
 
     Raises:
-        RefusedError: It is not JSON, or does not fit; the message names the field.
+        FaultyRequestError: It is not JSON, or does not fit; the message names the field.
+        RefusedError: It has more lists and objects than any request.
     """
     check_parts(body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        first = faults_of(error)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RefusedError(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise FaultyRequestError(faults_of(error, model, body)) from None
 
 
-def faults_of(error: ValidationError) -> list[ErrorDetails]:
-    """Return what is wrong with a request.
+def check_query(operation: Operation, query: QueryParams) -> None:
+    """Check the names of the parameters of a request's query, if its endpoint reads any.
+
+    The others' clients may send some to endpoints that read none, such as `api-version`.
 
     Raises:
-        RefusedError: It is too much to be told one by one.
+        RefusedError: One is not known, or is there twice; the message names the first.
     """
-    if (count := error.error_count()) > _MOST_FAULTS:
-        raise RefusedError(
-            422, f"{count:,} of its values do not fit; /docs on this server has the form of each request"
-        )
-    return error.errors(include_url=False, include_input=False)
+    known = list(operation.query)
+    for name, _ in query.multi_items() if known else ():
+        if name not in known:
+            raise RefusedError(
+                422, f"{shortened(name)}: no such parameter{did_you_mean(name, known)}; allowed: {', '.join(known)}"
+            )
+        if len(query.getlist(name)) > 1:
+            raise RefusedError(422, f"{name}: the parameter is there {len(query.getlist(name))} times; give it once")
 
 
 async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:

@@ -52,7 +52,7 @@ def test_what_is_too_much_is_refused_with_the_reason(run: Callable[..., None]) -
         await asyncio.sleep(0.1)
         code, message = await code_of(doors.infer("one too many"))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "2 are in flight and 1 wait" in message
+        assert "2 are in flight and 1 waits;" in message
         body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]}
         async with doors.http.post(f"{doors.url}/v2/models/multitask/infer", json=body) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "1")

@@ -105,9 +105,11 @@ def test_model_answers_what_means_no_other_task(served: Served) -> None:
     ("question", "says"),
     [
         ({"type": "noul", "instructions": "Is it praise?"}, "no task that is served has exactly these options"),
-        ({"type": "noul", "instructions": {"task": "moon"}}, "unknown task 'moon'. Served: sst2, cola"),
+        ({"type": "noul", "instructions": {"task": "moon"}}, "unknown task 'moon'. Served: cola, mnli, sst2, stsb"),
+        ({"type": "noul", "instructions": {"task": "sst3"}}, "unknown task 'sst3' (did you mean sst2?). Served: cola"),
         ({"type": "noul", "instructions": {"task": ["sst2"]}}, "unknown task"),
-        ({"type": "noul", "instructions": {"task": "sst2", "label": "fine"}}, "has no label 'fine'"),
+        ({"type": "noul", "instructions": {"task": "sst2", "label": "fine"}}, "has no label 'fine': name one"),
+        ({"type": "noul", "instructions": {"task": "sst2", "label": "positve"}}, "'positve' (did you mean positive?)"),
         ({"type": "noul", "instructions": {"task": "mnli"}}, "has 3 labels: name one"),
         ({"type": "noul", "instructions": {"task": "stsb"}}, "a noul needs a label"),
         ({"type": "choice", "criteria": {"positive": None}}, "no task"),

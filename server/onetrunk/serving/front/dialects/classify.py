@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from onetrunk.protocol.ensemble_info import TaskInfo
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.labelled import NUMBER_LABEL, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.faults import RequestBody
 from onetrunk.serving.front.operations import FIRST_FAULT, ROWS, Dialect, Example, Operation, parse
 from onetrunk.serving.front.service import Service
 
@@ -29,7 +30,7 @@ Input = str | Annotated[Annotated[list[str], ROWS] | Annotated[list[Pair], ROWS]
 _NO_MODEL = "default/not-specified"
 
 
-class VllmRequest(BaseModel):
+class VllmRequest(RequestBody):
     """A request to `/classify`. Fields that are not listed are ignored, as vLLM does.
 
     Attributes:
@@ -38,14 +39,14 @@ class VllmRequest(BaseModel):
         use_activation: False answers with logits in place of probabilities.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"model": "TASK", "input": ["A text."]}'
 
     model: str | None = None
     input: Input
     use_activation: bool | None = None
 
 
-class InfinityRequest(BaseModel):
+class InfinityRequest(RequestBody):
     """A request to `/v1/classify`.
 
     Attributes:
@@ -54,7 +55,7 @@ class InfinityRequest(BaseModel):
         raw_scores: Whether to answer with logits in place of probabilities.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"model": "TASK", "input": ["A text."]}'
 
     model: str | None = None
     input: Input

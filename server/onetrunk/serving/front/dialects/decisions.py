@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from onetrunk.client.answer import Prediction, six_digits
+from onetrunk.client.catalogue import unknown_task
 from onetrunk.protocol.ensemble_info import TaskInfo
+from onetrunk.protocol.errors import counted, did_you_mean
 
 Content = str | dict[str, Any] | list[Any]
 MOST_OPTIONS = 255
@@ -123,7 +125,7 @@ def decide(name: str, question: Any, model: str, tasks: Mapping[str, TaskInfo]) 
     said = question.instructions
     if isinstance(said, dict) and "task" in said and set(said) <= {"task", "label"}:
         if not isinstance(said["task"], str) or said["task"] not in tasks:
-            raise NoHeadError(f"unknown task {said['task']!r}. Served: {', '.join(tasks) or 'none'}")
+            raise NoHeadError(str(unknown_task(said["task"], tasks)))
         return _decision(question, tasks[said["task"]], said.get("label"))
     if name in tasks:
         return _decision(question, tasks[name], None)
@@ -192,7 +194,10 @@ def _true_label(question: NoulQuestion, task: TaskInfo, label: Any) -> str:
         if label is None and kind == "classification" and len(labels) == 2:
             label = labels[1] if other is None or other == labels[0] else labels[0]
     if label not in labels:
-        found = f"has no label {label!r}" if label is not None else f"has {len(labels)} labels"
+        if label is None:
+            found = f"has {counted(len(labels), 'label', 'labels')}"
+        else:
+            found = f"has no label {label!r:.60}{did_you_mean(str(label), labels)}"
         raise NoHeadError(
             f'task {task.name!r} {found}: name one, as `instructions` {{"task": "{task.name}", "label": ...}}. '
             f"Labels: {', '.join(labels)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.classify import OpenAiError, Usage, openai_error
 from onetrunk.serving.front.dialects.labelled import ask
 from onetrunk.serving.front.dialects.tei import TeiError, check_truncation, tei_error
+from onetrunk.serving.front.faults import RequestBody
 from onetrunk.serving.front.operations import (
     JSON,
     ROWS,
@@ -44,7 +45,7 @@ def _no_token_ids(value: Any) -> Any:
 Texts = Annotated[str | Annotated[list[str], Field(min_length=1), ROWS], BeforeValidator(_no_token_ids)]
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(RequestBody):
     """A request to `/v1/embeddings`. Fields that are not listed, such as `user`, are ignored.
 
     Attributes:
@@ -54,7 +55,7 @@ class EmbeddingsRequest(BaseModel):
         dimensions: The size of the vector, if it is given at all: a vector is not shortened.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"input": ["A text."]}'
 
     input: Texts
     model: str | None = None
@@ -99,7 +100,7 @@ class EmbeddingsAnswer(BaseModel):
     usage: Usage
 
 
-class EmbedRequest(BaseModel):
+class EmbedRequest(RequestBody):
     """A request to `/embed`. Fields that are not listed are ignored.
 
     Attributes:
@@ -109,7 +110,7 @@ class EmbedRequest(BaseModel):
         dimensions: The size of the vector, if it is given at all.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"inputs": ["A text."]}'
 
     inputs: Texts
     normalize: bool = True

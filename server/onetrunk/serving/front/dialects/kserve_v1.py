@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.client.readers import READERS
 from onetrunk.protocol.names import MULTITASK
+from onetrunk.serving.front.faults import RequestBody
 from onetrunk.serving.front.operations import (
     FIRST_FAULT,
     ROWS,
@@ -41,14 +42,14 @@ class Instance(BaseModel):
     text_pair: str | None = None
 
 
-class InstancesRequest(BaseModel):
+class InstancesRequest(RequestBody):
     """A request to `/v1/models/{task}:predict`. Fields that are not listed are ignored.
 
     Attributes:
         instances: The texts: each a string, a list of two strings, or an object.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"instances": ["A text."]}'
 
     instances: Annotated[
         list[str | Annotated[list[str], Field(min_length=2, max_length=2), FIRST_FAULT] | Instance],

@@ -6,9 +6,9 @@ import asyncio
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,10 +16,10 @@ from onetrunk.client.answer import Answer
 from onetrunk.client.catalogue import Catalogue
 from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
-from onetrunk.serving.front.body import check_parts
 from onetrunk.serving.front.dialects.decisions import Decision, NoHeadError, Question, decide
 from onetrunk.serving.front.errors import error_body
-from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, faults_of
+from onetrunk.serving.front.faults import FaultyRequestError, RequestBody, RequestFault
+from onetrunk.serving.front.operations import TEXT_EXAMPLES, Dialect, Example, Operation, parse
 
 _QUESTIONS_BYTES = 256 * 1024
 """What a request may have beside its state."""
@@ -27,7 +27,7 @@ JEV = "jev-"
 """What the names of System One's models begin with. Its clients send `jev-latest` unless they are told otherwise."""
 
 
-class SystemOneRequest(BaseModel):
+class SystemOneRequest(RequestBody):
     """A request to `/v1/systemone`. Fields that are not listed are ignored.
 
     Attributes:
@@ -38,7 +38,7 @@ class SystemOneRequest(BaseModel):
         assets: Images, which no head reads: it must be empty.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"model": "jev-latest", "state": "A text.", "questions": {"TASK": {"type": "noul"}}}'
 
     model: str
     state: str | dict[str, Any] | list[Any]
@@ -176,18 +176,6 @@ class SystemOneError(BaseModel):
     detail: list[Fault] | Failure
 
 
-class FaultyRequestError(RefusedError):
-    """A request with faults.
-
-    Attributes:
-        faults: Place below the body, message and type of each.
-    """
-
-    def __init__(self, faults: list[tuple[tuple[str | int, ...], str, str]]) -> None:
-        super().__init__(422, faults[0][1])
-        self.faults = faults
-
-
 _ERROR_TYPES = {
     401: "authentication_error",
     404: "not_found_error",
@@ -200,9 +188,11 @@ _ERROR_TYPES = {
 def systemone_error(error: Exception) -> tuple[int, dict[str, Any]]:
     """Return the status and the body of a failure."""
     if isinstance(error, BadInput):
-        error = FaultyRequestError([(("state",), problem.message, "value_error") for problem in error.problems])
+        error = FaultyRequestError(
+            [RequestFault(("state",), problem.message, "value_error") for problem in error.problems]
+        )
     if isinstance(error, FaultyRequestError):
-        faults = [{"loc": ["body", *place], "msg": message, "type": kind} for place, message, kind in error.faults]
+        faults = [{"loc": ["body", *one.place], "msg": one.message, "type": one.kind} for one in error.faults]
         return 422, {"detail": faults}
     status, message = error_body(error)
     kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
@@ -235,7 +225,7 @@ class SystemOne(Dialect):
         # As JSON, six bytes may stand for one. Of what is longer than that, no text could be read in any case.
         if len(body) > (most := 6 * self._service.max_text_bytes + _QUESTIONS_BYTES):
             raise RefusedError(413, f"the request has {len(body):,} bytes, and {most:,} are allowed: shorten the state")
-        asked = _parse(body)
+        asked: SystemOneRequest = parse(SystemOneRequest, body)
         decisions = _decisions(asked, await self._service.catalogue())
         forms = dict.fromkeys(decision.task.form for decision in decisions.values())
         answers = dict(zip(forms, await asyncio.gather(*(self._ask(asked, decisions, f) for f in forms)), strict=True))
@@ -256,20 +246,6 @@ class SystemOne(Dialect):
         return answer
 
 
-def _parse(body: bytes) -> SystemOneRequest:
-    """Return a request that was checked against its schema.
-
-    Raises:
-        FaultyRequestError: It does not fit.
-        RefusedError: It has more faults than can be told.
-    """
-    check_parts(body)
-    try:
-        return SystemOneRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise FaultyRequestError([(one["loc"], one["msg"], one["type"]) for one in faults_of(error)]) from None
-
-
 def _decisions(asked: SystemOneRequest, catalogue: Catalogue) -> dict[str, Decision]:
     """Return id -> decision.
 
@@ -285,9 +261,9 @@ def _decisions(asked: SystemOneRequest, catalogue: Catalogue) -> dict[str, Decis
             found[name] = decide(name, question, asked.model, catalogue.tasks)
             asked.texts(found[name].task.form)
         except NoHeadError as error:
-            faults.append((("questions", name), f"no head answers it: {error}", "no_head"))
+            faults.append(RequestFault(("questions", name), f"no head answers it: {error}", "no_head"))
     if faults:
-        raise FaultyRequestError(list(faults))
+        raise FaultyRequestError(faults)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -15,12 +15,13 @@ from onetrunk.protocol.errors import BadInput
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.dialects.labelled import WrongKindError, ask, chosen, example_texts, ranked
 from onetrunk.serving.front.errors import error_body
+from onetrunk.serving.front.faults import RequestBody
 from onetrunk.serving.front.operations import FIRST_FAULT, ROWS, Dialect, Example, Operation, parse
 
 Sequence1or2 = Annotated[list[str], Field(min_length=1, max_length=2), FIRST_FAULT]
 
 
-class TeiRequest(BaseModel):
+class TeiRequest(RequestBody):
     """A request to `/predict`.
 
     Attributes:
@@ -29,7 +30,7 @@ class TeiRequest(BaseModel):
         truncate: Whether a text may be cut that is longer than the server reads. False refuses it.
     """
 
-    model_config = ConfigDict(strict=True)
+    such_as: ClassVar[str] = '{"inputs": "A text."}'
 
     inputs: str | Sequence1or2 | Annotated[list[Sequence1or2], Field(min_length=1), ROWS]
     raw_scores: bool = False
