@@ -197,7 +197,7 @@ def test_list_shows_whole_values_and_only_the_tasks_that_are_named(ask, fake):
     assert [line.split()[0] for line in listed] == ["task", "intent", "cola"]
     assert listed[1].endswith(", ".join(labels))
     assert [record["name"] for record in records(ask("--list", "--json", "--tasks", "cola"))] == ["cola"]
-    assert "did you mean 'cola'?" in ask("--list", "--tasks", "colla").stderr
+    assert "(did you mean cola?)" in ask("--list", "--tasks", "colla").stderr
 
 
 def test_without_a_server_it_says_how_to_start_one():
