@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from onetrunk.protocol.address import address_fault, stays_on_this_machine
 from onetrunk.protocol.admin_key import AdminKey, check_admin_key
-from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key
+from onetrunk.protocol.api_key import AUTHORIZATION, check_api_key, without_header
 from onetrunk.protocol.errors import NotReady, OneTrunkError, ServerError, TlsError, UserError
 from onetrunk.protocol.names import (
     ADMIN_GRPC_HEADER,
@@ -414,8 +414,8 @@ class AdminClient:
             if status == "UNAVAILABLE" and (fault := tls_fault(self.url, self._tls, message)) is not None:
                 raise TlsError(fault) from error
             if status == "UNAUTHENTICATED" and AUTHORIZATION not in self._headers:
-                # The server names the header of an API key; the admin key is enough by itself.
-                message = f"{message.partition(':')[0]}, and {self._key_fault}"
+                # The admin key is enough by itself.
+                message = f"{without_header(message)}, and {self._key_fault}"
             if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise NotReady(
                     f"{self.url}: no answer while {doing} ({message}): is the server running, and --url right?"

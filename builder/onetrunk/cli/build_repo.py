@@ -27,9 +27,9 @@ from onetrunk.cli.data_options import (
 )
 from onetrunk.cli.embed_option import embed_option
 from onetrunk.nn.lean_imports import import_lean
-from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.command import errors_end_command, print_on_stdout
 from onetrunk.protocol.errors import OneTrunkError, UserError, counted
-from onetrunk.protocol.head_json import HEAD_JSON
+from onetrunk.protocol.head_json import HEAD_JSON, LIMB_JSON
 from onetrunk.protocol.names import MANIFEST
 from onetrunk.releases.store import Place, StoreUrl
 
@@ -302,7 +302,7 @@ def _check_output(output: Path | StoreUrl) -> None:
         UserError: The folder has some, and is no repository.
     """
     if isinstance(output, Path) and not (output / MANIFEST).exists():
-        found = (path.parent.name for name in (HEAD_JSON, "limb.json") for path in output.glob(f"*/{name}"))
+        found = (path.parent.name for name in (HEAD_JSON, LIMB_JSON) for path in output.glob(f"*/{name}"))
         if (bundle := next(found, None)) is not None:
             raise UserError(
                 f"--output {output}: found the bundle {bundle} there, allowed is a repository: name another"
@@ -372,7 +372,6 @@ def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, g
             _print_buckets(report)
         _print_gate(report, gate_on)
         return
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
     table.add_column("state")
@@ -380,7 +379,7 @@ def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, g
     for model, state in report.models.items():
         difference = report.differences.get(model)
         table.add_row(model, state, "" if difference is None else f"{difference:.1e}")
-    Console(highlight=False).print(table)
+    print_on_stdout(table)
     _print_buckets(report)
     _print_gate(report, gate_on)
     _print_placement(report)
@@ -396,7 +395,7 @@ def _print_report(report: BuildReport, output: Path | StoreUrl, dry_run: bool, g
 
 def _print_gate(report: BuildReport, gate_on: bool) -> None:
     if report.gate:
-        Console(highlight=False).print(_gate_table(report.gate))
+        print_on_stdout(_gate_table(report.gate))
     if not report.gated:
         # With the gate on, only a dry run leaves something open.
         why = "would be found out by the gate" if gate_on else "is not known: no gate, by --gate off"

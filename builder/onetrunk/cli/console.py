@@ -17,6 +17,7 @@ from rich.table import Table
 
 from onetrunk.progress import progress_counts, split_unit
 from onetrunk.protocol.command import as_printed, print_on_stdout
+from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
     from onetrunk.repository.working_copy import WorkingCopy
@@ -77,5 +78,5 @@ def print_published(copy: WorkingCopy) -> None:
     """Say what was published into a store, if there is one."""
     published = copy.published
     if published is not None:
-        sent = f"sent {len(published.uploaded)} files, {published.bytes_sent / 1e6:,.1f} MB"
+        sent = f"sent {counted(len(published.uploaded), 'file', 'files')}, {published.bytes_sent / 1e6:,.1f} MB"
         click.echo(f"{copy.store}: release {published.release[:12]} is current; {sent}")

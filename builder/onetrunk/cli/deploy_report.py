@@ -110,7 +110,7 @@ def _show_report(report: DeploymentReport, dry_run: bool) -> None:
 
 def _show_notes(report: DeploymentReport | Comparison) -> None:
     for note in report.notes:
-        click.echo(note, err=True)
+        click.echo(printable(note), err=True)
 
 
 def show_answers(answers: Sequence[ReplicaAnswer]) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from onetrunk.cli.console import progress_line
 from onetrunk.cli.training_options import echo_notes, load_named_tasks, refit_options, task_arguments
-from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.command import errors_end_command, print_on_stdout
 from onetrunk.protocol.errors import counted
 
 if TYPE_CHECKING:
@@ -115,11 +114,7 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
             *(f"{100 * error[when]:.1f} %" if when in error else "" for when in ("before", "after", "by_chance")),
             counted(spec.reference.rows, "text", "texts") if spec.reference is not None else "none",
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe has no width that a row must fit into.
-        console.width = 200
-    console.print(table)
+    print_on_stdout(table)
     for result in results:
         for note in (*result.notes, *([result.spec.fitted["note"]] if "note" in result.spec.fitted else [])):
             click.echo(f"{result.spec.task}: note: {note}", err=True)

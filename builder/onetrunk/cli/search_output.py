@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from onetrunk.protocol.command import print_on_stdout
+
 if TYPE_CHECKING:
     from onetrunk.distill.jobs import Job, StatusBoard
     from onetrunk.distill.plan_file import PlanFile
@@ -50,7 +52,7 @@ def print_plan(plan: PlanFile, path: Path, as_json: bool) -> None:
                 f"{100 * option.full:.1f}",
                 f"{option.retention:.1%}",
             )
-        Console(highlight=False).print(table)
+        print_on_stdout(table)
         kept, cost = plan.kept, plan.cost
         click.echo(f"kept on average {kept.average:.1%}; cost {cost.share:.1%} of {len(plan.tasks)} single-task models")
     if plan.kept.note:

@@ -275,14 +275,14 @@ def _check_alone(teacher: str) -> None:
         UserError: There is nothing, or it is a folder of something else.
     """
     from onetrunk.protocol.errors import UserError
-    from onetrunk.protocol.head_json import HEAD_JSON
+    from onetrunk.protocol.head_json import HEAD_JSON, LIMB_JSON
 
     place = Path(teacher)
     files = (HEAD_JSON, "config.json", "adapter_config.json")
     is_hub_id = not place.is_absolute() and teacher.partition("@")[0].count("/") == 1
     if place.is_file() or any(os.path.lexists(place / one) for one in files) or (is_hub_id and not place.exists()):
         return
-    if (place / "limb.json").exists():
+    if (place / LIMB_JSON).exists():
         raise UserError(
             f"--teacher {teacher}: a limb, which answers nothing: heads stand on it by --limb {teacher}; give a "
             "finished head, as in heads/cola"

@@ -149,9 +149,8 @@ def train_limb(
 def _find_teachers(folders: tuple[Path, ...], family: list[str]) -> dict[str, Bundle]:
     """Return the heads of a family's tasks that are in some folders, or are these folders."""
     from onetrunk.nn.bundle import load_bundle
-    from onetrunk.nn.limb import LIMB_JSON
     from onetrunk.protocol.errors import UserError
-    from onetrunk.protocol.head_json import HEAD_JSON
+    from onetrunk.protocol.head_json import HEAD_JSON, LIMB_JSON
 
     found: dict[str, Bundle] = {}
     for folder in folders:

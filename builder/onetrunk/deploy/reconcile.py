@@ -107,7 +107,7 @@ def server_state(state: RepositoryState, server: AdminClient) -> ReplicaState:
             serves = _served_versions(server)
             try:
                 found = differences(state, server)
-            except OneTrunkError:  # what is loaded is told only to who has the key, and to nobody while models load
+            except OneTrunkError:  # what is loaded is told only to whoever has the key, and to nobody while models load
                 found = []
     except OneTrunkError as error:
         unknown = f"the server at {server.url} does not say what it serves ({reason_at(server.url, error)})"

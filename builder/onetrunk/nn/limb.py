@@ -24,12 +24,11 @@ from onetrunk.nn.bundle import head_limits
 from onetrunk.nn.tensor_file import Limits, check_header, read_tensors
 from onetrunk.nn.trunk import Starts, Trunk
 from onetrunk.protocol.errors import UserError, counted
-from onetrunk.protocol.head_json import MAX_HEAD_JSON_BYTES, MAX_LABELS, MAX_WIDTH, Layers, Name, Tap
+from onetrunk.protocol.head_json import LIMB_JSON, MAX_HEAD_JSON_BYTES, MAX_LABELS, MAX_WIDTH, Layers, Name, Tap
 from onetrunk.protocol.names import LimbId, check_task_name
 from onetrunk.protocol.reading import read_json, sha256_file
 from onetrunk.toml_file import explain
 
-LIMB_JSON = "limb.json"
 WEIGHTS = "limb.safetensors"
 STARTS = "heads.safetensors"
 CARD = "README.md"

@@ -9,10 +9,9 @@ from onetrunk.export.exported_head import HEAD_TOML, ExportedHead, read_exported
 from onetrunk.export.release import IR_VERSION, OPSET
 from onetrunk.nn.bundle import WEIGHTS, Bundle, load_bundle
 from onetrunk.nn.embedding import DEFAULT_TASK, EmbeddingTap, embedding_spec
-from onetrunk.nn.limb import LIMB_JSON
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError, did_you_mean
-from onetrunk.protocol.head_json import HEAD_JSON, LongTexts
+from onetrunk.protocol.head_json import HEAD_JSON, LIMB_JSON, LongTexts
 from onetrunk.protocol.manifest import Dtype, Precision
 from onetrunk.protocol.names import Segment, segments_below
 from onetrunk.protocol.reading import sha256_file
@@ -155,7 +154,7 @@ def _what_is_meant(folder: Path) -> str:
 def _what_it_is(folder: Path) -> str:
     """Return what a folder is that is no head, and what to give instead."""
     if (folder / LIMB_JSON).exists():
-        return "it is a limb, and no head: give the folder of a head, which finds its limb by itself"
+        return "it is a limb, not a head: give the folder of a head, which finds its limb by itself"
     within = list(_find_heads(folder).values())
     instead = f"one of the heads in it, such as {within[0]}" if within else "a folder that train-head wrote"
     return (

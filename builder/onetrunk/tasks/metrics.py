@@ -85,7 +85,7 @@ def check_metric(name: str, kind: Kind, labels: Sequence[str] | None) -> None:
         # Those of another kind, and of two labels where there are more, would be refused next.
         fit = [one for one in kind.metrics if len(labels or ()) == 2 or not METRICS[one].exactly_two_labels]
         fault = f"does not fit kind {kind.name}" if name in METRICS else f"is not known{did_you_mean(name, fit)}"
-        raise ValueError(f"metric {name} {fault}; allowed are {', '.join(fit)}")
+        raise ValueError(f"metric {name!r:.80} {fault}; allowed are {', '.join(fit)}")
     if METRICS[name].exactly_two_labels and len(labels or ()) != 2:
         raise ValueError(f"metric {name} is about the second of two labels; for more labels, use macro_f1")
 

@@ -106,11 +106,10 @@ def find_task(name: str, folder: Path) -> Path:
         UserError: There is no such task.
     """
     given = Path(name)
-    if given.suffix == ".toml":
+    if given.suffix.lower() == ".toml":
         if not given.exists():
-            # By their names alone: paths of one folder are all alike.
-            alike = [str(file) for file in sorted(given.parent.glob("*.toml")) if did_you_mean(given.stem, [file.stem])]
-            raise UserError(f"{given}: no such task file{did_you_mean(name, alike)}")
+            hint = did_you_mean(given.name, [file.name for file in sorted(given.parent.glob("*.toml"))])
+            raise UserError(f"{given}: no such task file{hint}")
         return given
     if is_data_name(name) or is_data_folder(given):
         raise UserError(

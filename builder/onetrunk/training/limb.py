@@ -35,10 +35,11 @@ from onetrunk.files import atomic_write, check_replaceable
 from onetrunk.nn.bundle import Bundle
 from onetrunk.nn.encoder import Encoder
 from onetrunk.nn.head import Head, new_head
-from onetrunk.nn.limb import LIMB_JSON, FamilyTask, LimbSpec, grafted, load_limb, new_layers, save_limb
+from onetrunk.nn.limb import FamilyTask, LimbSpec, grafted, load_limb, new_layers, save_limb
 from onetrunk.progress import ProgressCallback, silent
 from onetrunk.protocol import __version__
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import LIMB_JSON
 from onetrunk.protocol.names import LimbId
 from onetrunk.tasks.examples import rows_elsewhere
 from onetrunk.tasks.kinds import get_kind

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -118,7 +119,7 @@ def task_record(task: TaskInfo) -> dict[str, Any]:
 def task_table(tasks: Iterable[TaskInfo]) -> Table:
     """Return a table of tasks. ``at`` is the tap and the head's layers."""
     # Without lines between them, the columns leave room for a label in a terminal of 80 columns.
-    most = _MOST_ANSWERS if sys.stdout.isatty() else sys.maxsize - 1
+    most = _MOST_ANSWERS if Console().is_terminal else sys.maxsize - 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("form", no_wrap=True)

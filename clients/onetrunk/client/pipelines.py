@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onetrunk.client.core import check_timeout
-from onetrunk.protocol.api_key import check_api_key
+from onetrunk.protocol.api_key import check_api_key, without_header
 from onetrunk.protocol.errors import (
     BadInput,
     DeadlineExceeded,
@@ -227,7 +227,7 @@ def _error_of(status: int, body: bytes) -> OneTrunkError:
     if status < 400:
         return ServerError(f"{message}, which sends to another address: give that one")
     if status == 401:
-        return KeyRefused.of_call(f"{message.partition(':')[0]}: give one that it knows as api_key")
+        return KeyRefused.of_call(f"{without_header(message)}: give one that it knows as api_key")
     if status == 404 and message.startswith("unknown task"):
         return UnknownTask(message)
     if status == 404:

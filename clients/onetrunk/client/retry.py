@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from onetrunk.protocol.api_key import without_header
 from onetrunk.protocol.errors import (
     BadInput,
     DeadlineExceeded,
@@ -155,8 +156,7 @@ def classify_error(error: Any, *, url: str, timeout_s: float, rows: Sequence[int
         final = ServerError(message, status=status) if stale else _bad_input(message, rows)
         return Failure(final, stale_catalogue=stale)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        # The server names the header, which the client sends.
-        return Failure(KeyRefused.of_call(f"{message.partition(':')[0]}: give one that it knows as api_key"))
+        return Failure(KeyRefused.of_call(f"{without_header(message)}: give one that it knows as api_key"))
     return Failure(ServerError(f"{message} ({status})", status=status))
 
 

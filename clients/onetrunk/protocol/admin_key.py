@@ -30,7 +30,7 @@ admin_key_file_option = click.option(
 
 
 class AdminKey(str):
-    """A key that knows where it was read, for the message of who finds that it is wrong."""
+    """A key that knows where it was read, for the message to whoever finds that it is wrong."""
 
     source: str
 
@@ -39,6 +39,14 @@ class AdminKey(str):
         made = super().__new__(cls, key)
         made.source = source
         return made
+
+    def __reduce__(self) -> tuple[type[AdminKey], tuple[str, str]]:
+        """Return what a copy is made of."""
+        return AdminKey, (str(self), self.source)
+
+    def __repr__(self) -> str:
+        """Return a text without the key, for logs and tracebacks."""
+        return f"AdminKey(source={self.source!r})"
 
 
 def read_admin_key(file: Path | None = None) -> AdminKey | None:

@@ -19,6 +19,14 @@ MAX_KEYS = 1000
 AUTHORIZATION = "authorization"
 """The header of HTTP and of gRPC that carries a key, as ``Bearer KEY``."""
 
+KEY_WANTED = "this server asks for a key"
+"""What a front's refusal begins with. Then comes the header, for those who set headers themselves."""
+
+
+def without_header(refusal: str) -> str:
+    """Return a front's refusal without its advice. One of somebody else's, such as a proxy's, stays as it is."""
+    return KEY_WANTED if refusal.startswith(KEY_WANTED) else refusal
+
 
 def api_key_file_option(meaning: str) -> Callable[[F], F]:
     """Return the option of every command that uses keys.

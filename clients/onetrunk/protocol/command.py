@@ -43,7 +43,7 @@ def printable(text: str) -> str:
 
 
 # A pipe or a file has no width that a row must fit into.
-_PIPE_WIDTH = 10_000
+_PIPE_WIDTH = 1_000_000
 
 
 def print_on_stdout(table: Table) -> None:
@@ -58,7 +58,8 @@ def print_on_stdout(table: Table) -> None:
     console.width = _PIPE_WIDTH
     with console.capture() as printed:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
+    # Not by splitlines, which a value may contain more kinds of than rich ends lines by.
+    click.echo("\n".join(line.rstrip() for line in printed.get().removesuffix("\n").split("\n")))
 
 
 @contextmanager

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 
 # Below it, words have little more in common than some letters, such as `text` and `intent`.
 _ALIKE = 0.7
-# What is longer is no name that was mistyped, and to compare it would take long.
-_LONGEST_WORD = 64
+# What is longer is no name that was mistyped. To compare it, or with more, would take long.
+_LONGEST_WORD, _MOST_WORDS = 64, 200
+# Shorter parts of words are alike too often.
+_SHORTEST_PART = 3
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Return `` (did you mean X?)`` if a known word, or a part of one such as ``class_weights``, is similar."""
-    if len(word) > _LONGEST_WORD:
+    if len(word) > _LONGEST_WORD or len(known) > _MOST_WORDS:
         return ""
-    for meant in ({one: one for one in known}, {part: one for one in known for part in one.split("_")}):
-        if close := difflib.get_close_matches(word, meant, n=1, cutoff=_ALIKE):
+    # Where several have a part, the first is meant.
+    words = [one for one in reversed(list(known)) if len(one) <= _LONGEST_WORD]
+    parts = {part: one for one in words for part in one.casefold().split("_") if len(part) >= _SHORTEST_PART}
+    for meant in ({one.casefold(): one for one in words}, parts):
+        if close := difflib.get_close_matches(word.casefold(), meant, n=1, cutoff=_ALIKE):
             return f" (did you mean {meant[close[0]]}?)"
     return ""
 
@@ -83,7 +88,7 @@ class BadInput(UserError, ValueError):  # noqa: N818 - named as a state, not a m
 
 
 class KeyRefused(BadInput):
-    """The server answers only who sends one of its API keys."""
+    """The server answers only those who send one of its API keys."""
 
 
 class TlsError(UserError):

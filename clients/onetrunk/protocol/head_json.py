@@ -20,6 +20,7 @@ from onetrunk.protocol.names import LimbId, check_task_name, hidden_name
 from onetrunk.protocol.reference import Reference
 
 HEAD_JSON = "head.json"
+LIMB_JSON = "limb.json"
 
 # What head.json says becomes memory before any weight is compared with it. So every number has a bound: several times
 # what published encoders and data sets have, and far below what a machine cannot hold.

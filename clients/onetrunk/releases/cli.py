@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onetrunk.protocol.command import errors_end_command
-from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.errors import UserError, counted
 from onetrunk.releases.store import Place, StoreUrl
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def pull_repo(
     elif not report.written and not report.removed:
         click.echo(f"{repository} is release {report.release[:12]} already")
     else:
-        gone = f", removed {len(report.removed)} folders" if report.removed else ""
-        size = f"{report.bytes_received / 1e6:,.1f} MB"
-        click.echo(f"{repository}: release {report.release[:12]}, {len(report.written)} files, {size}{gone}")
+        gone = f", removed {counted(len(report.removed), 'folder', 'folders')}" if report.removed else ""
+        came = f"{counted(len(report.written), 'file', 'files')}, {report.bytes_received / 1e6:,.1f} MB"
+        click.echo(f"{repository}: release {report.release[:12]}, {came}{gone}")
 
 
 _PRUNE_EPILOG = """\b

@@ -323,7 +323,7 @@ def required_pointer(store: Store, found: Found) -> Pointer:
     """
     if found.pointer is None and isinstance(store, FolderStore) and (store.folder / MANIFEST).is_file():
         raise UserError(
-            f"{store.url}: this is a repository, and no store of releases: serve-repo and deploy-head --repository "
+            f"{store.url}: this is a repository, not a store of releases: serve-repo and deploy-head --repository "
             f"take it as {store.folder}"
         )
     if found.pointer is None:

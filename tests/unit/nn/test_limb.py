@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from onetrunk.nn import limb as module
 from onetrunk.nn.bundle import load_bundle
 from onetrunk.nn.head import new_head
-from onetrunk.nn.limb import LIMB_JSON, WEIGHTS, Limb, find_limb, load_limb, new_layers
+from onetrunk.nn.limb import WEIGHTS, Limb, find_limb, load_limb, new_layers
 from onetrunk.nn.tensor_file import read_tensors
 from onetrunk.nn.trunk import Trunk
 from onetrunk.protocol.errors import UserError
+from onetrunk.protocol.head_json import LIMB_JSON
 from onetrunk.protocol.names import LimbId
 from tests.conftest import write_tiny_trunk
 from tests.fixtures.limbs import random_head_on, random_limb

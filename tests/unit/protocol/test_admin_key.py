@@ -1,6 +1,8 @@
 """The admin key: read from the environment or a file, refused where it cannot be a header, and never repeated."""
 
+import copy
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from click.testing import CliRunner
 
 from onetrunk.admin import AdminClient
 from onetrunk.cli.deploy_head import deploy_head
-from onetrunk.protocol.admin_key import MAX_KEY_BYTES, read_admin_key
+from onetrunk.protocol.admin_key import MAX_KEY_BYTES, AdminKey, read_admin_key
 from onetrunk.protocol.errors import UserError
 from onetrunk.serving.cli import serve_repo
 
@@ -146,3 +148,10 @@ def test_the_commands_end_with_one_line_and_2(command, tmp_path, key_file):
         assert result.stderr.count("\n") == 1
         assert "the admin key" in result.stderr
         assert "secret" not in result.output
+
+
+def test_a_key_is_copied_with_its_source_and_not_shown():
+    key = AdminKey("the secret", "my.key")
+    for one in (copy.deepcopy(key), pickle.loads(pickle.dumps(key))):
+        assert (one, one.source) == ("the secret", "my.key")
+    assert repr([key]) == "[AdminKey(source='my.key')]"

@@ -21,6 +21,10 @@ from onetrunk.protocol.errors import BadInput, Problem, counted, did_you_mean
         ("zzz", ["cola", "sst2"], None),
         ("sst2" * 1000, ["sst2" * 999], None),
         ("sst2", [], None),
+        ("text", ["text_field", "text_pair_field"], "text_field"),
+        ("TASKS", ["texts", "tasks"], "tasks"),
+        ("a", ["a_b", "c_a"], None),
+        ("sst3", [f"task{number}" for number in range(999)] + ["sst2"], None),
     ],
 )
 def test_only_a_word_that_is_much_alike_is_suggested(word: str, known: list[str], meant: str | None) -> None:

@@ -100,9 +100,9 @@ REGRESSION = 'kind = "regression"\ntrain = "a.csv"\ndev = "b.csv"\n'
         (MINIMAL + 'form = "triple"', ["key form:", "found 'triple'", "'single'", "'pair'"]),
         (
             MINIMAL + 'metrics = ["acuracy"]',
-            ["metric acuracy is not known (did you mean accuracy?); allowed"],
+            ["metric 'acuracy' is not known (did you mean accuracy?); allowed"],
         ),
-        (MINIMAL + 'metrics = ["pearson"]', ["metric pearson ", "kind classification", "accuracy"]),
+        (MINIMAL + 'metrics = ["pearson"]', ["metric 'pearson' ", "kind classification", "accuracy"]),
         (MINIMAL + 'name = "Spam!"', ["key name:", "found 'Spam!'", "lowercase"]),
         (MINIMAL + 'name = "text"', ["key name:", "found 'text'", "tensor"]),
         (MINIMAL + 'name = "hidden_3"', ["key name:", "hidden_3", "tensor"]),
@@ -189,7 +189,7 @@ def test_tasks_are_found_by_name_and_by_path(write, tmp_path):
             "my/spam_train.csv",
             "my/spam_train.csv is a data file, not a task file: write a .toml with",
         ),
-        ("my/span.toml", "my/span.toml: no such task file (did you mean my/spam.toml?)"),
+        ("my/span.toml", "my/span.toml: no such task file (did you mean spam.toml?)"),
         ("my/other.toml", "my/other.toml: no such task file"),
         (
             "heads/spam",
@@ -222,7 +222,7 @@ def test_what_is_no_task_is_told_apart(tmp_path, monkeypatch, name, message):
 )
 def test_the_metrics_of_the_kind_and_its_labels_are_named(write, labels, metrics):
     task = f'labels = {labels}\ntrain = "a.csv"\ndev = 0.2\nmetrics = ["mean"]\n'
-    with pytest.raises(UserError, match=f"metric mean is not known; allowed are {metrics}$"):
+    with pytest.raises(UserError, match=f"metric 'mean' is not known; allowed are {metrics}$"):
         load_task(write(task))
 
 

@@ -15,7 +15,7 @@ from onetrunk.client.bench.report import load_table, part_table, report_record, 
 from onetrunk.client.bench.run import BenchPlan, Report, run_bench
 from onetrunk.client.cli.options import START_A_SERVER, check_tls, first_key, key_errors, names, numbers
 from onetrunk.protocol.api_key import api_key_file_option
-from onetrunk.protocol.command import errors_end_command
+from onetrunk.protocol.command import errors_end_command, print_on_stdout
 from onetrunk.protocol.errors import BadInput
 from onetrunk.protocol.names import ENSEMBLES
 from onetrunk.protocol.tls import Tls, tls_options
@@ -149,7 +149,6 @@ def _run(plan: BenchPlan) -> Report:
 
 
 def _print(report: Report) -> None:
-    console = Console()
-    console.print(load_table(report))
-    console.print("\nTriton's mean times of each part, at the highest concurrency:\n", style="bold")
-    console.print(part_table(report))
+    print_on_stdout(load_table(report))
+    click.echo("\nTriton's mean times of each part, at the highest concurrency:\n")
+    print_on_stdout(part_table(report))

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from onetrunk.protocol.address import client_addresses
-from onetrunk.protocol.api_key import read_api_keys
+from onetrunk.protocol.api_key import KEY_WANTED, read_api_keys
 from onetrunk.protocol.errors import KeyRefused, TlsError, UserError
 from onetrunk.protocol.tls import Tls, tls_fault
 
@@ -53,7 +53,7 @@ def key_errors(file: Path | None) -> Iterator[None]:
         yield
     except KeyRefused:
         wrong = f"the key of --api-key-file {file} is not one of the server's: put one of them into its first line"
-        missing = "this server asks for a key: give --api-key-file FILE"
+        missing = f"{KEY_WANTED}: give --api-key-file FILE"
         raise UserError(missing if file is None else wrong) from None
 
 

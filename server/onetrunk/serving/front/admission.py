@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from onetrunk.protocol.api_key import KEY_WANTED
 from onetrunk.protocol.errors import counted
 from onetrunk.serving.front.settings import Limits
 
@@ -27,9 +28,7 @@ class UnauthorizedError(RefusedError):
     """A request without a key that the front knows. The message does not say whether it had one."""
 
     def __init__(self) -> None:
-        super().__init__(
-            401, "this server asks for a key: send one that it knows, as the header 'Authorization: Bearer KEY'"
-        )
+        super().__init__(401, f"{KEY_WANTED}: send one that it knows, as the header 'Authorization: Bearer KEY'")
 
 
 class Admission:

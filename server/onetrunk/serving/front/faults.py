@@ -20,6 +20,8 @@ Path = tuple[str | int, ...]
 
 # What is more is not told one by one: pydantic checks objects to the end, and each fault takes time and memory.
 _MOST_FAULTS = 1000
+# A larger body is not read once more for its faults, of which the first is told in pydantic's words.
+_MOST_REREAD_BYTES = 1 << 20
 # Characters of what was found, and names of fields, that are repeated.
 _SHOWN, _SHOWN_NAMES = 40, 5
 # The fields that hold names of tasks and not texts.
@@ -80,6 +82,9 @@ def faults_of(error: ValidationError, model: type[RequestBody], body: bytes) -> 
     if details[0]["type"] == "json_invalid":
         message = f"the body is not JSON: {details[0]['ctx']['error']}; send JSON such as {model.such_as}"
         return [RequestFault((), message, "json_invalid")]
+    if len(body) > _MOST_REREAD_BYTES:
+        place = _written(details[0]["loc"]) or "the body"
+        return [RequestFault(details[0]["loc"], f"{place}: {details[0]['msg']}", details[0]["type"])]
     # It is read once more, since in pydantic's places the names of forms look like those of fields.
     content = from_json(body)
     values: dict[Path, list[_Found]] = {}
@@ -148,6 +153,8 @@ def _find(details: ErrorDetails, content: Any) -> tuple[Path, _Found]:
 
 def _told(forms: list[_Found], model: type[RequestBody]) -> RequestFault:
     """Return the fault of a value that fits none of some forms, by the form that it matches furthest."""
+    # If a name is wrong, it does not matter what of its value is.
+    forms = [form for form in forms if form.is_key] or forms
     best = max(forms, key=lambda form: form.depth)
     if _wanted(best) is None:
         return RequestFault(best.path, _sentence(best, model), best.kind)
@@ -195,14 +202,16 @@ def _sentence(found: _Found, model: type[RequestBody]) -> str:
         case "too_short" | "too_long":
             return f"{place}: {_size(found, model)}"
         case "union_tag_invalid":
-            tag = shortened(found.limits["tag"])
-            wanted = found.limits["expected_tags"]
-            return f"{place}.{found.limits['discriminator'][1:-1]}: found the text {tag!r}; give one of {wanted}"
+            name, wanted = found.limits["discriminator"][1:-1], found.limits["expected_tags"]
+            tag = found.value.get(name) if isinstance(found.value, Mapping) else None
+            return f"{place}.{name}: found {_described(tag, shown=True)}; give one of {wanted}"
     return f"{place}: {found.details['msg'].removeprefix('Value error, ')}"
 
 
 def _size(found: _Found, model: type[RequestBody]) -> str:
     """Return what is wrong with the size of a list or an object."""
+    if not isinstance(found.value, list | Mapping):  # the name is there twice, and only the last of its values was kept
+        return found.details["msg"]
     is_list = isinstance(found.value, list)
     what, nouns = ("list", (found.noun, f"{found.noun}s")) if is_list else ("object", ("entry", "entries"))
     has = f"has {counted(len(found.value), *nouns)}" if found.value else "is empty"
@@ -215,7 +224,8 @@ def _size(found: _Found, model: type[RequestBody]) -> str:
 
 
 def _place(found: _Found) -> str:
-    return _written(found.path[:-1] if found.is_key else found.path) or "the body"
+    path = found.path[:-1] if found.is_key else found.path
+    return _written(path) if path else "the body"
 
 
 def _written(path: Iterable[str | int]) -> str:
@@ -226,7 +236,8 @@ def _written(path: Iterable[str | int]) -> str:
         if isinstance(part, int):
             written += f", {'row' if at == 1 and before not in _NAMES else 'entry'} {part}"
         else:
-            written += f"{'' if before is None else ', ' if isinstance(before, int) else '.'}{shortened(part)}"
+            name = shortened(part) if part else "''"
+            written += f"{'' if before is None else ', ' if isinstance(before, int) else '.'}{name}"
         before = part
     return written
 
@@ -244,18 +255,18 @@ def _described(value: Any, *, shown: bool) -> str:
     return "an object" if value else "an empty object"
 
 
-def _names(values: Mapping[str, Any]) -> str:
+def _names(values: Any) -> str:
     """Return the names of an object's fields."""
-    if not values:
-        return "an empty object"
+    if not isinstance(values, Mapping) or not values:  # no object: the name is there twice (`_size`)
+        return _described(values, shown=False)
     names = [shortened(name) for _, name in zip(range(_SHOWN_NAMES), values, strict=False)]
     return ", ".join(names) + (f" and {len(values) - len(names):,} more" if len(values) > len(names) else "")
 
 
 def shortened(text: str) -> str:
     """Return the beginning of a name that others gave, as it can be written in a line."""
-    short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return short if short.isprintable() else repr(short)[1:-1]
+    begin = text[:_SHOWN] if text[:_SHOWN].isprintable() else repr(text[:_SHOWN])[1:-1]
+    return begin if len(text) <= _SHOWN and len(begin) <= 2 * _SHOWN else f"{begin[: 2 * _SHOWN]}..."
 
 
 def _listed(words: Iterable[str]) -> str:

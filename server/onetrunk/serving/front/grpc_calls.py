@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # Calls that wait for no longer than this are no fault of their clients: many may come at a time.
 MOMENT_S = 1.0
 # The calls, streams among them, that may wait for the next request of their client. Of each, gRPC may have received all
-# but a byte, which nobody can see: 512 MiB together.
+# but a byte, which nobody can see: of so many 512 MiB together.
 MOST_SILENT = 64
 # The calls whose answers may wait for their clients, and the size of all such answers. gRPC holds each of them twice.
 MOST_UNTAKEN = 256
@@ -51,6 +51,7 @@ class SilentCalls:
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[Any], float] = {}  # since when
         self._expired: set[asyncio.Future[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def next_of(self, context: Context, timeout_s: float | None = None) -> bytes | None:
         """Return the next request of a call, or None if there will be none.
@@ -67,14 +68,9 @@ class SilentCalls:
         coming: asyncio.Future[Any] = asyncio.ensure_future(context.read())
         # Cheaper than a time-out of asyncio's or anyio's, and every request comes through here.
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, coming) if timeout_s else None
-        now = time.monotonic()
-        self._waiting[coming] = now
-        while len(self._waiting) > MOST_SILENT:
-            oldest, since = next(iter(self._waiting.items()))
-            if now - since < MOMENT_S:
-                break
-            del self._waiting[oldest]
-            oldest.cancel()
+        self._waiting[coming] = time.monotonic()
+        if self._timer is None:
+            self._end_oldest()
         try:
             found = await coming
             return None if found is grpc.aio.EOF else found
@@ -92,6 +88,18 @@ class SilentCalls:
             self._expired.discard(coming)
             if timer is not None:
                 timer.cancel()
+
+    def _end_oldest(self) -> None:
+        """End those that are too many, and look again when the next one has waited for a moment."""
+        self._timer = None
+        now = time.monotonic()
+        while len(self._waiting) > MOST_SILENT:
+            oldest, since = next(iter(self._waiting.items()))
+            if now - since < MOMENT_S:
+                self._timer = asyncio.get_running_loop().call_later(since + MOMENT_S - now, self._end_oldest)
+                return
+            del self._waiting[oldest]
+            oldest.cancel()
 
     def _expire(self, coming: asyncio.Future[Any]) -> None:
         if coming in self._waiting:

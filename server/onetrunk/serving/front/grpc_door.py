@@ -23,7 +23,7 @@ from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.grpc_calls import MOST_SILENT, MOST_UNTAKEN, Context, SilentCalls, UntakenAnswers
 from onetrunk.serving.front.metrics import GRPC
 from onetrunk.serving.front.observer import READ_HEADERS, Observer, Record
-from onetrunk.serving.front.questions import Question, check_fields, read_message
+from onetrunk.serving.front.questions import MAX_ID_CHARACTERS, Question, check_fields, read_message
 from onetrunk.serving.front.settings import FrontSettings, Limits, port_taken
 from onetrunk.serving.front.trials import Trials
 from onetrunk.serving.front.triton import TritonDownError
@@ -315,7 +315,8 @@ class GrpcDoor(grpc.GenericRpcHandler):
         if record.reason:
             # As Triton does it: the client finds the request by its id.
             with contextlib.suppress(DecodeError):
-                response.infer_response.id = service_pb2.ModelInferRequest.FromString(request).id
+                name = service_pb2.ModelInferRequest.FromString(request).id
+                response.infer_response.id = name if len(name) <= MAX_ID_CHARACTERS else ""
         else:
             response.infer_response.ParseFromString(found)
         answer: bytes = response.SerializeToString()
@@ -385,7 +386,7 @@ def open_grpc_door(gateway: Gateway, observer: Observer, trials: Trials) -> grpc
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether an error of gRPC's own is worth a line. An answer that its client is no more there to take is not."""
+    """Whether an error of gRPC's own is worth a line. An answer whose client is gone is not."""
     return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 

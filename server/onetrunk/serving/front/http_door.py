@@ -19,6 +19,7 @@ from onetrunk.protocol.api_key import AUTHORIZATION
 from onetrunk.protocol.names import ADMIN_HEADER, MULTITASK, TEXT
 from onetrunk.serving.front.admission import RefusedError
 from onetrunk.serving.front.body import read_body
+from onetrunk.serving.front.faults import shortened
 from onetrunk.serving.front.gateway import SERVICE, Gateway
 from onetrunk.serving.front.metrics import outcome_of_status
 from onetrunk.serving.front.observed import observed
@@ -162,7 +163,8 @@ async def _other_method(request: Request, error: Any) -> Response:
     if request.url.path.startswith("/v2"):
         return await _not_found(request, error)
     allowed = sorted(error.headers["Allow"].split(", "))
-    message = f"{request.method} {request.url.path[:200]}: this path takes another method; send {allowed[0]}"
+    asked = f"{shortened(request.method)} {shortened(request.url.path)}"
+    message = f"{asked}: this path takes another method; send {allowed[0]}"
     return JSONResponse({"error": message}, 405, {"Allow": ", ".join(allowed)})
 
 

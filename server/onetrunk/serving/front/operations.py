@@ -118,7 +118,7 @@ def check_query(operation: Operation, query: QueryParams) -> None:
     The others' clients may send some to endpoints that read none, such as `api-version`.
 
     Raises:
-        RefusedError: One is not known, or is there twice; the message names the first.
+        RefusedError: One is not known, or is given twice; the message names the first.
     """
     known = list(operation.query)
     for name, _ in query.multi_items() if known else ():
@@ -127,7 +127,7 @@ def check_query(operation: Operation, query: QueryParams) -> None:
                 422, f"{shortened(name)}: no such parameter{did_you_mean(name, known)}; allowed: {', '.join(known)}"
             )
         if len(query.getlist(name)) > 1:
-            raise RefusedError(422, f"{name}: the parameter is there {len(query.getlist(name))} times; give it once")
+            raise RefusedError(422, f"{name}: the parameter is given {len(query.getlist(name))} times; give it once")
 
 
 async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:

@@ -159,7 +159,31 @@ def test_what_is_no_json_is_told_how_to_begin(body, line):
     assert str(refused.value) == line
 
 
-@pytest.mark.parametrize("name", ["x" * 10**6, "a\nb\x1b[0m", "\u202e" * 9, "a.b"])
+@pytest.mark.parametrize(
+    ("questions", "line"),
+    [
+        ('"q": {}, "q": 3', "questions.q: type is missing: found the number 3; send JSON such as"),
+        ('"q": {"type": "score"}, "q": 3', "questions.q: criteria is missing: found the number 3; send JSON such as"),
+        ('"q": {"type": "score", "criteria": []}, "q": {"type": "score", "criteria": 3}', "questions.q.criteria: "),
+        ('"q": {"type": 1}', "questions.q.type: found the number 1; give one of "),
+        ('"q": {"type": null}', "questions.q.type: found null; give one of "),
+        ('"": {"type": "noul"}', "questions: found the text ''; give at least 1 character"),
+    ],
+)
+def test_names_that_are_there_twice_and_values_of_any_type_are_told(questions, line):
+    with pytest.raises(FaultyRequestError) as refused:
+        parse(SystemOneRequest, f'{{"model": "a", "state": "x", "questions": {{{questions}}}}}'.encode())
+    assert str(refused.value).startswith(line)
+    assert "or an object" not in str(refused.value)
+
+
+def test_a_large_body_is_not_read_again():
+    body = f'{{"input": 3, "more": "{"x" * (1 << 20)}"}}'.encode()
+    with pytest.raises(FaultyRequestError, match=r"^input\.\w+: Input should be a valid string$"):
+        parse(EmbeddingsRequest, body)
+
+
+@pytest.mark.parametrize("name", ["x" * 10**6, "a\nb\x1b[0m", "\u202e" * 9, "\U000e0001" * 40, "a.b"])
 def test_names_that_others_gave_are_told_short_and_in_one_line(name):
     for model, body in (
         (PredictRequest, {name: 1}),
