@@ -266,7 +266,7 @@ def test_wrong_key_and_no_server_are_told_before_anything_is_touched(
 ):
     before = visible(repository)
     for key, url, error, message in (
-        ("wrong", server.grpc_url, UserError, "ONETRUNK_ADMIN_KEY"),
+        ("wrong", server.grpc_url, UserError, "the key that was given is not its key"),
         ("wrong", "127.0.0.1:1", NotReady, "127.0.0.1:1: no answer"),
     ):
         deployer = Deployer(repository, url=url, trunk=tiny_trunk_folder, admin_key=key)
