@@ -145,7 +145,9 @@ def test_missing_trunk_is_refused(source):
         load_trunk(source)
 
 
-@pytest.mark.parametrize(("tap", "layers", "message"), [(5, 1, "0 to 3"), (4, 1, "no layer above"), (3, 2, "has 1 layer at most, not 2")])
+@pytest.mark.parametrize(
+    ("tap", "layers", "message"), [(5, 1, "0 to 3"), (4, 1, "no layer above"), (3, 2, "has 1 layer at most, not 2")]
+)
 def test_head_that_does_not_fit_is_refused(tiny_trunk, tap, layers, message):
     with pytest.raises(UserError, match=message):
         new_head(tiny_trunk, outputs=2, tap=tap, layers=layers)
