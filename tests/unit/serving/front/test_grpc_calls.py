@@ -19,7 +19,7 @@ from onetrunk.serving.front import grpc_calls, grpc_door
 from onetrunk.serving.front.gateway import Gateway
 from onetrunk.serving.front.settings import Limits
 from onetrunk.serving.front.triton import TritonDownError
-from tests.fixtures.doors import Doors, code_of, question, until
+from tests.fixtures.doors import LIMITS, Doors, code_of, question, until
 
 pytestmark = pytest.mark.hostile
 
@@ -67,7 +67,7 @@ def test_calls_that_send_nothing_shut_nobody_out(
             for call in silent:
                 call.cancel()
 
-    run(test)
+    run(test, LIMITS.model_copy(update={"body_timeout_s": 60.0}))
 
 
 def test_more_silent_calls_than_may_be_open_are_ended_while_nobody_else_asks(
