@@ -105,7 +105,7 @@ def test_verify_that_finds_something_ends_with_1(run, repository):
         ("heads", "(head.toml) is in it: give one of the heads in it, such as heads/cola"),
         (
             "limbs/all",
-            "limbs/all: it is a limb, and no head: give the folder of a head, which finds its limb by itself",
+            "limbs/all: it is a limb, not a head: give the folder of a head, which finds its limb by itself",
         ),
         ("heads/mood --list", "a bundle and --list: give one bundle, or one of"),
         ("--promote --discard", "--promote and --discard: give one"),

@@ -404,7 +404,7 @@ def test_a_repository_is_told_from_a_store(tmp_path, old, command):
         command, [f"file://{old[0]}", *([str(tmp_path / "here")] if command is pull_repo else [])]
     )
     advice = f"serve-repo and deploy-head --repository take it as {old[0]}"
-    told = f"error: file://{old[0]}: this is a repository, and no store of releases: {advice}\n"
+    told = f"error: file://{old[0]}: this is a repository, not a store of releases: {advice}\n"
     assert (done.exit_code, done.stderr) == (2, told)
 
 

@@ -174,7 +174,7 @@ def test_fields_whose_names_differ_in_case_are_found_by_their_exact_names(exampl
         match=r"no column 'Label' \(did you mean label\?\); there are: label; text_field in the task file names",
     ):
         examples("label\ngood\n", **fields)
-    with pytest.raises(UserError, match=r"no column 'Label'; there are: LABEL"):
+    with pytest.raises(UserError, match=r"no column 'Label' \(did you mean LABEL\?\); there are: LABEL"):
         examples("LABEL\ngood\n", **fields)
 
 

@@ -49,7 +49,7 @@ def test_a_path_that_no_method_leads_to_is_not_found(served: Served, path: str) 
     [
         ("/v1/predict?task=sst2&top=1", LINE, NDJSON, "task: no such parameter (did you mean tasks?); allowed: tasks"),
         ("/v1/predict?tasks=sst2&top=1", LINE, NDJSON, "top: no such parameter; allowed: tasks"),
-        ("/v1/predict?tasks=sst2&tasks=cola", LINE, NDJSON, "tasks: the parameter is there 2 times; give it once"),
+        ("/v1/predict?tasks=sst2&tasks=cola", LINE, NDJSON, "tasks: the parameter is given 2 times; give it once"),
         ("/v1/predict?tasks=sst2", {"texts": "a"}, {}, NOT_IN_JSON),
         ("/predict?tasks=sst2", {"inputs": "a"}, {}, "tasks: no such parameter (did you mean task?); allowed: task"),
         ("/embed?model=sst2", {"inputs": "a"}, {}, "model: no such parameter; allowed: task"),
