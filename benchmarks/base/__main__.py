@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onetrunk.cli.data_options import data_option, task_dir_option
+from onetrunk.cli.data_options import data_option, split_names, task_dir_option
 from onetrunk.cli.search_heads import fetch_trunk
 from onetrunk.cli.search_output import print_plan
 from onetrunk.cli.training_options import load_tasks
@@ -293,7 +293,7 @@ def progress_lines() -> ProgressCallback:
 
 
 def _listed(text: str, allowed: Sequence[str], option: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = split_names(text)
     for name in names:
         if name not in allowed:
             raise UserError(f"{option} {name}: allowed are {', '.join(allowed)}")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks.compare import names
 from onetrunk.cli.console import progress_line
+from onetrunk.cli.data_options import split_names
 from onetrunk.machine import usable_cores
 from onetrunk.protocol.command import errors_end_command
 from onetrunk.protocol.errors import UserError
@@ -100,7 +101,7 @@ def compare(
 
 
 def _choose_scenarios(scenario_list: str | None, peers: Path | None) -> list[str]:
-    given = [name.strip() for name in (scenario_list or "").split(",") if name.strip()]
+    given = split_names(scenario_list or "")
     chosen = given or list(names.SCENARIOS)
     if unknown := [name for name in chosen if name not in names.SCENARIOS]:
         raise UserError(f"--scenarios {unknown[0]}: no such scenario; there are: {', '.join(names.SCENARIOS)}")

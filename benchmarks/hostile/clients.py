@@ -8,7 +8,9 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
@@ -151,6 +153,15 @@ def idle_answers(ready: dict) -> References:
     return found
 
 
+def in_threads(run: Callable[[Any], None], each: Iterable[Any]) -> None:
+    """Run something for each of some values, all at a time, and wait for all."""
+    threads = [threading.Thread(target=run, args=(one,)) for one in each]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def good_clients(ready: dict, references: References, count: int, stop: threading.Event, pause_s: float = 0.0) -> Tally:
     """Let well-behaved clients ask until they are stopped; return what they saw."""
     clients = [GoodClient(ready, seed, references) for seed in range(count)]
@@ -161,11 +172,7 @@ def good_clients(ready: dict, references: References, count: int, stop: threadin
             if pause_s:
                 stop.wait(pause_s)
 
-    threads = [threading.Thread(target=run, args=(client,)) for client in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, clients)
     total = Tally()
     for client in clients:
         total.add(client.tally)

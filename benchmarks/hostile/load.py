@@ -14,7 +14,7 @@ import grpc
 from rich.console import Console
 
 from benchmarks.hostile.bad import HEAD, KINDS, SERVICE, BadClient, BadTally, bomb, message
-from benchmarks.hostile.clients import GoodClient, References, Tally, good_clients
+from benchmarks.hostile.clients import GoodClient, References, Tally, good_clients, in_threads
 from benchmarks.hostile.greedy import GreedyClient
 from benchmarks.hostile.target import MB, PeakMemory, Target
 
@@ -72,11 +72,7 @@ def mixed_clients(ready: dict, references: References, total: int, clients: int,
                 step = plan.pop()
             client.step() if step == "good" else villain.step(step)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, range(clients))
     return good, bad
 
 
@@ -119,11 +115,7 @@ def storm_clients(ready: dict, total: int) -> dict:
         with lock:
             outcomes.update(found)
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(STORMERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, range(STORMERS))
     return dict(outcomes)
 
 
@@ -157,7 +149,7 @@ def greedy_clients(ready: dict, total: int) -> dict:
     found: Counter = Counter()
     lock = threading.Lock()
 
-    def run() -> None:
+    def run(_: int) -> None:
         client = GreedyClient(host, int(port))
         for _ in range(total // GREEDY):
             try:
@@ -172,11 +164,7 @@ def greedy_clients(ready: dict, total: int) -> dict:
             time.sleep(GREED_PAUSE_S)
         client.close()
 
-    threads = [threading.Thread(target=run) for _ in range(GREEDY)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, range(GREEDY))
     return dict(found)
 
 
@@ -190,7 +178,7 @@ def gzip_bombs(target: Target) -> list[str]:
     bomb(BOMB_MIB, "gzip")
     outcomes: list[str] = []
 
-    def run() -> None:
+    def run(_: int) -> None:
         client = BadClient(target.ready)
         for _ in range(4):
             try:
@@ -198,11 +186,7 @@ def gzip_bombs(target: Target) -> list[str]:
             except OSError:
                 outcomes.append("closed")
 
-    threads = [threading.Thread(target=run) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, range(8))
     return outcomes
 
 
@@ -232,7 +216,7 @@ def long_texts(target: Target) -> list[str]:
     request = message([b"word " * 20_000] * 32).SerializeToString()
     outcomes: Counter = Counter()
 
-    def run() -> None:
+    def run(_: int) -> None:
         client = BadClient(target.ready)
         for _ in range(8):
             try:
@@ -240,11 +224,7 @@ def long_texts(target: Target) -> list[str]:
             except grpc.RpcError as error:
                 outcomes[error.code().name] += 1
 
-    threads = [threading.Thread(target=run) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, range(8))
     return list(outcomes.elements())
 
 

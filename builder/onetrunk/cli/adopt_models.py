@@ -341,7 +341,6 @@ def _counted(progress: Callable[[str, int, int], None], number: int, total: int)
 
 
 def _outcome(one: AdoptedModel) -> str:
-
     measure = "correlation" if one.agreement_measure == "correlation" else "agreement"
     return (
         f"{measure} {100 * one.agreement:.1f}, tap {one.tap}, {counted(one.layers, 'layer', 'layers')}, "

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from onetrunk.cli.data_options import split_names
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
@@ -56,7 +58,7 @@ def _lengths(buckets: str | None) -> tuple[int, ...] | Literal["auto"] | None:
         return None
     if buckets.strip() == "auto":
         return "auto"
-    parts = [part.strip() for part in buckets.split(",") if part.strip()]
+    parts = split_names(buckets)
     if not parts or not all(part.isdecimal() for part in parts):
         raise UserError(f"--buckets {buckets}: give auto, or lengths in tokens with commas, as in 16,32,64,128")
     return tuple(int(part) for part in parts)

@@ -45,7 +45,7 @@ def task_dir_option(what_for: str) -> Callable[[Command], Command]:
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names of an option such as ``--tasks A,B``."""
+    """Return the names, or other words, of an option such as ``--tasks A,B``."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -68,7 +68,6 @@ def show(result: Any, dry_run: bool) -> None:
 
 
 def _show_report(report: DeploymentReport, dry_run: bool) -> None:
-
     for line in report.settled:
         click.echo(f"first: {line}", err=True)
     version, before = report.to_version, report.from_version
@@ -149,7 +148,6 @@ def _table(*columns: str) -> Table:
 
 
 def _show_comparison(result: Comparison) -> None:
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (result.task, "live", "candidate"):
         table.add_column(column, justify="left" if column == result.task else "right")

@@ -90,7 +90,6 @@ def _show(results: list[RefitResult], as_json: bool, dry_run: bool) -> None:
     if as_json:
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "task",
